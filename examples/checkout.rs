@@ -1,0 +1,152 @@
+//! A checkout: it takes an order, waits for the payment's signal, ships, and hands out a receipt.
+//!
+//! ```text
+//! cargo run --example checkout
+//! cargo run --example checkout -- --data /tmp/checkout    # keeps the database
+//! RUST_LOG=gen_durable=debug cargo run --example checkout # shows what the engine does
+//! ```
+
+#![allow(missing_debug_implementations, reason = "a machine is seldom printed")]
+
+use std::time::Duration;
+
+use gen_durable::prelude::*;
+use gen_durable_examples::{Error, Session};
+
+/// The state carried from step to step, stored as a JSON object.
+#[derive(Clone, Debug, Default, DurableState)]
+pub struct CheckoutState {
+    /// The order's number.
+    pub order: i64,
+    /// How often the checkout began.
+    #[serde(default)]
+    pub n: u32,
+    /// What was paid, once it was.
+    #[serde(default)]
+    pub paid: Option<i64>,
+}
+
+/// Signal name: the type's name in `snake_case`, here `"payment_confirmed"`.
+#[derive(Clone, Debug, DurableSignal)]
+pub struct PaymentConfirmed {
+    /// What was paid.
+    pub amount: i64,
+}
+
+/// The result of a checkout.
+#[derive(Clone, Debug, PartialEq, DurableState)]
+pub struct Receipt {
+    /// Whether the parcel is on its way.
+    pub shipped: bool,
+}
+
+/// The machine: its steps.
+#[durable_fsm(version = 1, queue = "checkout", state = CheckoutState, output = Receipt,
+              signals(PaymentConfirmed))]
+pub enum Checkout {
+    /// Takes the order.
+    Start, // the first variant is the initial step, unless initial = Variant says otherwise
+    /// Waits for the money.
+    AwaitPay,
+    /// Hands the parcel to the carrier.
+    Ship,
+}
+
+#[durable_fsm]
+impl Checkout {
+    async fn start(mut cx: Context<Self>) -> Outcome<Self> {
+        println!("  start: order {} taken", cx.state.order);
+        cx.state.n += 1;
+        cx.next(Checkout::AwaitPay)
+    }
+
+    async fn await_pay(mut cx: Context<Self>) -> StepResult<Self> {
+        let Some(payment) = cx.take_signal::<PaymentConfirmed>()? else {
+            println!("  await_pay: no payment yet, parking; nothing runs until it arrives");
+            return Ok(cx.await_signal::<PaymentConfirmed>());
+        };
+        println!("  await_pay: {} paid", payment.amount);
+        cx.state.paid = Some(payment.amount);
+        Ok(cx.next(Checkout::Ship))
+    }
+
+    // Parameters after the context are resources that the engine was given; a missing one is an
+    // error at start-up.
+    async fn ship(cx: Context<Self>, carrier: &Carrier) -> StepResult<Self> {
+        carrier.ship(cx.state.order).await?;
+        Ok(cx.done(Receipt { shipped: true }))
+    }
+
+    async fn handle(cx: Context<Self>, error: StepError) -> Outcome<Self> {
+        println!("  handle: attempt {} of {} failed: {error}", cx.attempt() + 1, cx.step());
+        if cx.attempt() < 5 {
+            let delay = Duration::from_secs(u64::from(cx.attempt()));
+            cx.replay(delay)
+        } else {
+            cx.stop(error)
+        }
+    }
+}
+
+/// Something outside of Postgres that a step needs.
+#[derive(Debug, Default)]
+pub struct Carrier {
+    calls: std::sync::atomic::AtomicU32,
+}
+
+/// The carrier did not take the parcel.
+#[derive(Debug, thiserror::Error)]
+#[error("the carrier's line was busy")]
+pub struct Busy;
+
+impl Carrier {
+    /// Ships an order; the first call finds the line busy, so that `handle` has something to do.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`].
+    pub async fn ship(&self, order: i64) -> Result<(), Busy> {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if self.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 {
+            return Err(Busy);
+        }
+        println!("  ship: order {order} handed to the carrier");
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    println!("starting Postgres and bringing its schema up to date …");
+    let session = Session::open().await?;
+
+    let engine = Engine::builder(session.pool.clone())
+        .machine::<Checkout>()
+        .queue("default", 10) // name, steps at once in this process
+        .queue("checkout", 5)
+        .resource(Carrier::default())
+        .start()
+        .await?;
+
+    let id = Checkout::insert(CheckoutState { order: 42, ..Default::default() })
+        .partition_key("order:42")
+        .execute(&engine) // or a &PgPool, or &mut *tx: the caller's transaction
+        .await?;
+    println!("instance {id} inserted");
+
+    // Only to have something to see: a signal may come at any time, also before the park.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    println!("the payment arrives, twice: the second time it is a duplicate");
+    for _ in 0..2 {
+        let delivery = Checkout::signal_payment_confirmed(id, PaymentConfirmed { amount: 100 })
+            .dedup_key("evt-7")
+            .execute(&engine)
+            .await?;
+        println!("signal: {delivery:?}");
+    }
+
+    let receipt = engine.wait(id, Duration::from_secs(10)).await?; // Receipt, or why not
+    println!("{receipt:?}");
+    engine.shutdown().await?; // graceful: finish or release what runs
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! What every example begins with: a migrated database.
+//!
+//! It is on a throw-away Postgres, unless `DATABASE_URL` names another one, or `--data DIR` keeps
+//! the cluster in a directory.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use gen_durable_test_postgres::Server;
+use sqlx::{PgPool, postgres::PgPoolOptions};
+
+/// The error of an example: whatever went wrong.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// The options that every example takes.
+#[derive(Debug, Parser)]
+pub struct Options {
+    /// Keeps the database in this directory; without it, it goes with the example.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Runs on this server instead of a throw-away one.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, conflicts_with = "data")]
+    pub database_url: Option<String>,
+}
+
+/// A migrated database, for as long as this is held.
+#[derive(Debug)]
+pub struct Session {
+    /// A pool on it.
+    pub pool: PgPool,
+    /// Its URL, for other processes.
+    pub url: String,
+    _server: Option<Server>,
+}
+
+impl Session {
+    /// Reads the command line, starts what it says, and migrates the database.
+    ///
+    /// # Errors
+    ///
+    /// No server could be had, or the database could not be migrated.
+    pub async fn open() -> Result<Self, Error> {
+        Self::with(Options::parse()).await
+    }
+
+    /// Starts what the options say, and migrates the database.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn with(options: Options) -> Result<Self, Error> {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_writer(std::io::stderr)
+            .init();
+        let (url, server) = if let Some(url) = options.database_url {
+            (url, None)
+        } else {
+            // fsync is on: durability is what the examples are about.
+            let mut builder = Server::builder();
+            if let Some(data) = options.data {
+                builder = builder.data_dir(data);
+            }
+            let server = builder.start()?;
+            (server.url("postgres"), Some(server))
+        };
+        let pool = PgPoolOptions::new().connect(&url).await?;
+        gen_durable_migrate::up(&pool).await?;
+        Ok(Self { pool, url, _server: server })
+    }
+}

@@ -1,0 +1,216 @@
+//! What a step is given: its state, its inbox, and the outcomes that it can choose from.
+//!
+//! Invariant: a context is consumed by exactly one outcome, which carries the state and the
+//! signals taken away with it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    error::DecodeError,
+    id::InstanceId,
+    machine::Machine,
+    outcome::{Outcome, Transition},
+    signal::{Accepts, DurableSignal},
+    state,
+};
+
+/// Owned by a step while it runs; every outcome consumes it.
+///
+/// ```
+/// use gen_durable::prelude::*;
+///
+/// #[derive(Clone, Debug, Default, DurableState)]
+/// pub struct Count {
+///     n: u32,
+/// }
+///
+/// #[durable_fsm(state = Count, output = u32)]
+/// pub enum Counter {
+///     Tick,
+/// }
+///
+/// #[durable_fsm]
+/// impl Counter {
+///     async fn tick(mut cx: Context<Self>) -> Outcome<Self> {
+///         cx.state.n += 1;
+///         let n = cx.state.n;
+///         if n < 10 { cx.next(Counter::Tick) } else { cx.done(n) }
+///     }
+/// }
+/// ```
+pub struct Context<M: Machine> {
+    /// The state: as the last commit left it; what the step leaves in it is committed with the
+    /// outcome.
+    pub state: M::State,
+    instance: Arc<Instance>,
+    inbox: Vec<Received>,
+}
+
+/// What a context knows of its row.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) id: i64,
+    pub(crate) queue: Arc<str>,
+    pub(crate) partition_key: Option<String>,
+    pub(crate) step: String,
+    pub(crate) attempt: u32,
+    pub(crate) timed_out: bool,
+}
+
+/// A signal in the inbox.
+#[derive(Clone)]
+pub(crate) struct Received {
+    pub(crate) id: i64,
+    pub(crate) name: Arc<str>,
+    pub(crate) payload: Arc<str>,
+    pub(crate) taken: bool,
+}
+
+impl<M: Machine> Context<M> {
+    pub(crate) fn new(state: M::State, instance: Arc<Instance>, inbox: Vec<Received>) -> Self {
+        Self { state, instance, inbox }
+    }
+
+    /// The instance's id; a child can be given it, to signal back.
+    pub fn id(&self) -> InstanceId<M> {
+        InstanceId::from_raw(self.instance.id)
+    }
+
+    /// How many runs of this step came before this one: 0 after `next` and after a wake-up, one
+    /// more after each `replay` and each lost worker.
+    pub fn attempt(&self) -> u32 {
+        self.instance.attempt
+    }
+
+    /// The name of the step.
+    pub fn step(&self) -> &str {
+        &self.instance.step
+    }
+
+    /// The queue that the instance runs in.
+    pub fn queue(&self) -> &str {
+        &self.instance.queue
+    }
+
+    /// The partition key that the instance was inserted with.
+    pub fn partition_key(&self) -> Option<&str> {
+        self.instance.partition_key.as_deref()
+    }
+
+    /// Whether this run was woken by the timeout of its await and not by a signal.
+    pub fn timed_out(&self) -> bool {
+        self.instance.timed_out
+    }
+
+    /// Takes the oldest signal of this type out of the inbox.
+    ///
+    /// It is deleted in the same commit as the outcome; on `replay`, and if the step fails, it
+    /// stays in the inbox and is seen again.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] if the stored payload does not fit the type. Returned from the step with
+    /// `?`, it fails the instance and leaves what is stored untouched.
+    pub fn take_signal<S: DurableSignal>(&mut self) -> Result<Option<S>, DecodeError>
+    where
+        M: Accepts<S>,
+    {
+        let Some(index) = self.oldest(S::NAME) else { return Ok(None) };
+        let signal = self.decode::<S>(index)?;
+        self.inbox[index].taken = true;
+        Ok(Some(signal))
+    }
+
+    /// Looks at the oldest signal of this type and leaves it in the inbox.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`], as [`take_signal`](Self::take_signal).
+    pub fn peek_signal<S: DurableSignal>(&self) -> Result<Option<S>, DecodeError>
+    where
+        M: Accepts<S>,
+    {
+        self.oldest(S::NAME).map(|index| self.decode::<S>(index)).transpose()
+    }
+
+    /// How many signals of this type are in the inbox and not taken.
+    pub fn count_signals<S: DurableSignal>(&self) -> usize
+    where
+        M: Accepts<S>,
+    {
+        self.inbox.iter().filter(|signal| !signal.taken && *signal.name == *S::NAME).count()
+    }
+
+    fn oldest(&self, name: &str) -> Option<usize> {
+        self.inbox.iter().position(|signal| !signal.taken && *signal.name == *name)
+    }
+
+    fn decode<S: DurableSignal>(&self, index: usize) -> Result<S, DecodeError> {
+        let signal = &self.inbox[index];
+        let what = format!("payload of signal `{}` (signal {})", signal.name, signal.id);
+        state::decode(&what, M::NAME, M::VERSION, &signal.payload)
+    }
+
+    /// Goes to `step`, at once.
+    #[expect(clippy::needless_pass_by_value, reason = "a step is named by value: `Checkout::Ship`")]
+    pub fn next(self, step: M) -> Outcome<M> {
+        self.outcome(Transition::Next { step: step.name(), delay: None })
+    }
+
+    /// Goes to `step`, after `delay`.
+    #[expect(clippy::needless_pass_by_value, reason = "a step is named by value: `Checkout::Ship`")]
+    pub fn next_in(self, step: M, delay: Duration) -> Outcome<M> {
+        self.outcome(Transition::Next { step: step.name(), delay: Some(delay) })
+    }
+
+    /// Runs the same step again after `delay`, with one more attempt. No signal is consumed.
+    pub fn replay(mut self, delay: Duration) -> Outcome<M> {
+        for signal in &mut self.inbox {
+            signal.taken = false;
+        }
+        self.outcome(Transition::Replay { delay })
+    }
+
+    /// Parks the instance until a signal of this type arrives that this step has not seen; then
+    /// the same step runs again, at attempt 0.
+    pub fn await_signal<S: DurableSignal>(self) -> Outcome<M>
+    where
+        M: Accepts<S>,
+    {
+        self.outcome(Transition::Await { names: vec![S::NAME], timeout: None })
+    }
+
+    /// As [`await_signal`](Self::await_signal), but wakes after `timeout` at the latest; the
+    /// step can tell by [`timed_out`](Self::timed_out).
+    pub fn await_signal_for<S: DurableSignal>(self, timeout: Duration) -> Outcome<M>
+    where
+        M: Accepts<S>,
+    {
+        self.outcome(Transition::Await { names: vec![S::NAME], timeout: Some(timeout) })
+    }
+
+    /// Ends the instance with its result; the inbox is emptied.
+    pub fn done(self, output: M::Output) -> Outcome<M> {
+        self.outcome(Transition::Done(output))
+    }
+
+    /// Ends the instance as failed; the inbox is emptied.
+    pub fn stop(self, reason: impl fmt::Display) -> Outcome<M> {
+        self.outcome(Transition::Stop(reason.to_string()))
+    }
+
+    fn outcome(self, transition: Transition<M>) -> Outcome<M> {
+        Outcome::new(transition, self.state, self.inbox)
+    }
+}
+
+/// Prints no state and no payload: they may be confidential.
+impl<M: Machine> fmt::Debug for Context<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("machine", &M::NAME)
+            .field("instance", &self.instance)
+            .field("inbox", &self.inbox.len())
+            .finish_non_exhaustive()
+    }
+}

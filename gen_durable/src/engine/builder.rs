@@ -1,0 +1,253 @@
+//! Building an engine: its machines, queues, resources and options.
+//!
+//! Invariant: whatever can be wrong with them is an error of `start`, before anything runs.
+
+use std::{
+    sync::{Arc, Mutex, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    Counters, Engine, Shared, claimer,
+    flusher::Flusher,
+    gate::Gate,
+    lease::{self, Lease},
+    notify,
+    slots::Queue,
+    tasks::Tasks,
+};
+use crate::{
+    announce::Announcer,
+    client::Client,
+    config::Config,
+    connections::Connections,
+    error::{DatabaseError, Error},
+    machine::Steps,
+    maintenance,
+    registry::{MachineRunner, Registry, Runner},
+    resources::Resources,
+    storage,
+};
+
+/// Options of an engine that has not started.
+#[must_use = "an engine runs after `.start().await`"]
+pub struct EngineBuilder {
+    pool: sqlx::PgPool,
+    config: Config,
+    resources: Resources,
+    machines: Vec<fn(usize) -> Arc<dyn Runner>>,
+}
+
+impl EngineBuilder {
+    pub(crate) fn new(pool: sqlx::PgPool) -> Self {
+        Self {
+            pool,
+            config: Config::default(),
+            resources: Resources::default(),
+            machines: Vec::new(),
+        }
+    }
+
+    /// Runs this machine's instances.
+    pub fn machine<M: Steps>(mut self) -> Self {
+        self.machines.push(|value_max| Arc::new(MachineRunner::<M>::new(value_max)));
+        self
+    }
+
+    /// Serves this queue, with at most `slots` of its steps running user code at once in this
+    /// process. Without any queue, an engine serves `default` with 10 slots.
+    pub fn queue(mut self, name: impl Into<String>, slots: usize) -> Self {
+        self.config.queues.insert(name.into(), slots);
+        self
+    }
+
+    /// Gives the steps a resource, which they take by reference as a parameter.
+    pub fn resource<T: Send + Sync + 'static>(mut self, resource: T) -> Self {
+        self.resources.insert(resource);
+        self
+    }
+
+    /// The worker's name in the table of workers; the default names the process.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.config.name = name.into();
+        self
+    }
+
+    /// How long after its last sign of life a worker counts as lost and its instances run
+    /// elsewhere; the default is 30 s, at least 100 ms. It is renewed every third of it.
+    pub fn lease_ttl(mut self, ttl: Duration) -> Self {
+        self.config.lease_ttl = ttl;
+        self
+    }
+
+    /// The longest pause between two looks for work that nobody announced; the default is 3 s.
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.config.poll_interval = interval;
+        self
+    }
+
+    /// Neither listens nor notifies: for a transaction pooler in front of Postgres, which cannot
+    /// hold a LISTEN. Work of other processes is then found by the poll.
+    pub fn poll_only(mut self) -> Self {
+        self.config.poll_only = true;
+        self
+    }
+
+    /// How long `shutdown` lets steps finish before it cuts them off; the default is 30 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.config.drain_timeout = timeout;
+        self
+    }
+
+    /// How long ended instances are kept; the default is 7 days, `None` keeps them for ever.
+    pub fn retention(mut self, retention: impl Into<Option<Duration>>) -> Self {
+        self.config.retention = retention.into();
+        self
+    }
+
+    /// The largest state, result or payload, in bytes of JSON; the default is 8 MiB.
+    pub fn value_max(mut self, bytes: usize) -> Self {
+        self.config.value_max = bytes;
+        self
+    }
+
+    /// After how many workers lost in a row during one step an instance fails; the default is 20.
+    pub fn crashes_max(mut self, crashes: u32) -> Self {
+        self.config.crashes_max = crashes;
+        self
+    }
+
+    /// How many steps, and for how long, an instance runs on one claim before others have their
+    /// turn; the default is 100 steps or 1 s. One step turns run-ahead off.
+    pub fn run_ahead(mut self, steps_max: usize, time_max: Duration) -> Self {
+        self.config.run_ahead_steps_max = steps_max;
+        self.config.run_ahead_time_max = time_max;
+        self
+    }
+
+    /// The most connections that the engine opens for itself; the default is 10, at least 5.
+    pub fn connections_max(mut self, connections: u32) -> Self {
+        self.config.connections_max = connections;
+        self
+    }
+
+    /// Whether the engine runs the maintenance services; the default is that it does. At least
+    /// one engine on a database must.
+    pub fn maintenance(mut self, maintenance: bool) -> Self {
+        self.config.maintenance = maintenance;
+        self
+    }
+
+    /// Checks everything, registers the worker and starts to run instances.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]: an option or a machine is wrong, a resource is missing, the database's schema
+    /// does not fit, or the database cannot be reached.
+    pub async fn start(mut self) -> Result<Engine, Error> {
+        self.config.check()?;
+        let value_max = self.config.value_max;
+        let runners = self.machines.iter().map(|make| make(value_max)).collect();
+        let registry = Registry::new(runners, &self.resources)?;
+        for runner in registry.runners() {
+            if !self.config.queues.contains_key(runner.queue()) {
+                tracing::warn!(
+                    machine = runner.name(),
+                    queue = runner.queue(),
+                    "this engine does not serve the machine's queue; add `.queue(\"{}\", …)` unless another process does",
+                    runner.queue()
+                );
+            }
+        }
+        let connections = Connections::own(&self.pool, self.config.connections_max);
+        let asked = Instant::now();
+        let worker = register(&connections, &self.config).await?;
+        let lease = Lease::new(worker, asked, self.config.lease_ttl);
+        let shared = self.share(connections, registry, lease);
+        spawn_services(&shared);
+        tracing::info!(worker, queues = ?shared.config.queues, "engine started");
+        Ok(Engine { shared })
+    }
+
+    fn share(self, connections: Connections, registry: Registry, lease: Lease) -> Arc<Shared> {
+        let config = self.config;
+        let announcer = if config.poll_only {
+            Announcer::silent()
+        } else {
+            Announcer::remote(connections.clone())
+        };
+        let client = Client::with(connections.clone(), Arc::clone(&announcer), config.value_max);
+        let queues = config
+            .queues
+            .iter()
+            .map(|(name, slots)| (name.clone(), Arc::new(Queue::new(name, *slots))))
+            .collect();
+        let shared = Arc::new_cyclic(|shared| Shared {
+            config,
+            connections,
+            client,
+            announcer,
+            registry,
+            resources: self.resources,
+            queues,
+            lease,
+            flusher: Flusher::new(shared),
+            tasks: Tasks::default(),
+            metrics: Counters::default(),
+            work: Notify::new(),
+            due: Mutex::default(),
+            saturated: AtomicBool::new(false),
+            stopping: Gate::new(),
+            cut_off: Gate::new(),
+            stopped: Gate::new(),
+        });
+        let local = Arc::downgrade(&shared);
+        shared.announcer.set_local(Box::new(move |queue| {
+            local.upgrade().is_some_and(|shared| shared.hear(queue))
+        }));
+        shared
+    }
+}
+
+impl std::fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineBuilder")
+            .field("config", &self.config)
+            .field("resources", &self.resources)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Checks the schema's version and registers the worker.
+async fn register(connections: &Connections, config: &Config) -> Result<i64, Error> {
+    let mut connection =
+        connections.get().await.map_err(DatabaseError::new("connect to the database"))?;
+    let found = storage::schema_version(&mut connection)
+        .await
+        .map_err(DatabaseError::new("read the schema's version"))?;
+    let needed = storage::SCHEMA_VERSION;
+    if found < needed {
+        return Err(Error::SchemaTooOld { found, needed });
+    }
+    if found > needed {
+        return Err(Error::SchemaTooNew { found, needed });
+    }
+    let result = storage::register_worker(&mut connection, &config.name, config.lease_ttl).await;
+    Ok(connection.done(result).map_err(DatabaseError::new("register the worker"))?)
+}
+
+fn spawn_services(shared: &Arc<Shared>) {
+    let service = Arc::clone(shared);
+    tokio::spawn(async move { claimer::run(&service).await });
+    let service = Arc::clone(shared);
+    tokio::spawn(async move { lease::keep(&service).await });
+    if !shared.config.poll_only {
+        let service = Arc::clone(shared);
+        tokio::spawn(async move { notify::listen(&service).await });
+    }
+    if shared.config.maintenance {
+        maintenance::spawn(shared);
+    }
+}

@@ -1,0 +1,201 @@
+//! Running an instance: step, commit, next step on the same claim.
+//!
+//! ```text
+//!   slot ──► step ──► slot given back ──► commit ──► durable, next ──► slot …
+//!                                            │
+//!                                            ├── durable, anything else ──► end
+//!                                            ├── refused by the database ──► `handle` ──► commit
+//!                                            └── lost ──► end, nothing took effect
+//! ```
+//!
+//! Invariant: a step begins only after the outcome of the one before is durable, and only while the
+//! lease is sure to hold.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Shared,
+    flusher::Answer,
+    slots::{Queue, Row},
+};
+use crate::{
+    error::StepError,
+    registry::{Runner, Work},
+    storage::{Change, Commit},
+};
+
+/// Runs an instance that has a slot.
+pub(crate) fn spawn(shared: &Arc<Shared>, queue: &Arc<Queue>, row: Row) {
+    let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
+    tokio::spawn(async move {
+        let _end = End { shared: &shared, queue: &queue };
+        let mut slot = Slot { shared: &shared, queue: &queue, held: true };
+        drive(&shared, &mut slot, &*row.runner, row.work).await;
+    });
+}
+
+/// Counts the instance out when its task ends in any way.
+struct End<'a> {
+    shared: &'a Shared,
+    queue: &'a Queue,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.queue.claimed.fetch_sub(1, Ordering::Relaxed);
+        self.shared.tasks.end();
+        self.shared.slot_freed();
+    }
+}
+
+/// A slot of the queue, given back when it is dropped.
+struct Slot<'a> {
+    shared: &'a Arc<Shared>,
+    queue: &'a Arc<Queue>,
+    held: bool,
+}
+
+impl Slot<'_> {
+    async fn take(&mut self) {
+        if !self.held {
+            self.queue.reenter().await;
+            self.held = true;
+        }
+    }
+
+    fn give(&mut self) {
+        if std::mem::take(&mut self.held)
+            && let Some(row) = self.queue.leave()
+        {
+            spawn(self.shared, self.queue, row);
+        }
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.give();
+    }
+}
+
+/// Runs step after step until the instance leaves the worker.
+async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, mut work: Work) {
+    let began = Instant::now();
+    let mut steps = 0;
+    loop {
+        slot.take().await;
+        if !shared.lease.may_start(work.worker) {
+            // Whoever has the lease's rows now, it is not this worker: there is nothing to give back.
+            if shared.lease.may_hold() && work.worker == shared.lease.worker() {
+                shared.flusher.commit(work.release()).await;
+            }
+            return;
+        }
+        let Some(mut commit) = run_step(shared, runner, &work).await else {
+            slot.give();
+            shared.flusher.commit(work.release()).await;
+            return;
+        };
+        slot.give();
+        slot.queue.finished.fetch_add(1, Ordering::Relaxed);
+        steps += 1;
+        if steps >= shared.config.run_ahead_steps_max
+            || began.elapsed() >= shared.config.run_ahead_time_max
+            || shared.stopping.is_open()
+        {
+            yield_claim(&mut commit);
+        }
+        match flush(shared, slot, runner, &work, commit).await {
+            Some(next) => work = next(work),
+            None => return,
+        }
+    }
+}
+
+/// Runs one step; none if it was cut off.
+async fn run_step(shared: &Shared, runner: &dyn Runner, work: &Work) -> Option<Commit> {
+    if shared.stopping.is_open() {
+        return None;
+    }
+    tokio::select! {
+        biased;
+        commit = runner.run(work, &shared.resources) => Some(commit),
+        () = shared.cut_off.wait() => None,
+    }
+}
+
+/// Lets others have their turn: the next step comes through the queue.
+fn yield_claim(commit: &mut Commit) {
+    if let Change::Next { step } = commit.change {
+        commit.change = Change::Later { step, delay: Duration::ZERO };
+    }
+}
+
+type Advance = Box<dyn FnOnce(Work) -> Work + Send>;
+
+/// Commits an outcome; how to go on, if the worker keeps the instance.
+async fn flush(
+    shared: &Shared,
+    slot: &mut Slot<'_>,
+    runner: &dyn Runner,
+    work: &Work,
+    mut commit: Commit,
+) -> Option<Advance> {
+    let mut refused = false;
+    loop {
+        match shared.flusher.commit(commit).await {
+            Answer::Durable(commit, inbox) => {
+                let Change::Next { step } = commit.change else { return None };
+                let state = commit.state.map(|state| state.0);
+                return Some(Box::new(move |work: Work| {
+                    let state = state.unwrap_or_else(|| work.state.clone());
+                    work.advance(step, state, inbox)
+                }));
+            }
+            Answer::DurableBefore(done) => {
+                // The next step is committed, and the row is still this worker's; the inbox that
+                // came with the lost answer is not known, so the row goes through the queue.
+                if done.keeps_claim() {
+                    let mut release = work.release();
+                    release.revision += 1;
+                    release.attempt = 0;
+                    shared.flusher.commit(release).await;
+                }
+                return None;
+            }
+            Answer::Lost => {
+                shared.metrics.lost_commits.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(
+                    machine = runner.name(),
+                    instance = work.instance.id,
+                    step = %work.instance.step,
+                    "outcome dropped: the worker had lost the instance, which runs elsewhere"
+                );
+                return None;
+            }
+            Answer::Refused(error) if refused => {
+                commit = work.broken(format!("the database refused the outcome twice: {error}"));
+            }
+            Answer::Refused(error) => {
+                refused = true;
+                slot.take().await;
+                let error = StepError::rejected(error);
+                commit = runner.recover(work, error, &shared.resources).await;
+                slot.give();
+                yield_claim(&mut commit);
+            }
+        }
+    }
+}
+
+/// Gives back a row that has not begun.
+pub(crate) fn release(shared: &Arc<Shared>, queue: &Arc<Queue>, row: Row) {
+    let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
+    tokio::spawn(async move {
+        let _end = End { shared: &shared, queue: &queue };
+        shared.flusher.commit(row.work.release()).await;
+    });
+}

@@ -1,0 +1,244 @@
+//! Committing outcomes in groups.
+//!
+//! Two lanes. Most outcomes touch their own rows alone; they never wait for anybody's lock, and two
+//! batches may be under way at a time. Outcomes that carry inserts and signals may have to wait (for
+//! the lock of a target, for a unique key that is being inserted); they go one batch at a time, so
+//! that two batches of one engine cannot wait for each other, and hold nobody else up.
+//!
+//! Invariant: every outcome gets exactly one answer; one that was applied is never applied again.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use super::{Shared, outage::Outage};
+use crate::{
+    group::{Group, Item},
+    storage::{self, Change, Commit, Ended, InboxRow, Verdict},
+};
+
+/// The most outcomes in one commit.
+const BATCH_MAX: usize = 500;
+/// Commits of the plain lane under way at a time.
+const TASKS_MAX: usize = 2;
+/// The first and the longest pause before a row that somebody else has locked is tried again.
+const LOCKED_PAUSE_MIN: Duration = Duration::from_millis(2);
+const LOCKED_PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// What became of an outcome.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Durable, with the inbox for the next step.
+    Durable(Commit, Vec<InboxRow>),
+    /// Durable since an earlier try whose answer was lost.
+    DurableBefore(Commit),
+    /// The database refused it: a value or a constraint.
+    Refused(sqlx::Error),
+    /// The worker does not own the row any more.
+    Lost,
+}
+
+/// An outcome that waits for its commit.
+pub(crate) struct Job {
+    commit: Commit,
+    reply: oneshot::Sender<Answer>,
+    locked_pause: Duration,
+    /// Whether an earlier try may have been applied.
+    uncertain: bool,
+}
+
+impl Item for Job {
+    fn weight(&self) -> usize {
+        let result = match &self.commit.change {
+            Change::Done { result } => result.0.len(),
+            _ => 0,
+        };
+        let inserts: usize = self.commit.inserts.iter().map(|insert| insert.state.0.len()).sum();
+        let signals: usize = self.commit.signals.iter().map(|signal| signal.payload.0.len()).sum();
+        self.commit.state.as_ref().map_or(0, |state| state.0.len()) + result + inserts + signals
+    }
+}
+
+/// Takes outcomes and answers when they are durable.
+#[derive(Debug)]
+pub(crate) struct Flusher {
+    plain: Arc<Group<Job>>,
+    sending: Arc<Group<Job>>,
+}
+
+impl Flusher {
+    pub(crate) fn new(shared: &Weak<Shared>) -> Self {
+        let lane = |tasks_max| {
+            let shared = shared.clone();
+            let run = move |jobs| {
+                let shared = shared.clone();
+                Box::pin(async move {
+                    // An engine that is gone owns nothing; its jobs' replies are dropped.
+                    if let Some(shared) = shared.upgrade() {
+                        commit_batch(&shared, jobs).await;
+                    }
+                }) as _
+            };
+            Group::new(BATCH_MAX, tasks_max, Box::new(run))
+        };
+        Self { plain: lane(TASKS_MAX), sending: lane(1) }
+    }
+
+    /// Commits an outcome and waits until it is durable, refused or lost.
+    pub(crate) async fn commit(&self, commit: Commit) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        self.submit(Job { commit, reply, locked_pause: LOCKED_PAUSE_MIN, uncertain: false });
+        answer.await.unwrap_or(Answer::Lost)
+    }
+
+    fn submit(&self, job: Job) {
+        if job.commit.sends() { self.sending.submit(job) } else { self.plain.submit(job) }
+    }
+}
+
+/// Commits a batch, trying again while the lease holds.
+async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>) {
+    let mut outage = Outage::new("commit outcomes");
+    let mut uncertain = jobs.iter().any(|job| job.uncertain);
+    let (commits, replies): (Vec<Commit>, Vec<_>) =
+        jobs.into_iter().map(|job| (job.commit, (job.reply, job.locked_pause))).unzip();
+    loop {
+        let result = async {
+            let mut connection = shared.connections.get().await?;
+            let result = storage::commit(&mut connection, &commits, uncertain).await;
+            // Postgres said that it rolled back, or nobody can say.
+            uncertain |= matches!(&result, Err(error) if error.as_database_error().is_none());
+            connection.done(result)
+        };
+        let error = match result.await {
+            Ok(done) => {
+                outage.over();
+                return finish(shared, commits, replies, done, uncertain);
+            }
+            Err(error) => error,
+        };
+        if !storage::is_transient(&error) {
+            return isolate(shared, commits, replies, error, uncertain).await;
+        }
+        if !shared.lease.may_hold() || shared.stopped.is_open() {
+            tracing::warn!(%error, outcomes = commits.len(), "outcomes given up: the lease ran out first");
+            for (reply, _) in replies {
+                let _ = reply.send(Answer::Lost);
+            }
+            return;
+        }
+        tokio::time::sleep(outage.failed(&error)).await;
+    }
+}
+
+/// Finds the outcome that Postgres refuses: halves the batch until it stands alone.
+async fn isolate(
+    shared: &Arc<Shared>,
+    commits: Vec<Commit>,
+    mut replies: Vec<Reply>,
+    error: sqlx::Error,
+    uncertain: bool,
+) {
+    if commits.len() == 1 {
+        if let Some((reply, _)) = replies.pop() {
+            let _ = reply.send(Answer::Refused(error));
+        }
+        return;
+    }
+    let mut left: Vec<Job> = commits
+        .into_iter()
+        .zip(replies)
+        .map(|(commit, (reply, locked_pause))| Job { commit, reply, locked_pause, uncertain })
+        .collect();
+    let right = left.split_off(left.len() / 2);
+    Box::pin(commit_batch(shared, left)).await;
+    Box::pin(commit_batch(shared, right)).await;
+}
+
+/// Where to answer, and how long to wait if the row is locked.
+type Reply = (oneshot::Sender<Answer>, Duration);
+
+/// Answers a batch that was committed.
+fn finish(
+    shared: &Arc<Shared>,
+    commits: Vec<Commit>,
+    replies: Vec<Reply>,
+    done: storage::Committed,
+    uncertain: bool,
+) {
+    tracing::debug!(outcomes = commits.len(), "committed");
+    for (target, name) in done.dropped_signals {
+        tracing::warn!(target_instance = target, signal = %name, "an outcome's signal was dropped: its target has ended or does not exist");
+    }
+    for (machine, key) in done.dropped_inserts {
+        tracing::debug!(machine, unique_key = %key, "an outcome's insert was dropped: its unique key is taken");
+    }
+    shared.announcer.announce(done.queues.iter().map(String::as_str));
+    for ((commit, (reply, pause)), verdict) in commits.into_iter().zip(replies).zip(done.verdicts) {
+        let answer = match verdict {
+            Verdict::Durable { inbox } => {
+                follow(shared, &commit);
+                Answer::Durable(commit, inbox)
+            }
+            Verdict::DurableBefore => {
+                follow(shared, &commit);
+                Answer::DurableBefore(commit)
+            }
+            Verdict::Lost => Answer::Lost,
+            Verdict::Locked => {
+                retry_locked(shared, Job { commit, reply, locked_pause: pause, uncertain });
+                continue;
+            }
+        };
+        let _ = reply.send(answer);
+    }
+}
+
+/// Tries a row that somebody else has locked again, a little later.
+fn retry_locked(shared: &Arc<Shared>, mut job: Job) {
+    let shared = Arc::clone(shared);
+    let pause = job.locked_pause;
+    job.locked_pause = (pause * 2).min(LOCKED_PAUSE_MAX);
+    tokio::spawn(async move {
+        tokio::time::sleep(pause).await;
+        shared.flusher.submit(job);
+    });
+}
+
+/// What follows in this process from an outcome that is durable.
+fn follow(shared: &Shared, commit: &Commit) {
+    match &commit.change {
+        Change::Later { delay, .. } | Change::Replay { delay } => {
+            if delay.is_zero() {
+                shared.wake_claimer();
+            } else {
+                shared.due_in(*delay);
+            }
+        }
+        Change::Await { timeout: Some(timeout), .. } => shared.due_in(*timeout),
+        Change::Done { .. } | Change::Failed { .. } => push(shared, commit),
+        Change::Next { .. } | Change::Await { .. } | Change::Release => {}
+    }
+}
+
+/// Answers those who wait in this process.
+fn push(shared: &Shared, commit: &Commit) {
+    let waiters = shared.client.waiters();
+    if !waiters.expects(commit.id) {
+        return;
+    }
+    let (status, result) = match &commit.change {
+        Change::Done { result } => ("done", Some(result.0.clone())),
+        _ => ("failed", None),
+    };
+    waiters.push(&Ended {
+        id: commit.id,
+        fsm: commit.fsm.to_owned(),
+        status: status.to_owned(),
+        result,
+        reason: commit.error.clone(),
+    });
+}

@@ -1,0 +1,29 @@
+//! A one-way switch that tasks can wait for.
+//!
+//! Invariant: once open it stays open, and everybody who waits or comes later passes.
+
+use tokio::sync::Semaphore;
+
+/// Closed until it is opened, once.
+#[derive(Debug)]
+pub(crate) struct Gate(Semaphore);
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self(Semaphore::new(0))
+    }
+
+    pub(crate) fn open(&self) {
+        self.0.close();
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// Waits until it is open.
+    pub(crate) async fn wait(&self) {
+        // The semaphore has no permits, so this returns when it is closed and not before.
+        let _ = self.0.acquire().await;
+    }
+}

@@ -1,0 +1,104 @@
+//! The lease of a worker: one row, renewed for all that the worker has claimed.
+//!
+//! ```text
+//!            renew ok                       not renewed in time
+//!   ┌──────────────────────┐        ┌───────────────────────────────┐
+//!   ▼                      │        ▼                               │
+//! held ──── ttl / 3 ───► renewing   lapsed: no step starts ── renew ok ──► held
+//!                                   └── worker gone ──► registered anew: a new id
+//! ```
+//!
+//! Invariant: `may_start` is false before the lease can have run out by the database's clock: the
+//! deadline is counted from before the renewal was sent, and a safety margin is kept.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{Shared, jitter::jittered, outage::Outage};
+use crate::storage;
+
+/// The lease of this engine.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    worker: AtomicI64,
+    deadline: Mutex<Instant>,
+    ttl: Duration,
+}
+
+impl Lease {
+    /// A lease that was granted after `asked`.
+    pub(crate) fn new(worker: i64, asked: Instant, ttl: Duration) -> Self {
+        Self { worker: AtomicI64::new(worker), deadline: Mutex::new(asked + ttl), ttl }
+    }
+
+    pub(crate) fn worker(&self) -> i64 {
+        self.worker.load(Ordering::Acquire)
+    }
+
+    /// Whether a step of this worker may start now.
+    pub(crate) fn may_start(&self, worker: i64) -> bool {
+        worker == self.worker() && Instant::now() + self.ttl / 10 < self.deadline()
+    }
+
+    /// Whether the lease may still hold: a commit is worth trying.
+    pub(crate) fn may_hold(&self) -> bool {
+        Instant::now() < self.deadline()
+    }
+
+    fn deadline(&self) -> Instant {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn granted(&self, worker: i64, asked: Instant) {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = asked + self.ttl;
+        self.worker.store(worker, Ordering::Release);
+    }
+}
+
+/// Renews the lease until the engine has stopped.
+pub(crate) async fn keep(shared: &Shared) {
+    let mut outage = Outage::new("renew the worker's lease");
+    let mut pause = jittered(shared.lease.ttl / 3);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.stopped.wait() => return,
+        }
+        let asked = Instant::now();
+        pause = match renew(shared).await {
+            Ok(worker) => {
+                outage.over();
+                shared.lease.granted(worker, asked);
+                shared.wake_claimer();
+                jittered(shared.lease.ttl / 3)
+            }
+            Err(error) => outage.failed(&error).min(shared.lease.ttl / 6),
+        };
+    }
+}
+
+/// Renews the lease, or registers the engine anew if its worker was removed.
+async fn renew(shared: &Shared) -> Result<i64, sqlx::Error> {
+    let worker = shared.lease.worker();
+    let ttl = shared.lease.ttl;
+    let mut connection = shared.connections.get().await?;
+    let result = async {
+        if storage::renew_lease(&mut connection, worker, ttl).await? {
+            return Ok(worker);
+        }
+        let anew = storage::register_worker(&mut connection, &shared.config.name, ttl).await?;
+        tracing::warn!(
+            worker,
+            anew,
+            "the worker was removed as lost; registered anew, what it had claimed runs elsewhere"
+        );
+        Ok(anew)
+    }
+    .await;
+    connection.done(result)
+}

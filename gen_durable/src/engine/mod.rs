@@ -1,0 +1,283 @@
+//! The engine: start, shutdown, and what its parts share.
+//!
+//! ```text
+//!   claimer ──► slots ──► executor ──► flusher ──► Postgres
+//!      ▲                                  │
+//!      └── announcements, due rows ◄──────┘        lease · notify · maintenance beside them
+//! ```
+//!
+//! Invariant: after `shutdown` nothing of the engine runs, and no row is left in its name that it
+//! could have given back.
+
+mod builder;
+mod claimer;
+mod executor;
+mod flusher;
+mod gate;
+mod jitter;
+mod lease;
+mod notify;
+mod outage;
+mod slots;
+mod tasks;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+pub use self::builder::EngineBuilder;
+use self::{flusher::Flusher, gate::Gate, lease::Lease, slots::Queue, tasks::Tasks};
+pub(crate) use self::{jitter::jittered, outage::Outage};
+use crate::{
+    announce::Announcer,
+    client::Client,
+    config::Config,
+    connections::Connections,
+    error::{DatabaseError, Error, WaitError},
+    id::InstanceId,
+    machine::Machine,
+    registry::Registry,
+    resources::Resources,
+    storage,
+};
+
+/// How long shutdown waits for the last commits after steps were cut off.
+const LAST_COMMITS: Duration = Duration::from_secs(10);
+
+/// A running engine: it claims instances, runs their steps and commits their outcomes.
+///
+/// Several engines may run in one process and on one database. Dropping an engine without
+/// [`shutdown`](Self::shutdown) cuts its steps off; they run again elsewhere.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use gen_durable::prelude::*;
+///
+/// #[durable_fsm(output = String)]
+/// pub enum Hello {
+///     Greet,
+/// }
+///
+/// #[durable_fsm]
+/// impl Hello {
+///     async fn greet(cx: Context<Self>) -> Outcome<Self> {
+///         cx.done("hello".to_owned())
+///     }
+/// }
+///
+/// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// let engine = Engine::builder(pool).machine::<Hello>().queue("default", 10).start().await?;
+/// let id = Hello::insert(()).execute(&engine).await?;
+/// let greeting = engine.wait(id, Duration::from_secs(10)).await?;
+/// engine.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+/// What the engine's tasks share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) connections: Connections,
+    pub(crate) client: Client,
+    pub(crate) announcer: Arc<Announcer>,
+    pub(crate) registry: Registry,
+    pub(crate) resources: Resources,
+    pub(crate) queues: BTreeMap<String, Arc<Queue>>,
+    pub(crate) lease: Lease,
+    pub(crate) flusher: Flusher,
+    pub(crate) tasks: Tasks,
+    pub(crate) metrics: Counters,
+    /// Wakes the claimer.
+    work: Notify,
+    /// When a row that this engine delayed is due.
+    due: Mutex<Option<Instant>>,
+    /// Whether the last claim got all that it asked for: there may be more than this engine can do.
+    saturated: AtomicBool,
+    /// No step starts any more.
+    pub(crate) stopping: Gate,
+    /// Steps under way are dropped.
+    cut_off: Gate,
+    /// Nothing is left to do.
+    pub(crate) stopped: Gate,
+}
+
+/// What an engine counts.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) lost_commits: AtomicU64,
+}
+
+/// What an engine has counted since it started.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// Instances that are claimed now: waiting for a slot, running or committing.
+    pub claimed: usize,
+    /// Steps that ran to an outcome.
+    pub steps: u64,
+    /// Outcomes that were dropped, as the worker had lost the instance.
+    pub lost_commits: u64,
+}
+
+impl Engine {
+    /// An engine on this pool; it opens connections of its own with the pool's options.
+    pub fn builder(pool: sqlx::PgPool) -> EngineBuilder {
+        EngineBuilder::new(pool)
+    }
+
+    /// The engine's client, which can be cloned and outlives no shutdown.
+    pub fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
+    /// Waits until the instance has ended, for its result; see [`Client::wait`].
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`], as [`Client::wait`].
+    pub async fn wait<M: Machine>(
+        &self,
+        id: InstanceId<M>,
+        timeout: Duration,
+    ) -> Result<M::Output, WaitError> {
+        self.shared.client.wait(id, timeout).await
+    }
+
+    /// The worker's id, as instances carry it in `locked_by`.
+    pub fn worker(&self) -> i64 {
+        self.shared.lease.worker()
+    }
+
+    /// What the engine has counted.
+    pub fn metrics(&self) -> Metrics {
+        let queues = self.shared.queues.values();
+        Metrics {
+            claimed: queues.clone().map(|queue| queue.claimed()).sum(),
+            steps: queues.map(|queue| queue.finished.load(Ordering::Relaxed)).sum(),
+            lost_commits: self.shared.metrics.lost_commits.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Runs every maintenance service once, now: returns the rows of lost workers, wakes parks
+    /// whose time is up, frees stranded partition keys and prunes old instances.
+    ///
+    /// # Errors
+    ///
+    /// [`DatabaseError`] if the database failed.
+    pub async fn maintain(&self) -> Result<(), DatabaseError> {
+        crate::maintenance::run_once(&self.shared).await
+    }
+
+    /// Stops gracefully: no further step starts, steps under way may finish within the drain
+    /// timeout, then they are cut off; what has not finished goes back to the queue with no
+    /// attempt spent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`] if the worker could not be removed; its lease then runs out by itself.
+    pub async fn shutdown(self) -> Result<(), Error> {
+        let shared = &self.shared;
+        shared.begin_stop();
+        if tokio::time::timeout(shared.config.drain_timeout, shared.tasks.none()).await.is_err() {
+            tracing::warn!("steps still under way after the drain timeout are cut off");
+            shared.cut_off.open();
+            let _ = tokio::time::timeout(LAST_COMMITS, shared.tasks.none()).await;
+        }
+        let removed = async {
+            let mut connection = shared.connections.get().await?;
+            let result = storage::remove_worker(&mut connection, shared.lease.worker()).await;
+            connection.done(result)
+        }
+        .await;
+        shared.stopped.open();
+        shared.connections.close().await;
+        removed.map_err(DatabaseError::new("remove the worker"))?;
+        tracing::info!(worker = shared.lease.worker(), "engine stopped");
+        Ok(())
+    }
+}
+
+/// Without a shutdown, steps are cut off; their rows are given back if the runtime goes on for long
+/// enough, and by the reaper otherwise.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.begin_stop();
+        self.shared.cut_off.open();
+        self.shared.stopped.open();
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("worker", &self.shared.lease.worker())
+            .field("config", &self.shared.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Has the claimer look again.
+    pub(crate) fn wake_claimer(&self) {
+        self.work.notify_one();
+    }
+
+    /// An instance has left: the claimer may have room.
+    fn slot_freed(&self) {
+        if self.saturated.load(Ordering::Relaxed) {
+            self.work.notify_one();
+        }
+    }
+
+    /// Takes an announcement; false if other processes should hear of it as well.
+    fn hear(&self, queue: &str) -> bool {
+        let Some(queue) = self.queues.get(queue) else { return false };
+        self.wake_claimer();
+        queue.claimed() < queue.slots && !self.stopping.is_open()
+    }
+
+    /// Has the claimer look when this much time has passed.
+    pub(crate) fn due_in(&self, delay: Duration) {
+        let Some(at) = Instant::now().checked_add(delay) else { return };
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        if due.is_none_or(|known| at < known) {
+            *due = Some(at);
+            drop(due);
+            self.wake_claimer();
+        }
+    }
+
+    /// Until the next row that this engine delayed is due.
+    fn take_due(&self) -> Option<Duration> {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = (*due)?.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            *due = None;
+        }
+        Some(left)
+    }
+
+    /// No step starts from here on; rows that have not begun are given back.
+    fn begin_stop(self: &Arc<Self>) {
+        if self.stopping.is_open() {
+            return;
+        }
+        self.stopping.open();
+        for queue in self.queues.values() {
+            for row in queue.take_waiting() {
+                executor::release(self, queue, row);
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The slots of a queue: how many of its steps run user code at once, and who is next.
+//!
+//! Invariant: at most `slots` are taken; whoever waits is served in order of arrival. A slot is held
+//! while user code runs and not while its outcome is committed, so that the next step can use the
+//! processor meanwhile.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::oneshot;
+
+use crate::registry::{Runner, Work};
+
+/// A queue in this process.
+pub(crate) struct Queue {
+    pub(crate) name: Arc<str>,
+    pub(crate) slots: usize,
+    state: Mutex<State>,
+    /// Rows of the queue that this process has claimed.
+    pub(crate) claimed: AtomicUsize,
+    /// Steps that ran to an outcome, ever.
+    pub(crate) finished: AtomicU64,
+}
+
+struct State {
+    free: usize,
+    waiting: VecDeque<Waiting>,
+}
+
+/// A claimed row and its machine.
+pub(crate) struct Row {
+    pub(crate) runner: Arc<dyn Runner>,
+    pub(crate) work: Work,
+}
+
+/// Who waits for a slot.
+enum Waiting {
+    /// A row that was claimed and has not begun.
+    Row(Row),
+    /// An instance between two steps.
+    Task(oneshot::Sender<()>),
+}
+
+impl Queue {
+    pub(crate) fn new(name: &str, slots: usize) -> Self {
+        Self {
+            name: name.into(),
+            slots,
+            state: Mutex::new(State { free: slots, waiting: VecDeque::new() }),
+            claimed: AtomicUsize::new(0),
+            finished: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes a slot for a row, or queues the row; a row that is returned has a slot.
+    pub(crate) fn enter(&self, row: Row) -> Option<Row> {
+        let mut state = self.lock();
+        if state.free > 0 {
+            state.free -= 1;
+            return Some(row);
+        }
+        state.waiting.push_back(Waiting::Row(row));
+        None
+    }
+
+    /// Waits for a slot between two steps.
+    pub(crate) async fn reenter(&self) {
+        let turn = {
+            let mut state = self.lock();
+            if state.free > 0 {
+                state.free -= 1;
+                return;
+            }
+            let (sender, turn) = oneshot::channel();
+            state.waiting.push_back(Waiting::Task(sender));
+            turn
+        };
+        // The sender is not dropped unserved while the queue lives.
+        let _ = turn.await;
+    }
+
+    /// Gives a slot back; a row that is returned has it now.
+    pub(crate) fn leave(&self) -> Option<Row> {
+        let mut state = self.lock();
+        loop {
+            match state.waiting.pop_front() {
+                None => {
+                    state.free += 1;
+                    return None;
+                }
+                Some(Waiting::Row(row)) => return Some(row),
+                Some(Waiting::Task(turn)) => {
+                    if turn.send(()).is_ok() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes out the rows that have not begun.
+    pub(crate) fn take_waiting(&self) -> Vec<Row> {
+        let mut state = self.lock();
+        let (rows, tasks): (Vec<_>, Vec<_>) = std::mem::take(&mut state.waiting)
+            .into_iter()
+            .partition(|waiting| matches!(waiting, Waiting::Row(_)));
+        state.waiting.extend(tasks);
+        rows.into_iter()
+            .filter_map(|waiting| match waiting {
+                Waiting::Row(row) => Some(row),
+                Waiting::Task(_) => None,
+            })
+            .collect()
+    }
+
+    pub(crate) fn claimed(&self) -> usize {
+        self.claimed.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

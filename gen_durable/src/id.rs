@@ -1,0 +1,93 @@
+//! The typed id of an instance.
+//!
+//! Invariant: an id of one machine cannot be used as another's without saying so
+//! ([`InstanceId::from_raw`]).
+
+use std::{fmt, hash, marker::PhantomData};
+
+/// The id of an instance of the machine `M`.
+///
+/// Two machines' ids are two types, so a signal of one cannot be sent to the other. Tools that
+/// know only a number use [`from_raw`](Self::from_raw) and [`get`](Self::get).
+pub struct InstanceId<M> {
+    raw: i64,
+    machine: PhantomData<fn() -> M>,
+}
+
+impl<M> InstanceId<M> {
+    /// Takes a number for the id of an instance of `M`; the database checks it at each use.
+    pub const fn from_raw(raw: i64) -> Self {
+        Self { raw, machine: PhantomData }
+    }
+
+    /// The number under which the instance is stored.
+    pub const fn get(self) -> i64 {
+        self.raw
+    }
+}
+
+// Written by hand: a derive would ask the same of `M`.
+impl<M> Clone for InstanceId<M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for InstanceId<M> {}
+
+impl<M> PartialEq for InstanceId<M> {
+    fn eq(&self, other: &Self) -> bool {
+        self.raw == other.raw
+    }
+}
+
+impl<M> Eq for InstanceId<M> {}
+
+impl<M> PartialOrd for InstanceId<M> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<M> Ord for InstanceId<M> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.raw.cmp(&other.raw)
+    }
+}
+
+impl<M> hash::Hash for InstanceId<M> {
+    fn hash<H: hash::Hasher>(&self, state: &mut H) {
+        self.raw.hash(state);
+    }
+}
+
+impl<M> fmt::Debug for InstanceId<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InstanceId({})", self.raw)
+    }
+}
+
+impl<M> fmt::Display for InstanceId<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.raw.fmt(f)
+    }
+}
+
+impl<M> From<InstanceId<M>> for i64 {
+    fn from(id: InstanceId<M>) -> Self {
+        id.raw
+    }
+}
+
+/// An id is stored in a state as a plain number.
+impl<M> serde::Serialize for InstanceId<M> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i64(self.raw)
+    }
+}
+
+impl<'de, M> serde::Deserialize<'de> for InstanceId<M> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <i64 as serde::Deserialize>::deserialize(deserializer).map(Self::from_raw)
+    }
+}

@@ -1,0 +1,270 @@
+//! Building and executing inserts: the options of a new instance.
+//!
+//! Invariant: nothing is sent before `execute`, and every option is checked before anything is.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    client::{Executor, Target, insert_in_transaction, insert_on_pool},
+    error::{Duplicate, EncodeError, InsertError},
+    id::InstanceId,
+    machine::Machine,
+    state,
+    storage::{Eligible, NewInstance},
+};
+
+/// The status of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Status {
+    /// Waits for a worker, or for its time.
+    Runnable,
+    /// A worker runs it.
+    Executing,
+    /// Parked until a signal arrives.
+    AwaitingSignal,
+    /// Ended with a result.
+    Done,
+    /// Ended with a reason.
+    Failed,
+}
+
+impl Status {
+    /// The statuses of an instance that has not ended.
+    pub const LIVE: [Self; 3] = [Self::Runnable, Self::Executing, Self::AwaitingSignal];
+
+    /// The status as stored.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Runnable => "runnable",
+            Self::Executing => "executing",
+            Self::AwaitingSignal => "awaiting_signal",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The status of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Runnable, Self::Executing, Self::AwaitingSignal, Self::Done, Self::Failed]
+            .into_iter()
+            .find(|status| status.name() == name)
+    }
+
+    /// Whether the instance has ended.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Done | Self::Failed)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A new instance that is about to be inserted; nothing happens before
+/// [`execute`](Self::execute).
+///
+/// Generated on a machine as `insert`.
+#[must_use = "an instance is inserted by `.execute(…)`, or with an outcome by `.insert(…)`"]
+pub struct Insert<M: Machine> {
+    state: M::State,
+    step: &'static str,
+    queue: Option<String>,
+    priority: i16,
+    eligible: Eligible,
+    partition_key: Option<String>,
+    unique_key: Option<String>,
+    unique_scope: Vec<Status>,
+}
+
+impl<M: Machine> Insert<M> {
+    /// A new instance with this state, at the machine's initial step and in its queue.
+    pub fn new(state: M::State) -> Self {
+        Self {
+            state,
+            step: M::INITIAL.name(),
+            queue: None,
+            priority: 0,
+            eligible: Eligible::Now,
+            partition_key: None,
+            unique_key: None,
+            unique_scope: Status::LIVE.to_vec(),
+        }
+    }
+
+    /// Instances that share a partition key never execute at the same time, on any worker, and
+    /// run in the order of priority, time and id. At most 1,024 bytes.
+    pub fn partition_key(mut self, key: impl Into<String>) -> Self {
+        self.partition_key = Some(key.into());
+        self
+    }
+
+    /// At most one instance of the machine holds this key at a time; an insert that finds it
+    /// taken is [`InsertError::Duplicate`]. At most 1,024 bytes.
+    pub fn unique_key(mut self, key: impl Into<String>) -> Self {
+        self.unique_key = Some(key.into());
+        self
+    }
+
+    /// The statuses in which the instance holds its unique key: from its insert until it first
+    /// leaves them. They must include [`Status::Runnable`], in which it begins. The default is
+    /// every live status.
+    pub fn unique_while(mut self, statuses: impl IntoIterator<Item = Status>) -> Self {
+        self.unique_scope = statuses.into_iter().collect();
+        self
+    }
+
+    /// Another queue than the machine's.
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = Some(queue.into());
+        self
+    }
+
+    /// Lower runs first; the default is 0.
+    ///
+    /// A claim looks at each priority in use, so keep them to a handful.
+    pub fn priority(mut self, priority: i16) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Another step than the initial one.
+    #[expect(clippy::needless_pass_by_value, reason = "a step is named by value: `Checkout::Ship`")]
+    pub fn step(mut self, step: M) -> Self {
+        self.step = step.name();
+        self
+    }
+
+    /// Not before `delay` has passed, by the database's clock.
+    pub fn schedule_in(mut self, delay: Duration) -> Self {
+        self.eligible = Eligible::In(delay);
+        self
+    }
+
+    /// Not before this time.
+    pub fn schedule_at(mut self, time: SystemTime) -> Self {
+        self.eligible = Eligible::At(time);
+        self
+    }
+
+    /// Inserts the instance: through an engine or a client (concurrent calls share a commit), a
+    /// pool, or inside the caller's own transaction (`&mut *tx`), with which it commits.
+    ///
+    /// When it returns from anything but a transaction of the caller's, the instance is durable.
+    ///
+    /// # Errors
+    ///
+    /// [`InsertError`]: the unique key is taken; the state or an option cannot be stored; the
+    /// database failed.
+    pub async fn execute<'e>(self, on: impl Executor<'e>) -> Result<InstanceId<M>, InsertError> {
+        let target = on.into_target();
+        let row = self.into_row(target.value_max())?;
+        let inserted = match target {
+            Target::Client(client) => client.insert(row).await?,
+            Target::Pool(pool) => only(insert_on_pool(pool, vec![row]).await?),
+            Target::Connection(connection) => {
+                only(insert_in_transaction(connection, vec![row]).await?)
+            }
+        };
+        Ok(InstanceId::from_raw(inserted?))
+    }
+
+    pub(crate) fn into_row(self, max: usize) -> Result<NewInstance, EncodeError> {
+        state::check_key("partition_key", self.partition_key.as_deref())?;
+        state::check_key("unique_key", self.unique_key.as_deref())?;
+        state::check_key("queue", self.queue.as_deref())?;
+        if self.unique_key.is_some() && !self.unique_scope.contains(&Status::Runnable) {
+            return Err(EncodeError::UniqueScope);
+        }
+        Ok(NewInstance {
+            fsm: M::NAME,
+            fsm_version: M::VERSION,
+            step: self.step,
+            state: state::encode("state", &self.state, max)?,
+            queue: self.queue.unwrap_or_else(|| M::QUEUE.to_owned()),
+            priority: self.priority,
+            eligible: self.eligible,
+            partition_key: self.partition_key,
+            unique_key: self.unique_key,
+            unique_scope: self.unique_scope,
+        })
+    }
+}
+
+/// The answer to an insert of one row.
+fn only(mut inserted: Vec<Result<i64, Duplicate>>) -> Result<i64, Duplicate> {
+    inserted.pop().expect("one row was inserted, so there is one answer")
+}
+
+/// Prints no state: it may be confidential.
+impl<M: Machine> fmt::Debug for Insert<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Insert")
+            .field("machine", &M::NAME)
+            .field("step", &self.step)
+            .field("queue", &self.queue)
+            .field("priority", &self.priority)
+            .field("partition_key", &self.partition_key)
+            .field("unique_key", &self.unique_key)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What `insert_many` takes: an [`Insert`], or a machine's state for one with no options.
+pub trait IntoInsert<M: Machine> {
+    /// The insert.
+    fn into_insert(self) -> Insert<M>;
+}
+
+impl<M: Machine> IntoInsert<M> for Insert<M> {
+    fn into_insert(self) -> Insert<M> {
+        self
+    }
+}
+
+/// Any number of new instances that are about to be inserted.
+///
+/// Generated on a machine as `insert_many`.
+#[must_use = "instances are inserted by `.execute(…)`"]
+#[derive(Debug)]
+pub struct InsertMany<M: Machine> {
+    inserts: Vec<Insert<M>>,
+}
+
+impl<M: Machine> InsertMany<M> {
+    /// New instances, from states or from inserts with options.
+    pub fn new<I: IntoInsert<M>>(inserts: impl IntoIterator<Item = I>) -> Self {
+        Self { inserts: inserts.into_iter().map(IntoInsert::into_insert).collect() }
+    }
+
+    /// Inserts them in one transaction and answers for each, in their order; one whose unique
+    /// key is taken is a [`Duplicate`] alone.
+    ///
+    /// # Errors
+    ///
+    /// [`InsertError`], for all of them: a state or an option cannot be stored; the database
+    /// failed. Nothing is inserted then.
+    pub async fn execute<'e>(
+        self,
+        on: impl Executor<'e>,
+    ) -> Result<Vec<Result<InstanceId<M>, Duplicate>>, InsertError> {
+        let target = on.into_target();
+        let max = target.value_max();
+        let rows: Vec<_> = self
+            .inserts
+            .into_iter()
+            .map(|insert| insert.into_row(max))
+            .collect::<Result<_, _>>()?;
+        let inserted = match target {
+            Target::Client(client) => client.insert_many(rows).await?,
+            Target::Pool(pool) => insert_on_pool(pool, rows).await?,
+            Target::Connection(connection) => insert_in_transaction(connection, rows).await?,
+        };
+        Ok(inserted.into_iter().map(|answer| answer.map(InstanceId::from_raw)).collect())
+    }
+}

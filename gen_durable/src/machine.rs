@@ -1,0 +1,122 @@
+//! The contract between a machine and the engine.
+//!
+//! `#[durable_fsm]` implements it: on the enum of steps [`Machine`], on the impl block [`Steps`].
+//! The two expansions know nothing else of each other, and both traits can be written by hand.
+
+use std::{any::TypeId, future::Future, pin::Pin, time::Duration};
+
+use crate::{
+    context::Context,
+    error::{StepError, StepResult},
+    resources::Resources,
+    state::DurableState,
+};
+
+/// The specification of a machine: an enum whose variants are its steps.
+///
+/// ```
+/// use gen_durable::{machine::Machine, prelude::*};
+///
+/// pub enum Hello {
+///     Greet,
+/// }
+///
+/// impl Machine for Hello {
+///     type State = ();
+///     type Output = String;
+///     const NAME: &'static str = "hello";
+///     const VERSION: u32 = 1;
+///     const INITIAL: Self = Hello::Greet;
+///     const STEPS: &'static [&'static str] = &["greet"];
+///
+///     fn name(&self) -> &'static str {
+///         match self {
+///             Hello::Greet => "greet",
+///         }
+///     }
+///
+///     fn from_name(name: &str) -> Option<Self> {
+///         match name {
+///             "greet" => Some(Hello::Greet),
+///             _ => None,
+///         }
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a machine",
+    label = "not a machine",
+    note = "put `#[durable_fsm(…)]` on `enum {Self}`"
+)]
+pub trait Machine: Sized + Send + Sync + 'static {
+    /// What is carried from step to step.
+    type State: DurableState;
+    /// The result of an instance that is done.
+    type Output: DurableState;
+
+    /// The machine's name in the database.
+    const NAME: &'static str;
+    /// The version of its steps and its state; at least 1.
+    const VERSION: u32;
+    /// The queue that its instances run in, unless an insert says otherwise.
+    const QUEUE: &'static str = "default";
+    /// How long a step may run before it is dropped and its timeout reaches `handle`.
+    const TIMEOUT: Option<Duration> = None;
+    /// The step that a new instance begins with.
+    const INITIAL: Self;
+    /// The names of all steps.
+    const STEPS: &'static [&'static str];
+    /// The names of the signals that the machine accepts.
+    const SIGNALS: &'static [&'static str] = &[];
+
+    /// The name of this step, as stored.
+    fn name(&self) -> &'static str;
+
+    /// The step of this name.
+    fn from_name(name: &str) -> Option<Self>;
+}
+
+/// A step under way.
+pub type StepFuture<'a, M> = Pin<Box<dyn Future<Output = StepResult<M>> + Send + 'a>>;
+
+/// The behaviour of a machine: what each step does.
+#[diagnostic::on_unimplemented(
+    message = "the machine `{Self}` has no steps",
+    label = "no `#[durable_fsm] impl {Self}` block was found",
+    note = "write `#[durable_fsm] impl {Self} {{ … }}` with one `async fn` per variant"
+)]
+pub trait Steps: Machine {
+    /// Runs one step.
+    fn run(self, cx: Context<Self>, resources: &Resources) -> StepFuture<'_, Self>;
+
+    /// Decides what follows a step that failed, panicked or ran out of time; `cx` holds the
+    /// state that the step began with. The default stops the instance.
+    fn handle(cx: Context<Self>, error: StepError, resources: &Resources) -> StepFuture<'_, Self> {
+        let _ = resources;
+        Box::pin(async move { Ok(cx.stop(error)) })
+    }
+
+    /// The resources that the steps take; the engine refuses to start without them.
+    fn requirements() -> Vec<Requirement> {
+        Vec::new()
+    }
+}
+
+/// A resource that a step takes by reference.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Requirement {
+    /// The name of the step.
+    pub step: &'static str,
+    /// The resource's type.
+    pub type_id: TypeId,
+    /// The resource's type, for messages.
+    pub type_name: &'static str,
+}
+
+impl Requirement {
+    /// The step `step` takes a `&T`.
+    pub fn of<T: Send + Sync + 'static>(step: &'static str) -> Self {
+        Self { step, type_id: TypeId::of::<T>(), type_name: std::any::type_name::<T>() }
+    }
+}

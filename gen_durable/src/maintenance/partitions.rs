@@ -1,0 +1,21 @@
+//! Frees partition keys whose waiting rows nobody would wake.
+//!
+//! Invariant: a safety net. A key is freed by the commit that leaves it; only if the row to go next
+//! is locked by somebody at that moment does this service find it.
+
+use super::{BATCH_MAX, Progress, progress};
+use crate::{engine::Shared, storage};
+
+/// Looks at all keys that have waiting rows, batch by batch.
+pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
+    let mut after = None;
+    loop {
+        let mut connection = shared.connections.get().await?;
+        let result = storage::rescue_stranded(&mut connection, &mut after, BATCH_MAX).await;
+        let queues = connection.done(result)?;
+        shared.announcer.announce(queues.iter().map(String::as_str));
+        if after.is_none() {
+            return Ok(progress(0));
+        }
+    }
+}

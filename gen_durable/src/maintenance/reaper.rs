@@ -1,0 +1,24 @@
+//! Returns the rows of lost workers to the queue.
+//!
+//! Invariant: a row is reaped only while its worker has no running lease, by the database's clock.
+
+use super::{BATCH_MAX, Progress, progress};
+use crate::{engine::Shared, storage};
+
+/// Reaps one batch.
+pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
+    let crashes_max = i32::try_from(shared.config.crashes_max).unwrap_or(i32::MAX);
+    let mut connection = shared.connections.get().await?;
+    let result = storage::reap(&mut connection, BATCH_MAX, crashes_max).await;
+    let reaped = connection.done(result)?;
+    let rows = reaped.returned + reaped.failed;
+    if rows > 0 {
+        tracing::warn!(
+            returned = reaped.returned,
+            failed = reaped.failed,
+            "reaped instances of lost workers"
+        );
+        shared.announcer.announce(reaped.queues.iter().map(String::as_str));
+    }
+    Ok(progress(rows))
+}

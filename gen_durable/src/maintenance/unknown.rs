@@ -1,0 +1,27 @@
+//! Says in the log that the queues hold machines or versions that this process does not know.
+//!
+//! Invariant: they are not touched: a process that knows them may come. One line a round, and a
+//! round a minute.
+
+use super::Progress;
+use crate::{engine::Shared, storage};
+
+/// Looks once.
+pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
+    let queues: Vec<String> = shared.queues.keys().cloned().collect();
+    let kinds = shared.registry.kinds();
+    let mut connection = shared.connections.get().await?;
+    let result = storage::unknown_kinds(&mut connection, &queues, &kinds).await;
+    let unknown = connection.done(result)?;
+    if !unknown.is_empty() {
+        let kinds: Vec<String> = unknown
+            .iter()
+            .map(|(queue, kind)| format!("{} v{} in {queue}", kind.fsm, kind.fsm_version))
+            .collect();
+        tracing::warn!(
+            "instances wait for machines that this process does not know: {}; register them, or run a process that does",
+            kinds.join(", ")
+        );
+    }
+    Ok(Progress::Idle)
+}

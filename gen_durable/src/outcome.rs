@@ -1,0 +1,83 @@
+//! What a step decided: a transition, with the state, the signals and the messages that are
+//! committed together with it.
+//!
+//! Invariant: an outcome is made by a [`Context`](crate::Context) alone, which it consumes.
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    context::Received,
+    error::EncodeError,
+    insert::Insert,
+    machine::Machine,
+    signal::Signal,
+    storage::{NewInstance, NewSignal},
+};
+
+/// What a step returns, made by a method of its context.
+#[must_use = "an outcome takes effect only if the step returns it"]
+pub struct Outcome<M: Machine> {
+    pub(crate) transition: Transition<M>,
+    pub(crate) state: M::State,
+    pub(crate) inbox: Vec<Received>,
+    pub(crate) inserts: Vec<Result<NewInstance, EncodeError>>,
+    pub(crate) signals: Vec<Result<NewSignal, EncodeError>>,
+}
+
+/// Where an instance goes from here.
+pub(crate) enum Transition<M: Machine> {
+    Next { step: &'static str, delay: Option<Duration> },
+    Replay { delay: Duration },
+    Await { names: Vec<&'static str>, timeout: Option<Duration> },
+    Done(M::Output),
+    Stop(String),
+}
+
+impl<M: Machine> Outcome<M> {
+    pub(crate) fn new(transition: Transition<M>, state: M::State, inbox: Vec<Received>) -> Self {
+        Self { transition, state, inbox, inserts: Vec::new(), signals: Vec::new() }
+    }
+
+    /// Inserts another instance in the same commit: exactly once, or not at all.
+    ///
+    /// An insert whose unique key is taken does nothing: the instance that holds the key does
+    /// the work.
+    pub fn insert<N: Machine>(mut self, insert: Insert<N>) -> Self {
+        self.inserts.push(insert.into_row(usize::MAX));
+        self
+    }
+
+    /// Inserts any number of instances in the same commit.
+    pub fn insert_many<N: Machine>(mut self, inserts: impl IntoIterator<Item = Insert<N>>) -> Self {
+        self.inserts.extend(inserts.into_iter().map(|insert| insert.into_row(usize::MAX)));
+        self
+    }
+
+    /// Sends a signal to another instance in the same commit: exactly once, or not at all.
+    ///
+    /// A signal to an instance that is gone or terminal by then is dropped, and logged: the
+    /// step is over and cannot be told.
+    pub fn signal<N: Machine>(mut self, signal: Signal<N>) -> Self {
+        self.signals.push(signal.into_row(usize::MAX));
+        self
+    }
+}
+
+/// Prints no state and no result: they may be confidential.
+impl<M: Machine> fmt::Debug for Outcome<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transition = match &self.transition {
+            Transition::Next { step, .. } => format!("next({step})"),
+            Transition::Replay { delay } => format!("replay({delay:?})"),
+            Transition::Await { names, .. } => format!("await({})", names.join(", ")),
+            Transition::Done(_) => "done".to_owned(),
+            Transition::Stop(_) => "stop".to_owned(),
+        };
+        f.debug_struct("Outcome")
+            .field("machine", &M::NAME)
+            .field("transition", &transition)
+            .field("inserts", &self.inserts.len())
+            .field("signals", &self.signals.len())
+            .finish_non_exhaustive()
+    }
+}

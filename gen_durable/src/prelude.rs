@@ -1,0 +1,12 @@
+//! What a module with a machine in it needs: `use gen_durable::prelude::*;`.
+//!
+//! Invariant: names that a user writes, and nothing else.
+
+pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm};
+
+pub use crate::{
+    Client, Context, Engine, Insert, InstanceId, Machine, Outcome, Resources, Signal, Status,
+    StepError, StepResult, Steps,
+    signal::{Accepts, DurableSignal},
+    state::DurableState,
+};

@@ -1,0 +1,55 @@
+//! Values that the engine was given for its steps: clients, pools, configuration.
+//!
+//! Invariant: at most one value of a type; whatever a registered machine requires is present
+//! once the engine has started.
+
+use std::{
+    any::{Any, TypeId, type_name},
+    collections::HashMap,
+    fmt,
+};
+
+/// The resources of an engine, by type.
+#[derive(Default)]
+pub struct Resources {
+    by_type: HashMap<TypeId, (&'static str, Box<dyn Any + Send + Sync>)>,
+}
+
+impl Resources {
+    /// Adds a resource; one of the same type is replaced.
+    pub fn insert<T: Send + Sync + 'static>(&mut self, resource: T) {
+        self.by_type.insert(TypeId::of::<T>(), (type_name::<T>(), Box::new(resource)));
+    }
+
+    /// The resource of this type.
+    ///
+    /// # Panics
+    ///
+    /// If there is none. An engine checks what its machines require when it starts, so only a
+    /// hand-written machine that does not state its requirements can get here.
+    pub fn get<T: Send + Sync + 'static>(&self) -> &T {
+        self.try_get().unwrap_or_else(|| {
+            panic!(
+                "no resource of type `{}`: add `.resource(…)` to the engine, and state it in `Steps::requirements`",
+                type_name::<T>()
+            )
+        })
+    }
+
+    /// The resource of this type, if there is one.
+    pub fn try_get<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.by_type.get(&TypeId::of::<T>()).and_then(|(_, value)| value.downcast_ref())
+    }
+
+    pub(crate) fn contains(&self, type_id: TypeId) -> bool {
+        self.by_type.contains_key(&type_id)
+    }
+}
+
+impl fmt::Debug for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names: Vec<_> = self.by_type.values().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        f.debug_tuple("Resources").field(&names).finish()
+    }
+}

@@ -1,0 +1,135 @@
+//! Signals: typed messages to an instance, and the call that sends one.
+//!
+//! Invariant: a [`Signal`] can be built only for a machine that declared its type ([`Accepts`]).
+
+use std::marker::PhantomData;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    client::{Executor, Target},
+    error::{EncodeError, SignalError},
+    id::InstanceId,
+    machine::Machine,
+    state,
+    storage::NewSignal,
+};
+
+/// A message to an instance.
+///
+/// Derive it; the derive also implements serde's traits. The signal's name is the type's name in
+/// `snake_case`, unless `#[durable(name = "…")]` says otherwise.
+///
+/// ```
+/// use gen_durable::prelude::*;
+///
+/// #[derive(Clone, Debug, DurableSignal)]
+/// pub struct PaymentConfirmed {
+///     pub amount: i64,
+/// }
+///
+/// assert_eq!(PaymentConfirmed::NAME, "payment_confirmed");
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a signal: it does not implement `DurableSignal`",
+    label = "not a signal",
+    note = "add `#[derive(DurableSignal)]` to `{Self}`"
+)]
+pub trait DurableSignal: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The name under which the signal is stored and awaited.
+    const NAME: &'static str;
+}
+
+/// A machine that declared the signal `S` in `signals(…)`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not declare the signal `{S}`",
+    label = "signal not declared by `{Self}`",
+    note = "add it to the machine: `#[durable_fsm(…, signals({S}))]`"
+)]
+pub trait Accepts<S: DurableSignal>: Machine {}
+
+/// What became of a signal that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Delivery {
+    /// It is in the inbox, and the instance was woken if it waited for it.
+    Delivered,
+    /// The instance has accepted a signal with this deduplication key before; nothing was done.
+    Duplicate,
+}
+
+/// A signal that is about to be sent; nothing happens before [`execute`](Self::execute).
+///
+/// Generated on a machine as `signal_<name>` and `signal`.
+#[must_use = "a signal is sent by `.execute(…)`, or with an outcome by `.signal(…)`"]
+#[derive(Debug)]
+pub struct Signal<M> {
+    target: i64,
+    name: &'static str,
+    payload: Result<state::Json, EncodeError>,
+    dedup_key: Option<String>,
+    machine: PhantomData<fn() -> M>,
+}
+
+impl<M: Machine> Signal<M> {
+    /// A signal to one instance of `M`.
+    pub fn new<S: DurableSignal>(target: InstanceId<M>, payload: &S) -> Self
+    where
+        M: Accepts<S>,
+    {
+        Self {
+            target: target.get(),
+            name: S::NAME,
+            // The engine's own limit is applied when it is sent.
+            payload: state::encode("signal payload", payload, usize::MAX),
+            dedup_key: None,
+            machine: PhantomData,
+        }
+    }
+
+    /// Makes a redelivery harmless: an instance accepts one signal with this key, ever.
+    pub fn dedup_key(mut self, key: impl Into<String>) -> Self {
+        self.dedup_key = Some(key.into());
+        self
+    }
+
+    /// Sends the signal: through an engine or a client (concurrent calls share a commit), a
+    /// pool, or inside the caller's own transaction (`&mut *tx`), with which it commits.
+    ///
+    /// When it returns from anything but a transaction of the caller's, the signal is durable.
+    ///
+    /// # Errors
+    ///
+    /// [`SignalError`]: the instance is unknown, of another machine or terminal; the payload
+    /// cannot be stored; the database failed.
+    pub async fn execute<'e>(self, on: impl Executor<'e>) -> Result<Delivery, SignalError> {
+        let target = on.into_target();
+        let signal = self.into_row(target.value_max())?;
+        match target {
+            Target::Client(client) => client.signal(signal).await,
+            Target::Pool(pool) => crate::client::signal_on_pool(pool, signal).await,
+            Target::Connection(connection) => {
+                crate::client::signal_in_transaction(connection, signal).await
+            }
+        }
+    }
+
+    pub(crate) fn into_row(self, max: usize) -> Result<NewSignal, EncodeError> {
+        let payload = self.payload?;
+        if payload.0.len() > max {
+            return Err(EncodeError::TooLarge {
+                what: "signal payload",
+                bytes: payload.0.len(),
+                max,
+            });
+        }
+        state::check_key("dedup_key", self.dedup_key.as_deref())?;
+        Ok(NewSignal {
+            target: self.target,
+            fsm: Some(M::NAME.to_owned()),
+            name: self.name.to_owned(),
+            payload,
+            dedup_key: self.dedup_key,
+        })
+    }
+}

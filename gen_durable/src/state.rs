@@ -1,0 +1,163 @@
+//! What a machine may carry: serialisable state, and the checks that its stored form must pass.
+//!
+//! Invariant: a value that [`encode`] accepts can be stored by Postgres as `jsonb` and read back by [`decode`].
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::error::{DecodeError, EncodeError};
+
+/// A value that is stored with an instance: its state or its result.
+///
+/// Derive it; the derive also implements serde's `Serialize` and `Deserialize` and takes
+/// `#[serde(…)]` attributes on fields and on the type:
+///
+/// ```
+/// use gen_durable::prelude::*;
+///
+/// #[derive(Clone, Debug, Default, DurableState)]
+/// pub struct CheckoutState {
+///     pub order: i64,
+///     #[serde(default)]
+///     pub paid: Option<i64>,
+/// }
+/// ```
+///
+/// A type that already implements serde's traits says `#[durable(serde = external)]`, and the
+/// derive adds this trait alone.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored with an instance: it does not implement `DurableState`",
+    label = "not a durable state",
+    note = "add `#[derive(DurableState)]` to `{Self}`; if it implements serde's traits already, add `#[durable(serde = external)]` as well"
+)]
+pub trait DurableState: Serialize + DeserializeOwned + Send + Sync + 'static {}
+
+impl DurableState for serde_json::Value {}
+impl DurableState for () {}
+impl DurableState for bool {}
+impl DurableState for i32 {}
+impl DurableState for i64 {}
+impl DurableState for u32 {}
+impl DurableState for u64 {}
+impl DurableState for f64 {}
+impl DurableState for String {}
+impl<T: DurableState> DurableState for Option<T> {}
+impl<T: DurableState> DurableState for Vec<T> {}
+
+/// How deep arrays and objects may nest: the reader's own recursion limit.
+const DEPTH_MAX: usize = 127;
+
+/// The longest key, in bytes: it must fit an index entry together with its neighbours.
+const KEY_MAX: usize = 1024;
+
+/// JSON text that Postgres takes as `jsonb`.
+#[derive(Clone, Debug)]
+pub(crate) struct Json(pub(crate) String);
+
+/// The largest encoded value, in bytes, where nothing else was configured.
+pub(crate) const VALUE_MAX: usize = 8 * 1024 * 1024;
+
+/// Encodes a value and checks that it can be stored and read back.
+pub(crate) fn encode<T: Serialize>(
+    what: &'static str,
+    value: &T,
+    max: usize,
+) -> Result<Json, EncodeError> {
+    let text = serde_json::to_string(value)
+        .map_err(|source| EncodeError::Serialize { what, reason: source.to_string() })?;
+    if text.len() > max {
+        return Err(EncodeError::TooLarge { what, bytes: text.len(), max });
+    }
+    check_storable(what, &text)?;
+    Ok(Json(text))
+}
+
+/// Refuses what `jsonb` or the reader would refuse later: a NUL character, and nesting too deep.
+fn check_storable(what: &'static str, text: &str) -> Result<(), EncodeError> {
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut bytes = text.as_bytes().iter();
+    while let Some(byte) = bytes.next() {
+        match (in_string, byte) {
+            (true, b'\\')
+                // The escape's second byte is skipped, so that `\\u0000` is not taken for a NUL.
+                if bytes.next() == Some(&b'u') && bytes.as_slice().starts_with(b"0000") => {
+                    return Err(EncodeError::Nul { what });
+                }
+            (_, b'"') => in_string = !in_string,
+            (false, b'[' | b'{') => {
+                depth += 1;
+                if depth > DEPTH_MAX {
+                    return Err(EncodeError::TooDeep { what, max: DEPTH_MAX });
+                }
+            }
+            (false, b']' | b'}') => depth -= 1,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a key that a `text` column cannot hold.
+pub(crate) fn check_key(what: &'static str, key: Option<&str>) -> Result<(), EncodeError> {
+    match key {
+        Some(key) if key.contains('\0') => Err(EncodeError::Nul { what }),
+        // A B-tree entry must fit a third of a page.
+        Some(key) if key.len() > KEY_MAX => {
+            Err(EncodeError::TooLarge { what, bytes: key.len(), max: KEY_MAX })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Decodes a stored value; an error names the field that does not fit.
+pub(crate) fn decode<T: DeserializeOwned>(
+    what: &str,
+    machine: &'static str,
+    version: u32,
+    text: &str,
+) -> Result<T, DecodeError> {
+    // The fast path does not track the path to a field: it is walked again for an error alone.
+    serde_json::from_str(text).map_err(|_| {
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let (field, reason) = match serde_path_to_error::deserialize::<_, T>(&mut reader) {
+            Err(error) => (error.path().to_string(), error.inner().to_string()),
+            Ok(_) => (".".to_owned(), "trailing characters".to_owned()),
+        };
+        DecodeError { what: what.to_owned(), machine, version, field, reason }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<(), EncodeError> {
+        check_storable("state", text)
+    }
+
+    #[test]
+    fn nul_is_refused_and_an_escaped_backslash_is_not_mistaken_for_it() {
+        assert!(matches!(check(r#"{"a":"\u0000"}"#), Err(EncodeError::Nul { .. })));
+        assert!(matches!(check(r#"{"a\u0000":1}"#), Err(EncodeError::Nul { .. })));
+        assert!(matches!(check(r#"["\\\u0000"]"#), Err(EncodeError::Nul { .. })));
+        check(r#"{"a":"\\u0000"}"#).expect("a backslash and then u0000");
+        check(r#"{"a":"\u0001 \" [[["}"#).expect("brackets in a string do not nest");
+    }
+
+    #[test]
+    fn what_is_accepted_can_be_read_back() {
+        let deepest = format!("{}{}", "[".repeat(DEPTH_MAX), "]".repeat(DEPTH_MAX));
+        check(&deepest).expect("the deepest that is allowed");
+        serde_json::from_str::<serde_json::Value>(&deepest).expect("can be read");
+        let deeper = format!("[{deepest}]");
+        assert!(matches!(check(&deeper), Err(EncodeError::TooDeep { .. })));
+    }
+
+    #[test]
+    fn a_decode_error_names_the_field() {
+        let error = decode::<Vec<Option<i64>>>("state", "m", 3, "[1, \"x\"]")
+            .expect_err("a text is no number");
+        assert_eq!(error.field, "[1]");
+        assert!(error.to_string().contains("version 3"), "{error}");
+    }
+}

@@ -1,0 +1,146 @@
+//! Claiming runnable rows, with and without a partition key.
+//!
+//! Invariant: a claimed row is `executing` and `locked_by` a worker whose lease was running; at most
+//! one row of a partition key is claimed at a time.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
+
+use super::row::{ClaimRequest, Claimed, Due, InboxRow, Kind, Kinds};
+
+const CLAIM: &str = include_str!("sql/claim.sql");
+const LOCK_FREE_PARTITIONS: &str = include_str!("sql/lock_free_partitions.sql");
+const CLAIM_PARTITIONS: &str = include_str!("sql/claim_partitions.sql");
+const NEXT_DUE: &str = include_str!("sql/next_due.sql");
+const UNKNOWN_KINDS: &str = include_str!("sql/unknown_kinds.sql");
+
+/// Claims rows in the order in which they should run.
+///
+/// Rows without a partition key are claimed by one statement. Those with one come back as
+/// candidates and are claimed in a transaction that holds their keys' locks.
+pub(crate) async fn claim(
+    connection: &mut PgConnection,
+    request: &ClaimRequest,
+) -> Result<Vec<Claimed>, sqlx::Error> {
+    let rows = sqlx::query(CLAIM)
+        .bind(request.worker)
+        .bind(&request.queues)
+        .bind(&request.wanted)
+        .bind(&request.kinds.fsms)
+        .bind(&request.kinds.versions)
+        .bind(&request.kinds.listening)
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut claimed = Vec::with_capacity(rows.len());
+    let mut candidates = Vec::new();
+    for row in rows {
+        if row.try_get::<Option<&str>, _>(1)?.is_some() {
+            candidates.push(row.try_get::<i64, _>(0)?);
+        } else if row.try_get::<Option<&str>, _>(2)?.is_some() {
+            claimed.push(read(&row, request.worker)?);
+        }
+    }
+    if !candidates.is_empty() {
+        claimed.extend(claim_partitions(connection, request, &candidates).await?);
+    }
+    Ok(claimed)
+}
+
+/// Claims the heads of the candidates' partition keys.
+async fn claim_partitions(
+    connection: &mut PgConnection,
+    request: &ClaimRequest,
+    candidates: &[i64],
+) -> Result<Vec<Claimed>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let keys: Vec<String> = sqlx::query_scalar(LOCK_FREE_PARTITIONS)
+        .bind(candidates)
+        .fetch_all(&mut *transaction)
+        .await?;
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query(CLAIM_PARTITIONS)
+        .bind(request.worker)
+        .bind(candidates)
+        .bind(&keys)
+        .bind(&request.kinds.fsms)
+        .bind(&request.kinds.versions)
+        .bind(&request.kinds.listening)
+        .fetch_all(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    rows.iter().map(|row| read(row, request.worker)).collect()
+}
+
+fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {
+    Ok(Claimed {
+        id: row.try_get(0)?,
+        worker,
+        partition_key: row.try_get(1)?,
+        kind: Kind { fsm: row.try_get(2)?, fsm_version: row.try_get(3)? },
+        step: row.try_get(4)?,
+        state: row.try_get(5)?,
+        queue: row.try_get(6)?,
+        attempt: row.try_get(7)?,
+        revision: row.try_get(8)?,
+        timed_out: row.try_get::<Option<bool>, _>(9)?.unwrap_or(false),
+        inbox: read_inbox(row, 10)?,
+    })
+}
+
+/// Reads an inbox that a statement aggregated.
+pub(super) fn read_inbox(row: &PgRow, column: usize) -> Result<Vec<InboxRow>, sqlx::Error> {
+    match row.try_get::<Option<&str>, _>(column)? {
+        None => Ok(Vec::new()),
+        Some(text) => serde_json::from_str(text).map_err(|source| sqlx::Error::ColumnDecode {
+            index: "inbox".to_owned(),
+            source: Box::new(source),
+        }),
+    }
+}
+
+/// When the next scheduled row, and the next timeout of a park, is due.
+pub(crate) async fn next_due(
+    connection: &mut PgConnection,
+    queues: &[String],
+    kinds: &Kinds,
+) -> Result<Due, sqlx::Error> {
+    let row = sqlx::query(NEXT_DUE)
+        .bind(queues)
+        .bind(&kinds.fsms)
+        .bind(&kinds.versions)
+        .fetch_one(connection)
+        .await?;
+    let from_now = |micros: Option<i64>| {
+        micros.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
+    };
+    Ok(Due { eligible: from_now(row.try_get(0)?), wake: from_now(row.try_get(1)?) })
+}
+
+/// The kinds of runnable rows in these queues, with their queue.
+pub(crate) async fn unknown_kinds(
+    connection: &mut PgConnection,
+    queues: &[String],
+    known: &Kinds,
+) -> Result<Vec<(String, Kind)>, sqlx::Error> {
+    let rows = sqlx::query(UNKNOWN_KINDS).bind(queues).fetch_all(connection).await?;
+    let mut unknown = Vec::new();
+    for row in rows {
+        let kind = Kind { fsm: row.try_get(1)?, fsm_version: row.try_get(2)? };
+        if !known.contains(&kind) {
+            unknown.push((row.try_get(0)?, kind));
+        }
+    }
+    Ok(unknown)
+}
+
+impl Kinds {
+    fn contains(&self, kind: &Kind) -> bool {
+        self.fsms
+            .iter()
+            .zip(&self.versions)
+            .any(|(fsm, version)| *fsm == kind.fsm && *version == kind.fsm_version)
+    }
+}

@@ -1,0 +1,340 @@
+//! Committing outcomes: a batch in one transaction with a fixed number of statements.
+//!
+//! Invariant: an outcome takes effect, with all that it carries, only while its worker owns the row;
+//! a batch either commits for all its owned rows or for none.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::{Connection, PgConnection, Row};
+
+use super::{
+    claim::read_inbox,
+    deliver::deliver,
+    insert::insert_rows,
+    micros,
+    row::{Change, Commit, InboxRow, NewInstance, NewSignal},
+};
+
+const COMMIT: &str = include_str!("sql/commit.sql");
+const INSPECT: &str = include_str!("sql/inspect.sql");
+const LOCK_INSTANCES: &str = include_str!("sql/lock_instances.sql");
+const LOCK_PARTITIONS: &str = include_str!("sql/lock_partitions.sql");
+const UNBLOCK_PARTITIONS: &str = include_str!("sql/unblock_partitions.sql");
+const WAKE_PARKED: &str = include_str!("sql/wake_parked.sql");
+
+/// What became of an outcome.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// It is durable; for a step that goes on, the inbox that a fresh claim would have loaded.
+    Durable { inbox: Vec<InboxRow> },
+    /// An earlier try whose answer was lost had made it durable.
+    DurableBefore,
+    /// Somebody else has locked the row just now.
+    Locked,
+    /// The worker does not own the row any more; nothing took effect.
+    Lost,
+}
+
+/// What a batch did besides.
+#[derive(Debug, Default)]
+pub(crate) struct Committed {
+    /// One for each outcome, in their order.
+    pub(crate) verdicts: Vec<Verdict>,
+    /// Queues in which rows became runnable.
+    pub(crate) queues: Vec<String>,
+    /// Signals that were dropped, as their target had ended: target and name.
+    pub(crate) dropped_signals: Vec<(i64, String)>,
+    /// Inserts that were dropped, as their unique key was taken: machine and key.
+    pub(crate) dropped_inserts: Vec<(&'static str, String)>,
+}
+
+/// Commits a batch. `uncertain` says that an earlier try may have been applied.
+pub(crate) async fn commit(
+    connection: &mut PgConnection,
+    batch: &[Commit],
+    uncertain: bool,
+) -> Result<Committed, sqlx::Error> {
+    let parks = batch.iter().any(|outcome| matches!(outcome.change, Change::Await { .. }));
+    let frees = batch.iter().any(frees_partition);
+    let sends = batch.iter().any(Commit::sends);
+    let mut done = if parks || frees || sends {
+        let mut transaction = connection.begin().await?;
+        if sends {
+            lock_instances(&mut transaction, batch).await?;
+        }
+        let mut done = apply(&mut transaction, batch).await?;
+        if sends {
+            send(&mut transaction, batch, &mut done).await?;
+        }
+        if parks {
+            wake_parked(&mut transaction, batch, &mut done).await?;
+        }
+        if frees {
+            let keys = freed_partitions(batch, &done);
+            done.queues.extend(free_partitions(&mut transaction, &keys).await?);
+        }
+        transaction.commit().await?;
+        done
+    } else {
+        // A single statement is a transaction of its own, and saves two round trips.
+        apply(connection, batch).await?
+    };
+    if done.verdicts.iter().any(|verdict| matches!(verdict, Verdict::Lost)) {
+        inspect(connection, batch, uncertain, &mut done.verdicts).await?;
+    }
+    Ok(done)
+}
+
+fn frees_partition(outcome: &Commit) -> bool {
+    outcome.partition_key.is_some() && !outcome.keeps_claim()
+}
+
+/// Runs the statement `commit`; what it does not return is `Lost` for now.
+async fn apply(connection: &mut PgConnection, batch: &[Commit]) -> Result<Committed, sqlx::Error> {
+    let columns = Columns::of(batch);
+    let rows = sqlx::query(COMMIT)
+        .bind(columns.ids)
+        .bind(columns.workers)
+        .bind(columns.revisions)
+        .bind(columns.statuses)
+        .bind(columns.steps)
+        .bind(columns.states)
+        .bind(columns.results)
+        .bind(columns.errors)
+        .bind(columns.attempts)
+        .bind(columns.delays)
+        .bind(columns.awaits)
+        .bind(columns.wakes)
+        .bind(columns.listens)
+        .bind(columns.consumed)
+        .fetch_all(connection)
+        .await?;
+    let mut inboxes = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        inboxes.insert(row.try_get::<i64, _>(0)?, read_inbox(row, 1)?);
+    }
+    let verdicts = batch
+        .iter()
+        .map(|outcome| match inboxes.remove(&outcome.id) {
+            Some(inbox) => Verdict::Durable { inbox },
+            None => Verdict::Lost,
+        })
+        .collect();
+    let queues = Vec::new();
+    Ok(Committed { verdicts, queues, ..Committed::default() })
+}
+
+/// A batch as the columns of the statement `commit`.
+#[derive(Default)]
+struct Columns<'a> {
+    ids: Vec<i64>,
+    workers: Vec<i64>,
+    revisions: Vec<i64>,
+    statuses: Vec<&'static str>,
+    steps: Vec<Option<&'static str>>,
+    states: Vec<Option<&'a str>>,
+    results: Vec<Option<&'a str>>,
+    errors: Vec<Option<&'a str>>,
+    attempts: Vec<i32>,
+    delays: Vec<Option<i64>>,
+    awaits: Vec<Option<String>>,
+    wakes: Vec<Option<i64>>,
+    listens: Vec<bool>,
+    consumed: Vec<i64>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &'a [Commit]) -> Self {
+        let mut columns = Self::default();
+        for outcome in batch {
+            columns.push(outcome);
+        }
+        columns
+    }
+
+    fn push(&mut self, outcome: &'a Commit) {
+        let (mut step, mut result, mut delay, mut awaits, mut wake) =
+            (None, None, None, None, None);
+        let mut listens = outcome.listens;
+        let status = match &outcome.change {
+            Change::Next { step: next } => {
+                step = Some(*next);
+                "executing"
+            }
+            Change::Later { step: next, delay: after } => {
+                step = Some(*next);
+                delay = Some(micros(*after));
+                "runnable"
+            }
+            Change::Replay { delay: after } => {
+                delay = Some(micros(*after));
+                "runnable"
+            }
+            Change::Await { names, timeout, .. } => {
+                // Names hold no control character; the statement splits them again.
+                awaits = Some(names.join("\u{1f}"));
+                wake = timeout.map(micros);
+                "awaiting_signal"
+            }
+            Change::Done { result: value } => {
+                result = Some(value.0.as_str());
+                "done"
+            }
+            Change::Failed { keep_inbox } => {
+                listens &= !keep_inbox;
+                "failed"
+            }
+            Change::Release => "runnable",
+        };
+        self.ids.push(outcome.id);
+        self.workers.push(outcome.worker);
+        self.revisions.push(outcome.revision);
+        self.statuses.push(status);
+        self.steps.push(step);
+        self.states.push(outcome.state.as_ref().map(|state| state.0.as_str()));
+        self.results.push(result);
+        self.errors.push(outcome.error.as_deref());
+        self.attempts.push(outcome.attempt);
+        self.delays.push(delay);
+        self.awaits.push(awaits);
+        self.wakes.push(wake);
+        self.listens.push(listens);
+        // A row must not be deleted twice by one statement: an ending empties the inbox anyway.
+        if !matches!(outcome.change, Change::Done { .. } | Change::Failed { .. }) {
+            self.consumed.extend(&outcome.consumed);
+        }
+    }
+}
+
+/// Locks the rows of the batch and the targets of its signals, all in one order.
+async fn lock_instances(
+    connection: &mut PgConnection,
+    batch: &[Commit],
+) -> Result<(), sqlx::Error> {
+    let mut ids: Vec<i64> = batch.iter().map(|outcome| outcome.id).collect();
+    ids.extend(batch.iter().flat_map(|outcome| &outcome.signals).map(|signal| signal.target));
+    sqlx::query(LOCK_INSTANCES).bind(ids).execute(connection).await?;
+    Ok(())
+}
+
+/// Sends what the committed outcomes carry.
+async fn send(
+    connection: &mut PgConnection,
+    batch: &[Commit],
+    done: &mut Committed,
+) -> Result<(), sqlx::Error> {
+    let applied = || {
+        batch.iter().zip(&done.verdicts).filter_map(|(outcome, verdict)| {
+            matches!(verdict, Verdict::Durable { .. }).then_some(outcome)
+        })
+    };
+    let inserts: Vec<&NewInstance> = applied().flat_map(|outcome| &outcome.inserts).collect();
+    let signals: Vec<&NewSignal> = applied().flat_map(|outcome| &outcome.signals).collect();
+    // Inserts come first, so that a signal may go to none of them by mistake: their ids are new.
+    if !inserts.is_empty() {
+        let ids = insert_rows(connection, &inserts).await?;
+        for (new, id) in inserts.iter().zip(ids) {
+            match id {
+                Some(_) => done.queues.push(new.queue.clone()),
+                None => {
+                    done.dropped_inserts
+                        .push((new.fsm, new.unique_key.clone().unwrap_or_default()));
+                }
+            }
+        }
+    }
+    if !signals.is_empty() {
+        let sent = deliver(connection, &signals).await?;
+        done.queues.extend(sent.queues);
+        for (signal, delivery) in signals.iter().zip(sent.deliveries) {
+            if delivery.is_err() {
+                done.dropped_signals.push((signal.target, signal.name.clone()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Looks again at the inboxes of the rows that were parked.
+async fn wake_parked(
+    connection: &mut PgConnection,
+    batch: &[Commit],
+    done: &mut Committed,
+) -> Result<(), sqlx::Error> {
+    let mut parked = Vec::new();
+    let mut known: Vec<i64> = Vec::new();
+    for (outcome, verdict) in batch.iter().zip(&done.verdicts) {
+        if let (Change::Await { seen, .. }, Verdict::Durable { .. }) = (&outcome.change, verdict) {
+            parked.push(outcome.id);
+            known.extend(seen);
+        }
+    }
+    let woken: Vec<String> =
+        sqlx::query_scalar(WAKE_PARKED).bind(parked).bind(known).fetch_all(connection).await?;
+    done.queues.extend(woken);
+    Ok(())
+}
+
+fn freed_partitions(batch: &[Commit], done: &Committed) -> Vec<String> {
+    let keys: HashSet<&String> = batch
+        .iter()
+        .zip(&done.verdicts)
+        .filter(|(outcome, verdict)| {
+            frees_partition(outcome) && matches!(verdict, Verdict::Durable { .. })
+        })
+        .filter_map(|(outcome, _)| outcome.partition_key.as_ref())
+        .collect();
+    keys.into_iter().cloned().collect()
+}
+
+/// Lets the next row of each key into the claim's index. The caller's transaction has freed them.
+pub(super) async fn free_partitions(
+    connection: &mut PgConnection,
+    keys: &[String],
+) -> Result<Vec<String>, sqlx::Error> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query(LOCK_PARTITIONS).bind(keys).execute(&mut *connection).await?;
+    sqlx::query_scalar(UNBLOCK_PARTITIONS).bind(keys).fetch_all(connection).await
+}
+
+/// Finds out why rows were not found as the worker's own.
+async fn inspect(
+    connection: &mut PgConnection,
+    batch: &[Commit],
+    uncertain: bool,
+    verdicts: &mut [Verdict],
+) -> Result<(), sqlx::Error> {
+    let ids: Vec<i64> = batch
+        .iter()
+        .zip(&*verdicts)
+        .filter(|(_, verdict)| matches!(verdict, Verdict::Lost))
+        .map(|(outcome, _)| outcome.id)
+        .collect();
+    let mut found = HashMap::new();
+    for row in sqlx::query(INSPECT).bind(ids).fetch_all(connection).await? {
+        let status: String = row.try_get(1)?;
+        let locked_by: Option<i64> = row.try_get(2)?;
+        found.insert(row.try_get::<i64, _>(0)?, (status, locked_by, row.try_get::<i64, _>(3)?));
+    }
+    for (outcome, verdict) in batch.iter().zip(verdicts) {
+        if !matches!(verdict, Verdict::Lost) {
+            continue;
+        }
+        if let Some((status, locked_by, revision)) = found.get(&outcome.id) {
+            let mine = status == "executing" && *locked_by == Some(outcome.worker);
+            let ended = status == "done" || status == "failed";
+            if mine && *revision == outcome.revision {
+                *verdict = Verdict::Locked;
+            } else if uncertain && *revision == outcome.revision + 1 {
+                // Claims, commits and reaps each add one. A reap leaves the row runnable; if this
+                // outcome would have too, there is nothing left to do for the worker either way.
+                if (mine && outcome.keeps_claim()) || (ended && !outcome.keeps_claim()) {
+                    *verdict = Verdict::DurableBefore;
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! Delivering signals.
+//!
+//! Invariant: a signal is in the inbox of a live instance, or its sender is told why not.
+
+use sqlx::{PgConnection, Row};
+
+use super::row::NewSignal;
+use crate::{error::SignalError, insert::Status, signal::Delivery};
+
+const DELIVER: &str = include_str!("sql/deliver.sql");
+
+/// What a batch of signals came to.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    /// One for each signal, in their order.
+    pub(crate) deliveries: Vec<Result<Delivery, SignalError>>,
+    /// Queues in which instances were woken.
+    pub(crate) queues: Vec<String>,
+}
+
+/// Delivers a batch in one statement.
+pub(crate) async fn deliver(
+    connection: &mut PgConnection,
+    signals: &[&NewSignal],
+) -> Result<Sent, sqlx::Error> {
+    let targets: Vec<i64> = signals.iter().map(|signal| signal.target).collect();
+    let fsms: Vec<Option<&str>> = signals.iter().map(|signal| signal.fsm.as_deref()).collect();
+    let names: Vec<&str> = signals.iter().map(|signal| signal.name.as_str()).collect();
+    let payloads: Vec<&str> = signals.iter().map(|signal| signal.payload.0.as_str()).collect();
+    let keys: Vec<Option<&str>> =
+        signals.iter().map(|signal| signal.dedup_key.as_deref()).collect();
+    let rows = sqlx::query(DELIVER)
+        .bind(targets)
+        .bind(fsms)
+        .bind(names)
+        .bind(payloads)
+        .bind(keys)
+        .fetch_all(connection)
+        .await?;
+    let mut sent = Sent { deliveries: Vec::with_capacity(rows.len()), queues: Vec::new() };
+    for (row, signal) in rows.iter().zip(signals) {
+        sent.queues.extend(row.try_get::<Option<String>, _>(3)?);
+        sent.deliveries.push(judge(
+            signal,
+            row.try_get(0)?,
+            row.try_get::<Option<&str>, _>(1)?,
+            row.try_get(2)?,
+        ));
+    }
+    Ok(sent)
+}
+
+fn judge(
+    signal: &NewSignal,
+    found: Option<String>,
+    status: Option<&str>,
+    fresh: bool,
+) -> Result<Delivery, SignalError> {
+    let id = signal.target;
+    let (Some(found), Some(status)) = (found, status.and_then(Status::from_name)) else {
+        return Err(SignalError::Unknown { id });
+    };
+    match &signal.fsm {
+        Some(expected) if *expected != found => {
+            Err(SignalError::WrongMachine { id, expected: expected.clone(), found })
+        }
+        _ if status.is_terminal() => Err(SignalError::Terminal { id, status }),
+        _ if fresh => Ok(Delivery::Delivered),
+        _ => Ok(Delivery::Duplicate),
+    }
+}

@@ -1,0 +1,124 @@
+//! Inserting instances.
+//!
+//! Invariant: one answer for each row, in their order; a duplicate hurts no other row.
+
+use std::time::SystemTime;
+
+use sqlx::{PgConnection, Row};
+
+use super::{
+    micros,
+    row::{Eligible, NewInstance},
+};
+use crate::{error::Duplicate, insert::Status};
+
+const INSERT: &str = include_str!("sql/insert.sql");
+const UNIQUE_HOLDERS: &str = include_str!("sql/unique_holders.sql");
+
+/// How often a unique key may be freed between the insert that found it taken and the look at who
+/// holds it before that counts as a failure of the database.
+const TRIES_MAX: usize = 100;
+
+/// Inserts rows, in one statement unless unique keys collide.
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    rows: &[NewInstance],
+) -> Result<Vec<Result<i64, Duplicate>>, sqlx::Error> {
+    let all: Vec<&NewInstance> = rows.iter().collect();
+    let mut answers: Vec<Option<Result<i64, Duplicate>>> =
+        insert_rows(connection, &all).await?.into_iter().map(|id| id.map(Ok)).collect();
+    for _ in 0..TRIES_MAX {
+        let open: Vec<usize> = (0..rows.len()).filter(|index| answers[*index].is_none()).collect();
+        if open.is_empty() {
+            break;
+        }
+        // A second statement, as the holder may have committed after the first one's snapshot.
+        let holders = unique_holders(connection, open.iter().map(|index| &rows[*index])).await?;
+        let mut again = Vec::new();
+        for (index, holder) in open.into_iter().zip(holders) {
+            match holder {
+                Some(id) => {
+                    answers[index] = Some(Err(Duplicate { machine: rows[index].fsm, id }));
+                }
+                // The holder ended or was pruned meanwhile: the key may be free now.
+                None => again.push(index),
+            }
+        }
+        let retried: Vec<&NewInstance> = again.iter().map(|index| &rows[*index]).collect();
+        if !retried.is_empty() {
+            for (index, id) in again.into_iter().zip(insert_rows(connection, &retried).await?) {
+                answers[index] = id.map(Ok);
+            }
+        }
+    }
+    answers
+        .into_iter()
+        .map(|answer| {
+            answer
+                .ok_or_else(|| sqlx::Error::Protocol("a unique key changed hands too often".into()))
+        })
+        .collect()
+}
+
+/// Runs the statement `insert`: an id for each row that was inserted.
+pub(super) async fn insert_rows(
+    connection: &mut PgConnection,
+    rows: &[&NewInstance],
+) -> Result<Vec<Option<i64>>, sqlx::Error> {
+    fn column<'a, T>(rows: &[&'a NewInstance], of: impl Fn(&'a NewInstance) -> T) -> Vec<T> {
+        rows.iter().map(|row| of(row)).collect()
+    }
+    let scope = |row: &NewInstance| {
+        row.unique_key.as_ref().map(|_| {
+            row.unique_scope
+                .iter()
+                .map(|status| Status::name(*status))
+                .collect::<Vec<_>>()
+                .join(",")
+        })
+    };
+    let answers = sqlx::query(INSERT)
+        .bind(column(rows, |row| row.fsm))
+        .bind(column(rows, |row| i32::try_from(row.fsm_version).unwrap_or(i32::MAX)))
+        .bind(column(rows, |row| row.step))
+        .bind(column(rows, |row| row.state.0.as_str()))
+        .bind(column(rows, |row| row.queue.as_str()))
+        .bind(column(rows, |row| row.priority))
+        .bind(column(rows, |row| delay(row.eligible)))
+        .bind(column(rows, |row| scheduled_at(row.eligible)))
+        .bind(column(rows, |row| row.partition_key.as_deref()))
+        .bind(column(rows, |row| row.unique_key.as_deref()))
+        .bind(column(rows, scope))
+        .fetch_all(connection)
+        .await?;
+    answers
+        .iter()
+        .map(|row| Ok(row.try_get::<bool, _>(1)?.then_some(row.try_get::<i64, _>(0)?)))
+        .collect()
+}
+
+fn delay(eligible: Eligible) -> i64 {
+    match eligible {
+        Eligible::In(delay) => micros(delay),
+        Eligible::Now | Eligible::At(_) => 0,
+    }
+}
+
+fn scheduled_at(eligible: Eligible) -> Option<i64> {
+    match eligible {
+        Eligible::At(time) => Some(match time.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => micros(after),
+            Err(before) => -micros(before.duration()),
+        }),
+        Eligible::Now | Eligible::In(_) => None,
+    }
+}
+
+async fn unique_holders(
+    connection: &mut PgConnection,
+    rows: impl Iterator<Item = &NewInstance>,
+) -> Result<Vec<Option<i64>>, sqlx::Error> {
+    let (fsms, keys): (Vec<&str>, Vec<Option<&str>>) =
+        rows.map(|row| (row.fsm, row.unique_key.as_deref())).unzip();
+    sqlx::query_scalar(UNIQUE_HOLDERS).bind(fsms).bind(keys).fetch_all(connection).await
+}

@@ -1,0 +1,57 @@
+//! The only place with SQL: every statement is a file in `sql/`, and the file, the constant and the
+//! function that runs it share a name.
+//!
+//! Invariant: storage knows rows, not machines; no statement is built from strings.
+
+mod claim;
+mod commit;
+mod deliver;
+mod insert;
+mod row;
+mod upkeep;
+mod workers;
+
+pub(crate) use self::{
+    claim::{claim, next_due, unknown_kinds},
+    commit::{Committed, Verdict, commit},
+    deliver::deliver,
+    insert::insert,
+    row::{
+        Change, ClaimRequest, Claimed, Commit, Due, Eligible, InboxRow, Kind, Kinds, NewInstance,
+        NewSignal,
+    },
+    upkeep::{Ended, ended, notify, prune, reap, rescue_stranded, wake_timed_out},
+    workers::{register_worker, remove_worker, renew_lease, schema_version},
+};
+
+use std::time::Duration;
+
+/// The version of the schema that these statements are written for.
+pub(crate) const SCHEMA_VERSION: i32 = 1;
+
+/// A duration as the statements take it. Anything beyond a hundred years means the same.
+fn micros(duration: Duration) -> i64 {
+    const CENTURY: i64 = 100 * 366 * 24 * 3600 * 1_000_000;
+    i64::try_from(duration.as_micros()).map_or(CENTURY, |micros| micros.min(CENTURY))
+}
+
+/// Whether an error says that the connection, and not the statement, failed: trying again may help.
+pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code();
+            let code = code.as_deref().unwrap_or_default();
+            // Connection, rollback (serialisation, deadlock), resources, operator intervention,
+            // lock not available, read-only (a standby after a failover), internal system errors.
+            ["08", "40", "53", "57", "55P03", "25006", "58"]
+                .iter()
+                .any(|class| code.starts_with(class))
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
+}

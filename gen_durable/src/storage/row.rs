@@ -1,0 +1,164 @@
+//! The rows that storage takes and gives.
+//!
+//! Invariant: plain data, no behaviour of the engine's.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use crate::state::Json;
+
+/// A new row of `instances`.
+#[derive(Clone, Debug)]
+pub(crate) struct NewInstance {
+    pub(crate) fsm: &'static str,
+    pub(crate) fsm_version: u32,
+    pub(crate) step: &'static str,
+    pub(crate) state: Json,
+    pub(crate) queue: String,
+    pub(crate) priority: i16,
+    pub(crate) eligible: Eligible,
+    pub(crate) partition_key: Option<String>,
+    pub(crate) unique_key: Option<String>,
+    pub(crate) unique_scope: Vec<crate::insert::Status>,
+}
+
+/// From when on an instance may run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Eligible {
+    Now,
+    In(Duration),
+    At(SystemTime),
+}
+
+/// A new row of `signals`.
+#[derive(Clone, Debug)]
+pub(crate) struct NewSignal {
+    pub(crate) target: i64,
+    /// The machine that the target must be of; none for an untyped call.
+    pub(crate) fsm: Option<String>,
+    pub(crate) name: String,
+    pub(crate) payload: Json,
+    pub(crate) dedup_key: Option<String>,
+}
+
+/// A machine in a version.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Kind {
+    pub(crate) fsm: String,
+    pub(crate) fsm_version: i32,
+}
+
+/// What a claim asks for.
+#[derive(Debug)]
+pub(crate) struct ClaimRequest {
+    pub(crate) worker: i64,
+    pub(crate) queues: Vec<String>,
+    /// Rows wanted, for each queue.
+    pub(crate) wanted: Vec<i64>,
+    pub(crate) kinds: Arc<Kinds>,
+}
+
+/// The machines that a process knows, as the statements take them.
+#[derive(Debug, Default)]
+pub(crate) struct Kinds {
+    pub(crate) fsms: Vec<String>,
+    pub(crate) versions: Vec<i32>,
+    /// Those of the machines that declare signals.
+    pub(crate) listening: Vec<String>,
+}
+
+/// A row that was claimed.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) id: i64,
+    pub(crate) worker: i64,
+    pub(crate) revision: i64,
+    pub(crate) kind: Kind,
+    pub(crate) step: String,
+    pub(crate) state: String,
+    pub(crate) queue: String,
+    pub(crate) partition_key: Option<String>,
+    pub(crate) attempt: i32,
+    pub(crate) timed_out: bool,
+    pub(crate) inbox: Vec<InboxRow>,
+}
+
+/// A signal in an inbox: id, name, payload.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct InboxRow(
+    pub(crate) i64,
+    pub(crate) String,
+    pub(crate) Box<serde_json::value::RawValue>,
+);
+
+/// When something is due next, from now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Due {
+    pub(crate) eligible: Option<Duration>,
+    pub(crate) wake: Option<Duration>,
+}
+
+/// The outcome of a step, as it is committed.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    pub(crate) id: i64,
+    pub(crate) fsm: &'static str,
+    pub(crate) worker: i64,
+    pub(crate) revision: i64,
+    pub(crate) attempt: i32,
+    pub(crate) change: Change,
+    /// None leaves the stored state as it is.
+    pub(crate) state: Option<Json>,
+    /// Recorded as `last_error`.
+    pub(crate) error: Option<String>,
+    pub(crate) consumed: Vec<i64>,
+    pub(crate) inserts: Vec<NewInstance>,
+    pub(crate) signals: Vec<NewSignal>,
+    pub(crate) partition_key: Option<String>,
+    /// Whether the machine declares signals, and so has an inbox to load and to empty.
+    pub(crate) listens: bool,
+}
+
+/// Where a committed row goes.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// On to the next step on the same claim.
+    Next {
+        step: &'static str,
+    },
+    /// To the next step, through the queue.
+    Later {
+        step: &'static str,
+        delay: Duration,
+    },
+    Replay {
+        delay: Duration,
+    },
+    Await {
+        names: Vec<&'static str>,
+        seen: Vec<i64>,
+        timeout: Option<Duration>,
+    },
+    Done {
+        result: Json,
+    },
+    Failed {
+        keep_inbox: bool,
+    },
+    /// Back to the queue as if it had not been claimed.
+    Release,
+}
+
+impl Commit {
+    /// Whether it touches other rows than its own, and so may have to wait for others' locks.
+    pub(crate) fn sends(&self) -> bool {
+        !self.inserts.is_empty() || !self.signals.is_empty()
+    }
+
+    /// Whether the worker keeps its claim.
+    pub(crate) fn keeps_claim(&self) -> bool {
+        matches!(self.change, Change::Next { .. })
+    }
+}

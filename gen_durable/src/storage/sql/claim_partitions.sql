@@ -1,0 +1,77 @@
+-- Claims the head of each partition key in $3, whose locks this transaction holds, for the worker
+-- $1, of the machines $4 in the versions $5; the machines in $6 have an inbox. Candidates ($2) that
+-- must wait for their key are taken out of the claim's index.
+--
+-- Whoever claims or frees a key holds its lock until its commit is visible, and this statement's
+-- snapshot is younger than the lock: what it sees of the key is the truth.
+with partitions as materialized (
+    select p.partition_key, exists (
+        select from gen_durable.instances h
+        where h.partition_key = p.partition_key and h.status = 'executing'
+    ) as busy
+    from unnest($3::text[]) as p (partition_key)
+),
+-- The head is found among all rows of the key, not among the candidates: another claim's lock may
+-- have hidden an earlier row from them.
+heads as materialized (
+    select head.id
+    from partitions p
+    cross join lateral (
+        select i.id
+        from gen_durable.instances i
+        where i.partition_key = p.partition_key and i.status = 'runnable'
+          and i.eligible_at <= now()
+          and (i.fsm, i.fsm_version) in (select * from unnest($4::text[], $5::int[]))
+        order by i.priority, i.eligible_at, i.id
+        limit 1
+    ) as head
+    where not p.busy
+),
+locked_heads as materialized (
+    select i.id
+    from gen_durable.instances i
+    where i.id = any (array(select h.id from heads h)) and i.status = 'runnable'
+    for no key update skip locked
+),
+waiting as materialized (
+    select i.id
+    from gen_durable.instances i
+    where i.id = any ($2::bigint[]) and i.partition_key = any ($3::text[])
+      and i.status = 'runnable' and not i.blocked
+      and i.id <> all (array(select h.id from heads h))
+    for no key update skip locked
+),
+blocked as (
+    update gen_durable.instances i
+    set blocked = true
+    where i.id = any (array(select w.id from waiting w))
+),
+claimed as (
+    update gen_durable.instances i
+    set status = 'executing',
+        blocked = false,
+        locked_by = $1,
+        revision = i.revision + 1,
+        unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
+        updated_at = now()
+    where i.id = any (array(select l.id from locked_heads l))
+      and exists (select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > now())
+    returning i.*
+)
+select i.id,
+       i.partition_key,
+       i.fsm,
+       i.fsm_version,
+       i.step,
+       i.state::text,
+       i.queue,
+       i.attempt,
+       i.revision,
+       i.awaits = '{}' as timed_out,
+       case when i.fsm = any ($6::text[]) then (
+           select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id)::text
+           from gen_durable.signals s
+           where s.target_id = i.id
+       ) end as inbox
+from claimed i
+order by i.priority, i.eligible_at, i.id

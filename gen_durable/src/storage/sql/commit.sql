@@ -1,0 +1,69 @@
+-- Applies the outcomes of steps, each if its worker still owns the row: same worker, still
+-- executing, same revision. Consumed signals ($14) and the inboxes of ended instances go with them.
+--
+-- A row that somebody else has locked (a transaction that signals it, say) is left out instead of
+-- waited for: its neighbours must not wait, and a commit that never waits is in no deadlock.
+--
+-- The rows are looked up by primary key alone. `locked_by` is compared in a way that no index
+-- serves, as statistics taken while nothing was executing would make the lease index look free.
+with outcomes as materialized (
+    select *
+    from unnest(
+        $1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
+        $8::text[], $9::int[], $10::bigint[], $11::text[], $12::bigint[], $13::boolean[]
+    ) as o (
+        id, locked_by, revision, status, step, state, result,
+        error, attempt, delay, awaits, wake, listens
+    )
+),
+free as materialized (
+    select i.id
+    from gen_durable.instances i
+    where i.id = any ($1::bigint[])
+    for no key update skip locked
+),
+committed as (
+    update gen_durable.instances i
+    set status = o.status,
+        step = coalesce(o.step, i.step),
+        state = coalesce(o.state::jsonb, i.state),
+        result = o.result::jsonb,
+        last_error = coalesce(o.error, i.last_error),
+        attempt = o.attempt,
+        -- A release (runnable, with no delay) tells nothing of the step; any other outcome ends a
+        -- series of crashes.
+        crashes = case when o.status = 'runnable' and o.delay is null then i.crashes else 0 end,
+        revision = i.revision + 1,
+        locked_by = case when o.status = 'executing' then i.locked_by end,
+        awaits = string_to_array(o.awaits, chr(31)),
+        eligible_at = coalesce(now() + o.delay * interval '1 microsecond', i.eligible_at),
+        wake_at = now() + o.wake * interval '1 microsecond',
+        unique_scope = case when o.status = any (i.unique_scope) then i.unique_scope end,
+        finished_at = case when o.status in ('done', 'failed') then now() end,
+        updated_at = now()
+    from outcomes o
+    where i.id = o.id
+      and i.id = any (array(select f.id from free f))
+      and i.revision = o.revision
+      and i.status || '' = 'executing'
+      and not i.locked_by is distinct from o.locked_by
+    returning i.id, i.status, o.listens
+),
+consumed as (
+    delete from gen_durable.signals s
+    where s.id = any ($14::bigint[])
+      and s.target_id = any (array(select c.id from committed c))
+),
+emptied as (
+    delete from gen_durable.signals s
+    where s.target_id = any (array(
+        select c.id from committed c where c.status in ('done', 'failed') and c.listens
+    ))
+)
+select c.id,
+       case when c.status = 'executing' and c.listens then (
+           select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id)::text
+           from gen_durable.signals s
+           where s.target_id = c.id and s.id <> all ($14::bigint[])
+       ) end as inbox
+from committed c

@@ -1,0 +1,74 @@
+-- Delivers signals: locks their targets in the order of ids, inserts what the targets accept, and
+-- wakes those that wait for it.
+--
+-- The lock comes first and is held to the end: a target cannot end, park or be claimed between the
+-- look at its status and the insert, and a lock that was waited for shows the row as it is then. A
+-- park that holds the lock first is seen here; one that comes after sees the signal
+-- (wake_parked.sql).
+with sent as materialized (
+    select *
+    from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[]) with ordinality
+        as s (target_id, fsm, name, payload, dedup_key, place)
+),
+targets as materialized (
+    select i.id, i.fsm, i.status, i.awaits
+    from gen_durable.instances i
+    where i.id = any ($1::bigint[])
+    order by i.id
+    for no key update
+),
+accepted as materialized (
+    select s.*, row_number() over (
+        partition by s.target_id, s.dedup_key order by s.place
+    ) as nth_of_key
+    from sent s
+    join targets t on t.id = s.target_id
+    where t.status in ('runnable', 'executing', 'awaiting_signal')
+      and (s.fsm is null or s.fsm = t.fsm)
+),
+new_keys as (
+    insert into gen_durable.signal_keys (target_id, dedup_key)
+    select a.target_id, a.dedup_key
+    from accepted a
+    where a.dedup_key is not null and a.nth_of_key = 1
+    order by a.target_id, a.dedup_key
+    on conflict do nothing
+    returning target_id, dedup_key
+),
+fresh as materialized (
+    select a.*
+    from accepted a
+    left join new_keys k on k.target_id = a.target_id and k.dedup_key = a.dedup_key
+    where a.dedup_key is null or (k.target_id is not null and a.nth_of_key = 1)
+),
+delivered as (
+    insert into gen_durable.signals (target_id, name, payload, dedup_key)
+    select f.target_id, f.name, f.payload::jsonb, f.dedup_key
+    from fresh f
+    order by f.place
+),
+woken as (
+    update gen_durable.instances i
+    set status = 'runnable',
+        awaits = null,
+        wake_at = null,
+        eligible_at = now(),
+        unique_scope = case when 'runnable' = any (i.unique_scope) then i.unique_scope end,
+        updated_at = now()
+    where i.id = any (array(
+        select t.id
+        from targets t
+        where t.status = 'awaiting_signal'
+          and exists (select from fresh f where f.target_id = t.id and f.name = any (t.awaits))
+    ))
+    returning i.id, i.queue
+)
+select t.fsm,
+       t.status,
+       f.place is not null as fresh,
+       w.queue as woken_queue
+from sent s
+left join targets t on t.id = s.target_id
+left join fresh f on f.place = s.place
+left join woken w on w.id = s.target_id
+order by s.place

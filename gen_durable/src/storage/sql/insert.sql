@@ -1,0 +1,35 @@
+-- Inserts instances. One whose unique key is taken is left out.
+--
+-- Entries are inserted in the order of their unique keys: two batches that share keys take them in
+-- one order, and so cannot wait for each other in a circle.
+with entries as materialized (
+    select nextval('gen_durable.instances_id_seq') as id, e.*
+    from unnest(
+        $1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::smallint[],
+        $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[]
+    ) with ordinality as e (
+        fsm, fsm_version, step, state, queue, priority,
+        delay, scheduled_at, partition_key, unique_key, unique_scope, place
+    )
+),
+inserted as (
+    insert into gen_durable.instances (
+        id, fsm, fsm_version, step, state, queue, priority, eligible_at,
+        partition_key, unique_key, unique_scope
+    )
+    select e.id, e.fsm, e.fsm_version, e.step, e.state::jsonb, e.queue, e.priority,
+           case
+               when e.scheduled_at is not null
+               then 'epoch'::timestamptz + e.scheduled_at * interval '1 microsecond'
+               else now() + e.delay * interval '1 microsecond'
+           end,
+           e.partition_key, e.unique_key, string_to_array(e.unique_scope, ',')
+    from entries e
+    order by e.fsm, e.unique_key, e.place
+    on conflict (fsm, unique_guard) where unique_guard is not null do nothing
+    returning id
+)
+select e.id, i.id is not null as inserted
+from entries e
+left join inserted i on i.id = e.id
+order by e.place

@@ -1,0 +1,54 @@
+-- Returns up to $1 rows of lost workers to the queue: those whose lease ran out, and those that
+-- are not in the table of workers at all. A row whose workers were lost $2 times in a row fails.
+--
+-- The distinct holders are found by one descent of the lease index each.
+with recursive holders (locked_by) as (
+    select min(i.locked_by) from gen_durable.instances i where i.locked_by is not null
+    union all
+    select (
+        select min(i.locked_by) from gen_durable.instances i where i.locked_by > h.locked_by
+    )
+    from holders h
+    where h.locked_by is not null
+),
+lost as (
+    select h.locked_by
+    from holders h
+    where h.locked_by is not null
+      and not exists (
+          select from gen_durable.workers w
+          where w.id = h.locked_by and w.lease_expires_at > now()
+      )
+),
+orphans as materialized (
+    select orphan.id
+    from lost l
+    cross join lateral (
+        select i.id
+        from gen_durable.instances i
+        where i.locked_by = l.locked_by
+        limit $1
+        for no key update skip locked
+    ) as orphan
+    limit $1
+)
+update gen_durable.instances i
+set status = case when i.crashes + 1 >= $2 then 'failed' else 'runnable' end,
+    last_error = case
+        when i.crashes + 1 >= $2
+        then format('step %s: its worker was lost %s times in a row', i.step, i.crashes + 1)
+        else i.last_error
+    end,
+    finished_at = case when i.crashes + 1 >= $2 then now() end,
+    locked_by = null,
+    attempt = i.attempt + 1,
+    crashes = i.crashes + 1,
+    revision = i.revision + 1,
+    unique_scope = case
+        when (case when i.crashes + 1 >= $2 then 'failed' else 'runnable' end)
+             = any (i.unique_scope)
+        then i.unique_scope
+    end,
+    updated_at = now()
+where i.id = any (array(select o.id from orphans o))
+returning i.id, i.queue, i.partition_key, i.status

@@ -1,0 +1,25 @@
+-- Machines and versions that have runnable rows in the queues $1; the engine logs those that it
+-- does not know. Found by one descent of the claim's index for each.
+with recursive kinds (queue, fsm, fsm_version) as (
+    select q.queue, head.fsm, head.fsm_version
+    from unnest($1::text[]) as q (queue)
+    cross join lateral (
+        select i.fsm, i.fsm_version
+        from gen_durable.instances i
+        where i.queue = q.queue and i.status = 'runnable' and not i.blocked
+        order by i.queue, i.fsm, i.fsm_version
+        limit 1
+    ) as head
+    union all
+    select k.queue, head.fsm, head.fsm_version
+    from kinds k
+    cross join lateral (
+        select i.fsm, i.fsm_version
+        from gen_durable.instances i
+        where i.queue = k.queue and (i.fsm, i.fsm_version) > (k.fsm, k.fsm_version)
+          and i.status = 'runnable' and not i.blocked
+        order by i.queue, i.fsm, i.fsm_version
+        limit 1
+    ) as head
+)
+select k.queue, k.fsm, k.fsm_version from kinds k limit 1000

@@ -1,0 +1,143 @@
+//! Statements of the maintenance services and of those who wait.
+//!
+//! Invariant: each is limited to a batch and skips what others have locked, so that any number of
+//! processes may run it.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, Row};
+
+use super::{commit::free_partitions, micros};
+
+const ENDED: &str = include_str!("sql/ended.sql");
+const NOTIFY: &str = include_str!("sql/notify.sql");
+const PRUNE: &str = include_str!("sql/prune.sql");
+const REAP: &str = include_str!("sql/reap.sql");
+const REMOVE_LOST_WORKERS: &str = include_str!("sql/remove_lost_workers.sql");
+const STRANDED_PARTITIONS: &str = include_str!("sql/stranded_partitions.sql");
+const WAKE_TIMED_OUT: &str = include_str!("sql/wake_timed_out.sql");
+
+/// What an instance has come to.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    pub(crate) id: i64,
+    pub(crate) fsm: String,
+    pub(crate) status: String,
+    pub(crate) result: Option<String>,
+    pub(crate) reason: Option<String>,
+}
+
+/// What a batch of reaped rows came to.
+#[derive(Debug, Default)]
+pub(crate) struct Reaped {
+    /// Rows that went back to the queue.
+    pub(crate) returned: usize,
+    /// Rows that had lost too many workers.
+    pub(crate) failed: usize,
+    /// Queues in which rows became runnable.
+    pub(crate) queues: Vec<String>,
+}
+
+/// The instances of these ids that exist.
+pub(crate) async fn ended(
+    connection: &mut PgConnection,
+    ids: &[i64],
+) -> Result<Vec<Ended>, sqlx::Error> {
+    let rows = sqlx::query(ENDED).bind(ids).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Ended {
+                id: row.try_get(0)?,
+                fsm: row.try_get(1)?,
+                status: row.try_get(2)?,
+                result: row.try_get(3)?,
+                reason: row.try_get(4)?,
+            })
+        })
+        .collect()
+}
+
+/// Announces work to listening engines.
+pub(crate) async fn notify(
+    connection: &mut PgConnection,
+    queues: &[String],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(NOTIFY).bind(queues).execute(connection).await?;
+    Ok(())
+}
+
+/// Deletes a batch of instances that ended long ago; how many.
+pub(crate) async fn prune(
+    connection: &mut PgConnection,
+    older_than: Duration,
+    batch_max: i64,
+) -> Result<u64, sqlx::Error> {
+    let done =
+        sqlx::query(PRUNE).bind(micros(older_than)).bind(batch_max).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+/// Returns a batch of rows of lost workers to the queue.
+pub(crate) async fn reap(
+    connection: &mut PgConnection,
+    batch_max: i64,
+    crashes_max: i32,
+) -> Result<Reaped, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let rows =
+        sqlx::query(REAP).bind(batch_max).bind(crashes_max).fetch_all(&mut *transaction).await?;
+    let mut reaped = Reaped::default();
+    let mut keys = Vec::new();
+    for row in &rows {
+        if row.try_get::<&str, _>(3)? == "failed" {
+            reaped.failed += 1;
+        } else {
+            reaped.returned += 1;
+            reaped.queues.push(row.try_get(1)?);
+        }
+        keys.extend(row.try_get::<Option<String>, _>(2)?);
+    }
+    reaped.queues.extend(free_partitions(&mut transaction, &keys).await?);
+    if rows.is_empty() {
+        sqlx::query(REMOVE_LOST_WORKERS).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
+    Ok(reaped)
+}
+
+/// Looks at up to `batch_max` partition keys for waiting rows that nobody would wake; the queues in
+/// which it found any.
+pub(crate) async fn rescue_stranded(
+    connection: &mut PgConnection,
+    after: &mut Option<String>,
+    batch_max: i64,
+) -> Result<Vec<String>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let rows = sqlx::query(STRANDED_PARTITIONS)
+        .bind(after.as_deref())
+        .bind(batch_max)
+        .fetch_all(&mut *transaction)
+        .await?;
+    let mut stranded = Vec::new();
+    *after = None;
+    for row in &rows {
+        let key: String = row.try_get(0)?;
+        if rows.len() == usize::try_from(batch_max).unwrap_or(usize::MAX) {
+            *after = Some(key.clone());
+        }
+        if row.try_get(1)? {
+            stranded.push(key);
+        }
+    }
+    let queues = free_partitions(&mut transaction, &stranded).await?;
+    transaction.commit().await?;
+    Ok(queues)
+}
+
+/// Wakes a batch of parked instances whose time is up; the queues that they are in.
+pub(crate) async fn wake_timed_out(
+    connection: &mut PgConnection,
+    batch_max: i64,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(WAKE_TIMED_OUT).bind(batch_max).fetch_all(connection).await
+}

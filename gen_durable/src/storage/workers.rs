@@ -1,0 +1,56 @@
+//! The workers' table: one lease for each running engine.
+//!
+//! Invariant: a lease is measured by the database's clock alone.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, Row};
+
+use super::micros;
+
+const REGISTER_WORKER: &str = include_str!("sql/register_worker.sql");
+const RENEW_LEASE: &str = include_str!("sql/renew_lease.sql");
+const REMOVE_WORKER: &str = include_str!("sql/remove_worker.sql");
+const SCHEMA_VERSION: &str = include_str!("sql/schema_version.sql");
+
+/// Registers a worker and returns its id, which is never used again.
+pub(crate) async fn register_worker(
+    connection: &mut PgConnection,
+    name: &str,
+    ttl: Duration,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(REGISTER_WORKER).bind(name).bind(micros(ttl)).fetch_one(connection).await
+}
+
+/// Renews a lease; false if the worker was removed.
+pub(crate) async fn renew_lease(
+    connection: &mut PgConnection,
+    worker: i64,
+    ttl: Duration,
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query(RENEW_LEASE).bind(worker).bind(micros(ttl)).execute(connection).await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Removes a worker that has nothing left to do.
+pub(crate) async fn remove_worker(
+    connection: &mut PgConnection,
+    worker: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(REMOVE_WORKER).bind(worker).execute(connection).await?;
+    Ok(())
+}
+
+/// The version of the schema; 0 if the database has none.
+pub(crate) async fn schema_version(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    match sqlx::query(SCHEMA_VERSION).fetch_one(connection).await {
+        Ok(row) => Ok(row.try_get::<Option<i32>, _>(0)?.unwrap_or(0)),
+        // No such schema, or no such table in it.
+        Err(sqlx::Error::Database(error))
+            if matches!(error.code().as_deref(), Some("42P01" | "3F000")) =>
+        {
+            Ok(0)
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,78 @@
+//! Generating code: the only module that quotes.
+//!
+//! Invariant: output depends on the input alone, in its order; every path is absolute, through
+//! `__private`.
+
+mod handlers;
+mod steps;
+mod stored;
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+use syn::{DeriveInput, Item};
+
+use crate::{
+    ast::{MachineEnum, MachineImpl},
+    attr::{MachineOptions, read_impl_options},
+    check,
+    errors::Errors,
+};
+
+/// `#[durable_fsm]`: parse, check, generate.
+pub(crate) fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
+    let mut errors = Errors::default();
+    let parsed = syn::parse2::<Item>(item.clone());
+    let expanded = match parsed {
+        Ok(Item::Enum(item)) => {
+            let options = MachineOptions::read(options, &mut errors);
+            let machine = MachineEnum::new(item, options);
+            check::check_enum(&machine, &mut errors);
+            steps::expand(&machine, errors.is_empty())
+        }
+        Ok(Item::Impl(item)) => {
+            let krate = read_impl_options(options, &mut errors);
+            let machine = MachineImpl::new(item, krate.as_ref());
+            check::check_impl(&machine, &mut errors);
+            handlers::expand(&machine, errors.is_empty())
+        }
+        Ok(other) => {
+            errors.push(syn::Error::new(
+                proc_macro2::Span::call_site(),
+                "`#[durable_fsm]` goes on the enum of steps and on its impl block",
+            ));
+            other.into_token_stream()
+        }
+        Err(error) => {
+            errors.push(error);
+            item
+        }
+    };
+    let errors = errors.report();
+    quote!(#expanded #errors)
+}
+
+/// `#[derive(DurableState)]`.
+pub(crate) fn durable_state(item: TokenStream) -> TokenStream {
+    derive(item, stored::expand_state)
+}
+
+/// `#[derive(DurableSignal)]`.
+pub(crate) fn durable_signal(item: TokenStream) -> TokenStream {
+    derive(item, stored::expand_signal)
+}
+
+fn derive(item: TokenStream, expand: fn(&DeriveInput, &mut Errors) -> TokenStream) -> TokenStream {
+    let mut errors = Errors::default();
+    let expanded = match syn::parse2::<DeriveInput>(item) {
+        Ok(input) => expand(&input, &mut errors),
+        Err(error) => {
+            errors.push(error);
+            TokenStream::new()
+        }
+    };
+    let errors = errors.report();
+    quote!(#expanded #errors)
+}
+
+#[cfg(test)]
+mod tests;

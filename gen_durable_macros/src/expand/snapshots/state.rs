@@ -1,0 +1,32 @@
+const _: () = {
+    #[derive(
+        ::gen_durable::__private::serde::Serialize,
+        ::gen_durable::__private::serde::Deserialize
+    )]
+    #[serde(crate = "::gen_durable::__private::serde", remote = "CheckoutState")]
+    #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
+    struct __DurableCheckoutState {
+        order: i64,
+        #[serde(default)]
+        paid: Option<i64>,
+    }
+    #[automatically_derived]
+    impl ::gen_durable::__private::serde::Serialize for CheckoutState {
+        fn serialize<__S: ::gen_durable::__private::serde::Serializer>(
+            &self,
+            serializer: __S,
+        ) -> ::gen_durable::__private::Result<__S::Ok, __S::Error> {
+            __DurableCheckoutState::serialize(self, serializer)
+        }
+    }
+    #[automatically_derived]
+    impl<'de> ::gen_durable::__private::serde::Deserialize<'de> for CheckoutState {
+        fn deserialize<__D: ::gen_durable::__private::serde::Deserializer<'de>>(
+            deserializer: __D,
+        ) -> ::gen_durable::__private::Result<Self, __D::Error> {
+            __DurableCheckoutState::deserialize(deserializer)
+        }
+    }
+};
+#[automatically_derived]
+impl ::gen_durable::__private::DurableState for CheckoutState {}

@@ -1,0 +1,198 @@
+//! Tests of the expansion as a whole: it never panics, it is what the snapshot says, and it is the
+//! same each time.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use super::{durable_fsm, durable_signal, durable_state};
+
+fn pretty(tokens: &TokenStream) -> String {
+    match syn::parse2::<syn::File>(tokens.clone()) {
+        Ok(file) => prettyplease::unparse(&file),
+        Err(error) => panic!("the expansion does not parse: {error}\n{tokens}"),
+    }
+}
+
+/// Compares with a file; `BLESS=1` writes it.
+fn snapshot(name: &str, tokens: &TokenStream) {
+    let path = format!("{}/src/expand/snapshots/{name}.rs", env!("CARGO_MANIFEST_DIR"));
+    let expansion = pretty(tokens);
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&path, &expansion).expect("the snapshot can be written");
+    }
+    let known = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(expansion, known, "the expansion changed; look at it, then run with BLESS=1");
+}
+
+fn checkout() -> (TokenStream, TokenStream) {
+    let options = quote!(
+        version = 1,
+        queue = "checkout",
+        state = CheckoutState,
+        output = Receipt,
+        signals(PaymentConfirmed)
+    );
+    let item = quote! {
+        pub enum Checkout {
+            Start,
+            AwaitPay,
+        }
+    };
+    (options, item)
+}
+
+#[test]
+fn expansion_of_the_enum() {
+    let (options, item) = checkout();
+    snapshot("enum", &durable_fsm(options, item));
+}
+
+#[test]
+fn expansion_of_the_impl_block() {
+    let item = quote! {
+        impl Checkout {
+            async fn start(mut cx: Context<Self>) -> Outcome<Self> {
+                cx.next(Checkout::AwaitPay)
+            }
+            async fn await_pay(cx: Context<Self>, carrier: &Carrier) -> StepResult<Self> {
+                helper();
+                Ok(cx.done(Receipt {}))
+            }
+            async fn handle(cx: Context<Self>, error: StepError) -> Outcome<Self> {
+                cx.stop(error)
+            }
+            fn helper() {}
+        }
+    };
+    snapshot("impl", &durable_fsm(TokenStream::new(), item));
+}
+
+#[test]
+fn expansion_of_the_derives() {
+    let state = quote! {
+        #[doc = "A state."]
+        pub struct CheckoutState {
+            pub order: i64,
+            #[serde(default)]
+            paid: Option<i64>,
+        }
+    };
+    snapshot("state", &durable_state(state));
+    let signal = quote! {
+        pub struct PaymentConfirmed { amount: i64 }
+    };
+    snapshot("signal", &durable_signal(signal));
+}
+
+#[test]
+fn expansion_is_deterministic() {
+    let (options, item) = checkout();
+    let first = durable_fsm(options.clone(), item.clone()).to_string();
+    assert_eq!(first, durable_fsm(options, item).to_string());
+}
+
+#[test]
+fn body_passes_through_untouched() {
+    let function = quote! {
+        async fn a(cx: Context<Self>) -> Outcome<Self> { weird! { << tokens >> } ; cx.next(M::A) }
+    };
+    let expanded = durable_fsm(TokenStream::new(), quote!(impl M { #function })).to_string();
+    assert!(expanded.contains(&function.to_string()), "{expanded}");
+}
+
+#[test]
+fn no_input_makes_it_panic_and_the_item_is_always_emitted() {
+    let options = [
+        quote!(),
+        quote!(,),
+        quote!(= =),
+        quote!(version),
+        quote!(version = ),
+        quote!(version = -1),
+        quote!(version = 99999999999999999999),
+        quote!(version = 1 version = 1),
+        quote!(queue = queue, name = 1, initial = "Start", timeout = 30),
+        quote!(state = , output = <),
+        quote!(signals, signals(,), signals("a"), signals(A, A)),
+        quote!(crate = "x", "x", 1, (), {}, []),
+        quote!(state = Vec<A, B>, unknown(a, b), r#version = 1),
+    ];
+    let items = [
+        quote!(
+            enum M {
+                A,
+                B,
+            }
+        ),
+        quote!(
+            enum M {}
+        ),
+        quote!(
+            enum M<T> {
+                A(T),
+            }
+        ),
+        quote!(
+            enum r#match {
+                r#Type,
+                Insert,
+                Signal,
+                Handle,
+                AwaitIt { x: u8 },
+                A = 3,
+                a,
+            }
+        ),
+        quote!(impl M {}),
+        quote!(
+            impl<T> M<T> {
+                async fn a(cx: Context<Self>) {}
+            }
+        ),
+        quote!(impl Trait for M { fn a(cx: Context<Self>) {} }),
+        quote!(impl M { const fn a<'a>(cx: &'a Context<Self>, x: X, y: &mut Y, z: &impl Z) {} }),
+        quote!(impl M { async fn handle(); async fn handle(cx: Context<Self>) {} }),
+        quote!(
+            impl (A, B) {
+                async fn a(self, cx: Context<Self>) -> Outcome<Self> {}
+            }
+        ),
+        quote!(
+            struct S;
+        ),
+        quote!(
+            fn f() {}
+        ),
+        quote!(
+            mod m {}
+        ),
+        quote!(not an item),
+        quote!(),
+    ];
+    for option in &options {
+        for item in &items {
+            let expanded = durable_fsm(option.clone(), item.clone()).to_string();
+            let mut wanted = item.clone().into_iter();
+            let emitted = wanted.all(|token| match token {
+                proc_macro2::TokenTree::Ident(ident) => expanded.contains(&ident.to_string()),
+                _ => true,
+            });
+            assert!(emitted, "{expanded}");
+        }
+    }
+    for item in &items {
+        let _ = durable_state(item.clone());
+        let _ = durable_signal(item.clone());
+    }
+    let _ = durable_state(quote!(union U { a: u8 }));
+    let _ = durable_signal(quote!(
+        #[durable(name = 1, serde = internal, x)]
+        struct S<T>(T);
+    ));
+    let _ = durable_state(quote!(
+        #[durable]
+        #[durable = 1]
+        #[durable(crate = "x", crate = y)]
+        struct S;
+    ));
+}

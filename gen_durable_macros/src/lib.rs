@@ -1,0 +1,78 @@
+//! The macros of `gen_durable`. Use them through `gen_durable::prelude`.
+//!
+//! Invariant: a macro never panics, and on an error still emits the user's item, so that an editor
+//! keeps working. It emits no SQL: generated code calls `gen_durable::__private` alone.
+
+mod ast;
+mod attr;
+mod check;
+mod errors;
+mod expand;
+mod names;
+
+use proc_macro::TokenStream;
+
+/// Makes an enum of steps and its impl block a durable state machine.
+///
+/// # On the enum
+///
+/// ```text
+/// #[durable_fsm(version = 1, queue = "checkout", state = CheckoutState, output = Receipt,
+///               signals(PaymentConfirmed))]
+/// pub enum Checkout {
+///     Start,
+///     AwaitPay,
+///     Ship,
+/// }
+/// ```
+///
+/// | option | meaning | default |
+/// |---|---|---|
+/// | `version = 1` | the version of the steps and the state | 1 |
+/// | `queue = "…"` | the queue that instances run in | `"default"` |
+/// | `state = Type` | what is carried from step to step, a `DurableState` | `()` |
+/// | `output = Type` | the result, a `DurableState` | `serde_json::Value` |
+/// | `name = "…"` | the machine's name in the database | the enum's name in `snake_case` |
+/// | `initial = Variant` | the step that an instance begins with | the first variant |
+/// | `signals(Type, …)` | the signals that it accepts | none |
+/// | `timeout = "30s"` | how long a step may run (`ms`, `s`, `m`, `h`) | no limit |
+/// | `crate = path` | where `gen_durable` is, if it was renamed | `::gen_durable` |
+///
+/// Variants are unit variants. Generated on the enum: `insert`, `insert_many`, `signal`, and
+/// `signal_<name>` for each declared signal.
+///
+/// # On the impl block
+///
+/// ```text
+/// #[durable_fsm]
+/// impl Checkout {
+///     async fn ship(cx: Context<Self>, carrier: &Carrier) -> StepResult<Self> { … }
+/// }
+/// ```
+///
+/// Every `async fn` whose first parameter is a `Context<Self>` is the step of the variant whose
+/// name in `snake_case` is the function's; further parameters are resources, by reference. An
+/// `async fn handle(cx: Context<Self>, error: StepError)` decides what follows an error. Any other
+/// function is left as it stands.
+#[proc_macro_attribute]
+pub fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
+    expand::durable_fsm(options.into(), item.into()).into()
+}
+
+/// Makes a type a state or a result: implements serde's traits and `DurableState`.
+///
+/// `#[serde(…)]` attributes are taken as serde takes them. `#[durable(serde = external)]` leaves
+/// serde's traits to the user; `#[durable(crate = path)]` says where `gen_durable` is.
+#[proc_macro_derive(DurableState, attributes(serde, durable))]
+pub fn durable_state(item: TokenStream) -> TokenStream {
+    expand::durable_state(item.into()).into()
+}
+
+/// Makes a type a signal: implements serde's traits and `DurableSignal`.
+///
+/// The signal's name is the type's in `snake_case`, or that of `#[durable(name = "…")]`. Otherwise
+/// as the derive `DurableState`.
+#[proc_macro_derive(DurableSignal, attributes(serde, durable))]
+pub fn durable_signal(item: TokenStream) -> TokenStream {
+    expand::durable_signal(item.into()).into()
+}

@@ -1,0 +1,4 @@
+drop table gen_durable.workers;
+drop table gen_durable.signal_keys;
+drop table gen_durable.signals;
+drop table gen_durable.instances;

@@ -1,0 +1,84 @@
+//! The command line of `gen-durable-migrate`.
+//!
+//! Invariant: it does what the library does, and nothing of its own.
+
+use std::fmt::Write;
+
+use clap::{Parser, Subcommand};
+use sqlx::PgPool;
+
+use crate::{Down, Error, LATEST, Status};
+
+/// Brings a database to `gen_durable`'s schema.
+#[derive(Debug, Parser)]
+#[command(name = "gen-durable-migrate", version, about)]
+pub struct Args {
+    /// The database, as `postgres://…`.
+    #[arg(long, env = "DATABASE_URL", global = true, hide_env_values = true)]
+    database_url: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Apply what is missing.
+    Up {
+        /// The version to go up to; the latest if left out.
+        #[arg(long)]
+        to: Option<i32>,
+    },
+    /// Take migrations back.
+    Down {
+        /// The version to go down to; 0 removes the schema.
+        #[arg(long, default_value_t = 0)]
+        to: i32,
+        /// Go on although live instances would be lost.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show which migrations the database has.
+    Status,
+    /// Print all migrations as one script for psql.
+    Print,
+}
+
+/// Runs a command; what it prints is returned.
+///
+/// # Errors
+///
+/// Whatever the library says, and a missing database URL.
+pub async fn run(args: Args) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    if matches!(args.command, Command::Print) {
+        return Ok(crate::script());
+    }
+    let url = args
+        .database_url
+        .ok_or("no database: give `--database-url postgres://…` or set DATABASE_URL")?;
+    let pool = PgPool::connect(&url).await.map_err(Error::database("connect to the database"))?;
+    let result = match args.command {
+        Command::Up { to } => {
+            let to = to.unwrap_or(LATEST);
+            crate::up_to(&pool, to)
+                .await
+                .map(|()| format!("the database is at version {to} or later\n"))
+        }
+        Command::Down { to, force } => crate::down(&pool, Down { to, force })
+            .await
+            .map(|()| format!("the database is at version {to} or earlier\n")),
+        Command::Status => crate::status(&pool).await.map(|all| table(&all)),
+        Command::Print => Ok(crate::script()),
+    };
+    pool.close().await;
+    Ok(result?)
+}
+
+fn table(all: &[Status]) -> String {
+    let mut table = format!("{:<8} {:<24} applied\n", "version", "name");
+    for one in all {
+        let applied = one.applied_at.as_deref().unwrap_or("no");
+        let note = if one.known { "" } else { " (by a newer program)" };
+        let _ = writeln!(table, "{:<8} {:<24} {applied}{note}", one.version, one.name);
+    }
+    table
+}

@@ -1,0 +1,29 @@
+//! The program `gen-durable-migrate`.
+//!
+//! Invariant: the exit status is 0 if it did what it was told, and 1 with one line on standard
+//! error if not.
+
+use std::{fmt::Write, process::ExitCode};
+
+use clap::Parser;
+use gen_durable_migrate::cli;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match cli::run(cli::Args::parse()).await {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let mut line = format!("error: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                let _ = write!(line, ": {error}");
+                cause = error.source();
+            }
+            eprintln!("{line}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! A cluster of our own.
+//!
+//! ```text
+//!   initdb ──► postgres ──► ready ◄──► stopped (stop, start_again)
+//!      │           │          │
+//!      └───────────┴──────────┴──► gone: dropped, or the process ended (watchdog)
+//! ```
+//!
+//! Invariant: the server listens on a private Unix socket alone.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::{fs::DirBuilderExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::{Error, binaries, watchdog::Watchdog};
+
+/// How long a start may take: recovery after an immediate stop included.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
+const POLL: Duration = Duration::from_millis(5);
+
+/// How a server is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Connections are terminated, a checkpoint is written.
+    Fast,
+    /// As in a crash: the next start recovers.
+    Immediate,
+}
+
+/// Options of a server.
+#[derive(Clone, Debug, Default)]
+#[must_use = "a server runs after `.start()`"]
+pub struct Builder {
+    fast: bool,
+    data: Option<PathBuf>,
+    settings: Vec<(String, String)>,
+}
+
+/// A running server; dropped, it is gone with its directory.
+#[derive(Debug)]
+pub struct Server {
+    bin: PathBuf,
+    /// Our directory: the socket, the log and, unless it is kept, the data.
+    work: PathBuf,
+    data: PathBuf,
+    user: Option<(u32, u32)>,
+    options: Vec<String>,
+    postgres: Option<Child>,
+    // Dropped last: it removes the directory.
+    _watchdog: Watchdog,
+}
+
+impl Builder {
+    /// Trades durability for speed, for tests whose subject is not durability.
+    pub fn fast(mut self, fast: bool) -> Self {
+        self.fast = fast;
+        self
+    }
+
+    /// Keeps the data in this directory, and takes up what an earlier server left there.
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.data = Some(dir.into());
+        self
+    }
+
+    /// A setting, as in `postgresql.conf`.
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts the server and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]: no binaries, or the server did not start, with its log.
+    pub fn start(self) -> Result<Server, Error> {
+        let bin = binaries::find()?;
+        let user = binaries::unprivileged()?;
+        let work = work_dir(user)?;
+        let data = match &self.data {
+            Some(dir) => {
+                std::path::absolute(dir).map_err(Error::io("resolve the data directory"))?
+            }
+            None => work.join("data"),
+        };
+        let watchdog = Watchdog::start(&data, &work)?;
+        let options = self.options(&work);
+        let mut server =
+            Server { bin, work, data, user, options, postgres: None, _watchdog: watchdog };
+        if !server.data.join("PG_VERSION").exists() {
+            server.initdb(self.fast)?;
+        }
+        server.start_again()?;
+        Ok(server)
+    }
+
+    fn options(&self, work: &Path) -> Vec<String> {
+        let mut settings = vec![
+            ("listen_addresses".to_owned(), String::new()),
+            ("unix_socket_directories".to_owned(), work.display().to_string()),
+            ("max_connections".to_owned(), "300".to_owned()),
+            ("log_min_messages".to_owned(), "warning".to_owned()),
+        ];
+        if self.fast {
+            for setting in ["fsync", "synchronous_commit", "full_page_writes"] {
+                settings.push((setting.to_owned(), "off".to_owned()));
+            }
+        }
+        settings.extend(self.settings.iter().cloned());
+        settings
+            .into_iter()
+            .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")])
+            .collect()
+    }
+}
+
+impl Server {
+    /// A server with fsync on and default settings, unless told otherwise.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The URL of a database, for the superuser `postgres`.
+    pub fn url(&self, database: &str) -> String {
+        let socket = self.work.display().to_string().replace('/', "%2F");
+        format!("postgres://postgres@{socket}/{database}")
+    }
+
+    /// The directory of the socket.
+    pub fn socket_dir(&self) -> &Path {
+        &self.work
+    }
+
+    /// The server's process, if it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.postgres.as_ref().map(Child::id)
+    }
+
+    /// Stops the server; its data stays until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it could not be signalled.
+    pub fn stop(&mut self, mode: Mode) -> Result<(), Error> {
+        let Some(mut postgres) = self.postgres.take() else { return Ok(()) };
+        let signal = match mode {
+            Mode::Fast => "-INT",
+            Mode::Immediate => "-QUIT",
+        };
+        Command::new("kill")
+            .args([signal, &postgres.id().to_string()])
+            .status()
+            .map_err(Error::io("signal the server"))?;
+        postgres.wait().map_err(Error::io("wait for the server"))?;
+        Ok(())
+    }
+
+    /// Starts the server on the same data and the same socket.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotStarted`], with its log.
+    pub fn start_again(&mut self) -> Result<(), Error> {
+        let log = self.work.join("log");
+        let file = fs::File::create(&log).map_err(Error::io("create the log"))?;
+        let errors = file.try_clone().map_err(Error::io("create the log"))?;
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(&self.data).args(&self.options);
+        command.stdin(Stdio::null()).stdout(file).stderr(errors);
+        // Not in the terminal's group: Ctrl-C is for the program, and the watchdog stops the server.
+        command.process_group(0);
+        let mut postgres = command.spawn().map_err(Error::io("start the server"))?;
+        let read_log = || fs::read_to_string(&log).unwrap_or_default();
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !is_ready(&self.data, postgres.id()) {
+            if postgres.try_wait().map_err(Error::io("wait for the server"))?.is_some() {
+                return Err(Error::NotStarted { log: read_log() });
+            }
+            if Instant::now() > deadline {
+                let _ = postgres.kill();
+                let _ = postgres.wait();
+                return Err(Error::NotStarted { log: read_log() });
+            }
+            std::thread::sleep(POLL);
+        }
+        self.postgres = Some(postgres);
+        Ok(())
+    }
+
+    fn initdb(&self, fast: bool) -> Result<(), Error> {
+        if !self.data.exists() {
+            make_dir(&self.data, self.user)?;
+        }
+        let mut command = self.command("initdb");
+        command.arg("-D").arg(&self.data);
+        command.args([
+            "-U",
+            "postgres",
+            "-E",
+            "UTF8",
+            "--auth=trust",
+            "--no-locale",
+            "--no-instructions",
+        ]);
+        if fast {
+            command.arg("--no-sync");
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let child = command.spawn().map_err(Error::io("run initdb"))?;
+        let pid_file = self.work.join("initdb.pid");
+        let mut file = fs::File::create(&pid_file).map_err(Error::io("write a pid file"))?;
+        writeln!(file, "{}", child.id()).map_err(Error::io("write a pid file"))?;
+        let output = child.wait_with_output().map_err(Error::io("wait for initdb"))?;
+        let _ = fs::remove_file(pid_file);
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = [output.stdout, output.stderr].concat();
+        Err(Error::Command {
+            command: "initdb".to_owned(),
+            output: String::from_utf8_lossy(&said).into_owned(),
+        })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        command.current_dir("/").env_remove("PGDATA").env("LC_ALL", "C");
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Data that stays is left in order; data that goes need not be.
+        let keep = !self.data.starts_with(&self.work);
+        let _ = self.stop(if keep { Mode::Fast } else { Mode::Immediate });
+    }
+}
+
+/// Whether the postmaster says in its pid file that it is ready.
+fn is_ready(data: &Path, pid: u32) -> bool {
+    let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return false };
+    let mut lines = text.lines();
+    lines.next().and_then(|line| line.trim().parse().ok()) == Some(pid)
+        && lines.nth(6).is_some_and(|status| status.trim() == "ready")
+}
+
+/// A new directory of ours. A socket's path may have some hundred bytes, so it is short even where
+/// the system's temporary directory is not.
+fn work_dir(user: Option<(u32, u32)>) -> Result<PathBuf, Error> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let parent = std::env::temp_dir();
+    // As another user, the server must be able to reach it.
+    let parent = if parent.as_os_str().len() > 60 || user.is_some() {
+        PathBuf::from("/tmp")
+    } else {
+        parent
+    };
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let dir = parent.join(format!("gen_durable-{}-{count}", std::process::id()));
+    // A directory of a process that had our id and was killed together with its watchdog.
+    let _ = fs::remove_dir_all(&dir);
+    make_dir(&dir, user)?;
+    Ok(dir)
+}
+
+fn make_dir(dir: &Path, user: Option<(u32, u32)>) -> Result<(), Error> {
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(dir)
+        .map_err(Error::io("make the server's directory"))?;
+    if let Some((uid, gid)) = user {
+        std::os::unix::fs::chown(dir, Some(uid), Some(gid))
+            .map_err(Error::io("hand the directory to the server's user"))?;
+    }
+    Ok(())
+}
