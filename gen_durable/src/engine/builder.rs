@@ -199,6 +199,7 @@ impl EngineBuilder {
             work: Notify::new(),
             due: Mutex::default(),
             saturated: AtomicBool::new(false),
+            suspect: AtomicBool::new(false),
             stopping: Gate::new(),
             cut_off: Gate::new(),
             stopped: Gate::new(),

@@ -19,6 +19,7 @@ use std::{
 use super::{
     Shared, executor,
     jitter::jittered,
+    orphans::Orphans,
     outage::Outage,
     slots::{Queue, Row},
 };
@@ -86,10 +87,15 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     let mut paces: Vec<Pace> = shared.queues.values().cloned().map(Pace::new).collect();
     let mut outage = Outage::new("claim work");
     let mut idle_pause = IDLE_PAUSE_MIN;
+    let mut orphans = Orphans::new();
     while !shared.stopping.is_open() {
         // The permit is taken before the look: what is announced after this line is seen by the
         // claim, or wakes the wait below.
         let announced = shared.work.notified();
+        if let Err(error) = orphans.look(shared).await {
+            pause(shared, outage.failed(&error)).await;
+            continue;
+        }
         let Some(request) = request(shared, &mut paces, &kinds) else {
             // No slot is free, or the lease has lapsed; either change wakes the claimer.
             wait(shared, announced, shared.config.poll_interval).await;
@@ -97,11 +103,9 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
         };
         match claim(shared, &request).await {
             Err(error) => {
-                let pause = outage.failed(&error);
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = shared.stopping.wait() => {}
-                }
+                // The claim may have been committed, and its answer lost.
+                shared.suspect_orphans();
+                pause(shared, outage.failed(&error)).await;
             }
             Ok(claimed) => {
                 outage.over();
@@ -156,7 +160,7 @@ fn enter(shared: &Arc<Shared>, request: &ClaimRequest, claimed: Vec<Claimed>) ->
             counts[index] += 1;
         }
         queue.claimed.fetch_add(1, Ordering::Relaxed);
-        shared.tasks.begin();
+        shared.tasks.begin(row.id);
         let work = Work::new(row, runner.name(), Arc::clone(&queue.name));
         if let Some(row) = queue.enter(Row { runner, work }) {
             executor::spawn(shared, queue, row);
@@ -200,6 +204,14 @@ async fn look_ahead(shared: &Shared, kinds: &Kinds) -> Result<Due, sqlx::Error> 
     }
     .await;
     connection.done(result)
+}
+
+/// Waits out an outage.
+async fn pause(shared: &Shared, pause: Duration) {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        () = shared.stopping.wait() => {}
+    }
 }
 
 async fn wait(shared: &Shared, announced: impl Future<Output = ()>, pause: Duration) {

@@ -31,7 +31,7 @@ use crate::{
 pub(crate) fn spawn(shared: &Arc<Shared>, queue: &Arc<Queue>, row: Row) {
     let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
     tokio::spawn(async move {
-        let _end = End { shared: &shared, queue: &queue };
+        let _end = End { shared: &shared, queue: &queue, id: row.work.instance.id };
         let mut slot = Slot { shared: &shared, queue: &queue, held: true };
         drive(&shared, &mut slot, &*row.runner, row.work).await;
     });
@@ -41,12 +41,16 @@ pub(crate) fn spawn(shared: &Arc<Shared>, queue: &Arc<Queue>, row: Row) {
 struct End<'a> {
     shared: &'a Shared,
     queue: &'a Queue,
+    id: i64,
 }
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.suspect_orphans();
+        }
         self.queue.claimed.fetch_sub(1, Ordering::Relaxed);
-        self.shared.tasks.end();
+        self.shared.tasks.end(self.id);
         self.shared.slot_freed();
     }
 }
@@ -89,8 +93,11 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
         slot.take().await;
         if !shared.lease.may_start(work.worker) {
             // Whoever has the lease's rows now, it is not this worker: there is nothing to give back.
+            // Unless the lease is renewed after all: then it is an orphan.
             if shared.lease.may_hold() && work.worker == shared.lease.worker() {
                 shared.flusher.commit(work.release()).await;
+            } else {
+                shared.suspect_orphans();
             }
             return;
         }
@@ -168,6 +175,8 @@ async fn flush(
             }
             Answer::Lost => {
                 shared.metrics.lost_commits.fetch_add(1, Ordering::Relaxed);
+                // Given up, perhaps, and not lost to somebody else.
+                shared.suspect_orphans();
                 tracing::warn!(
                     machine = runner.name(),
                     instance = work.instance.id,
@@ -195,7 +204,7 @@ async fn flush(
 pub(crate) fn release(shared: &Arc<Shared>, queue: &Arc<Queue>, row: Row) {
     let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
     tokio::spawn(async move {
-        let _end = End { shared: &shared, queue: &queue };
+        let _end = End { shared: &shared, queue: &queue, id: row.work.instance.id };
         shared.flusher.commit(row.work.release()).await;
     });
 }

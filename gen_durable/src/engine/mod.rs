@@ -17,6 +17,7 @@ mod gate;
 mod jitter;
 mod lease;
 mod notify;
+mod orphans;
 mod outage;
 mod slots;
 mod tasks;
@@ -104,6 +105,8 @@ pub(crate) struct Shared {
     due: Mutex<Option<Instant>>,
     /// Whether the last claim got all that it asked for: there may be more than this engine can do.
     saturated: AtomicBool,
+    /// Whether there may be rows in the worker's name that it does not know of.
+    suspect: AtomicBool,
     /// No step starts any more.
     pub(crate) stopping: Gate,
     /// Steps under way are dropped.
@@ -228,6 +231,12 @@ impl fmt::Debug for Engine {
 }
 
 impl Shared {
+    /// Has the claimer look for orphans.
+    pub(crate) fn suspect_orphans(&self) {
+        self.suspect.store(true, Ordering::Release);
+        self.wake_claimer();
+    }
+
     /// Has the claimer look again.
     pub(crate) fn wake_claimer(&self) {
         self.work.notify_one();

@@ -1,37 +1,60 @@
-//! Counting the instances that are on their way, for a shutdown that waits for them.
+//! The instances that are on their way: for a shutdown that waits for them, and to tell an orphan from
+//! a row that somebody works on.
 //!
 //! Invariant: every `begin` has one `end`; `none` returns when they are equal in number.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use tokio::sync::Notify;
 
-/// A count that can be waited on to be zero.
+/// A set that can be waited on to be empty.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks {
-    running: AtomicUsize,
+    /// How often each id is on its way: a row that was given back may be claimed again before the
+    /// task that gave it back has ended.
+    running: Mutex<HashMap<i64, u32>>,
     ended: Notify,
 }
 
 impl Tasks {
-    pub(crate) fn begin(&self) {
-        self.running.fetch_add(1, Ordering::AcqRel);
+    pub(crate) fn begin(&self, id: i64) {
+        *self.lock().entry(id).or_default() += 1;
     }
 
-    pub(crate) fn end(&self) {
-        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+    pub(crate) fn end(&self, id: i64) {
+        let mut running = self.lock();
+        if let Some(count) = running.get_mut(&id) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(&id);
+            }
+        }
+        let none = running.is_empty();
+        drop(running);
+        if none {
             self.ended.notify_waiters();
         }
+    }
+
+    pub(crate) fn ids(&self) -> Vec<i64> {
+        self.lock().keys().copied().collect()
     }
 
     pub(crate) async fn none(&self) {
         loop {
             // Registered before the look, so that an end between the two is not missed.
             let ended = self.ended.notified();
-            if self.running.load(Ordering::Acquire) == 0 {
+            if self.lock().is_empty() {
                 return;
             }
             ended.await;
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<i64, u32>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

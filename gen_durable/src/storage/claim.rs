@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
 
-use super::row::{ClaimRequest, Claimed, Due, InboxRow, Kind, Kinds};
+use super::row::{ClaimRequest, Claimed, Due, InboxRow, Kind, Kinds, Orphan};
 
 const CLAIM: &str = include_str!("sql/claim.sql");
 const LOCK_FREE_PARTITIONS: &str = include_str!("sql/lock_free_partitions.sql");
 const CLAIM_PARTITIONS: &str = include_str!("sql/claim_partitions.sql");
 const NEXT_DUE: &str = include_str!("sql/next_due.sql");
+const ORPHANS: &str = include_str!("sql/orphans.sql");
 const UNKNOWN_KINDS: &str = include_str!("sql/unknown_kinds.sql");
 
 /// Claims rows in the order in which they should run.
@@ -99,6 +100,28 @@ pub(super) fn read_inbox(row: &PgRow, column: usize) -> Result<Vec<InboxRow>, sq
             source: Box::new(source),
         }),
     }
+}
+
+/// Rows that a worker holds besides those that it knows.
+pub(crate) async fn orphans(
+    connection: &mut PgConnection,
+    worker: i64,
+    known: &[i64],
+    batch_max: i64,
+) -> Result<Vec<Orphan>, sqlx::Error> {
+    let rows =
+        sqlx::query(ORPHANS).bind(worker).bind(known).bind(batch_max).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Orphan {
+                id: row.try_get(0)?,
+                kind: Kind { fsm: row.try_get(1)?, fsm_version: row.try_get(2)? },
+                attempt: row.try_get(3)?,
+                revision: row.try_get(4)?,
+                partition_key: row.try_get(5)?,
+            })
+        })
+        .collect()
 }
 
 /// When the next scheduled row, and the next timeout of a park, is due.

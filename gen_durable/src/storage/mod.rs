@@ -12,13 +12,13 @@ mod upkeep;
 mod workers;
 
 pub(crate) use self::{
-    claim::{claim, next_due, unknown_kinds},
+    claim::{claim, next_due, orphans, unknown_kinds},
     commit::{Committed, Verdict, commit},
     deliver::deliver,
     insert::insert,
     row::{
         Change, ClaimRequest, Claimed, Commit, Due, Eligible, InboxRow, Kind, Kinds, NewInstance,
-        NewSignal,
+        NewSignal, Orphan,
     },
     upkeep::{Ended, ended, notify, prune, reap, rescue_stranded, wake_timed_out},
     workers::{register_worker, remove_worker, renew_lease, schema_version},

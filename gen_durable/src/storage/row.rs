@@ -93,6 +93,16 @@ pub(crate) struct InboxRow(
     pub(crate) Box<serde_json::value::RawValue>,
 );
 
+/// A claimed row that its worker does not know of.
+#[derive(Debug)]
+pub(crate) struct Orphan {
+    pub(crate) id: i64,
+    pub(crate) kind: Kind,
+    pub(crate) attempt: i32,
+    pub(crate) revision: i64,
+    pub(crate) partition_key: Option<String>,
+}
+
 /// When something is due next, from now.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Due {

@@ -1,0 +1,86 @@
+//! Rows that are claimed in the worker's name and that it does not know of.
+//!
+//! A connection may break after Postgres has committed a claim and before its rows arrive; an
+//! outcome may be given up because the lease ran out, and the lease be renewed after all. Nobody
+//! works on such a row, and no reaper takes it while its worker lives: the worker must give it back.
+//!
+//! Invariant: a row is given back only if it is not on its way. The claimer alone looks, and between
+//! its claims, so that no row is claimed and not yet known. A release carries the revision that was
+//! read, so it does nothing to a row that has changed hands since.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use super::Shared;
+use crate::storage::{self, Change, Commit, Orphan};
+
+/// For how long a lost statement may still reach Postgres, through a connection that is half open.
+const SUSPICION: Duration = Duration::from_mins(10);
+/// Rows given back after one look.
+const BATCH_MAX: i64 = 1000;
+
+/// What the claimer suspects.
+pub(super) struct Orphans {
+    until: Option<Instant>,
+    next: Instant,
+}
+
+impl Orphans {
+    pub(super) fn new() -> Self {
+        Self { until: None, next: Instant::now() }
+    }
+
+    /// Looks for orphans if there may be any, and not too often.
+    pub(super) async fn look(&mut self, shared: &Arc<Shared>) -> Result<(), sqlx::Error> {
+        let now = Instant::now();
+        if shared.suspect.load(Ordering::Acquire) {
+            self.until = Some(now + SUSPICION);
+            self.next = now;
+        }
+        if self.until.is_none() || now < self.next {
+            return Ok(());
+        }
+        // Before the look: a suspicion that arises during it leads to another look.
+        shared.suspect.store(false, Ordering::Release);
+        let mut connection = shared.connections.get().await?;
+        let (worker, known) = (shared.lease.worker(), shared.tasks.ids());
+        let result = storage::orphans(&mut connection, worker, &known, BATCH_MAX).await;
+        let orphans = connection.done(result)?;
+        if !orphans.is_empty() {
+            tracing::warn!(rows = orphans.len(), "giving back rows that were claimed in vain");
+        }
+        for orphan in orphans {
+            give_back(shared, worker, orphan);
+        }
+        self.next = now + shared.config.lease_ttl / 3;
+        self.until = self.until.filter(|until| now < *until);
+        Ok(())
+    }
+}
+
+fn give_back(shared: &Arc<Shared>, worker: i64, orphan: Orphan) {
+    // The claim asks for known machines alone.
+    let Some(fsm) = shared.registry.get(&orphan.kind).map(|runner| runner.name()) else { return };
+    let release = Commit {
+        id: orphan.id,
+        fsm,
+        worker,
+        revision: orphan.revision,
+        attempt: orphan.attempt,
+        change: Change::Release,
+        state: None,
+        error: None,
+        consumed: Vec::new(),
+        inserts: Vec::new(),
+        signals: Vec::new(),
+        partition_key: orphan.partition_key,
+        listens: false,
+    };
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        shared.flusher.commit(release).await;
+        shared.wake_claimer();
+    });
+}

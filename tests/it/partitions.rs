@@ -1,0 +1,143 @@
+//! Partition keys: one at a time, in order, cluster-wide.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicI64, Ordering},
+};
+
+use gen_durable::prelude::*;
+
+use crate::support::{Gate, PATIENCE, count, database, engine, eventually, expire_lease, until};
+
+/// What ran, and whether two of one key ever ran at once.
+#[derive(Debug, Default)]
+pub struct Watch {
+    ran: Mutex<Vec<(String, i64)>>,
+    running: Mutex<Vec<String>>,
+    overlaps: AtomicI64,
+}
+
+#[durable_fsm(state = i64, output = ())]
+pub enum Keyed {
+    First,
+    Second,
+}
+
+#[durable_fsm]
+impl Keyed {
+    async fn first(cx: Context<Self>, watch: &Arc<Watch>) -> Outcome<Self> {
+        let key = cx.partition_key().unwrap_or_default().to_owned();
+        {
+            let mut running = watch.running.lock().unwrap();
+            if running.contains(&key) {
+                watch.overlaps.fetch_add(1, Ordering::Relaxed);
+            }
+            running.push(key.clone());
+        }
+        tokio::task::yield_now().await;
+        watch.ran.lock().unwrap().push((key.clone(), cx.state));
+        cx.next(Keyed::Second)
+    }
+
+    async fn second(cx: Context<Self>, watch: &Arc<Watch>) -> Outcome<Self> {
+        let key = cx.partition_key().unwrap_or_default();
+        let mut running = watch.running.lock().unwrap();
+        let place = running.iter().position(|other| other == key);
+        running.remove(place.expect("it is running"));
+        drop(running);
+        cx.done(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p06_one_key_never_overlaps_and_keeps_its_order() {
+    const KEYS: i64 = 7;
+    const ROWS: i64 = 600;
+    let db = database().await;
+    let watch = Arc::new(Watch::default());
+    let start = async || {
+        let engine = engine(&db).machine::<Keyed>().resource(Arc::clone(&watch));
+        engine.start().await.unwrap()
+    };
+    let (one, other) = (start().await, start().await);
+    for batch in 0..6 {
+        let rows = (0..ROWS / 6).map(|n| {
+            let n = batch * (ROWS / 6) + n;
+            Keyed::insert(n).partition_key(format!("key {}", n % KEYS))
+        });
+        Keyed::insert_many(rows).execute(&one).await.unwrap();
+    }
+    eventually("all have run", async || (count(db.pool(), "done").await == ROWS).then_some(())).await;
+    assert_eq!(watch.overlaps.load(Ordering::Relaxed), 0);
+    for key in 0..KEYS {
+        let key = format!("key {key}");
+        let ran = watch.ran.lock().unwrap();
+        let order: Vec<i64> = ran.iter().filter(|(of, _)| *of == key).map(|(_, n)| *n).collect();
+        assert!(order.is_sorted(), "{key}: {order:?}");
+    }
+    one.shutdown().await.unwrap();
+    other.shutdown().await.unwrap();
+}
+
+#[durable_fsm(state = i64, output = i64)]
+pub enum Held {
+    Hold,
+}
+
+#[durable_fsm]
+impl Held {
+    async fn hold(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.state).await;
+        let n = cx.state;
+        cx.done(n)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p06_a_key_is_served_by_priority_and_other_keys_are_not_held_up() {
+    let db = database().await;
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Held>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let insert = |n: i64| Held::insert(n).partition_key("busy");
+    insert(1).execute(&engine).await.unwrap();
+    assert_eq!(gate.arrival().await, 1);
+    insert(4).execute(&engine).await.unwrap();
+    insert(3).execute(&engine).await.unwrap();
+    insert(2).priority(-1).execute(&engine).await.unwrap();
+    Held::insert(10).partition_key("other").execute(&engine).await.unwrap();
+    Held::insert(11).execute(&engine).await.unwrap();
+    let mut arrived = [gate.arrival().await, gate.arrival().await];
+    arrived.sort_unstable();
+    assert_eq!(arrived, [10, 11], "the busy key's rows wait, and nobody else does");
+    gate.open(3);
+    for n in [2, 4, 3] {
+        assert_eq!(gate.arrival().await, n);
+        gate.open(1);
+    }
+    eventually("all have run", async || (count(db.pool(), "done").await == 6).then_some(())).await;
+    engine.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p06_a_dead_holder_frees_its_key() {
+    let db = database().await;
+    let gate = Arc::new(Gate::new());
+    let start = async || {
+        let engine = engine(&db).machine::<Held>().resource(Arc::clone(&gate));
+        engine.start().await.unwrap()
+    };
+    let dead = start().await;
+    let first = Held::insert(1).partition_key("k").execute(&dead).await.unwrap();
+    assert_eq!(gate.arrival().await, 1);
+    let alive = start().await;
+    let second = Held::insert(2).partition_key("k").execute(&alive).await.unwrap();
+    expire_lease(db.pool(), dead.worker()).await;
+    alive.maintain().await.unwrap();
+    assert_eq!(gate.arrival().await, 1, "the first row runs again, before the second");
+    gate.open(10);
+    until(db.pool(), second, "done").await;
+    assert_eq!(alive.wait(first, PATIENCE).await.unwrap(), 1);
+    assert_eq!(dead.metrics().steps, 1, "the dead one's step ran out, to no effect");
+    alive.shutdown().await.unwrap();
+    drop(dead);
+}

@@ -1,0 +1,45 @@
+//! A place where steps stop until the test lets them go.
+
+use tokio::sync::{Mutex, Semaphore, mpsc};
+
+use super::PATIENCE;
+
+/// Given to an engine as a resource, and held by the test as a clone.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    arrivals: mpsc::UnboundedSender<i64>,
+    arrived: Mutex<mpsc::UnboundedReceiver<i64>>,
+    open: Semaphore,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        let (arrivals, arrived) = mpsc::unbounded_channel();
+        Self { arrivals, arrived: Mutex::new(arrived), open: Semaphore::new(0) }
+    }
+
+    /// What a step calls: says that it is here, and stops.
+    pub(crate) async fn pass(&self, id: impl Into<i64>) {
+        self.arrivals.send(id.into()).expect("the test looks");
+        self.open.acquire().await.expect("the gate is not closed").forget();
+    }
+
+    /// Waits until a step has stopped here; its instance.
+    pub(crate) async fn arrival(&self) -> i64 {
+        let mut arrived = self.arrived.lock().await;
+        tokio::time::timeout(PATIENCE, arrived.recv())
+            .await
+            .expect("a step arrives in time")
+            .expect("the gate is held")
+    }
+
+    /// Lets this many steps pass.
+    pub(crate) fn open(&self, steps: usize) {
+        self.open.add_permits(steps);
+    }
+
+    /// How many have arrived that nobody has looked at.
+    pub(crate) async fn arrivals_left(&self) -> usize {
+        self.arrived.lock().await.len()
+    }
+}

@@ -1,0 +1,157 @@
+//! What the tests share: a database for each, and ways to wait for a condition.
+//!
+//! Invariant: no test waits for a time to pass; it waits for what it expects to happen.
+
+mod gate;
+
+use std::time::Duration;
+
+use gen_durable::{Engine, EngineBuilder};
+use gen_durable_test_postgres::{Cluster, Error, Template, TestDb};
+use sqlx::PgPool;
+use tokio::sync::OnceCell;
+
+pub(crate) use gate::Gate;
+
+/// How long a condition may take on a slow and busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Shared {
+    template: Template,
+    // Held for the process: the watchdog removes it.
+    _cluster: Cluster,
+}
+
+async fn shared() -> &'static Shared {
+    static SHARED: OnceCell<Shared> = OnceCell::const_new();
+    SHARED
+        .get_or_init(|| async {
+            let cluster = Cluster::from_env_or_throwaway(true).expect("a Postgres server");
+            let template = Template::create(&cluster, |pool| async move {
+                gen_durable_migrate::up(&pool).await.map_err(|error| Error::Command {
+                    command: "migrate".to_owned(),
+                    output: format!("{error:?}"),
+                })
+            })
+            .await
+            .expect("a migrated template");
+            Shared { template, _cluster: cluster }
+        })
+        .await
+}
+
+/// A migrated database of the test's own.
+pub(crate) async fn database() -> TestDb {
+    shared().await.template.database().await.expect("a copy of the template")
+}
+
+/// An empty database of the test's own.
+pub(crate) async fn empty_database() -> TestDb {
+    shared().await.template.empty_database().await.expect("an empty database")
+}
+
+/// An engine with the queue "default".
+pub(crate) fn engine(db: &TestDb) -> EngineBuilder {
+    log();
+    Engine::builder(db.pool().clone()).queue("default", 10)
+}
+
+/// Shows the engine's log for `RUST_LOG`.
+pub(crate) fn log() {
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_test_writer()
+        .try_init();
+}
+
+/// Looks again and again until there is something to see.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let mut ticks = tokio::time::interval(Duration::from_millis(5));
+    let looked = tokio::time::timeout(PATIENCE, async {
+        loop {
+            ticks.tick().await;
+            if let Some(seen) = look().await {
+                return seen;
+            }
+        }
+    });
+    match looked.await {
+        Ok(seen) => seen,
+        Err(_elapsed) => panic!("waited in vain until {what}"),
+    }
+}
+
+/// A row of `instances`, as far as tests look at it.
+#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
+pub(crate) struct Row {
+    pub(crate) status: String,
+    pub(crate) step: String,
+    pub(crate) state: serde_json::Value,
+    pub(crate) result: Option<serde_json::Value>,
+    pub(crate) last_error: Option<String>,
+    pub(crate) attempt: i32,
+    pub(crate) crashes: i32,
+    pub(crate) locked_by: Option<i64>,
+    pub(crate) inbox: i64,
+}
+
+/// Reads a row.
+pub(crate) async fn row(pool: &PgPool, id: impl Into<i64>) -> Row {
+    sqlx::query_as(
+        "select i.status, i.step, i.state, i.result, i.last_error, i.attempt, i.crashes, i.locked_by,
+                (select count(*) from gen_durable.signals s where s.target_id = i.id) as inbox
+         from gen_durable.instances i where i.id = $1",
+    )
+    .bind(id.into())
+    .fetch_one(pool)
+    .await
+    .expect("the instance exists")
+}
+
+/// Waits until a row has a status.
+pub(crate) async fn until(pool: &PgPool, id: impl Into<i64>, status: &str) -> Row {
+    let id = id.into();
+    eventually(&format!("instance {id} is {status}"), async || {
+        let row = row(pool, id).await;
+        (row.status == status).then_some(row)
+    })
+    .await
+}
+
+/// How many instances have a status.
+pub(crate) async fn count(pool: &PgPool, status: &str) -> i64 {
+    sqlx::query_scalar("select count(*) from gen_durable.instances where status = $1")
+        .bind(status)
+        .fetch_one(pool)
+        .await
+        .expect("a count")
+}
+
+/// Runs statements.
+pub(crate) async fn sql(pool: &PgPool, statements: &'static str) {
+    sqlx::raw_sql(statements).execute(pool).await.expect("the statements run");
+}
+
+/// Takes a worker's lease away, as if its process had been gone for a while.
+pub(crate) async fn expire_lease(pool: &PgPool, worker: i64) {
+    sqlx::query("update gen_durable.workers set lease_expires_at = now() - interval '1 second' where id = $1")
+        .bind(worker)
+        .execute(pool)
+        .await
+        .expect("the worker is in the table");
+}
+
+/// Waits until a session waits for a lock in this database.
+pub(crate) async fn until_somebody_waits(pool: &PgPool, sessions: i64) {
+    eventually("a session waits for a lock", async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(distinct pid) from pg_locks where not granted
+             and pid in (select pid from pg_stat_activity where datname = current_database())",
+        )
+        .fetch_one(pool)
+        .await
+        .expect("a count");
+        (waiting >= sessions).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,77 @@
+//! Waiting for a result: in the process that runs the instance, and in another.
+
+use std::{sync::Arc, time::Duration};
+
+use gen_durable::{WaitError, prelude::*};
+
+use crate::support::{Gate, PATIENCE, database, engine};
+
+#[durable_fsm(state = u32, output = String)]
+pub enum Held {
+    Hold,
+}
+
+#[durable_fsm]
+impl Held {
+    async fn hold(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        let text = format!("held {}", cx.state);
+        cx.done(text)
+    }
+}
+
+#[durable_fsm(output = u32)]
+pub enum Other {
+    Do,
+}
+
+#[durable_fsm]
+impl Other {
+    async fn r#do(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(1)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_is_typed_and_reaches_every_process() {
+    let db = database().await;
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Held>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let elsewhere = Client::new(db.pool().clone());
+    let id = Held::insert(3).execute(&elsewhere).await.unwrap();
+    let short = engine.wait(id, Duration::from_millis(30)).await.unwrap_err();
+    assert!(matches!(short, WaitError::TimedOut { .. }), "{short}");
+    let (here, there, opened) = tokio::join!(
+        engine.wait(id, PATIENCE),
+        elsewhere.wait(id, PATIENCE),
+        async {
+            gate.arrival().await;
+            gate.open(1);
+        }
+    );
+    let () = opened;
+    assert_eq!((here.unwrap().as_str(), there.unwrap().as_str()), ("held 3", "held 3"));
+    // After the fact as well.
+    assert_eq!(elsewhere.wait(id, PATIENCE).await.unwrap(), "held 3");
+    engine.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_what_cannot_come_is_an_error_at_once() {
+    let db = database().await;
+    let client = Client::new(db.pool().clone());
+    let nobody = InstanceId::<Held>::from_raw(404);
+    let error = client.wait(nobody, PATIENCE).await.unwrap_err();
+    assert!(matches!(error, WaitError::Unknown { id: 404 }), "{error}");
+
+    let engine = engine(&db).machine::<Other>().start().await.unwrap();
+    let other = Other::insert(()).execute(&engine).await.unwrap();
+    engine.wait(other, PATIENCE).await.unwrap();
+    let wrong = InstanceId::<Held>::from_raw(other.get());
+    let error = client.wait(wrong, PATIENCE).await.unwrap_err();
+    assert!(matches!(error, WaitError::WrongMachine { .. }), "{error}");
+    sqlx::query("update gen_durable.instances set result = '\"text\"'").execute(db.pool()).await.unwrap();
+    let error = client.wait(other, PATIENCE).await.unwrap_err();
+    assert!(matches!(error, WaitError::Decode(_)), "{error}");
+    engine.shutdown().await.unwrap();
+}
