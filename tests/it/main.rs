@@ -5,8 +5,8 @@
 #![allow(missing_debug_implementations, missing_docs, unreachable_pub, reason = "a test is no API")]
 #![allow(clippy::needless_pass_by_value, clippy::unused_async, reason = "tests write what a user would")]
 
-//mod failures;
-//mod inserts;
+mod failures;
+mod inserts;
 //mod maintenance;
 //mod migrations;
 //mod outages;
@@ -19,5 +19,5 @@ mod signals;
 //mod statements;
 mod support;
 //mod unknown;
-//mod values;
+mod values;
 mod waiting;
