@@ -40,7 +40,7 @@ create table gen_durable.instances (
     updated_at    timestamptz not null default now(),
     finished_at   timestamptz
 ) with (
-    fillfactor = 70,
+    fillfactor = 40,
     autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_vacuum_insert_scale_factor = 0.2,
     autovacuum_analyze_scale_factor = 0.1,

@@ -45,7 +45,8 @@ async fn a_duplicate_names_the_holder_and_is_refused_alone() {
     );
     let error = unique(2, "order 1").execute(pool).await.unwrap_err();
     assert!(matches!(error, InsertError::Duplicate(_)), "{error}");
-    let rows = vec![unique(3, "order 3"), unique(4, "order 1"), unique(5, "order 3"), Task::insert(6)];
+    let rows =
+        vec![unique(3, "order 3"), unique(4, "order 1"), unique(5, "order 3"), Task::insert(6)];
     let answers = Task::insert_many(rows).execute(&engine).await.unwrap();
     let third = *answers[0].as_ref().unwrap();
     assert_eq!(answers[1].as_ref().unwrap_err().id, id.get());

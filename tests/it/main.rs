@@ -1,23 +1,31 @@
-//! The properties of gen_durable, on a real Postgres.
+//! The properties of `gen_durable`, on a real Postgres.
 //!
 //! Tests called `pNN_…` show the numbered properties of the design.
 
 #![allow(missing_debug_implementations, missing_docs, unreachable_pub, reason = "a test is no API")]
-#![allow(clippy::needless_pass_by_value, clippy::unused_async, reason = "tests write what a user would")]
+#![allow(
+    clippy::cast_possible_wrap,
+    clippy::needless_pass_by_value,
+    clippy::similar_names,
+    clippy::struct_field_names,
+    clippy::unused_async,
+    clippy::unwrap_used,
+    reason = "tests write what a user would, and a panic is how a test fails"
+)]
 
 mod failures;
 mod inserts;
-//mod maintenance;
-//mod migrations;
-//mod outages;
+mod maintenance;
+mod migrations;
+mod outages;
 mod outcomes;
-//mod ownership;
+mod ownership;
 mod partitions;
-//mod shutdown;
+mod shutdown;
 mod signals;
-//mod start;
-//mod statements;
+mod start;
+mod statements;
 mod support;
-//mod unknown;
+mod unknown;
 mod values;
 mod waiting;

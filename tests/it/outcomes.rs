@@ -51,7 +51,11 @@ async fn each_outcome_leads_where_it_says() {
     assert_eq!(trail.seen, seen);
     let row = row(db.pool(), id).await;
     assert_eq!((row.status.as_str(), row.step.as_str(), row.locked_by), ("done", "third", None));
-    assert_eq!(row.state["seen"].as_array().unwrap().len(), 5, "the state is committed with `done`");
+    assert_eq!(
+        row.state["seen"].as_array().unwrap().len(),
+        5,
+        "the state is committed with `done`"
+    );
     engine.shutdown().await.unwrap();
 }
 
@@ -136,8 +140,7 @@ async fn a_queue_runs_by_priority_then_time_then_id() {
 async fn an_instance_runs_in_the_queue_that_it_was_inserted_into() {
     let db = database().await;
     let log = Log::default();
-    let engine =
-        engine(&db).machine::<Note>().resource(Arc::clone(&log)).start().await.unwrap();
+    let engine = engine(&db).machine::<Note>().resource(Arc::clone(&log)).start().await.unwrap();
     let elsewhere = Note::insert(1).queue("elsewhere").execute(&engine).await.unwrap();
     let here = Note::insert(2).execute(&engine).await.unwrap();
     engine.wait(here, PATIENCE).await.unwrap();
@@ -172,8 +175,7 @@ impl Chain {
 async fn a_step_is_committed_before_the_next_one_begins() {
     let db = database().await;
     let gate = Arc::new(Gate::new());
-    let engine =
-        engine(&db).machine::<Chain>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let engine = engine(&db).machine::<Chain>().resource(Arc::clone(&gate)).start().await.unwrap();
     let id = Chain::insert(Trail::default()).execute(&engine).await.unwrap();
     for done in 0..3 {
         gate.arrival().await;
@@ -217,10 +219,11 @@ async fn running_ahead_lets_others_have_their_turn() {
         engine.wait(id, PATIENCE).await.unwrap();
     }
     engine.shutdown().await.unwrap();
-    let waiting: String = sqlx::query_scalar("select status from gen_durable.instances where fsm = 'greedy'")
-        .fetch_one(db.pool())
-        .await
-        .unwrap();
+    let waiting: String =
+        sqlx::query_scalar("select status from gen_durable.instances where fsm = 'greedy'")
+            .fetch_one(db.pool())
+            .await
+            .unwrap();
     assert_eq!(waiting, "runnable", "a shutdown stops it between two steps");
 }
 
@@ -253,7 +256,8 @@ async fn an_outcome_carries_inserts() {
     // The second 1 is a duplicate: the instance that holds the key does the work.
     let id = Parent::insert(vec![1, 2, 1]).execute(&engine).await.unwrap();
     engine.wait(id, PATIENCE).await.unwrap();
-    eventually("the children have run", async || (log.lock().unwrap().len() == 3).then_some(())).await;
+    eventually("the children have run", async || (log.lock().unwrap().len() == 3).then_some(()))
+        .await;
     let mut ran = log.lock().unwrap().clone();
     ran.sort_unstable();
     assert_eq!(ran, [1, 2, 99]);

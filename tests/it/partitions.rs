@@ -67,7 +67,8 @@ async fn p06_one_key_never_overlaps_and_keeps_its_order() {
         });
         Keyed::insert_many(rows).execute(&one).await.unwrap();
     }
-    eventually("all have run", async || (count(db.pool(), "done").await == ROWS).then_some(())).await;
+    eventually("all have run", async || (count(db.pool(), "done").await == ROWS).then_some(()))
+        .await;
     assert_eq!(watch.overlaps.load(Ordering::Relaxed), 0);
     for key in 0..KEYS {
         let key = format!("key {key}");

@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use gen_durable::{Delivery, SignalError, prelude::*};
 
-use crate::support::{Gate, PATIENCE, database, engine, eventually, row, sql, until, until_somebody_waits};
+use crate::support::{
+    Gate, PATIENCE, database, engine, eventually, row, sql, until, until_somebody_waits,
+};
 
 #[derive(Clone, Debug, PartialEq, DurableSignal)]
 pub struct Ping {
@@ -75,13 +77,8 @@ async fn p03_signal_races_park_ten_thousand_times() {
     const INSTANCES: usize = 10_000;
     let db = database().await;
     let client = Client::new(db.pool().clone());
-    let engine = engine(&db)
-        .machine::<Racer>()
-        .queue("default", 50)
-        .resource(client)
-        .start()
-        .await
-        .unwrap();
+    let engine =
+        engine(&db).machine::<Racer>().queue("default", 50).resource(client).start().await.unwrap();
     let ids = Racer::insert_many(vec![1; INSTANCES]).execute(&engine).await.unwrap();
     assert_eq!(ids.len(), INSTANCES);
     eventually("every instance has taken its signal", async || {
@@ -113,8 +110,7 @@ async fn p03_signal_arrives_inside_the_parks_transaction() {
         let mut holder = pool.begin().await.unwrap();
         sqlx::query("select pg_advisory_xact_lock(77)").execute(&mut *holder).await.unwrap();
         let client = Client::new(pool.clone());
-        let engine =
-            engine(&db).machine::<Racer>().resource(client.clone()).start().await.unwrap();
+        let engine = engine(&db).machine::<Racer>().resource(client.clone()).start().await.unwrap();
         let id = Racer::insert(0).execute(&engine).await.unwrap();
         until_somebody_waits(pool, 1).await;
         let signal = tokio::spawn({
@@ -138,8 +134,7 @@ async fn p03_park_happens_while_a_signals_transaction_is_open() {
     let client = Client::new(pool.clone());
     let engine = engine(&db).machine::<Held>().machine::<Racer>();
     let gate = Arc::new(Gate::new());
-    let engine =
-        engine.resource(Arc::clone(&gate)).resource(client.clone()).start().await.unwrap();
+    let engine = engine.resource(Arc::clone(&gate)).resource(client.clone()).start().await.unwrap();
     for n in 0..20 {
         let id = Held::insert(0).execute(&engine).await.unwrap();
         gate.arrival().await;
@@ -290,20 +285,14 @@ async fn a_signal_that_cannot_arrive_is_refused() {
     let id = Collect::insert(wanted(0)).execute(&engine).await.unwrap();
     engine.wait(id, PATIENCE).await.unwrap();
     let error = Collect::signal_ping(id, Ping { n: 1 }).execute(&engine).await.unwrap_err();
-    assert!(
-        matches!(error, SignalError::Terminal { status: Status::Done, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, SignalError::Terminal { status: Status::Done, .. }), "{error}");
     let nobody = InstanceId::<Collect>::from_raw(404);
     let error = Collect::signal_ping(nobody, Ping { n: 1 }).execute(pool).await.unwrap_err();
     assert!(matches!(error, SignalError::Unknown { id: 404 }), "{error}");
     let retry = Retry::insert(()).execute(&engine).await.unwrap();
     let wrong = InstanceId::<Collect>::from_raw(retry.get());
     let error = Collect::signal_ping(wrong, Ping { n: 1 }).execute(&engine).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        format!("instance {retry} is of machine `retry`, not `collect`")
-    );
+    assert_eq!(error.to_string(), format!("instance {retry} is of machine `retry`, not `collect`"));
     // A tool that knows only numbers and names.
     let client = engine.client();
     let payload = serde_json::json!({ "n": 5 });

@@ -144,9 +144,15 @@ async fn p09_what_postgres_refuses_fails_alone() {
         "alter table gen_durable.instances add check (result is distinct from '\"forbidden\"')",
     )
     .await;
-    let engine =
-        engine(&db).machine::<Copy>().machine::<Wisher>().queue("default", 50).start().await.unwrap();
-    let ids = Copy::insert_many((0..100).map(|_| json!("forbidden"))).execute(&engine).await.unwrap();
+    let engine = engine(&db)
+        .machine::<Copy>()
+        .machine::<Wisher>()
+        .queue("default", 50)
+        .start()
+        .await
+        .unwrap();
+    let ids =
+        Copy::insert_many((0..100).map(|_| json!("forbidden"))).execute(&engine).await.unwrap();
     for (n, id) in ids.iter().enumerate() {
         let id = *id.as_ref().unwrap();
         let value = if n % 10 == 3 { json!(null) } else { json!(n) };
@@ -239,7 +245,11 @@ async fn p10_a_row_that_does_not_decode_fails_and_is_left_as_it_is() {
     let state = Strict { nested: Inner { n: 1 } };
     let by_state = Reader::insert(state.clone()).execute(pool).await.unwrap();
     let stored = json!({ "nested": { "n": 300 }, "more": true });
-    sqlx::query("update gen_durable.instances set state = $1").bind(&stored).execute(pool).await.unwrap();
+    sqlx::query("update gen_durable.instances set state = $1")
+        .bind(&stored)
+        .execute(pool)
+        .await
+        .unwrap();
     let by_payload = Reader::insert(state).execute(pool).await.unwrap();
     let client = Client::new(pool.clone());
     client.signal_by_name(by_payload.get(), "give", &json!({ "valu": 1 }), None).await.unwrap();

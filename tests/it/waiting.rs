@@ -41,14 +41,11 @@ async fn a_result_is_typed_and_reaches_every_process() {
     let id = Held::insert(3).execute(&elsewhere).await.unwrap();
     let short = engine.wait(id, Duration::from_millis(30)).await.unwrap_err();
     assert!(matches!(short, WaitError::TimedOut { .. }), "{short}");
-    let (here, there, opened) = tokio::join!(
-        engine.wait(id, PATIENCE),
-        elsewhere.wait(id, PATIENCE),
-        async {
+    let (here, there, opened) =
+        tokio::join!(engine.wait(id, PATIENCE), elsewhere.wait(id, PATIENCE), async {
             gate.arrival().await;
             gate.open(1);
-        }
-    );
+        });
     let () = opened;
     assert_eq!((here.unwrap().as_str(), there.unwrap().as_str()), ("held 3", "held 3"));
     // After the fact as well.
@@ -70,7 +67,10 @@ async fn waiting_for_what_cannot_come_is_an_error_at_once() {
     let wrong = InstanceId::<Held>::from_raw(other.get());
     let error = client.wait(wrong, PATIENCE).await.unwrap_err();
     assert!(matches!(error, WaitError::WrongMachine { .. }), "{error}");
-    sqlx::query("update gen_durable.instances set result = '\"text\"'").execute(db.pool()).await.unwrap();
+    sqlx::query("update gen_durable.instances set result = '\"text\"'")
+        .execute(db.pool())
+        .await
+        .unwrap();
     let error = client.wait(other, PATIENCE).await.unwrap_err();
     assert!(matches!(error, WaitError::Decode(_)), "{error}");
     engine.shutdown().await.unwrap();

@@ -201,6 +201,7 @@ impl EngineBuilder {
             saturated: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             stopping: Gate::new(),
+            claimer_ended: Gate::new(),
             cut_off: Gate::new(),
             stopped: Gate::new(),
         });

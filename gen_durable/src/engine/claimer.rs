@@ -81,8 +81,18 @@ impl Pace {
     }
 }
 
+/// Says that the claimer has ended, however it did.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.claimer_ended.open();
+    }
+}
+
 /// Claims until the engine begins to stop.
 pub(crate) async fn run(shared: &Arc<Shared>) {
+    let _ended = Ended(shared);
     let kinds = Arc::new(shared.registry.kinds());
     let mut paces: Vec<Pace> = shared.queues.values().cloned().map(Pace::new).collect();
     let mut outage = Outage::new("claim work");

@@ -109,6 +109,8 @@ pub(crate) struct Shared {
     suspect: AtomicBool,
     /// No step starts any more.
     pub(crate) stopping: Gate,
+    /// No row is claimed any more, and what was claimed is known.
+    claimer_ended: Gate,
     /// Steps under way are dropped.
     cut_off: Gate,
     /// Nothing is left to do.
@@ -192,10 +194,10 @@ impl Engine {
     pub async fn shutdown(self) -> Result<(), Error> {
         let shared = &self.shared;
         shared.begin_stop();
-        if tokio::time::timeout(shared.config.drain_timeout, shared.tasks.none()).await.is_err() {
+        if tokio::time::timeout(shared.config.drain_timeout, shared.drained()).await.is_err() {
             tracing::warn!("steps still under way after the drain timeout are cut off");
             shared.cut_off.open();
-            let _ = tokio::time::timeout(LAST_COMMITS, shared.tasks.none()).await;
+            let _ = tokio::time::timeout(LAST_COMMITS, shared.drained()).await;
         }
         let removed = async {
             let mut connection = shared.connections.get().await?;
@@ -275,6 +277,13 @@ impl Shared {
             *due = None;
         }
         Some(left)
+    }
+
+    /// Waits until nothing is claimed. The claimer goes first: rows of a claim that is under way
+    /// arrive after the stop has begun, and must be given back as well.
+    async fn drained(&self) {
+        self.claimer_ended.wait().await;
+        self.tasks.none().await;
     }
 
     /// No step starts from here on; rows that have not begun are given back.

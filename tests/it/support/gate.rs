@@ -37,9 +37,4 @@ impl Gate {
     pub(crate) fn open(&self, steps: usize) {
         self.open.add_permits(steps);
     }
-
-    /// How many have arrived that nobody has looked at.
-    pub(crate) async fn arrivals_left(&self) -> usize {
-        self.arrived.lock().await.len()
-    }
 }

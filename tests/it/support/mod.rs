@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 pub(crate) use gate::Gate;
 
 /// How long a condition may take on a slow and busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 struct Shared {
     template: Template,
@@ -75,10 +75,7 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
             }
         }
     });
-    match looked.await {
-        Ok(seen) => seen,
-        Err(_elapsed) => panic!("waited in vain until {what}"),
-    }
+    looked.await.unwrap_or_else(|_elapsed| panic!("waited in vain until {what}"))
 }
 
 /// A row of `instances`, as far as tests look at it.

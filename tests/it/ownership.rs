@@ -1,0 +1,240 @@
+//! Leases, and what a worker that lost its own may do: nothing.
+
+use std::sync::Arc;
+
+use gen_durable::{Engine, prelude::*};
+use gen_durable_test_postgres::TestDb;
+
+use crate::support::{
+    Gate, PATIENCE, count, database, engine, eventually, expire_lease, row, sql, until,
+};
+
+#[derive(Clone, Debug, DurableSignal)]
+pub struct Token {
+    n: u32,
+}
+
+#[derive(Clone, Debug, Default, DurableState)]
+pub struct Effects {
+    ran: u32,
+}
+
+#[durable_fsm(state = u32, output = ())]
+pub enum Child {
+    Do,
+}
+
+#[durable_fsm]
+impl Child {
+    async fn r#do(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
+/// One step with every effect that a step can have.
+#[durable_fsm(state = Effects, output = u32, signals(Token))]
+pub enum Effectful {
+    Act,
+    Rest,
+}
+
+#[durable_fsm]
+impl Effectful {
+    async fn act(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
+        gate.pass(cx.id()).await;
+        cx.state.ran += 1;
+        let token = cx.take_signal::<Token>()?.expect("a signal was sent");
+        let id = cx.id();
+        Ok(cx
+            .next(Effectful::Rest)
+            .insert(Child::insert(token.n))
+            .signal(Effectful::signal_token(id, Token { n: token.n + 1 })))
+    }
+
+    async fn rest(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        let ran = cx.state.ran;
+        cx.done(ran)
+    }
+}
+
+async fn start(db: &TestDb, gate: &Arc<Gate>) -> Engine {
+    let engine = engine(db).machine::<Effectful>().machine::<Child>();
+    engine.resource(Arc::clone(gate)).start().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p02_a_worker_that_lost_its_lease_commits_nothing() {
+    let db = database().await;
+    let pool = db.pool();
+    let (lost_gate, gate) = (Arc::new(Gate::new()), Arc::new(Gate::new()));
+    let lost = start(&db, &lost_gate).await;
+    let id = Effectful::insert(Effects::default()).execute(pool).await.unwrap();
+    Effectful::signal_token(id, Token { n: 1 }).execute(pool).await.unwrap();
+    lost_gate.arrival().await;
+
+    expire_lease(pool, lost.worker()).await;
+    let heir = start(&db, &gate).await;
+    heir.maintain().await.unwrap();
+    gate.arrival().await;
+    let before = row(pool, id).await;
+    assert_eq!(
+        (before.locked_by, before.attempt),
+        (Some(heir.worker()), 1),
+        "a lost worker counts"
+    );
+
+    // The old step ends now; the heir holds the row and stands at its gate.
+    lost_gate.open(1);
+    eventually("the outcome was dropped", async || {
+        (lost.metrics().lost_commits == 1).then_some(())
+    })
+    .await;
+    assert_eq!(row(pool, id).await, before, "state, step and inbox are as they were");
+    assert_eq!(children(&db).await, 0, "no message went out");
+
+    gate.open(2);
+    assert_eq!(heir.wait(id, PATIENCE).await.unwrap(), 1);
+    assert_eq!(children(&db).await, 1);
+    heir.shutdown().await.unwrap();
+    drop(lost);
+}
+
+async fn children(db: &TestDb) -> i64 {
+    sqlx::query_scalar("select count(*) from gen_durable.instances where fsm = 'child'")
+        .fetch_one(db.pool())
+        .await
+        .unwrap()
+}
+
+/// The same worker claims the row anew while its old step still runs: `locked_by` is the same, the
+/// revision is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn p02_an_old_step_of_the_same_worker_commits_nothing() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = start(&db, &gate).await;
+    let id = Effectful::insert(Effects::default()).execute(pool).await.unwrap();
+    Effectful::signal_token(id, Token { n: 1 }).execute(pool).await.unwrap();
+    gate.arrival().await;
+    sqlx::query(
+        "update gen_durable.instances
+         set status = 'runnable', locked_by = null, revision = revision + 1 where id = $1",
+    )
+    .bind(id.get())
+    .execute(pool)
+    .await
+    .unwrap();
+    // Both runs of the step stand at the gate; whichever goes first, one of them has no effect.
+    Child::insert(0).execute(&engine).await.unwrap();
+    gate.arrival().await;
+    gate.open(2);
+    eventually("one was dropped", async || (engine.metrics().lost_commits == 1).then_some(()))
+        .await;
+    gate.open(1);
+    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 1);
+    assert_eq!(children(&db).await, 2);
+    engine.shutdown().await.unwrap();
+}
+
+/// A claim whose answer was lost leaves rows in the worker's name that it does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_claimed_in_vain_are_given_back() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = start(&db, &gate).await;
+    // What such a claim leaves behind, made by hand: the engine has never heard of the row.
+    let id: i64 = sqlx::query_scalar(
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, status, locked_by, revision)
+         values ('child', 1, 'do', '0', 'executing', $1, 1) returning id",
+    )
+    .bind(engine.worker())
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    // Every connection breaks: whatever was under way may have been committed.
+    eventually("the claimer has met the outage and looked", async || {
+        sql(
+            pool,
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and pid <> pg_backend_pid()
+               and query like '%gen_durable%'",
+        )
+        .await;
+        Child::insert(1).execute(pool).await.ok();
+        (row(pool, id).await.status == "done").then_some(())
+    })
+    .await;
+    let row = row(pool, id).await;
+    assert_eq!((row.attempt, row.crashes), (0, 0), "no attempt is burnt");
+    engine.shutdown().await.unwrap();
+}
+
+#[durable_fsm(state = (), output = ())]
+pub enum Deadly {
+    Kill,
+}
+
+#[durable_fsm]
+impl Deadly {
+    async fn kill(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        cx.done(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p24_an_instance_that_loses_every_worker_is_failed() {
+    let db = database().await;
+    let pool = db.pool();
+    let id = Deadly::insert(()).execute(pool).await.unwrap();
+    for crash in 1..=3 {
+        let gate = Arc::new(Gate::new());
+        let start = async || {
+            let engine = engine(&db).machine::<Deadly>().crashes_max(3);
+            engine.resource(Arc::clone(&gate)).start().await.unwrap()
+        };
+        let dies = start().await;
+        gate.arrival().await;
+        expire_lease(pool, dies.worker()).await;
+        // One that knows no machine reaps, so that nobody claims the row at once.
+        let reaper = engine(&db).crashes_max(3).start().await.unwrap();
+        reaper.maintain().await.unwrap();
+        let row = row(pool, id).await;
+        assert_eq!(row.crashes, crash);
+        if crash < 3 {
+            assert_eq!(row.status, "runnable");
+        } else {
+            assert_eq!(row.status, "failed");
+            assert_eq!(
+                row.last_error.as_deref(),
+                Some("step kill: its worker was lost 3 times in a row")
+            );
+        }
+        reaper.shutdown().await.unwrap();
+        drop(dies);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_engines_in_one_process_share_the_work_and_two_databases_share_nothing() {
+    let (db, other) = (database().await, database().await);
+    let gate = Arc::new(Gate::new());
+    let (one, two) = (start(&db, &gate).await, start(&db, &gate).await);
+    let apart = start(&other, &gate).await;
+    let ids = Child::insert_many(0..200).execute(&one).await.unwrap();
+    for id in ids {
+        two.wait(id.unwrap(), PATIENCE).await.unwrap();
+    }
+    assert_eq!((count(db.pool(), "done").await, count(other.pool(), "done").await), (200, 0));
+    assert_eq!(apart.metrics().steps, 0);
+    for engine in [one, two, apart] {
+        engine.shutdown().await.unwrap();
+    }
+    let id = Child::insert(1).execute(other.pool()).await.unwrap();
+    let again = start(&other, &gate).await;
+    until(other.pool(), id, "done").await;
+    again.shutdown().await.unwrap();
+}
