@@ -1,0 +1,177 @@
+//! A crash: a worker process is killed in the middle of a step, and another one finishes the
+//! instance from its last committed step.
+//!
+//! ```text
+//! cargo run --example crash
+//! ```
+//!
+//! This process starts the workers (itself, with `--worker`), inserts, and runs no step.
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use gen_durable::prelude::*;
+use gen_durable_examples::{Error, Options, Session};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+};
+
+/// The outcomes that were committed, each with the process that it came from.
+#[derive(Default, DurableState)]
+struct ParcelState {
+    committed: Vec<String>,
+}
+
+#[durable_fsm(state = ParcelState, output = Vec<String>)]
+enum Parcel {
+    Charge,
+    Pack,
+    Ship,
+}
+
+#[durable_fsm]
+impl Parcel {
+    async fn charge(mut cx: Context<Self>) -> Outcome<Self> {
+        begin(&mut cx);
+        cx.next(Parcel::Pack)
+    }
+
+    async fn pack(mut cx: Context<Self>) -> Outcome<Self> {
+        begin(&mut cx);
+        if cx.attempt() == 0 {
+            // The process does not live to see the end of it. What was done outside of Postgres up
+            // to here stays done, and is done again: to make that harmless is the user's part.
+            tokio::time::sleep(Duration::from_hours(1)).await;
+        }
+        cx.next(Parcel::Ship)
+    }
+
+    async fn ship(mut cx: Context<Self>) -> Outcome<Self> {
+        begin(&mut cx);
+        let committed = cx.state.committed.clone();
+        cx.done(committed)
+    }
+}
+
+/// Tells the parent, by stdout, that a step runs, and the database, once the outcome is committed.
+fn begin(cx: &mut Context<Parcel>) {
+    println!("{} attempt {}", cx.step(), cx.attempt());
+    cx.state.committed.push(format!("{} by process {}", cx.step(), std::process::id()));
+}
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    /// Runs steps until stdin is closed.
+    #[arg(long, hide = true)]
+    worker: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let arguments = Arguments::parse();
+    if arguments.worker {
+        return work(arguments.options).await;
+    }
+    println!("starting Postgres and bringing its schema up to date …");
+    let session = Session::with(arguments.options).await?;
+    tokio::time::timeout(Duration::from_mins(1), watch(&session)).await?
+}
+
+/// What a worker process does: it runs an engine.
+async fn work(options: Options) -> Result<(), Error> {
+    let session = Session::with(options).await?;
+    let engine = Engine::builder(session.pool.clone())
+        .machine::<Parcel>()
+        // Once this long without a sign of life, a worker is taken for dead. 30 s, the default,
+        // suits processes that may be slow to answer; here nobody wants to wait for that long.
+        .lease_ttl(Duration::from_secs(1))
+        // If the parent is gone, the step that takes an hour is not worth waiting for.
+        .drain_timeout(Duration::from_secs(1))
+        .start()
+        .await?;
+    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    engine.shutdown().await?;
+    Ok(())
+}
+
+/// What the parent does: it kills one worker, starts another, and checks what each of them ran.
+async fn watch(session: &Session) -> Result<(), Error> {
+    let client = Client::new(session.pool.clone());
+    let id = Parcel::insert(ParcelState::default()).execute(&client).await?;
+    println!("instance {id} inserted by process {}, which runs no steps", std::process::id());
+
+    let mut first = Worker::start(&session.url)?;
+    while first.next_step().await?.ok_or("the first worker ended by itself")? != "pack attempt 0" {}
+    first.child.kill().await?; // SIGKILL on Unix: no handler, no clean-up, no last words
+    let killed = Instant::now();
+    println!("process {} killed in the middle of `pack`", first.id);
+    let row = client.find(id.get()).await?.ok_or("the instance is gone")?;
+    println!("the database still says `{}`: nobody has noticed yet", row.status);
+
+    let mut second = Worker::start(&session.url)?;
+    while second.next_step().await?.ok_or("the second worker ended by itself")? != "ship attempt 0"
+    {
+    }
+    let committed = client.wait(id, Duration::from_secs(30)).await?;
+    println!("done {:.1?} after the kill; committed were:", killed.elapsed());
+    for outcome in &committed {
+        println!("  {outcome}");
+    }
+    drop(second.child.stdin.take());
+    let status = second.child.wait().await?;
+
+    // The committed step was not repeated; the one that was cut off was, with one more attempt.
+    assert_eq!(first.ran, ["charge attempt 0", "pack attempt 0"]);
+    assert_eq!(second.ran, ["pack attempt 1", "ship attempt 0"]);
+    let (first, second) = (first.id, second.id);
+    assert_eq!(
+        committed,
+        [
+            format!("charge by process {first}"),
+            format!("pack by process {second}"),
+            format!("ship by process {second}"),
+        ]
+    );
+    assert!(status.success(), "the second worker shut down cleanly: {status}");
+    Ok(())
+}
+
+/// A worker process. Its stdin is a pipe that closes with this process, however that ends.
+struct Worker {
+    id: u32,
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    ran: Vec<String>,
+}
+
+impl Worker {
+    fn start(url: &str) -> Result<Self, Error> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("--worker")
+            .env("DATABASE_URL", url)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or("a worker has no stdout")?;
+        let id = child.id().ok_or("a worker has ended already")?;
+        println!("process {id} started as a worker");
+        Ok(Self { id, child, lines: BufReader::new(stdout).lines(), ran: Vec::new() })
+    }
+
+    /// Waits until the worker says which step it runs; none if it has ended.
+    async fn next_step(&mut self) -> Result<Option<String>, Error> {
+        let line = self.lines.next_line().await?;
+        if let Some(line) = &line {
+            println!("  process {}: {line}", self.id);
+            self.ran.push(line.clone());
+        }
+        Ok(line)
+    }
+}
