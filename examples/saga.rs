@@ -1,0 +1,185 @@
+//! A saga: a trip is booked piece by piece; if one cannot be had, what was booked is cancelled, the
+//! latest first.
+//!
+//! ```text
+//! cargo run --example saga
+//! ```
+//!
+//! Each booking and each cancellation is a step, so the saga goes on after a crash at any moment,
+//! also in the middle of undoing.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use gen_durable::prelude::*;
+use gen_durable_examples::{Error, Session};
+
+#[derive(Default, DurableState)]
+struct TripState {
+    destination: String,
+    /// What is booked and not cancelled, in the order of booking.
+    booked: Vec<String>,
+    cancelled: Vec<String>,
+    /// Why the trip is called off, once it is.
+    reason: Option<String>,
+}
+
+#[derive(Debug, PartialEq, DurableState)]
+enum Trip {
+    Booked(Vec<String>),
+    CalledOff { reason: String, cancelled: Vec<String> },
+}
+
+#[durable_fsm(state = TripState, output = Trip)]
+enum Booking {
+    Flight,
+    Hotel,
+    Car,
+    Cancel,
+}
+
+#[durable_fsm]
+impl Booking {
+    async fn flight(cx: Context<Self>, agency: &Agency) -> StepResult<Self> {
+        book(cx, agency, "flight", Booking::Hotel)
+    }
+
+    async fn hotel(cx: Context<Self>, agency: &Agency) -> StepResult<Self> {
+        book(cx, agency, "hotel", Booking::Car)
+    }
+
+    async fn car(mut cx: Context<Self>, agency: &Agency) -> StepResult<Self> {
+        agency.book(&cx.state.destination, "car", cx.id())?;
+        cx.state.booked.push("car".to_owned());
+        let booked = cx.state.booked.clone();
+        Ok(cx.done(Trip::Booked(booked)))
+    }
+
+    // One cancellation a run, and each committed before the next.
+    async fn cancel(mut cx: Context<Self>, agency: &Agency) -> StepResult<Self> {
+        if let Some(what) = cx.state.booked.pop() {
+            agency.cancel(&what, cx.id())?;
+            cx.state.cancelled.push(what);
+            return Ok(cx.next(Booking::Cancel));
+        }
+        let reason = cx.state.reason.take().unwrap_or_default();
+        let cancelled = cx.state.cancelled.clone();
+        // Or `cx.stop(reason)`, if a trip that was called off should count as failed.
+        Ok(cx.done(Trip::CalledOff { reason, cancelled }))
+    }
+
+    // The state is the one that the failed step began with: what the step itself changed in it is
+    // forgotten.
+    async fn handle(mut cx: Context<Self>, error: StepError) -> Outcome<Self> {
+        println!("  {}, attempt {}: {error}", cx.step(), cx.attempt());
+        let delay = Duration::from_millis(100) * cx.attempt().min(600);
+        let sold_out = error.downcast_ref::<AgencyError>() == Some(&AgencyError::SoldOut);
+        if cx.step() == Booking::Cancel.name() {
+            // There is no way back from here: whatever is wrong, go on trying.
+            cx.replay(delay)
+        } else if sold_out || cx.attempt() >= 5 {
+            cx.state.reason = Some(format!("{}: {error}", cx.step()));
+            if !sold_out {
+                // Nobody knows whether a booking that broke off was made: cancel it as well.
+                let doubtful = cx.step().to_owned();
+                cx.state.booked.push(doubtful);
+            }
+            cx.next(Booking::Cancel)
+        } else {
+            cx.replay(delay)
+        }
+    }
+}
+
+/// Books one piece of the trip and goes on to the next.
+fn book(
+    mut cx: Context<Booking>,
+    agency: &Agency,
+    what: &str,
+    next: Booking,
+) -> StepResult<Booking> {
+    agency.book(&cx.state.destination, what, cx.id())?;
+    cx.state.booked.push(what.to_owned());
+    Ok(cx.next(next))
+}
+
+/// A piece of a trip, as the agency knows it.
+type Piece = (InstanceId<Booking>, String);
+
+/// Something outside of Postgres. As a step may run twice, so may both of its calls for one piece
+/// of a trip: it is known by the instance's id, and the second call changes nothing.
+#[derive(Clone, Default)]
+struct Agency {
+    bookings: Arc<Mutex<BTreeSet<Piece>>>,
+    cancellations: Arc<AtomicU32>,
+}
+
+#[derive(Debug, PartialEq, thiserror::Error)]
+enum AgencyError {
+    #[error("sold out")]
+    SoldOut,
+    #[error("the line was busy")]
+    Busy,
+}
+
+impl Agency {
+    fn book(&self, place: &str, what: &str, trip: InstanceId<Booking>) -> Result<(), AgencyError> {
+        if place == "Venice" && what == "car" {
+            return Err(AgencyError::SoldOut);
+        }
+        self.bookings().insert((trip, what.to_owned()));
+        println!("  {what} to {place} booked");
+        Ok(())
+    }
+
+    fn cancel(&self, what: &str, trip: InstanceId<Booking>) -> Result<(), AgencyError> {
+        if self.cancellations.fetch_add(1, Ordering::Relaxed) == 0 {
+            return Err(AgencyError::Busy); // so that there is something to try again
+        }
+        self.bookings().remove(&(trip, what.to_owned()));
+        println!("  {what} cancelled");
+        Ok(())
+    }
+
+    fn bookings(&self) -> MutexGuard<'_, BTreeSet<Piece>> {
+        self.bookings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    println!("starting Postgres and bringing its schema up to date …");
+    let session = Session::open().await?;
+    let agency = Agency::default();
+    let engine = Engine::builder(session.pool.clone())
+        .machine::<Booking>()
+        .resource(agency.clone())
+        .start()
+        .await?;
+
+    let mut trips = Vec::new();
+    for destination in ["Verona", "Venice"] {
+        let state = TripState { destination: destination.to_owned(), ..Default::default() };
+        let id = Booking::insert(state).execute(&engine).await?;
+        println!("instance {id}: a trip to {destination}");
+        let trip = engine.wait(id, Duration::from_secs(30)).await?;
+        println!("{trip:?}");
+        trips.push((id, trip));
+    }
+    engine.shutdown().await?;
+
+    let [(verona, booked), (_, called_off)] = &trips[..] else { return Err("two trips".into()) };
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    assert_eq!(*booked, Trip::Booked(names(&["flight", "hotel", "car"])));
+    let reason = "car: sold out".to_owned();
+    assert_eq!(*called_off, Trip::CalledOff { reason, cancelled: names(&["hotel", "flight"]) });
+    let left = agency.bookings().iter().map(|(trip, _)| *trip).collect::<Vec<_>>();
+    assert_eq!(left, [*verona; 3], "of the trip that was called off, nothing is booked");
+    Ok(())
+}
