@@ -1,0 +1,133 @@
+//! One transaction: the caller's own rows, an insert and a signal are committed together, or none
+//! of them is.
+//!
+//! ```text
+//! cargo run --example transaction
+//! ```
+//!
+//! No outbox, and no "the row is there, but the job was lost": `.execute(&mut *tx)` is all.
+
+use std::time::Duration;
+
+use gen_durable::{WaitError, prelude::*};
+use gen_durable_examples::{Error, Session};
+use sqlx::{PgConnection, PgPool};
+
+#[derive(DurableState)]
+struct DeliveryState {
+    order: i64,
+}
+
+#[derive(DurableSignal)]
+struct Paid {
+    amount: i64,
+}
+
+#[derive(Debug, PartialEq, DurableState)]
+struct Receipt {
+    order: i64,
+    paid: i64,
+}
+
+#[durable_fsm(state = DeliveryState, output = Receipt, signals(Paid))]
+enum Delivery {
+    AwaitPay,
+}
+
+#[durable_fsm]
+impl Delivery {
+    async fn await_pay(mut cx: Context<Self>) -> StepResult<Self> {
+        let Some(Paid { amount }) = cx.take_signal()? else {
+            println!("  await_pay: order {} is not paid yet, parking", cx.state.order);
+            return Ok(cx.await_signal::<Paid>());
+        };
+        println!("  await_pay: {amount} paid for order {}", cx.state.order);
+        let receipt = Receipt { order: cx.state.order, paid: amount };
+        Ok(cx.done(receipt))
+    }
+}
+
+/// Takes an order: a row of the caller's and an instance.
+async fn place(tx: &mut PgConnection, item: &str) -> Result<(i64, InstanceId<Delivery>), Error> {
+    let order = sqlx::query_scalar("insert into example_orders (item) values ($1) returning id")
+        .bind(item)
+        .fetch_one(&mut *tx)
+        .await?;
+    let id = Delivery::insert(DeliveryState { order }).execute(&mut *tx).await?;
+    Ok((order, id))
+}
+
+/// Takes the money: a change of the caller's row and a signal.
+async fn pay(
+    tx: &mut PgConnection,
+    (order, id): (i64, InstanceId<Delivery>),
+    amount: i64,
+) -> Result<(), Error> {
+    sqlx::query("update example_orders set paid = $2 where id = $1")
+        .bind(order)
+        .bind(amount)
+        .execute(&mut *tx)
+        .await?;
+    Delivery::signal_paid(id, Paid { amount }).execute(&mut *tx).await?;
+    Ok(())
+}
+
+/// What was paid of an order; none if there is no such order.
+async fn paid(pool: &PgPool, order: i64) -> Result<Option<Option<i64>>, sqlx::Error> {
+    sqlx::query_scalar("select paid from example_orders where id = $1")
+        .bind(order)
+        .fetch_optional(pool)
+        .await
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    println!("starting Postgres and bringing its schema up to date …");
+    let session = Session::open().await?;
+    let pool = &session.pool;
+    sqlx::query(
+        "create table if not exists example_orders (
+             id bigint generated always as identity primary key,
+             item text not null,
+             paid bigint
+         )",
+    )
+    .execute(pool)
+    .await?;
+    let engine = Engine::builder(pool.clone()).machine::<Delivery>().start().await?;
+
+    let mut tx = pool.begin().await?;
+    let (order, id) = place(&mut tx, "a lamp").await?;
+    tx.rollback().await?;
+    println!("order {order} and instance {id} rolled back");
+    let waited = engine.wait(id, Duration::from_secs(10)).await;
+    assert!(matches!(waited, Err(WaitError::Unknown { .. })), "there is no instance: {waited:?}");
+    assert_eq!(paid(pool, order).await?, None, "there is no order");
+
+    let mut tx = pool.begin().await?;
+    let (order, id) = place(&mut tx, "a lamp").await?;
+    assert!(engine.client().find(id.get()).await?.is_none(), "nobody sees it before the commit");
+    assert_eq!(engine.metrics().steps, 0, "nothing ran");
+    tx.commit().await?;
+    println!("order {order} and instance {id} committed");
+    // Only to have something to see: a signal may come at any time, also before the park.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    let mut tx = pool.begin().await?;
+    pay(&mut tx, (order, id), 1).await?;
+    tx.rollback().await?;
+    println!("a payment of 1 rolled back");
+    assert_eq!(paid(pool, order).await?, Some(None), "the order is not paid");
+
+    let mut tx = pool.begin().await?;
+    pay(&mut tx, (order, id), 100).await?;
+    tx.commit().await?;
+    println!("a payment of 100 committed");
+    let receipt = engine.wait(id, Duration::from_secs(10)).await?;
+    println!("{receipt:?}");
+    // Had the payment of 1 arrived, it would have been the oldest in the inbox.
+    assert_eq!(receipt, Receipt { order, paid: 100 });
+    assert_eq!(paid(pool, order).await?, Some(Some(100)), "the order is paid");
+    engine.shutdown().await?;
+    Ok(())
+}
