@@ -78,7 +78,7 @@ impl Checkout {
     }
 
     async fn handle(cx: Context<Self>, error: StepError) -> Outcome<Self> {
-        println!("  handle: attempt {} of {} failed: {error}", cx.attempt() + 1, cx.step());
+        println!("  handle: attempt {} of {} failed: {error}", cx.attempt() + 1, cx.step_name());
         if cx.attempt() < 5 {
             let delay = Duration::from_secs(u64::from(cx.attempt()));
             cx.replay(delay)

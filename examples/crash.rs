@@ -59,8 +59,8 @@ impl Parcel {
 
 /// Tells the parent, by stdout, that a step runs, and the database, once the outcome is committed.
 fn begin(cx: &mut Context<Parcel>) {
-    println!("{} attempt {}", cx.step(), cx.attempt());
-    cx.state.committed.push(format!("{} by process {}", cx.step(), std::process::id()));
+    println!("{} attempt {}", cx.step_name(), cx.attempt());
+    cx.state.committed.push(format!("{} by process {}", cx.step_name(), std::process::id()));
 }
 
 #[derive(Parser)]

@@ -77,17 +77,17 @@ impl Booking {
     // The state is the one that the failed step began with: what the step itself changed in it is
     // forgotten.
     async fn handle(mut cx: Context<Self>, error: StepError) -> Outcome<Self> {
-        println!("  {}, attempt {}: {error}", cx.step(), cx.attempt());
+        println!("  {}, attempt {}: {error}", cx.step_name(), cx.attempt());
         let delay = Duration::from_millis(100) * cx.attempt().min(600);
         let sold_out = error.downcast_ref::<AgencyError>() == Some(&AgencyError::SoldOut);
-        if cx.step() == Booking::Cancel.name() {
+        if matches!(cx.step(), Booking::Cancel) {
             // There is no way back from here: whatever is wrong, go on trying.
             cx.replay(delay)
         } else if sold_out || cx.attempt() >= 5 {
-            cx.state.reason = Some(format!("{}: {error}", cx.step()));
+            cx.state.reason = Some(format!("{}: {error}", cx.step_name()));
             if !sold_out {
                 // Nobody knows whether a booking that broke off was made: cancel it as well.
-                let doubtful = cx.step().to_owned();
+                let doubtful = cx.step_name().to_owned();
                 cx.state.booked.push(doubtful);
             }
             cx.next(Booking::Cancel)

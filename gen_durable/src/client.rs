@@ -66,6 +66,10 @@ pub struct Snapshot {
     pub machine: String,
     /// Its status.
     pub status: Status,
+    /// The name of the step that it stands at.
+    pub step: String,
+    /// Runs of that step before the one that is under way or due.
+    pub attempt: u32,
     /// Its result, if it is done.
     pub result: Option<serde_json::Value>,
     /// Its last error, if it failed.
@@ -139,6 +143,8 @@ impl Client {
                 id: ended.id,
                 machine: ended.fsm,
                 status: Status::from_name(&ended.status)?,
+                step: ended.step,
+                attempt: u32::try_from(ended.attempt).unwrap_or(0),
                 result: ended.result.and_then(|text| serde_json::from_str(&text).ok()),
                 reason: ended.reason,
             })
@@ -289,12 +295,17 @@ fn signal_group(connections: Connections, announcer: Arc<Announcer>) -> Arc<Grou
             let (signals, replies): (Vec<_>, Vec<_>) =
                 jobs.into_iter().map(|job| (job.signal, job.reply)).unzip();
             let refs: Vec<&NewSignal> = signals.iter().collect();
-            let answers = match deliver_with(&connections, &announcer, &refs).await {
+            let deliver = async |signals: &[&NewSignal]| {
+                let sent = deliver_with(&connections, signals).await?;
+                announcer.announce(sent.queues.iter().map(String::as_str));
+                Ok::<_, DatabaseError>(sent.deliveries)
+            };
+            let answers = match deliver(&refs).await {
                 Ok(answers) => answers,
                 Err(error) if refs.len() > 1 && !storage::is_transient(&error.source) => {
                     let mut answers = Vec::with_capacity(refs.len());
                     for signal in &refs {
-                        let one = deliver_with(&connections, &announcer, &[signal]).await;
+                        let one = deliver(&[*signal]).await;
                         answers.push(
                             one.map_or_else(|error| Err(error.into()), |mut one| one.remove(0)),
                         );
@@ -313,9 +324,8 @@ fn signal_group(connections: Connections, announcer: Arc<Announcer>) -> Arc<Grou
 
 async fn deliver_with(
     connections: &Connections,
-    announcer: &Announcer,
     signals: &[&NewSignal],
-) -> Result<Vec<Result<Delivery, SignalError>>, DatabaseError> {
+) -> Result<storage::Sent, DatabaseError> {
     let failed = "deliver a signal";
     let mut tries = 0;
     loop {
@@ -323,11 +333,7 @@ async fn deliver_with(
         let result = storage::deliver(&mut connection, signals).await;
         match connection.done(result) {
             Err(error) if is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => tries += 1,
-            Err(error) => return Err(DatabaseError::new(failed)(error)),
-            Ok(sent) => {
-                announcer.announce(sent.queues.iter().map(String::as_str));
-                return Ok(sent.deliveries);
-            }
+            result => return result.map_err(DatabaseError::new(failed)),
         }
     }
 }
@@ -348,12 +354,8 @@ pub(crate) async fn signal_on_pool(
     pool: &PgPool,
     signal: NewSignal,
 ) -> Result<Delivery, SignalError> {
-    let failed = "deliver a signal";
     let connections = Connections::borrowed(pool.clone());
-    let mut connection = connections.get().await.map_err(DatabaseError::new(failed))?;
-    let mut sent =
-        storage::deliver(&mut connection, &[&signal]).await.map_err(DatabaseError::new(failed))?;
-    drop(connection);
+    let mut sent = deliver_with(&connections, &[&signal]).await?;
     announce_on_pool(&connections, sent.queues.into_iter()).await;
     sent.deliveries.remove(0)
 }

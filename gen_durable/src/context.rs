@@ -82,8 +82,17 @@ impl<M: Machine> Context<M> {
         self.instance.attempt
     }
 
-    /// The name of the step.
-    pub fn step(&self) -> &str {
+    /// The step that runs; in `handle`, the one that failed.
+    ///
+    /// # Panics
+    ///
+    /// If a hand-written [`Machine::from_name`] does not know a name a second time.
+    pub fn step(&self) -> M {
+        M::from_name(&self.instance.step).expect("the step that runs was found by its name")
+    }
+
+    /// The name of the step that runs, as stored.
+    pub fn step_name(&self) -> &str {
         &self.instance.step
     }
 

@@ -268,3 +268,13 @@ impl<M: Machine> InsertMany<M> {
         Ok(inserted.into_iter().map(|answer| answer.map(InstanceId::from_raw)).collect())
     }
 }
+
+/// The single inserts, to be carried by an outcome.
+impl<M: Machine> IntoIterator for InsertMany<M> {
+    type Item = Insert<M>;
+    type IntoIter = std::vec::IntoIter<Insert<M>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.inserts.into_iter()
+    }
+}

@@ -47,7 +47,8 @@ impl<M: Machine> Outcome<M> {
         self
     }
 
-    /// Inserts any number of instances in the same commit.
+    /// Inserts any number of instances in the same commit: inserts with options, or what a
+    /// machine's own `insert_many` makes of states.
     pub fn insert_many<N: Machine>(mut self, inserts: impl IntoIterator<Item = Insert<N>>) -> Self {
         self.inserts.extend(inserts.into_iter().map(|insert| insert.into_row(usize::MAX)));
         self

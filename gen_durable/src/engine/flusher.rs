@@ -238,6 +238,9 @@ fn push(shared: &Shared, commit: &Commit) {
         id: commit.id,
         fsm: commit.fsm.to_owned(),
         status: status.to_owned(),
+        // A waiting call asks for neither.
+        step: String::new(),
+        attempt: commit.attempt,
         result,
         reason: commit.error.clone(),
     });

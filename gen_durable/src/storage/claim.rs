@@ -24,12 +24,16 @@ pub(crate) async fn claim(
     connection: &mut PgConnection,
     request: &ClaimRequest,
 ) -> Result<Vec<Claimed>, sqlx::Error> {
+    let places = request.kinds.in_queues(&request.queues);
+    let kinds = request.kinds.fsms.len();
+    let wanted: Vec<i64> =
+        request.wanted.iter().flat_map(|rows| std::iter::repeat_n(*rows, kinds)).collect();
     let rows = sqlx::query(CLAIM)
         .bind(request.worker)
-        .bind(&request.queues)
-        .bind(&request.wanted)
-        .bind(&request.kinds.fsms)
-        .bind(&request.kinds.versions)
+        .bind(places.queues)
+        .bind(wanted)
+        .bind(places.fsms)
+        .bind(places.versions)
         .bind(&request.kinds.listening)
         .fetch_all(&mut *connection)
         .await?;
@@ -130,10 +134,11 @@ pub(crate) async fn next_due(
     queues: &[String],
     kinds: &Kinds,
 ) -> Result<Due, sqlx::Error> {
+    let places = kinds.in_queues(queues);
     let row = sqlx::query(NEXT_DUE)
-        .bind(queues)
-        .bind(&kinds.fsms)
-        .bind(&kinds.versions)
+        .bind(places.queues)
+        .bind(places.fsms)
+        .bind(places.versions)
         .fetch_one(connection)
         .await?;
     let from_now = |micros: Option<i64>| {
@@ -159,7 +164,26 @@ pub(crate) async fn unknown_kinds(
     Ok(unknown)
 }
 
+/// Each of several queues with each of several machines, queue by queue.
+struct Places<'a> {
+    queues: Vec<&'a str>,
+    fsms: Vec<&'a str>,
+    versions: Vec<i32>,
+}
+
 impl Kinds {
+    fn in_queues<'a>(&'a self, queues: &'a [String]) -> Places<'a> {
+        let mut places = Places { queues: Vec::new(), fsms: Vec::new(), versions: Vec::new() };
+        for queue in queues {
+            for (fsm, version) in self.fsms.iter().zip(&self.versions) {
+                places.queues.push(queue);
+                places.fsms.push(fsm);
+                places.versions.push(*version);
+            }
+        }
+        places
+    }
+
     fn contains(&self, kind: &Kind) -> bool {
         self.fsms
             .iter()

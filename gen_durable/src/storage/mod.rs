@@ -14,7 +14,7 @@ mod workers;
 pub(crate) use self::{
     claim::{claim, next_due, orphans, unknown_kinds},
     commit::{Committed, Verdict, commit},
-    deliver::deliver,
+    deliver::{Sent, deliver},
     insert::insert,
     row::{
         Change, ClaimRequest, Claimed, Commit, Due, Eligible, InboxRow, Kind, Kinds, NewInstance,

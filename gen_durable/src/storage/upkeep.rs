@@ -23,6 +23,8 @@ pub(crate) struct Ended {
     pub(crate) id: i64,
     pub(crate) fsm: String,
     pub(crate) status: String,
+    pub(crate) step: String,
+    pub(crate) attempt: i32,
     pub(crate) result: Option<String>,
     pub(crate) reason: Option<String>,
 }
@@ -50,8 +52,10 @@ pub(crate) async fn ended(
                 id: row.try_get(0)?,
                 fsm: row.try_get(1)?,
                 status: row.try_get(2)?,
-                result: row.try_get(3)?,
-                reason: row.try_get(4)?,
+                step: row.try_get(3)?,
+                attempt: row.try_get(4)?,
+                result: row.try_get(5)?,
+                reason: row.try_get(6)?,
             })
         })
         .collect()

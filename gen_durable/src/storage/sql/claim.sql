@@ -1,5 +1,5 @@
--- Claims runnable rows for the worker $1: up to $3 rows in each queue of $2, of the machines $4 in
--- the versions $5; the machines in $6 have an inbox to load.
+-- Claims runnable rows for the worker $1: up to $3 rows in each queue of $2, of the machine $4 in
+-- the version $5 (a list of each queue with each machine); the machines in $6 have an inbox to load.
 --
 -- A scan that walks the queue in (priority, eligible_at) order would have to step over every row
 -- that is scheduled for later at a more urgent priority, and over every row of an unknown machine.
@@ -7,14 +7,22 @@
 -- descent of the index, and only the heads of the groups are read.
 --
 -- A row with a partition key is not claimed here but returned as a candidate.
+--
+-- The statement runs a thousand times a second. Its estimated cost must stay far below what makes
+-- Postgres compile it (jit_above_cost), however large the table is, and must not depend on the
+-- parameters, or Postgres plans it anew each time. Hence three forms that look idle: `(select $n)`
+-- hides an array's length from the planner; `unnest(array(select …))` is taken for ten rows where a
+-- recursive query is taken for thousands; and a limit of 1000, the most that is ever asked for,
+-- bounds what a limit that the planner cannot see is taken for.
 with recursive groups (queue, wanted, fsm, fsm_version, priority) as (
-    select q.queue, q.wanted, k.fsm, k.fsm_version, head.priority
-    from unnest($2::text[], $3::bigint[]) as q (queue, wanted)
-    cross join unnest($4::text[], $5::int[]) as k (fsm, fsm_version)
+    select k.queue, k.wanted, k.fsm, k.fsm_version, head.priority
+    from unnest(
+        (select $2::text[]), (select $3::bigint[]), (select $4::text[]), (select $5::int[])
+    ) as k (queue, wanted, fsm, fsm_version)
     cross join lateral (
         select i.priority
         from gen_durable.instances i
-        where i.queue = q.queue and i.fsm = k.fsm and i.fsm_version = k.fsm_version
+        where i.queue = k.queue and i.fsm = k.fsm and i.fsm_version = k.fsm_version
           and i.status = 'runnable' and not i.blocked
         order by i.queue, i.fsm, i.fsm_version, i.priority
         limit 1
@@ -36,39 +44,55 @@ ready as (
     select g.*, row_number() over (
         partition by g.queue order by g.priority, head.eligible_at, head.id
     ) as place
-    from groups g
+    from unnest(
+        array(select queue from groups), array(select wanted from groups),
+        array(select fsm from groups), array(select fsm_version from groups),
+        array(select priority from groups)
+    ) as g (queue, wanted, fsm, fsm_version, priority)
     cross join lateral (
-        select i.eligible_at, i.id
-        from gen_durable.instances i
-        where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
-          and i.priority = g.priority
-          and i.status = 'runnable' and not i.blocked and i.eligible_at <= now()
-        order by i.eligible_at, i.id
+        select ahead.eligible_at, ahead.id
+        from (
+            select i.eligible_at, i.id
+            from gen_durable.instances i
+            where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
+              and i.priority = g.priority
+              and i.status = 'runnable' and not i.blocked and i.eligible_at <= now()
+            order by i.eligible_at, i.id
+            limit 1000
+        ) as ahead
         limit g.wanted
     ) as head
 ),
-shares as (
+shares as materialized (
     select queue, fsm, fsm_version, priority, count(*) as wanted
     from ready
     where place <= wanted
     group by queue, fsm, fsm_version, priority
 ),
 -- Rows that another claim has locked are skipped and the next ones taken, so that workers do not
--- wait for each other.
+-- wait for each other. The outer limit stops the inner query, so no more rows are locked than that.
 candidates as materialized (
     select row.id, row.partition_key, row_number() over (
         order by row.priority, row.eligible_at, row.id
     ) as place
-    from shares s
+    from unnest(
+        array(select queue from shares), array(select fsm from shares),
+        array(select fsm_version from shares), array(select priority from shares),
+        array(select wanted from shares)
+    ) as s (queue, fsm, fsm_version, priority, wanted)
     cross join lateral (
-        select i.id, i.partition_key, i.priority, i.eligible_at
-        from gen_durable.instances i
-        where i.queue = s.queue and i.fsm = s.fsm and i.fsm_version = s.fsm_version
-          and i.priority = s.priority
-          and i.status = 'runnable' and not i.blocked and i.eligible_at <= now()
-        order by i.eligible_at, i.id
+        select ahead.*
+        from (
+            select i.id, i.partition_key, i.priority, i.eligible_at
+            from gen_durable.instances i
+            where i.queue = s.queue and i.fsm = s.fsm and i.fsm_version = s.fsm_version
+              and i.priority = s.priority
+              and i.status = 'runnable' and not i.blocked and i.eligible_at <= now()
+            order by i.eligible_at, i.id
+            limit 1000
+            for no key update skip locked
+        ) as ahead
         limit s.wanted
-        for no key update skip locked
     ) as row
     where exists (
         select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > now()
@@ -83,22 +107,26 @@ claimed as (
         updated_at = now()
     where i.id = any (array(select c.id from candidates c where c.partition_key is null))
     returning i.*
+),
+loaded as materialized (
+    select i.*, case when i.fsm = any ($6::text[]) then (
+        select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id)::text
+        from gen_durable.signals s
+        where s.target_id = i.id
+    ) end as inbox
+    from claimed i
 )
 select c.id,
        c.partition_key,
-       i.fsm,
-       i.fsm_version,
-       i.step,
-       i.state::text,
-       i.queue,
-       i.attempt,
-       i.revision,
-       i.awaits = '{}' as timed_out,
-       case when i.fsm = any ($6::text[]) then (
-           select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id)::text
-           from gen_durable.signals s
-           where s.target_id = i.id
-       ) end as inbox
+       l.fsm,
+       l.fsm_version,
+       l.step,
+       l.state::text,
+       l.queue,
+       l.attempt,
+       l.revision,
+       l.awaits = '{}' as timed_out,
+       l.inbox
 from candidates c
-left join claimed i on i.id = c.id
+left join loaded l on l.id = c.id
 order by c.place

@@ -2,6 +2,8 @@
 select i.id,
        i.fsm,
        i.status,
+       i.step,
+       i.attempt,
        case when i.status = 'done' then i.result::text end as result,
        case when i.status = 'failed' then i.last_error end as reason
 from gen_durable.instances i

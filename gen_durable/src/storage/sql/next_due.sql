@@ -1,13 +1,14 @@
--- Microseconds until the next row of the queues $1 and the machines $2 in the versions $3 is due
--- by its schedule, and until the next park times out; null if there is none.
+-- Microseconds until the next row is due by its schedule, in the queues $1 and of the machines $2
+-- in the versions $3 (a list of each queue with each machine), and until the next park times out;
+-- null if there is none. The groups are found as in claim.sql.
 with recursive groups (queue, fsm, fsm_version, priority) as (
-    select q.queue, k.fsm, k.fsm_version, head.priority
-    from unnest($1::text[]) as q (queue)
-    cross join unnest($2::text[], $3::int[]) as k (fsm, fsm_version)
+    select k.queue, k.fsm, k.fsm_version, head.priority
+    from unnest((select $1::text[]), (select $2::text[]), (select $3::int[]))
+        as k (queue, fsm, fsm_version)
     cross join lateral (
         select i.priority
         from gen_durable.instances i
-        where i.queue = q.queue and i.fsm = k.fsm and i.fsm_version = k.fsm_version
+        where i.queue = k.queue and i.fsm = k.fsm and i.fsm_version = k.fsm_version
           and i.status = 'runnable' and not i.blocked
         order by i.queue, i.fsm, i.fsm_version, i.priority
         limit 1

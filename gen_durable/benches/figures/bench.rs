@@ -1,0 +1,194 @@
+//! The server, the database, and what a figure is.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use gen_durable::{Engine, EngineBuilder};
+use gen_durable_test_postgres::Server;
+use sqlx::{PgPool, postgres::PgPoolOptions};
+
+use crate::bare;
+
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long anything may take before the benchmark gives up.
+pub const PATIENCE: Duration = Duration::from_mins(10);
+
+/// A measurement, and that of its baseline in the same round.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    pub value: f64,
+    pub baseline: Option<f64>,
+}
+
+impl Sample {
+    pub fn of(value: f64) -> Self {
+        Self { value, baseline: None }
+    }
+
+    pub fn against(value: f64, baseline: f64) -> Self {
+        Self { value, baseline: Some(baseline) }
+    }
+
+    /// What the target is about.
+    pub fn ratio(&self) -> f64 {
+        self.baseline.map_or(self.value, |baseline| self.value / baseline)
+    }
+}
+
+/// What a figure must reach.
+#[derive(Clone, Copy, Debug)]
+pub enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+    /// Reported for comparison.
+    None,
+}
+
+type Running<'a> = Pin<Box<dyn Future<Output = Result<Sample, Error>> + Send + 'a>>;
+
+/// A row of the table.
+pub struct Figure {
+    pub name: &'static str,
+    pub unit: &'static str,
+    /// What it is divided by.
+    pub baseline: &'static str,
+    pub target: Target,
+    pub rounds: usize,
+    /// Only with `--long`.
+    pub long: bool,
+    pub run: fn(&Bench) -> Running<'_>,
+}
+
+impl Figure {
+    pub fn new(
+        name: &'static str,
+        unit: &'static str,
+        baseline: &'static str,
+        target: Target,
+        run: fn(&Bench) -> Running<'_>,
+    ) -> Self {
+        Self { name, unit, baseline, target, rounds: 5, long: false, run }
+    }
+
+    pub fn rounds(mut self, rounds: usize) -> Self {
+        self.rounds = rounds;
+        self
+    }
+
+    pub fn long(mut self) -> Self {
+        self.long = true;
+        self
+    }
+}
+
+/// What the figures share.
+pub struct Bench {
+    pub pool: PgPool,
+    pub url: String,
+    pub quick: bool,
+    pub floor: bare::Floor,
+    pub version: String,
+    _server: Option<Server>,
+}
+
+impl Bench {
+    pub async fn start(quick: bool) -> Result<Self, Error> {
+        let (url, server) = match std::env::var("DATABASE_URL") {
+            Ok(url) if !url.is_empty() => (url, None),
+            _ => {
+                let server = Server::builder()
+                    .setting("shared_buffers", "1GB")
+                    .setting("max_wal_size", "4GB")
+                    .start()?;
+                (server.url("postgres"), Some(server))
+            }
+        };
+        let pool = PgPoolOptions::new().max_connections(20).connect(&url).await?;
+        gen_durable_migrate::up(&pool).await?;
+        let version = sqlx::query_scalar("show server_version").fetch_one(&pool).await?;
+        let floor = bare::Floor { connections: 2, batch: 500 };
+        Ok(Self { pool, url, quick, floor, version, _server: server })
+    }
+
+    /// Looks for the best batch size and connection count of the bare loop.
+    pub async fn find_floor(&mut self) -> Result<(), Error> {
+        if !self.quick {
+            self.floor = bare::sweep(self).await?;
+        }
+        Ok(())
+    }
+
+    /// A number of rows for a full run, and a hundredth of it for a quick one.
+    pub fn rows(&self, full: i64) -> i64 {
+        if self.quick { (full / 100).max(100) } else { full }
+    }
+
+    pub async fn execute(&self, statement: &'static str) -> Result<(), Error> {
+        sqlx::raw_sql(statement).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Empty tables.
+    pub async fn clear(&self) -> Result<(), Error> {
+        self.execute(
+            "truncate gen_durable.instances, gen_durable.signals, gen_durable.signal_keys,
+                      gen_durable.workers restart identity",
+        )
+        .await
+    }
+
+    /// Tables as after a quiet night, and no checkpoint due during the measurement.
+    pub async fn settle(&self) -> Result<(), Error> {
+        self.execute("vacuum (analyze) gen_durable.instances").await?;
+        self.execute("vacuum (analyze) gen_durable.signals").await?;
+        self.execute("checkpoint").await
+    }
+
+    /// Empty tables, and this many runnable instances of a machine.
+    pub async fn load(&self, fsm: &str, step: &str, state: &str, rows: i64) -> Result<(), Error> {
+        self.clear().await?;
+        self.add(fsm, step, state, rows, None).await?;
+        self.settle().await
+    }
+
+    pub async fn add(
+        &self,
+        fsm: &str,
+        step: &str,
+        state: &str,
+        rows: i64,
+        partition_key: Option<&str>,
+    ) -> Result<(), Error> {
+        sqlx::query(
+            "insert into gen_durable.instances (fsm, fsm_version, step, state, queue, partition_key)
+             select $1, 1, $2, $3::text::jsonb, 'checkout', $5 from generate_series(1, $4)",
+        )
+        .bind(fsm)
+        .bind(step)
+        .bind(state)
+        .bind(rows)
+        .bind(partition_key)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// An engine with its defaults: one queue, nothing else tuned.
+    pub fn engine(&self) -> EngineBuilder {
+        Engine::builder(self.pool.clone()).queue("checkout", 100)
+    }
+}
+
+/// Waits until the engine has run this many steps and holds nothing any more.
+pub async fn until_steps(engine: &Engine, steps: u64) -> Result<(), Error> {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let metrics = engine.metrics();
+            if metrics.steps >= steps && metrics.claimed == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    waited.await.map_err(|_elapsed| format!("{:?} after {PATIENCE:?}", engine.metrics()).into())
+}

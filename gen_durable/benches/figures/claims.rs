@@ -1,0 +1,150 @@
+//! What a claim costs, and what a queue gets done, with a lot of other rows beside.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    bare::{self, ONE_STEP},
+    bench::{Bench, Error, Figure, Sample, Target, until_steps},
+    latency::quantile,
+    machines::{OneStep, Sleeper},
+};
+
+const MILLION: i64 = 1_000_000;
+const KEYS: i64 = 1_000;
+
+const DONE: &str = "insert into gen_durable.instances
+        (fsm, fsm_version, step, state, queue, status, result, finished_at)
+    select 'one_step', 1, 'go', '{\"n\":1}', 'checkout', 'done', 'null', now()
+    from generate_series(1, $1)";
+const PARKED: &str = "insert into gen_durable.instances
+        (fsm, fsm_version, step, state, queue, status, awaits)
+    select 'one_step', 1, 'go', '{\"n\":1}', 'checkout', 'awaiting_signal', '{go}'
+    from generate_series(1, $1)";
+const SCHEDULED: &str = "insert into gen_durable.instances
+        (fsm, fsm_version, step, state, queue, priority, eligible_at)
+    select 'one_step', 1, 'go', '{\"n\":1}', 'checkout', -1, now() + interval '1 day'
+    from generate_series(1, $1)";
+
+pub fn figures() -> Vec<Figure> {
+    let claim = |name, run| Figure::new(name, "ms", "nothing beside", Target::AtMost(1.2), run);
+    vec![
+        claim("claim_100_beside_1m_done", |bench| Box::pin(claim_beside(bench, DONE, MILLION)))
+            .rounds(2),
+        claim("claim_100_beside_1m_parked", |bench| Box::pin(claim_beside(bench, PARKED, MILLION)))
+            .rounds(2),
+        claim("claim_100_beside_1m_scheduled", |bench| {
+            Box::pin(claim_beside(bench, SCHEDULED, MILLION))
+        })
+        .rounds(2),
+        claim("claim_100_beside_10m_done", |bench| {
+            Box::pin(claim_beside(bench, DONE, 10 * MILLION))
+        })
+        .rounds(1)
+        .long(),
+        Figure::new(
+            "beside_a_busy_key",
+            "instances/s",
+            "no busy key",
+            Target::AtLeast(0.9),
+            |bench| Box::pin(beside_a_busy_key(bench)),
+        )
+        .rounds(3),
+        Figure::new(
+            "beside_unknown_machines",
+            "instances/s",
+            "none beside",
+            Target::AtLeast(0.9),
+            |bench| Box::pin(beside_unknown_machines(bench)),
+        )
+        .rounds(3),
+    ]
+}
+
+/// The median time of a claim of 100 rows, with many other rows and without.
+async fn claim_beside(bench: &Bench, others: &'static str, count: i64) -> Result<Sample, Error> {
+    bench.load(ONE_STEP.fsm, ONE_STEP.step, ONE_STEP.state, bench.rows(20_000)).await?;
+    let alone = claims(bench).await?;
+    bench.clear().await?;
+    sqlx::query(others).bind(bench.rows(count)).execute(&bench.pool).await?;
+    bench.add(ONE_STEP.fsm, ONE_STEP.step, ONE_STEP.state, bench.rows(20_000), None).await?;
+    bench.settle().await?;
+    Ok(Sample::against(claims(bench).await?, alone))
+}
+
+async fn claims(bench: &Bench) -> Result<f64, Error> {
+    let mut connection = bench.pool.acquire().await?;
+    let worker = bare::register(&mut connection).await?;
+    let mut times: Vec<Duration> = Vec::new();
+    for _ in 0..100 {
+        let began = Instant::now();
+        let held = bare::claim(&mut connection, worker, ONE_STEP, 100).await?;
+        if held.is_empty() {
+            break;
+        }
+        times.push(began.elapsed());
+    }
+    Ok(quantile(&times, 0.5))
+}
+
+/// Throughput of rows with a thousand keys, while a hundred thousand wait for a key that is busy.
+async fn beside_a_busy_key(bench: &Bench) -> Result<Sample, Error> {
+    let without = keyed(bench, 0).await?;
+    Ok(Sample::against(keyed(bench, bench.rows(100_000)).await?, without))
+}
+
+async fn keyed(bench: &Bench, waiting: i64) -> Result<f64, Error> {
+    let rows = bench.rows(20_000);
+    let awake = Arc::new(Notify::new());
+    bench.clear().await?;
+    bench.add("sleeper", "sleep", r#"{"n":1}"#, waiting, Some("busy")).await?;
+    let engine = bench.engine().machine::<OneStep>().machine::<Sleeper>();
+    let engine = engine.resource(Arc::clone(&awake)).start().await?;
+    if waiting > 0 {
+        // The key is held, and what waits for it has been looked at.
+        while engine.metrics().claimed == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    bench.settle().await?;
+    let began = Instant::now();
+    sqlx::query(
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, queue, partition_key)
+         select 'one_step', 1, 'go', '{\"n\":1}', 'checkout', 'key ' || n % $2
+         from generate_series(1, $1) as n",
+    )
+    .bind(rows)
+    .bind(KEYS)
+    .execute(&bench.pool)
+    .await?;
+    while engine.metrics().steps < rows as u64 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let rate = rows as f64 / began.elapsed().as_secs_f64();
+    drop(engine);
+    // Dropped, the engine gives its rows back by itself.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    Ok(rate)
+}
+
+async fn beside_unknown_machines(bench: &Bench) -> Result<Sample, Error> {
+    let run = async |unknown: i64| {
+        let rows = bench.rows(50_000);
+        bench.clear().await?;
+        bench.add("nobody_knows", "go", r#"{"n":1}"#, unknown, None).await?;
+        bench.add(ONE_STEP.fsm, ONE_STEP.step, ONE_STEP.state, rows, None).await?;
+        bench.settle().await?;
+        let began = Instant::now();
+        let engine = bench.engine().machine::<OneStep>().start().await?;
+        until_steps(&engine, rows as u64).await?;
+        let rate = rows as f64 / began.elapsed().as_secs_f64();
+        engine.shutdown().await?;
+        Ok::<_, Error>(rate)
+    };
+    let without = run(0).await?;
+    Ok(Sample::against(run(bench.rows(100_000)).await?, without))
+}

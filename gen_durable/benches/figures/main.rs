@@ -1,0 +1,121 @@
+//! The figures of the engine, each beside its baseline on the same server in the same run.
+//!
+//! ```text
+//! cargo bench --bench figures                     # all but the long ones
+//! cargo bench --bench figures -- --quick          # does it run? (small numbers, no verdict)
+//! cargo bench --bench figures -- --only one_step  # figures whose name contains this
+//! cargo bench --bench figures -- --json           # one JSON object a line
+//! cargo bench --bench figures -- --long           # those with millions of rows as well
+//! ```
+//!
+//! Invariant: a figure is a ratio of two measurements of one round, and what is reported is the
+//! median of the rounds' ratios.
+
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    reason = "a benchmark is no API"
+)]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "counts and times of a benchmark are far below what a float holds exactly"
+)]
+
+mod bare;
+mod bench;
+mod claims;
+mod fleet;
+mod footprint;
+mod inserts;
+mod latency;
+mod machines;
+mod report;
+mod throughput;
+
+use bench::{Bench, Error, Figure};
+
+/// What the command line asks for.
+#[derive(Debug, Default)]
+pub struct Options {
+    quick: bool,
+    long: bool,
+    json: bool,
+    only: Option<String>,
+}
+
+impl Options {
+    fn parse() -> Self {
+        let mut options = Self::default();
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--quick" => options.quick = true,
+                "--long" => options.long = true,
+                "--json" => options.json = true,
+                "--only" => options.only = arguments.next(),
+                // Cargo adds it.
+                "--bench" => {}
+                other => {
+                    eprintln!(
+                        "unknown option {other}; there are --quick --long --json --only NAME"
+                    );
+                    std::process::exit(2);
+                }
+            }
+        }
+        options
+    }
+
+    fn wants(&self, figure: &Figure) -> bool {
+        let named = self.only.as_ref().is_none_or(|only| figure.name.contains(only.as_str()));
+        named && (self.long || !figure.long)
+    }
+}
+
+fn figures() -> Vec<Figure> {
+    [
+        throughput::figures(),
+        latency::figures(),
+        inserts::figures(),
+        claims::figures(),
+        fleet::figures(),
+        footprint::figures(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn main() -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Some(url) = std::env::var_os(fleet::WORKER) {
+        return runtime.block_on(fleet::work(&url.to_string_lossy()));
+    }
+    runtime.block_on(async {
+        let options = Options::parse();
+        let figures: Vec<Figure> =
+            figures().into_iter().filter(|figure| options.wants(figure)).collect();
+        if figures.is_empty() {
+            return Err("no figure has such a name".into());
+        }
+        let mut bench = Bench::start(options.quick).await?;
+        report::head(&options, &bench);
+        bench.find_floor().await?;
+        let mut results = Vec::new();
+        for (index, figure) in figures.iter().enumerate() {
+            let mut samples = Vec::new();
+            let rounds = if options.quick { 1 } else { figure.rounds };
+            for round in 0..rounds {
+                report::progress(&options, index, figures.len(), figure, round, rounds);
+                samples.push((figure.run)(&bench).await?);
+            }
+            results.push(report::result(&options, figure, &samples));
+        }
+        report::foot(&options, &results);
+        Ok(())
+    })
+}
