@@ -1,1 +1,339 @@
-//! x
+//! The habits of the code that a machine can check.
+//!
+//! Each test is one habit, and lists every place that breaks it. Files are read as text: a rule that
+//! would need to understand Rust is not worth having here.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The most lines of a source file. One of more than three hundred is worth a second look already.
+const LINES_MAX: usize = 500;
+
+/// The crates that are published.
+const PUBLISHED: [&str; 3] = ["gen_durable", "gen_durable_macros", "gen_durable_migrate"];
+
+/// A file of the repository.
+struct File {
+    /// Its path from the root.
+    path: String,
+    text: String,
+}
+
+impl File {
+    fn stem(&self) -> &str {
+        Path::new(&self.path).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
+    }
+
+    /// Its lines, with their numbers as an editor shows them.
+    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text.lines().enumerate().map(|(index, line)| (index + 1, line))
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// All files below a directory with this extension, in a fixed order.
+fn files(dir: &str, extension: &str) -> Vec<File> {
+    let mut found = Vec::new();
+    let entries = fs::read_dir(root().join(dir)).unwrap_or_else(|error| panic!("{dir}: {error}"));
+    for entry in entries {
+        let entry = entry.expect("the directory can be read");
+        let name = entry.file_name().into_string().expect("a name in UTF-8");
+        let path = if dir == "." { name.clone() } else { format!("{dir}/{name}") };
+        if entry.path().is_dir() {
+            if name != "target" && !name.starts_with('.') {
+                found.extend(files(&path, extension));
+            }
+        } else if name.ends_with(&format!(".{extension}")) {
+            found.push(File { text: read(&path), path });
+        }
+    }
+    found.sort_by(|left, right| left.path.cmp(&right.path));
+    found
+}
+
+/// The Rust files that people write: no expansions, and no cases of wrong use.
+fn sources() -> Vec<File> {
+    let mut sources = files(".", "rs");
+    sources.retain(|file| {
+        let wrong_use = file.path.starts_with("tests/ui/") && file.path != "tests/ui/main.rs";
+        !wrong_use && !file.path.contains("/snapshots/")
+    });
+    sources
+}
+
+fn check(problems: &[String]) {
+    assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
+}
+
+/// The words between backticks at the beginning of a table's rows: `.queue(name)` gives `queue`.
+fn rows(text: &str, table: &str) -> BTreeSet<String> {
+    let begin = text.find(table).unwrap_or_else(|| panic!("no table begins with {table}"));
+    text[begin..]
+        .lines()
+        .skip(2)
+        .map_while(|line| line.strip_prefix("| `"))
+        .map(|row| {
+            let row = row.trim_start_matches('.');
+            let end = row.find(|letter: char| !letter.is_alphanumeric() && letter != '_');
+            row[..end.unwrap_or(row.len())].to_owned()
+        })
+        .collect()
+}
+
+/// The public functions of an impl block.
+fn methods(path: &str, block: &str) -> BTreeSet<String> {
+    let text = read(path);
+    let begin = text.find(block).unwrap_or_else(|| panic!("{path} has no `{block}`"));
+    let end = text[begin..].find("\n}").expect("the block ends") + begin;
+    text[begin..end]
+        .lines()
+        .filter_map(|line| {
+            let line = line.trim_start();
+            let rest = line.strip_prefix("pub fn ").or(line.strip_prefix("pub async fn "))?;
+            Some(rest[..rest.find(['(', '<'])?].to_owned())
+        })
+        .filter(|name| name != "new")
+        .collect()
+}
+
+#[test]
+fn a_source_file_opens_with_what_it_owns() {
+    let silent = sources().into_iter().filter(|file| !file.text.starts_with("//! "));
+    check(&silent.map(|file| format!("{}: begin with `//!`", file.path)).collect::<Vec<_>>());
+}
+
+#[test]
+fn source_files_are_short() {
+    let mut problems = Vec::new();
+    for file in sources().into_iter().filter(|file| file.path.contains("src/")) {
+        let lines = file.text.lines().count();
+        if lines > LINES_MAX {
+            problems.push(format!("{}: {lines} lines; split it", file.path));
+        }
+    }
+    check(&problems);
+}
+
+#[test]
+fn modules_are_named_after_what_they_own() {
+    let vague = ["utils", "util", "common", "types", "helpers", "misc"];
+    let found = sources().into_iter().filter(|file| {
+        file.path.split(['/', '.']).any(|part| vague.contains(&part))
+            || vague.contains(&file.stem())
+    });
+    check(&found.map(|file| format!("{}: name what it owns", file.path)).collect::<Vec<_>>());
+}
+
+#[test]
+fn nothing_is_left_half_done() {
+    let marks = ["todo!", "unimplemented!", "dbg!", "#[ignore", "TODO", "FIXME", "XXX"];
+    let mut problems = Vec::new();
+    for file in sources().into_iter().filter(|file| file.path != "tests/tidy.rs") {
+        for (number, line) in file.lines() {
+            for mark in marks.iter().filter(|mark| line.contains(**mark)) {
+                problems.push(format!("{}:{number}: `{mark}`", file.path));
+            }
+        }
+    }
+    check(&problems);
+}
+
+#[test]
+fn an_exception_from_a_lint_has_its_reason() {
+    let mut problems = Vec::new();
+    // What `expand` quotes is generated code.
+    for file in sources().into_iter().filter(|file| !file.path.contains("/expand/")) {
+        for attribute in ["#[allow(", "#![allow(", "#[expect(", "#![expect("] {
+            for (begin, _) in file.text.match_indices(attribute) {
+                let number = file.text[..begin].lines().count() + 1;
+                let rest = &file.text[begin..];
+                // In this very file the attribute stands in a string.
+                let quoted = file.text[..begin].ends_with('"');
+                let end = rest.find(")]").unwrap_or(rest.len());
+                if !quoted && !rest[..end].contains("reason = ") {
+                    problems.push(format!("{}:{number}: add `reason = \"…\"`", file.path));
+                }
+            }
+        }
+    }
+    check(&problems);
+}
+
+#[test]
+fn sql_stands_in_its_files_alone() {
+    let phrases = ["select ", "insert into ", "delete from ", "gen_durable.", "pg_", "lock table "];
+    let mut problems = Vec::new();
+    for krate in ["gen_durable/src", "gen_durable_macros/src"] {
+        for file in files(krate, "rs").iter().filter(|file| !file.path.contains("/snapshots/")) {
+            for (number, line) in file.lines() {
+                let code = line.split("//").next().unwrap_or_default().to_lowercase();
+                for phrase in phrases.iter().filter(|phrase| code.contains(**phrase)) {
+                    problems
+                        .push(format!("{}:{number}: `{phrase}` belongs in storage/sql", file.path));
+                }
+            }
+        }
+    }
+    check(&problems);
+}
+
+#[test]
+fn a_statement_is_described_and_has_a_constant_of_its_name() {
+    let storage = files("gen_durable/src/storage", "rs");
+    let mut problems = Vec::new();
+    for statement in files("gen_durable/src/storage/sql", "sql") {
+        let (stem, path) = (statement.stem(), &statement.path);
+        if !statement.text.starts_with("-- ") {
+            problems.push(format!("{path}: begin with a comment that says what it does"));
+        }
+        let constant = stem.to_uppercase();
+        let definition = format!("const {constant}: &str = include_str!(\"sql/{stem}.sql\");");
+        let owners: Vec<_> =
+            storage.iter().filter(|file| file.text.contains(&definition)).collect();
+        match owners[..] {
+            [owner] if owner.text.contains(&format!("({constant})")) => {}
+            [owner] => problems.push(format!("{}: `{constant}` is not used", owner.path)),
+            _ => problems.push(format!("{path}: must be in one file as `{definition}`")),
+        }
+    }
+    check(&problems);
+}
+
+#[test]
+fn tests_wait_for_a_condition_and_not_for_a_time() {
+    let mut problems = Vec::new();
+    for file in files("tests/it", "rs") {
+        let mut before = "";
+        for (number, line) in file.lines() {
+            if line.contains("sleep(") && !line.contains("//") && !before.contains("//") {
+                problems.push(format!(
+                    "{}:{number}: wait for a condition, or say above why it must be a time",
+                    file.path
+                ));
+            }
+            before = line;
+        }
+    }
+    check(&problems);
+}
+
+#[test]
+fn numbered_properties_are_listed_with_their_tests() {
+    let architecture = read("ARCHITECTURE.md");
+    let mut problems = Vec::new();
+    for file in files("tests/it", "rs") {
+        for (number, line) in file.lines() {
+            let Some((_, name)) = line.split_once("fn p") else { continue };
+            let Some(Ok(property)) = name.get(..2).map(str::parse::<u32>) else { continue };
+            let row = format!("| {property} | ");
+            let listed = architecture
+                .lines()
+                .any(|line| line.starts_with(&row) && line.contains(&format!("`{}`", file.stem())));
+            if !listed {
+                problems.push(format!(
+                    "{}:{number}: ARCHITECTURE.md's table needs a row `{row}… | `{}` |`",
+                    file.path,
+                    file.stem()
+                ));
+            }
+        }
+    }
+    check(&problems);
+}
+
+#[test]
+fn the_code_map_is_short_and_names_every_module() {
+    let architecture = read("ARCHITECTURE.md");
+    let mut problems = Vec::new();
+    if architecture.lines().count() >= 300 {
+        problems.push("ARCHITECTURE.md: keep it under 300 lines".to_owned());
+    }
+    for file in PUBLISHED.iter().flat_map(|krate| files(&format!("{krate}/src"), "rs")) {
+        let known = ["lib", "main", "mod", "prelude", "tests"].contains(&file.stem());
+        if !known && !file.path.contains("/snapshots/") && !architecture.contains(file.stem()) {
+            problems.push(format!("ARCHITECTURE.md: the code map misses {}", file.path));
+        }
+    }
+    check(&problems);
+}
+
+#[test]
+fn the_readme_lists_every_option() {
+    let readme = read("README.md");
+    let engine = methods("gen_durable/src/engine/builder.rs", "impl EngineBuilder {");
+    assert_eq!(rows(&readme, "| `Engine::builder(pool)` |"), engine);
+    let insert = methods("gen_durable/src/insert.rs", "impl<M: Machine> Insert<M> {");
+    assert_eq!(rows(&readme, "| `Machine::insert(state)` |"), insert);
+
+    let attr = read("gen_durable_macros/src/attr.rs");
+    let (_, list) = attr.split_once("MACHINE_OPTIONS: &[&str] =").expect("the list of options");
+    let (list, _) = list.split_once(';').expect("the end of the list");
+    let machine: BTreeSet<String> = list.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+    assert_eq!(rows(&readme, "| `#[durable_fsm(…)]` on the enum |"), machine);
+    let docs = read("gen_durable_macros/src/lib.rs").replace("/// ", "");
+    assert_eq!(rows(&docs, "| option | meaning | default |"), machine);
+}
+
+#[test]
+fn every_example_is_registered_and_in_the_readme() {
+    let readme = read("README.md");
+    let listed = rows(&readme, "| `cargo run --example` |");
+    let manifest = read("examples/Cargo.toml");
+    let mut problems = Vec::new();
+    for file in files("examples", "rs").iter().filter(|file| file.stem() != "session") {
+        let name = file.stem();
+        if !listed.contains(name) {
+            problems.push(format!("README.md: the table of examples misses `{name}`"));
+        }
+        if !manifest.contains(&format!("name = \"{name}\"\npath = \"{name}.rs\"")) {
+            problems.push(format!("examples/Cargo.toml: `{name}` is not registered"));
+        }
+    }
+    check(&problems);
+}
+
+#[test]
+fn versions_agree() {
+    let workspace = read("Cargo.toml");
+    let value = |text: &str, key: &str| {
+        let (_, rest) = text.split_once(&format!("{key} = \"")).expect(key);
+        rest.split('"').next().expect("a value").to_owned()
+    };
+    let version = value(&workspace, "\nversion");
+    let mut problems = Vec::new();
+    for krate in PUBLISHED {
+        let dependency = format!("{krate} = {{ version = \"{version}\", path = \"{krate}\" }}");
+        if !workspace.contains(&dependency) {
+            problems.push(format!("Cargo.toml: expected `{dependency}`"));
+        }
+        for license in ["LICENSE-MIT", "LICENSE-APACHE"] {
+            if read(license) != read(&format!("{krate}/{license}")) {
+                problems.push(format!("{krate}/{license}: must be the same as the root's"));
+            }
+        }
+    }
+    let manifests = files(".", "toml").into_iter().filter(|file| file.stem() == "Cargo");
+    for file in manifests.filter(|file| file.path != "Cargo.toml") {
+        if !file.text.contains("\nversion.workspace = true\n") {
+            problems.push(format!("{}: take the workspace's version", file.path));
+        }
+    }
+    let rust = value(&workspace, "\nrust-version");
+    if !value(&read("rust-toolchain.toml"), "channel").starts_with(&rust) {
+        problems.push(format!("rust-toolchain.toml: expected Rust {rust}"));
+    }
+    if !read("README.md").contains(&format!("Rust {rust}")) {
+        problems.push(format!("README.md: expected `Rust {rust}`"));
+    }
+    check(&problems);
+}

@@ -70,6 +70,26 @@ impl fmt::Display for Status {
 /// [`execute`](Self::execute).
 ///
 /// Generated on a machine as `insert`.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use gen_durable::prelude::*;
+/// # #[durable_fsm(state = i64, output = ())]
+/// # pub enum Invoice { Send }
+/// # #[durable_fsm]
+/// # impl Invoice { async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+///
+/// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let id = Invoice::insert(42)
+///     .unique_key("order 42")
+///     .partition_key("customer 7")
+///     .schedule_in(Duration::from_hours(1))
+///     .execute(&client)
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "an instance is inserted by `.execute(…)`, or with an outcome by `.insert(…)`"]
 pub struct Insert<M: Machine> {
     state: M::State,
@@ -104,8 +124,8 @@ impl<M: Machine> Insert<M> {
         self
     }
 
-    /// At most one instance of the machine holds this key at a time; an insert that finds it
-    /// taken is [`InsertError::Duplicate`]. At most 1,024 bytes.
+    /// At most one instance of the machine, in whatever version, holds this key at a time; an
+    /// insert that finds it taken is [`InsertError::Duplicate`]. At most 1,024 bytes.
     pub fn unique_key(mut self, key: impl Into<String>) -> Self {
         self.unique_key = Some(key.into());
         self
@@ -146,7 +166,7 @@ impl<M: Machine> Insert<M> {
         self
     }
 
-    /// Not before this time.
+    /// Not before this time, as the database's clock has it; a time that has passed is now.
     pub fn schedule_at(mut self, time: SystemTime) -> Self {
         self.eligible = Eligible::At(time);
         self
@@ -230,6 +250,25 @@ impl<M: Machine> IntoInsert<M> for Insert<M> {
 /// Any number of new instances that are about to be inserted.
 ///
 /// Generated on a machine as `insert_many`.
+///
+/// ```
+/// use gen_durable::prelude::*;
+/// # #[durable_fsm(state = i64, output = ())]
+/// # pub enum Invoice { Send }
+/// # #[durable_fsm]
+/// # impl Invoice { async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+///
+/// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let orders = (1..=1000).map(|order| Invoice::insert(order).unique_key(format!("order {order}")));
+/// for answer in Invoice::insert_many(orders).execute(&client).await? {
+///     match answer {
+///         Ok(id) => println!("instance {id}"),
+///         Err(duplicate) => println!("instance {} does it already", duplicate.id),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "instances are inserted by `.execute(…)`"]
 #[derive(Debug)]
 pub struct InsertMany<M: Machine> {

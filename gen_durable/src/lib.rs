@@ -3,6 +3,314 @@
 //! An instance of a machine is a row. It moves from step to step, and each step's outcome is
 //! committed before execution proceeds: a process may die at any instant, and the instance goes on
 //! elsewhere from its last committed step.
+//!
+//! There are two primitives: a durable step, which is an `async fn` that returns an [`Outcome`], and
+//! a durable await, by which a step parks its instance until a named signal arrives. The engine knows
+//! no parents and children, no workflows and no histories: fan-out, sagas and timers are user code on
+//! top of the two.
+//!
+//! # A first machine
+//!
+//! The enum lists the steps, the impl block says what they do. [`durable_fsm`] goes on both.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use gen_durable::prelude::*;
+//!
+//! /// Carried from step to step, and stored as a JSON object.
+//! #[derive(Clone, Debug, DurableState)]
+//! pub struct Greeting {
+//!     pub name: String,
+//!     #[serde(default)]
+//!     pub text: Option<String>,
+//! }
+//!
+//! #[durable_fsm(state = Greeting, output = String)]
+//! pub enum Greet {
+//!     Compose,
+//!     Send,
+//! }
+//!
+//! #[durable_fsm]
+//! impl Greet {
+//!     async fn compose(mut cx: Context<Self>) -> Outcome<Self> {
+//!         cx.state.text = Some(format!("hello, {}", cx.state.name));
+//!         cx.next(Greet::Send)
+//!     }
+//!
+//!     async fn send(mut cx: Context<Self>) -> Outcome<Self> {
+//!         let text = cx.state.text.take().unwrap_or_default();
+//!         cx.done(text)
+//!     }
+//! }
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let pool = sqlx::PgPool::connect("postgres://localhost/app").await?;
+//! gen_durable_migrate::up(&pool).await?;
+//! let engine = Engine::builder(pool).machine::<Greet>().queue("default", 10).start().await?;
+//!
+//! let id = Greet::insert(Greeting { name: "Ada".to_owned(), text: None }).execute(&engine).await?;
+//! let text = engine.wait(id, Duration::from_secs(10)).await?;
+//! engine.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The options of the enum are listed at [`durable_fsm`], those of an instance at [`Insert`], those
+//! of an engine at [`EngineBuilder`].
+//!
+//! # Outcomes
+//!
+//! A step owns its [`Context`] and ends it with one of these. The state as the step leaves it is
+//! committed with the outcome, whichever it is.
+//!
+//! | outcome | effect | attempt |
+//! |---|---|---|
+//! | [`cx.next(step)`](Context::next) | goes to `step`, at once | 0 |
+//! | [`cx.next_in(step, delay)`](Context::next_in) | goes to `step` after `delay` | 0 |
+//! | [`cx.replay(delay)`](Context::replay) | the same step again after `delay` | +1 |
+//! | [`cx.await_signal::<S>()`](Context::await_signal) | parks until a signal `S` arrives that this step has not seen; then the same step again | 0 |
+//! | [`cx.await_signal_for::<S>(timeout)`](Context::await_signal_for) | likewise, for `timeout` at most | 0 |
+//! | [`cx.done(output)`](Context::done) | ends with a result | |
+//! | [`cx.stop(reason)`](Context::stop) | ends as failed | |
+//!
+//! After `next` the same task goes on with the next step as soon as the commit is durable, without
+//! another claim.
+//!
+//! An outcome may carry inserts and signals for other instances, which are committed with it:
+//! exactly once, or not at all.
+//!
+//! ```
+//! use gen_durable::prelude::*;
+//!
+//! #[durable_fsm(state = u32, output = u32)]
+//! pub enum Child {
+//!     Work,
+//! }
+//!
+//! #[durable_fsm]
+//! impl Child {
+//!     async fn work(cx: Context<Self>) -> Outcome<Self> {
+//!         let n = cx.state;
+//!         cx.done(n * n)
+//!     }
+//! }
+//!
+//! #[durable_fsm(output = ())]
+//! pub enum Parent {
+//!     Split,
+//! }
+//!
+//! #[durable_fsm]
+//! impl Parent {
+//!     async fn split(cx: Context<Self>) -> Outcome<Self> {
+//!         cx.done(()).insert_many((1..=10).map(Child::insert))
+//!     }
+//! }
+//! ```
+//!
+//! # Signals
+//!
+//! A signal is a row in the instance's inbox. It may arrive before, during or after the park; one
+//! that nobody awaits waits. [`take_signal`](Context::take_signal) marks the oldest one as consumed,
+//! and it is deleted in the commit of the outcome; [`peek_signal`](Context::peek_signal) only looks.
+//! A step that awaits runs again from its beginning, so it looks first and parks if there is nothing:
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use gen_durable::prelude::*;
+//!
+//! #[derive(Debug, DurableSignal)]
+//! pub struct Approved {
+//!     pub by: String,
+//! }
+//!
+//! #[durable_fsm(output = String, signals(Approved))]
+//! pub enum Review {
+//!     Wait,
+//! }
+//!
+//! #[durable_fsm]
+//! impl Review {
+//!     async fn wait(mut cx: Context<Self>) -> StepResult<Self> {
+//!         if let Some(approved) = cx.take_signal::<Approved>()? {
+//!             return Ok(cx.done(approved.by));
+//!         }
+//!         if cx.timed_out() {
+//!             return Ok(cx.stop("nobody approved within a week"));
+//!         }
+//!         Ok(cx.await_signal_for::<Approved>(Duration::from_hours(7 * 24)))
+//!     }
+//! }
+//!
+//! # async fn example(client: Client, id: InstanceId<Review>) -> Result<(), Box<dyn std::error::Error>> {
+//! Review::signal_approved(id, Approved { by: "Ada".to_owned() })
+//!     .dedup_key("approval 17") // a redelivery is a no-op
+//!     .execute(&client)
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Errors and retries
+//!
+//! A step runs at least once: a crash before its commit runs it again, so effects outside of
+//! Postgres must be idempotent. Three things run a step again. An explicit `replay`. An error: the
+//! step returned `Err`, panicked, or ran past the machine's `timeout`; then the machine's `handle`
+//! decides, with the state that the step began with, and may return any outcome; without a `handle`
+//! the instance fails with the error as its reason. A lost worker: its lease ran out, the instance
+//! goes back to the queue with one more attempt, and `handle` is not called.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use gen_durable::{StepErrorKind, prelude::*};
+//!
+//! #[durable_fsm(output = String, timeout = "30s")]
+//! pub enum Fetch {
+//!     Get,
+//! }
+//!
+//! #[durable_fsm]
+//! impl Fetch {
+//!     async fn get(cx: Context<Self>) -> StepResult<Self> {
+//!         let page = std::fs::read_to_string("/etc/hostname")?;
+//!         Ok(cx.done(page))
+//!     }
+//!
+//!     async fn handle(cx: Context<Self>, error: StepError) -> Outcome<Self> {
+//!         if error.kind() == StepErrorKind::Panicked || cx.attempt() >= 8 {
+//!             return cx.stop(error);
+//!         }
+//!         let delay = Duration::from_secs(1 << cx.attempt());
+//!         cx.replay(delay)
+//!     }
+//! }
+//! ```
+//!
+//! Stored data that no longer decodes does not reach `handle`: the instance fails with an error that
+//! names the field, and what is stored stays as it was.
+//!
+//! # Resources
+//!
+//! What a step needs besides its state (a client, a pool, configuration) it takes by reference as
+//! further parameters; `handle` does likewise. The engine is given the values with
+//! [`resource`](EngineBuilder::resource), one of each type, and does not start without those that its
+//! machines take.
+//!
+//! ```
+//! # use gen_durable::prelude::*;
+//! pub struct Mailer;
+//!
+//! impl Mailer {
+//!     async fn send(&self, key: i64) -> std::io::Result<()> {
+//!         # let _ = key;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! #[durable_fsm(output = ())]
+//! pub enum Mail {
+//!     Send,
+//! }
+//!
+//! #[durable_fsm]
+//! impl Mail {
+//!     async fn send(cx: Context<Self>, mailer: &Mailer) -> StepResult<Self> {
+//!         // The id is the same in each run: the receiver can tell a repetition by it.
+//!         mailer.send(cx.id().get()).await?;
+//!         Ok(cx.done(()))
+//!     }
+//! }
+//! ```
+//!
+//! # In your own transaction
+//!
+//! Inserts and signals are executed on an [`Engine`], on a [`Client`] (a process that runs nothing
+//! itself), on a pool, or on a connection of yours, with whose transaction they commit:
+//!
+//! ```
+//! # use gen_durable::prelude::*;
+//! # #[durable_fsm(state = i64, output = ())]
+//! # pub enum Invoice { Send }
+//! # #[durable_fsm]
+//! # impl Invoice { async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+//! # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut tx = pool.begin().await?;
+//! sqlx::query("insert into orders (number) values (7)").execute(&mut *tx).await?;
+//! Invoice::insert(7).unique_key("order 7").execute(&mut *tx).await?;
+//! tx.commit().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A signal in a transaction locks its target's row until the transaction ends: keep it short.
+//!
+//! # Deployment
+//!
+//! Any number of engines, in any number of processes, may run on one database; each is a worker with
+//! a lease. An instance is finished by the version of its machine that it began with. To change a
+//! machine, keep the old version beside the new one, under the same name, until its instances have
+//! ended:
+//!
+//! ```no_run
+//! use gen_durable::prelude::*;
+//!
+//! mod v1 {
+//!     use gen_durable::prelude::*;
+//!
+//!     #[durable_fsm(version = 1, output = String)]
+//!     pub enum Report {
+//!         Write,
+//!     }
+//!
+//!     #[durable_fsm]
+//!     impl Report {
+//!         async fn write(cx: Context<Self>) -> Outcome<Self> {
+//!             cx.done("short".to_owned())
+//!         }
+//!     }
+//! }
+//!
+//! #[durable_fsm(version = 2, output = String)]
+//! pub enum Report {
+//!     Gather,
+//!     Write,
+//! }
+//!
+//! #[durable_fsm]
+//! impl Report {
+//!     async fn gather(cx: Context<Self>) -> Outcome<Self> {
+//!         cx.next(Report::Write)
+//!     }
+//!
+//!     async fn write(cx: Context<Self>) -> Outcome<Self> {
+//!         cx.done("long".to_owned())
+//!     }
+//! }
+//!
+//! # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+//! let engine =
+//!     Engine::builder(pool).machine::<v1::Report>().machine::<Report>().start().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An instance of a version that no running process knows waits, spends no attempts and holds nobody
+//! up. Behind a transaction pooler, say [`poll_only`](EngineBuilder::poll_only).
+//!
+//! # Where to look
+//!
+//! - [`Machine`] and [`Steps`]: the contract that the macros implement, and that can be written by hand.
+//! - [`Context`]: what a step is given. [`Outcome`]: what it returns.
+//! - [`Engine`] and [`Client`]: inserting, signalling, waiting; [`Engine::metrics`],
+//!   [`Client::find`] and [`Client::signal_by_name`] for tools.
+//! - [`error`]: every error, and what to do about it.
+//!
+//! The engine emits `tracing` events, and a span for each step, under the target `gen_durable`. The
+//! crate has no cargo features; TLS is a feature of sqlx.
 
 #[doc(hidden)]
 pub mod __private;
@@ -45,3 +353,9 @@ pub use crate::{
     state::DurableState,
 };
 pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm};
+
+/// The code blocks of the README, compiled as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+#[allow(missing_debug_implementations, reason = "a place for documentation tests, and no type")]
+pub struct Readme;

@@ -15,6 +15,42 @@ use crate::{
 };
 
 /// What a step returns, made by a method of its context.
+///
+/// It may carry inserts and signals for other instances, which are committed with it.
+///
+/// ```
+/// use gen_durable::prelude::*;
+///
+/// #[derive(DurableSignal)]
+/// pub struct Counted {
+///     words: usize,
+/// }
+///
+/// #[derive(DurableState)]
+/// pub struct Line {
+///     parent: InstanceId<Count>,
+///     text: String,
+/// }
+///
+/// #[durable_fsm(state = Line, output = ())]
+/// pub enum CountLine {
+///     Run,
+/// }
+///
+/// #[durable_fsm]
+/// impl CountLine {
+///     async fn run(cx: Context<Self>) -> Outcome<Self> {
+///         let words = cx.state.text.split_whitespace().count();
+///         let counted = Count::signal_counted(cx.state.parent, Counted { words });
+///         cx.done(()).signal(counted)
+///     }
+/// }
+/// #
+/// # #[durable_fsm(output = (), signals(Counted))]
+/// # pub enum Count { Run }
+/// # #[durable_fsm]
+/// # impl Count { async fn run(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+/// ```
 #[must_use = "an outcome takes effect only if the step returns it"]
 pub struct Outcome<M: Machine> {
     pub(crate) transition: Transition<M>,
@@ -41,14 +77,15 @@ impl<M: Machine> Outcome<M> {
     /// Inserts another instance in the same commit: exactly once, or not at all.
     ///
     /// An insert whose unique key is taken does nothing: the instance that holds the key does
-    /// the work.
+    /// the work. One that cannot be stored fails the step into `handle`, and nothing of the
+    /// outcome takes effect.
     pub fn insert<N: Machine>(mut self, insert: Insert<N>) -> Self {
         self.inserts.push(insert.into_row(usize::MAX));
         self
     }
 
-    /// Inserts any number of instances in the same commit: inserts with options, or what a
-    /// machine's own `insert_many` makes of states.
+    /// Inserts any number of instances in the same commit, each as [`insert`](Self::insert): inserts
+    /// with options, or what a machine's own `insert_many` makes of states.
     pub fn insert_many<N: Machine>(mut self, inserts: impl IntoIterator<Item = Insert<N>>) -> Self {
         self.inserts.extend(inserts.into_iter().map(|insert| insert.into_row(usize::MAX)));
         self

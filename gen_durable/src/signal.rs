@@ -61,6 +61,30 @@ pub enum Delivery {
 /// A signal that is about to be sent; nothing happens before [`execute`](Self::execute).
 ///
 /// Generated on a machine as `signal_<name>` and `signal`.
+///
+/// ```
+/// use gen_durable::{Delivery, prelude::*};
+/// # #[derive(DurableSignal)]
+/// # pub struct Paid { amount: i64 }
+/// # #[durable_fsm(output = i64, signals(Paid))]
+/// # pub enum Invoice { Wait }
+/// # #[durable_fsm]
+/// # impl Invoice {
+/// #     async fn wait(mut cx: Context<Self>) -> StepResult<Self> {
+/// #         Ok(match cx.take_signal::<Paid>()? {
+/// #             Some(paid) => cx.done(paid.amount),
+/// #             None => cx.await_signal::<Paid>(),
+/// #         })
+/// #     }
+/// # }
+///
+/// # async fn example(client: Client, id: InstanceId<Invoice>) -> Result<(), Box<dyn std::error::Error>> {
+/// let delivery =
+///     Invoice::signal_paid(id, Paid { amount: 100 }).dedup_key("evt-7").execute(&client).await?;
+/// assert_eq!(delivery, Delivery::Delivered);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a signal is sent by `.execute(…)`, or with an outcome by `.signal(…)`"]
 #[derive(Debug)]
 pub struct Signal<M> {
@@ -87,7 +111,8 @@ impl<M: Machine> Signal<M> {
         }
     }
 
-    /// Makes a redelivery harmless: an instance accepts one signal with this key, ever.
+    /// Makes a redelivery harmless: an instance accepts one signal with this key, ever, whatever
+    /// its name. At most 1,024 bytes.
     pub fn dedup_key(mut self, key: impl Into<String>) -> Self {
         self.dedup_key = Some(key.into());
         self

@@ -32,6 +32,30 @@ use crate::{
 };
 
 /// Options of an engine that has not started.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use gen_durable::prelude::*;
+/// # pub struct Mailer;
+/// # #[durable_fsm(queue = "mail", output = ())]
+/// # pub enum Mail { Send }
+/// # #[durable_fsm]
+/// # impl Mail {
+/// #     async fn send(cx: Context<Self>, _mailer: &Mailer) -> Outcome<Self> { cx.done(()) }
+/// # }
+///
+/// # async fn example(pool: sqlx::PgPool) -> Result<(), gen_durable::Error> {
+/// let engine = Engine::builder(pool)
+///     .machine::<Mail>()
+///     .queue("mail", 20)
+///     .resource(Mailer)
+///     .retention(Duration::from_hours(24))
+///     .start()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "an engine runs after `.start().await`"]
 pub struct EngineBuilder {
     pool: sqlx::PgPool,
@@ -63,7 +87,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Gives the steps a resource, which they take by reference as a parameter.
+    /// Gives the steps a resource, which they take by reference as a parameter. There is one of
+    /// each type: a second one replaces the first.
     pub fn resource<T: Send + Sync + 'static>(mut self, resource: T) -> Self {
         self.resources.insert(resource);
         self
@@ -82,7 +107,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The longest pause between two looks for work that nobody announced; the default is 3 s.
+    /// The longest pause between two looks for work that nobody announced; the default is 3 s, at
+    /// least 1 ms. An engine that has just become idle looks sooner.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.config.poll_interval = interval;
         self
@@ -108,12 +134,16 @@ impl EngineBuilder {
     }
 
     /// The largest state, result or payload, in bytes of JSON; the default is 8 MiB.
+    ///
+    /// It applies to the engine's steps and to calls on the engine and its client. Calls on a pool,
+    /// in a transaction or on a [`Client::new`] keep to 8 MiB.
     pub fn value_max(mut self, bytes: usize) -> Self {
         self.config.value_max = bytes;
         self
     }
 
-    /// After how many workers lost in a row during one step an instance fails; the default is 20.
+    /// After how many workers lost in a row during one step an instance fails; the default is 20,
+    /// at least 1. It is the reaping engine's setting that counts.
     pub fn crashes_max(mut self, crashes: u32) -> Self {
         self.config.crashes_max = crashes;
         self

@@ -94,7 +94,10 @@ fn an_ordinary_user_can_start_one() {
     let copy = std::env::temp_dir().join(format!("hold_server-{}", std::process::id()));
     let is_root = Command::new("id").arg("-u").output().expect("id runs").stdout == b"0\n";
     let mut command = if is_root {
-        std::fs::copy(program, &copy).expect("can be copied");
+        // Copied by another process: a child that another test forks meanwhile would inherit our
+        // descriptor for writing, and a program that is open for writing cannot be run.
+        let copied = Command::new("cp").arg(program).arg(&copy).status().expect("cp runs");
+        assert!(copied.success(), "can be copied");
         let mut command = Command::new(&copy);
         command.uid(65534).gid(65534).current_dir("/");
         command
