@@ -2,6 +2,8 @@
 //!
 //! Invariant: nothing here has behaviour of its own beyond compile-time checks and conversions.
 
+mod checks;
+
 pub use std::{
     boxed::Box,
     option::Option::{self, None, Some},
@@ -15,6 +17,7 @@ pub use std::{
 pub use serde;
 pub use serde_json::Value;
 
+pub use self::checks::{Functions, is_no_step, name_is_new, step_has_variant, variant_has_step};
 pub use crate::{
     context::Context,
     error::{StepError, StepResult},
@@ -27,15 +30,16 @@ pub use crate::{
     state::DurableState,
 };
 
-/// The names of the step functions that an impl block has, for the check against the variants.
+/// The functions of an impl block, for the checks against the variants. A second block for one machine is an error that
+/// has this name.
 #[diagnostic::on_unimplemented(
     message = "the machine `{Self}` has no steps",
     label = "no `#[durable_fsm] impl {Self}` block was found",
     note = "write `#[durable_fsm] impl {Self} {{ … }}` with one `async fn` per variant"
 )]
-pub trait StepFunctions {
+pub trait StepsInOneImplBlock {
     /// In the order of the impl block.
-    const NAMES: &'static [&'static str];
+    const FUNCTIONS: Functions;
 }
 
 /// What a step may return.
@@ -64,45 +68,26 @@ where
     }
 }
 
-/// Whether `names` has `name`; for checks at compile time.
-pub const fn contains(names: &[&str], name: &str) -> bool {
-    let mut index = 0;
-    while index < names.len() {
-        if same(names[index], name) {
-            return true;
-        }
-        index += 1;
+/// Has the functions that serde's derive would generate, for a type where it found a mistake. Inherent functions, which
+/// it generates otherwise, go before these.
+pub trait SerdeFallback: Sized {
+    /// Never called.
+    ///
+    /// # Errors
+    ///
+    /// Always.
+    fn serialize<T, S: serde::Serializer>(_: &T, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("serde's derive reported a mistake"))
     }
-    false
+
+    /// Never called.
+    ///
+    /// # Errors
+    ///
+    /// Always.
+    fn deserialize<'de, T, D: serde::Deserializer<'de>>(_: D) -> Result<T, D::Error> {
+        Err(serde::de::Error::custom("serde's derive reported a mistake"))
+    }
 }
 
-/// Whether no name stands twice; for checks at compile time.
-pub const fn all_different(names: &[&str]) -> bool {
-    let mut index = 0;
-    while index < names.len() {
-        let mut other = index + 1;
-        while other < names.len() {
-            if same(names[index], names[other]) {
-                return false;
-            }
-            other += 1;
-        }
-        index += 1;
-    }
-    true
-}
-
-const fn same(left: &str, right: &str) -> bool {
-    let (left, right) = (left.as_bytes(), right.as_bytes());
-    if left.len() != right.len() {
-        return false;
-    }
-    let mut index = 0;
-    while index < left.len() {
-        if left[index] != right[index] {
-            return false;
-        }
-        index += 1;
-    }
-    true
-}
+impl<T> SerdeFallback for T {}

@@ -4,12 +4,16 @@
 //! reading goes on.
 
 use proc_macro2::{Ident, Span};
+use quote::ToTokens;
 use syn::{
-    Attribute, FnArg, ImplItem, ImplItemFn, ItemEnum, ItemImpl, Path, Type, TypeReference,
-    ext::IdentExt, parse_quote,
+    Attribute, FnArg, ImplItem, ImplItemFn, ItemEnum, ItemImpl, Path, ReturnType, Type,
+    TypeReference, ext::IdentExt, parse_quote,
 };
 
-use crate::{attr::MachineOptions, names::snake_case};
+use crate::{
+    attr::MachineOptions,
+    names::{compact, snake_case},
+};
 
 /// The enum: the specification of a machine.
 pub(crate) struct MachineEnum {
@@ -41,6 +45,21 @@ impl MachineEnum {
         Self { item, options, steps }
     }
 
+    /// What a step cannot be called like, as the name has a meaning already.
+    pub(crate) fn taken(&self, name: &str) -> Option<String> {
+        match name {
+            "insert" | "insert_many" | "signal" => {
+                return Some("a function that `#[durable_fsm]` generates".to_owned());
+            }
+            "handle" => return Some("the function that decides what follows an error".to_owned()),
+            _ => {}
+        }
+        let mut signals = self.options.signals.iter();
+        let signal =
+            signals.find(|signal| signal_helper(signal).is_some_and(|helper| helper == name))?;
+        Some(format!("the function that sends the signal `{}`", compact(signal)))
+    }
+
     /// Where `gen_durable` is.
     pub(crate) fn krate(&self) -> Path {
         krate(self.options.krate.as_ref())
@@ -53,6 +72,7 @@ pub(crate) struct MachineImpl {
     pub(crate) krate: Path,
     pub(crate) steps: Vec<StepFn>,
     pub(crate) handle: Option<StepFn>,
+    pub(crate) others: Vec<OtherFn>,
 }
 
 /// A function that is a step, or `handle`.
@@ -61,25 +81,48 @@ pub(crate) struct StepFn {
     pub(crate) name: String,
     /// The types behind the references that follow the context.
     pub(crate) resources: Vec<Type>,
+    /// Where the return type begins.
+    pub(crate) output: Span,
     pub(crate) cfgs: Vec<Attribute>,
+}
+
+/// A function that is no step. Whether a variant is called so is not known before the constants are evaluated: then it
+/// should have been one.
+pub(crate) struct OtherFn {
+    pub(crate) name: String,
+    pub(crate) why: WhyNot,
+    /// Where it goes wrong, from its first token to its last.
+    pub(crate) at: (Span, Span),
+    pub(crate) cfgs: Vec<Attribute>,
+}
+
+/// Why a function is no step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhyNot {
+    /// `fn ship(cx: Context<Self>)`
+    NotAsync,
+    /// `async fn ship(cx: &Context<Self>)`
+    Borrowed,
+    /// `async fn ship(order: Order)`
+    NoContext,
 }
 
 impl MachineImpl {
     pub(crate) fn new(item: ItemImpl, krate_option: Option<&Path>) -> Self {
-        let mut steps = Vec::new();
+        let (mut steps, mut others) = (Vec::new(), Vec::new());
         let mut handle = None;
         for function in functions(&item) {
-            let first = function.sig.inputs.first();
-            if first.is_none_or(|first| context_of(first).is_none()) {
-                continue;
-            }
-            if function.sig.ident == "handle" {
-                handle = Some(StepFn::new(function, 2));
-            } else {
-                steps.push(StepFn::new(function, 1));
+            match why_not(function) {
+                why if function.sig.ident == "handle" => {
+                    if why != Some(WhyNot::NoContext) {
+                        handle = Some(StepFn::new(function, 2));
+                    }
+                }
+                None => steps.push(StepFn::new(function, 1)),
+                Some(why) => others.push(OtherFn::new(function, why)),
             }
         }
-        Self { krate: krate(krate_option), item, steps, handle }
+        Self { krate: krate(krate_option), item, steps, handle, others }
     }
 
     /// The machine's name, as the user wrote it.
@@ -97,7 +140,8 @@ impl MachineImpl {
 
 impl StepFn {
     fn new(function: &ImplItemFn, skip: usize) -> Self {
-        let resources = function.sig.inputs.iter().skip(skip).filter_map(|input| match input {
+        let sig = &function.sig;
+        let resources = sig.inputs.iter().skip(skip).filter_map(|input| match input {
             FnArg::Typed(input) => match &*input.ty {
                 Type::Reference(TypeReference { elem, .. }) => Some((**elem).clone()),
                 _ => None,
@@ -105,12 +149,36 @@ impl StepFn {
             FnArg::Receiver(_) => None,
         });
         Self {
-            ident: function.sig.ident.clone(),
-            name: function.sig.ident.unraw().to_string(),
+            ident: sig.ident.clone(),
+            name: sig.ident.unraw().to_string(),
             resources: resources.collect(),
+            output: match &sig.output {
+                ReturnType::Default => sig.ident.span(),
+                ReturnType::Type(_, ty) => ends(ty).0,
+            },
             cfgs: cfgs(&function.attrs),
         }
     }
+}
+
+impl OtherFn {
+    fn new(function: &ImplItemFn, why: WhyNot) -> Self {
+        let sig = &function.sig;
+        let at = match (why, sig.inputs.first()) {
+            (WhyNot::NotAsync, _) => ends(&sig.fn_token),
+            (WhyNot::Borrowed, Some(FnArg::Typed(input))) => ends(&input.ty),
+            (WhyNot::NoContext, Some(first)) => ends(first),
+            _ => ends(&sig.ident),
+        };
+        Self { name: sig.ident.unraw().to_string(), why, at, cfgs: cfgs(&function.attrs) }
+    }
+}
+
+/// The first and the last span: joined spans are not to be had on a stable compiler.
+fn ends(tokens: &impl ToTokens) -> (Span, Span) {
+    let mut spans = tokens.to_token_stream().into_iter().map(|token| token.span());
+    let first = spans.next().unwrap_or_else(Span::call_site);
+    (first, spans.last().unwrap_or(first))
 }
 
 /// The functions of an impl block.
@@ -121,26 +189,23 @@ pub(crate) fn functions(item: &ItemImpl) -> impl Iterator<Item = &ImplItemFn> {
     })
 }
 
-/// How a parameter takes a context.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
-    ByValue,
-    ByReference,
-}
-
-/// Whether a parameter is a `Context<…>`, and how it is taken.
-pub(crate) fn context_of(input: &FnArg) -> Option<Taken> {
-    let FnArg::Typed(input) = input else { return None };
-    match &*input.ty {
-        Type::Reference(TypeReference { elem, .. }) => {
-            is_named(elem, "Context").then_some(Taken::ByReference)
+/// Whether a function is a step, or why it is none.
+pub(crate) fn why_not(function: &ImplItemFn) -> Option<WhyNot> {
+    let Some(FnArg::Typed(first)) = function.sig.inputs.first() else {
+        return Some(WhyNot::NoContext);
+    };
+    match &*first.ty {
+        Type::Reference(reference) if is_named(&reference.elem, "Context") => {
+            Some(WhyNot::Borrowed)
         }
-        ty => is_named(ty, "Context").then_some(Taken::ByValue),
+        ty if !is_named(ty, "Context") => Some(WhyNot::NoContext),
+        _ if function.sig.asyncness.is_none() => Some(WhyNot::NotAsync),
+        _ => None,
     }
 }
 
 /// Whether a type's path ends with this name.
-fn is_named(ty: &Type, name: &str) -> bool {
+pub(crate) fn is_named(ty: &Type, name: &str) -> bool {
     match ty {
         Type::Path(path) => path.path.segments.last().is_some_and(|last| last.ident == name),
         Type::Group(group) => is_named(&group.elem, name),

@@ -26,6 +26,11 @@ impl Errors {
         self.found.is_empty()
     }
 
+    /// Drops errors that only follow from one that was reported.
+    pub(crate) fn discard(mut self) {
+        self.found.clear();
+    }
+
     /// The errors as `compile_error!` items.
     pub(crate) fn report(mut self) -> TokenStream {
         std::mem::take(&mut self.found).iter().map(syn::Error::to_compile_error).collect()

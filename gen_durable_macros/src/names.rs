@@ -1,8 +1,11 @@
-//! Names: `snake_case`, durations, and the nearest of several names.
+//! Names: `snake_case`, how a function or a type is written, durations, and the nearest of several names.
 //!
 //! Invariant: a variant's step and a type's signal have one name, computed here alone.
 
 use std::time::Duration;
+
+use proc_macro2::Ident;
+use quote::ToTokens;
 
 /// `AwaitPay` as `await_pay`, `HTTPCall` as `http_call`.
 pub(crate) fn snake_case(name: &str) -> String {
@@ -38,6 +41,32 @@ pub(crate) fn camel_case(name: &str) -> String {
             letters.next().into_iter().flat_map(char::to_uppercase).chain(letters)
         })
         .collect()
+}
+
+/// A step's name as its function is written: `r#match`; none if no function can be called so.
+pub(crate) fn function_name(step: &str) -> Option<String> {
+    if matches!(step, "crate" | "self" | "super" | "_") {
+        return None;
+    }
+    let plain = syn::parse_str::<Ident>(step).is_ok();
+    Some(if plain { step.to_owned() } else { format!("r#{step}") })
+}
+
+/// Tokens of a type or a path as they are usually written: `&Arc<dyn Carrier>`.
+pub(crate) fn compact(tokens: &impl ToTokens) -> String {
+    let mut text = tokens.to_token_stream().to_string();
+    for (loose, tight) in [
+        (" :: ", "::"),
+        (":: ", "::"),
+        (" <", "<"),
+        ("< ", "<"),
+        (" >", ">"),
+        ("& ", "&"),
+        (" ,", ","),
+    ] {
+        text = text.replace(loose, tight);
+    }
+    text
 }
 
 /// Reads `500ms`, `30s`, `5m` or `1h`.
@@ -105,6 +134,19 @@ mod tests {
     fn names_in_camel_case() {
         assert_eq!(camel_case("await_pay"), "AwaitPay");
         assert_eq!(camel_case("_x__y"), "XY");
+    }
+
+    #[test]
+    fn names_of_functions() {
+        assert_eq!(function_name("ship").as_deref(), Some("ship"));
+        assert_eq!(function_name("match").as_deref(), Some("r#match"));
+        assert_eq!(function_name("crate"), None);
+    }
+
+    #[test]
+    fn types_as_they_are_written() {
+        let ty: syn::Type = syn::parse_quote!(&std::sync::Arc<dyn Fn(&str, Vec<u8>) -> u32>);
+        assert_eq!(compact(&ty), "&std::sync::Arc<dyn Fn (&str, Vec<u8>) -> u32>");
     }
 
     #[test]

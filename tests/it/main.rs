@@ -21,6 +21,7 @@ mod outages;
 mod outcomes;
 mod ownership;
 mod partitions;
+mod pedantic;
 mod shutdown;
 mod signals;
 mod start;

@@ -3,25 +3,34 @@
 //! Invariant: the block is emitted as it stands, bodies untouched; a step's own errors (a future that is not `Send`, a
 //! wrong return type) are reported at the step's name.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::{ImplItem, ItemImpl, parse_quote};
+use syn::{ImplItem, ItemImpl, Type, parse_quote, spanned::Spanned};
 
+use super::{private_at, respan};
 use crate::{
-    ast::{MachineImpl, StepFn, context_of},
+    ast::{MachineImpl, StepFn, WhyNot, why_not},
     names::camel_case,
 };
 
 pub(crate) fn expand(machine: &MachineImpl, correct: bool) -> TokenStream {
     let item = &machine.item;
-    if item.trait_.is_some() || !item.generics.params.is_empty() {
+    if item.trait_.is_some() || has_arguments(&item.self_ty) {
         return quote!(#item);
     }
     let item = with_lints(machine);
     let functions = step_functions(machine);
     let steps = if correct { steps(machine) } else { stub(machine) };
-    let checks = if correct { checks(machine) } else { TokenStream::new() };
+    let checks = checks(machine);
     quote!(#item #functions #steps #checks)
+}
+
+/// Whether a type is generic, so that the impl of a trait would need the block's parameters.
+fn has_arguments(ty: &Type) -> bool {
+    match ty {
+        Type::Path(path) => path.path.segments.iter().any(|segment| !segment.arguments.is_none()),
+        _ => true,
+    }
 }
 
 /// The block as it stands, but that a step need not await: it is async because the engine says so.
@@ -29,7 +38,7 @@ fn with_lints(machine: &MachineImpl) -> ItemImpl {
     let mut item = machine.item.clone();
     for item in &mut item.items {
         if let ImplItem::Fn(function) = item
-            && function.sig.inputs.first().is_some_and(|first| context_of(first).is_some())
+            && why_not(function).is_none()
         {
             function.attrs.push(parse_quote!(#[allow(clippy::unused_async)]));
         }
@@ -42,10 +51,15 @@ fn step_functions(machine: &MachineImpl) -> TokenStream {
     let ty = &machine.item.self_ty;
     let cfgs = machine.steps.iter().map(|step| &step.cfgs);
     let names = machine.steps.iter().map(|step| &step.name);
+    let other_cfgs = machine.others.iter().map(|other| &other.cfgs);
+    let other_names = machine.others.iter().map(|other| &other.name);
     quote! {
         #[automatically_derived]
-        impl #private::StepFunctions for #ty {
-            const NAMES: &'static [&'static #private::str] = &[#(#(#cfgs)* #names),*];
+        impl #private::StepsInOneImplBlock for #ty {
+            const FUNCTIONS: #private::Functions = #private::Functions {
+                steps: &[#(#(#cfgs)* #names),*],
+                others: &[#(#(#other_cfgs)* #other_names),*],
+            };
         }
     }
 }
@@ -99,17 +113,20 @@ fn steps(machine: &MachineImpl) -> TokenStream {
     }
 }
 
-/// The boxed call of a step. It carries the span of the step's name: whatever the compiler has to
-/// say of it, it says there.
+/// The boxed call of a step. Whatever the compiler has to say of it, it says at the user's own code: at the step's name,
+/// or at its return type if that is wrong.
 fn call(machine: &MachineImpl, step: &StepFn, arguments: &TokenStream) -> TokenStream {
-    let private = private(machine);
-    let ident = &step.ident;
-    let resources = &step.resources;
-    quote_spanned! {ident.span()=>
+    let (ident, resources) = (&step.ident, &step.resources);
+    let at = ident.span();
+    let private = private_at(&machine.krate, at);
+    // Local names are those of the expansion, also if a macro of the user's wrote the step's name.
+    let arguments = respan(arguments, at.resolved_at(Span::call_site()));
+    let given = respan(&quote!(resources), at.resolved_at(Span::call_site()));
+    let returned = quote_spanned!(step.output=> returned);
+    quote_spanned! {at=>
         #private::Box::pin(async move {
-            #private::IntoStepResult::<Self>::into_step_result(
-                Self::#ident(#arguments #(, resources.get::<#resources>())*).await
-            )
+            let #returned = Self::#ident(#arguments #(, #given.get::<#resources>())*).await;
+            #private::IntoStepResult::<Self>::into_step_result(#returned)
         })
     }
 }
@@ -119,7 +136,7 @@ fn requirements(machine: &MachineImpl) -> TokenStream {
     let functions = machine.steps.iter().chain(&machine.handle);
     let requirements: Vec<_> = functions
         .flat_map(|step| {
-            let private = &private;
+            let private = private_at(&machine.krate, step.ident.span());
             step.resources.iter().map(move |resource| {
                 let (cfgs, name) = (&step.cfgs, &step.name);
                 quote_spanned!(step.ident.span()=>
@@ -156,6 +173,7 @@ fn stub(machine: &MachineImpl) -> TokenStream {
     }
 }
 
+/// Checks that are made when the constants are evaluated: only then are the variants known.
 fn checks(machine: &MachineImpl) -> TokenStream {
     let private = private(machine);
     let ty = &machine.item.self_ty;
@@ -163,23 +181,45 @@ fn checks(machine: &MachineImpl) -> TokenStream {
     let steps = machine.steps.iter().map(|step| {
         let (cfgs, step_name) = (&step.cfgs, &step.name);
         let message = format!(
-            "step `{step_name}` has no variant: add `{}` to `enum {name}`, or rename the step to one that has",
+            "step `{step_name}` has no variant: add `{}` to `enum {name}`; a function that is no step goes in an impl block without `#[durable_fsm]`",
             camel_case(step_name)
         );
+        let private = private_at(&machine.krate, step.ident.span());
         quote_spanned! {step.ident.span()=>
             #(#cfgs)*
-            const _: () = ::core::assert!(#private::contains(STEPS, #step_name), #message);
+            const _: () = #private::step_has_variant(STEPS, &FUNCTIONS, #step_name, #message);
+        }
+    });
+    let others = machine.others.iter().map(|other| {
+        let (cfgs, name) = (&other.cfgs, &other.name);
+        let message = match other.why {
+            WhyNot::NotAsync => format!("the step `{name}` must be async: write `async fn {name}`"),
+            WhyNot::Borrowed => format!(
+                "the step `{name}` must own its context, as every outcome consumes it: write `cx: Context<Self>`"
+            ),
+            WhyNot::NoContext => format!(
+                "the step `{name}` must take the context first: write `async fn {name}(cx: Context<Self>)`, and resources behind it"
+            ),
+        };
+        let (begin, end) = other.at;
+        let private = private_at(&machine.krate, begin);
+        let arguments = quote_spanned!(end=> (STEPS, #name, #message));
+        quote_spanned! {begin=>
+            #(#cfgs)*
+            const _: () = #private::is_no_step #arguments;
         }
     });
     quote! {
         const _: () = {
             const STEPS: &[&#private::str] = <#ty as #private::Machine>::STEPS;
+            const FUNCTIONS: #private::Functions = <#ty as #private::StepsInOneImplBlock>::FUNCTIONS;
             #(#steps)*
+            #(#others)*
         };
     }
 }
 
+/// Spanned at the machine's name: there it is reported if that is no machine.
 fn private(machine: &MachineImpl) -> TokenStream {
-    let krate = &machine.krate;
-    quote!(#krate::__private)
+    private_at(&machine.krate, machine.item.self_ty.span())
 }

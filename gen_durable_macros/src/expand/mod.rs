@@ -7,9 +7,9 @@ mod handlers;
 mod steps;
 mod stored;
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
-use syn::{DeriveInput, Item};
+use syn::{DeriveInput, Item, Path};
 
 use crate::{
     ast::{MachineEnum, MachineImpl},
@@ -36,10 +36,7 @@ pub(crate) fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStrea
             handlers::expand(&machine, errors.is_empty())
         }
         Ok(other) => {
-            errors.push(syn::Error::new(
-                proc_macro2::Span::call_site(),
-                "`#[durable_fsm]` goes on the enum of steps and on its impl block",
-            ));
+            check::check_other(&other, &mut errors);
             other.into_token_stream()
         }
         Err(error) => {
@@ -72,6 +69,20 @@ fn derive(item: TokenStream, expand: fn(&DeriveInput, &mut Errors) -> TokenStrea
     };
     let errors = errors.report();
     quote!(#expanded #errors)
+}
+
+/// The path to what generated code uses, with the span of what it is used for: the compiler then reports there.
+fn private_at(krate: &Path, span: Span) -> TokenStream {
+    respan(&quote!(#krate::__private), span)
+}
+
+/// The same tokens, none of them a group, in another place.
+fn respan(tokens: &TokenStream, span: Span) -> TokenStream {
+    let tokens = tokens.clone().into_iter().map(|mut token| {
+        token.set_span(span);
+        token
+    });
+    tokens.collect()
 }
 
 #[cfg(test)]

@@ -6,11 +6,12 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::Path;
+use syn::{Path, spanned::Spanned};
 
+use super::private_at;
 use crate::{
-    ast::{MachineEnum, signal_helper},
-    names::snake_case,
+    ast::{MachineEnum, Variant, signal_helper},
+    names::{compact, function_name, snake_case},
 };
 
 pub(crate) fn expand(machine: &MachineEnum, correct: bool) -> TokenStream {
@@ -21,7 +22,7 @@ pub(crate) fn expand(machine: &MachineEnum, correct: bool) -> TokenStream {
     let machine_impl = machine_impl(machine, correct);
     let helpers = helpers(machine);
     let signals = signals(machine);
-    let checks = if correct { checks(machine) } else { TokenStream::new() };
+    let checks = checks(machine);
     quote!(#item #machine_impl #helpers #signals #checks)
 }
 
@@ -50,11 +51,10 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
     let cfgs: Vec<_> = machine.steps.iter().map(|step| &step.cfgs).collect();
     let names: Vec<_> = machine.steps.iter().map(|step| &step.name).collect();
     let idents: Vec<_> = machine.steps.iter().map(|step| &step.ident).collect();
-    let signal_types = &options.signals;
+    let signal_types = distinct_signals(machine).into_iter().map(|(signal, _)| signal);
     let (initial, to_name, from_name) = if correct {
-        let initial = options.initial.as_ref().or(idents.first().copied());
         (
-            quote!(Self::#initial),
+            initial(machine),
             quote!(match self { #(#(#cfgs)* Self::#idents => #names,)* }),
             quote! {
                 match name {
@@ -93,20 +93,47 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
     }
 }
 
-/// `insert` and `insert_many`.
+/// The step that an instance begins with.
+fn initial(machine: &MachineEnum) -> TokenStream {
+    match &machine.options.initial {
+        Some(initial) => quote!(Self::#initial),
+        None => first(&machine.steps),
+    }
+}
+
+/// The first variant that the configuration leaves in.
+fn first(steps: &[Variant]) -> TokenStream {
+    let Some((step, rest)) = steps.split_first() else { return TokenStream::new() };
+    let ident = &step.ident;
+    let predicates = step.cfgs.iter().filter_map(|cfg| Some(&cfg.meta.require_list().ok()?.tokens));
+    let predicates: Vec<_> = predicates.collect();
+    if predicates.is_empty() {
+        return quote!(Self::#ident);
+    }
+    let rest = first(rest);
+    quote! {{
+        #[cfg(all(#(#predicates),*))]
+        { Self::#ident }
+        #[cfg(not(all(#(#predicates),*)))]
+        { #rest }
+    }}
+}
+
+/// `insert` and `insert_many`, but for those that a step is wrongly called like.
 fn helpers(machine: &MachineEnum) -> TokenStream {
     let private = private(machine);
     let (ident, vis) = (&machine.item.ident, &machine.item.vis);
     let state = state(machine);
-    quote! {
-        #[automatically_derived]
-        #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub)]
-        impl #ident {
+    let insert = free(machine, "insert").then(|| {
+        quote! {
             /// A new instance with this state; `.execute(…)` inserts it.
             #vis fn insert(state: #state) -> #private::Insert<Self> {
                 #private::Insert::new(state)
             }
-
+        }
+    });
+    let insert_many = free(machine, "insert_many").then(|| {
+        quote! {
             /// Any number of new instances, from states or from inserts with options;
             /// `.execute(…)` inserts them.
             #vis fn insert_many<__I: #private::IntoInsert<Self>>(
@@ -114,6 +141,14 @@ fn helpers(machine: &MachineEnum) -> TokenStream {
             ) -> #private::InsertMany<Self> {
                 #private::InsertMany::new(inserts)
             }
+        }
+    });
+    quote! {
+        #[automatically_derived]
+        #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub)]
+        impl #ident {
+            #insert
+            #insert_many
         }
 
         #[automatically_derived]
@@ -125,27 +160,18 @@ fn helpers(machine: &MachineEnum) -> TokenStream {
     }
 }
 
+/// Whether no step is called so.
+fn free(machine: &MachineEnum, name: &str) -> bool {
+    machine.steps.iter().all(|step| step.name != name)
+}
+
 /// `signal`, and `signal_<name>` for each declared signal.
 fn signals(machine: &MachineEnum) -> TokenStream {
-    if machine.options.signals.is_empty() {
-        return TokenStream::new();
-    }
+    let signals = distinct_signals(machine);
     let private = private(machine);
     let (ident, vis) = (&machine.item.ident, &machine.item.vis);
-    let helpers = machine.options.signals.iter().filter_map(|signal| {
-        let helper = signal_helper(signal)?;
-        Some(signal_fn(machine, &helper, signal))
-    });
-    let accepts = machine.options.signals.iter().map(|signal| {
+    let signal = free(machine, "signal").then(|| {
         quote! {
-            #[automatically_derived]
-            impl #private::Accepts<#signal> for #ident {}
-        }
-    });
-    quote! {
-        #[automatically_derived]
-        #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub)]
-        impl #ident {
             /// A signal to an instance, of any type that the machine declares; `.execute(…)`
             /// sends it.
             #vis fn signal<__S: #private::DurableSignal>(
@@ -157,7 +183,24 @@ fn signals(machine: &MachineEnum) -> TokenStream {
             {
                 #private::Signal::new(id, &payload)
             }
-
+        }
+    });
+    let helpers = signals
+        .iter()
+        .filter(|(_, helper)| free(machine, &helper.to_string()))
+        .map(|(signal, helper)| signal_fn(machine, helper, signal));
+    let accepts = signals.iter().map(|(signal, _)| {
+        let private = private_at(&machine.krate(), signal.span());
+        quote_spanned! {signal.span()=>
+            #[automatically_derived]
+            impl #private::Accepts<#signal> for #ident {}
+        }
+    });
+    quote! {
+        #[automatically_derived]
+        #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub)]
+        impl #ident {
+            #signal
             #(#helpers)*
         }
 
@@ -165,20 +208,32 @@ fn signals(machine: &MachineEnum) -> TokenStream {
     }
 }
 
+/// The declared signals with their helpers, each name once.
+fn distinct_signals(machine: &MachineEnum) -> Vec<(&Path, Ident)> {
+    let mut distinct: Vec<(&Path, Ident)> = Vec::new();
+    for signal in &machine.options.signals {
+        if let Some(helper) = signal_helper(signal)
+            && distinct.iter().all(|(_, other)| *other != helper)
+        {
+            distinct.push((signal, helper));
+        }
+    }
+    distinct
+}
+
 fn signal_fn(machine: &MachineEnum, helper: &Ident, signal: &Path) -> TokenStream {
     let private = private(machine);
     let vis = &machine.item.vis;
-    let doc = format!(
-        "A [`{}`] to an instance; `.execute(…)` sends it.",
-        quote!(#signal).to_string().replace(' ', "")
-    );
+    let body = private_at(&machine.krate(), signal.span());
+    let body = quote_spanned!(signal.span()=> #body::Signal::new(id, &payload));
+    let doc = format!(" A [`{}`] to an instance; `.execute(…)` sends it.", compact(signal));
     quote! {
         #[doc = #doc]
         #vis fn #helper(
             id: #private::InstanceId<Self>,
             payload: #signal,
         ) -> #private::Signal<Self> {
-            #private::Signal::new(id, &payload)
+            #body
         }
     }
 }
@@ -187,34 +242,41 @@ fn signal_fn(machine: &MachineEnum, helper: &Ident, signal: &Path) -> TokenStrea
 fn checks(machine: &MachineEnum) -> TokenStream {
     let private = private(machine);
     let ident = &machine.item.ident;
-    let steps = machine.steps.iter().map(|step| {
+    let steps = machine.steps.iter().filter(|step| machine.taken(&step.name).is_none());
+    let steps = steps.filter_map(|step| {
         let (cfgs, name) = (&step.cfgs, &step.name);
+        let function = function_name(name)?;
+        let private = private_at(&machine.krate(), step.ident.span());
         let message = format!(
-            "variant `{}` has no step: write `async fn {name}(cx: Context<Self>) -> Outcome<Self>` in `#[durable_fsm] impl {ident}`",
+            "variant `{}` has no step: write `async fn {function}(cx: Context<Self>) -> Outcome<Self>` in `#[durable_fsm] impl {ident}`",
             step.ident
         );
-        quote_spanned! {step.ident.span()=>
+        Some(quote_spanned! {step.ident.span()=>
             #(#cfgs)*
-            const _: () = ::core::assert!(#private::contains(NAMES, #name), #message);
+            const _: () = #private::variant_has_step(STEPS, &FUNCTIONS, #name, #message);
+        })
+    });
+    let signals = distinct_signals(machine).into_iter().enumerate().skip(1).map(|(index, (signal, _))| {
+        let message = format!(
+            "the signal `{0}` has the name of another that `{ident}` declares: give `{0}` a name of its own with `#[durable(name = \"…\")]`",
+            compact(signal)
+        );
+        let private = private_at(&machine.krate(), signal.span());
+        quote_spanned! {signal.span()=>
+            const _: () = #private::name_is_new(SIGNALS, #index, #message);
         }
     });
-    let message = format!(
-        "two signals of `{ident}` have one name; give one of them another with `#[durable(name = \"…\")]`"
-    );
-    let names = quote_spanned! {ident.span()=>
-        const NAMES: &[&#private::str] = <#ident as #private::StepFunctions>::NAMES;
-    };
-    let signals = quote_spanned! {ident.span()=>
-        const _: () = ::core::assert!(
-            #private::all_different(<#ident as #private::Machine>::SIGNALS),
-            #message
-        );
+    // Spanned at the enum, which is what lacks an impl block if there is none.
+    let functions = quote_spanned! {ident.span()=>
+        const FUNCTIONS: #private::Functions = <#ident as #private::StepsInOneImplBlock>::FUNCTIONS;
     };
     quote! {
         const _: () = {
-            #names
+            const STEPS: &[&#private::str] = <#ident as #private::Machine>::STEPS;
+            const SIGNALS: &[&#private::str] = <#ident as #private::Machine>::SIGNALS;
+            #functions
             #(#steps)*
-            #signals
+            #(#signals)*
         };
     }
 }

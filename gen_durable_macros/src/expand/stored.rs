@@ -4,74 +4,75 @@
 //! expands (`#[serde(remote = …)]`): the user needs no dependency on serde, and every `#[serde(…)]`
 //! attribute means what serde says.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
-use syn::{Attribute, Data, DeriveInput, Fields, ext::IdentExt};
+use proc_macro2::{Group, Ident, TokenStream, TokenTree};
+use quote::{ToTokens, format_ident, quote};
+use syn::{
+    Attribute, Data, DeriveInput, Fields, LitStr, Meta, Token, Type, Visibility, ext::IdentExt,
+    parse_quote, punctuated::Punctuated, spanned::Spanned,
+};
 
-use crate::{ast::krate, attr::DeriveOptions, errors::Errors, names::snake_case};
+use crate::{
+    ast::krate,
+    attr::DeriveOptions,
+    check::{check_signal, check_state},
+    errors::Errors,
+    names::snake_case,
+};
 
 pub(crate) fn expand_state(input: &DeriveInput, errors: &mut Errors) -> TokenStream {
     let options = DeriveOptions::read(&input.attrs, false, errors);
-    check(input, "state", errors);
-    let krate = krate(options.krate.as_ref());
-    let private = quote!(#krate::__private);
-    let ident = &input.ident;
-    let serde = serde_impls(input, &options, &private);
-    if !input.generics.params.is_empty() {
-        return TokenStream::new();
-    }
-    quote! {
-        #serde
-        #[automatically_derived]
-        impl #private::DurableState for #ident {}
-    }
+    check_state(input, errors);
+    expand(input, &options, |private| (quote!(#private::DurableState), TokenStream::new()))
 }
 
 pub(crate) fn expand_signal(input: &DeriveInput, errors: &mut Errors) -> TokenStream {
     let options = DeriveOptions::read(&input.attrs, true, errors);
-    check(input, "signal", errors);
+    check_signal(input, errors);
+    let name = match &options.name {
+        Some(name) => name.value(),
+        None => snake_case(&input.ident.unraw().to_string()),
+    };
+    expand(input, &options, |private| {
+        let name = quote!(const NAME: &'static #private::str = #name;);
+        (quote!(#private::DurableSignal), name)
+    })
+}
+
+/// The impl of serde's traits and of our own, which `of` gives with what it holds.
+fn expand(
+    input: &DeriveInput,
+    options: &DeriveOptions,
+    of: impl FnOnce(&TokenStream) -> (TokenStream, TokenStream),
+) -> TokenStream {
+    if !input.generics.params.is_empty() || matches!(input.data, Data::Union(_)) {
+        return TokenStream::new();
+    }
     let krate = krate(options.krate.as_ref());
     let private = quote!(#krate::__private);
     let ident = &input.ident;
-    let serde = serde_impls(input, &options, &private);
-    if !input.generics.params.is_empty() {
-        return TokenStream::new();
-    }
-    let name = match &options.name {
-        Some(name) => name.value(),
-        None => snake_case(&ident.unraw().to_string()),
-    };
+    let (ours, body) = of(&private);
+    let serde =
+        if options.external_serde { TokenStream::new() } else { serde_impls(input, &private) };
     quote! {
         #serde
         #[automatically_derived]
-        impl #private::DurableSignal for #ident {
-            const NAME: &'static #private::str = #name;
+        impl #ours for #ident {
+            #body
         }
     }
 }
 
-fn check(input: &DeriveInput, what: &str, errors: &mut Errors) {
-    if !input.generics.params.is_empty() {
-        errors.at(
-            &input.generics,
-            format!("a {what} cannot be generic: what is stored must be of one known type; write a type for each"),
-        );
-    }
-    if let Data::Union(data) = &input.data {
-        errors.at(data.union_token, format!("a {what} cannot be a union; use a struct or an enum"));
-    }
-}
-
-fn serde_impls(input: &DeriveInput, options: &DeriveOptions, private: &TokenStream) -> TokenStream {
-    if options.external_serde || matches!(input.data, Data::Union(_)) {
-        return TokenStream::new();
-    }
+fn serde_impls(input: &DeriveInput, private: &TokenStream) -> TokenStream {
     let ident = &input.ident;
     let twin = twin(input, private);
     let twin_ident = twin_ident(input);
     quote! {
         const _: () = {
             #twin
+
+            // Stands in if serde's derive found a mistake: that alone is reported.
+            #[allow(unused_imports)]
+            use #private::SerdeFallback as _;
 
             #[automatically_derived]
             impl #private::serde::Serialize for #ident {
@@ -95,7 +96,7 @@ fn serde_impls(input: &DeriveInput, options: &DeriveOptions, private: &TokenStre
     }
 }
 
-fn twin_ident(input: &DeriveInput) -> syn::Ident {
+fn twin_ident(input: &DeriveInput) -> Ident {
     format_ident!("__Durable{}", input.ident.unraw())
 }
 
@@ -103,14 +104,17 @@ fn twin_ident(input: &DeriveInput) -> syn::Ident {
 fn twin(input: &DeriveInput, private: &TokenStream) -> TokenStream {
     let mut twin = input.clone();
     twin.ident = twin_ident(input);
-    twin.vis = syn::Visibility::Inherited;
+    twin.vis = Visibility::Inherited;
     keep_serde(&mut twin.attrs);
+    for attr in &mut twin.attrs {
+        name_default(attr, &input.ident);
+    }
     match &mut twin.data {
-        Data::Struct(data) => strip(&mut data.fields),
+        Data::Struct(data) => strip(&mut data.fields, &input.ident),
         Data::Enum(data) => {
             for variant in &mut data.variants {
                 keep_serde(&mut variant.attrs);
-                strip(&mut variant.fields);
+                strip(&mut variant.fields, &input.ident);
             }
         }
         Data::Union(_) => {}
@@ -125,11 +129,46 @@ fn twin(input: &DeriveInput, private: &TokenStream) -> TokenStream {
     }
 }
 
-fn strip(fields: &mut Fields) {
+fn strip(fields: &mut Fields, ident: &Ident) {
     for field in fields.iter_mut() {
         keep_serde(&mut field.attrs);
-        field.vis = syn::Visibility::Inherited;
+        field.vis = Visibility::Inherited;
+        field.ty = Type::Verbatim(without_self(field.ty.to_token_stream(), ident));
     }
+}
+
+/// A type with its owner's name for `Self`, which in the twin would be the twin.
+fn without_self(tokens: TokenStream, ident: &Ident) -> TokenStream {
+    let replaced = tokens.into_iter().map(|token| match token {
+        TokenTree::Ident(word) if word == "Self" => {
+            let mut ident = ident.clone();
+            ident.set_span(word.span());
+            TokenTree::Ident(ident)
+        }
+        TokenTree::Group(group) => {
+            let mut inner = Group::new(group.delimiter(), without_self(group.stream(), ident));
+            inner.set_span(group.span());
+            TokenTree::Group(inner)
+        }
+        token => token,
+    });
+    replaced.collect()
+}
+
+/// Writes a type's own `#[serde(default)]` so that it means the user's type, where serde would take it for the twin's.
+fn name_default(attr: &mut Attribute, ident: &Ident) {
+    let parser = Punctuated::<Meta, Token![,]>::parse_terminated;
+    let Ok(mut options) = attr.parse_args_with(parser) else { return };
+    let Some(option) = options
+        .iter_mut()
+        .find(|option| matches!(option, Meta::Path(path) if path.is_ident("default")))
+    else {
+        return;
+    };
+    let path = format!("<{ident} as ::core::default::Default>::default");
+    let path = LitStr::new(&path, option.span());
+    *option = parse_quote!(default = #path);
+    attr.meta = parse_quote!(serde(#options));
 }
 
 fn keep_serde(attrs: &mut Vec<Attribute>) {

@@ -68,7 +68,7 @@ impl Checkout {
     {
         ::gen_durable::__private::Signal::new(id, &payload)
     }
-    ///A [`PaymentConfirmed`] to an instance; `.execute(…)` sends it.
+    /// A [`PaymentConfirmed`] to an instance; `.execute(…)` sends it.
     pub fn signal_payment_confirmed(
         id: ::gen_durable::__private::InstanceId<Self>,
         payload: PaymentConfirmed,
@@ -79,18 +79,19 @@ impl Checkout {
 #[automatically_derived]
 impl ::gen_durable::__private::Accepts<PaymentConfirmed> for Checkout {}
 const _: () = {
-    const NAMES: &[&::gen_durable::__private::str] = <Checkout as ::gen_durable::__private::StepFunctions>::NAMES;
-    const _: () = ::core::assert!(
-        ::gen_durable::__private::contains(NAMES, "start"),
-        "variant `Start` has no step: write `async fn start(cx: Context<Self>) -> Outcome<Self>` in `#[durable_fsm] impl Checkout`"
+    const STEPS: &[&::gen_durable::__private::str] = <Checkout as ::gen_durable::__private::Machine>::STEPS;
+    const SIGNALS: &[&::gen_durable::__private::str] = <Checkout as ::gen_durable::__private::Machine>::SIGNALS;
+    const FUNCTIONS: ::gen_durable::__private::Functions = <Checkout as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS;
+    const _: () = ::gen_durable::__private::variant_has_step(
+        STEPS,
+        &FUNCTIONS,
+        "start",
+        "variant `Start` has no step: write `async fn start(cx: Context<Self>) -> Outcome<Self>` in `#[durable_fsm] impl Checkout`",
     );
-    const _: () = ::core::assert!(
-        ::gen_durable::__private::contains(NAMES, "await_pay"),
-        "variant `AwaitPay` has no step: write `async fn await_pay(cx: Context<Self>) -> Outcome<Self>` in `#[durable_fsm] impl Checkout`"
-    );
-    const _: () = ::core::assert!(
-        ::gen_durable::__private::all_different(< Checkout as
-        ::gen_durable::__private::Machine > ::SIGNALS),
-        "two signals of `Checkout` have one name; give one of them another with `#[durable(name = \"…\")]`"
+    const _: () = ::gen_durable::__private::variant_has_step(
+        STEPS,
+        &FUNCTIONS,
+        "await_pay",
+        "variant `AwaitPay` has no step: write `async fn await_pay(cx: Context<Self>) -> Outcome<Self>` in `#[durable_fsm] impl Checkout`",
     );
 };

@@ -15,11 +15,11 @@ impl Checkout {
     fn helper() {}
 }
 #[automatically_derived]
-impl ::gen_durable::__private::StepFunctions for Checkout {
-    const NAMES: &'static [&'static ::gen_durable::__private::str] = &[
-        "start",
-        "await_pay",
-    ];
+impl ::gen_durable::__private::StepsInOneImplBlock for Checkout {
+    const FUNCTIONS: ::gen_durable::__private::Functions = ::gen_durable::__private::Functions {
+        steps: &["start", "await_pay"],
+        others: &["helper"],
+    };
 }
 #[automatically_derived]
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
@@ -33,18 +33,18 @@ impl ::gen_durable::__private::Steps for Checkout {
         match ::gen_durable::__private::Machine::name(&self) {
             "start" => {
                 ::gen_durable::__private::Box::pin(async move {
+                    let returned = Self::start(cx).await;
                     ::gen_durable::__private::IntoStepResult::<
                         Self,
-                    >::into_step_result(Self::start(cx).await)
+                    >::into_step_result(returned)
                 })
             }
             "await_pay" => {
                 ::gen_durable::__private::Box::pin(async move {
+                    let returned = Self::await_pay(cx, resources.get::<Carrier>()).await;
                     ::gen_durable::__private::IntoStepResult::<
                         Self,
-                    >::into_step_result(
-                        Self::await_pay(cx, resources.get::<Carrier>()).await,
-                    )
+                    >::into_step_result(returned)
                 })
             }
             _ => ::core::unreachable!(),
@@ -57,9 +57,8 @@ impl ::gen_durable::__private::Steps for Checkout {
     ) -> ::gen_durable::__private::StepFuture<'a, Self> {
         let _ = resources;
         ::gen_durable::__private::Box::pin(async move {
-            ::gen_durable::__private::IntoStepResult::<
-                Self,
-            >::into_step_result(Self::handle(cx, error).await)
+            let returned = Self::handle(cx, error).await;
+            ::gen_durable::__private::IntoStepResult::<Self>::into_step_result(returned)
         })
     }
     fn requirements() -> ::gen_durable::__private::Vec<
@@ -72,12 +71,22 @@ impl ::gen_durable::__private::Steps for Checkout {
 }
 const _: () = {
     const STEPS: &[&::gen_durable::__private::str] = <Checkout as ::gen_durable::__private::Machine>::STEPS;
-    const _: () = ::core::assert!(
-        ::gen_durable::__private::contains(STEPS, "start"),
-        "step `start` has no variant: add `Start` to `enum Checkout`, or rename the step to one that has"
+    const FUNCTIONS: ::gen_durable::__private::Functions = <Checkout as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS;
+    const _: () = ::gen_durable::__private::step_has_variant(
+        STEPS,
+        &FUNCTIONS,
+        "start",
+        "step `start` has no variant: add `Start` to `enum Checkout`; a function that is no step goes in an impl block without `#[durable_fsm]`",
     );
-    const _: () = ::core::assert!(
-        ::gen_durable::__private::contains(STEPS, "await_pay"),
-        "step `await_pay` has no variant: add `AwaitPay` to `enum Checkout`, or rename the step to one that has"
+    const _: () = ::gen_durable::__private::step_has_variant(
+        STEPS,
+        &FUNCTIONS,
+        "await_pay",
+        "step `await_pay` has no variant: add `AwaitPay` to `enum Checkout`; a function that is no step goes in an impl block without `#[durable_fsm]`",
+    );
+    const _: () = ::gen_durable::__private::is_no_step(
+        STEPS,
+        "helper",
+        "the step `helper` must take the context first: write `async fn helper(cx: Context<Self>)`, and resources behind it",
     );
 };

@@ -8,6 +8,8 @@ const _: () = {
     struct __DurablePaymentConfirmed {
         amount: i64,
     }
+    #[allow(unused_imports)]
+    use ::gen_durable::__private::SerdeFallback as _;
     #[automatically_derived]
     impl ::gen_durable::__private::serde::Serialize for PaymentConfirmed {
         fn serialize<__S: ::gen_durable::__private::serde::Serializer>(

@@ -10,6 +10,8 @@ const _: () = {
         #[serde(default)]
         paid: Option<i64>,
     }
+    #[allow(unused_imports)]
+    use ::gen_durable::__private::SerdeFallback as _;
     #[automatically_derived]
     impl ::gen_durable::__private::serde::Serialize for CheckoutState {
         fn serialize<__S: ::gen_durable::__private::serde::Serializer>(

@@ -1,0 +1,212 @@
+//! Checks of an enum against its impl block, made while the user's crate is compiled.
+//!
+//! Invariant: a mistake is reported once, on the user's own span: that of the call, since each function that fails is
+//! `#[track_caller]`.
+
+/// The names of the functions of an impl block.
+#[derive(Clone, Copy, Debug)]
+pub struct Functions {
+    /// Those that are steps.
+    pub steps: &'static [&'static str],
+    /// The others.
+    pub others: &'static [&'static str],
+}
+
+impl Functions {
+    const fn contain(&self, name: &str) -> bool {
+        contains(self.steps, name) || contains(self.others, name)
+    }
+}
+
+/// Fails if the variant of this step has no function.
+#[track_caller]
+pub const fn variant_has_step(steps: &[&str], functions: &Functions, step: &str, message: &str) {
+    // If it has one that is no step, `is_no_step` says why.
+    if functions.contain(step) {
+        return;
+    }
+    let mut index = 0;
+    while index < functions.steps.len() {
+        let function = functions.steps[index];
+        // One of the two is misspelt: `step_has_variant` says so.
+        if !contains(steps, function) && are_near(function, step) {
+            return;
+        }
+        index += 1;
+    }
+    panic!("{}", message);
+}
+
+/// Fails if the step of this function has no variant.
+#[track_caller]
+pub const fn step_has_variant(steps: &[&str], functions: &Functions, step: &str, message: &str) {
+    if contains(steps, step) {
+        return;
+    }
+    let mut index = 0;
+    while index < steps.len() {
+        let other = steps[index];
+        if !functions.contain(other) && are_near(step, other) {
+            let mut text = Text::new();
+            text.push("step `");
+            text.push(step);
+            text.push("` has no variant: did you mean `");
+            text.push(other);
+            text.push("`, the step of a variant without one?");
+            panic!("{}", text.as_str());
+        }
+        index += 1;
+    }
+    panic!("{}", message);
+}
+
+/// Fails if a function that is no step has the name of one.
+#[track_caller]
+pub const fn is_no_step(steps: &[&str], function: &str, message: &str) {
+    assert!(!contains(steps, function), "{}", message);
+}
+
+/// Fails if the name at `index` stands before it as well.
+#[track_caller]
+pub const fn name_is_new(names: &[&str], index: usize, message: &str) {
+    assert!(!contains(names.split_at(index).0, names[index]), "{}", message);
+}
+
+const fn contains(names: &[&str], name: &str) -> bool {
+    let mut index = 0;
+    while index < names.len() {
+        if same(names[index], name) {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
+const fn same(left: &str, right: &str) -> bool {
+    let (left, right) = (left.as_bytes(), right.as_bytes());
+    if left.len() != right.len() {
+        return false;
+    }
+    let mut index = 0;
+    while index < left.len() {
+        if left[index] != right[index] {
+            return false;
+        }
+        index += 1;
+    }
+    true
+}
+
+/// The longest name that is compared with others, in bytes.
+const NAME_MAX: usize = 64;
+
+/// Whether one name is probably the other, misspelt: Levenshtein's distance is at most a third of the length.
+const fn are_near(left: &str, right: &str) -> bool {
+    let (left, right) = (left.as_bytes(), right.as_bytes());
+    if left.len() > NAME_MAX || right.len() > NAME_MAX {
+        return false;
+    }
+    let mut row = [0; NAME_MAX + 1];
+    let mut column = 0;
+    while column <= right.len() {
+        row[column] = column;
+        column += 1;
+    }
+    let mut line = 0;
+    while line < left.len() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        column = 0;
+        while column < right.len() {
+            let replaced = diagonal + (left[line] != right[column]) as usize;
+            diagonal = row[column + 1];
+            row[column + 1] = min(replaced, min(diagonal, row[column]) + 1);
+            column += 1;
+        }
+        line += 1;
+    }
+    row[right.len()] <= right.len() / 3
+}
+
+const fn min(left: usize, right: usize) -> usize {
+    if left < right { left } else { right }
+}
+
+/// Text that is put together while the user's crate is compiled.
+struct Text {
+    bytes: [u8; 512],
+    len: usize,
+}
+
+impl Text {
+    const fn new() -> Self {
+        Self { bytes: [0; 512], len: 0 }
+    }
+
+    /// Adds `text`, or nothing if it does not fit.
+    const fn push(&mut self, text: &str) {
+        let text = text.as_bytes();
+        if self.len + text.len() > self.bytes.len() {
+            return;
+        }
+        let mut index = 0;
+        while index < text.len() {
+            self.bytes[self.len] = text[index];
+            self.len += 1;
+            index += 1;
+        }
+    }
+
+    const fn as_str(&self) -> &str {
+        match core::str::from_utf8(self.bytes.split_at(self.len).0) {
+            Ok(text) => text,
+            Err(_) => "the step has no variant",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_names() {
+        assert!(are_near("awiat_pay", "await_pay"));
+        assert!(are_near("shp", "ship"));
+        assert!(!are_near("ship", "pack"));
+        assert!(!are_near("a", "b"));
+        assert!(!are_near(&"x".repeat(65), &"x".repeat(65)));
+    }
+
+    #[test]
+    #[should_panic(expected = "did you mean `await_pay`")]
+    fn a_misspelt_step_is_reported_at_the_function() {
+        let functions = Functions { steps: &["awiat_pay"], others: &[] };
+        variant_has_step(&["await_pay"], &functions, "await_pay", "reported at the variant");
+        step_has_variant(&["await_pay"], &functions, "awiat_pay", "reported without a hint");
+    }
+
+    #[test]
+    #[should_panic(expected = "no variant")]
+    fn a_step_without_any_variant_is_reported() {
+        let functions = Functions { steps: &["ship", "refund"], others: &[] };
+        step_has_variant(&["ship"], &functions, "refund", "no variant");
+    }
+
+    #[test]
+    #[should_panic(expected = "must be async")]
+    fn a_function_that_should_be_a_step_is_reported() {
+        let functions = Functions { steps: &[], others: &["ship"] };
+        variant_has_step(&["ship"], &functions, "ship", "reported at the variant");
+        is_no_step(&["ship"], "pack", "no variant is called so");
+        is_no_step(&["ship"], "ship", "must be async");
+    }
+
+    #[test]
+    #[should_panic(expected = "taken")]
+    fn a_name_given_twice_is_reported() {
+        name_is_new(&["a", "b", "a"], 1, "b is new");
+        name_is_new(&["a", "b", "a"], 2, "taken");
+    }
+}

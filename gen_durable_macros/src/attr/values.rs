@@ -1,0 +1,221 @@
+//! The values of options.
+//!
+//! Invariant: a message shows the option as it should have been written.
+
+use std::time::Duration;
+
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::{
+    LitInt, LitStr, Path, Token, Type,
+    ext::IdentExt,
+    parse::{Parse, ParseStream, Parser},
+    token::Paren,
+};
+
+use crate::{
+    errors::Errors,
+    names::{camel_case, compact, duration},
+};
+
+/// `= 1`
+pub(super) fn version(input: ParseStream<'_>) -> syn::Result<u32> {
+    input.parse::<Token![=]>()?;
+    let wrong = "a version is a whole number from 1 to 2147483647: write `version = 1`";
+    if !input.peek(LitInt) {
+        return Err(not(input, wrong));
+    }
+    let literal: LitInt = input.parse()?;
+    match literal.base10_parse::<u32>() {
+        Ok(version) if version > 0 && i32::try_from(version).is_ok() => Ok(version),
+        _ => Err(syn::Error::new(literal.span(), wrong)),
+    }
+}
+
+/// `= "checkout"`
+pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<LitStr> {
+    input.parse::<Token![=]>()?;
+    if !input.peek(LitStr) {
+        if input.is_empty() || input.peek(Token![,]) {
+            return Err(input.error(format!("expected a string: write `{name} = \"checkout\"`")));
+        }
+        // What stands there instead is most often the text without its quotes.
+        let tokens = value_tokens(input);
+        let text = tokens.to_string().replace([' ', '"'], "");
+        errors.at(&tokens, format!("expected a string: write `{name} = \"{text}\"`"));
+        return Ok(LitStr::new(&text, Span::call_site()));
+    }
+    let literal: LitStr = input.parse()?;
+    let value = literal.value();
+    if value.is_empty() {
+        return Err(syn::Error::new(
+            literal.span(),
+            format!("`{name}` is empty: give a name, or leave the option out"),
+        ));
+    }
+    if value.contains(char::is_control) {
+        return Err(syn::Error::new(
+            literal.span(),
+            format!("`{name}` holds a control character: remove it"),
+        ));
+    }
+    Ok(literal)
+}
+
+/// `= CheckoutState`
+pub(super) fn ty(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Type> {
+    input.parse::<Token![=]>()?;
+    if input.peek(LitStr) {
+        return unquoted(name, "a type", input, errors, Type::parse);
+    }
+    input.parse().map_err(|error| {
+        syn::Error::new(error.span(), format!("expected a type: write `{name} = TheType`"))
+    })
+}
+
+/// `= gen_durable`
+pub(super) fn path(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Path> {
+    input.parse::<Token![=]>()?;
+    if input.peek(LitStr) {
+        return unquoted(name, "a path", input, errors, Path::parse_mod_style);
+    }
+    input.call(Path::parse_mod_style).map_err(|error| {
+        syn::Error::new(error.span(), format!("expected a path: write `{name} = gen_durable`"))
+    })
+}
+
+/// `= Start`
+pub(super) fn variant(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Ident> {
+    input.parse::<Token![=]>()?;
+    if input.peek(LitStr) {
+        return unquoted("initial", "a variant", input, errors, Ident::parse);
+    }
+    let path = input.call(Path::parse_mod_style).map_err(|error| {
+        syn::Error::new(error.span(), "expected a variant: write `initial = Start`")
+    })?;
+    let Some(last) = path.segments.last() else {
+        return Err(input.error("expected a variant: write `initial = Start`"));
+    };
+    let ident = last.ident.clone();
+    if path.get_ident().is_none() {
+        errors.at(&path, format!("expected the variant's name alone: write `initial = {ident}`"));
+    }
+    Ok(ident)
+}
+
+/// `(PaymentConfirmed, Cancelled)`
+pub(super) fn signals(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<Path>> {
+    if input.peek(Paren) {
+        let content;
+        syn::parenthesized!(content in input);
+        return signal_list(&content, errors);
+    }
+    let wrong = |given: &str| format!("the signals stand in parentheses: write `signals({given})`");
+    let _: Option<Token![=]> = input.parse()?;
+    if input.is_empty() || input.peek(Token![,]) {
+        return Err(input.error(wrong("PaymentConfirmed")));
+    }
+    let tokens = value_tokens(input);
+    let list = inner(&tokens);
+    let paths = Parser::parse2(|input: ParseStream<'_>| signal_list(input, errors), list.clone())?;
+    let given: Vec<String> = paths.iter().map(compact).collect();
+    errors.at(&tokens, wrong(&given.join(", ")));
+    Ok(paths)
+}
+
+fn signal_list(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<Path>> {
+    let mut paths = Vec::new();
+    while !input.is_empty() {
+        if input.peek(LitStr) {
+            let literal: LitStr = input.parse()?;
+            let name = camel_case(&literal.value());
+            errors.at(
+                &literal,
+                format!("expected a type that derives DurableSignal, not a string: write `{name}`"),
+            );
+            paths.extend(LitStr::new(&name, literal.span()).parse::<Path>());
+        } else {
+            paths.push(input.parse().map_err(|error: syn::Error| {
+                syn::Error::new(error.span(), "expected a type that derives DurableSignal")
+            })?);
+        }
+        if !input.is_empty() {
+            input.parse::<Token![,]>()?;
+        }
+    }
+    Ok(paths)
+}
+
+/// `= "30s"`
+pub(super) fn timeout(input: ParseStream<'_>) -> syn::Result<Duration> {
+    input.parse::<Token![=]>()?;
+    let wrong = "a timeout is a whole number above 0 with a unit (ms, s, m or h): write `timeout = \"30s\"`";
+    if !input.peek(LitStr) {
+        return Err(not(input, wrong));
+    }
+    let literal: LitStr = input.parse()?;
+    duration(&literal.value()).ok_or_else(|| syn::Error::new(literal.span(), wrong))
+}
+
+/// `= external`
+pub(super) fn external(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<bool> {
+    input.parse::<Token![=]>()?;
+    if input.peek(LitStr) {
+        return unquoted("serde", "a word", input, errors, Ident::parse)
+            .map(|word| word == "external");
+    }
+    let wrong = "the only value is `serde = external`: the type implements serde's traits itself";
+    let value =
+        input.call(Ident::parse_any).map_err(|error| syn::Error::new(error.span(), wrong))?;
+    if value != "external" {
+        return Err(syn::Error::new(value.span(), wrong));
+    }
+    Ok(true)
+}
+
+/// Reports a string where something else belongs, and reads what it holds.
+fn unquoted<T: ToTokens>(
+    name: &str,
+    what: &str,
+    input: ParseStream<'_>,
+    errors: &mut Errors,
+    parser: impl Fn(ParseStream<'_>) -> syn::Result<T>,
+) -> syn::Result<T> {
+    let literal: LitStr = input.parse()?;
+    let message = format!("expected {what}, not a string");
+    match literal.parse_with(parser) {
+        Ok(value) => {
+            errors.at(&literal, format!("{message}: write `{name} = {}`", literal.value()));
+            Ok(value)
+        }
+        Err(_) => Err(syn::Error::new(
+            literal.span(),
+            format!("{message}, and this names none: write `{name} = …` without quotes"),
+        )),
+    }
+}
+
+/// An error that underlines the value.
+fn not(input: ParseStream<'_>, wrong: &str) -> syn::Error {
+    let value = value_tokens(input);
+    if value.is_empty() { input.error(wrong) } else { syn::Error::new_spanned(value, wrong) }
+}
+
+/// Takes everything up to the next comma.
+fn value_tokens(input: ParseStream<'_>) -> TokenStream {
+    let mut tokens = TokenStream::new();
+    while !input.is_empty() && !input.peek(Token![,]) {
+        let Ok(token) = input.parse::<TokenTree>() else { break };
+        tokens.extend([token]);
+    }
+    tokens
+}
+
+/// What a single group of brackets holds, or the tokens themselves.
+fn inner(tokens: &TokenStream) -> TokenStream {
+    let mut trees = tokens.clone().into_iter();
+    match (trees.next(), trees.next()) {
+        (Some(TokenTree::Group(group)), None) => group.stream(),
+        _ => tokens.clone(),
+    }
+}

@@ -1,0 +1,135 @@
+//! Walking a list of options.
+//!
+//! Invariant: each option is read at most once, and a mistake in one leaves the others readable.
+
+use proc_macro2::{Ident, TokenStream, TokenTree};
+use syn::{
+    Token,
+    ext::IdentExt,
+    parse::{ParseStream, Parser},
+};
+
+use crate::{errors::Errors, names::nearest};
+
+/// The options that may be given, each with an example.
+pub(super) type Known = &'static [(&'static str, &'static str)];
+
+/// A walk over the options of one item.
+pub(super) struct Walk {
+    known: Known,
+    /// Options that may be given in another place, and which one.
+    elsewhere: Option<(Known, &'static str)>,
+    seen: Vec<&'static str>,
+}
+
+impl Walk {
+    pub(super) fn new(known: Known, elsewhere: Option<(Known, &'static str)>) -> Self {
+        Self { known, elsewhere, seen: Vec::new() }
+    }
+
+    /// Walks options that are separated by commas. `take` reads what follows the name of one.
+    pub(super) fn options(
+        &mut self,
+        tokens: TokenStream,
+        errors: &mut Errors,
+        mut take: impl FnMut(&str, ParseStream<'_>, &mut Errors) -> syn::Result<()>,
+    ) {
+        let walk = |input: ParseStream<'_>| {
+            while !input.is_empty() {
+                self.option(input, errors, &mut take);
+                skip_option(input);
+            }
+            Ok(())
+        };
+        // The walk takes every token and fails at none.
+        if let Err(error) = walk.parse2(tokens) {
+            errors.push(error);
+        }
+    }
+
+    fn option(
+        &mut self,
+        input: ParseStream<'_>,
+        errors: &mut Errors,
+        take: &mut impl FnMut(&str, ParseStream<'_>, &mut Errors) -> syn::Result<()>,
+    ) {
+        let Ok(ident) = input.call(Ident::parse_any) else {
+            errors.push(input.error(format!("expected an option: {}", names(self.known))));
+            return;
+        };
+        let name = ident.unraw().to_string();
+        let Some(option) = find(self.known, &name) else {
+            let meant = self.unknown(&ident, &name, errors);
+            if let Some(meant) = meant.filter(|meant| !self.seen.contains(meant)) {
+                self.seen.push(meant);
+                // The misspelt name is the mistake to report; its value is used if it fits.
+                let mut more = Errors::default();
+                let _ = take(meant, input, &mut more);
+                more.discard();
+            }
+            return;
+        };
+        if self.seen.contains(&option.0) {
+            errors.push(syn::Error::new(
+                ident.span(),
+                format!("the option `{name}` is given twice; keep one of them"),
+            ));
+            return;
+        }
+        self.seen.push(option.0);
+        if needs_value(option.1) && !input.peek(Token![=]) {
+            errors.push(syn::Error::new(
+                ident.span(),
+                format!("the option `{name}` needs a value: write `{}`", option.1),
+            ));
+            return;
+        }
+        match take(option.0, input, errors) {
+            Ok(()) if input.is_empty() || input.peek(Token![,]) => {}
+            Ok(()) => errors
+                .push(input.error(format!("expected `,` or the end after the option `{name}`"))),
+            Err(error) => errors.push(error),
+        }
+    }
+
+    /// Reports an option that does not belong here, and says which one was meant.
+    fn unknown(&self, ident: &Ident, name: &str, errors: &mut Errors) -> Option<&'static str> {
+        if let Some((known, where_to)) = self.elsewhere
+            && find(known, name).is_some()
+        {
+            errors.push(syn::Error::new(ident.span(), format!("the option `{name}` {where_to}")));
+            return None;
+        }
+        let known: Vec<&'static str> = self.known.iter().map(|option| option.0).collect();
+        let meant = nearest(name, &known);
+        let hint = match meant {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None if known.len() == 1 => format!("the only option is {}", names(self.known)),
+            None => format!("the options are {}", names(self.known)),
+        };
+        errors.push(syn::Error::new(ident.span(), format!("unknown option `{name}`; {hint}")));
+        meant
+    }
+}
+
+fn find(known: Known, name: &str) -> Option<&'static (&'static str, &'static str)> {
+    known.iter().find(|option| option.0 == name)
+}
+
+fn needs_value(example: &str) -> bool {
+    example.contains('=')
+}
+
+fn names(known: Known) -> String {
+    let names: Vec<String> = known.iter().map(|option| format!("`{}`", option.0)).collect();
+    names.join(", ")
+}
+
+/// Skips to behind the next comma.
+fn skip_option(input: ParseStream<'_>) {
+    while let Ok(token) = input.parse::<TokenTree>() {
+        if matches!(&token, TokenTree::Punct(punct) if punct.as_char() == ',') {
+            return;
+        }
+    }
+}

@@ -1,0 +1,14 @@
+use gen_durable::prelude::*;
+
+#[durable_fsm]
+enum Checkout {
+    Ship,
+}
+
+impl Checkout {
+    async fn ship(cx: Context<Self>) -> Outcome<Self> {
+        cx.next(Checkout::Ship)
+    }
+}
+
+fn main() {}

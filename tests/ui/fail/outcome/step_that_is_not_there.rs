@@ -1,0 +1,25 @@
+use gen_durable::prelude::*;
+
+#[derive(Clone, DurableState)]
+struct Order {
+    id: i64,
+}
+
+#[durable_fsm(state = Order)]
+enum Checkout {
+    Pack,
+    Ship,
+}
+
+#[durable_fsm]
+impl Checkout {
+    async fn pack(cx: Context<Self>) -> Outcome<Self> {
+        cx.next(Checkout::Shp)
+    }
+
+    async fn ship(cx: Context<Self>) -> Outcome<Self> {
+        cx.next(Checkout::Pack)
+    }
+}
+
+fn main() {}

@@ -1,0 +1,22 @@
+#![allow(unused)]
+
+use gen_durable::prelude::*;
+use std::cell::Cell;
+
+struct Carrier {
+    parcels: Cell<u32>,
+}
+
+#[durable_fsm]
+enum Checkout {
+    Ship,
+}
+
+#[durable_fsm]
+impl Checkout {
+    async fn ship(cx: Context<Self>, carrier: &Carrier) -> Outcome<Self> {
+        cx.next(Checkout::Ship)
+    }
+}
+
+fn main() {}

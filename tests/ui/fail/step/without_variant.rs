@@ -1,0 +1,19 @@
+use gen_durable::prelude::*;
+
+#[durable_fsm]
+enum Checkout {
+    Ship,
+}
+
+#[durable_fsm]
+impl Checkout {
+    async fn ship(cx: Context<Self>) -> Outcome<Self> {
+        cx.next(Checkout::Ship)
+    }
+
+    async fn refund_all(cx: Context<Self>) -> Outcome<Self> {
+        cx.next(Checkout::Ship)
+    }
+}
+
+fn main() {}
