@@ -40,7 +40,7 @@ create table gen_durable.instances (
     updated_at    timestamptz not null default now(),
     finished_at   timestamptz
 ) with (
-    fillfactor = 40,
+    fillfactor = 30,
     autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_vacuum_insert_scale_factor = 0.2,
     autovacuum_analyze_scale_factor = 0.1,
@@ -56,8 +56,9 @@ create index instances_partition
     on gen_durable.instances (partition_key, priority, eligible_at, id)
     where status = 'runnable' and partition_key is not null;
 
+-- The heads of what waits for a key, by who can run them.
 create index instances_blocked
-    on gen_durable.instances (partition_key)
+    on gen_durable.instances (partition_key, queue, fsm, fsm_version, priority, eligible_at, id)
     where blocked;
 
 -- At most one instance of a key executes, whatever the engine does.

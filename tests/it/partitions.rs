@@ -7,7 +7,9 @@ use std::sync::{
 
 use gen_durable::prelude::*;
 
-use crate::support::{Gate, PATIENCE, count, database, engine, eventually, expire_lease, until};
+use crate::support::{
+    Gate, PATIENCE, count, database, engine, eventually, expire_lease, row, sql, until,
+};
 
 /// What ran, and whether two of one key ever ran at once.
 #[derive(Debug, Default)]
@@ -141,4 +143,53 @@ async fn p06_a_dead_holder_frees_its_key() {
     assert_eq!(dead.metrics().steps, 1, "the dead one's step ran out, to no effect");
     alive.shutdown().await.unwrap();
     drop(dead);
+}
+
+#[durable_fsm(name = "plain", output = ())]
+pub enum Plain {
+    Go,
+}
+
+#[durable_fsm]
+impl Plain {
+    async fn go(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
+/// Rows that a process which knew version 2 took out of the claim's index, and that nobody knows now:
+/// those of version 1 behind them go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn p11_a_waiting_row_of_an_unknown_version_does_not_starve_its_key() {
+    let db = database().await;
+    let pool = db.pool();
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(Plain::insert(()).partition_key("k").execute(pool).await.unwrap());
+    }
+    sqlx::query("update gen_durable.instances set fsm_version = 2 where id = any ($1)")
+        .bind([ids[1].get(), ids[2].get()])
+        .execute(pool)
+        .await
+        .unwrap();
+    sql(pool, "update gen_durable.instances set blocked = true where id > 1").await;
+    let engine = engine(&db).machine::<Plain>().start().await.unwrap();
+    engine.wait(ids[0], PATIENCE).await.unwrap();
+    engine.wait(ids[3], PATIENCE).await.unwrap();
+    assert_eq!(row(pool, ids[1]).await.status, "runnable");
+    engine.shutdown().await.unwrap();
+}
+
+/// A key whose rows are in two queues, and a process that serves one of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_may_span_queues_that_nobody_here_serves() {
+    let db = database().await;
+    let pool = db.pool();
+    let elsewhere = Plain::insert(()).partition_key("k").queue("elsewhere");
+    let elsewhere = elsewhere.execute(pool).await.unwrap();
+    let here = Plain::insert(()).partition_key("k").execute(pool).await.unwrap();
+    let engine = engine(&db).machine::<Plain>().start().await.unwrap();
+    engine.wait(here, PATIENCE).await.unwrap();
+    assert_eq!(row(pool, elsewhere).await.status, "runnable");
+    engine.shutdown().await.unwrap();
 }

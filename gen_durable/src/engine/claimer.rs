@@ -176,6 +176,10 @@ fn enter(shared: &Arc<Shared>, request: &ClaimRequest, claimed: Vec<Claimed>) ->
             executor::spawn(shared, queue, row);
         }
     }
+    // A shutdown that began meanwhile has released what waited before these rows came.
+    if shared.stopping.is_open() {
+        shared.release_waiting();
+    }
     counts.iter().zip(&request.wanted).any(|(count, wanted)| count >= wanted)
 }
 

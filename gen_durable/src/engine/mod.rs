@@ -292,6 +292,11 @@ impl Shared {
             return;
         }
         self.stopping.open();
+        self.release_waiting();
+    }
+
+    /// Gives back the rows that have not begun.
+    fn release_waiting(self: &Arc<Self>) {
         for queue in self.queues.values() {
             for row in queue.take_waiting() {
                 executor::release(self, queue, row);

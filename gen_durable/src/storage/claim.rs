@@ -73,6 +73,7 @@ async fn claim_partitions(
         .bind(&request.kinds.fsms)
         .bind(&request.kinds.versions)
         .bind(&request.kinds.listening)
+        .bind(&request.queues)
         .fetch_all(&mut *transaction)
         .await?;
     transaction.commit().await?;

@@ -1,6 +1,6 @@
 -- Claims the head of each partition key in $3, whose locks this transaction holds, for the worker
--- $1, of the machines $4 in the versions $5; the machines in $6 have an inbox. Candidates ($2) that
--- must wait for their key are taken out of the claim's index.
+-- $1, of the machines $4 in the versions $5 and in the queues $7; the machines in $6 have an inbox.
+-- Candidates ($2) that must wait for their key are taken out of the claim's index.
 --
 -- Whoever claims or frees a key holds its lock until its commit is visible, and this statement's
 -- snapshot is younger than the lock: what it sees of the key is the truth.
@@ -22,6 +22,7 @@ heads as materialized (
         where i.partition_key = p.partition_key and i.status = 'runnable'
           and i.eligible_at <= now()
           and (i.fsm, i.fsm_version) in (select * from unnest($4::text[], $5::int[]))
+          and i.queue = any ($7::text[])
         order by i.priority, i.eligible_at, i.id
         limit 1
     ) as head
