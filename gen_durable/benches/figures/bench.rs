@@ -128,20 +128,20 @@ impl Bench {
         Ok(())
     }
 
-    /// Empty tables.
+    /// Empty tables, and no checkpoint due for a while.
     pub async fn clear(&self) -> Result<(), Error> {
         self.execute(
             "truncate gen_durable.instances, gen_durable.signals, gen_durable.signal_keys,
                       gen_durable.workers restart identity",
         )
-        .await
+        .await?;
+        self.execute("checkpoint").await
     }
 
-    /// Tables as after a quiet night, and no checkpoint due during the measurement.
+    /// Tables as after a quiet night.
     pub async fn settle(&self) -> Result<(), Error> {
         self.execute("vacuum (analyze) gen_durable.instances").await?;
-        self.execute("vacuum (analyze) gen_durable.signals").await?;
-        self.execute("checkpoint").await
+        self.execute("vacuum (analyze) gen_durable.signals").await
     }
 
     /// Empty tables, and this many runnable instances of a machine.

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How far ahead rows are claimed: a few times what a claim and a commit take.
-const HORIZON: Duration = Duration::from_millis(10);
+const HORIZON: Duration = Duration::from_millis(50);
 /// The most rows claimed ahead, per slot, and in all queues with few slots.
 const PREFETCH_PER_SLOT: usize = 16;
 const PREFETCH_MIN: usize = 64;

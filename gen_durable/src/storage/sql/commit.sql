@@ -16,11 +16,18 @@ with outcomes as materialized (
         error, attempt, delay, awaits, wake, listens
     )
 ),
-free as materialized (
-    select i.id
-    from gen_durable.instances i
-    where i.id = any ($1::bigint[])
-    for no key update skip locked
+held as materialized (
+    select o.*
+    from outcomes o
+    cross join lateral (
+        select i.id
+        from gen_durable.instances i
+        where i.id = o.id
+          and i.revision = o.revision
+          and i.status || '' = 'executing'
+          and not i.locked_by is distinct from o.locked_by
+        for no key update skip locked
+    ) as i
 ),
 committed as (
     update gen_durable.instances i
@@ -41,12 +48,8 @@ committed as (
         unique_scope = case when o.status = any (i.unique_scope) then i.unique_scope end,
         finished_at = case when o.status in ('done', 'failed') then now() end,
         updated_at = now()
-    from outcomes o
+    from held o
     where i.id = o.id
-      and i.id = any (array(select f.id from free f))
-      and i.revision = o.revision
-      and i.status || '' = 'executing'
-      and not i.locked_by is distinct from o.locked_by
     returning i.id, i.status, o.listens
 ),
 consumed as (
