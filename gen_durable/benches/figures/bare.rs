@@ -62,16 +62,19 @@ pub async fn claim(
     batch: i64,
 ) -> Result<Vec<Held>, Error> {
     let listening: Vec<&str> = if shape.listens { vec![shape.fsm] } else { Vec::new() };
-    let rows = sqlx::query(CLAIM)
+    let row = sqlx::query(CLAIM)
         .bind(worker)
         .bind(vec!["checkout"])
         .bind(vec![batch])
         .bind(vec![shape.fsm])
         .bind(vec![1_i32])
         .bind(listening)
-        .fetch_all(connection)
+        .fetch_one(connection)
         .await?;
-    rows.iter().map(|row| Ok(Held { id: row.try_get(0)?, revision: row.try_get(8)? })).collect()
+    let ids: Option<Vec<i64>> = row.try_get(0)?;
+    let revisions: Option<Vec<i64>> = row.try_get(6)?;
+    let rows = ids.unwrap_or_default().into_iter().zip(revisions.unwrap_or_default());
+    Ok(rows.map(|(id, revision)| Held { id, revision }).collect())
 }
 
 /// Commits one outcome for all that is held; `last` says that it is `done`.
@@ -110,7 +113,7 @@ async fn commit_once(
     let count = held.len();
     let (status, step, result) =
         if last { ("done", None, Some("null")) } else { ("executing", Some(shape.step), None) };
-    let rows = sqlx::query(COMMIT)
+    let row = sqlx::query(COMMIT)
         .bind(held.iter().map(|row| row.id).collect::<Vec<_>>())
         .bind(vec![worker; count])
         .bind(held.iter().map(|row| row.revision).collect::<Vec<_>>())
@@ -125,9 +128,9 @@ async fn commit_once(
         .bind(vec![None::<i64>; count])
         .bind(vec![shape.listens; count])
         .bind(Vec::<i64>::new())
-        .fetch_all(connection)
+        .fetch_one(connection)
         .await?;
-    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    Ok(row.try_get::<Option<Vec<i64>>, _>(0)?.unwrap_or_default())
 }
 
 pub async fn insert(

@@ -88,6 +88,8 @@ pub struct Bench {
     pub quick: bool,
     pub floor: bare::Floor,
     pub version: String,
+    /// The server's first process, the parent of all others, if the server is on this machine.
+    pub postmaster: u32,
     _server: Option<Server>,
 }
 
@@ -106,8 +108,10 @@ impl Bench {
         let pool = PgPoolOptions::new().max_connections(20).connect(&url).await?;
         gen_durable_migrate::up(&pool).await?;
         let version = sqlx::query_scalar("show server_version").fetch_one(&pool).await?;
+        let backend: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&pool).await?;
+        let postmaster = parent_of(backend).unwrap_or(0);
         let floor = bare::Floor { connections: 2, batch: 500 };
-        Ok(Self { pool, url, quick, floor, version, _server: server })
+        Ok(Self { pool, url, quick, floor, version, postmaster, _server: server })
     }
 
     /// Looks for the best batch size and connection count of the bare loop.
@@ -191,4 +195,9 @@ pub async fn until_steps(engine: &Engine, steps: u64) -> Result<(), Error> {
         }
     });
     waited.await.map_err(|_elapsed| format!("{:?} after {PATIENCE:?}", engine.metrics()).into())
+}
+
+fn parent_of(pid: i32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }

@@ -24,6 +24,20 @@ pub fn figures() -> Vec<Figure> {
                 against_bare(bench, engine, TEN_STEPS, bench.rows(20_000)).await
             })
         }),
+        Figure::new("one_step_cpu", "us/step", "bare loop", Target::None, |bench| {
+            Box::pin(async move {
+                let engine = bench.engine().machine::<OneStep>();
+                cpu_against_bare(bench, engine, ONE_STEP, bench.rows(100_000)).await
+            })
+        })
+        .rounds(3),
+        Figure::new("ten_steps_cpu", "us/step", "bare loop", Target::None, |bench| {
+            Box::pin(async move {
+                let engine = bench.engine().machine::<TenSteps>();
+                cpu_against_bare(bench, engine, TEN_STEPS, bench.rows(20_000)).await
+            })
+        })
+        .rounds(3),
         Figure::new("ten_steps_no_run_ahead", "commits/s", "bare loop", Target::None, |bench| {
             Box::pin(async move {
                 let engine = bench.engine().machine::<TenSteps>();
@@ -42,15 +56,71 @@ async fn against_bare(
     shape: Shape,
     rows: i64,
 ) -> Result<Sample, Error> {
+    let steps = (rows * shape.steps as i64) as f64;
+    let (engine, bare) = run_both(bench, engine, shape, rows).await?;
+    Ok(Sample::against(steps / engine.took.as_secs_f64(), steps / bare.took.as_secs_f64()))
+}
+
+/// Processor time of both, which tells more than the clock on a machine that is shared.
+async fn cpu_against_bare(
+    bench: &Bench,
+    engine: EngineBuilder,
+    shape: Shape,
+    rows: i64,
+) -> Result<Sample, Error> {
+    let steps = (rows * shape.steps as i64) as f64;
+    let (engine, bare) = run_both(bench, engine, shape, rows).await?;
+    let micros = |run: Run| run.cpu.as_secs_f64() * 1e6 / steps;
+    Ok(Sample::against(micros(engine), micros(bare)))
+}
+
+/// What a run took.
+#[derive(Clone, Copy)]
+struct Run {
+    took: Duration,
+    /// Of this process and of the server's.
+    cpu: Duration,
+}
+
+async fn run_both(
+    bench: &Bench,
+    engine: EngineBuilder,
+    shape: Shape,
+    rows: i64,
+) -> Result<(Run, Run), Error> {
     let steps = rows * shape.steps as i64;
-    bench.load(shape.fsm, shape.step, shape.state.replace('1', "0").as_str(), rows).await?;
-    let bare = bare::drain(bench, shape, bench.floor).await?;
-    bench.load(shape.fsm, shape.step, shape.state.replace('1', "0").as_str(), rows).await?;
+    let state = shape.state.replace('1', "0");
+    bench.load(shape.fsm, shape.step, &state, rows).await?;
+    let cpu = cpu_time(bench)?;
+    let took = bare::drain(bench, shape, bench.floor).await?;
+    let bare = Run { took, cpu: cpu_time(bench)?.saturating_sub(cpu) };
+    bench.load(shape.fsm, shape.step, &state, rows).await?;
+    let cpu = cpu_time(bench)?;
     let began = Instant::now();
     let engine = engine.start().await?;
     until_steps(&engine, steps as u64).await?;
-    let took = began.elapsed();
+    let run = Run { took: began.elapsed(), cpu: cpu_time(bench)?.saturating_sub(cpu) };
     engine.shutdown().await?;
-    let rate = |took: Duration| steps as f64 / took.as_secs_f64();
-    Ok(Sample::against(rate(took), rate(bare)))
+    Ok((run, bare))
+}
+
+/// Processor time of this process and of the server's.
+fn cpu_time(bench: &Bench) -> Result<Duration, Error> {
+    const TICKS_PER_SECOND: u64 = 100;
+    let own = std::process::id().to_string();
+    let postmaster = bench.postmaster.to_string();
+    let mut ticks = 0;
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Ok(stat) = std::fs::read_to_string(path.join("stat")) else { continue };
+        // The name stands in parentheses and may hold anything: what follows is counted from its end.
+        let Some((head, tail)) = stat.rsplit_once(')') else { continue };
+        let fields: Vec<&str> = tail.split_whitespace().collect();
+        if head.split(' ').next() == Some(&own) || fields.get(1) == Some(&postmaster.as_str()) {
+            // utime and stime, the 14th and 15th field of the whole line.
+            ticks += fields.get(11).ok_or("no utime")?.parse::<u64>()?;
+            ticks += fields.get(12).ok_or("no stime")?.parse::<u64>()?;
+        }
+    }
+    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
 }

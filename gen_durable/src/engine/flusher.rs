@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The most outcomes in one commit.
-const BATCH_MAX: usize = 500;
+const BATCH_MAX: usize = 1000;
 /// Commits of the plain lane under way at a time.
 const TASKS_MAX: usize = 2;
 /// The first and the longest pause before a row that somebody else has locked is tried again.

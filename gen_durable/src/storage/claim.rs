@@ -28,28 +28,97 @@ pub(crate) async fn claim(
     let kinds = request.kinds.fsms.len();
     let wanted: Vec<i64> =
         request.wanted.iter().flat_map(|rows| std::iter::repeat_n(*rows, kinds)).collect();
-    let rows = sqlx::query(CLAIM)
+    let row = sqlx::query(CLAIM)
         .bind(request.worker)
-        .bind(places.queues)
+        .bind(&places.queues)
         .bind(wanted)
-        .bind(places.fsms)
-        .bind(places.versions)
+        .bind(&places.fsms)
+        .bind(&places.versions)
         .bind(&request.kinds.listening)
-        .fetch_all(&mut *connection)
+        .fetch_one(&mut *connection)
         .await?;
-    let mut claimed = Vec::with_capacity(rows.len());
-    let mut candidates = Vec::new();
-    for row in rows {
-        if row.try_get::<Option<&str>, _>(1)?.is_some() {
-            candidates.push(row.try_get::<i64, _>(0)?);
-        } else if row.try_get::<Option<&str>, _>(2)?.is_some() {
-            claimed.push(read(&row, request.worker)?);
-        }
-    }
+    let (mut claimed, candidates) = Arrays::read(&row)?.split(request, &places)?;
     if !candidates.is_empty() {
         claimed.extend(claim_partitions(connection, request, &candidates).await?);
     }
     Ok(claimed)
+}
+
+/// The answer of the statement `claim`: an entry of each array for each row.
+#[derive(Default)]
+struct Arrays {
+    ids: Vec<i64>,
+    kinds: Vec<i64>,
+    partition_keys: Vec<Option<String>>,
+    steps: Vec<Option<String>>,
+    states: Vec<Option<String>>,
+    attempts: Vec<Option<i32>>,
+    revisions: Vec<Option<i64>>,
+    timed_out: Vec<Option<bool>>,
+    inboxes: Vec<Option<String>>,
+}
+
+impl Arrays {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        // An aggregate of no rows is null.
+        let Some(ids) = row.try_get(0)? else { return Ok(Self::default()) };
+        Ok(Self {
+            ids,
+            kinds: row.try_get(1)?,
+            partition_keys: row.try_get(2)?,
+            steps: row.try_get(3)?,
+            states: row.try_get(4)?,
+            attempts: row.try_get(5)?,
+            revisions: row.try_get(6)?,
+            timed_out: row.try_get(7)?,
+            inboxes: row.try_get(8)?,
+        })
+    }
+
+    /// The rows that were claimed, and the ids of those that have a partition key.
+    fn split(
+        self,
+        request: &ClaimRequest,
+        places: &Places<'_>,
+    ) -> Result<(Vec<Claimed>, Vec<i64>), sqlx::Error> {
+        let mut claimed = Vec::with_capacity(self.ids.len());
+        let mut candidates = Vec::new();
+        let rows = self.ids.into_iter().zip(self.kinds).zip(self.partition_keys);
+        let steps = self.steps.into_iter().zip(self.states).zip(self.inboxes);
+        let counts = self.attempts.into_iter().zip(self.revisions).zip(self.timed_out);
+        for (
+            (((id, kind), partition_key), ((step, state), inbox)),
+            ((attempt, revision), timed_out),
+        ) in rows.zip(steps).zip(counts)
+        {
+            if partition_key.is_some() {
+                candidates.push(id);
+                continue;
+            }
+            // A candidate that the update did not find any more has no step.
+            let (Some(step), Some(state)) = (step, state) else { continue };
+            let place = usize::try_from(kind - 1).unwrap_or(usize::MAX);
+            let (Some(queue), Some(fsm), Some(fsm_version)) =
+                (places.queues.get(place), places.fsms.get(place), places.versions.get(place))
+            else {
+                continue;
+            };
+            claimed.push(Claimed {
+                id,
+                worker: request.worker,
+                revision: revision.unwrap_or(0),
+                kind: Kind { fsm: (*fsm).to_owned(), fsm_version: *fsm_version },
+                step,
+                state,
+                queue: (*queue).to_owned(),
+                partition_key: None,
+                attempt: attempt.unwrap_or(0),
+                timed_out: timed_out.unwrap_or(false),
+                inbox: parse_inbox(inbox.as_deref())?,
+            });
+        }
+        Ok((claimed, candidates))
+    }
 }
 
 /// Claims the heads of the candidates' partition keys.
@@ -92,13 +161,13 @@ fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {
         attempt: row.try_get(7)?,
         revision: row.try_get(8)?,
         timed_out: row.try_get::<Option<bool>, _>(9)?.unwrap_or(false),
-        inbox: read_inbox(row, 10)?,
+        inbox: parse_inbox(row.try_get(10)?)?,
     })
 }
 
 /// Reads an inbox that a statement aggregated.
-pub(super) fn read_inbox(row: &PgRow, column: usize) -> Result<Vec<InboxRow>, sqlx::Error> {
-    match row.try_get::<Option<&str>, _>(column)? {
+pub(super) fn parse_inbox(text: Option<&str>) -> Result<Vec<InboxRow>, sqlx::Error> {
+    match text {
         None => Ok(Vec::new()),
         Some(text) => serde_json::from_str(text).map_err(|source| sqlx::Error::ColumnDecode {
             index: "inbox".to_owned(),

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use sqlx::{Connection, PgConnection, Row};
 
 use super::{
-    claim::read_inbox,
+    claim::parse_inbox,
     deliver::deliver,
     insert::insert_rows,
     micros,
@@ -92,7 +92,7 @@ fn frees_partition(outcome: &Commit) -> bool {
 /// Runs the statement `commit`; what it does not return is `Lost` for now.
 async fn apply(connection: &mut PgConnection, batch: &[Commit]) -> Result<Committed, sqlx::Error> {
     let columns = Columns::of(batch);
-    let rows = sqlx::query(COMMIT)
+    let row = sqlx::query(COMMIT)
         .bind(columns.ids)
         .bind(columns.workers)
         .bind(columns.revisions)
@@ -107,17 +107,24 @@ async fn apply(connection: &mut PgConnection, batch: &[Commit]) -> Result<Commit
         .bind(columns.wakes)
         .bind(columns.listens)
         .bind(columns.consumed)
-        .fetch_all(connection)
+        .fetch_one(connection)
         .await?;
-    let mut inboxes = HashMap::with_capacity(rows.len());
-    for row in &rows {
-        inboxes.insert(row.try_get::<i64, _>(0)?, read_inbox(row, 1)?);
+    let ids: Option<Vec<i64>> = row.try_get(0)?;
+    let applied: HashSet<i64> = ids.unwrap_or_default().into_iter().collect();
+    let inbox_ids: Option<Vec<i64>> = row.try_get(1)?;
+    let texts: Option<Vec<String>> = row.try_get(2)?;
+    let mut inboxes = HashMap::new();
+    for (id, text) in inbox_ids.unwrap_or_default().into_iter().zip(texts.unwrap_or_default()) {
+        inboxes.insert(id, parse_inbox(Some(&text))?);
     }
     let verdicts = batch
         .iter()
-        .map(|outcome| match inboxes.remove(&outcome.id) {
-            Some(inbox) => Verdict::Durable { inbox },
-            None => Verdict::Lost,
+        .map(|outcome| {
+            if applied.contains(&outcome.id) {
+                Verdict::Durable { inbox: inboxes.remove(&outcome.id).unwrap_or_default() }
+            } else {
+                Verdict::Lost
+            }
         })
         .collect();
     let queues = Vec::new();

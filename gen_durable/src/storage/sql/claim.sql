@@ -6,7 +6,10 @@
 -- So the groups (queue, machine, version, priority) that exist are found first, each by one
 -- descent of the index, and only the heads of the groups are read.
 --
--- A row with a partition key is not claimed here but returned as a candidate.
+-- A row with a partition key is not claimed here but returned as a candidate: its step is null.
+--
+-- The answer is one row of arrays, in the order in which the rows should run: a message for each
+-- row would cost both sides more than the claim. `kinds` are places in the lists, from one.
 --
 -- The statement runs a thousand times a second. Its estimated cost must stay far below what makes
 -- Postgres compile it (jit_above_cost), however large the table is, and must not depend on the
@@ -14,11 +17,11 @@
 -- hides an array's length from the planner; `unnest(array(select …))` is taken for ten rows where a
 -- recursive query is taken for thousands; and a limit of 1000, the most that is ever asked for,
 -- bounds what a limit that the planner cannot see is taken for.
-with recursive groups (queue, wanted, fsm, fsm_version, priority) as (
-    select k.queue, k.wanted, k.fsm, k.fsm_version, head.priority
+with recursive groups (kind, queue, wanted, fsm, fsm_version, priority) as (
+    select k.kind, k.queue, k.wanted, k.fsm, k.fsm_version, head.priority
     from unnest(
         (select $2::text[]), (select $3::bigint[]), (select $4::text[]), (select $5::int[])
-    ) as k (queue, wanted, fsm, fsm_version)
+    ) with ordinality as k (queue, wanted, fsm, fsm_version, kind)
     cross join lateral (
         select i.priority
         from gen_durable.instances i
@@ -28,7 +31,7 @@ with recursive groups (queue, wanted, fsm, fsm_version, priority) as (
         limit 1
     ) as head
     union all
-    select g.queue, g.wanted, g.fsm, g.fsm_version, head.priority
+    select g.kind, g.queue, g.wanted, g.fsm, g.fsm_version, head.priority
     from groups g
     cross join lateral (
         select i.priority
@@ -45,10 +48,10 @@ ready as (
         partition by g.queue order by g.priority, head.eligible_at, head.id
     ) as place
     from unnest(
-        array(select queue from groups), array(select wanted from groups),
-        array(select fsm from groups), array(select fsm_version from groups),
-        array(select priority from groups)
-    ) as g (queue, wanted, fsm, fsm_version, priority)
+        array(select kind from groups), array(select queue from groups),
+        array(select wanted from groups), array(select fsm from groups),
+        array(select fsm_version from groups), array(select priority from groups)
+    ) as g (kind, queue, wanted, fsm, fsm_version, priority)
     cross join lateral (
         select ahead.eligible_at, ahead.id
         from (
@@ -64,22 +67,22 @@ ready as (
     ) as head
 ),
 shares as materialized (
-    select queue, fsm, fsm_version, priority, count(*) as wanted
+    select kind, queue, fsm, fsm_version, priority, count(*) as wanted
     from ready
     where place <= wanted
-    group by queue, fsm, fsm_version, priority
+    group by kind, queue, fsm, fsm_version, priority
 ),
 -- Rows that another claim has locked are skipped and the next ones taken, so that workers do not
 -- wait for each other. The outer limit stops the inner query, so no more rows are locked than that.
 candidates as materialized (
-    select row.id, row.partition_key, row_number() over (
+    select row.id, s.kind, row.partition_key, row_number() over (
         order by row.priority, row.eligible_at, row.id
     ) as place
     from unnest(
-        array(select queue from shares), array(select fsm from shares),
-        array(select fsm_version from shares), array(select priority from shares),
-        array(select wanted from shares)
-    ) as s (queue, fsm, fsm_version, priority, wanted)
+        array(select kind from shares), array(select queue from shares),
+        array(select fsm from shares), array(select fsm_version from shares),
+        array(select priority from shares), array(select wanted from shares)
+    ) as s (kind, queue, fsm, fsm_version, priority, wanted)
     cross join lateral (
         select ahead.*
         from (
@@ -116,17 +119,19 @@ loaded as materialized (
     ) end as inbox
     from claimed i
 )
-select c.id,
-       c.partition_key,
-       l.fsm,
-       l.fsm_version,
-       l.step,
-       l.state::text,
-       l.queue,
-       l.attempt,
-       l.revision,
-       l.awaits = '{}' as timed_out,
-       l.inbox
-from candidates c
-left join loaded l on l.id = c.id
-order by c.place
+select array_agg(row.id) as ids,
+       array_agg(row.kind) as kinds,
+       array_agg(row.partition_key) as partition_keys,
+       array_agg(row.step) as steps,
+       array_agg(row.state::text) as states,
+       array_agg(row.attempt) as attempts,
+       array_agg(row.revision) as revisions,
+       array_agg(row.awaits = '{}') as timed_out,
+       array_agg(row.inbox) as inboxes
+from (
+    select c.id, c.kind, c.partition_key,
+           l.step, l.state, l.attempt, l.revision, l.awaits, l.inbox
+    from candidates c
+    left join loaded l on l.id = c.id
+    order by c.place
+) as row

@@ -1,5 +1,7 @@
 -- Applies the outcomes of steps, each if its worker still owns the row: same worker, still
 -- executing, same revision. Consumed signals ($14) and the inboxes of ended instances go with them.
+-- The answer is one row of arrays: the ids of what was applied, and the inboxes that are not empty of
+-- those that go on to a next step.
 --
 -- A row that somebody else has locked (a transaction that signals it, say) is left out instead of
 -- waited for: its neighbours must not wait, and a commit that never waits is in no deadlock.
@@ -63,10 +65,14 @@ emptied as (
         select c.id from committed c where c.status in ('done', 'failed') and c.listens
     ))
 )
-select c.id,
-       case when c.status = 'executing' and c.listens then (
-           select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id)::text
-           from gen_durable.signals s
-           where s.target_id = c.id and s.id <> all ($14::bigint[])
-       ) end as inbox
-from committed c
+select array_agg(row.id) as ids,
+       array_agg(row.id) filter (where row.inbox is not null) as inbox_ids,
+       array_agg(row.inbox) filter (where row.inbox is not null) as inboxes
+from (
+    select c.id, case when c.status = 'executing' and c.listens then (
+        select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id)::text
+        from gen_durable.signals s
+        where s.target_id = c.id and s.id <> all ($14::bigint[])
+    ) end as inbox
+    from committed c
+) as row
