@@ -31,7 +31,7 @@ impl Default for Config {
             name: format!("process {}", std::process::id()),
             queues: BTreeMap::new(),
             lease_ttl: Duration::from_secs(30),
-            poll_interval: Duration::from_secs(3),
+            poll_interval: Duration::from_secs(5),
             poll_only: false,
             drain_timeout: Duration::from_secs(30),
             retention: Some(Duration::from_hours(168)),

@@ -138,7 +138,7 @@ pub async fn insert(
     shape: Shape,
     rows: usize,
 ) -> Result<Vec<i64>, Error> {
-    let answers = sqlx::query(INSERT)
+    let answer = sqlx::query(INSERT)
         .bind(vec![shape.fsm; rows])
         .bind(vec![1_i32; rows])
         .bind(vec![shape.step; rows])
@@ -150,9 +150,9 @@ pub async fn insert(
         .bind(vec![None::<&str>; rows])
         .bind(vec![None::<&str>; rows])
         .bind(vec![None::<&str>; rows])
-        .fetch_all(connection)
+        .fetch_one(connection)
         .await?;
-    answers.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    Ok(answer.try_get(0)?)
 }
 
 pub async fn deliver(

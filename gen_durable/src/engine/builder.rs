@@ -107,7 +107,7 @@ impl EngineBuilder {
         self
     }
 
-    /// The longest pause between two looks for work that nobody announced; the default is 3 s, at
+    /// The longest pause between two looks for work that nobody announced; the default is 5 s, at
     /// least 1 ms. An engine that has just become idle looks sooner.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.config.poll_interval = interval;

@@ -117,9 +117,9 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 shared.suspect_orphans();
                 pause(shared, outage.failed(&error)).await;
             }
-            Ok(claimed) => {
+            Ok((claimed, cleared)) => {
                 outage.over();
-                let full = enter(shared, &request, claimed);
+                let full = enter(shared, &request, claimed) || cleared;
                 shared.saturated.store(full, Ordering::Relaxed);
                 if full {
                     idle_pause = IDLE_PAUSE_MIN;
@@ -150,12 +150,15 @@ fn request(shared: &Shared, paces: &mut [Pace], kinds: &Arc<Kinds>) -> Option<Cl
     (!request.queues.is_empty()).then_some(request)
 }
 
-async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<Vec<Claimed>, sqlx::Error> {
+async fn claim(
+    shared: &Shared,
+    request: &ClaimRequest,
+) -> Result<(Vec<Claimed>, bool), sqlx::Error> {
     let mut connection = shared.connections.get().await?;
     let result = storage::claim(&mut connection, request).await;
-    let claimed = connection.done(result)?;
+    let (claimed, cleared) = connection.done(result)?;
     tracing::debug!(rows = claimed.len(), "claimed");
-    Ok(claimed)
+    Ok((claimed, cleared))
 }
 
 /// Hands the rows to their queues; whether any queue got all that was asked for, so that there may

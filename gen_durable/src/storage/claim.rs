@@ -16,14 +16,15 @@ const NEXT_DUE: &str = include_str!("sql/next_due.sql");
 const ORPHANS: &str = include_str!("sql/orphans.sql");
 const UNKNOWN_KINDS: &str = include_str!("sql/unknown_kinds.sql");
 
-/// Claims rows in the order in which they should run.
+/// Claims rows in the order in which they should run, and says whether rows were moved out of the
+/// way that had hidden others.
 ///
 /// Rows without a partition key are claimed by one statement. Those with one come back as
 /// candidates and are claimed in a transaction that holds their keys' locks.
 pub(crate) async fn claim(
     connection: &mut PgConnection,
     request: &ClaimRequest,
-) -> Result<Vec<Claimed>, sqlx::Error> {
+) -> Result<(Vec<Claimed>, bool), sqlx::Error> {
     let places = request.kinds.in_queues(&request.queues);
     let kinds = request.kinds.fsms.len();
     let wanted: Vec<i64> =
@@ -38,10 +39,13 @@ pub(crate) async fn claim(
         .fetch_one(&mut *connection)
         .await?;
     let (mut claimed, candidates) = Arrays::read(&row)?.split(request, &places)?;
+    let mut cleared = false;
     if !candidates.is_empty() {
-        claimed.extend(claim_partitions(connection, request, &candidates).await?);
+        let (heads, blocked) = claim_partitions(connection, request, &candidates).await?;
+        claimed.extend(heads);
+        cleared = blocked > 0;
     }
-    Ok(claimed)
+    Ok((claimed, cleared))
 }
 
 /// The answer of the statement `claim`: an entry of each array for each row.
@@ -121,19 +125,19 @@ impl Arrays {
     }
 }
 
-/// Claims the heads of the candidates' partition keys.
+/// Claims the heads of the candidates' partition keys; how many candidates wait for theirs.
 async fn claim_partitions(
     connection: &mut PgConnection,
     request: &ClaimRequest,
     candidates: &[i64],
-) -> Result<Vec<Claimed>, sqlx::Error> {
+) -> Result<(Vec<Claimed>, i64), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let keys: Vec<String> = sqlx::query_scalar(LOCK_FREE_PARTITIONS)
         .bind(candidates)
         .fetch_all(&mut *transaction)
         .await?;
     if keys.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), 0));
     }
     let rows = sqlx::query(CLAIM_PARTITIONS)
         .bind(request.worker)
@@ -146,7 +150,15 @@ async fn claim_partitions(
         .fetch_all(&mut *transaction)
         .await?;
     transaction.commit().await?;
-    rows.iter().map(|row| read(row, request.worker)).collect()
+    let mut blocked = 0;
+    let mut claimed = Vec::with_capacity(rows.len());
+    for row in &rows {
+        blocked = row.try_get(11)?;
+        if row.try_get::<Option<i64>, _>(0)?.is_some() {
+            claimed.push(read(row, request.worker)?);
+        }
+    }
+    Ok((claimed, blocked))
 }
 
 fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {

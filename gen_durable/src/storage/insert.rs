@@ -77,7 +77,7 @@ pub(super) async fn insert_rows(
                 .join(",")
         })
     };
-    let answers = sqlx::query(INSERT)
+    let answer = sqlx::query(INSERT)
         .bind(column(rows, |row| row.fsm))
         .bind(column(rows, |row| i32::try_from(row.fsm_version).unwrap_or(i32::MAX)))
         .bind(column(rows, |row| row.step))
@@ -89,12 +89,10 @@ pub(super) async fn insert_rows(
         .bind(column(rows, |row| row.partition_key.as_deref()))
         .bind(column(rows, |row| row.unique_key.as_deref()))
         .bind(column(rows, scope))
-        .fetch_all(connection)
+        .fetch_one(connection)
         .await?;
-    answers
-        .iter()
-        .map(|row| Ok(row.try_get::<bool, _>(1)?.then_some(row.try_get::<i64, _>(0)?)))
-        .collect()
+    // An aggregate of no rows is null.
+    Ok(answer.try_get::<Option<_>, _>(0)?.unwrap_or_default())
 }
 
 fn delay(eligible: Eligible) -> i64 {

@@ -1,6 +1,7 @@
 -- Claims the head of each partition key in $3, whose locks this transaction holds, for the worker
 -- $1, of the machines $4 in the versions $5 and in the queues $7; the machines in $6 have an inbox.
--- Candidates ($2) that must wait for their key are taken out of the claim's index.
+-- Candidates ($2) that must wait for their key are taken out of the claim's index; each row of the
+-- answer says how many, and there is a row also if nothing was claimed.
 --
 -- Whoever claims or frees a key holds its lock until its commit is visible, and this statement's
 -- snapshot is younger than the lock: what it sees of the key is the truth.
@@ -29,18 +30,27 @@ heads as materialized (
     where not p.busy
 ),
 locked_heads as materialized (
-    select i.id
-    from gen_durable.instances i
-    where i.id = any (array(select h.id from heads h)) and i.status = 'runnable'
-    for no key update skip locked
+    select row.id
+    from heads h
+    cross join lateral (
+        select i.id
+        from gen_durable.instances i
+        where i.id = h.id and i.status = 'runnable'
+        for no key update skip locked
+    ) as row
 ),
+-- Each candidate is looked up by itself: a scan for the keys would read all that waits for them.
 waiting as materialized (
-    select i.id
-    from gen_durable.instances i
-    where i.id = any ($2::bigint[]) and i.partition_key = any ($3::text[])
-      and i.status = 'runnable' and not i.blocked
-      and i.id <> all (array(select h.id from heads h))
-    for no key update skip locked
+    select row.id
+    from unnest((select $2::bigint[])) as c (id)
+    cross join lateral (
+        select i.id
+        from gen_durable.instances i
+        where i.id = c.id and i.partition_key = any ($3::text[])
+          and i.status = 'runnable' and not i.blocked
+          and not exists (select from heads h where h.id = i.id)
+        for no key update skip locked
+    ) as row
 ),
 blocked as (
     update gen_durable.instances i
@@ -73,6 +83,8 @@ select i.id,
            select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id)::text
            from gen_durable.signals s
            where s.target_id = i.id
-       ) end as inbox
-from claimed i
+       ) end as inbox,
+       (select count(*) from waiting) as blocked
+from (select) as answer
+left join claimed i on true
 order by i.priority, i.eligible_at, i.id

@@ -29,7 +29,7 @@ inserted as (
     on conflict (fsm, unique_guard) where unique_guard is not null do nothing
     returning id
 )
-select e.id, i.id is not null as inserted
+-- One row of arrays, in the order of the parameters: a null for what was left out.
+select array_agg(i.id order by e.place) as ids
 from entries e
 left join inserted i on i.id = e.id
-order by e.place
