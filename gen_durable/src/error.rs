@@ -1,7 +1,7 @@
 //! Errors: of steps, of values that cannot be stored or read, of calls, of start.
 //!
-//! Invariant: a message names its subject and says what to do; no message holds a state or a
-//! payload.
+//! Invariant: a message names its subject and says what to do. Of a state or a payload it holds nothing but what serde
+//! quotes of a value that does not decode.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
