@@ -29,4 +29,5 @@ mod statements;
 mod support;
 mod unknown;
 mod values;
+mod versions;
 mod waiting;
