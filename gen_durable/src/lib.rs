@@ -301,6 +301,9 @@
 //! say what an old step and state are in it. An instance is then upgraded in memory, and stored as the
 //! new version with its first commit; until then a deployment can be rolled back.
 //!
+//! Within a version, what is stored must stay readable, by the processes of the previous deployment too:
+//! a [`Golden`](testing::Golden) test notices a change that is not.
+//!
 //! An instance of a version that no running process knows waits, spends no attempts and holds nobody
 //! up. Behind a transaction pooler, say [`poll_only`](EngineBuilder::poll_only).
 //!
@@ -336,6 +339,7 @@ mod resources;
 mod signal;
 mod state;
 mod storage;
+pub mod testing;
 mod upgrade;
 mod waiters;
 

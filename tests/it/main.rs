@@ -14,6 +14,7 @@
 )]
 
 mod failures;
+mod golden;
 mod inserts;
 mod maintenance;
 mod migrations;
