@@ -17,7 +17,10 @@ pub use std::{
 pub use serde;
 pub use serde_json::Value;
 
-pub use self::checks::{Functions, is_no_step, name_is_new, step_has_variant, variant_has_step};
+pub use self::checks::{
+    Functions, is_no_step, name_is_new, step_has_variant, upgrades_an_older_version,
+    upgrades_the_same_machine, variant_has_step,
+};
 pub use crate::{
     context::Context,
     error::{StepError, StepResult},
@@ -28,6 +31,7 @@ pub use crate::{
     resources::Resources,
     signal::{Accepts, DurableSignal, Signal},
     state::DurableState,
+    upgrade::Upgrades,
 };
 
 /// The functions of an impl block, for the checks against the variants. A second block for one machine is an error that

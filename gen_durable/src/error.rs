@@ -1,7 +1,7 @@
 //! Errors: of steps, of values that cannot be stored or read, of calls, of start.
 //!
-//! Invariant: a message names its subject and says what to do; no message holds a state or a
-//! payload.
+//! Invariant: a message names its subject and says what to do. Of a state or a payload it holds nothing but what serde
+//! quotes of a value that does not decode.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
@@ -100,14 +100,18 @@ impl<E: StdError + Send + Sync + 'static> From<E> for StepError {
 /// The error with all its causes, on one line: it becomes the instance's `last_error`.
 impl fmt::Display for StepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.source.fmt(f)?;
-        let mut cause = self.source.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        with_causes(&*self.source, f)
     }
+}
+
+fn with_causes(error: &dyn StdError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "{error}")?;
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        write!(f, ": {error}")?;
+        cause = error.source();
+    }
+    Ok(())
 }
 
 impl fmt::Debug for StepError {
@@ -131,6 +135,47 @@ impl StdError for Passed {}
 impl From<StepError> for Boxed {
     fn from(error: StepError) -> Self {
         Box::new(Passed(error))
+    }
+}
+
+/// Why an instance of an older version cannot be upgraded; see [`Upgrade`](crate::Upgrade).
+///
+/// Made by `?` from any error and from a text. It does not implement [`std::error::Error`] itself, as that would exclude
+/// this conversion.
+///
+/// ```
+/// use gen_durable::UpgradeError;
+///
+/// fn plan(code: &str) -> Result<u8, UpgradeError> {
+///     if code.is_empty() {
+///         return Err("the plan has no code".into());
+///     }
+///     Ok(code.parse()?)
+/// }
+///
+/// assert_eq!(plan("").unwrap_err().to_string(), "the plan has no code");
+/// assert_eq!(plan("x").unwrap_err().to_string(), "invalid digit found in string");
+/// ```
+pub struct UpgradeError {
+    source: Boxed,
+}
+
+impl<E: Into<Boxed>> From<E> for UpgradeError {
+    fn from(error: E) -> Self {
+        Self { source: error.into() }
+    }
+}
+
+/// The error with all its causes, on one line: it is part of the instance's `last_error`.
+impl fmt::Display for UpgradeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_causes(&*self.source, f)
+    }
+}
+
+impl fmt::Debug for UpgradeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpgradeError").field("source", &self.source).finish()
     }
 }
 

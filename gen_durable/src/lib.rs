@@ -251,9 +251,8 @@
 //! # Deployment
 //!
 //! Any number of engines, in any number of processes, may run on one database; each is a worker with
-//! a lease. An instance is finished by the version of its machine that it began with. To change a
-//! machine, keep the old version beside the new one, under the same name, until its instances have
-//! ended:
+//! a lease. To change a machine, give it the next version. Keep the old one beside it, under the same
+//! name, and it finishes its own instances:
 //!
 //! ```no_run
 //! use gen_durable::prelude::*;
@@ -298,6 +297,13 @@
 //! # }
 //! ```
 //!
+//! Or let the new version take the old one's instances over: `upgrades = v1::Report` and an [`Upgrade`]
+//! say what an old step and state are in it. An instance is then upgraded in memory, and stored as the
+//! new version with its first commit; until then a deployment can be rolled back.
+//!
+//! Within a version, what is stored must stay readable, by the processes of the previous deployment too:
+//! a [`Golden`](testing::Golden) test notices a change that is not.
+//!
 //! An instance of a version that no running process knows waits, spends no attempts and holds nobody
 //! up. Behind a transaction pooler, say [`poll_only`](EngineBuilder::poll_only).
 //!
@@ -333,6 +339,8 @@ mod resources;
 mod signal;
 mod state;
 mod storage;
+pub mod testing;
+mod upgrade;
 mod waiters;
 
 #[doc(inline)]
@@ -342,7 +350,7 @@ pub use crate::{
     engine::{Engine, EngineBuilder, Metrics},
     error::{
         DatabaseError, DecodeError, Duplicate, EncodeError, Error, InsertError, SignalError,
-        StepError, StepErrorKind, StepResult, WaitError,
+        StepError, StepErrorKind, StepResult, UpgradeError, WaitError,
     },
     id::InstanceId,
     insert::{Insert, InsertMany, IntoInsert, Status},
@@ -351,6 +359,7 @@ pub use crate::{
     resources::Resources,
     signal::{Accepts, Delivery, DurableSignal, Signal},
     state::DurableState,
+    upgrade::{Upgrade, Upgrades},
 };
 pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm};
 

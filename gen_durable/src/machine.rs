@@ -10,6 +10,7 @@ use crate::{
     error::{StepError, StepResult},
     resources::Resources,
     state::DurableState,
+    upgrade::Upgrades,
 };
 
 /// The specification of a machine: an enum whose variants are its steps.
@@ -68,6 +69,8 @@ pub trait Machine: Sized + Send + Sync + 'static {
     const STEPS: &'static [&'static str];
     /// The names of the signals that the machine accepts.
     const SIGNALS: &'static [&'static str] = &[];
+    /// The older versions whose instances it takes over; see [`Upgrade`](crate::Upgrade).
+    const UPGRADES: Upgrades<Self> = Upgrades::none();
 
     /// The name of this step, as stored.
     fn name(&self) -> &'static str;

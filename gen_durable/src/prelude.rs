@@ -6,7 +6,7 @@ pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm};
 
 pub use crate::{
     Client, Context, Engine, Insert, InstanceId, Machine, Outcome, Resources, Signal, Status,
-    StepError, StepResult, Steps,
+    StepError, StepResult, Steps, Upgrade, UpgradeError,
     signal::{Accepts, DurableSignal},
     state::DurableState,
 };

@@ -1,9 +1,12 @@
-//! The machines of an engine, by name and version, and the translation between typed steps and rows.
+//! The translation between typed steps and rows.
 //!
 //! Invariant: beyond this module the engine knows no machine's types.
 
+mod kinds;
+mod upgrader;
+
 use std::{
-    collections::HashMap,
+    any::TypeId,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -20,13 +23,20 @@ use crate::{
     outcome::{Outcome, Transition},
     resources::Resources,
     state,
-    storage::{Change, Claimed, Commit, InboxRow, Kind, Kinds},
+    storage::{Change, Claimed, Commit, InboxRow, Upgraded},
+    upgrade::Older,
 };
+pub(crate) use kinds::Registry;
+use upgrader::Upgrader;
 
 /// A claimed instance on its way through its steps.
 pub(crate) struct Work {
     /// The machine's name.
     pub(crate) fsm: &'static str,
+    /// The version of the stored step and state.
+    fsm_version: i32,
+    /// Set while a step runs on what an older version has become.
+    upgraded: Option<Upgraded>,
     pub(crate) instance: Arc<Instance>,
     pub(crate) worker: i64,
     pub(crate) revision: i64,
@@ -39,6 +49,8 @@ impl Work {
     pub(crate) fn new(claimed: Claimed, fsm: &'static str, queue: Arc<str>) -> Self {
         Self {
             fsm,
+            fsm_version: claimed.kind.fsm_version,
+            upgraded: None,
             instance: Arc::new(Instance {
                 id: claimed.id,
                 queue,
@@ -55,7 +67,13 @@ impl Work {
     }
 
     /// What a fresh claim would show after a commit to the next step.
-    pub(crate) fn advance(self, step: &'static str, state: String, inbox: Vec<InboxRow>) -> Self {
+    pub(crate) fn advance(
+        self,
+        step: &'static str,
+        upgraded: Option<Upgraded>,
+        state: String,
+        inbox: Vec<InboxRow>,
+    ) -> Self {
         let instance = Instance {
             id: self.instance.id,
             queue: Arc::clone(&self.instance.queue),
@@ -66,6 +84,8 @@ impl Work {
         };
         Self {
             fsm: self.fsm,
+            fsm_version: upgraded.map_or(self.fsm_version, |upgraded| upgraded.fsm_version),
+            upgraded: None,
             instance: Arc::new(instance),
             worker: self.worker,
             revision: self.revision + 1,
@@ -83,6 +103,7 @@ impl Work {
             attempt: i32::try_from(self.instance.attempt).unwrap_or(i32::MAX),
             change,
             state: None,
+            upgraded: None,
             error: None,
             consumed: Vec::new(),
             inserts: Vec::new(),
@@ -132,6 +153,13 @@ pub(crate) trait Runner: Send + Sync {
     fn listens(&self) -> bool;
     fn check(&self) -> Result<(), Error>;
     fn requirements(&self) -> Vec<Requirement>;
+    fn machine(&self) -> TypeId;
+
+    /// The older versions that it upgrades.
+    fn older(&self) -> Vec<Older>;
+
+    /// Runs their instances.
+    fn upgrader(&self) -> Arc<dyn Runner>;
 
     /// Runs the step that `work` stands at, and its `handle` if it fails.
     fn run<'a>(&'a self, work: &'a Work, resources: &'a Resources) -> Boxed<'a, Commit>;
@@ -267,6 +295,7 @@ impl<M: Steps> MachineRunner<M> {
         let mut commit = work.commit(change, !M::SIGNALS.is_empty());
         commit.attempt = attempt;
         commit.state = Some(state);
+        commit.upgraded = work.upgraded;
         commit.error = error;
         commit.consumed =
             inbox.iter().filter(|signal| signal.taken).map(|signal| signal.id).collect();
@@ -327,6 +356,18 @@ impl<M: Steps> Runner for MachineRunner<M> {
         M::requirements()
     }
 
+    fn machine(&self) -> TypeId {
+        TypeId::of::<M>()
+    }
+
+    fn older(&self) -> Vec<Older> {
+        M::UPGRADES.older()
+    }
+
+    fn upgrader(&self) -> Arc<dyn Runner> {
+        Arc::new(Upgrader::<M>::new(self.value_max))
+    }
+
     fn run<'a>(&'a self, work: &'a Work, resources: &'a Resources) -> Boxed<'a, Commit> {
         Box::pin(self.step(work, resources))
     }
@@ -364,56 +405,4 @@ async fn caught<'a, M: Steps>(
     // Dropping what a panicking future left behind may panic again.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(step)));
     result
-}
-
-/// The machines that an engine knows.
-#[derive(Default)]
-pub(crate) struct Registry {
-    by_kind: HashMap<Kind, Arc<dyn Runner>>,
-}
-
-impl Registry {
-    pub(crate) fn new(runners: Vec<Arc<dyn Runner>>, resources: &Resources) -> Result<Self, Error> {
-        let mut by_kind = HashMap::new();
-        for runner in runners {
-            runner.check()?;
-            let machine = runner.name();
-            for requirement in runner.requirements() {
-                if !resources.contains(requirement.type_id) {
-                    return Err(Error::MissingResource {
-                        machine,
-                        step: requirement.step,
-                        resource: requirement.type_name,
-                    });
-                }
-            }
-            let version = runner.version();
-            let fsm_version = i32::try_from(version).unwrap_or(i32::MAX);
-            let kind = Kind { fsm: machine.to_owned(), fsm_version };
-            if by_kind.insert(kind, runner).is_some() {
-                return Err(Error::DuplicateMachine { machine, version });
-            }
-        }
-        Ok(Self { by_kind })
-    }
-
-    pub(crate) fn get(&self, kind: &Kind) -> Option<&Arc<dyn Runner>> {
-        self.by_kind.get(kind)
-    }
-
-    pub(crate) fn runners(&self) -> impl Iterator<Item = &Arc<dyn Runner>> {
-        self.by_kind.values()
-    }
-
-    pub(crate) fn kinds(&self) -> Kinds {
-        let mut kinds = Kinds::default();
-        for (kind, runner) in &self.by_kind {
-            kinds.fsms.push(kind.fsm.clone());
-            kinds.versions.push(kind.fsm_version);
-            if runner.listens() {
-                kinds.listening.push(kind.fsm.clone());
-            }
-        }
-        kinds
-    }
 }

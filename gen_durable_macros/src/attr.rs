@@ -25,6 +25,8 @@ pub(crate) struct MachineOptions {
     pub(crate) initial: Option<Ident>,
     pub(crate) signals: Vec<Path>,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) upgrades: Option<Type>,
+    pub(crate) retired: bool,
     pub(crate) krate: Option<Path>,
 }
 
@@ -45,6 +47,8 @@ const MACHINE: Known = &[
     ("initial", "initial = Start"),
     ("signals", "signals(PaymentConfirmed)"),
     ("timeout", "timeout = \"30s\""),
+    ("upgrades", "upgrades = v1::Checkout"),
+    ("retired", "retired"),
     ("crate", "crate = gen_durable"),
 ];
 
@@ -77,6 +81,11 @@ impl MachineOptions {
             "initial" => self.initial = Some(values::variant(input, errors)?),
             "signals" => self.signals = values::signals(input, errors)?,
             "timeout" => self.timeout = Some(values::timeout(input)?),
+            "upgrades" => self.upgrades = Some(values::ty(name, input, errors)?),
+            "retired" => {
+                self.retired = true;
+                values::flag(name, input)?;
+            }
             _ => self.krate = Some(values::path(name, input, errors)?),
         }
         Ok(())

@@ -36,6 +36,8 @@ use proc_macro::TokenStream;
 /// | `initial = Variant` | the step that an instance begins with | the first variant |
 /// | `signals(Type, …)` | the signals that it accepts | none |
 /// | `timeout = "30s"` | how long a step may run (`ms`, `s`, `m`, `h`) | no limit |
+/// | `upgrades = Type` | the version before, whose instances this one takes over (`Upgrade`) | none |
+/// | `retired` | a version kept for `upgrades` alone: without steps, and nothing begins in it | not retired |
 /// | `crate = path` | where `gen_durable` is, if it was renamed | `::gen_durable` |
 ///
 /// Variants are unit variants. Generated on the enum: `insert`, `insert_many`, `signal`, and

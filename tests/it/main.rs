@@ -14,6 +14,7 @@
 )]
 
 mod failures;
+mod golden;
 mod inserts;
 mod maintenance;
 mod migrations;
@@ -29,4 +30,5 @@ mod statements;
 mod support;
 mod unknown;
 mod values;
+mod versions;
 mod waiting;

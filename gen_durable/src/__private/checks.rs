@@ -3,6 +3,8 @@
 //! Invariant: a mistake is reported once, on the user's own span: that of the call, since each function that fails is
 //! `#[track_caller]`.
 
+use crate::machine::Machine;
+
 /// The names of the functions of an impl block.
 #[derive(Clone, Copy, Debug)]
 pub struct Functions {
@@ -70,6 +72,22 @@ pub const fn is_no_step(steps: &[&str], function: &str, message: &str) {
 #[track_caller]
 pub const fn name_is_new(names: &[&str], index: usize, message: &str) {
     assert!(!contains(names.split_at(index).0, names[index]), "{}", message);
+}
+
+/// Fails if the version that `M` upgrades is not a lower one.
+#[track_caller]
+pub const fn upgrades_an_older_version<M: Machine>(message: &str) {
+    if let Some((_, version)) = M::UPGRADES.before() {
+        assert!(version < M::VERSION, "{}", message);
+    }
+}
+
+/// Fails if the version that `M` upgrades is another machine's.
+#[track_caller]
+pub const fn upgrades_the_same_machine<M: Machine>(message: &str) {
+    if let Some((name, _)) = M::UPGRADES.before() {
+        assert!(same(name, M::NAME), "{}", message);
+    }
 }
 
 const fn contains(names: &[&str], name: &str) -> bool {

@@ -159,7 +159,7 @@ async fn flush(
                 let state = commit.state.map(|state| state.0);
                 return Some(Box::new(move |work: Work| {
                     let state = state.unwrap_or_else(|| work.state.clone());
-                    work.advance(step, state, inbox)
+                    work.advance(step, commit.upgraded, state, inbox)
                 }));
             }
             Answer::DurableBefore(done) => {

@@ -211,7 +211,7 @@ fn retry_locked(shared: &Arc<Shared>, mut job: Job) {
 /// What follows in this process from an outcome that is durable.
 fn follow(shared: &Shared, commit: &Commit) {
     match &commit.change {
-        Change::Later { delay, .. } | Change::Replay { delay } => {
+        Change::Later { delay, .. } | Change::Replay { delay } | Change::Defer { delay } => {
             if delay.is_zero() {
                 shared.wake_claimer();
             } else {

@@ -71,6 +71,7 @@ fn give_back(shared: &Arc<Shared>, worker: i64, orphan: Orphan) {
         attempt: orphan.attempt,
         change: Change::Release,
         state: None,
+        upgraded: None,
         error: None,
         consumed: Vec::new(),
         inserts: Vec::new(),

@@ -107,6 +107,7 @@ async fn apply(connection: &mut PgConnection, batch: &[Commit]) -> Result<Commit
         .bind(columns.wakes)
         .bind(columns.listens)
         .bind(columns.consumed)
+        .bind(columns.versions)
         .fetch_one(connection)
         .await?;
     let ids: Option<Vec<i64>> = row.try_get(0)?;
@@ -148,6 +149,7 @@ struct Columns<'a> {
     wakes: Vec<Option<i64>>,
     listens: Vec<bool>,
     consumed: Vec<i64>,
+    versions: Vec<Option<i32>>,
 }
 
 impl<'a> Columns<'a> {
@@ -173,7 +175,7 @@ impl<'a> Columns<'a> {
                 delay = Some(micros(*after));
                 "runnable"
             }
-            Change::Replay { delay: after } => {
+            Change::Replay { delay: after } | Change::Defer { delay: after } => {
                 delay = Some(micros(*after));
                 "runnable"
             }
@@ -193,6 +195,10 @@ impl<'a> Columns<'a> {
             }
             Change::Release => "runnable",
         };
+        if let Some(upgraded) = outcome.upgraded {
+            step = step.or(Some(upgraded.step));
+        }
+        self.versions.push(outcome.upgraded.map(|upgraded| upgraded.fsm_version));
         self.ids.push(outcome.id);
         self.workers.push(outcome.worker);
         self.revisions.push(outcome.revision);

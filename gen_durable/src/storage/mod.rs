@@ -18,7 +18,7 @@ pub(crate) use self::{
     insert::insert,
     row::{
         Change, ClaimRequest, Claimed, Commit, Due, Eligible, InboxRow, Kind, Kinds, NewInstance,
-        NewSignal, Orphan,
+        NewSignal, Orphan, Upgraded,
     },
     upkeep::{Ended, ended, notify, prune, reap, rescue_stranded, wake_timed_out},
     workers::{register_worker, remove_worker, renew_lease, schema_version},

@@ -121,6 +121,8 @@ pub(crate) struct Commit {
     pub(crate) change: Change,
     /// None leaves the stored state as it is.
     pub(crate) state: Option<Json>,
+    /// What is written with the state of an instance that was upgraded.
+    pub(crate) upgraded: Option<Upgraded>,
     /// Recorded as `last_error`.
     pub(crate) error: Option<String>,
     pub(crate) consumed: Vec<i64>,
@@ -159,6 +161,17 @@ pub(crate) enum Change {
     },
     /// Back to the queue as if it had not been claimed.
     Release,
+    /// Likewise, but not before `delay` has passed.
+    Defer {
+        delay: Duration,
+    },
+}
+
+/// The version that an instance of an older one has become, and the step at which it stands in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Upgraded {
+    pub(crate) fsm_version: i32,
+    pub(crate) step: &'static str,
 }
 
 impl Commit {

@@ -173,6 +173,14 @@ pub(super) fn external(input: ParseStream<'_>, errors: &mut Errors) -> syn::Resu
     Ok(true)
 }
 
+/// Nothing: the option's name says it all.
+pub(super) fn flag(name: &str, input: ParseStream<'_>) -> syn::Result<()> {
+    if input.is_empty() || input.peek(Token![,]) {
+        return Ok(());
+    }
+    Err(not(input, &format!("the option `{name}` takes no value: write `{name}` alone")))
+}
+
 /// Reports a string where something else belongs, and reads what it holds.
 fn unquoted<T: ToTokens>(
     name: &str,

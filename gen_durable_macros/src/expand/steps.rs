@@ -10,7 +10,7 @@ use syn::{Path, spanned::Spanned};
 
 use super::private_at;
 use crate::{
-    ast::{MachineEnum, Variant, signal_helper},
+    ast::{MachineEnum, Variant, ends, signal_helper},
     names::{compact, function_name, snake_case},
 };
 
@@ -20,7 +20,8 @@ pub(crate) fn expand(machine: &MachineEnum, correct: bool) -> TokenStream {
         return quote!(#item);
     }
     let machine_impl = machine_impl(machine, correct);
-    let helpers = helpers(machine);
+    // Nothing begins in a version that is kept for what it has stored.
+    let helpers = (!machine.options.retired).then(|| helpers(machine));
     let signals = signals(machine);
     let checks = checks(machine);
     quote!(#item #machine_impl #helpers #signals #checks)
@@ -47,6 +48,11 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
             const TIMEOUT: #private::Option<#private::Duration> =
                 #private::Some(#private::Duration::new(#seconds, #nanos));
         }
+    });
+    let upgrades = options.upgrades.as_ref().map(|older| {
+        let at = private_at(&machine.krate(), ends(older).0);
+        let from = quote_spanned!(ends(older).0=> #at::Upgrades::<Self>::from::<#older>());
+        quote!(const UPGRADES: #private::Upgrades<Self> = #from;)
     });
     let cfgs: Vec<_> = machine.steps.iter().map(|step| &step.cfgs).collect();
     let names: Vec<_> = machine.steps.iter().map(|step| &step.name).collect();
@@ -81,6 +87,7 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
             const STEPS: &'static [&'static #private::str] = &[#(#(#cfgs)* #names),*];
             const SIGNALS: &'static [&'static #private::str] =
                 &[#(<#signal_types as #private::DurableSignal>::NAME),*];
+            #upgrades
 
             fn name(&self) -> &'static #private::str {
                 #to_name
@@ -266,19 +273,46 @@ fn checks(machine: &MachineEnum) -> TokenStream {
             const _: () = #private::name_is_new(SIGNALS, #index, #message);
         }
     });
+    let upgrade = upgrade_checks(machine);
     // Spanned at the enum, which is what lacks an impl block if there is none.
-    let functions = quote_spanned! {ident.span()=>
-        const FUNCTIONS: #private::Functions = <#ident as #private::StepsInOneImplBlock>::FUNCTIONS;
-    };
+    let steps = (!machine.options.retired).then(|| {
+        quote_spanned! {ident.span()=>
+            const FUNCTIONS: #private::Functions = <#ident as #private::StepsInOneImplBlock>::FUNCTIONS;
+            #(#steps)*
+        }
+    });
     quote! {
         const _: () = {
             const STEPS: &[&#private::str] = <#ident as #private::Machine>::STEPS;
             const SIGNALS: &[&#private::str] = <#ident as #private::Machine>::SIGNALS;
-            #functions
-            #(#steps)*
+            #steps
             #(#signals)*
+            #upgrade
         };
     }
+}
+
+/// Whether the version that is upgraded is a lower one of the same machine.
+fn upgrade_checks(machine: &MachineEnum) -> Option<TokenStream> {
+    let ident = &machine.item.ident;
+    let older = machine.options.upgrades.as_ref()?;
+    let text = compact(older);
+    let not_lower = format!(
+        "`{ident}` upgrades `{text}`, whose version is not lower than {}: give `{ident}` the next `version`",
+        machine.options.version.unwrap_or(1)
+    );
+    let another = format!(
+        "`{ident}` upgrades `{text}`, which has another name in the database: give both the same `name = \"…\"`"
+    );
+    let (begin, end) = ends(older);
+    let at = private_at(&machine.krate(), begin);
+    // From the type's first token to its last: that is what the compiler underlines.
+    let (not_lower, another) =
+        (quote_spanned!(end=> (#not_lower)), quote_spanned!(end=> (#another)));
+    Some(quote_spanned! {begin=>
+        const _: () = #at::upgrades_an_older_version::<#ident> #not_lower;
+        const _: () = #at::upgrades_the_same_machine::<#ident> #another;
+    })
 }
 
 fn state(machine: &MachineEnum) -> TokenStream {

@@ -48,6 +48,17 @@ fn expansion_of_the_enum() {
 }
 
 #[test]
+fn expansion_of_a_retired_version_that_upgrades_another() {
+    let options = quote!(version = 2, upgrades = v1::Checkout, retired);
+    let item = quote! {
+        pub enum Checkout {
+            Start,
+        }
+    };
+    snapshot("retired", &durable_fsm(options, item));
+}
+
+#[test]
 fn expansion_of_the_impl_block() {
     let item = quote! {
         impl Checkout {
@@ -113,6 +124,7 @@ fn no_input_makes_it_panic_and_the_item_is_always_emitted() {
         quote!(version = 1 version = 1),
         quote!(queue = queue, name = 1, initial = "Start", timeout = 30),
         quote!(state = , output = <),
+        quote!(upgrades, upgrades = "v1::M", upgrades = <M, retired = true, retired(), retired),
         quote!(signals, signals(,), signals("a"), signals(A, A)),
         quote!(crate = "x", "x", 1, (), {}, []),
         quote!(state = Vec<A, B>, unknown(a, b), r#version = 1),

@@ -12,10 +12,11 @@ with outcomes as materialized (
     select *
     from unnest(
         $1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
-        $8::text[], $9::int[], $10::bigint[], $11::text[], $12::bigint[], $13::boolean[]
+        $8::text[], $9::int[], $10::bigint[], $11::text[], $12::bigint[], $13::boolean[],
+        $15::int[]
     ) as o (
         id, locked_by, revision, status, step, state, result,
-        error, attempt, delay, awaits, wake, listens
+        error, attempt, delay, awaits, wake, listens, fsm_version
     )
 ),
 held as materialized (
@@ -34,17 +35,22 @@ held as materialized (
 committed as (
     update gen_durable.instances i
     set status = o.status,
+        -- Null but for an instance that was upgraded; a value that does not change is no index's concern.
+        fsm_version = coalesce(o.fsm_version, i.fsm_version),
         step = coalesce(o.step, i.step),
         state = coalesce(o.state::jsonb, i.state),
         result = o.result::jsonb,
         last_error = coalesce(o.error, i.last_error),
         attempt = o.attempt,
-        -- A release (runnable, with no delay) tells nothing of the step; any other outcome ends a
-        -- series of crashes.
-        crashes = case when o.status = 'runnable' and o.delay is null then i.crashes else 0 end,
+        -- A row that is given back (runnable, with no state) has not run: what it carried into the
+        -- claim stays. Any other outcome ends a series of crashes.
+        crashes = case when o.status = 'runnable' and o.state is null then i.crashes else 0 end,
         revision = i.revision + 1,
         locked_by = case when o.status = 'executing' then i.locked_by end,
-        awaits = string_to_array(o.awaits, chr(31)),
+        awaits = case
+            when o.status = 'runnable' and o.state is null then i.awaits
+            else string_to_array(o.awaits, chr(31))
+        end,
         eligible_at = coalesce(now() + o.delay * interval '1 microsecond', i.eligible_at),
         wake_at = now() + o.wake * interval '1 microsecond',
         unique_scope = case when o.status = any (i.unique_scope) then i.unique_scope end,

@@ -1,0 +1,181 @@
+//! Running instances of older versions as what they have become in a newer one.
+//!
+//! ```text
+//!   row of version 1 ──► upgraded in memory ──► step ──► commit: version 2, its step and state, at once
+//!                              │                  │
+//!                              │                  └── released, lost ──► the row is as it was, of version 1
+//!                              └── failed ──► deferred: the row is as it was, with the reason as its `last_error`
+//! ```
+//!
+//! Invariant: a commit writes either all of the newer version's version, step and state, or none of them.
+
+use std::{
+    any::TypeId,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{Boxed, MachineRunner, Runner, Work, storable};
+use crate::{
+    context::Instance,
+    error::{Error, StepError},
+    machine::{Requirement, Steps},
+    resources::Resources,
+    state,
+    storage::{Change, Commit, Upgraded},
+    upgrade::Older,
+};
+
+/// How long an instance that could not be upgraded is left alone, at least.
+const RETRY_MIN: Duration = Duration::from_secs(30);
+/// How far apart the instances come that could not be upgraded, so that many of them cost the others little.
+const RETRY_SPACING: Duration = Duration::from_millis(1);
+
+/// The runner of the older versions that the machine `M` upgrades.
+pub(super) struct Upgrader<M> {
+    runner: MachineRunner<M>,
+    value_max: usize,
+    /// When the last of those that could not be upgraded is tried again.
+    last_retry: Mutex<Instant>,
+}
+
+impl<M: Steps> Upgrader<M> {
+    pub(super) fn new(value_max: usize) -> Self {
+        let runner = MachineRunner::new(value_max);
+        Self { runner, value_max, last_retry: Mutex::new(Instant::now()) }
+    }
+
+    /// What the instance is in the newer version; none if that has been committed already.
+    fn upgraded(&self, work: &Work) -> Result<Option<Box<Work>>, String> {
+        let version = u32::try_from(work.fsm_version).unwrap_or(0);
+        if version == M::VERSION {
+            return Ok(None);
+        }
+        // All that is user code happens within: reading the older state, upgrading it, writing and dropping the newer.
+        let upgrade = || {
+            let (step, state) = M::UPGRADES.read(version, &work.instance.step, &work.state)?;
+            let state = state::encode("state", &state, self.value_max)
+                .map_err(|error| format!("the upgraded state cannot be stored: {error}"))?;
+            Ok((step.name(), state.0))
+        };
+        let (step, state) = catch_unwind(AssertUnwindSafe(upgrade))
+            .unwrap_or_else(|payload| Err(StepError::panicked(&*payload).to_string()))?;
+        let fsm_version = i32::try_from(M::VERSION).unwrap_or(i32::MAX);
+        Ok(Some(Box::new(work.upgraded(Upgraded { fsm_version, step }, state))))
+    }
+
+    /// Gives the row back as it is, for somebody who can upgrade it or who still knows its version.
+    fn deferred(&self, work: &Work, reason: &str) -> Commit {
+        let error = format!(
+            "not upgraded from version {} to {}, and left as it is: {reason}",
+            work.fsm_version,
+            M::VERSION
+        );
+        tracing::warn!(
+            machine = M::NAME,
+            instance = work.instance.id,
+            step = %work.instance.step,
+            "{error}"
+        );
+        let mut commit = work.commit(Change::Defer { delay: self.retry_in() }, false);
+        commit.error = Some(storable(error));
+        commit
+    }
+
+    fn retry_in(&self) -> Duration {
+        let now = Instant::now();
+        let mut last = self.last_retry.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = (*last + RETRY_SPACING).max(now + RETRY_MIN);
+        *last - now
+    }
+}
+
+impl Work {
+    /// The same instance as a newer version sees it.
+    fn upgraded(&self, upgraded: Upgraded, state: String) -> Self {
+        Self {
+            fsm: self.fsm,
+            fsm_version: self.fsm_version,
+            upgraded: Some(upgraded),
+            instance: Arc::new(Instance {
+                id: self.instance.id,
+                queue: Arc::clone(&self.instance.queue),
+                partition_key: self.instance.partition_key.clone(),
+                step: upgraded.step.to_owned(),
+                attempt: self.instance.attempt,
+                timed_out: self.instance.timed_out,
+            }),
+            worker: self.worker,
+            revision: self.revision,
+            state,
+            inbox: self.inbox.clone(),
+        }
+    }
+}
+
+impl<M: Steps> Runner for Upgrader<M> {
+    fn name(&self) -> &'static str {
+        self.runner.name()
+    }
+
+    fn version(&self) -> u32 {
+        self.runner.version()
+    }
+
+    fn queue(&self) -> &'static str {
+        self.runner.queue()
+    }
+
+    fn listens(&self) -> bool {
+        self.runner.listens()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.runner.check()
+    }
+
+    fn requirements(&self) -> Vec<Requirement> {
+        self.runner.requirements()
+    }
+
+    fn machine(&self) -> TypeId {
+        self.runner.machine()
+    }
+
+    fn older(&self) -> Vec<Older> {
+        self.runner.older()
+    }
+
+    fn upgrader(&self) -> Arc<dyn Runner> {
+        self.runner.upgrader()
+    }
+
+    fn run<'a>(&'a self, work: &'a Work, resources: &'a Resources) -> Boxed<'a, Commit> {
+        Box::pin(async move {
+            match self.upgraded(work) {
+                Ok(upgraded) => {
+                    self.runner.run(upgraded.as_deref().unwrap_or(work), resources).await
+                }
+                Err(reason) => self.deferred(work, &reason),
+            }
+        })
+    }
+
+    fn recover<'a>(
+        &'a self,
+        work: &'a Work,
+        error: StepError,
+        resources: &'a Resources,
+    ) -> Boxed<'a, Commit> {
+        Box::pin(async move {
+            match self.upgraded(work) {
+                Ok(upgraded) => {
+                    let work = upgraded.as_deref().unwrap_or(work);
+                    self.runner.recover(work, error, resources).await
+                }
+                Err(reason) => self.deferred(work, &reason),
+            }
+        })
+    }
+}

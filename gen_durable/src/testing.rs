@@ -1,0 +1,9 @@
+//! For the tests of those who use `gen_durable`.
+//!
+//! Invariant: nothing here needs a database, and the engine uses none of it.
+
+mod golden;
+mod recorded;
+mod shape;
+
+pub use self::golden::{Golden, GoldenMode};
