@@ -17,6 +17,7 @@ mod failures;
 mod inserts;
 mod maintenance;
 mod migrations;
+mod networks;
 mod outages;
 mod outcomes;
 mod ownership;

@@ -152,7 +152,8 @@ fn request(shared: &Shared, paces: &mut [Pace], kinds: &Arc<Kinds>) -> Option<Cl
 
 async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<Vec<Claimed>, sqlx::Error> {
     let mut connection = shared.connections.get().await?;
-    let result = storage::claim(&mut connection, request).await;
+    let claim = storage::claim(&mut connection, request);
+    let result = shared.connections.within(claim).await;
     let claimed = connection.done(result)?;
     tracing::debug!(rows = claimed.len(), "claimed");
     Ok(claimed)
@@ -208,15 +209,15 @@ async fn idle(
 async fn look_ahead(shared: &Shared, kinds: &Kinds) -> Result<Due, sqlx::Error> {
     let queues: Vec<String> = shared.queues.keys().cloned().collect();
     let mut connection = shared.connections.get().await?;
-    let result = async {
+    let look = async {
         let due = storage::next_due(&mut connection, &queues, kinds).await?;
         if due.wake == Some(Duration::ZERO) {
             let woken = storage::wake_timed_out(&mut connection, WAKE_MAX).await?;
             shared.announcer.announce(woken.iter().map(String::as_str));
         }
         Ok(due)
-    }
-    .await;
+    };
+    let result = shared.connections.within(look).await;
     connection.done(result)
 }
 
