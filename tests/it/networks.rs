@@ -191,6 +191,27 @@ async fn p13_half_open_connections_are_given_up() {
     assert_eq!(count(db.pool(), "executing").await, 0);
 }
 
+/// A connection dies in the middle of a transaction, and Postgres does not learn of it: the rows that
+/// it has locked, and its partition key, are free again after a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_a_transaction_that_nobody_ends_holds_nobody_up_for_long() {
+    let db = database().await;
+    let proxy = proxy().await;
+    let gate = Arc::new(Gate::new());
+    let engine = behind(&proxy, &db).resource(Arc::clone(&gate)).start().await.unwrap();
+    let id = Walk::insert(marked("m")).step(Walk::Park).execute(&engine).await.unwrap();
+    gate.arrival().await;
+    // The park's transaction has locked the row, and its end never comes.
+    let sprung = proxy.trap(Direction::Request, "COMMIT", Effect::FreezeBefore);
+    gate.open(1);
+    sprung.await.expect("the park goes by");
+    Walk::signal(id, Ping).execute(db.pool()).await.unwrap();
+    gate.arrival().await;
+    gate.open(2);
+    until(db.pool(), id, "done").await;
+    engine.shutdown().await.unwrap();
+}
+
 /// A LISTEN that is half open hears nothing; the poll finds what is announced meanwhile, and the
 /// engine listens again.
 #[tokio::test(flavor = "multi_thread")]
