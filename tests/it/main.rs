@@ -13,10 +13,13 @@
     reason = "tests write what a user would, and a panic is how a test fails"
 )]
 
+mod claims;
+mod crashes;
 mod failures;
 mod inserts;
 mod maintenance;
 mod migrations;
+mod mixes;
 mod networks;
 mod outages;
 mod outcomes;
@@ -31,3 +34,4 @@ mod support;
 mod unknown;
 mod values;
 mod waiting;
+mod wakes;
