@@ -26,6 +26,7 @@ mod outcomes;
 mod ownership;
 mod partitions;
 mod pedantic;
+mod random_machines;
 mod shutdown;
 mod signals;
 mod start;
