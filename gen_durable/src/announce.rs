@@ -45,7 +45,8 @@ impl Announcer {
                 let queues: Vec<String> = queues.into_iter().collect();
                 let result = async {
                     let mut connection = connections.get().await?;
-                    let result = storage::notify(&mut connection, &queues).await;
+                    let notify = storage::notify(&mut connection, &queues);
+                    let result = connections.within(notify).await;
                     connection.done(result)
                 };
                 if let Err(error) = result.await {

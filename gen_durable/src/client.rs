@@ -136,7 +136,9 @@ impl Client {
         let failed = "look an instance up";
         let mut connection =
             self.inner.connections.get().await.map_err(DatabaseError::new(failed))?;
-        let result = storage::ended(&mut connection, &[id]).await;
+        let ids = [id];
+        let look = storage::ended(&mut connection, &ids);
+        let result = self.inner.connections.within(look).await;
         let found = connection.done(result).map_err(DatabaseError::new(failed))?;
         Ok(found.into_iter().next().and_then(|ended| {
             Some(Snapshot {
@@ -262,7 +264,10 @@ async fn insert_with(
     let mut tries = 0;
     loop {
         let mut connection = connections.get().await.map_err(DatabaseError::new(failed))?;
-        let result = storage::insert(&mut connection, rows).await;
+        let insert = storage::insert(&mut connection, rows);
+        // How long very many rows take is the caller's to know.
+        let result =
+            if rows.len() > BATCH_MAX { insert.await } else { connections.within(insert).await };
         match connection.done(result) {
             Err(error) if is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => tries += 1,
             result => return result.map_err(DatabaseError::new(failed)),
@@ -330,7 +335,7 @@ async fn deliver_with(
     let mut tries = 0;
     loop {
         let mut connection = connections.get().await.map_err(DatabaseError::new(failed))?;
-        let result = storage::deliver(&mut connection, signals).await;
+        let result = connections.within(storage::deliver(&mut connection, signals)).await;
         match connection.done(result) {
             Err(error) if is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => tries += 1,
             result => return result.map_err(DatabaseError::new(failed)),

@@ -1,8 +1,11 @@
 //! Connections for short statements: kept open by an engine, borrowed from the pool by a client.
 //!
-//! Invariant: a connection on which a statement failed is never kept; the pool tests it first.
+//! Invariant: a connection on which a statement failed is never kept; the pool tests it first. One
+//! that broke, or that gave no answer, is closed, and so are those that are kept beside it.
 
 use std::{
+    future::Future,
+    io,
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -12,6 +15,10 @@ use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgLis
 
 /// How long an engine waits for a connection before it counts as an outage.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client's short statement may go without an answer.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+/// What an engine's may have at least, however short its lease.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
 /// Where connections come from.
 #[derive(Clone, Debug)]
@@ -24,12 +31,20 @@ struct Inner {
     pool: PgPool,
     idle: Mutex<Vec<PoolConnection<Postgres>>>,
     kept_max: usize,
+    patience: Duration,
 }
 
 impl Connections {
     /// Connections of the caller's pool, given back after each use.
     pub(crate) fn borrowed(pool: PgPool) -> Self {
-        Self { inner: Arc::new(Inner { pool, idle: Mutex::default(), kept_max: 0 }) }
+        Self {
+            inner: Arc::new(Inner {
+                pool,
+                idle: Mutex::default(),
+                kept_max: 0,
+                patience: CLIENT_PATIENCE,
+            }),
+        }
     }
 
     /// An engine's own connections, with the options and hooks of the caller's pool.
@@ -37,7 +52,10 @@ impl Connections {
     /// The caller's steps may hold every connection of the caller's pool; a lease must be renewed
     /// all the same. And a pool tests a connection with a round trip each time that it changes
     /// hands, which a commit of a third of a millisecond cannot afford.
-    pub(crate) fn own(pool: &PgPool, connections_max: u32) -> Self {
+    ///
+    /// After a lease without an answer a connection counts as lost, as a worker does without a sign
+    /// of life.
+    pub(crate) fn own(pool: &PgPool, connections_max: u32, lease_ttl: Duration) -> Self {
         let pool = pool
             .options()
             .clone()
@@ -46,7 +64,22 @@ impl Connections {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with((*pool.connect_options()).clone());
         let kept_max = connections_max as usize;
-        Self { inner: Arc::new(Inner { pool, idle: Mutex::default(), kept_max }) }
+        let patience = lease_ttl.max(PATIENCE_MIN);
+        Self { inner: Arc::new(Inner { pool, idle: Mutex::default(), kept_max, patience }) }
+    }
+
+    /// How long a short statement may go without an answer.
+    pub(crate) fn patience(&self) -> Duration {
+        self.inner.patience
+    }
+
+    /// Gives a statement up that has no answer for that long: its connection may be half open, and
+    /// then nothing would ever say so. Whether it took effect is unknown.
+    pub(crate) async fn within<T>(
+        &self,
+        statement: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        within(self.inner.patience, statement).await
     }
 
     pub(crate) async fn get(&self) -> Result<Connection, sqlx::Error> {
@@ -59,7 +92,11 @@ impl Connections {
     }
 
     pub(crate) async fn listener(&self) -> Result<PgListener, sqlx::Error> {
-        PgListener::connect_with(&self.inner.pool).await
+        // From a pool of its own: a listener that finds its connection dead keeps its place in the
+        // pool for as long as it tries to say goodbye, which may be for ever.
+        let options = self.inner.pool.options().clone().max_connections(1);
+        let pool = options.connect_lazy_with((*self.inner.pool.connect_options()).clone());
+        PgListener::connect_with(&pool).await
     }
 
     pub(crate) async fn close(&self) {
@@ -73,6 +110,20 @@ impl Connections {
     }
 }
 
+/// Gives a statement up that has no answer for `patience`.
+pub(crate) async fn within<T>(
+    patience: Duration,
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    match tokio::time::timeout(patience, statement).await {
+        Ok(result) => result,
+        Err(_elapsed) => {
+            let error = format!("no answer within {patience:?}; the connection counts as lost");
+            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, error)))
+        }
+    }
+}
+
 /// A connection for a statement or two.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -83,10 +134,22 @@ pub(crate) struct Connection {
 impl Connection {
     /// Keeps the connection for the next use if the result is good.
     pub(crate) fn done<T>(self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        if result.is_ok() && !self.home.inner.pool.is_closed() {
-            let mut idle = self.home.idle();
-            if idle.len() < self.home.inner.kept_max {
-                idle.push(self.connection);
+        match &result {
+            Ok(_) if !self.home.inner.pool.is_closed() => {
+                let mut idle = self.home.idle();
+                if idle.len() < self.home.inner.kept_max {
+                    idle.push(self.connection);
+                }
+            }
+            // Postgres answered: the connection is well, or the pool will find out.
+            Ok(_) | Err(sqlx::Error::Database(_)) => {}
+            // Not back to the pool, whose test of it could wait for ever. What broke one connection
+            // is likely to have broken the others.
+            Err(_) => {
+                let kept = std::mem::take(&mut *self.home.idle());
+                for connection in kept.into_iter().chain([self.connection]) {
+                    drop(connection.detach());
+                }
             }
         }
         result

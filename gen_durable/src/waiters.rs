@@ -102,7 +102,7 @@ impl Waiters {
 
     async fn find(&self, ids: &[i64]) -> Result<Vec<Ended>, sqlx::Error> {
         let mut connection = self.connections.get().await?;
-        let result = storage::ended(&mut connection, ids).await;
+        let result = self.connections.within(storage::ended(&mut connection, ids)).await;
         connection.done(result)
     }
 

@@ -1,8 +1,10 @@
 //! Inserts: unique keys, many at once, the caller's own transaction.
 
+use std::{sync::Arc, time::Duration};
+
 use gen_durable::{Duplicate, Insert, InsertError, prelude::*};
 
-use crate::support::{PATIENCE, count, database, engine, row, until};
+use crate::support::{Gate, PATIENCE, count, database, engine, row, until};
 
 #[derive(Clone, Debug, DurableSignal)]
 pub struct Go;
@@ -172,4 +174,49 @@ async fn concurrent_inserts_share_commits_and_each_gets_its_own_answer() {
         }
     }
     assert_eq!(refused, 100);
+}
+
+/// Goes back to the queue once, by a replay and by way of a delay.
+#[durable_fsm(state = u32, output = u32)]
+pub enum Returns {
+    Begin,
+    Again,
+}
+
+#[durable_fsm]
+impl Returns {
+    async fn begin(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        if cx.attempt() == 0 {
+            return cx.replay(Duration::ZERO);
+        }
+        cx.next_in(Returns::Again, Duration::from_millis(1))
+    }
+
+    async fn again(cx: Context<Self>) -> Outcome<Self> {
+        let n = cx.state;
+        cx.done(n)
+    }
+}
+
+/// A key is held until its instance first leaves the statuses that hold it. One that comes back to
+/// such a status does not take the key again, so it cannot collide with who has it by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn p22_a_replay_never_collides_with_who_took_the_key_meanwhile() {
+    let db = database().await;
+    let gate = Arc::new(Gate::new());
+    let engine =
+        engine(&db).machine::<Returns>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let insert = |n| Returns::insert(n).unique_key("k").unique_while([Status::Runnable]);
+    let first = insert(1).execute(&engine).await.unwrap();
+    gate.arrival().await;
+    let second = insert(2).execute(&engine).await.unwrap();
+    gate.arrival().await;
+    let third = insert(3).schedule_in(Duration::from_hours(1)).execute(&engine).await.unwrap();
+    gate.open(4);
+    assert_eq!(engine.wait(first, PATIENCE).await.unwrap(), 1);
+    assert_eq!(engine.wait(second, PATIENCE).await.unwrap(), 2);
+    let error = insert(4).execute(&engine).await.unwrap_err();
+    assert!(matches!(error, InsertError::Duplicate(Duplicate { id, .. }) if id == third.get()));
+    engine.shutdown().await.unwrap();
 }

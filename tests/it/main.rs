@@ -13,16 +13,21 @@
     reason = "tests write what a user would, and a panic is how a test fails"
 )]
 
+mod claims;
+mod crashes;
 mod failures;
 mod golden;
 mod inserts;
 mod maintenance;
 mod migrations;
+mod mixes;
+mod networks;
 mod outages;
 mod outcomes;
 mod ownership;
 mod partitions;
 mod pedantic;
+mod random_machines;
 mod shutdown;
 mod signals;
 mod start;
@@ -32,3 +37,4 @@ mod unknown;
 mod values;
 mod versions;
 mod waiting;
+mod wakes;

@@ -219,7 +219,7 @@ async fn p24_an_instance_that_loses_every_worker_is_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_engines_in_one_process_share_the_work_and_two_databases_share_nothing() {
+async fn p28_two_engines_in_one_process_share_the_work_and_two_databases_share_nothing() {
     let (db, other) = (database().await, database().await);
     let gate = Arc::new(Gate::new());
     let (one, two) = (start(&db, &gate).await, start(&db, &gate).await);
@@ -237,4 +237,51 @@ async fn two_engines_in_one_process_share_the_work_and_two_databases_share_nothi
     let again = start(&other, &gate).await;
     until(other.pool(), id, "done").await;
     again.shutdown().await.unwrap();
+}
+
+/// Nothing but time takes the lease away: the worker's row is locked by somebody, so it cannot be
+/// renewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn p23_a_step_that_outlives_its_lease_has_no_effect() {
+    let db = database().await;
+    let pool = db.pool();
+    let (slow_gate, gate) = (Arc::new(Gate::new()), Arc::new(Gate::new()));
+    let slow = engine(&db)
+        .machine::<Effectful>()
+        .machine::<Child>()
+        .lease_ttl(std::time::Duration::from_millis(400))
+        .resource(Arc::clone(&slow_gate))
+        .start()
+        .await
+        .unwrap();
+    let id = Effectful::insert(Effects::default()).execute(pool).await.unwrap();
+    Effectful::signal_token(id, Token { n: 1 }).execute(pool).await.unwrap();
+    slow_gate.arrival().await;
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("select from gen_durable.workers where id = $1 for update")
+        .bind(slow.worker())
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let heir = start(&db, &gate).await;
+    eventually("the lease has run out and the row is another worker's", async || {
+        heir.maintain().await.unwrap();
+        (row(pool, id).await.locked_by == Some(heir.worker())).then_some(())
+    })
+    .await;
+    // Nothing new starts on the worker that may be taken for dead.
+    let steps = slow.metrics().steps;
+    slow_gate.open(1);
+    eventually("the outcome was dropped", async || {
+        (slow.metrics().lost_commits == 1).then_some(())
+    })
+    .await;
+    assert_eq!(slow.metrics().steps, steps + 1);
+    assert_eq!(children(&db).await, 0);
+    lock.rollback().await.unwrap();
+    gate.arrival().await;
+    gate.open(2);
+    assert_eq!(heir.wait(id, PATIENCE).await.unwrap(), 1);
+    slow.shutdown().await.unwrap();
+    heir.shutdown().await.unwrap();
 }

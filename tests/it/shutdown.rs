@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use gen_durable::prelude::*;
 
 use crate::support::{
-    Gate, PATIENCE, count, database, engine, eventually, row, until_somebody_waits,
+    Gate, PATIENCE, count, database, engine, eventually, row, sql, until, until_somebody_waits,
 };
 
 #[durable_fsm(state = u32, output = u32)]
@@ -120,12 +120,145 @@ async fn p26_a_shutdown_waits_for_the_claim_that_is_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_is_dropped_gives_its_rows_back() {
+async fn p27_an_engine_that_is_dropped_gives_its_rows_back() {
     let db = database().await;
     let gate = Arc::new(Gate::new());
     let engine = engine(&db).machine::<Slow>().resource(Arc::clone(&gate)).start().await.unwrap();
     let id = Slow::insert(0).execute(&engine).await.unwrap();
     gate.arrival().await;
     drop(engine);
-    crate::support::until(db.pool(), id, "runnable").await;
+    until(db.pool(), id, "runnable").await;
+}
+
+/// A shutdown consumes the engine, so two at once cannot be written; two engines at once can.
+#[tokio::test(flavor = "multi_thread")]
+async fn p26_a_shutdown_waits_for_the_commit_that_is_under_way() {
+    let db = database().await;
+    let pool = db.pool();
+    // A commit stops here, with its row locked and changed.
+    sql(
+        pool,
+        "create function hold_commit() returns trigger language plpgsql as $$
+         begin
+             perform pg_advisory_xact_lock(26);
+             return new;
+         end $$;
+         create trigger hold_commit after update on gen_durable.instances for each row
+         when (old.status = 'executing' and new.step = 'after')
+         execute function hold_commit();",
+    )
+    .await;
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(26)").execute(&mut *holder).await.unwrap();
+    let gate = Arc::new(Gate::new());
+    gate.open(1);
+    let start =
+        async || engine(&db).machine::<Slow>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let (one, other) = (start().await, start().await);
+    let id = Slow::insert(0).execute(pool).await.unwrap();
+    until_somebody_waits(pool, 1).await;
+    let both = tokio::spawn(async move { tokio::join!(one.shutdown(), other.shutdown()) });
+    eventually("one has gone, the other one waits", async || {
+        let workers: i64 = sqlx::query_scalar("select count(*) from gen_durable.workers")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+        (workers == 1).then_some(())
+    })
+    .await;
+    assert!(!both.is_finished());
+    holder.commit().await.unwrap();
+    let (one, other) = both.await.unwrap();
+    one.unwrap();
+    other.unwrap();
+    let row = row(pool, id).await;
+    assert_eq!((row.step.as_str(), row.attempt, row.locked_by), ("after", 0, None));
+    assert_eq!(row.state, 1, "the outcome is committed, and not undone");
+}
+
+#[derive(Clone, Debug, DurableSignal)]
+pub struct Ping;
+
+#[durable_fsm(state = (), output = (), signals(Ping))]
+pub enum Parked {
+    Wait,
+}
+
+#[durable_fsm]
+impl Parked {
+    async fn wait(mut cx: Context<Self>) -> StepResult<Self> {
+        match cx.take_signal::<Ping>()? {
+            Some(Ping) => Ok(cx.done(())),
+            None => Ok(cx.await_signal::<Ping>()),
+        }
+    }
+}
+
+/// Signals and inserts through an engine that shuts down either succeed or say that they did not.
+#[tokio::test(flavor = "multi_thread")]
+async fn p26_a_signal_during_a_shutdown_is_delivered_or_refused() {
+    let db = database().await;
+    let pool = db.pool();
+    let start = async || engine(&db).machine::<Parked>().start().await.unwrap();
+    let engine = start().await;
+    let id = Parked::insert(()).execute(&engine).await.unwrap();
+    until(pool, id, "awaiting_signal").await;
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("select from gen_durable.instances where id = $1 for update")
+        .bind(id.get())
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let client = engine.client().clone();
+    let signal = tokio::spawn({
+        let client = client.clone();
+        async move { Parked::signal(id, Ping).execute(&client).await }
+    });
+    until_somebody_waits(pool, 1).await;
+    let shutdown = tokio::spawn(engine.shutdown());
+    eventually("the worker is removed", async || {
+        let workers: i64 = sqlx::query_scalar("select count(*) from gen_durable.workers")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+        (workers == 0).then_some(())
+    })
+    .await;
+    lock.rollback().await.unwrap();
+    signal.await.unwrap().expect("it was under way, and is delivered");
+    shutdown.await.unwrap().unwrap();
+    assert_eq!(row(pool, id).await.inbox, 1);
+    let error = Parked::signal(id, Ping).execute(&client).await.unwrap_err();
+    assert!(error.to_string().contains("deliver a signal"), "{error}");
+    assert_eq!(row(pool, id).await.inbox, 1);
+    let engine = start().await;
+    engine.wait(id, PATIENCE).await.unwrap();
+    engine.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p27_a_wait_that_is_dropped_harms_nobody() {
+    let db = database().await;
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Slow>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let elsewhere = Client::new(db.pool().clone());
+    let id = Slow::insert(0).execute(&engine).await.unwrap();
+    gate.arrival().await;
+    for _ in 0..200 {
+        // Polled once, and dropped.
+        for client in [engine.client(), &elsewhere] {
+            tokio::select! {
+                biased;
+                _ = client.wait(id, PATIENCE) => panic!("it has not ended"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+    }
+    let waits = [engine.client().clone(), elsewhere]
+        .map(|client| tokio::spawn(async move { client.wait(id, PATIENCE).await }));
+    gate.open(1);
+    for wait in waits {
+        assert_eq!(wait.await.unwrap().unwrap(), 1);
+    }
+    engine.shutdown().await.unwrap();
 }

@@ -191,7 +191,8 @@ impl EngineBuilder {
                 );
             }
         }
-        let connections = Connections::own(&self.pool, self.config.connections_max);
+        let connections =
+            Connections::own(&self.pool, self.config.connections_max, self.config.lease_ttl);
         let asked = Instant::now();
         let worker = register(&connections, &self.config).await?;
         let lease = Lease::new(worker, asked, self.config.lease_ttl);
@@ -256,7 +257,8 @@ impl std::fmt::Debug for EngineBuilder {
 async fn register(connections: &Connections, config: &Config) -> Result<i64, Error> {
     let mut connection =
         connections.get().await.map_err(DatabaseError::new("connect to the database"))?;
-    let found = storage::schema_version(&mut connection)
+    let found = connections
+        .within(storage::schema_version(&mut connection))
         .await
         .map_err(DatabaseError::new("read the schema's version"))?;
     let needed = storage::SCHEMA_VERSION;
@@ -266,7 +268,9 @@ async fn register(connections: &Connections, config: &Config) -> Result<i64, Err
     if found > needed {
         return Err(Error::SchemaTooNew { found, needed });
     }
-    let result = storage::register_worker(&mut connection, &config.name, config.lease_ttl).await;
+    let result = connections
+        .within(storage::register_worker(&mut connection, &config.name, config.lease_ttl))
+        .await;
     Ok(connection.done(result).map_err(DatabaseError::new("register the worker"))?)
 }
 

@@ -155,7 +155,8 @@ async fn claim(
     request: &ClaimRequest,
 ) -> Result<(Vec<Claimed>, bool), sqlx::Error> {
     let mut connection = shared.connections.get().await?;
-    let result = storage::claim(&mut connection, request).await;
+    let claim = storage::claim(&mut connection, request);
+    let result = shared.connections.within(claim).await;
     let (claimed, cleared) = connection.done(result)?;
     tracing::debug!(rows = claimed.len(), "claimed");
     Ok((claimed, cleared))
@@ -211,15 +212,15 @@ async fn idle(
 async fn look_ahead(shared: &Shared, kinds: &Kinds) -> Result<Due, sqlx::Error> {
     let queues: Vec<String> = shared.queues.keys().cloned().collect();
     let mut connection = shared.connections.get().await?;
-    let result = async {
+    let look = async {
         let due = storage::next_due(&mut connection, &queues, kinds).await?;
         if due.wake == Some(Duration::ZERO) {
             let woken = storage::wake_timed_out(&mut connection, WAKE_MAX).await?;
             shared.announcer.announce(woken.iter().map(String::as_str));
         }
         Ok(due)
-    }
-    .await;
+    };
+    let result = shared.connections.within(look).await;
     connection.done(result)
 }
 

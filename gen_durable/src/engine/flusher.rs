@@ -108,7 +108,8 @@ async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>) {
     loop {
         let result = async {
             let mut connection = shared.connections.get().await?;
-            let result = storage::commit(&mut connection, &commits, uncertain).await;
+            let commit = storage::commit(&mut connection, &commits, uncertain);
+            let result = shared.connections.within(commit).await;
             // Postgres said that it rolled back, or nobody can say.
             uncertain |= matches!(&result, Err(error) if error.as_database_error().is_none());
             connection.done(result)

@@ -20,7 +20,7 @@ use std::{
 };
 
 use super::{Shared, jitter::jittered, outage::Outage};
-use crate::storage;
+use crate::{connections::within, storage};
 
 /// The lease of this engine.
 #[derive(Debug)]
@@ -86,8 +86,10 @@ pub(crate) async fn keep(shared: &Shared) {
 async fn renew(shared: &Shared) -> Result<i64, sqlx::Error> {
     let worker = shared.lease.worker();
     let ttl = shared.lease.ttl;
-    let mut connection = shared.connections.get().await?;
-    let result = async {
+    // A second try, on a new connection, must fit into what is left of the lease.
+    let patience = ttl / 4;
+    let mut connection = within(patience, shared.connections.get()).await?;
+    let renewal = async {
         if storage::renew_lease(&mut connection, worker, ttl).await? {
             return Ok(worker);
         }
@@ -98,7 +100,7 @@ async fn renew(shared: &Shared) -> Result<i64, sqlx::Error> {
             "the worker was removed as lost; registered anew, what it had claimed runs elsewhere"
         );
         Ok(anew)
-    }
-    .await;
+    };
+    let result = within(patience, renewal).await;
     connection.done(result)
 }

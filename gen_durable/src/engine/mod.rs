@@ -199,17 +199,24 @@ impl Engine {
             shared.cut_off.open();
             let _ = tokio::time::timeout(LAST_COMMITS, shared.drained()).await;
         }
-        let removed = async {
-            let mut connection = shared.connections.get().await?;
-            let result = storage::remove_worker(&mut connection, shared.lease.worker()).await;
-            connection.done(result)
+        let mut removed = self.remove_worker().await;
+        if removed.is_err() {
+            // The connections that were kept may all have been lost meanwhile, and are closed now.
+            removed = self.remove_worker().await;
         }
-        .await;
         shared.stopped.open();
-        shared.connections.close().await;
+        let _ = tokio::time::timeout(LAST_COMMITS, shared.connections.close()).await;
         removed.map_err(DatabaseError::new("remove the worker"))?;
         tracing::info!(worker = shared.lease.worker(), "engine stopped");
         Ok(())
+    }
+
+    async fn remove_worker(&self) -> Result<(), sqlx::Error> {
+        let shared = &self.shared;
+        let mut connection = shared.connections.get().await?;
+        let removal = storage::remove_worker(&mut connection, shared.lease.worker());
+        let result = shared.connections.within(removal).await;
+        connection.done(result)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Hearing of work that other processes announce.
 //!
 //! Invariant: a lost connection costs latency alone: the claimer looks once after each reconnect, and
-//! polls meanwhile.
+//! polls meanwhile. One that has been silent for a while is asked whether it is still there.
 
 use super::{Shared, outage::Outage};
 
@@ -31,13 +31,21 @@ async fn hear(
     shared: &Shared,
     outage: &mut Outage,
 ) -> Result<std::convert::Infallible, sqlx::Error> {
-    let mut listener = shared.connections.listener().await?;
-    listener.listen(CHANNEL).await?;
+    let connections = &shared.connections;
+    let mut listener = connections.within(connections.listener()).await?;
+    connections.within(listener.listen(CHANNEL)).await?;
     outage.over();
     loop {
         // What was announced before the LISTEN, or while the connection was lost, was not heard.
         shared.wake_claimer();
-        while let Some(notification) = listener.try_recv().await? {
+        loop {
+            let heard = tokio::time::timeout(connections.patience(), listener.try_recv()).await;
+            let Ok(heard) = heard else {
+                // To listen twice is to listen once, and to get an answer.
+                connections.within(listener.listen(CHANNEL)).await?;
+                continue;
+            };
+            let Some(notification) = heard? else { break };
             if shared.queues.contains_key(notification.payload()) {
                 shared.wake_claimer();
             }

@@ -46,7 +46,8 @@ impl Orphans {
         shared.suspect.store(false, Ordering::Release);
         let mut connection = shared.connections.get().await?;
         let (worker, known) = (shared.lease.worker(), shared.tasks.ids());
-        let result = storage::orphans(&mut connection, worker, &known, BATCH_MAX).await;
+        let look = storage::orphans(&mut connection, worker, &known, BATCH_MAX);
+        let result = shared.connections.within(look).await;
         let orphans = connection.done(result)?;
         if !orphans.is_empty() {
             tracing::warn!(rows = orphans.len(), "giving back rows that were claimed in vain");

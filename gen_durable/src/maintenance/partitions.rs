@@ -11,7 +11,8 @@ pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
     let mut after = None;
     loop {
         let mut connection = shared.connections.get().await?;
-        let result = storage::rescue_stranded(&mut connection, &mut after, BATCH_MAX).await;
+        let rescue = storage::rescue_stranded(&mut connection, &mut after, BATCH_MAX);
+        let result = shared.connections.within(rescue).await;
         let queues = connection.done(result)?;
         shared.announcer.announce(queues.iter().map(String::as_str));
         if after.is_none() {

@@ -9,7 +9,8 @@ use crate::{engine::Shared, storage};
 pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
     let crashes_max = i32::try_from(shared.config.crashes_max).unwrap_or(i32::MAX);
     let mut connection = shared.connections.get().await?;
-    let result = storage::reap(&mut connection, BATCH_MAX, crashes_max).await;
+    let reap = storage::reap(&mut connection, BATCH_MAX, crashes_max);
+    let result = shared.connections.within(reap).await;
     let reaped = connection.done(result)?;
     let rows = reaped.returned + reaped.failed;
     if rows > 0 {

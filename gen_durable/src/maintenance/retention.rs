@@ -9,7 +9,8 @@ use crate::{engine::Shared, storage};
 pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
     let Some(retention) = shared.config.retention else { return Ok(Progress::Idle) };
     let mut connection = shared.connections.get().await?;
-    let result = storage::prune(&mut connection, retention, BATCH_MAX).await;
+    let prune = storage::prune(&mut connection, retention, BATCH_MAX);
+    let result = shared.connections.within(prune).await;
     let pruned = connection.done(result)?;
     if pruned > 0 {
         tracing::debug!(rows = pruned, "pruned ended instances");

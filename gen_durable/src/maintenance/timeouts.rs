@@ -9,7 +9,8 @@ use crate::{engine::Shared, storage};
 /// Wakes one batch.
 pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
     let mut connection = shared.connections.get().await?;
-    let result = storage::wake_timed_out(&mut connection, BATCH_MAX).await;
+    let wake = storage::wake_timed_out(&mut connection, BATCH_MAX);
+    let result = shared.connections.within(wake).await;
     let queues = connection.done(result)?;
     shared.announcer.announce(queues.iter().map(String::as_str));
     Ok(progress(queues.len()))

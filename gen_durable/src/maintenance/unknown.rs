@@ -11,7 +11,8 @@ pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
     let queues: Vec<String> = shared.queues.keys().cloned().collect();
     let kinds = shared.registry.kinds();
     let mut connection = shared.connections.get().await?;
-    let result = storage::unknown_kinds(&mut connection, &queues, &kinds).await;
+    let look = storage::unknown_kinds(&mut connection, &queues, &kinds);
+    let result = shared.connections.within(look).await;
     let unknown = connection.done(result)?;
     if !unknown.is_empty() {
         let kinds: Vec<String> = unknown

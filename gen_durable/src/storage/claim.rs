@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 
-use super::row::{ClaimRequest, Claimed, Due, InboxRow, Kind, Kinds, Orphan};
+use super::{
+    begin,
+    row::{ClaimRequest, Claimed, Due, InboxRow, Kind, Kinds, Orphan},
+};
 
 const CLAIM: &str = include_str!("sql/claim.sql");
 const LOCK_FREE_PARTITIONS: &str = include_str!("sql/lock_free_partitions.sql");
@@ -131,7 +134,7 @@ async fn claim_partitions(
     request: &ClaimRequest,
     candidates: &[i64],
 ) -> Result<(Vec<Claimed>, i64), sqlx::Error> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = begin(connection).await?;
     let keys: Vec<String> = sqlx::query_scalar(LOCK_FREE_PARTITIONS)
         .bind(candidates)
         .fetch_all(&mut *transaction)

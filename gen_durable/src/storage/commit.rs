@@ -5,9 +5,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{PgConnection, Row};
 
 use super::{
+    begin,
     claim::parse_inbox,
     deliver::deliver,
     insert::insert_rows,
@@ -58,7 +59,7 @@ pub(crate) async fn commit(
     let frees = batch.iter().any(frees_partition);
     let sends = batch.iter().any(Commit::sends);
     let mut done = if parks || frees || sends {
-        let mut transaction = connection.begin().await?;
+        let mut transaction = begin(connection).await?;
         if sends {
             lock_instances(&mut transaction, batch).await?;
         }

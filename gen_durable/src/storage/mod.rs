@@ -26,8 +26,17 @@ pub(crate) use self::{
 
 use std::time::Duration;
 
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
+
+const BEGIN: &str = include_str!("sql/begin.sql");
+
 /// The version of the schema that these statements are written for.
 pub(crate) const SCHEMA_VERSION: i32 = 1;
+
+/// Begins a transaction of the engine's own.
+async fn begin(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
+    connection.begin_with(BEGIN).await
+}
 
 /// A duration as the statements take it. Anything beyond a hundred years means the same.
 fn micros(duration: Duration) -> i64 {
@@ -42,8 +51,9 @@ pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
             let code = error.code();
             let code = code.as_deref().unwrap_or_default();
             // Connection, rollback (serialisation, deadlock), resources, operator intervention,
-            // lock not available, read-only (a standby after a failover), internal system errors.
-            ["08", "40", "53", "57", "55P03", "25006", "58"]
+            // lock not available, read-only (a standby after a failover), a transaction that was
+            // silent or open for too long, internal system errors.
+            ["08", "40", "53", "57", "55P03", "25006", "25P03", "25P04", "58"]
                 .iter()
                 .any(|class| code.starts_with(class))
         }

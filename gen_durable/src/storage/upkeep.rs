@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{PgConnection, Row};
 
-use super::{commit::free_partitions, micros};
+use super::{begin, commit::free_partitions, micros};
 
 const ENDED: &str = include_str!("sql/ended.sql");
 const NOTIFY: &str = include_str!("sql/notify.sql");
@@ -87,7 +87,7 @@ pub(crate) async fn reap(
     batch_max: i64,
     crashes_max: i32,
 ) -> Result<Reaped, sqlx::Error> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = begin(connection).await?;
     let rows =
         sqlx::query(REAP).bind(batch_max).bind(crashes_max).fetch_all(&mut *transaction).await?;
     let mut reaped = Reaped::default();
@@ -116,7 +116,7 @@ pub(crate) async fn rescue_stranded(
     after: &mut Option<String>,
     batch_max: i64,
 ) -> Result<Vec<String>, sqlx::Error> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = begin(connection).await?;
     let rows = sqlx::query(STRANDED_PARTITIONS)
         .bind(after.as_deref())
         .bind(batch_max)

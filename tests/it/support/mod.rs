@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use gen_durable::{Engine, EngineBuilder};
 use gen_durable_test_postgres::{Cluster, Error, Template, TestDb};
+use gen_durable_tests::proxy::Proxy;
 use sqlx::PgPool;
 use tokio::sync::OnceCell;
 
@@ -19,7 +20,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 struct Shared {
     template: Template,
     // Held for the process: the watchdog removes it.
-    _cluster: Cluster,
+    cluster: Cluster,
 }
 
 async fn shared() -> &'static Shared {
@@ -35,7 +36,7 @@ async fn shared() -> &'static Shared {
             })
             .await
             .expect("a migrated template");
-            Shared { template, _cluster: cluster }
+            Shared { template, cluster }
         })
         .await
 }
@@ -48,6 +49,13 @@ pub(crate) async fn database() -> TestDb {
 /// An empty database of the test's own.
 pub(crate) async fn empty_database() -> TestDb {
     shared().await.template.empty_database().await.expect("an empty database")
+}
+
+/// A proxy in front of the server.
+pub(crate) async fn proxy() -> Proxy {
+    let server = shared().await.cluster.server();
+    let server = server.expect("a proxy needs a throw-away server: unset DATABASE_URL");
+    Proxy::start(server.socket_dir()).expect("a proxy")
 }
 
 /// An engine with the queue "default".

@@ -1,0 +1,253 @@
+//! What goes on outside of the workers: inserts and signals, throughout.
+//!
+//! Invariant: what an instance needs in order to end is sent until it is acknowledged; what was
+//! acknowledged is remembered, and must be there in the end.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use gen_durable::{Delivery, InsertError, SignalError, prelude::*};
+use gen_durable_tests::{
+    machines::{
+        Chain, ChainState, Collector, CollectorState, EXTERNAL, Keyed, KeyedState, Once, Ping,
+        Stopper,
+    },
+    random::Random,
+};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio::task::JoinHandle;
+
+use crate::Error;
+
+/// How long a call may take before the driver gives it up.
+const CALL_MAX: Duration = Duration::from_secs(15);
+
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    inserting: JoinHandle<()>,
+    signalling: JoinHandle<()>,
+}
+
+struct Shared {
+    client: Client,
+    stopping: AtomicBool,
+    /// No insert comes any more, and all signals that will be owed are.
+    all_inserted: AtomicBool,
+    acknowledged: AtomicU64,
+    failed: AtomicU64,
+    /// Acknowledged inserts.
+    inserted: Mutex<Vec<i64>>,
+    /// External signals that have not been acknowledged: collector and number.
+    owed: Mutex<Vec<(InstanceId<Collector>, u32)>>,
+    problems: Mutex<Vec<String>>,
+}
+
+impl Driver {
+    pub(crate) fn start(url: &str, seed: u64) -> Self {
+        let pool = PgPoolOptions::new()
+            .max_connections(10)
+            .acquire_timeout(Duration::from_secs(3))
+            .connect_lazy(url)
+            .expect("the proxy's URL is one");
+        let shared = Arc::new(Shared {
+            client: Client::new(pool),
+            stopping: AtomicBool::new(false),
+            all_inserted: AtomicBool::new(false),
+            acknowledged: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            inserted: Mutex::default(),
+            owed: Mutex::default(),
+            problems: Mutex::default(),
+        });
+        let (inserter, signaller) = (Arc::clone(&shared), Arc::clone(&shared));
+        Self {
+            shared,
+            inserting: tokio::spawn(async move { inserter.insert(Random::new(seed ^ 1)).await }),
+            signalling: tokio::spawn(async move { signaller.signal(Random::new(seed ^ 2)).await }),
+        }
+    }
+
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.shared.acknowledged.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn failed(&self) -> u64 {
+        self.shared.failed.load(Ordering::Relaxed)
+    }
+
+    /// Stops inserting, and goes on until every signal that is owed was acknowledged.
+    pub(crate) async fn finish(&self) -> Vec<String> {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        let both = async {
+            while !self.inserting.is_finished() || !self.signalling.is_finished() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_mins(1), both).await.is_err() {
+            let owed = self.shared.owed().len();
+            self.shared.wrong(format!("the driver's calls do not end; {owed} signals are owed"));
+        }
+        std::mem::take(&mut *self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Acknowledged inserts that are not there.
+    pub(crate) async fn missing(&self, pool: &PgPool) -> Result<Vec<String>, Error> {
+        let inserted = self.shared.inserted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let missing: Vec<i64> = sqlx::query_scalar(
+            "select a.id from unnest($1::bigint[]) as a (id)
+             where not exists (select from gen_durable.instances i where i.id = a.id)",
+        )
+        .bind(inserted)
+        .fetch_all(pool)
+        .await?;
+        Ok(missing.iter().map(|id| format!("instance {id} was acknowledged and is gone")).collect())
+    }
+}
+
+impl Shared {
+    async fn insert(&self, mut random: Random) {
+        while !self.stopping.load(Ordering::Relaxed) {
+            match random.below(10) {
+                0..3 => {
+                    let seed = u32::try_from(random.below(1 << 30)).unwrap_or(0);
+                    let hops = u32::try_from(random.between(1, 30)).unwrap_or(1);
+                    self.keep(Chain::insert(ChainState { n: 0, hops, seed })).await;
+                }
+                3..5 => self.insert_collector(&mut random).await,
+                5..8 => {
+                    // A few busy keys.
+                    let rows = (0..random.between(1, 6)).map(|_| {
+                        let key = format!("key {}", random.below(5));
+                        Keyed::insert(KeyedState::default()).partition_key(key)
+                    });
+                    let rows: Vec<_> = rows.collect();
+                    let call = Keyed::insert_many(rows).execute(&self.client);
+                    if let Some(Ok(ids)) = self.call(call).await {
+                        let ids = ids.into_iter().filter_map(|id| id.ok().map(InstanceId::get));
+                        self.inserted.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+                    }
+                }
+                8 => self.keep(Stopper::insert(KeyedState::default())).await,
+                _ => {
+                    // For ever, whether it has ended or not; and so tried again until it is there.
+                    let key = format!("once {}", random.below(200));
+                    let statuses = [
+                        Status::Runnable,
+                        Status::Executing,
+                        Status::AwaitingSignal,
+                        Status::Done,
+                        Status::Failed,
+                    ];
+                    let insert = Once::insert(KeyedState::default());
+                    self.keep(insert.unique_key(key).unique_while(statuses)).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(random.between(1, 30))).await;
+        }
+        self.all_inserted.store(true, Ordering::Release);
+    }
+
+    async fn insert_collector(&self, random: &mut Random) {
+        let external = u32::try_from(random.below(4)).unwrap_or(0);
+        let leaves = u32::try_from(random.below(8)).unwrap_or(0);
+        let state = CollectorState { leaves, external, ..CollectorState::default() };
+        // If the answer is lost, nobody knows the id, and the signals would never come. So the key
+        // tells, and the insert is tried again until there is an answer.
+        let key = format!("collector {}", random.number());
+        loop {
+            let insert = Collector::insert(state.clone()).unique_key(key.clone());
+            let id = match self.call(insert.execute(&self.client)).await {
+                Some(Ok(id)) => id,
+                Some(Err(InsertError::Duplicate(duplicate))) => InstanceId::from_raw(duplicate.id),
+                _ => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            self.inserted.lock().unwrap_or_else(PoisonError::into_inner).push(id.get());
+            self.owed().extend((0..external).map(|n| (id, EXTERNAL + n)));
+            return;
+        }
+    }
+
+    async fn keep<M: Machine>(&self, insert: gen_durable::Insert<M>) {
+        if let Some(Ok(id)) = self.call(insert.execute(&self.client)).await {
+            self.inserted.lock().unwrap_or_else(PoisonError::into_inner).push(id.get());
+        }
+    }
+
+    /// Sends what is owed, in any order, and often a second time.
+    async fn signal(&self, mut random: Random) {
+        loop {
+            let owed = {
+                let mut owed = self.owed();
+                let count = owed.len() as u64;
+                (count > 0)
+                    .then(|| owed.swap_remove(usize::try_from(random.below(count)).unwrap_or(0)))
+            };
+            let Some((id, n)) = owed else {
+                if self.all_inserted.load(Ordering::Acquire) && self.owed().is_empty() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            };
+            match self.send(id, n).await {
+                Some(Ok(Delivery::Delivered | Delivery::Duplicate)) => {
+                    if random.below(3) == 0 {
+                        // Nothing must come of it: neither a second signal nor an error, unless
+                        // the collector has ended, as it has all that it needs.
+                        match self.send(id, n).await {
+                            Some(Ok(Delivery::Delivered)) => {
+                                self.wrong(format!("signal {n} to {id} was delivered twice"));
+                            }
+                            Some(Err(SignalError::Unknown { .. })) => {
+                                self.wrong(format!("collector {id} is gone"));
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                // An earlier try whose answer was lost delivered it, and then the rest came.
+                Some(Err(SignalError::Terminal { .. })) => {}
+                Some(Err(SignalError::Unknown { .. } | SignalError::WrongMachine { .. })) => {
+                    self.wrong(format!("collector {id} is gone, or another machine"));
+                }
+                _ => {
+                    self.owed().push((id, n));
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        id: InstanceId<Collector>,
+        n: u32,
+    ) -> Option<Result<Delivery, SignalError>> {
+        let signal = Collector::signal_ping(id, Ping { n }).dedup_key(format!("external {n}"));
+        self.call(signal.execute(&self.client)).await
+    }
+
+    /// Counts a call; none if it did not return in time.
+    async fn call<T, E>(&self, call: impl Future<Output = Result<T, E>>) -> Option<Result<T, E>> {
+        let result = tokio::time::timeout(CALL_MAX, call).await.ok();
+        let count = if let Some(Ok(_)) = result { &self.acknowledged } else { &self.failed };
+        count.fetch_add(1, Ordering::Relaxed);
+        result
+    }
+
+    fn owed(&self) -> std::sync::MutexGuard<'_, Vec<(InstanceId<Collector>, u32)>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wrong(&self, problem: String) {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).push(problem);
+    }
+}

@@ -1,0 +1,200 @@
+//! Postgres, the workers, and the proxy that each of them has.
+//!
+//! Invariant: `heal` undoes every fault but one: what is half open stays so, for the engines to find.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use gen_durable_test_postgres::Server;
+use gen_durable_tests::{process::Worker, proxy::Proxy};
+
+use crate::{Error, schedule::Fault};
+
+const DATABASE: &str = "postgres";
+
+pub(crate) struct Fleet {
+    program: PathBuf,
+    lease: u64,
+    verbose: bool,
+    server: Server,
+    /// One for each worker, and one for the driver.
+    proxies: Vec<Proxy>,
+    workers: Vec<Option<Worker>>,
+    suffered: BTreeMap<&'static str, u32>,
+    problems: Vec<String>,
+    lost_commits: u64,
+    running: bool,
+}
+
+impl Fleet {
+    pub(crate) fn start(workers: usize, lease: u64, verbose: bool) -> Result<Self, Error> {
+        let server = Server::builder().setting("log_min_messages", "panic").start()?;
+        let proxies =
+            (0..=workers).map(|_| Proxy::start(server.socket_dir())).collect::<Result<_, _>>()?;
+        Ok(Self {
+            program: std::env::current_exe()?,
+            lease,
+            verbose,
+            server,
+            proxies,
+            workers: (0..workers).map(|_| None).collect(),
+            suffered: BTreeMap::new(),
+            problems: Vec::new(),
+            lost_commits: 0,
+            running: true,
+        })
+    }
+
+    pub(crate) fn server_url(&self) -> String {
+        self.server.url(DATABASE)
+    }
+
+    pub(crate) fn driver_url(&self) -> String {
+        self.proxies[self.workers.len()].url(DATABASE)
+    }
+
+    pub(crate) fn start_all(&mut self) -> Result<(), Error> {
+        (0..self.workers.len()).try_for_each(|index| self.start_worker(index))
+    }
+
+    fn start_worker(&mut self, index: usize) -> Result<(), Error> {
+        if self.workers[index].is_none() {
+            let url = self.proxies[index].url(DATABASE);
+            self.workers[index] = Some(Worker::start(&self.program, &url, self.lease)?);
+        }
+        Ok(())
+    }
+
+    /// Lets a fault happen.
+    pub(crate) async fn suffer(&mut self, fault: &Fault) -> Result<(), Error> {
+        if self.verbose {
+            println!("        {fault:?}");
+        }
+        let name = match *fault {
+            Fault::Kill(index) => {
+                let Some(worker) = self.workers[index].take() else { return Ok(()) };
+                self.lost_commits += worker.lost_commits();
+                worker.kill()?;
+                "SIGKILL"
+            }
+            Fault::Start(index) => return self.start_worker(index),
+            Fault::Stop(index) => {
+                let Some(worker) = &mut self.workers[index] else { return Ok(()) };
+                worker.stop()?;
+                "SIGSTOP"
+            }
+            Fault::GoOn(index) => {
+                let Some(worker) = &mut self.workers[index] else { return Ok(()) };
+                return Ok(worker.go_on()?);
+            }
+            Fault::ShutDown(index) => {
+                if self.workers[index].as_ref().is_none_or(Worker::is_stopped) {
+                    return Ok(());
+                }
+                self.shut_down_worker(index, false).await?;
+                "shutdown"
+            }
+            Fault::Postgres(mode) => {
+                if !self.running {
+                    return Ok(());
+                }
+                self.server.stop(mode)?;
+                self.running = false;
+                "Postgres stopped"
+            }
+            Fault::PostgresBack => return self.start_postgres(),
+            Fault::Terminate => {
+                if self.running {
+                    let _ = self.terminate().await;
+                }
+                "terminated"
+            }
+            Fault::Cut(index) => {
+                self.proxies[index].cut();
+                "cut"
+            }
+            Fault::Freeze(index) => {
+                self.proxies[index].freeze();
+                "half open"
+            }
+            Fault::Delay(index, delay) => {
+                self.proxies[index].delay(delay);
+                if delay.is_zero() {
+                    return Ok(());
+                }
+                "delayed"
+            }
+        };
+        *self.suffered.entry(name).or_default() += 1;
+        Ok(())
+    }
+
+    fn start_postgres(&mut self) -> Result<(), Error> {
+        if !self.running {
+            self.server.start_again()?;
+            self.running = true;
+        }
+        Ok(())
+    }
+
+    async fn terminate(&self) -> Result<(), sqlx::Error> {
+        use sqlx::Connection;
+        let mut connection = sqlx::PgConnection::connect(&self.server_url()).await?;
+        sqlx::query(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where backend_type = 'client backend' and pid <> pg_backend_pid()
+               and application_name <> 'oracle'",
+        )
+        .execute(&mut connection)
+        .await?;
+        connection.close().await
+    }
+
+    /// Ends all faults.
+    pub(crate) fn heal(&mut self) -> Result<(), Error> {
+        self.start_postgres()?;
+        for proxy in &self.proxies {
+            proxy.delay(std::time::Duration::ZERO);
+        }
+        for worker in self.workers.iter_mut().flatten() {
+            worker.go_on()?;
+        }
+        self.start_all()
+    }
+
+    /// Shuts all workers down; what was wrong with any, ever. Then nothing is half open any more.
+    pub(crate) async fn shut_down(&mut self) -> Result<Vec<String>, Error> {
+        for index in 0..self.workers.len() {
+            self.shut_down_worker(index, true).await?;
+        }
+        self.proxies.clear();
+        // Postgres notices that its clients are gone when it next looks.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        Ok(std::mem::take(&mut self.problems))
+    }
+
+    /// In the middle of faults a shutdown may fail; it may not hang or crash even then.
+    async fn shut_down_worker(&mut self, index: usize, quiet: bool) -> Result<(), Error> {
+        let Some(worker) = self.workers[index].take() else { return Ok(()) };
+        let pid = worker.pid();
+        self.lost_commits += worker.lost_commits();
+        let ended = tokio::task::spawn_blocking(move || worker.shut_down());
+        let Ok(output) = tokio::time::timeout(std::time::Duration::from_mins(1), ended).await
+        else {
+            return Err(format!("worker {pid} did not shut down within a minute").into());
+        };
+        let status = output??;
+        if status.code().is_none() || quiet && !status.success() {
+            self.problems.push(format!("worker {pid} ended with {status}"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn suffered(&self) -> String {
+        let counts = self.suffered.iter().map(|(name, count)| format!("{name} {count}"));
+        counts.collect::<Vec<_>>().join(", ")
+    }
+
+    pub(crate) fn lost_commits(&self) -> u64 {
+        self.lost_commits
+    }
+}

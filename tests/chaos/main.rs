@@ -1,0 +1,239 @@
+//! The chaos run: worker processes on one Postgres, faults for a given time, and a verdict.
+//!
+//! ```text
+//! cargo run --release --bin chaos -- --seconds 60 --seed 7
+//!
+//!   driver ──► proxy ──┐
+//!   worker ──► proxy ──┼──► Postgres (throw-away, fsync on) ──► oracle: triggers, its own tables
+//!   worker ──► proxy ──┘
+//! ```
+//!
+//! Which faults come, when and to whom, follows from the seed. What they meet does not: that is up
+//! to the machine's scheduling, so a seed that fails may need a few runs to fail again.
+//!
+//! Invariant: the verdict comes from the oracle, and from what the driver was told; the exit status
+//! is the verdict.
+
+#![allow(missing_debug_implementations, reason = "a program is no API")]
+
+mod driver;
+mod fleet;
+mod schedule;
+
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::{Parser, Subcommand};
+use gen_durable_tests::{oracle, worker};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::{driver::Driver, fleet::Fleet, schedule::schedule};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long everything may take to end after the faults.
+const SETTLE_MAX: Duration = Duration::from_mins(2);
+
+#[derive(Parser)]
+#[command(about = "Worker processes, faults, and an oracle that tells what they did")]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Parser)]
+struct Options {
+    /// How long faults come.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// What the faults follow from; the clock, if it is not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Worker processes.
+    #[arg(long, default_value_t = 4)]
+    workers: usize,
+    /// Their lease, in milliseconds: short, so that faults outlive it.
+    #[arg(long, default_value_t = 2000)]
+    lease: u64,
+    /// Says each fault.
+    #[arg(long)]
+    verbose: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs an engine until stdin is closed; the run starts these.
+    #[command(hide = true)]
+    Worker(worker::Options),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Some(Command::Worker(options)) => worker::run(options).await.map(|()| Vec::new()),
+        None => run(arguments.options).await,
+    };
+    match result {
+        Ok(problems) if problems.is_empty() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs it all; what is wrong.
+async fn run(options: Options) -> Result<Vec<String>, Error> {
+    let seed = options.seed.unwrap_or_else(|| {
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        since.as_secs() % 100_000
+    });
+    println!("chaos: seed {seed}, {} s, {} workers", options.seconds, options.workers);
+    let began = Instant::now();
+    let mut fleet = Fleet::start(options.workers, options.lease, options.verbose)?;
+    let pool = look(&fleet)?;
+    gen_durable_migrate::up(&pool).await?;
+    oracle::install(&pool).await?;
+    fleet.start_all()?;
+
+    let driver = Driver::start(&fleet.driver_url(), seed);
+    let events = schedule(seed, Duration::from_secs(options.seconds), options.workers);
+    let faults = events.len();
+    let mut told = Instant::now();
+    for event in events {
+        tokio::time::sleep_until((began + event.at).into()).await;
+        fleet.suffer(&event.fault).await?;
+        if told.elapsed() > Duration::from_secs(5) {
+            told = Instant::now();
+            tell(began, &pool, &driver).await;
+        }
+    }
+    println!("{:4} s: no more faults", began.elapsed().as_secs());
+    fleet.heal()?;
+    let mut problems = driver.finish().await;
+    settle(began, &pool, options.workers, &mut problems).await;
+    problems.extend(oracle::check(&pool).await?);
+    problems.extend(driver.missing(&pool).await?);
+    problems.extend(fleet.shut_down().await?);
+    problems.extend(oracle::leftovers(&pool).await?);
+    summarise(&pool, &driver, &fleet, faults, began).await?;
+    pool.close().await;
+    drop(fleet);
+    if problems.is_empty() {
+        println!("chaos: all is well");
+    } else {
+        for problem in &problems {
+            println!("WRONG: {problem}");
+        }
+        println!("chaos: {} problems; run again with --seed {seed}", problems.len());
+    }
+    Ok(problems)
+}
+
+/// A pool that no fault but Postgres's own end touches.
+fn look(fleet: &Fleet) -> Result<PgPool, Error> {
+    let options: PgConnectOptions = fleet.server_url().parse()?;
+    Ok(PgPoolOptions::new()
+        .acquire_timeout(Duration::from_mins(1))
+        .connect_lazy_with(options.application_name("oracle")))
+}
+
+/// A line of progress, if the database can be asked just now.
+async fn tell(began: Instant, pool: &PgPool, driver: &Driver) {
+    let counts = tokio::time::timeout(Duration::from_secs(1), counts(pool)).await;
+    if let Ok(Ok((live, ended))) = counts {
+        println!(
+            "{:4} s: {ended} ended, {live} live; {} calls acknowledged, {} failed",
+            began.elapsed().as_secs(),
+            driver.acknowledged(),
+            driver.failed()
+        );
+    }
+}
+
+async fn counts(pool: &PgPool) -> Result<(i64, i64), sqlx::Error> {
+    sqlx::query_as(
+        "select count(*) filter (where finished_at is null), count(finished_at)
+         from gen_durable.instances",
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// How many workers the table has: those that were lost are removed once their lease has run out.
+async fn registered(pool: &PgPool) -> Result<usize, sqlx::Error> {
+    let count: i64 =
+        sqlx::query_scalar("select count(*) from gen_durable.workers").fetch_one(pool).await?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Waits until everything has ended and lost workers are cleared away.
+async fn settle(began: Instant, pool: &PgPool, workers: usize, problems: &mut Vec<String>) {
+    let since = Instant::now();
+    let mut told = Instant::now();
+    loop {
+        match counts(pool).await {
+            Ok((0, _)) if registered(pool).await.is_ok_and(|count| count == workers) => return,
+            Ok((live, ended)) if told.elapsed() > Duration::from_secs(5) => {
+                told = Instant::now();
+                println!("{:4} s: {ended} ended, {live} live", began.elapsed().as_secs());
+            }
+            Ok(_) => {}
+            Err(error) => println!("could not look: {error}"),
+        }
+        if since.elapsed() > SETTLE_MAX {
+            problems.push(format!(
+                "{SETTLE_MAX:?} after the faults not everything has ended, or lost workers are left"
+            ));
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn summarise(
+    pool: &PgPool,
+    driver: &Driver,
+    fleet: &Fleet,
+    faults: usize,
+    began: Instant,
+) -> Result<(), Error> {
+    let machines: Vec<(String, String, i64)> = sqlx::query_as(
+        "select fsm, status, count(*) from gen_durable.instances group by 1, 2 order by 1, 2",
+    )
+    .fetch_all(pool)
+    .await?;
+    let (entries, claims, reaped, signals): (i64, i64, i64, i64) = sqlx::query_as(
+        "select count(*), count(*) filter (where new_status = 'executing' and old_status = 'runnable'),
+                count(*) filter (where old_status = 'executing' and new_status = 'runnable'
+                                 and old_step = new_step and new_attempt > old_attempt),
+                (select count(*) from chaos.signals where op = 'INSERT')
+         from chaos.log",
+    )
+    .fetch_one(pool)
+    .await?;
+    println!("\nsummary, after {} s", began.elapsed().as_secs());
+    for (fsm, status, count) in machines {
+        println!("  {fsm:<10} {status:<7} {count:>7}");
+    }
+    println!(
+        "  transitions {entries}, claims {claims}, replays and reaps {reaped}, signals {signals}"
+    );
+    println!("  events of the schedule {faults}: {}", fleet.suffered());
+    println!(
+        "  calls of the driver: {} acknowledged, {} failed and, where that is safe, tried again",
+        driver.acknowledged(),
+        driver.failed()
+    );
+    println!("  outcomes dropped as their worker had lost the instance: {}", fleet.lost_commits());
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! What really happened, by the database's own account.
+//!
+//! Triggers on the engine's tables write a log of every committed transition and of every signal. A
+//! rolled back transaction leaves no entry, an entry cannot be written without its transition, and
+//! the row's lock orders the entries of an instance. The engine knows nothing of it.
+//!
+//! Invariant: `check` reads the log and the tables alone, and names each thing that is wrong.
+
+use sqlx::PgPool;
+
+use crate::machines::{EDGES, ENDS};
+
+const INSTALL: &str = include_str!("oracle.sql");
+
+/// What must find no row when everything is over: a title, and a statement that returns texts.
+const CHECKS: &[(&str, &str)] = &[
+    (
+        "an instance has not ended",
+        "select format('%s %s: %s at %s, locked by %s', i.fsm, i.id, i.status, i.step, i.locked_by)
+         from gen_durable.instances i where i.status not in ('done', 'failed')",
+    ),
+    (
+        "an ended instance is locked or blocked",
+        "select format('%s %s', i.fsm, i.id) from gen_durable.instances i
+         where i.locked_by is not null or i.blocked",
+    ),
+    (
+        "a transition does not continue the one before: something was undone or done twice",
+        "select format('%s %s: after %s/%s n=%s r%s came %s/%s n=%s r%s (entry %s)',
+                fsm, id, before_status, before_step, before_n, before_revision,
+                old_status, old_step, old_n, old_revision, seq)
+         from (
+             select l.*,
+                    lag(new_status) over w as before_status, lag(new_step) over w as before_step,
+                    lag(new_revision) over w as before_revision, lag(new_n) over w as before_n
+             from chaos.log l
+             window w as (partition by id order by seq)
+         ) as l
+         where (before_status, before_step, before_revision, before_n)
+               is distinct from (old_status, old_step, old_revision, old_n)",
+    ),
+    (
+        "a transition is none that an instance may make",
+        "select format('%s %s: %s/%s n=%s a%s -> %s/%s n=%s a%s (entry %s)', l.fsm, l.id,
+                l.old_status, l.old_step, l.old_n, l.old_attempt,
+                l.new_status, l.new_step, l.new_n, l.new_attempt, l.seq)
+         from chaos.log l
+         cross join lateral (
+             select l.old_step = l.new_step and l.old_n = l.new_n as stays,
+                    l.new_n = l.old_n + 1 and l.new_attempt = 0 and exists (
+                        select from chaos.edges e
+                        where e.fsm = l.fsm and e.from_step = l.old_step and e.to_step = l.new_step
+                    ) as advances,
+                    l.new_revision = l.old_revision + 1 as fenced
+         ) as is_
+         where not coalesce(case l.old_status || '>' || l.new_status
+             when 'runnable>executing' then stays and fenced and l.old_attempt = l.new_attempt
+             when 'executing>executing' then advances and fenced
+             when 'executing>runnable' then fenced and (
+                 advances or stays and l.new_attempt - l.old_attempt in (0, 1))
+             when 'executing>awaiting_signal' then stays and fenced and l.new_attempt = 0
+             when 'awaiting_signal>runnable' then stays and l.new_attempt = 0
+             when 'executing>done' then stays and fenced
+             when 'executing>failed' then stays and fenced
+         end, l.old_status is null and l.new_status = 'runnable')",
+    ),
+    (
+        "an instance ended where or how its machine does not",
+        "select format('%s %s: %s at %s: %s', i.fsm, i.id, i.status, i.step, i.last_error)
+         from gen_durable.instances i
+         where i.status in ('done', 'failed')
+           and (not exists (
+               select from chaos.ends e
+               where e.fsm = i.fsm and e.step = i.step and e.status = i.status
+           ) or i.status = 'failed' and i.last_error not like '%on purpose')",
+    ),
+    (
+        "two executions of one partition key overlap",
+        "select format('key %s: %s began (entry %s) while %s had not ended',
+                partition_key, id, seq, before_id)
+         from (
+             select l.*, lag(id) over w as before_id, lag(new_status) over w as before_status
+             from chaos.log l
+             where partition_key is not null
+               and (old_status = 'executing') is distinct from (new_status = 'executing')
+               and (old_status = 'executing' or new_status = 'executing')
+             window w as (partition by partition_key order by seq)
+         ) as l
+         where new_status = 'executing' and before_status = 'executing'
+            or new_status <> 'executing' and before_id is distinct from id",
+    ),
+    (
+        "an effect of an outcome is missing or doubled: leaves of a collector",
+        "select format('collector %s has %s leaves, %s distinct, not %s', c.id,
+                count(l.id), count(distinct l.state ->> 'index'), c.state ->> 'leaves')
+         from gen_durable.instances c
+         left join gen_durable.instances l
+             on l.fsm = 'leaf' and (l.state ->> 'parent')::bigint = c.id
+         where c.fsm = 'collector'
+         group by c.id
+         having count(l.id) <> (c.state ->> 'leaves')::bigint
+             or count(distinct l.state ->> 'index') <> (c.state ->> 'leaves')::bigint",
+    ),
+    (
+        "a collector has not got each of its signals exactly once",
+        "select format('collector %s got %s', c.id, c.result)
+         from gen_durable.instances c
+         where c.fsm = 'collector' and c.status = 'done' and c.result <> (
+             select coalesce(jsonb_agg(n order by n), '[]')
+             from (
+                 select n from generate_series(0, (c.state ->> 'leaves')::int - 1) as n
+                 union all
+                 select n from generate_series(1000, 999 + (c.state ->> 'external')::int) as n
+             ) as expected
+         )",
+    ),
+    (
+        "a signal was not consumed exactly once",
+        "select format('signal %s %s to %s: inserted %s times, deleted %s times',
+                name, dedup_key, target_id,
+                count(*) filter (where op = 'INSERT'), count(*) filter (where op = 'DELETE'))
+         from chaos.signals
+         group by signal_id, name, dedup_key, target_id
+         having count(*) filter (where op = 'INSERT') <> 1
+             or count(*) filter (where op = 'DELETE') <> 1",
+    ),
+    (
+        "a deduplication key was accepted twice",
+        "select format('%s of %s', dedup_key, target_id) from chaos.signals
+         where op = 'INSERT' and dedup_key is not null
+         group by target_id, dedup_key having count(*) > 1",
+    ),
+    (
+        "an inbox is not empty",
+        "select format('signal %s of %s', s.id, s.target_id) from gen_durable.signals s",
+    ),
+    (
+        "a unique key was held twice",
+        "select format('%s %s', i.fsm, i.unique_key) from gen_durable.instances i
+         where i.unique_key is not null
+         group by i.fsm, i.unique_key having count(*) > 1",
+    ),
+    (
+        "a chain did not hop as often as it was to",
+        "select format('chain %s: %s', i.id, i.state) from gen_durable.instances i
+         where i.fsm = 'chain' and i.status = 'done'
+           and ((i.state ->> 'n')::int <> (i.result)::int
+                or (i.state ->> 'n')::int <= (i.state ->> 'hops')::int)",
+    ),
+];
+
+/// What must find no row when all workers have shut down.
+const LEFTOVERS: &[(&str, &str)] = &[
+    ("a worker is left", "select format('worker %s, %s', w.id, w.name) from gen_durable.workers w"),
+    (
+        "a connection is left",
+        "select format('%s: %s', a.state, left(a.query, 60)) from pg_stat_activity a
+         where a.datname = current_database() and a.backend_type = 'client backend'
+           and a.pid <> pg_backend_pid() and a.application_name <> 'oracle'",
+    ),
+    (
+        "an advisory lock is left",
+        "select format('%s %s', l.classid, l.objid) from pg_locks l
+         join pg_database d on d.oid = l.database
+         where l.locktype = 'advisory' and d.datname = current_database()",
+    ),
+];
+
+/// Begins to record.
+///
+/// # Errors
+///
+/// [`sqlx::Error`] if the tables cannot be made.
+pub async fn install(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(INSTALL).execute(pool).await?;
+    for (fsm, from, to) in EDGES {
+        let edge = sqlx::query("insert into chaos.edges values ($1, $2, $3)");
+        edge.bind(fsm).bind(from).bind(to).execute(pool).await?;
+    }
+    for (fsm, step, status) in ENDS {
+        let end = sqlx::query("insert into chaos.ends values ($1, $2, $3)");
+        end.bind(fsm).bind(step).bind(status).execute(pool).await?;
+    }
+    Ok(())
+}
+
+/// How many transitions have been committed.
+///
+/// # Errors
+///
+/// [`sqlx::Error`] if the log cannot be read.
+pub async fn transitions(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select coalesce(max(seq), 0) from chaos.log").fetch_one(pool).await
+}
+
+/// Everything that is wrong, once all instances should have ended.
+///
+/// # Errors
+///
+/// [`sqlx::Error`] if the tables cannot be read.
+pub async fn check(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    find(pool, CHECKS).await
+}
+
+/// Everything that workers left behind, once all have shut down. The looking pool's connections are
+/// called `oracle` (`application_name`).
+///
+/// # Errors
+///
+/// [`sqlx::Error`] if the tables cannot be read.
+pub async fn leftovers(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    find(pool, LEFTOVERS).await
+}
+
+async fn find(pool: &PgPool, checks: &[(&str, &'static str)]) -> Result<Vec<String>, sqlx::Error> {
+    /// Found of one kind, at most, before the rest is only counted.
+    const SHOWN_MAX: usize = 5;
+    let mut problems = Vec::new();
+    for (title, statement) in checks {
+        let found: Vec<String> = sqlx::query_scalar(*statement).fetch_all(pool).await?;
+        let more = found.len().saturating_sub(SHOWN_MAX);
+        problems.extend(found.into_iter().take(SHOWN_MAX).map(|what| format!("{title}: {what}")));
+        if more > 0 {
+            problems.push(format!("{title}: {more} more"));
+        }
+    }
+    Ok(problems)
+}

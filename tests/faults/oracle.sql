@@ -1,0 +1,78 @@
+-- The oracle's tables, and the triggers that fill them.
+create schema chaos;
+
+create table chaos.edges (fsm text, from_step text, to_step text);
+create table chaos.ends (fsm text, step text, status text);
+
+-- A committed transition of an instance; the first has no `old`.
+create table chaos.log (
+    seq           bigint generated always as identity primary key,
+    id            bigint not null,
+    fsm           text not null,
+    partition_key text,
+    old_status    text,
+    new_status    text not null,
+    old_step      text,
+    new_step      text not null,
+    old_revision  bigint,
+    new_revision  bigint not null,
+    old_attempt   integer,
+    new_attempt   integer not null,
+    old_n         bigint,
+    new_n         bigint,
+    locked_by     bigint,
+    at            timestamptz not null default clock_timestamp()
+);
+create index on chaos.log (id, seq);
+create index on chaos.log (partition_key, seq) where partition_key is not null;
+
+create table chaos.signals (
+    op        text not null,
+    signal_id bigint not null,
+    target_id bigint not null,
+    name      text not null,
+    dedup_key text
+);
+
+create function chaos.record_inserted() returns trigger language plpgsql as $$
+begin
+    insert into chaos.log (
+        id, fsm, partition_key, new_status, new_step, new_revision, new_attempt, new_n, locked_by
+    ) values (
+        new.id, new.fsm, new.partition_key, new.status, new.step, new.revision, new.attempt,
+        (new.state ->> 'n')::bigint, new.locked_by
+    );
+    return null;
+end $$;
+
+create function chaos.record_updated() returns trigger language plpgsql as $$
+begin
+    insert into chaos.log (
+        id, fsm, partition_key, old_status, new_status, old_step, new_step, old_revision,
+        new_revision, old_attempt, new_attempt, old_n, new_n, locked_by
+    ) values (
+        new.id, new.fsm, new.partition_key, old.status, new.status, old.step, new.step,
+        old.revision, new.revision, old.attempt, new.attempt, (old.state ->> 'n')::bigint,
+        (new.state ->> 'n')::bigint, new.locked_by
+    );
+    return null;
+end $$;
+
+create function chaos.record_signal() returns trigger language plpgsql as $$
+declare
+    one gen_durable.signals := case when tg_op = 'INSERT' then new else old end;
+begin
+    insert into chaos.signals values (tg_op, one.id, one.target_id, one.name, one.dedup_key);
+    return null;
+end $$;
+
+create trigger record_inserted after insert on gen_durable.instances
+    for each row execute function chaos.record_inserted();
+-- A row that is blocked or unblocked behind its partition key makes no transition.
+create trigger record_updated after update on gen_durable.instances
+    for each row
+    when ((old.status, old.step, old.revision, old.attempt, old.state)
+          is distinct from (new.status, new.step, new.revision, new.attempt, new.state))
+    execute function chaos.record_updated();
+create trigger record_signal after insert or delete on gen_durable.signals
+    for each row execute function chaos.record_signal();

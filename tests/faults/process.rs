@@ -1,0 +1,173 @@
+//! Worker processes that are killed, stopped and continued.
+//!
+//! Invariant: no process is left behind, however this one ends: a shell is told of each that starts
+//! and ends, and kills those that are left when its pipe closes. A stopped process would not notice.
+
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+const SCRIPT: &str = r#"
+trap '' HUP INT TERM
+pids=" "
+while read -r change pid; do
+    case "$change" in
+        +) pids="$pids$pid " ;;
+        -) pids=$(printf '%s' "$pids" | sed "s/ $pid / /") ;;
+    esac
+done
+for pid in $pids; do kill -KILL "$pid" 2>/dev/null; done
+"#;
+
+/// Tells the shell of a process.
+fn note(change: char, pid: u32) -> io::Result<()> {
+    static KEEPER: OnceLock<io::Result<Mutex<ChildStdin>>> = OnceLock::new();
+    let keeper = KEEPER.get_or_init(|| {
+        let mut shell = Command::new("/bin/sh")
+            .args(["-c", SCRIPT, "gen_durable-keeper"])
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()?;
+        shell.stdin.take().map(Mutex::new).ok_or_else(|| io::Error::other("no pipe"))
+    });
+    match keeper {
+        Ok(pipe) => {
+            writeln!(lock(pipe), "{change} {pid}")
+        }
+        Err(error) => Err(io::Error::other(error.to_string())),
+    }
+}
+
+/// A worker process.
+#[derive(Debug)]
+pub struct Worker {
+    child: Option<Child>,
+    pid: u32,
+    stopped: bool,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+impl Worker {
+    /// Starts `program worker` on a database.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] if it cannot be started.
+    pub fn start(program: &Path, url: &str, lease_millis: u64) -> io::Result<Self> {
+        let mut child = Command::new(program)
+            .args(["worker", "--url", url, "--lease", &lease_millis.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()?;
+        let pid = child.id();
+        note('+', pid)?;
+        let said = Arc::default();
+        if let Some(stdout) = child.stdout.take() {
+            let said = Arc::clone(&said);
+            std::thread::spawn(move || hear(stdout, &said));
+        }
+        Ok(Self { child: Some(child), pid, stopped: false, said })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// SIGSTOP.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] if `kill` cannot be run.
+    pub fn stop(&mut self) -> io::Result<()> {
+        self.stopped = true;
+        self.signal("-STOP")
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] if `kill` cannot be run.
+    pub fn go_on(&mut self) -> io::Result<()> {
+        self.stopped = false;
+        self.signal("-CONT")
+    }
+
+    /// What it has said on stdout so far.
+    pub fn said(&self) -> Vec<String> {
+        lock(&self.said).clone()
+    }
+
+    /// How many outcomes it has lost so far.
+    pub fn lost_commits(&self) -> u64 {
+        let said = lock(&self.said);
+        let counts = said.iter().filter_map(|line| line.strip_prefix("lost ")?.parse().ok());
+        counts.max().unwrap_or(0)
+    }
+
+    /// Whether it is stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] if it cannot be waited for.
+    pub fn kill(mut self) -> io::Result<()> {
+        self.end()
+    }
+
+    /// Closes its stdin, so that it shuts down; its status.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] if it cannot be waited for.
+    pub fn shut_down(mut self) -> io::Result<ExitStatus> {
+        let Some(mut child) = self.child.take() else {
+            return Err(io::Error::other("it has ended"));
+        };
+        drop(child.stdin.take());
+        let status = child.wait();
+        note('-', self.pid)?;
+        status
+    }
+
+    fn signal(&self, signal: &str) -> io::Result<()> {
+        Command::new("kill").args([signal, &self.pid.to_string()]).status()?;
+        Ok(())
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        child.kill()?;
+        child.wait()?;
+        note('-', self.pid)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+fn hear(stdout: ChildStdout, said: &Mutex<Vec<String>>) {
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        lock(said).push(line);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,298 @@
+//! A proxy between a worker and Postgres, on Unix sockets, that does what networks do.
+//!
+//! ```text
+//!   worker ──► socket in a directory of ours ──► two pumps per connection ──► the server's socket
+//! ```
+//!
+//! Faults: connections are cut; answers come late; a connection is frozen, which is half open: it
+//! stays up and carries nothing any more, in either direction, for good. A trap does one of these at
+//! the very moment when a text goes by, so that a test can choose the statement that it meets.
+//!
+//! Invariant: bytes are never changed and never reordered; a connection that was not met by a fault
+//! is as good as a direct one.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
+
+/// What a connection suffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    Frozen,
+    Cut,
+}
+
+/// In which direction a text is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// What the worker sends.
+    Request,
+    /// What Postgres answers.
+    Answer,
+}
+
+/// What happens to the connection on which the text goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It is cut, and the text does not arrive.
+    CutBefore,
+    /// It is frozen, and the text does not arrive.
+    FreezeBefore,
+    /// The text arrives, and the answer to it is lost: the connection is cut when it comes.
+    LoseAnswer,
+    /// The text arrives, and nothing after it.
+    FreezeAfter,
+}
+
+/// What a proxy waits for, once.
+#[derive(Debug)]
+struct Trap {
+    direction: Direction,
+    text: Vec<u8>,
+    effect: Effect,
+    sprung: oneshot::Sender<()>,
+}
+
+/// The proxy; dropped, its connections are cut and its socket is gone.
+#[derive(Debug)]
+pub struct Proxy {
+    dir: PathBuf,
+    shared: Arc<Shared>,
+    listener: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    upstream: PathBuf,
+    connections: Mutex<Vec<watch::Sender<Fault>>>,
+    traps: Mutex<Vec<Trap>>,
+    delay_micros: AtomicU64,
+    open: AtomicUsize,
+}
+
+impl Proxy {
+    /// A proxy in front of the server whose socket is in `server_dir`.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] if there can be no socket.
+    pub fn start(server_dir: &Path) -> io::Result<Self> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        // A socket's path may have some hundred bytes.
+        let dir = PathBuf::from(format!("/tmp/gen_durable-proxy-{}-{count}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir(&dir)?;
+        let listener = UnixListener::bind(dir.join(SOCKET))?;
+        let shared = Arc::new(Shared {
+            upstream: server_dir.join(SOCKET),
+            connections: Mutex::default(),
+            traps: Mutex::default(),
+            delay_micros: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+        });
+        let accepting = Arc::clone(&shared);
+        let listener = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (fault, suffered) = watch::channel(Fault::None);
+                lock(&accepting.connections).push(fault.clone());
+                let shared = Arc::clone(&accepting);
+                tokio::spawn(async move { shared.carry(client, fault, suffered).await });
+            }
+        });
+        Ok(Self { dir, shared, listener })
+    }
+
+    /// The URL of a database through the proxy, from the one of the server itself.
+    pub fn url(&self, database: &str) -> String {
+        let host = self.dir.display().to_string().replace('/', "%2F");
+        format!("postgres://postgres@{host}/{database}")
+    }
+
+    /// Cuts every connection.
+    pub fn cut(&self) {
+        self.afflict(Fault::Cut);
+    }
+
+    /// Freezes every connection that is open, for good; new ones are well.
+    pub fn freeze(&self) {
+        self.afflict(Fault::Frozen);
+    }
+
+    /// Lets everything arrive this much later, in each direction.
+    pub fn delay(&self, delay: Duration) {
+        let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+        self.shared.delay_micros.store(micros, Ordering::Relaxed);
+    }
+
+    /// Sets a trap; the receiver is told when it has sprung.
+    pub fn trap(&self, direction: Direction, text: &str, effect: Effect) -> oneshot::Receiver<()> {
+        let (sprung, told) = oneshot::channel();
+        let trap = Trap { direction, text: text.as_bytes().to_vec(), effect, sprung };
+        lock(&self.shared.traps).push(trap);
+        told
+    }
+
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        self.shared.open.load(Ordering::Relaxed)
+    }
+
+    fn afflict(&self, fault: Fault) {
+        let mut connections = lock(&self.shared.connections);
+        connections.retain(|connection| connection.receiver_count() > 0);
+        for connection in connections.iter() {
+            // One that is frozen stays so until it is cut.
+            connection.send_if_modified(|now| {
+                let change = *now == Fault::None || fault == Fault::Cut;
+                if change {
+                    *now = fault;
+                }
+                change
+            });
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.listener.abort();
+        self.cut();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+const SOCKET: &str = ".s.PGSQL.5432";
+
+impl Shared {
+    /// Carries one connection until either side ends it or a fault does.
+    async fn carry(
+        self: Arc<Self>,
+        client: UnixStream,
+        fault: watch::Sender<Fault>,
+        suffered: watch::Receiver<Fault>,
+    ) {
+        let Ok(server) = UnixStream::connect(&self.upstream).await else { return };
+        self.open.fetch_add(1, Ordering::Relaxed);
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let lose_answer = Arc::new(Mutex::new(false));
+        let pump = |direction, from, to| Pump {
+            shared: Arc::clone(&self),
+            direction,
+            from,
+            to,
+            fault: fault.clone(),
+            suffered: suffered.clone(),
+            lose_answer: Arc::clone(&lose_answer),
+        };
+        let requests = pump(Direction::Request, from_client, to_server).run();
+        let answers = pump(Direction::Answer, from_server, to_client).run();
+        // Either side's end ends both, and drops both sockets.
+        tokio::select! {
+            () = requests => {}
+            () = answers => {}
+        }
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Takes the trap that this text springs.
+    fn sprung(&self, direction: Direction, bytes: &[u8]) -> Option<Trap> {
+        let mut traps = lock(&self.traps);
+        let index = traps.iter().position(|trap| {
+            trap.direction == direction
+                && bytes.windows(trap.text.len()).any(|window| window == trap.text)
+        })?;
+        Some(traps.swap_remove(index))
+    }
+}
+
+/// One direction of a connection.
+struct Pump {
+    shared: Arc<Shared>,
+    direction: Direction,
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
+    fault: watch::Sender<Fault>,
+    suffered: watch::Receiver<Fault>,
+    /// Set by the other direction: what comes next is lost.
+    lose_answer: Arc<Mutex<bool>>,
+}
+
+impl Pump {
+    async fn run(mut self) {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let read = tokio::select! {
+                biased;
+                () = afflicted(&mut self.suffered) => return self.suffer().await,
+                read = self.from.read(&mut buffer) => read,
+            };
+            let Ok(read @ 1..) = read else { return };
+            let delay = self.shared.delay_micros.load(Ordering::Relaxed);
+            if delay > 0 {
+                tokio::time::sleep(Duration::from_micros(delay)).await;
+            }
+            let bytes = &buffer[..read];
+            if self.direction == Direction::Answer && *lock(&self.lose_answer) {
+                return;
+            }
+            let trap = self.shared.sprung(self.direction, bytes);
+            let effect = trap.as_ref().map(|trap| trap.effect);
+            match effect {
+                Some(Effect::CutBefore) => drop(self.fault.send_replace(Fault::Cut)),
+                Some(Effect::FreezeBefore) => drop(self.fault.send_replace(Fault::Frozen)),
+                Some(Effect::LoseAnswer) => *lock(&self.lose_answer) = true,
+                Some(Effect::FreezeAfter) | None => {}
+            }
+            let written = tokio::select! {
+                biased;
+                () = afflicted(&mut self.suffered) => None,
+                written = self.to.write_all(bytes) => Some(written),
+            };
+            if effect == Some(Effect::FreezeAfter) {
+                self.fault.send_replace(Fault::Frozen);
+            }
+            if let Some(trap) = trap {
+                let _ = trap.sprung.send(());
+            }
+            match written {
+                None => return self.suffer().await,
+                Some(Err(_)) => return,
+                Some(Ok(())) => {}
+            }
+        }
+    }
+
+    /// Ends at once if the connection is cut. One that is frozen stays until it is cut: Postgres is
+    /// not even told that the worker has closed its side.
+    async fn suffer(&mut self) {
+        let _ = self.suffered.wait_for(|fault| *fault == Fault::Cut).await;
+    }
+}
+
+/// Returns when the connection has a fault.
+async fn afflicted(suffered: &mut watch::Receiver<Fault>) {
+    let _ = suffered.wait_for(|fault| *fault != Fault::None).await;
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

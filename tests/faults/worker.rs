@@ -1,0 +1,98 @@
+//! A worker process: an engine with the machines of the chaos run, until its stdin is closed.
+//!
+//! Invariant: it ends by itself when its parent is gone, unless it is stopped (`process` sees to that).
+
+use std::time::Duration;
+
+use gen_durable::Engine;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::io::AsyncReadExt;
+
+use crate::machines::{Chain, Collector, Held, Keyed, Leaf, Once, Stopper};
+
+/// What a worker is told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// The database.
+    #[arg(long)]
+    pub url: String,
+    /// Its lease, in milliseconds.
+    #[arg(long, default_value_t = 2000)]
+    pub lease: u64,
+    /// Slots of its queue `default`.
+    #[arg(long, default_value_t = 20)]
+    pub slots: usize,
+}
+
+/// Runs until stdin is closed; says on stdout how many outcomes it lost.
+///
+/// # Errors
+///
+/// Those of the engine's shutdown, or an URL that is none.
+pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .try_init();
+    // The machines panic on purpose.
+    std::panic::set_hook(Box::new(|panic| {
+        if !panic.to_string().contains("on purpose") {
+            eprintln!("{panic}");
+        }
+    }));
+    let mut closed = tokio::spawn(async {
+        let _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
+    });
+    let engine = tokio::select! {
+        engine = start(&options) => engine?,
+        _ = &mut closed => return Ok(()),
+    };
+    println!("worker {}", engine.worker());
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    let mut lost = 0;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = &mut closed => break,
+        }
+        let now = engine.metrics().lost_commits;
+        if now > lost {
+            lost = now;
+            println!("lost {lost}");
+        }
+    }
+    engine.shutdown().await?;
+    Ok(())
+}
+
+/// Starts the engine, again and again while there is no database.
+async fn start(options: &Options) -> Result<Engine, Box<dyn std::error::Error + Send + Sync>> {
+    let connect: PgConnectOptions = options.url.parse()?;
+    let pool = PgPoolOptions::new()
+        .max_connections(5)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_lazy_with(connect);
+    loop {
+        let builder = Engine::builder(pool.clone())
+            .machine::<Chain>()
+            .machine::<Collector>()
+            .machine::<Leaf>()
+            .machine::<Keyed>()
+            .machine::<Stopper>()
+            .machine::<Once>()
+            .machine::<Held>()
+            .resource(pool.clone())
+            .queue("default", options.slots)
+            .queue("keyed", 10)
+            .lease_ttl(Duration::from_millis(options.lease))
+            .drain_timeout(Duration::from_secs(10));
+        match builder.start().await {
+            Ok(engine) => return Ok(engine),
+            Err(gen_durable::Error::Database(error)) => {
+                tracing::debug!(%error, "could not start; trying again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Worker processes that are killed, and some that are stopped for longer than their lease. Real
+//! processes: the program `chaos`, as a worker.
+
+use std::{path::Path, time::Duration};
+
+use gen_durable::prelude::*;
+use gen_durable_test_postgres::TestDb;
+use gen_durable_tests::{
+    machines::{
+        Chain, ChainState, Collector, CollectorState, EXTERNAL, HOLD_LOCK, Held, Keyed, KeyedState,
+        Ping,
+    },
+    oracle,
+    process::Worker,
+    random::Random,
+};
+
+use crate::support::{count, database, eventually, row, until, until_somebody_waits};
+
+fn worker(db: &TestDb, lease: Duration) -> Worker {
+    let program = Path::new(env!("CARGO_BIN_EXE_chaos"));
+    let lease = u64::try_from(lease.as_millis()).unwrap();
+    Worker::start(program, db.url(), lease).expect("a worker process")
+}
+
+/// The oracle's triggers record every transition in the transaction that makes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn p01_kill_9_at_any_moment_loses_nothing_and_undoes_nothing() {
+    const KILLS: usize = 12;
+    let lease = Duration::from_millis(500);
+    let db = database().await;
+    let pool = db.pool();
+    oracle::install(pool).await.unwrap();
+    let client = Client::new(pool.clone());
+    let chains = (0..150).map(|seed| ChainState { n: 0, hops: 20, seed });
+    Chain::insert_many(chains).execute(&client).await.unwrap();
+    let keyed = (0..60)
+        .map(|n| Keyed::insert(KeyedState::default()).partition_key(format!("key {}", n % 5)));
+    Keyed::insert_many(keyed).execute(&client).await.unwrap();
+    let collector = CollectorState { leaves: 6, external: 2, ..CollectorState::default() };
+    let collectors: Vec<_> = Collector::insert_many(vec![collector; 20])
+        .execute(&client)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+
+    let mut random = Random::new(1);
+    let mut workers = vec![worker(&db, lease), worker(&db, lease), worker(&db, lease)];
+    for kill in 0..KILLS {
+        // The next kill comes after a random number of transitions, or when there are no more.
+        let seen = oracle::transitions(pool).await.unwrap();
+        let more = i64::try_from(random.between(1, 300)).unwrap();
+        eventually("some transitions more", async || {
+            let done = live(&db).await == 0;
+            (done || oracle::transitions(pool).await.unwrap() >= seen + more).then_some(())
+        })
+        .await;
+        for collector in &collectors {
+            // Repeated with each kill: the key makes it one signal.
+            let n = EXTERNAL + u32::try_from(kill % 2).unwrap();
+            let ping = Collector::signal_ping(*collector, Ping { n });
+            let sent = ping.dedup_key(n.to_string()).execute(&client).await;
+            assert!(kill < 2 || !matches!(sent, Ok(gen_durable::Delivery::Delivered)), "{sent:?}");
+        }
+        let victim = usize::try_from(random.below(3)).unwrap();
+        workers.swap_remove(victim).kill().unwrap();
+        workers.push(worker(&db, lease));
+    }
+    eventually("everything has ended", async || (live(&db).await == 0).then_some(())).await;
+    assert_eq!(oracle::check(pool).await.unwrap(), Vec::<String>::new());
+    for worker in workers {
+        let status = worker.shut_down().unwrap();
+        assert!(status.success(), "{status:?}");
+    }
+}
+
+async fn live(db: &TestDb) -> i64 {
+    sqlx::query_scalar("select count(*) from gen_durable.instances where finished_at is null")
+        .fetch_one(db.pool())
+        .await
+        .unwrap()
+}
+
+/// A process is stopped in the middle of a step, its lease runs out, another one does the step, and
+/// then the first one goes on as if nothing had happened.
+#[tokio::test(flavor = "multi_thread")]
+async fn p23_a_process_stopped_past_its_lease_commits_nothing() {
+    let db = database().await;
+    let pool = db.pool();
+    oracle::install(pool).await.unwrap();
+    let mut held = pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock($1)")
+        .bind(HOLD_LOCK)
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    let mut first = worker(&db, Duration::from_secs(1));
+    let id = Held::insert(KeyedState::default()).execute(pool).await.unwrap();
+    until_somebody_waits(pool, 1).await;
+    let stopped = row(pool, id).await.locked_by;
+    first.stop().unwrap();
+
+    let second = worker(&db, Duration::from_secs(1));
+    eventually("another worker has the instance", async || {
+        let holder = row(pool, id).await.locked_by;
+        (holder.is_some() && holder != stopped).then_some(())
+    })
+    .await;
+    until_somebody_waits(pool, 2).await;
+    held.commit().await.unwrap();
+    until(pool, id, "done").await;
+    let after = row(pool, id).await;
+
+    first.go_on().unwrap();
+    // Its step ends, and the outcome is dropped.
+    eventually("it says so", async || (first.lost_commits() == 1).then_some(())).await;
+    assert_eq!(row(pool, id).await, after);
+    let effects: i64 =
+        sqlx::query_scalar("select count(*) from gen_durable.instances where fsm = 'once'")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+    assert_eq!(effects, 1, "the insert that the outcome carries happened once");
+    for worker in [first, second] {
+        let status = tokio::task::spawn_blocking(|| worker.shut_down()).await.unwrap().unwrap();
+        assert!(status.success(), "{status:?}");
+    }
+    assert_eq!(count(pool, "executing").await, 0);
+    assert_eq!(oracle::check(pool).await.unwrap(), Vec::<String>::new());
+}

@@ -1,0 +1,239 @@
+//! What networks do: connections that break in the middle of a statement, whose answer is lost, or
+//! that stay up and carry nothing any more.
+
+use std::{sync::Arc, time::Duration};
+
+use gen_durable::{Engine, EngineBuilder, prelude::*};
+use gen_durable_test_postgres::TestDb;
+use gen_durable_tests::proxy::{Direction, Effect, Proxy};
+use sqlx::postgres::PgPoolOptions;
+
+use crate::support::{Gate, PATIENCE, count, database, eventually, log, proxy, row, until};
+
+/// What a connection that carries nothing may cost: the engine takes a statement for lost after its
+/// lease.
+const LEASE: Duration = Duration::from_millis(1500);
+
+#[derive(Clone, Debug, DurableSignal)]
+pub struct Ping;
+
+/// Carries a text of the test's own, to be recognised on its way, and counts its steps.
+#[derive(Clone, Debug, Default, DurableState)]
+pub struct Marked {
+    mark: String,
+    n: u32,
+}
+
+#[durable_fsm(state = Marked, output = Marked, signals(Ping))]
+pub enum Walk {
+    First,
+    Second,
+    Park,
+    End,
+}
+
+#[durable_fsm]
+impl Walk {
+    async fn first(mut cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        cx.state.n += 1;
+        let child = Child::insert(Marked::default());
+        cx.next(Walk::Second).insert(child)
+    }
+
+    async fn second(mut cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        cx.state.n += 1;
+        cx.next(Walk::Park)
+    }
+
+    async fn park(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
+        gate.pass(cx.id()).await;
+        if cx.take_signal::<Ping>()?.is_none() {
+            return Ok(cx.await_signal::<Ping>());
+        }
+        cx.state.n += 1;
+        Ok(cx.next(Walk::End))
+    }
+
+    async fn end(mut cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        cx.state.n += 1;
+        let state = cx.state.clone();
+        cx.done(state)
+    }
+}
+
+#[durable_fsm(state = Marked, output = ())]
+pub enum Child {
+    Do,
+}
+
+#[durable_fsm]
+impl Child {
+    async fn r#do(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
+/// An engine that reaches Postgres through the proxy alone.
+fn behind(proxy: &Proxy, db: &TestDb) -> EngineBuilder {
+    log();
+    let pool = PgPoolOptions::new()
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_lazy(&proxy.url(db.name()))
+        .unwrap();
+    Engine::builder(pool)
+        .machine::<Walk>()
+        .machine::<Child>()
+        .queue("default", 10)
+        .lease_ttl(LEASE)
+        .poll_interval(Duration::from_millis(200))
+}
+
+fn marked(mark: &str) -> Marked {
+    Marked { mark: mark.to_owned(), n: 0 }
+}
+
+async fn children(db: &TestDb) -> i64 {
+    sqlx::query_scalar("select count(*) from gen_durable.instances where fsm = 'child'")
+        .fetch_one(db.pool())
+        .await
+        .unwrap()
+}
+
+/// Each commit of a walk in turn is applied, and its answer does not arrive.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_an_outcome_whose_answer_is_lost_is_applied_once() {
+    let db = database().await;
+    let proxy = proxy().await;
+    for effect in [Effect::LoseAnswer, Effect::CutBefore] {
+        let gate = Arc::new(Gate::new());
+        let engine = behind(&proxy, &db).resource(Arc::clone(&gate)).start().await.unwrap();
+        let before = children(&db).await;
+        let mark = format!("{effect:?}");
+        let id = Walk::insert(marked(&mark)).execute(db.pool()).await.unwrap();
+        // The outcomes of `first` (with an insert), `second`, `park` twice, and `end`.
+        for step in 0..5 {
+            gate.arrival().await;
+            if step == 3 {
+                // It has parked; the signal came from elsewhere.
+                assert_eq!(row(db.pool(), id).await.inbox, 1);
+            }
+            let sprung = proxy.trap(Direction::Request, &mark, effect);
+            gate.open(1);
+            sprung.await.expect("the outcome goes by");
+            if step == 2 {
+                until(db.pool(), id, "awaiting_signal").await;
+                Walk::signal(id, Ping).execute(db.pool()).await.unwrap();
+            }
+        }
+        let end = engine.wait(id, PATIENCE).await.unwrap();
+        assert_eq!(end.n, 4, "each step is committed once");
+        assert_eq!(children(&db).await, before + 1);
+        assert_eq!(row(db.pool(), id).await.crashes, 0);
+        engine.shutdown().await.unwrap();
+    }
+}
+
+/// The claim is committed, and its rows do not arrive: they are given back, with no attempt spent.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_a_claim_whose_answer_is_lost_is_given_back() {
+    let db = database().await;
+    let proxy = proxy().await;
+    let gate = Arc::new(Gate::new());
+    let engine = behind(&proxy, &db).resource(Arc::clone(&gate)).start().await.unwrap();
+    for key in [None, Some("a key")] {
+        let sprung = proxy.trap(Direction::Answer, "claimed in vain", Effect::CutBefore);
+        let mut insert = Walk::insert(marked("claimed in vain")).step(Walk::End);
+        if let Some(key) = key {
+            insert = insert.partition_key(key);
+        }
+        let id = insert.execute(db.pool()).await.unwrap();
+        sprung.await.expect("the claim's answer goes by");
+        assert_eq!(gate.arrival().await, id.get());
+        let row = row(db.pool(), id).await;
+        assert_eq!((row.attempt, row.crashes), (0, 0));
+        gate.open(1);
+        assert_eq!(engine.wait(id, PATIENCE).await.unwrap().n, 1);
+    }
+    engine.shutdown().await.unwrap();
+}
+
+/// Every connection of the engine is half open: the statements under way never end, and nothing says
+/// so. The engine takes them for lost, connects anew, and goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_half_open_connections_are_given_up() {
+    let db = database().await;
+    let proxy = proxy().await;
+    let gate = Arc::new(Gate::new());
+    let engine = behind(&proxy, &db).resource(Arc::clone(&gate)).start().await.unwrap();
+    for _ in 0..3 {
+        let running = Walk::insert(marked("m")).step(Walk::End).execute(&engine).await.unwrap();
+        gate.arrival().await;
+        proxy.freeze();
+        let waiting = Walk::insert(marked("m")).step(Walk::End).execute(db.pool()).await.unwrap();
+        gate.open(2);
+        until(db.pool(), running, "done").await;
+        until(db.pool(), waiting, "done").await;
+        gate.arrival().await;
+        // Its own calls as well.
+        let called = eventually("a call succeeds", async || {
+            Walk::insert(marked("m")).step(Walk::End).execute(&engine).await.ok()
+        })
+        .await;
+        gate.arrival().await;
+        gate.open(1);
+        engine.wait(called, PATIENCE).await.unwrap();
+    }
+    proxy.freeze();
+    engine.shutdown().await.unwrap();
+    assert_eq!(count(db.pool(), "executing").await, 0);
+}
+
+/// A connection dies in the middle of a transaction, and Postgres does not learn of it: the rows that
+/// it has locked, and its partition key, are free again after a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_a_transaction_that_nobody_ends_holds_nobody_up_for_long() {
+    let db = database().await;
+    let proxy = proxy().await;
+    let gate = Arc::new(Gate::new());
+    let engine = behind(&proxy, &db).resource(Arc::clone(&gate)).start().await.unwrap();
+    let id = Walk::insert(marked("m")).step(Walk::Park).execute(&engine).await.unwrap();
+    gate.arrival().await;
+    // The park's transaction has locked the row, and its end never comes.
+    let sprung = proxy.trap(Direction::Request, "COMMIT", Effect::FreezeBefore);
+    gate.open(1);
+    sprung.await.expect("the park goes by");
+    Walk::signal(id, Ping).execute(db.pool()).await.unwrap();
+    gate.arrival().await;
+    gate.open(2);
+    until(db.pool(), id, "done").await;
+    engine.shutdown().await.unwrap();
+}
+
+/// A LISTEN that is half open hears nothing; the poll finds what is announced meanwhile, and the
+/// engine listens again.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_an_engine_listens_again_after_its_connection_was_half_open() {
+    let db = database().await;
+    let proxy = proxy().await;
+    let gate = Arc::new(Gate::new());
+    let engine = behind(&proxy, &db).resource(Arc::clone(&gate)).start().await.unwrap();
+    let listeners = async || -> Vec<i32> {
+        sqlx::query_scalar(
+            "select pid from pg_stat_activity
+             where datname = current_database() and query ilike 'listen%'",
+        )
+        .fetch_all(db.pool())
+        .await
+        .unwrap()
+    };
+    let first = eventually("it listens", async || listeners().await.first().copied()).await;
+    proxy.freeze();
+    eventually("it listens on another connection", async || {
+        listeners().await.iter().any(|pid| *pid != first).then_some(())
+    })
+    .await;
+    engine.shutdown().await.unwrap();
+}

@@ -1,0 +1,299 @@
+//! Waking: by each new signal once, by a signal or a timeout but not by both, and without holding up
+//! or being held up by a claim.
+
+use std::{sync::Arc, time::Duration};
+
+use gen_durable::{Delivery, prelude::*};
+use gen_durable_tests::{
+    machines::{Collector, CollectorState, EXTERNAL, Ping as Number},
+    oracle,
+    random::Random,
+};
+
+use crate::support::{
+    Gate, PATIENCE, count, database, engine, eventually, row, sql, until, until_somebody_waits,
+};
+
+#[derive(Clone, Debug, DurableSignal)]
+pub struct Ping {
+    n: u32,
+}
+
+#[derive(Clone, Debug, Default, DurableState)]
+pub struct Seen {
+    wanted: usize,
+    /// What was in the inbox at each run.
+    #[serde(default)]
+    runs: Vec<usize>,
+    #[serde(default)]
+    got: Vec<u32>,
+}
+
+/// Takes what its inbox holds, stops at the gate, and then parks or ends.
+#[durable_fsm(state = Seen, output = Seen, signals(Ping))]
+pub enum Taker {
+    Take,
+}
+
+#[durable_fsm]
+impl Taker {
+    async fn take(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
+        let count = cx.count_signals::<Ping>();
+        cx.state.runs.push(count);
+        while let Some(ping) = cx.take_signal::<Ping>()? {
+            cx.state.got.push(ping.n);
+        }
+        gate.pass(cx.id()).await;
+        if cx.state.got.len() < cx.state.wanted {
+            return Ok(cx.await_signal::<Ping>());
+        }
+        let seen = cx.state.clone();
+        Ok(cx.done(seen))
+    }
+}
+
+/// Looks at its inbox and takes nothing until there is enough.
+#[durable_fsm(state = Seen, output = Seen, signals(Ping))]
+pub enum Looker {
+    Look,
+}
+
+#[durable_fsm]
+impl Looker {
+    async fn look(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
+        let count = cx.count_signals::<Ping>();
+        cx.state.runs.push(count);
+        gate.pass(cx.id()).await;
+        if count < cx.state.wanted {
+            return Ok(cx.await_signal::<Ping>());
+        }
+        let seen = cx.state.clone();
+        Ok(cx.done(seen))
+    }
+}
+
+fn wanted(wanted: usize) -> Seen {
+    Seen { wanted, ..Seen::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p17_a_latecomer_survives_the_commit_that_consumes_its_siblings() {
+    let db = database().await;
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Taker>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let id = Taker::insert(wanted(4)).execute(db.pool()).await.unwrap();
+    gate.arrival().await;
+    for n in 0..4 {
+        // The step has loaded its inbox and taken what was there; this one it has not seen.
+        Taker::signal(id, Ping { n }).execute(db.pool()).await.unwrap();
+        gate.open(1);
+        assert_eq!(gate.arrival().await, id.get(), "the latecomer wakes it");
+    }
+    gate.open(1);
+    let seen = engine.wait(id, PATIENCE).await.unwrap();
+    assert_eq!((seen.got, seen.runs), (vec![0, 1, 2, 3], vec![0, 1, 1, 1, 1]));
+    engine.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p17_wake_ups_never_exceed_new_signals() {
+    const SIGNALS: usize = 40;
+    let db = database().await;
+    let gate = Arc::new(Gate::new());
+    gate.open(SIGNALS * 3);
+    let engine = engine(&db).machine::<Looker>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let id = Looker::insert(wanted(SIGNALS)).execute(&engine).await.unwrap();
+    let sends = (0..SIGNALS).map(|n| {
+        let (client, n) = (engine.client().clone(), u32::try_from(n).unwrap());
+        tokio::spawn(async move { Looker::signal(id, Ping { n }).execute(&client).await })
+    });
+    for send in sends.collect::<Vec<_>>() {
+        assert_eq!(send.await.unwrap().unwrap(), Delivery::Delivered);
+    }
+    let seen = engine.wait(id, PATIENCE).await.unwrap();
+    assert!(seen.runs.len() <= SIGNALS + 1, "{:?}", seen.runs);
+    assert!(seen.runs.windows(2).all(|runs| runs[0] < runs[1]), "{:?}", seen.runs);
+    engine.shutdown().await.unwrap();
+}
+
+/// A signal may get its id before another one and be committed after it. What a step has seen is a
+/// set of ids and no highest id.
+#[tokio::test(flavor = "multi_thread")]
+async fn p17_signals_may_be_committed_out_of_the_order_of_their_ids() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Looker>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let id = Looker::insert(wanted(2)).execute(pool).await.unwrap();
+    gate.arrival().await;
+    sql(pool, "alter sequence gen_durable.signals_id_seq restart with 100").await;
+    gate.open(1);
+    until(pool, id, "awaiting_signal").await;
+    Looker::signal(id, Ping { n: 1 }).execute(pool).await.unwrap();
+    gate.arrival().await;
+    // While the step runs that has seen signal 100, signal 7 is committed.
+    sqlx::query(
+        "insert into gen_durable.signals (id, target_id, name, payload)
+         overriding system value values (7, $1, 'ping', '{\"n\": 2}')",
+    )
+    .bind(id.get())
+    .execute(pool)
+    .await
+    .unwrap();
+    gate.open(1);
+    assert_eq!(gate.arrival().await, id.get(), "the park sees it");
+    gate.open(1);
+    assert_eq!(engine.wait(id, PATIENCE).await.unwrap().runs, [0, 1, 2]);
+    engine.shutdown().await.unwrap();
+}
+
+/// Awaits with a timeout, and records what woke it.
+#[durable_fsm(state = Vec<bool>, output = Vec<bool>, signals(Ping))]
+pub enum Timed {
+    Wait,
+}
+
+#[durable_fsm]
+impl Timed {
+    async fn wait(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
+        let timed_out = cx.timed_out();
+        cx.state.push(timed_out);
+        gate.pass(cx.id()).await;
+        if cx.take_signal::<Ping>()?.is_some() {
+            let woken = cx.state.clone();
+            return Ok(cx.done(woken));
+        }
+        if cx.state.len() > 1 {
+            return Ok(cx.await_signal::<Ping>());
+        }
+        Ok(cx.await_signal_for::<Ping>(Duration::from_millis(1)))
+    }
+}
+
+/// Whoever locks the row first wakes it, and the other one finds it awake.
+#[tokio::test(flavor = "multi_thread")]
+async fn p18_a_signal_that_races_a_timeout_wakes_once() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Timed>().resource(Arc::clone(&gate)).start().await.unwrap();
+    // The signal is first: its transaction holds the row while the time is up.
+    let id = Timed::insert(Vec::new()).execute(pool).await.unwrap();
+    gate.arrival().await;
+    let mut tx = pool.begin().await.unwrap();
+    Timed::signal(id, Ping { n: 1 }).execute(&mut *tx).await.unwrap();
+    gate.open(1);
+    engine.maintain().await.unwrap();
+    tx.commit().await.unwrap();
+    gate.arrival().await;
+    engine.maintain().await.unwrap();
+    gate.open(1);
+    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), [false, false]);
+    // The timeout is first: the signal comes while the step runs that it woke.
+    let id = Timed::insert(Vec::new()).execute(pool).await.unwrap();
+    gate.arrival().await;
+    gate.open(1);
+    gate.arrival().await;
+    Timed::signal(id, Ping { n: 1 }).execute(pool).await.unwrap();
+    gate.open(1);
+    gate.arrival().await;
+    gate.open(1);
+    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), [false, true, false]);
+    engine.shutdown().await.unwrap();
+}
+
+/// Many at once, with signals that come about when the time is up.
+#[tokio::test(flavor = "multi_thread")]
+async fn p18_each_park_of_many_is_woken_once() {
+    let db = database().await;
+    let pool = db.pool();
+    oracle::install(pool).await.unwrap();
+    let engine = engine(&db).machine::<Collector>().start().await.unwrap();
+    let state = CollectorState { external: 3, ..CollectorState::default() };
+    let ids = Collector::insert_many(vec![state; 100]).execute(&engine).await.unwrap();
+    let ids: Vec<_> = ids.into_iter().map(Result::unwrap).collect();
+    let mut random = Random::new(18);
+    for n in 0..3 {
+        for id in &ids {
+            // Some at once, some after their time is up.
+            if random.below(2) == 0 {
+                engine.maintain().await.unwrap();
+            }
+            let ping = Collector::signal_ping(*id, Number { n: EXTERNAL + n });
+            ping.execute(&engine).await.unwrap();
+        }
+    }
+    for id in ids {
+        engine.wait(id, PATIENCE).await.unwrap();
+    }
+    let uneven: Vec<i64> = sqlx::query_scalar(
+        "select id from chaos.log group by id
+         having count(*) filter (where old_status = 'awaiting_signal') + 1
+             <> count(*) filter (where old_status = 'runnable' and new_status = 'executing')",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    assert_eq!(uneven, Vec::<i64>::new(), "claimed more often than woken");
+    assert_eq!(oracle::check(pool).await.unwrap(), Vec::<String>::new());
+    engine.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p20_a_delivery_never_blocks_a_claim() {
+    let db = database().await;
+    let pool = db.pool();
+    let locked = Taker::insert(wanted(1)).execute(pool).await.unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    Taker::signal(locked, Ping { n: 1 }).execute(&mut *tx).await.unwrap();
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Taker>().resource(Arc::clone(&gate)).start().await.unwrap();
+    // The row at the head of the queue is locked by the delivery's transaction; those behind it run.
+    let others = Taker::insert_many(vec![wanted(0); 5]).execute(pool).await.unwrap();
+    gate.open(6);
+    for other in others {
+        engine.wait(other.unwrap(), PATIENCE).await.unwrap();
+    }
+    assert_eq!(row(pool, locked).await.status, "runnable");
+    tx.commit().await.unwrap();
+    assert_eq!(engine.wait(locked, PATIENCE).await.unwrap().got, [1]);
+    engine.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p20_a_claim_never_blocks_a_delivery() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    gate.open(10);
+    let engine = engine(&db).machine::<Taker>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let parked = Taker::insert(wanted(1)).execute(pool).await.unwrap();
+    until(pool, parked, "awaiting_signal").await;
+    // A claim stops here, in the middle of its statement, with its rows locked.
+    sql(
+        pool,
+        "create function hold_claim() returns trigger language plpgsql as $$
+         begin
+             perform pg_advisory_xact_lock(20);
+             return new;
+         end $$;
+         create trigger hold_claim before update on gen_durable.instances for each row
+         when (new.status = 'executing' and old.status = 'runnable')
+         execute function hold_claim();",
+    )
+    .await;
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(20)").execute(&mut *holder).await.unwrap();
+    let claimed = Taker::insert(wanted(0)).execute(pool).await.unwrap();
+    until_somebody_waits(pool, 1).await;
+    let sent =
+        tokio::time::timeout(PATIENCE / 2, Taker::signal(parked, Ping { n: 1 }).execute(pool));
+    assert_eq!(sent.await.expect("it does not wait").unwrap(), Delivery::Delivered);
+    assert_eq!(row(pool, parked).await.inbox, 1);
+    holder.commit().await.unwrap();
+    engine.wait(claimed, PATIENCE).await.unwrap();
+    engine.wait(parked, PATIENCE).await.unwrap();
+    engine.shutdown().await.unwrap();
+    eventually("nothing is left", async || (count(pool, "executing").await == 0).then_some(()))
+        .await;
+}
