@@ -17,10 +17,13 @@ pub use std::{
 pub use serde;
 pub use serde_json::Value;
 
-pub use self::checks::{Functions, is_no_step, name_is_new, step_has_variant, variant_has_step};
+pub use self::checks::{
+    Functions, Reached, is_no_step, name_is_new, step_has_variant, variant_has_step,
+};
 pub use crate::{
     context::Context,
     error::{StepError, StepResult},
+    graph::{Edge, Graph, StepNode},
     id::InstanceId,
     insert::{Insert, InsertMany, IntoInsert},
     machine::{Machine, Requirement, StepFuture, Steps},
@@ -66,6 +69,37 @@ where
     fn into_step_result(self) -> StepResult<M> {
         self.map_err(StepError::from_boxed)
     }
+}
+
+/// As [`Graph::new`]. That it is a machine is asked of whoever implements [`Steps`], and not here again.
+pub fn graph<M: Steps>(steps: impl IntoIterator<Item = StepNode>) -> Graph {
+    Graph::new::<M>(steps)
+}
+
+/// Checks where a step goes against what it declares: at run time, as its code does not tell.
+///
+/// # Errors
+///
+/// It goes to another step.
+pub fn going_to<M: Machine>(result: StepResult<M>, declared: &[&str]) -> StepResult<M> {
+    match result {
+        Ok(outcome) => match outcome.target() {
+            Some(step) if !declared.contains(&step) => {
+                Err(StepError::rejected(UndeclaredTarget { step, declared: declared.join(", ") }))
+            }
+            _ => Ok(outcome),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "went to step `{step}`, which it does not declare; add it to `#[step(next(…))]`, which has [{declared}]"
+)]
+struct UndeclaredTarget {
+    step: &'static str,
+    declared: String,
 }
 
 /// Has the functions that serde's derive would generate, for a type where it found a mistake. Inherent functions, which

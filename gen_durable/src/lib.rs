@@ -307,6 +307,7 @@
 //! - [`Context`]: what a step is given. [`Outcome`]: what it returns.
 //! - [`Engine`] and [`Client`]: inserting, signalling, waiting; [`Engine::metrics`],
 //!   [`Client::find`] and [`Client::signal_by_name`] for tools.
+//! - [`Steps::graph`]: where a machine's steps go, as data and as a diagram.
 //! - [`error`]: every error, and what to do about it.
 //!
 //! The engine emits `tracing` events, and a span for each step, under the target `gen_durable`. The
@@ -321,6 +322,7 @@ mod connections;
 mod context;
 mod engine;
 pub mod error;
+pub mod graph;
 mod group;
 mod id;
 mod insert;
@@ -344,6 +346,7 @@ pub use crate::{
         DatabaseError, DecodeError, Duplicate, EncodeError, Error, InsertError, SignalError,
         StepError, StepErrorKind, StepResult, WaitError,
     },
+    graph::Graph,
     id::InstanceId,
     insert::{Insert, InsertMany, IntoInsert, Status},
     machine::{Machine, Requirement, StepFuture, Steps},

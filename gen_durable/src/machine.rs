@@ -8,6 +8,7 @@ use std::{any::TypeId, future::Future, pin::Pin, time::Duration};
 use crate::{
     context::Context,
     error::{StepError, StepResult},
+    graph::Graph,
     resources::Resources,
     state::DurableState,
 };
@@ -94,6 +95,12 @@ pub trait Steps: Machine {
     fn handle(cx: Context<Self>, error: StepError, resources: &Resources) -> StepFuture<'_, Self> {
         let _ = resources;
         Box::pin(async move { Ok(cx.stop(error)) })
+    }
+
+    /// Where the steps go. `#[durable_fsm]` reads it from their code; a machine written by hand may state it, and is
+    /// otherwise one of which nothing is known.
+    fn graph() -> Graph {
+        Graph::opaque::<Self>()
     }
 
     /// The resources that the steps take; the engine refuses to start without them.

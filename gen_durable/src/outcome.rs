@@ -74,6 +74,14 @@ impl<M: Machine> Outcome<M> {
         Self { transition, state, inbox, inserts: Vec::new(), signals: Vec::new() }
     }
 
+    /// The step that it goes to, if it goes to one.
+    pub(crate) fn target(&self) -> Option<&'static str> {
+        match &self.transition {
+            Transition::Next { step, .. } => Some(step),
+            _ => None,
+        }
+    }
+
     /// Inserts another instance in the same commit: exactly once, or not at all.
     ///
     /// An insert whose unique key is taken does nothing: the instance that holds the key does

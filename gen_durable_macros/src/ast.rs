@@ -11,7 +11,9 @@ use syn::{
 };
 
 use crate::{
-    attr::MachineOptions,
+    attr::{MachineOptions, StepOptions},
+    errors::Errors,
+    graph::{self, Flow},
     names::{compact, snake_case},
 };
 
@@ -84,6 +86,10 @@ pub(crate) struct StepFn {
     /// Where the return type begins.
     pub(crate) output: Span,
     pub(crate) cfgs: Vec<Attribute>,
+    pub(crate) options: StepOptions,
+    pub(crate) flow: Flow,
+    /// Whether its targets are declared and could not all be read: then they are checked when it runs.
+    pub(crate) trusted: bool,
 }
 
 /// A function that is no step. Whether a variant is called so is not known before the constants are evaluated: then it
@@ -108,38 +114,45 @@ pub(crate) enum WhyNot {
 }
 
 impl MachineImpl {
-    pub(crate) fn new(item: ItemImpl, krate_option: Option<&Path>) -> Self {
+    pub(crate) fn new(item: ItemImpl, krate_option: Option<&Path>, errors: &mut Errors) -> Self {
         let (mut steps, mut others) = (Vec::new(), Vec::new());
         let mut handle = None;
+        let machine = machine_name(&item);
         for function in functions(&item) {
             match why_not(function) {
                 why if function.sig.ident == "handle" => {
                     if why != Some(WhyNot::NoContext) {
-                        handle = Some(StepFn::new(function, 2));
+                        handle = Some(StepFn::new(function, 2, &machine, errors));
                     }
                 }
-                None => steps.push(StepFn::new(function, 1)),
+                None => steps.push(StepFn::new(function, 1, &machine, errors)),
                 Some(why) => others.push(OtherFn::new(function, why)),
             }
         }
-        Self { krate: krate(krate_option), item, steps, handle, others }
+        let mut machine = Self { krate: krate(krate_option), item, steps, handle, others };
+        graph::resolve(&mut machine, errors);
+        machine
     }
 
     /// The machine's name, as the user wrote it.
     pub(crate) fn machine(&self) -> String {
-        match &*self.item.self_ty {
-            Type::Path(path) => path
-                .path
-                .segments
-                .last()
-                .map_or_else(|| "Self".to_owned(), |segment| segment.ident.to_string()),
-            _ => "Self".to_owned(),
-        }
+        machine_name(&self.item)
+    }
+}
+
+fn machine_name(item: &ItemImpl) -> String {
+    match &*item.self_ty {
+        Type::Path(path) => path
+            .path
+            .segments
+            .last()
+            .map_or_else(|| "Self".to_owned(), |segment| segment.ident.to_string()),
+        _ => "Self".to_owned(),
     }
 }
 
 impl StepFn {
-    fn new(function: &ImplItemFn, skip: usize) -> Self {
+    fn new(function: &ImplItemFn, skip: usize, machine: &str, errors: &mut Errors) -> Self {
         let sig = &function.sig;
         let resources = sig.inputs.iter().skip(skip).filter_map(|input| match input {
             FnArg::Typed(input) => match &*input.ty {
@@ -157,6 +170,9 @@ impl StepFn {
                 ReturnType::Type(_, ty) => ends(ty).0,
             },
             cfgs: cfgs(&function.attrs),
+            options: StepOptions::read(&function.attrs, skip == 2, errors),
+            flow: Flow::read(function, machine),
+            trusted: false,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The options of `#[durable_fsm(…)]` and `#[durable(…)]`.
+//! The options of `#[durable_fsm(…)]`, `#[step(…)]` and `#[durable(…)]`.
 //!
 //! Invariant: reading goes on after a mistake, so that all of them are found; where it is plain what was meant, that is
 //! used, so that the compiler does not report what follows from the mistake.
@@ -28,6 +28,15 @@ pub(crate) struct MachineOptions {
     pub(crate) krate: Option<Path>,
 }
 
+/// The options of a step, or of `handle`.
+#[derive(Default)]
+pub(crate) struct StepOptions {
+    /// The variants that it may go to.
+    pub(crate) next: Option<Vec<Ident>>,
+    /// Whether instances begin here that are inserted elsewhere.
+    pub(crate) entry: bool,
+}
+
 /// The options of a derive.
 #[derive(Default)]
 pub(crate) struct DeriveOptions {
@@ -49,6 +58,10 @@ const MACHINE: Known = &[
 ];
 
 const IMPL: Known = &[("crate", "crate = gen_durable")];
+
+const STEP: Known = &[("next", "next(Ship, Cancel)"), ("entry", "entry")];
+
+const HANDLE: Known = &[("next", "next(Ship, Cancel)")];
 
 const STATE: Known = &[("serde", "serde = external"), ("crate", "crate = gen_durable")];
 
@@ -92,6 +105,40 @@ pub(crate) fn read_impl_options(tokens: TokenStream, errors: &mut Errors) -> Opt
         Ok(())
     });
     krate
+}
+
+impl StepOptions {
+    /// Reads the `#[step(…)]` attributes of a function.
+    pub(crate) fn read(attrs: &[Attribute], of_handle: bool, errors: &mut Errors) -> Self {
+        let mut options = Self::default();
+        let mut walk = if of_handle {
+            Walk::new(HANDLE, Some((STEP, "belongs on a step, and `handle` is none")))
+        } else {
+            Walk::new(STEP, None)
+        };
+        for attr in attrs.iter().filter(|attr| is_step(attr)) {
+            let Ok(list) = attr.meta.require_list() else {
+                errors.push(syn::Error::new(
+                    attr.meta.span(),
+                    format!("the options stand in parentheses: `#[step({})]`", STEP[0].1),
+                ));
+                continue;
+            };
+            walk.options(list.tokens.clone(), errors, |name, input, errors| {
+                match name {
+                    "next" => options.next = Some(values::targets(input, errors)?),
+                    _ => options.entry = true,
+                }
+                Ok(())
+            });
+        }
+        options
+    }
+}
+
+/// Whether an attribute is `#[step…]`.
+pub(crate) fn is_step(attr: &Attribute) -> bool {
+    attr.path().is_ident("step")
 }
 
 impl DeriveOptions {

@@ -8,6 +8,7 @@ mod attr;
 mod check;
 mod errors;
 mod expand;
+mod graph;
 mod names;
 
 use proc_macro::TokenStream;
@@ -54,6 +55,22 @@ use proc_macro::TokenStream;
 /// name in `snake_case` is the function's; further parameters are resources, by reference. An
 /// `async fn handle(cx: Context<Self>, error: StepError)` decides what follows an error. Any other
 /// function is left as it stands.
+///
+/// | `#[step(…)]` on a step | meaning | default |
+/// |---|---|---|
+/// | `next(Ship, Cancel)` | the steps that it may go to; also on `handle` | what its code says |
+/// | `entry` | instances are inserted at it: `insert(…).step(…)` elsewhere, or by hand | no |
+///
+/// # The graph
+///
+/// Where the steps go is read from their code and shown as a diagram in the documentation of the
+/// impl block; the function `graph` of the trait `Steps` gives it as data. With `#[step(next(…))]`
+/// a step that goes anywhere else does not compile; where its code does not tell (its context is
+/// handed to a function, the target is a variable), it fails when it does so.
+///
+/// A step that nothing leads to is warned of at its variant, by the lint `deprecated` (the one lint
+/// that a macro can use), unless a step's code does not tell where it goes. `#[step(entry)]` says
+/// that instances begin there; `allow(deprecated)` on the variant silences it.
 #[proc_macro_attribute]
 pub fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
     expand::durable_fsm(options.into(), item.into()).into()

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
     LitInt, LitStr, Path, Token, Type,
@@ -144,6 +144,37 @@ fn signal_list(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<P
         }
     }
     Ok(paths)
+}
+
+/// `(Ship, Cancel)`
+pub(super) fn targets(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<Ident>> {
+    if !input.peek(Paren) {
+        let wrong = "the steps stand in parentheses: write `next(Ship, Cancel)`";
+        return Err(not(input, wrong));
+    }
+    let group: Group = input.parse()?;
+    Parser::parse2(|input: ParseStream<'_>| target_list(input, errors), group.stream())
+}
+
+fn target_list(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<Ident>> {
+    let mut targets = Vec::new();
+    while !input.is_empty() {
+        if input.peek(LitStr) {
+            let literal: LitStr = input.parse()?;
+            let name = camel_case(&literal.value());
+            errors.at(&literal, format!("expected a variant, not a string: write `{name}`"));
+            targets.extend(LitStr::new(&name, literal.span()).parse::<Ident>());
+        } else {
+            let wrong = "expected a variant: write `next(Ship, Cancel)`";
+            let path = input.call(Path::parse_mod_style);
+            let path = path.map_err(|error| syn::Error::new(error.span(), wrong))?;
+            targets.extend(path.segments.last().map(|last| last.ident.clone()));
+        }
+        if !input.is_empty() {
+            input.parse::<Token![,]>()?;
+        }
+    }
+    Ok(targets)
 }
 
 /// `= "30s"`

@@ -7,6 +7,7 @@ use syn::{
 
 use crate::{
     ast::{MachineImpl, WhyNot, functions, is_named, why_not},
+    attr::is_step,
     errors::Errors,
     names::compact,
 };
@@ -30,6 +31,13 @@ pub(crate) fn check_impl(machine: &MachineImpl, errors: &mut Errors) {
         let name = function.sig.ident.unraw().to_string();
         if name == "handle" {
             check_handle(function, errors);
+        } else if why_not(function) == Some(WhyNot::NoContext) {
+            for attr in function.attrs.iter().filter(|attr| is_step(attr)) {
+                errors.at(
+                    attr,
+                    format!("`#[step(…)]` goes on a step, and `{name}` is none: write `async fn {name}(cx: Context<Self>)`"),
+                );
+            }
         } else if why_not(function).is_none() {
             check_step(function, &format!("the step `{name}`"), 1, errors);
         }

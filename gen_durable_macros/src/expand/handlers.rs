@@ -7,19 +7,20 @@ use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::{ImplItem, ItemImpl, Type, parse_quote, spanned::Spanned};
 
-use super::{private_at, respan};
+use super::{diagram, private_at, respan};
 use crate::{
     ast::{MachineImpl, StepFn, WhyNot, why_not},
+    attr::is_step,
+    graph::islands,
     names::camel_case,
 };
 
 pub(crate) fn expand(machine: &MachineImpl, correct: bool) -> TokenStream {
-    let item = &machine.item;
+    let item = block(machine, correct);
     if item.trait_.is_some() || has_arguments(&item.self_ty) {
         return quote!(#item);
     }
-    let item = with_lints(machine);
-    let functions = step_functions(machine);
+    let functions = step_functions(machine, correct);
     let steps = if correct { steps(machine) } else { stub(machine) };
     let checks = checks(machine);
     quote!(#item #functions #steps #checks)
@@ -33,32 +34,40 @@ fn has_arguments(ty: &Type) -> bool {
     }
 }
 
-/// The block as it stands, but that a step need not await: it is async because the engine says so.
-fn with_lints(machine: &MachineImpl) -> ItemImpl {
+/// The block as it stands, without the options of its steps and with the graph as its documentation. A step need not
+/// await: it is async because the engine says so.
+fn block(machine: &MachineImpl, correct: bool) -> ItemImpl {
     let mut item = machine.item.clone();
     for item in &mut item.items {
-        if let ImplItem::Fn(function) = item
-            && why_not(function).is_none()
-        {
-            function.attrs.push(parse_quote!(#[allow(clippy::unused_async)]));
+        if let ImplItem::Fn(function) = item {
+            function.attrs.retain(|attr| !is_step(attr));
+            if why_not(function).is_none() {
+                function.attrs.push(parse_quote!(#[allow(clippy::unused_async)]));
+            }
         }
+    }
+    if correct {
+        let graph = diagram::documentation(machine);
+        item.attrs.push(parse_quote!(#[doc = #graph]));
     }
     item
 }
 
-fn step_functions(machine: &MachineImpl) -> TokenStream {
+fn step_functions(machine: &MachineImpl, correct: bool) -> TokenStream {
     let private = private(machine);
     let ty = &machine.item.self_ty;
     let cfgs = machine.steps.iter().map(|step| &step.cfgs);
     let names = machine.steps.iter().map(|step| &step.name);
     let other_cfgs = machine.others.iter().map(|other| &other.cfgs);
     let other_names = machine.others.iter().map(|other| &other.name);
+    let islands = if correct { islands(machine) } else { Vec::new() };
     quote! {
         #[automatically_derived]
         impl #private::StepsInOneImplBlock for #ty {
             const FUNCTIONS: #private::Functions = #private::Functions {
                 steps: &[#(#(#cfgs)* #names),*],
                 others: &[#(#(#other_cfgs)* #other_names),*],
+                islands: &[#(&[#(#islands),*]),*],
             };
         }
     }
@@ -88,6 +97,7 @@ fn steps(machine: &MachineImpl) -> TokenStream {
         }
     });
     let requirements = requirements(machine);
+    let graph = diagram::graph_fn(machine, &private);
     quote! {
         #[automatically_derived]
         #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
@@ -109,6 +119,8 @@ fn steps(machine: &MachineImpl) -> TokenStream {
             #handle
 
             #requirements
+
+            #graph
         }
     }
 }
@@ -123,10 +135,17 @@ fn call(machine: &MachineImpl, step: &StepFn, arguments: &TokenStream) -> TokenS
     let arguments = respan(arguments, at.resolved_at(Span::call_site()));
     let given = respan(&quote!(resources), at.resolved_at(Span::call_site()));
     let returned = quote_spanned!(step.output=> returned);
+    let result = quote_spanned!(at=> #private::IntoStepResult::<Self>::into_step_result(#returned));
+    let result = if step.trusted {
+        let targets = step.flow.targets();
+        quote_spanned!(at=> #private::going_to(#result, &[#(#targets),*]))
+    } else {
+        result
+    };
     quote_spanned! {at=>
         #private::Box::pin(async move {
             let #returned = Self::#ident(#arguments #(, #given.get::<#resources>())*).await;
-            #private::IntoStepResult::<Self>::into_step_result(#returned)
+            #result
         })
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: output depends on the input alone, in its order; every path is absolute, through
 //! `__private`.
 
+mod diagram;
 mod handlers;
 mod steps;
 mod stored;
@@ -31,7 +32,7 @@ pub(crate) fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStrea
         }
         Ok(Item::Impl(item)) => {
             let krate = read_impl_options(options, &mut errors);
-            let machine = MachineImpl::new(item, krate.as_ref());
+            let machine = MachineImpl::new(item, krate.as_ref(), &mut errors);
             check::check_impl(&machine, &mut errors);
             handlers::expand(&machine, errors.is_empty())
         }

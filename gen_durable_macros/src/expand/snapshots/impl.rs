@@ -1,3 +1,15 @@
+/**
+The graph of its steps:
+
+```mermaid
+stateDiagram-v2
+    state "an error in any step" as handle
+    [*] --> start
+    start --> await_pay
+    await_pay --> [*]: done
+    handle --> [*]: stop
+```
+*/
 impl Checkout {
     #[allow(clippy::unused_async)]
     async fn start(mut cx: Context<Self>) -> Outcome<Self> {
@@ -19,6 +31,7 @@ impl ::gen_durable::__private::StepsInOneImplBlock for Checkout {
     const FUNCTIONS: ::gen_durable::__private::Functions = ::gen_durable::__private::Functions {
         steps: &["start", "await_pay"],
         others: &["helper"],
+        islands: &[&["start"]],
     };
 }
 #[automatically_derived]
@@ -67,6 +80,33 @@ impl ::gen_durable::__private::Steps for Checkout {
         ::gen_durable::__private::Vec::from([
             ::gen_durable::__private::Requirement::of::<Carrier>("await_pay"),
         ])
+    }
+    fn graph() -> ::gen_durable::__private::Graph {
+        let graph = ::gen_durable::__private::graph::<
+            Self,
+        >([
+            ::gen_durable::__private::StepNode::new(
+                "start",
+                [
+                    ::gen_durable::__private::Edge::Next {
+                        step: "await_pay",
+                        delayed: false,
+                    },
+                ],
+            ),
+            ::gen_durable::__private::StepNode::new(
+                "await_pay",
+                [::gen_durable::__private::Edge::Done],
+            ),
+        ]);
+        let graph = graph
+            .on_error(
+                ::gen_durable::__private::StepNode::new(
+                    "handle",
+                    [::gen_durable::__private::Edge::Stop],
+                ),
+            );
+        graph
     }
 }
 const _: () = {
