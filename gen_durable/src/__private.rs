@@ -18,7 +18,7 @@ pub use serde;
 pub use serde_json::Value;
 
 pub use self::checks::{
-    Functions, Reached, is_no_step, name_is_new, step_has_variant, variant_has_step,
+    Functions, Reached, has_no_handle, is_no_step, name_is_new, step_has_variant, variant_has_step,
 };
 pub use crate::{
     context::Context,
@@ -29,6 +29,7 @@ pub use crate::{
     machine::{Machine, Requirement, StepFuture, Steps},
     outcome::Outcome,
     resources::Resources,
+    retry::Retry,
     signal::{Accepts, DurableSignal, Signal},
     state::DurableState,
 };

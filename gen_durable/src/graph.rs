@@ -172,7 +172,7 @@ impl Graph {
             version: M::VERSION,
             initial: M::INITIAL.name(),
             steps: Vec::new(),
-            handle: None,
+            handle: M::RETRY.map(|_| StepNode::new("handle", [Edge::Replay, Edge::Stop])),
         };
         Self { steps: steps.into_iter().map(known::<M>).collect(), ..graph }
     }

@@ -160,7 +160,7 @@
 //! Postgres must be idempotent. Three things run a step again. An explicit `replay`. An error: the
 //! step returned `Err`, panicked, or ran past the machine's `timeout`; then the machine's `handle`
 //! decides, with the state that the step began with, and may return any outcome; without a `handle`
-//! the instance fails with the error as its reason. A lost worker: its lease ran out, the instance
+//! the instance is tried again as the option `retry` says, or fails with the error as its reason. A lost worker: its lease ran out, the instance
 //! goes back to the queue with one more attempt, and `handle` is not called.
 //!
 //! ```
@@ -186,6 +186,31 @@
 //!         }
 //!         let delay = Duration::from_secs(1 << cx.attempt());
 //!         cx.replay(delay)
+//!     }
+//! }
+//! ```
+//!
+//! For the usual case there is no `handle` to write. [`Retry`] has what the options mean:
+//!
+//! ```
+//! # use gen_durable::prelude::*;
+//! #[durable_fsm(output = String, timeout = "30s",
+//!               retry(max_attempts = 8, backoff = "exponential", initial = "1s", max = "1m", jitter))]
+//! pub enum Fetch {
+//!     Get,
+//!     Store,
+//! }
+//!
+//! #[durable_fsm]
+//! impl Fetch {
+//!     async fn get(cx: Context<Self>) -> StepResult<Self> {
+//!         std::fs::read_to_string("/etc/hostname")?;
+//!         Ok(cx.next(Fetch::Store))
+//!     }
+//!
+//!     #[step(timeout = "5s", retry(max_attempts = 3, backoff = "constant", initial = "100ms"))]
+//!     async fn store(cx: Context<Self>) -> StepResult<Self> {
+//!         Ok(cx.done("stored".to_owned()))
 //!     }
 //! }
 //! ```
@@ -332,6 +357,7 @@ mod outcome;
 pub mod prelude;
 mod registry;
 mod resources;
+mod retry;
 mod signal;
 mod state;
 mod storage;
@@ -352,6 +378,7 @@ pub use crate::{
     machine::{Machine, Requirement, StepFuture, Steps},
     outcome::Outcome,
     resources::Resources,
+    retry::Retry,
     signal::{Accepts, Delivery, DurableSignal, Signal},
     state::DurableState,
 };

@@ -177,9 +177,10 @@ impl<M: Steps> MachineRunner<M> {
             step = %work.instance.step,
             attempt = work.instance.attempt
         );
+        let timeout = step.timeout();
         let run = caught(|| step.run(cx, resources));
         let result = async {
-            match M::TIMEOUT {
+            match timeout {
                 None => run.await,
                 Some(limit) => tokio::time::timeout(limit, run)
                     .await

@@ -8,7 +8,7 @@ mod walk;
 
 use std::time::Duration;
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use syn::{Attribute, LitStr, Path, Type, parse::ParseStream, spanned::Spanned};
 
 use self::walk::{Known, Walk};
@@ -25,6 +25,7 @@ pub(crate) struct MachineOptions {
     pub(crate) initial: Option<Ident>,
     pub(crate) signals: Vec<Path>,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) retry: Option<Retry>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -35,6 +36,28 @@ pub(crate) struct StepOptions {
     pub(crate) next: Option<Vec<Ident>>,
     /// Whether instances begin here that are inserted elsewhere.
     pub(crate) entry: bool,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retry: Option<Retry>,
+}
+
+/// When what failed is tried again.
+#[derive(Clone)]
+pub(crate) struct Retry {
+    /// Where the option stands.
+    pub(crate) at: Span,
+    pub(crate) max_attempts: u32,
+    pub(crate) backoff: Backoff,
+    pub(crate) initial: Duration,
+    pub(crate) max: Duration,
+    pub(crate) jitter: bool,
+}
+
+/// How the delays grow.
+#[derive(Clone, Copy)]
+pub(crate) enum Backoff {
+    Constant,
+    Linear,
+    Exponential,
 }
 
 /// The options of a derive.
@@ -54,12 +77,26 @@ const MACHINE: Known = &[
     ("initial", "initial = Start"),
     ("signals", "signals(PaymentConfirmed)"),
     ("timeout", "timeout = \"30s\""),
+    ("retry", "retry(max_attempts = 5)"),
     ("crate", "crate = gen_durable"),
+];
+
+const RETRY: Known = &[
+    ("max_attempts", "max_attempts = 5"),
+    ("backoff", "backoff = \"exponential\""),
+    ("initial", "initial = \"1s\""),
+    ("max", "max = \"5m\""),
+    ("jitter", "jitter"),
 ];
 
 const IMPL: Known = &[("crate", "crate = gen_durable")];
 
-const STEP: Known = &[("next", "next(Ship, Cancel)"), ("entry", "entry")];
+const STEP: Known = &[
+    ("next", "next(Ship, Cancel)"),
+    ("entry", "entry"),
+    ("timeout", "timeout = \"30s\""),
+    ("retry", "retry(max_attempts = 5)"),
+];
 
 const HANDLE: Known = &[("next", "next(Ship, Cancel)")];
 
@@ -89,7 +126,8 @@ impl MachineOptions {
             "output" => self.output = Some(values::ty(name, input, errors)?),
             "initial" => self.initial = Some(values::variant(input, errors)?),
             "signals" => self.signals = values::signals(input, errors)?,
-            "timeout" => self.timeout = Some(values::timeout(input)?),
+            "timeout" => self.timeout = Some(values::duration("timeout", "30s", input)?),
+            "retry" => self.retry = Some(Retry::read(input, errors)?),
             _ => self.krate = Some(values::path(name, input, errors)?),
         }
         Ok(())
@@ -127,12 +165,53 @@ impl StepOptions {
             walk.options(list.tokens.clone(), errors, |name, input, errors| {
                 match name {
                     "next" => options.next = Some(values::targets(input, errors)?),
+                    "timeout" => {
+                        options.timeout = Some(values::duration("timeout", "30s", input)?);
+                    }
+                    "retry" => options.retry = Some(Retry::read(input, errors)?),
                     _ => options.entry = true,
                 }
                 Ok(())
             });
         }
         options
+    }
+}
+
+impl Retry {
+    /// `(max_attempts = 5, backoff = "exponential", initial = "1s", max = "5m", jitter)`
+    fn read(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Self> {
+        let (at, tokens) = values::in_parentheses("retry(max_attempts = 5)", input)?;
+        let mut retry = Self {
+            at,
+            max_attempts: 5,
+            backoff: Backoff::Exponential,
+            initial: Duration::from_secs(1),
+            max: Duration::from_mins(5),
+            jitter: false,
+        };
+        let mut longest = None;
+        Walk::new(RETRY, None).options(tokens, errors, |name, input, _| {
+            match name {
+                "max_attempts" => retry.max_attempts = values::attempts(input)?,
+                "backoff" => retry.backoff = values::backoff(input)?,
+                "initial" => retry.initial = values::duration("initial", "1s", input)?,
+                "max" => longest = Some((input.span(), values::duration("max", "5m", input)?)),
+                _ => retry.jitter = true,
+            }
+            Ok(())
+        });
+        // Without one, the first delay of an hour is meant.
+        retry.max = longest.map_or(retry.max.max(retry.initial), |(_, max)| max);
+        if let Some((at, max)) = longest
+            && max < retry.initial
+        {
+            errors.push(syn::Error::new(
+                at,
+                "no delay may be longer than `max`, and the first one, `initial`, is: make `max` longer or `initial` shorter",
+            ));
+        }
+        Ok(retry)
     }
 }
 

@@ -37,6 +37,7 @@ use proc_macro::TokenStream;
 /// | `initial = Variant` | the step that an instance begins with | the first variant |
 /// | `signals(Type, …)` | the signals that it accepts | none |
 /// | `timeout = "30s"` | how long a step may run (`ms`, `s`, `m`, `h`) | no limit |
+/// | `retry(max_attempts = 5)` | tries again what failed, instead of a `handle`; its options are below | no second run |
 /// | `crate = path` | where `gen_durable` is, if it was renamed | `::gen_durable` |
 ///
 /// Variants are unit variants. Generated on the enum: `insert`, `insert_many`, `signal`, and
@@ -60,6 +61,16 @@ use proc_macro::TokenStream;
 /// |---|---|---|
 /// | `next(Ship, Cancel)` | the steps that it may go to; also on `handle` | what its code says |
 /// | `entry` | instances are inserted at it: `insert(…).step(…)` elsewhere, or by hand | no |
+/// | `timeout = "30s"` | how long it may run | the machine's |
+/// | `retry(max_attempts = 5)` | tries it again, instead of a `handle` | the machine's |
+///
+/// | `retry(…)` | meaning | default |
+/// |---|---|---|
+/// | `max_attempts = 5` | how often the step runs in all | 5 |
+/// | `backoff = "exponential"` | how the delays grow; or `"linear"`, `"constant"` | `"exponential"` |
+/// | `initial = "1s"` | the first delay | 1 s |
+/// | `max = "5m"` | the longest delay | 5 minutes |
+/// | `jitter` | varies each delay by up to a quarter | off |
 ///
 /// # The graph
 ///

@@ -22,6 +22,7 @@ mod outcomes;
 mod ownership;
 mod partitions;
 mod pedantic;
+mod retries;
 mod shutdown;
 mod signals;
 mod start;

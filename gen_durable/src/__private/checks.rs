@@ -10,6 +10,8 @@ pub struct Functions {
     pub steps: &'static [&'static str],
     /// The others.
     pub others: &'static [&'static str],
+    /// Whether one of them is `handle`.
+    pub handle: bool,
     /// Groups of steps that no step outside of the group leads to.
     pub islands: &'static [&'static [&'static str]],
 }
@@ -95,6 +97,12 @@ pub const fn step_has_variant(steps: &[&str], functions: &Functions, step: &str,
 #[track_caller]
 pub const fn is_no_step(steps: &[&str], function: &str, message: &str) {
     assert!(!contains(steps, function), "{}", message);
+}
+
+/// Fails if there is a `handle` beside the policy that would stand in for it.
+#[track_caller]
+pub const fn has_no_handle(functions: &Functions, message: &str) {
+    assert!(!functions.handle, "{}", message);
 }
 
 /// Fails if the name at `index` stands before it as well.
@@ -201,7 +209,7 @@ impl Text {
 mod tests {
     use super::*;
 
-    const NONE: Functions = Functions { steps: &[], others: &[], islands: &[] };
+    const NONE: Functions = Functions { steps: &[], others: &[], handle: false, islands: &[] };
 
     #[test]
     fn a_step_on_an_island_is_reached_if_instances_begin_there() {

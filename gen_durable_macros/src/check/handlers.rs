@@ -27,6 +27,14 @@ pub(crate) fn check_impl(machine: &MachineImpl, errors: &mut Errors) {
             "a machine cannot be generic: remove the parameters, and write an impl block for each enum",
         );
     }
+    for step in machine.steps.iter().filter(|_| machine.handle.is_some()) {
+        if let Some(retry) = &step.options.retry {
+            errors.push(syn::Error::new(
+                retry.at,
+                "`retry` stands in for `handle`, and this machine has one: remove `retry`, or call `Retry::decide` in `handle`",
+            ));
+        }
+    }
     for function in functions(item) {
         let name = function.sig.ident.unraw().to_string();
         if name == "handle" {

@@ -1,7 +1,7 @@
 //! The graph of a machine: as the function `graph` that gives it, and as text for the documentation of the impl block.
 //!
-//! Invariant: the text is what the runtime's `Graph::to_mermaid` makes of the same graph, but for the initial step: that
-//! is the enum's to know, and is shown if only one step can be it.
+//! Invariant: the text is what the runtime's `Graph::to_mermaid` makes of the same graph, but for what is the enum's to
+//! know: its `retry`, and the initial step, which is shown if only one can be it.
 
 use std::{collections::BTreeSet, fmt::Write};
 
@@ -26,13 +26,27 @@ pub(super) fn graph_fn(machine: &MachineImpl, private: &TokenStream) -> TokenStr
             let graph = graph.on_error(#node);
         }
     });
+    let retry = stands_in(machine).then(|| {
+        quote! {
+            let graph = graph.on_error(#private::StepNode::new(
+                "handle",
+                [#private::Edge::Replay, #private::Edge::Stop],
+            ));
+        }
+    });
     quote! {
         fn graph() -> #private::Graph {
             let graph = #private::graph::<Self>([#(#steps),*]);
             #handle
+            #retry
             graph
         }
     }
+}
+
+/// Whether the policy of a step stands in for `handle`.
+fn stands_in(machine: &MachineImpl) -> bool {
+    machine.handle.is_none() && machine.steps.iter().any(|step| step.options.retry.is_some())
 }
 
 fn node(step: &StepFn, private: &TokenStream) -> TokenStream {
@@ -84,6 +98,10 @@ fn mermaid(machine: &MachineImpl) -> String {
     if let Some(handle) = &machine.handle {
         aliases.insert("state \"an error in any step\" as handle".to_owned());
         lines.extend(arrows(handle, &mut aliases));
+    }
+    if stands_in(machine) {
+        aliases.insert("state \"an error in any step\" as handle".to_owned());
+        lines.extend(["handle --> handle: replay", "handle --> [*]: stop"].map(str::to_owned));
     }
     for line in aliases.iter().chain(&lines) {
         let _ = writeln!(text, "    {line}");

@@ -3,11 +3,11 @@
 //! Invariant: the block is emitted as it stands, bodies untouched; a step's own errors (a future that is not `Send`, a
 //! wrong return type) are reported at the step's name.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::{ImplItem, ItemImpl, Type, parse_quote, spanned::Spanned};
 
-use super::{diagram, private_at, respan};
+use super::{diagram, duration, private_at, respan, retry_policy};
 use crate::{
     ast::{MachineImpl, StepFn, WhyNot, why_not},
     attr::is_step,
@@ -60,6 +60,7 @@ fn step_functions(machine: &MachineImpl, correct: bool) -> TokenStream {
     let names = machine.steps.iter().map(|step| &step.name);
     let other_cfgs = machine.others.iter().map(|other| &other.cfgs);
     let other_names = machine.others.iter().map(|other| &other.name);
+    let handle = machine.handle.is_some();
     let islands = if correct { islands(machine) } else { Vec::new() };
     quote! {
         #[automatically_derived]
@@ -67,6 +68,7 @@ fn step_functions(machine: &MachineImpl, correct: bool) -> TokenStream {
             const FUNCTIONS: #private::Functions = #private::Functions {
                 steps: &[#(#(#cfgs)* #names),*],
                 others: &[#(#(#other_cfgs)* #other_names),*],
+                handle: #handle,
                 islands: &[#(&[#(#islands),*]),*],
             };
         }
@@ -97,6 +99,12 @@ fn steps(machine: &MachineImpl) -> TokenStream {
         }
     });
     let requirements = requirements(machine);
+    let timeout = of_steps(machine, "timeout", &quote!(Duration), &quote!(TIMEOUT), |step| {
+        step.options.timeout.map(|timeout| duration(timeout, &private))
+    });
+    let retry = of_steps(machine, "retry", &quote!(Retry), &quote!(RETRY), |step| {
+        step.options.retry.as_ref().map(|retry| retry_policy(retry, &private))
+    });
     let graph = diagram::graph_fn(machine, &private);
     quote! {
         #[automatically_derived]
@@ -117,6 +125,10 @@ fn steps(machine: &MachineImpl) -> TokenStream {
             }
 
             #handle
+
+            #timeout
+
+            #retry
 
             #requirements
 
@@ -147,6 +159,38 @@ fn call(machine: &MachineImpl, step: &StepFn, arguments: &TokenStream) -> TokenS
             let #returned = Self::#ident(#arguments #(, #given.get::<#resources>())*).await;
             #result
         })
+    }
+}
+
+/// A function of the trait `Steps` that gives what steps have of their own, and otherwise the machine's; nothing if no
+/// step has any.
+fn of_steps(
+    machine: &MachineImpl,
+    function: &str,
+    ty: &TokenStream,
+    otherwise: &TokenStream,
+    of: impl Fn(&StepFn) -> Option<TokenStream>,
+) -> TokenStream {
+    let private = private(machine);
+    let function = Ident::new(function, Span::call_site());
+    let arms: Vec<_> = machine
+        .steps
+        .iter()
+        .filter_map(|step| {
+            let (cfgs, name, value) = (&step.cfgs, &step.name, of(step)?);
+            Some(quote!(#(#cfgs)* #name => #private::Some(#value),))
+        })
+        .collect();
+    if arms.is_empty() {
+        return TokenStream::new();
+    }
+    quote! {
+        fn #function(&self) -> #private::Option<#private::#ty> {
+            match #private::Machine::name(self) {
+                #(#arms)*
+                _ => <Self as #private::Machine>::#otherwise,
+            }
+        }
     }
 }
 

@@ -8,13 +8,15 @@ mod handlers;
 mod steps;
 mod stored;
 
+use std::time::Duration;
+
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
 use syn::{DeriveInput, Item, Path};
 
 use crate::{
     ast::{MachineEnum, MachineImpl},
-    attr::{MachineOptions, read_impl_options},
+    attr::{Backoff, MachineOptions, Retry, read_impl_options},
     check,
     errors::Errors,
 };
@@ -75,6 +77,24 @@ fn derive(item: TokenStream, expand: fn(&DeriveInput, &mut Errors) -> TokenStrea
 /// The path to what generated code uses, with the span of what it is used for: the compiler then reports there.
 fn private_at(krate: &Path, span: Span) -> TokenStream {
     respan(&quote!(#krate::__private), span)
+}
+
+/// A policy, as the runtime's type.
+fn retry_policy(retry: &Retry, private: &TokenStream) -> TokenStream {
+    let backoff = match retry.backoff {
+        Backoff::Constant => quote!(constant),
+        Backoff::Linear => quote!(linear),
+        Backoff::Exponential => quote!(exponential),
+    };
+    let (initial, max) = (duration(retry.initial, private), duration(retry.max, private));
+    let attempts = retry.max_attempts;
+    let jitter = retry.jitter.then(|| quote!(.jitter()));
+    quote!(#private::Retry::#backoff(#initial).max_attempts(#attempts).max(#max) #jitter)
+}
+
+fn duration(duration: Duration, private: &TokenStream) -> TokenStream {
+    let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
+    quote!(#private::Duration::new(#seconds, #nanos))
 }
 
 /// The same tokens, none of them a group, in another place.

@@ -8,7 +8,7 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::{Attribute, Path, spanned::Spanned};
 
-use super::private_at;
+use super::{duration, private_at, retry_policy};
 use crate::{
     ast::{MachineEnum, Variant, signal_helper},
     names::{compact, function_name, snake_case},
@@ -42,11 +42,12 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
     let output =
         options.output.as_ref().map_or_else(|| quote!(#private::Value), |output| quote!(#output));
     let timeout = options.timeout.map(|timeout| {
-        let (seconds, nanos) = (timeout.as_secs(), timeout.subsec_nanos());
-        quote! {
-            const TIMEOUT: #private::Option<#private::Duration> =
-                #private::Some(#private::Duration::new(#seconds, #nanos));
-        }
+        let timeout = duration(timeout, &private);
+        quote!(const TIMEOUT: #private::Option<#private::Duration> = #private::Some(#timeout);)
+    });
+    let retry = options.retry.as_ref().map(|retry| {
+        let retry = retry_policy(retry, &private);
+        quote!(const RETRY: #private::Option<#private::Retry> = #private::Some(#retry);)
     });
     let cfgs: Vec<_> = machine.steps.iter().map(|step| &step.cfgs).collect();
     let names: Vec<_> = machine.steps.iter().map(|step| &step.name).collect();
@@ -77,6 +78,7 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
             const VERSION: #private::u32 = #version;
             const QUEUE: &'static #private::str = #queue;
             #timeout
+            #retry
             const INITIAL: Self = #initial;
             const STEPS: &'static [&'static #private::str] = &[#(#(#cfgs)* #names),*];
             const SIGNALS: &'static [&'static #private::str] =
@@ -284,6 +286,15 @@ fn checks(machine: &MachineEnum, correct: bool) -> TokenStream {
     let functions = quote_spanned! {ident.span()=>
         const FUNCTIONS: #private::Functions = <#ident as #private::StepsInOneImplBlock>::FUNCTIONS;
     };
+    let retry = machine.options.retry.as_ref().map(|retry| {
+        let private = private_at(&machine.krate(), retry.at);
+        quote_spanned! {retry.at=>
+            const _: () = #private::has_no_handle(
+                &FUNCTIONS,
+                "`retry` stands in for `handle`, and this machine has one: remove `retry`, or call `Retry::decide` in `handle`",
+            );
+        }
+    });
     let islands = if correct { islands(machine) } else { TokenStream::new() };
     quote! {
         const _: () = {
@@ -292,6 +303,7 @@ fn checks(machine: &MachineEnum, correct: bool) -> TokenStream {
             #functions
             #(#steps)*
             #(#signals)*
+            #retry
             #islands
         };
     }

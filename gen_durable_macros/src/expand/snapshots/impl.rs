@@ -31,6 +31,7 @@ impl ::gen_durable::__private::StepsInOneImplBlock for Checkout {
     const FUNCTIONS: ::gen_durable::__private::Functions = ::gen_durable::__private::Functions {
         steps: &["start", "await_pay"],
         others: &["helper"],
+        handle: true,
         islands: &[&["start"]],
     };
 }
