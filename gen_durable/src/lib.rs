@@ -72,6 +72,7 @@
 //! | [`cx.replay(delay)`](Context::replay) | the same step again after `delay` | +1 |
 //! | [`cx.await_signal::<S>()`](Context::await_signal) | parks until a signal `S` arrives that this step has not seen; then the same step again | 0 |
 //! | [`cx.await_signal_for::<S>(timeout)`](Context::await_signal_for) | likewise, for `timeout` at most | 0 |
+//! | [`cx.await_any::<(S, T)>()`](Context::await_any) | parks until a signal of any of these types arrives; with a timeout, [`await_any_for`](Context::await_any_for) | 0 |
 //! | [`cx.done(output)`](Context::done) | ends with a result | |
 //! | [`cx.stop(reason)`](Context::stop) | ends as failed | |
 //!
@@ -115,6 +116,7 @@
 //! A signal is a row in the instance's inbox. It may arrive before, during or after the park; one
 //! that nobody awaits waits. [`take_signal`](Context::take_signal) marks the oldest one as consumed,
 //! and it is deleted in the commit of the outcome; [`peek_signal`](Context::peek_signal) only looks.
+//! [`take_signals`](Context::take_signals) takes all of a type, and [`gather`](Context::gather) so many or none.
 //! A step that awaits runs again from its beginning, so it looks first and parks if there is nothing:
 //!
 //! ```
@@ -379,7 +381,7 @@ pub use crate::{
     outcome::Outcome,
     resources::Resources,
     retry::Retry,
-    signal::{Accepts, Delivery, DurableSignal, Signal},
+    signal::{Accepts, AnyOf, Delivery, DurableSignal, Signal},
     state::DurableState,
 };
 pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm};

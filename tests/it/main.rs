@@ -13,6 +13,7 @@
     reason = "tests write what a user would, and a panic is how a test fails"
 )]
 
+mod awaits;
 mod failures;
 mod inserts;
 mod maintenance;
