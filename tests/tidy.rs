@@ -279,6 +279,8 @@ fn the_readme_lists_every_option() {
     let machine = options("MACHINE");
     assert_eq!(rows(&readme, "| `#[durable_fsm(…)]` on the enum |"), machine);
     assert_eq!(rows(&docs, "| option | meaning | default |"), machine);
+    assert_eq!(rows(&readme, "| `#[durable_job(…)]` on a function |"), options("JOB"));
+    assert_eq!(rows(&docs, "| option of a job |"), options("JOB"));
     for (list, table) in [("STEP", "| `#[step(…)]` on a step |"), ("RETRY", "| `retry(…)` |")] {
         assert_eq!(rows(&readme, table), options(list));
         assert_eq!(rows(&docs, table), options(list));

@@ -26,6 +26,7 @@ pub use crate::{
     graph::{Edge, Graph, StepNode},
     id::InstanceId,
     insert::{Insert, InsertMany, IntoInsert},
+    job::{JobEnd, job},
     machine::{Machine, Requirement, StepFuture, Steps},
     outcome::Outcome,
     resources::Resources,
@@ -68,6 +69,30 @@ where
     E: Into<std::boxed::Box<dyn std::error::Error + Send + Sync>>,
 {
     fn into_step_result(self) -> StepResult<M> {
+        self.map_err(StepError::from_boxed)
+    }
+}
+
+/// What a job may return, beside its result itself.
+#[diagnostic::on_unimplemented(
+    message = "a job cannot return `{Self}`",
+    label = "not a result",
+    note = "a job returns its result, or a `Result` of it with an error type that is a `std::error::Error`"
+)]
+pub trait IntoJobResult<T> {
+    /// Its result, or why it failed.
+    ///
+    /// # Errors
+    ///
+    /// It failed.
+    fn into_job_result(self) -> Result<T, StepError>;
+}
+
+impl<T, E> IntoJobResult<T> for Result<T, E>
+where
+    E: Into<std::boxed::Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn into_job_result(self) -> Result<T, StepError> {
         self.map_err(StepError::from_boxed)
     }
 }

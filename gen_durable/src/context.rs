@@ -71,6 +71,11 @@ impl<M: Machine> Context<M> {
         Self { state, instance, inbox }
     }
 
+    /// What a job is made of.
+    pub(crate) fn into_parts(self) -> (M::State, Arc<Instance>, Vec<Received>) {
+        (self.state, self.instance, self.inbox)
+    }
+
     /// The instance's id; a child can be given it, to signal back.
     pub fn id(&self) -> InstanceId<M> {
         InstanceId::from_raw(self.instance.id)
@@ -319,7 +324,7 @@ impl<M: Machine> Context<M> {
     }
 
     fn outcome(self, transition: Transition<M>) -> Outcome<M> {
-        Outcome::new(transition, self.state, self.inbox)
+        Outcome::new(transition, Some(self.state), self.inbox)
     }
 }
 

@@ -253,6 +253,30 @@
 //! }
 //! ```
 //!
+//! # Jobs
+//!
+//! A machine of one step is written as a function. [`durable_job`] makes a machine of it, called like the function in
+//! `CamelCase`; it is inserted, retried and waited for like any other, and an `Err` fails it.
+//!
+//! ```
+//! # use gen_durable::prelude::*;
+//! #[derive(DurableState)]
+//! pub struct Page {
+//!     path: String,
+//! }
+//!
+//! #[durable_job(queue = "pages", timeout = "30s", retry(max_attempts = 5))]
+//! async fn count_lines(cx: JobContext<Page>) -> Result<u64, std::io::Error> {
+//!     let text = std::fs::read_to_string(&cx.state.path)?;
+//!     Ok(text.lines().count() as u64)
+//! }
+//!
+//! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let id = CountLines::insert(Page { path: "/etc/hosts".to_owned() }).execute(&client).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # In your own transaction
 //!
 //! Inserts and signals are executed on an [`Engine`], on a [`Client`] (a process that runs nothing
@@ -353,6 +377,7 @@ pub mod graph;
 mod group;
 mod id;
 mod insert;
+mod job;
 pub mod machine;
 mod maintenance;
 mod outcome;
@@ -377,6 +402,7 @@ pub use crate::{
     graph::Graph,
     id::InstanceId,
     insert::{Insert, InsertMany, IntoInsert, Status},
+    job::JobContext,
     machine::{Machine, Requirement, StepFuture, Steps},
     outcome::Outcome,
     resources::Resources,
@@ -384,7 +410,7 @@ pub use crate::{
     signal::{Accepts, AnyOf, Delivery, DurableSignal, Signal},
     state::DurableState,
 };
-pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm};
+pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm, durable_job};
 
 /// The code blocks of the README, compiled as documentation tests.
 #[cfg(doctest)]

@@ -238,7 +238,8 @@ impl<M: Steps> MachineRunner<M> {
     fn lower(&self, work: &Work, outcome: Outcome<M>) -> Result<Commit, StepError> {
         let Outcome { transition, state, inbox, inserts, signals } = outcome;
         let encode = |error: EncodeError| StepError::rejected(error);
-        let state = state::encode("state", &state, self.value_max).map_err(encode)?;
+        let state = state.map(|state| state::encode("state", &state, self.value_max));
+        let state = state.transpose().map_err(encode)?;
         let mut error = None;
         let mut attempt = 0;
         let change = match transition {
@@ -267,7 +268,7 @@ impl<M: Steps> MachineRunner<M> {
         }
         let mut commit = work.commit(change, !M::SIGNALS.is_empty());
         commit.attempt = attempt;
-        commit.state = Some(state);
+        commit.state = state;
         commit.error = error;
         commit.consumed =
             inbox.iter().filter(|signal| signal.taken).map(|signal| signal.id).collect();

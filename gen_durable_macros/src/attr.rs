@@ -1,4 +1,4 @@
-//! The options of `#[durable_fsm(…)]`, `#[step(…)]` and `#[durable(…)]`.
+//! The options of `#[durable_fsm(…)]`, `#[durable_job(…)]`, `#[step(…)]` and `#[durable(…)]`.
 //!
 //! Invariant: reading goes on after a mistake, so that all of them are found; where it is plain what was meant, that is
 //! used, so that the compiler does not report what follows from the mistake.
@@ -81,6 +81,15 @@ const MACHINE: Known = &[
     ("crate", "crate = gen_durable"),
 ];
 
+const JOB: Known = &[
+    ("version", "version = 1"),
+    ("queue", "queue = \"mail\""),
+    ("name", "name = \"send_mail\""),
+    ("timeout", "timeout = \"30s\""),
+    ("retry", "retry(max_attempts = 5)"),
+    ("crate", "crate = gen_durable"),
+];
+
 const RETRY: Known = &[
     ("max_attempts", "max_attempts = 5"),
     ("backoff", "backoff = \"exponential\""),
@@ -114,6 +123,18 @@ impl MachineOptions {
         let mut options = Self::default();
         Walk::new(MACHINE, None)
             .options(tokens, errors, |name, input, errors| options.take(name, input, errors));
+        options
+    }
+
+    /// Reads the options of a job.
+    pub(crate) fn read_job(tokens: TokenStream, errors: &mut Errors) -> Self {
+        let mut options = Self::default();
+        let elsewhere = "belongs on a machine of several steps: a job's state and output are in its signature, and it takes no signals";
+        Walk::new(JOB, Some((MACHINE, elsewhere))).options(
+            tokens,
+            errors,
+            |name, input, errors| options.take(name, input, errors),
+        );
         options
     }
 

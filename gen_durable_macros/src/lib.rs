@@ -87,6 +87,31 @@ pub fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
     expand::durable_fsm(options.into(), item.into()).into()
 }
 
+/// Makes a function a job: a machine of one step, called like the function in `CamelCase`.
+///
+/// ```text
+/// #[durable_job(queue = "mail", retry(max_attempts = 5))]
+/// async fn send_mail(cx: JobContext<Mail>, mailer: &Mailer) -> Result<(), Error> { … }
+/// ```
+///
+/// | option of a job | meaning | default |
+/// |---|---|---|
+/// | `version = 1` | the version of what it does and of its arguments | 1 |
+/// | `queue = "…"` | the queue that it runs in | `"default"` |
+/// | `name = "…"` | the machine's name in the database | the function's name |
+/// | `timeout = "30s"` | how long it may run (`ms`, `s`, `m`, `h`) | no limit |
+/// | `retry(max_attempts = 5)` | tries it again after an error, as on a machine | no second run |
+/// | `crate = path` | where `gen_durable` is, if it was renamed | `::gen_durable` |
+///
+/// Its first parameter is a `JobContext` with the type of its arguments, a `DurableState`; further
+/// parameters are resources, by reference. It returns its result, a `DurableState`, or a `Result`
+/// of that. Generated on the machine `SendMail`: `insert` and `insert_many`. The function itself
+/// stays as it stands.
+#[proc_macro_attribute]
+pub fn durable_job(options: TokenStream, item: TokenStream) -> TokenStream {
+    expand::durable_job(options.into(), item.into()).into()
+}
+
 /// Makes a type a state or a result: implements serde's traits and `DurableState`.
 ///
 /// `#[serde(…)]` attributes are taken as serde takes them. `#[durable(serde = external)]` leaves

@@ -16,6 +16,7 @@
 mod awaits;
 mod failures;
 mod inserts;
+mod jobs;
 mod maintenance;
 mod migrations;
 mod outages;

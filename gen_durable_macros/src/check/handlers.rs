@@ -88,7 +88,7 @@ fn returns_nothing(output: &ReturnType) -> bool {
     }
 }
 
-fn check_resource(input: &FnArg, step: &str, errors: &mut Errors) {
+pub(super) fn check_resource(input: &FnArg, step: &str, errors: &mut Errors) {
     let FnArg::Typed(input) = input else { return };
     let Type::Reference(reference) = &*input.ty else {
         let text = compact(&input.ty);

@@ -5,6 +5,7 @@
 
 mod diagram;
 mod handlers;
+mod job;
 mod steps;
 mod stored;
 
@@ -15,7 +16,7 @@ use quote::{ToTokens, quote};
 use syn::{DeriveInput, Item, Path};
 
 use crate::{
-    ast::{MachineEnum, MachineImpl},
+    ast::{Job, MachineEnum, MachineImpl},
     attr::{Backoff, MachineOptions, Retry, read_impl_options},
     check,
     errors::Errors,
@@ -40,6 +41,29 @@ pub(crate) fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStrea
         }
         Ok(other) => {
             check::check_other(&other, &mut errors);
+            other.into_token_stream()
+        }
+        Err(error) => {
+            errors.push(error);
+            item
+        }
+    };
+    let errors = errors.report();
+    quote!(#expanded #errors)
+}
+
+/// `#[durable_job]`: parse, check, generate.
+pub(crate) fn durable_job(options: TokenStream, item: TokenStream) -> TokenStream {
+    let mut errors = Errors::default();
+    let expanded = match syn::parse2::<Item>(item.clone()) {
+        Ok(Item::Fn(item)) => {
+            let options = MachineOptions::read_job(options, &mut errors);
+            let job = Job::new(item);
+            check::check_job(&job, &mut errors);
+            job::expand(&job, options, errors.is_empty())
+        }
+        Ok(other) => {
+            check::check_no_job(&other, &mut errors);
             other.into_token_stream()
         }
         Err(error) => {
