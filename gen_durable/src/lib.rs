@@ -354,6 +354,7 @@
 //!
 //! # Where to look
 //!
+//! - [`guide`]: machines, signals, errors and retries, jobs, testing, a page each.
 //! - [`Machine`] and [`Steps`]: the contract that the macros implement, and that can be written by hand.
 //! - [`Context`]: what a step is given. [`Outcome`]: what it returns.
 //! - [`Engine`] and [`Client`]: inserting, signalling, waiting; [`Engine::metrics`],
@@ -375,6 +376,7 @@ mod engine;
 pub mod error;
 pub mod graph;
 mod group;
+pub mod guide;
 mod id;
 mod insert;
 mod job;
