@@ -11,8 +11,8 @@ use crate::machine::Machine;
 ///
 /// `#[durable_fsm]` reads it from the steps' code: from what they call on their context, wherever in the body that stands.
 /// A step whose code does not tell all (its context is handed to a function, a target is a variable) is
-/// [`opaque`](StepNode::opaque), unless `#[step(next(…))]` declares its targets. The same graph is shown as a diagram in
-/// the documentation of the impl block.
+/// [`opaque`](StepNode::opaque), unless `#[step(next(…))]` declares its targets. The same graph is shown as a diagram on
+/// the enum's page of the documentation, at `impl Steps`.
 ///
 /// ```
 /// use gen_durable::{graph::Edge, prelude::*};

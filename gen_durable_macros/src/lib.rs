@@ -74,8 +74,8 @@ use proc_macro::TokenStream;
 ///
 /// # The graph
 ///
-/// Where the steps go is read from their code and shown as a diagram in the documentation of the
-/// impl block; the function `graph` of the trait `Steps` gives it as data. With `#[step(next(…))]`
+/// Where the steps go is read from their code and shown as a diagram on the enum's page of the
+/// documentation, at `impl Steps`; the function `graph` of the trait `Steps` gives it as data. With `#[step(next(…))]`
 /// a step that goes anywhere else does not compile; where its code does not tell (its context is
 /// handed to a function, the target is a variable), it fails when it does so.
 ///

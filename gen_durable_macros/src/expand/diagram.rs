@@ -1,4 +1,4 @@
-//! The graph of a machine: as the function `graph` that gives it, and as text for the documentation of the impl block.
+//! The graph of a machine: as the function `graph` that gives it, and as text for the documentation of `impl Steps`.
 //!
 //! Invariant: the text is what the runtime's `Graph::to_mermaid` makes of the same graph, but for what is the enum's to
 //! know: its `retry`, and the initial step, which is shown if only one can be it.
@@ -79,9 +79,9 @@ fn edge(edge: &Edge, private: &TokenStream) -> TokenStream {
     quote!(#private::Edge::#edge)
 }
 
-/// The documentation of the impl block.
+/// The documentation of `impl Steps`, which the enum's page shows.
 pub(super) fn documentation(machine: &MachineImpl) -> String {
-    format!("\nThe graph of its steps:\n\n```mermaid\n{}```\n", mermaid(machine))
+    format!("The graph of its steps:\n\n```mermaid\n{}```\n", mermaid(machine))
 }
 
 fn mermaid(machine: &MachineImpl) -> String {

@@ -1,6 +1,6 @@
 //! The impl block's expansion: `impl Steps`, and the check that each step has its variant.
 //!
-//! Invariant: the block is emitted as it stands, bodies untouched; a step's own errors (a future that is not `Send`, a
+//! Invariant: the block is emitted as it stands but for `#[step(…)]`, bodies untouched; a step's own errors (a future that is not `Send`, a
 //! wrong return type) are reported at the step's name.
 
 use proc_macro2::{Ident, Span, TokenStream};
@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(crate) fn expand(machine: &MachineImpl, correct: bool) -> TokenStream {
-    let item = block(machine, correct);
+    let item = block(machine);
     if item.trait_.is_some() || has_arguments(&item.self_ty) {
         return quote!(#item);
     }
@@ -34,9 +34,9 @@ fn has_arguments(ty: &Type) -> bool {
     }
 }
 
-/// The block as it stands, without the options of its steps and with the graph as its documentation. A step need not
-/// await: it is async because the engine says so.
-fn block(machine: &MachineImpl, correct: bool) -> ItemImpl {
+/// The block as it stands, without the options of its steps. A step need not await: it is async because the engine says
+/// so.
+fn block(machine: &MachineImpl) -> ItemImpl {
     let mut item = machine.item.clone();
     for item in &mut item.items {
         if let ImplItem::Fn(function) = item {
@@ -45,10 +45,6 @@ fn block(machine: &MachineImpl, correct: bool) -> ItemImpl {
                 function.attrs.push(parse_quote!(#[allow(clippy::unused_async)]));
             }
         }
-    }
-    if correct {
-        let graph = diagram::documentation(machine);
-        item.attrs.push(parse_quote!(#[doc = #graph]));
     }
     item
 }
@@ -106,7 +102,10 @@ fn steps(machine: &MachineImpl) -> TokenStream {
         step.options.retry.as_ref().map(|retry| retry_policy(retry, &private))
     });
     let graph = diagram::graph_fn(machine, &private);
+    // On the impl of the trait: a block whose functions are all private is not shown.
+    let documentation = diagram::documentation(machine);
     quote! {
+        #[doc = #documentation]
         #[automatically_derived]
         #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
         impl #private::Steps for #ty {

@@ -1,15 +1,3 @@
-/**
-The graph of its steps:
-
-```mermaid
-stateDiagram-v2
-    state "an error in any step" as handle
-    [*] --> start
-    start --> await_pay
-    await_pay --> [*]: done
-    handle --> [*]: stop
-```
-*/
 impl Checkout {
     #[allow(clippy::unused_async)]
     async fn start(mut cx: Context<Self>) -> Outcome<Self> {
@@ -35,6 +23,17 @@ impl ::gen_durable::__private::StepsInOneImplBlock for Checkout {
         islands: &[&["start"]],
     };
 }
+/**The graph of its steps:
+
+```mermaid
+stateDiagram-v2
+    state "an error in any step" as handle
+    [*] --> start
+    start --> await_pay
+    await_pay --> [*]: done
+    handle --> [*]: stop
+```
+*/
 #[automatically_derived]
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::gen_durable::__private::Steps for Checkout {

@@ -100,15 +100,6 @@ const _: () = {
     );
 };
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
-/**
-The graph of its steps:
-
-```mermaid
-stateDiagram-v2
-    [*] --> run
-    run --> [*]: done
-```
-*/
 impl SendMail {
     #[allow(clippy::unused_async)]
     async fn run(
@@ -131,6 +122,14 @@ impl ::gen_durable::__private::StepsInOneImplBlock for SendMail {
         islands: &[&["run"]],
     };
 }
+/**The graph of its steps:
+
+```mermaid
+stateDiagram-v2
+    [*] --> run
+    run --> [*]: done
+```
+*/
 #[automatically_derived]
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::gen_durable::__private::Steps for SendMail {

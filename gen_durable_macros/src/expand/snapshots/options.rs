@@ -1,16 +1,3 @@
-/**
-The graph of its steps:
-
-```mermaid
-stateDiagram-v2
-    state "an error in any step" as handle
-    [*] --> start
-    start --> ship
-    ship --> [*]: done
-    handle --> handle: replay
-    handle --> [*]: stop
-```
-*/
 impl Checkout {
     #[allow(clippy::unused_async)]
     async fn start(cx: Context<Self>) -> Outcome<Self> {
@@ -30,6 +17,18 @@ impl ::gen_durable::__private::StepsInOneImplBlock for Checkout {
         islands: &[&["start"]],
     };
 }
+/**The graph of its steps:
+
+```mermaid
+stateDiagram-v2
+    state "an error in any step" as handle
+    [*] --> start
+    start --> ship
+    ship --> [*]: done
+    handle --> handle: replay
+    handle --> [*]: stop
+```
+*/
 #[automatically_derived]
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::gen_durable::__private::Steps for Checkout {
