@@ -150,3 +150,48 @@ async fn main() -> Result<(), Error> {
     engine.shutdown().await?; // graceful: finish or release what runs
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_graph_is_read_from_the_steps() {
+        let graph = Checkout::graph();
+        assert!(graph.is_complete());
+        assert_eq!(
+            graph.to_mermaid(),
+            "stateDiagram-v2
+    state \"an error in any step\" as handle
+    [*] --> start
+    start --> await_pay
+    await_pay --> await_pay: await payment_confirmed
+    await_pay --> ship
+    ship --> [*]: done
+    handle --> handle: replay
+    handle --> [*]: stop
+"
+        );
+    }
+
+    #[test]
+    fn the_graph_for_graphviz() {
+        assert_eq!(
+            Checkout::graph().to_dot(),
+            "digraph \"checkout\" {
+    node [shape=box, style=rounded];
+    \"[begin]\" [shape=point];
+    \"[end]\" [shape=doublecircle, label=\"\", width=0.15];
+    \"[begin]\" -> \"start\";
+    \"start\" -> \"await_pay\" [label=\"\"];
+    \"await_pay\" -> \"await_pay\" [label=\"await payment_confirmed\", style=dashed];
+    \"await_pay\" -> \"ship\" [label=\"\"];
+    \"ship\" -> \"[end]\" [label=\"done\"];
+    \"handle\" -> \"handle\" [label=\"replay\", style=dashed];
+    \"handle\" -> \"[end]\" [label=\"stop\"];
+    \"handle\" [label=\"an error in any step\", shape=hexagon];
+}
+"
+        );
+    }
+}

@@ -175,3 +175,21 @@ impl Worker {
         Ok(line)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_graph_is_read_from_the_steps() {
+        assert_eq!(
+            Parcel::graph().to_mermaid(),
+            "stateDiagram-v2
+    [*] --> charge
+    charge --> pack
+    pack --> ship
+    ship --> [*]: done
+"
+        );
+    }
+}

@@ -158,3 +158,36 @@ async fn main() -> Result<(), Error> {
     assert_eq!(report, Report { words: words as u64, failed: vec![3] });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_graphs_show_what_the_machines_send_each_other() {
+        assert_eq!(
+            Text::graph().to_mermaid(),
+            "stateDiagram-v2
+    state \"machine Line\" as machine_Line
+    [*] --> scatter
+    scatter --> gather
+    scatter --> machine_Line: insert
+    gather --> gather: await line_ended
+    gather --> [*]: done
+"
+        );
+        // The signals are made by a function, which the graph does not look into.
+        assert_eq!(
+            Line::graph().to_mermaid(),
+            "stateDiagram-v2
+    state \"an error in any step\" as handle
+    state \"another machine\" as another_machine
+    [*] --> count
+    count --> [*]: done
+    count --> another_machine: signal
+    handle --> [*]: stop
+    handle --> another_machine: signal
+"
+        );
+    }
+}

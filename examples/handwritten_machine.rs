@@ -69,7 +69,11 @@ mod with_macros {
 mod by_hand {
     use std::time::Duration;
 
-    use gen_durable::{IntoInsert, Requirement, StepFuture, prelude::*};
+    use gen_durable::{
+        IntoInsert, Requirement, StepFuture,
+        graph::{Edge, Graph, StepNode},
+        prelude::*,
+    };
     use serde::{Deserialize, Serialize};
 
     use super::Menu;
@@ -162,6 +166,15 @@ mod by_hand {
 
         fn requirements() -> Vec<Requirement> {
             vec![Requirement::of::<Menu>("brew")]
+        }
+
+        // What the macro reads from the bodies below.
+        fn graph() -> Graph {
+            Graph::new::<Self>([
+                StepNode::new("await_pay", [Edge::wait("paid"), Edge::next("brew")]),
+                StepNode::new("brew", [Edge::Done]),
+            ])
+            .on_error(StepNode::new("handle", [Edge::Stop]))
         }
     }
 
@@ -260,4 +273,27 @@ async fn main() -> Result<(), Error> {
     }
     engine.shutdown().await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_graph_that_is_read_and_the_one_that_is_stated_are_the_same() {
+        let graph = with_macros::Order::graph();
+        let stated = by_hand::Order::graph();
+        assert_eq!((&graph.steps, &graph.handle), (&stated.steps, &stated.handle));
+        assert_eq!(
+            graph.to_mermaid(),
+            "stateDiagram-v2
+    state \"an error in any step\" as handle
+    [*] --> await_pay
+    await_pay --> await_pay: await paid
+    await_pay --> brew
+    brew --> [*]: done
+    handle --> [*]: stop
+"
+        );
+    }
 }

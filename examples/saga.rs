@@ -41,15 +41,19 @@ enum Booking {
     Flight,
     Hotel,
     Car,
+    /// Comes after an error.
     Cancel,
 }
 
 #[durable_fsm]
 impl Booking {
+    // The context goes to a function, so the compiler cannot see where from here; the attribute says it, and holds it to that.
+    #[step(next(Hotel))]
     async fn flight(cx: Context<Self>, agency: &Agency) -> StepResult<Self> {
         book(cx, agency, "flight", Booking::Hotel)
     }
 
+    #[step(next(Car))]
     async fn hotel(cx: Context<Self>, agency: &Agency) -> StepResult<Self> {
         book(cx, agency, "hotel", Booking::Car)
     }
@@ -182,4 +186,29 @@ async fn main() -> Result<(), Error> {
     let left = agency.bookings().iter().map(|(trip, _)| *trip).collect::<Vec<_>>();
     assert_eq!(left, [*verona; 3], "of the trip that was called off, nothing is booked");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_graph_has_the_declared_targets() {
+        let graph = Booking::graph();
+        assert!(graph.is_complete());
+        assert_eq!(
+            graph.to_mermaid(),
+            "stateDiagram-v2
+    state \"an error in any step\" as handle
+    [*] --> flight
+    flight --> hotel
+    hotel --> car
+    car --> [*]: done
+    cancel --> cancel
+    cancel --> [*]: done
+    handle --> handle: replay
+    handle --> cancel
+"
+        );
+    }
 }

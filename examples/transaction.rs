@@ -131,3 +131,20 @@ async fn main() -> Result<(), Error> {
     engine.shutdown().await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_graph_is_read_from_the_step() {
+        assert_eq!(
+            Delivery::graph().to_mermaid(),
+            "stateDiagram-v2
+    [*] --> await_pay
+    await_pay --> await_pay: await paid
+    await_pay --> [*]: done
+"
+        );
+    }
+}

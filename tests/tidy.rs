@@ -275,17 +275,28 @@ fn the_readme_lists_every_option() {
     let insert = methods("gen_durable/src/insert.rs", "impl<M: Machine> Insert<M> {");
     assert_eq!(rows(&readme, "| `Machine::insert(state)` |"), insert);
 
+    let docs = read("gen_durable_macros/src/lib.rs").replace("/// ", "");
+    let machine = options("MACHINE");
+    assert_eq!(rows(&readme, "| `#[durable_fsm(…)]` on the enum |"), machine);
+    assert_eq!(rows(&docs, "| option | meaning | default |"), machine);
+    assert_eq!(rows(&readme, "| `#[durable_job(…)]` on a function |"), options("JOB"));
+    assert_eq!(rows(&docs, "| option of a job |"), options("JOB"));
+    for (list, table) in [("STEP", "| `#[step(…)]` on a step |"), ("RETRY", "| `retry(…)` |")] {
+        assert_eq!(rows(&readme, table), options(list));
+        assert_eq!(rows(&docs, table), options(list));
+    }
+}
+
+/// The names in a list of options that the macros know.
+fn options(list: &str) -> BTreeSet<String> {
     let attr = read("gen_durable_macros/src/attr.rs");
-    let (_, list) = attr.split_once("const MACHINE: Known = &[").expect("the list of options");
+    let begin = format!("const {list}: Known = &[");
+    let (_, list) = attr.split_once(&begin).expect("the list of options");
     let (list, _) = list.split_once("];").expect("the end of the list");
     // Each line begins with the option's name: ("version", "version = 1").
-    let machine: BTreeSet<String> = list
-        .lines()
+    list.lines()
         .filter_map(|line| line.trim().strip_prefix("(\"")?.split('"').next().map(str::to_owned))
-        .collect();
-    assert_eq!(rows(&readme, "| `#[durable_fsm(…)]` on the enum |"), machine);
-    let docs = read("gen_durable_macros/src/lib.rs").replace("/// ", "");
-    assert_eq!(rows(&docs, "| option | meaning | default |"), machine);
+        .collect()
 }
 
 #[test]

@@ -18,17 +18,20 @@ pub use serde;
 pub use serde_json::Value;
 
 pub use self::checks::{
-    Functions, is_no_step, name_is_new, step_has_variant, upgrades_an_older_version,
-    upgrades_the_same_machine, variant_has_step,
+    Functions, Reached, has_no_handle, is_no_step, name_is_new, step_has_variant,
+    upgrades_an_older_version, upgrades_the_same_machine, variant_has_step,
 };
 pub use crate::{
     context::Context,
     error::{StepError, StepResult},
+    graph::{Edge, Graph, StepNode},
     id::InstanceId,
     insert::{Insert, InsertMany, IntoInsert},
+    job::{JobEnd, job},
     machine::{Machine, Requirement, StepFuture, Steps},
     outcome::Outcome,
     resources::Resources,
+    retry::Retry,
     signal::{Accepts, DurableSignal, Signal},
     state::DurableState,
     upgrade::Upgrades,
@@ -70,6 +73,61 @@ where
     fn into_step_result(self) -> StepResult<M> {
         self.map_err(StepError::from_boxed)
     }
+}
+
+/// What a job may return, beside its result itself.
+#[diagnostic::on_unimplemented(
+    message = "a job cannot return `{Self}`",
+    label = "not a result",
+    note = "a job returns its result, or a `Result` of it with an error type that is a `std::error::Error`"
+)]
+pub trait IntoJobResult<T> {
+    /// Its result, or why it failed.
+    ///
+    /// # Errors
+    ///
+    /// It failed.
+    fn into_job_result(self) -> Result<T, StepError>;
+}
+
+impl<T, E> IntoJobResult<T> for Result<T, E>
+where
+    E: Into<std::boxed::Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn into_job_result(self) -> Result<T, StepError> {
+        self.map_err(StepError::from_boxed)
+    }
+}
+
+/// As [`Graph::new`]. That it is a machine is asked of whoever implements [`Steps`], and not here again.
+pub fn graph<M: Steps>(steps: impl IntoIterator<Item = StepNode>) -> Graph {
+    Graph::new::<M>(steps)
+}
+
+/// Checks where a step goes against what it declares: at run time, as its code does not tell.
+///
+/// # Errors
+///
+/// It goes to another step.
+pub fn going_to<M: Machine>(result: StepResult<M>, declared: &[&str]) -> StepResult<M> {
+    match result {
+        Ok(outcome) => match outcome.target() {
+            Some(step) if !declared.contains(&step) => {
+                Err(StepError::rejected(UndeclaredTarget { step, declared: declared.join(", ") }))
+            }
+            _ => Ok(outcome),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "went to step `{step}`, which it does not declare; add it to `#[step(next(…))]`, which has [{declared}]"
+)]
+struct UndeclaredTarget {
+    step: &'static str,
+    declared: String,
 }
 
 /// Has the functions that serde's derive would generate, for a type where it found a mistake. Inherent functions, which

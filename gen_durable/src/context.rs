@@ -10,7 +10,7 @@ use crate::{
     id::InstanceId,
     machine::Machine,
     outcome::{Outcome, Transition},
-    signal::{Accepts, DurableSignal},
+    signal::{Accepts, AnyOf, DurableSignal},
     state,
 };
 
@@ -69,6 +69,11 @@ pub(crate) struct Received {
 impl<M: Machine> Context<M> {
     pub(crate) fn new(state: M::State, instance: Arc<Instance>, inbox: Vec<Received>) -> Self {
         Self { state, instance, inbox }
+    }
+
+    /// What a job is made of.
+    pub(crate) fn into_parts(self) -> (M::State, Arc<Instance>, Vec<Received>) {
+        (self.state, self.instance, self.inbox)
     }
 
     /// The instance's id; a child can be given it, to signal back.
@@ -130,6 +135,73 @@ impl<M: Machine> Context<M> {
         Ok(Some(signal))
     }
 
+    /// Takes all signals of this type out of the inbox, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`], as [`take_signal`](Self::take_signal); none is taken then.
+    pub fn take_signals<S: DurableSignal>(&mut self) -> Result<Vec<S>, DecodeError>
+    where
+        M: Accepts<S>,
+    {
+        self.take_oldest(usize::MAX)
+    }
+
+    /// Takes the `count` oldest signals of this type out of the inbox, or none if there are not that many yet: then the
+    /// step awaits the next one, and those that have come stay.
+    ///
+    /// The step runs once for each signal that arrives while it is parked, and reads the whole inbox each time. Where
+    /// thousands are gathered, add up what has come in the state instead, with [`take_signals`](Self::take_signals).
+    ///
+    /// ```
+    /// use gen_durable::prelude::*;
+    ///
+    /// #[derive(DurableSignal)]
+    /// pub struct Vote {
+    ///     yes: bool,
+    /// }
+    ///
+    /// #[durable_fsm(output = bool, signals(Vote))]
+    /// pub enum Ballot {
+    ///     Count,
+    /// }
+    ///
+    /// #[durable_fsm]
+    /// impl Ballot {
+    ///     async fn count(mut cx: Context<Self>) -> StepResult<Self> {
+    ///         let Some(votes) = cx.gather::<Vote>(3)? else {
+    ///             return Ok(cx.await_signal::<Vote>());
+    ///         };
+    ///         Ok(cx.done(votes.iter().all(|vote| vote.yes)))
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`], as [`take_signal`](Self::take_signal); none is taken then.
+    pub fn gather<S: DurableSignal>(&mut self, count: usize) -> Result<Option<Vec<S>>, DecodeError>
+    where
+        M: Accepts<S>,
+    {
+        if self.count_signals::<S>() < count {
+            return Ok(None);
+        }
+        self.take_oldest(count).map(Some)
+    }
+
+    fn take_oldest<S: DurableSignal>(&mut self, count: usize) -> Result<Vec<S>, DecodeError> {
+        let found = self.inbox.iter().enumerate();
+        let found = found.filter(|(_, signal)| !signal.taken && *signal.name == *S::NAME);
+        let found: Vec<usize> = found.map(|(index, _)| index).take(count).collect();
+        let signals =
+            found.iter().map(|&index| self.decode::<S>(index)).collect::<Result<_, _>>()?;
+        for index in found {
+            self.inbox[index].taken = true;
+        }
+        Ok(signals)
+    }
+
     /// Looks at the oldest signal of this type and leaves it in the inbox.
     ///
     /// # Errors
@@ -166,7 +238,8 @@ impl<M: Machine> Context<M> {
         self.outcome(Transition::Next { step: step.name(), delay: None })
     }
 
-    /// Goes to `step`, after `delay`.
+    /// Goes to `step`, after `delay`: the timer. The instance waits as a row and costs nothing else, for a second or for
+    /// a year.
     #[expect(clippy::needless_pass_by_value, reason = "a step is named by value: `Checkout::Ship`")]
     pub fn next_in(self, step: M, delay: Duration) -> Outcome<M> {
         self.outcome(Transition::Next { step: step.name(), delay: Some(delay) })
@@ -198,6 +271,48 @@ impl<M: Machine> Context<M> {
         self.outcome(Transition::Await { names: vec![S::NAME], timeout: Some(timeout) })
     }
 
+    /// Parks the instance until a signal of any of these types arrives that this step has not seen; then the same step
+    /// runs again, at attempt 0, and looks which one it was.
+    ///
+    /// ```
+    /// use gen_durable::prelude::*;
+    ///
+    /// #[derive(DurableSignal)]
+    /// pub struct Paid {
+    ///     amount: i64,
+    /// }
+    ///
+    /// #[derive(DurableSignal)]
+    /// pub struct Cancelled;
+    ///
+    /// #[durable_fsm(output = i64, signals(Paid, Cancelled))]
+    /// pub enum Order {
+    ///     AwaitPay,
+    /// }
+    ///
+    /// #[durable_fsm]
+    /// impl Order {
+    ///     async fn await_pay(mut cx: Context<Self>) -> StepResult<Self> {
+    ///         if cx.take_signal::<Cancelled>()?.is_some() {
+    ///             return Ok(cx.stop("cancelled"));
+    ///         }
+    ///         if let Some(paid) = cx.take_signal::<Paid>()? {
+    ///             return Ok(cx.done(paid.amount));
+    ///         }
+    ///         Ok(cx.await_any::<(Paid, Cancelled)>())
+    ///     }
+    /// }
+    /// ```
+    pub fn await_any<S: AnyOf<M>>(self) -> Outcome<M> {
+        self.outcome(Transition::Await { names: S::NAMES.to_vec(), timeout: None })
+    }
+
+    /// As [`await_any`](Self::await_any), but wakes after `timeout` at the latest; the step can tell by
+    /// [`timed_out`](Self::timed_out).
+    pub fn await_any_for<S: AnyOf<M>>(self, timeout: Duration) -> Outcome<M> {
+        self.outcome(Transition::Await { names: S::NAMES.to_vec(), timeout: Some(timeout) })
+    }
+
     /// Ends the instance with its result; the inbox is emptied.
     pub fn done(self, output: M::Output) -> Outcome<M> {
         self.outcome(Transition::Done(output))
@@ -209,7 +324,7 @@ impl<M: Machine> Context<M> {
     }
 
     fn outcome(self, transition: Transition<M>) -> Outcome<M> {
-        Outcome::new(transition, self.state, self.inbox)
+        Outcome::new(transition, Some(self.state), self.inbox)
     }
 }
 

@@ -29,7 +29,7 @@ pub enum StepErrorKind {
     Failed,
     /// The step panicked.
     Panicked,
-    /// The step ran longer than the machine's timeout and was dropped.
+    /// The step ran longer than its timeout, or the machine's, and was dropped.
     TimedOut,
     /// What the step returned cannot be stored: its state, its result, or a message it sends.
     Rejected,

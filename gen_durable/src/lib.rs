@@ -72,6 +72,7 @@
 //! | [`cx.replay(delay)`](Context::replay) | the same step again after `delay` | +1 |
 //! | [`cx.await_signal::<S>()`](Context::await_signal) | parks until a signal `S` arrives that this step has not seen; then the same step again | 0 |
 //! | [`cx.await_signal_for::<S>(timeout)`](Context::await_signal_for) | likewise, for `timeout` at most | 0 |
+//! | [`cx.await_any::<(S, T)>()`](Context::await_any) | parks until a signal of any of these types arrives; with a timeout, [`await_any_for`](Context::await_any_for) | 0 |
 //! | [`cx.done(output)`](Context::done) | ends with a result | |
 //! | [`cx.stop(reason)`](Context::stop) | ends as failed | |
 //!
@@ -115,6 +116,7 @@
 //! A signal is a row in the instance's inbox. It may arrive before, during or after the park; one
 //! that nobody awaits waits. [`take_signal`](Context::take_signal) marks the oldest one as consumed,
 //! and it is deleted in the commit of the outcome; [`peek_signal`](Context::peek_signal) only looks.
+//! [`take_signals`](Context::take_signals) takes all of a type, and [`gather`](Context::gather) so many or none.
 //! A step that awaits runs again from its beginning, so it looks first and parks if there is nothing:
 //!
 //! ```
@@ -160,7 +162,7 @@
 //! Postgres must be idempotent. Three things run a step again. An explicit `replay`. An error: the
 //! step returned `Err`, panicked, or ran past the machine's `timeout`; then the machine's `handle`
 //! decides, with the state that the step began with, and may return any outcome; without a `handle`
-//! the instance fails with the error as its reason. A lost worker: its lease ran out, the instance
+//! the instance is tried again as the option `retry` says, or fails with the error as its reason. A lost worker: its lease ran out, the instance
 //! goes back to the queue with one more attempt, and `handle` is not called.
 //!
 //! ```
@@ -186,6 +188,31 @@
 //!         }
 //!         let delay = Duration::from_secs(1 << cx.attempt());
 //!         cx.replay(delay)
+//!     }
+//! }
+//! ```
+//!
+//! For the usual case there is no `handle` to write. [`Retry`] has what the options mean:
+//!
+//! ```
+//! # use gen_durable::prelude::*;
+//! #[durable_fsm(output = String, timeout = "30s",
+//!               retry(max_attempts = 8, backoff = "exponential", initial = "1s", max = "1m", jitter))]
+//! pub enum Fetch {
+//!     Get,
+//!     Store,
+//! }
+//!
+//! #[durable_fsm]
+//! impl Fetch {
+//!     async fn get(cx: Context<Self>) -> StepResult<Self> {
+//!         std::fs::read_to_string("/etc/hostname")?;
+//!         Ok(cx.next(Fetch::Store))
+//!     }
+//!
+//!     #[step(timeout = "5s", retry(max_attempts = 3, backoff = "constant", initial = "100ms"))]
+//!     async fn store(cx: Context<Self>) -> StepResult<Self> {
+//!         Ok(cx.done("stored".to_owned()))
 //!     }
 //! }
 //! ```
@@ -224,6 +251,30 @@
 //!         Ok(cx.done(()))
 //!     }
 //! }
+//! ```
+//!
+//! # Jobs
+//!
+//! A machine of one step is written as a function. [`durable_job`] makes a machine of it, called like the function in
+//! `CamelCase`; it is inserted, retried and waited for like any other, and an `Err` fails it.
+//!
+//! ```
+//! # use gen_durable::prelude::*;
+//! #[derive(DurableState)]
+//! pub struct Page {
+//!     path: String,
+//! }
+//!
+//! #[durable_job(queue = "pages", timeout = "30s", retry(max_attempts = 5))]
+//! async fn count_lines(cx: JobContext<Page>) -> Result<u64, std::io::Error> {
+//!     let text = std::fs::read_to_string(&cx.state.path)?;
+//!     Ok(text.lines().count() as u64)
+//! }
+//!
+//! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let id = CountLines::insert(Page { path: "/etc/hosts".to_owned() }).execute(&client).await?;
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! # In your own transaction
@@ -309,10 +360,12 @@
 //!
 //! # Where to look
 //!
+//! - [`guide`]: machines, signals, errors and retries, jobs, testing, a page each.
 //! - [`Machine`] and [`Steps`]: the contract that the macros implement, and that can be written by hand.
 //! - [`Context`]: what a step is given. [`Outcome`]: what it returns.
 //! - [`Engine`] and [`Client`]: inserting, signalling, waiting; [`Engine::metrics`],
 //!   [`Client::find`] and [`Client::signal_by_name`] for tools.
+//! - [`Steps::graph`]: where a machine's steps go, as data and as a diagram.
 //! - [`error`]: every error, and what to do about it.
 //!
 //! The engine emits `tracing` events, and a span for each step, under the target `gen_durable`. The
@@ -327,15 +380,19 @@ mod connections;
 mod context;
 mod engine;
 pub mod error;
+pub mod graph;
 mod group;
+pub mod guide;
 mod id;
 mod insert;
+mod job;
 pub mod machine;
 mod maintenance;
 mod outcome;
 pub mod prelude;
 mod registry;
 mod resources;
+mod retry;
 mod signal;
 mod state;
 mod storage;
@@ -352,16 +409,19 @@ pub use crate::{
         DatabaseError, DecodeError, Duplicate, EncodeError, Error, InsertError, SignalError,
         StepError, StepErrorKind, StepResult, UpgradeError, WaitError,
     },
+    graph::Graph,
     id::InstanceId,
     insert::{Insert, InsertMany, IntoInsert, Status},
+    job::JobContext,
     machine::{Machine, Requirement, StepFuture, Steps},
     outcome::Outcome,
     resources::Resources,
-    signal::{Accepts, Delivery, DurableSignal, Signal},
+    retry::Retry,
+    signal::{Accepts, AnyOf, Delivery, DurableSignal, Signal},
     state::DurableState,
     upgrade::{Upgrade, Upgrades},
 };
-pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm};
+pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm, durable_job};
 
 /// The code blocks of the README, compiled as documentation tests.
 #[cfg(doctest)]

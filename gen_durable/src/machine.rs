@@ -8,7 +8,9 @@ use std::{any::TypeId, future::Future, pin::Pin, time::Duration};
 use crate::{
     context::Context,
     error::{StepError, StepResult},
+    graph::Graph,
     resources::Resources,
+    retry::Retry,
     state::DurableState,
     upgrade::Upgrades,
 };
@@ -63,6 +65,9 @@ pub trait Machine: Sized + Send + Sync + 'static {
     const QUEUE: &'static str = "default";
     /// How long a step may run before it is dropped and its timeout reaches `handle`.
     const TIMEOUT: Option<Duration> = None;
+    /// When a step that failed is tried again, if the machine has no `handle` of its own and the
+    /// step no policy of its own; without one an error stops the instance.
+    const RETRY: Option<Retry> = None;
     /// The step that a new instance begins with.
     const INITIAL: Self;
     /// The names of all steps.
@@ -92,11 +97,31 @@ pub trait Steps: Machine {
     /// Runs one step.
     fn run(self, cx: Context<Self>, resources: &Resources) -> StepFuture<'_, Self>;
 
+    /// How long this step may run: the machine's [`TIMEOUT`](Machine::TIMEOUT), unless the step has
+    /// one of its own.
+    fn timeout(&self) -> Option<Duration> {
+        Self::TIMEOUT
+    }
+
+    /// When this step is tried again after an error, for the default `handle`: the machine's
+    /// [`RETRY`](Machine::RETRY), unless the step has a policy of its own.
+    fn retry(&self) -> Option<Retry> {
+        Self::RETRY
+    }
+
     /// Decides what follows a step that failed, panicked or ran out of time; `cx` holds the
-    /// state that the step began with. The default stops the instance.
+    /// state that the step began with. The default tries again as [`retry`](Self::retry) says, or
+    /// stops the instance.
     fn handle(cx: Context<Self>, error: StepError, resources: &Resources) -> StepFuture<'_, Self> {
         let _ = resources;
-        Box::pin(async move { Ok(cx.stop(error)) })
+        let retry = cx.step().retry().unwrap_or(Retry::never());
+        Box::pin(async move { Ok(retry.decide(cx, error)) })
+    }
+
+    /// Where the steps go. `#[durable_fsm]` reads it from their code; a machine written by hand may state it, and is
+    /// otherwise one of which nothing is known.
+    fn graph() -> Graph {
+        Graph::opaque::<Self>()
     }
 
     /// The resources that the steps take; the engine refuses to start without them.

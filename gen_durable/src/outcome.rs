@@ -54,7 +54,8 @@ use crate::{
 #[must_use = "an outcome takes effect only if the step returns it"]
 pub struct Outcome<M: Machine> {
     pub(crate) transition: Transition<M>,
-    pub(crate) state: M::State,
+    /// None if what is stored stays as it is.
+    pub(crate) state: Option<M::State>,
     pub(crate) inbox: Vec<Received>,
     pub(crate) inserts: Vec<Result<NewInstance, EncodeError>>,
     pub(crate) signals: Vec<Result<NewSignal, EncodeError>>,
@@ -70,8 +71,20 @@ pub(crate) enum Transition<M: Machine> {
 }
 
 impl<M: Machine> Outcome<M> {
-    pub(crate) fn new(transition: Transition<M>, state: M::State, inbox: Vec<Received>) -> Self {
+    pub(crate) fn new(
+        transition: Transition<M>,
+        state: Option<M::State>,
+        inbox: Vec<Received>,
+    ) -> Self {
         Self { transition, state, inbox, inserts: Vec::new(), signals: Vec::new() }
+    }
+
+    /// The step that it goes to, if it goes to one.
+    pub(crate) fn target(&self) -> Option<&'static str> {
+        match &self.transition {
+            Transition::Next { step, .. } => Some(step),
+            _ => None,
+        }
     }
 
     /// Inserts another instance in the same commit: exactly once, or not at all.

@@ -2,11 +2,11 @@
 //!
 //! Invariant: names that a user writes, and nothing else.
 
-pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm};
+pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm, durable_job};
 
 pub use crate::{
-    Client, Context, Engine, Insert, InstanceId, Machine, Outcome, Resources, Signal, Status,
-    StepError, StepResult, Steps, Upgrade, UpgradeError,
+    Client, Context, Engine, Insert, InstanceId, JobContext, Machine, Outcome, Resources, Signal,
+    Status, StepError, StepResult, Steps, Upgrade, UpgradeError,
     signal::{Accepts, DurableSignal},
     state::DurableState,
 };

@@ -205,9 +205,10 @@ impl<M: Steps> MachineRunner<M> {
             step = %work.instance.step,
             attempt = work.instance.attempt
         );
+        let timeout = step.timeout();
         let run = caught(|| step.run(cx, resources));
         let result = async {
-            match M::TIMEOUT {
+            match timeout {
                 None => run.await,
                 Some(limit) => tokio::time::timeout(limit, run)
                     .await
@@ -265,7 +266,8 @@ impl<M: Steps> MachineRunner<M> {
     fn lower(&self, work: &Work, outcome: Outcome<M>) -> Result<Commit, StepError> {
         let Outcome { transition, state, inbox, inserts, signals } = outcome;
         let encode = |error: EncodeError| StepError::rejected(error);
-        let state = state::encode("state", &state, self.value_max).map_err(encode)?;
+        let state = state.map(|state| state::encode("state", &state, self.value_max));
+        let state = state.transpose().map_err(encode)?;
         let mut error = None;
         let mut attempt = 0;
         let change = match transition {
@@ -294,7 +296,7 @@ impl<M: Steps> MachineRunner<M> {
         }
         let mut commit = work.commit(change, !M::SIGNALS.is_empty());
         commit.attempt = attempt;
-        commit.state = Some(state);
+        commit.state = state;
         commit.upgraded = work.upgraded;
         commit.error = error;
         commit.consumed =

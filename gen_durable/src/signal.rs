@@ -48,6 +48,38 @@ pub trait DurableSignal: Serialize + DeserializeOwned + Send + Sync + 'static {
 )]
 pub trait Accepts<S: DurableSignal>: Machine {}
 
+/// Signals of which a step awaits any: a tuple of two to eight types, each of which `M` declares.
+///
+/// Named as the type of [`await_any`](crate::Context::await_any), and of no use otherwise.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no choice of signals",
+    label = "not a tuple of two to eight signals",
+    note = "write `cx.await_any::<(PaymentConfirmed, Cancelled)>()`; for one signal, `cx.await_signal::<PaymentConfirmed>()`"
+)]
+pub trait AnyOf<M: Machine> {
+    /// The signals' names.
+    const NAMES: &'static [&'static str];
+}
+
+macro_rules! any_of {
+    ($($signal:ident)+) => {
+        impl<M: Machine, $($signal: DurableSignal),+> AnyOf<M> for ($($signal,)+)
+        where
+            $(M: Accepts<$signal>),+
+        {
+            const NAMES: &'static [&'static str] = &[$($signal::NAME),+];
+        }
+    };
+}
+
+any_of!(A B);
+any_of!(A B C);
+any_of!(A B C D);
+any_of!(A B C D E);
+any_of!(A B C D E F);
+any_of!(A B C D E F G);
+any_of!(A B C D E F G H);
+
 /// What became of a signal that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! What the macros read: an enum of steps, an impl block of step functions, a type to store.
+//! What the macros read: an enum of steps, an impl block of step functions, a job, a type to store.
 //!
 //! Invariant: the model borrows the user's syntax and keeps its spans; a mistake is recorded and
 //! reading goes on.
@@ -6,13 +6,15 @@
 use proc_macro2::{Ident, Span};
 use quote::ToTokens;
 use syn::{
-    Attribute, FnArg, ImplItem, ImplItemFn, ItemEnum, ItemImpl, Path, ReturnType, Type,
-    TypeReference, ext::IdentExt, parse_quote,
+    Attribute, FnArg, GenericArgument, ImplItem, ImplItemFn, ItemEnum, ItemFn, ItemImpl, Path,
+    PathArguments, ReturnType, Signature, Type, TypeReference, ext::IdentExt, parse_quote,
 };
 
 use crate::{
-    attr::MachineOptions,
-    names::{compact, snake_case},
+    attr::{MachineOptions, StepOptions},
+    errors::Errors,
+    graph::{self, Flow},
+    names::{camel_case, compact, snake_case},
 };
 
 /// The enum: the specification of a machine.
@@ -84,6 +86,10 @@ pub(crate) struct StepFn {
     /// Where the return type begins.
     pub(crate) output: Span,
     pub(crate) cfgs: Vec<Attribute>,
+    pub(crate) options: StepOptions,
+    pub(crate) flow: Flow,
+    /// Whether its targets are declared and could not all be read: then they are checked when it runs.
+    pub(crate) trusted: bool,
 }
 
 /// A function that is no step. Whether a variant is called so is not known before the constants are evaluated: then it
@@ -108,55 +114,58 @@ pub(crate) enum WhyNot {
 }
 
 impl MachineImpl {
-    pub(crate) fn new(item: ItemImpl, krate_option: Option<&Path>) -> Self {
+    pub(crate) fn new(item: ItemImpl, krate_option: Option<&Path>, errors: &mut Errors) -> Self {
         let (mut steps, mut others) = (Vec::new(), Vec::new());
         let mut handle = None;
+        let machine = machine_name(&item);
         for function in functions(&item) {
             match why_not(function) {
                 why if function.sig.ident == "handle" => {
                     if why != Some(WhyNot::NoContext) {
-                        handle = Some(StepFn::new(function, 2));
+                        handle = Some(StepFn::new(function, 2, &machine, errors));
                     }
                 }
-                None => steps.push(StepFn::new(function, 1)),
+                None => steps.push(StepFn::new(function, 1, &machine, errors)),
                 Some(why) => others.push(OtherFn::new(function, why)),
             }
         }
-        Self { krate: krate(krate_option), item, steps, handle, others }
+        let mut machine = Self { krate: krate(krate_option), item, steps, handle, others };
+        graph::resolve(&mut machine, errors);
+        machine
     }
 
     /// The machine's name, as the user wrote it.
     pub(crate) fn machine(&self) -> String {
-        match &*self.item.self_ty {
-            Type::Path(path) => path
-                .path
-                .segments
-                .last()
-                .map_or_else(|| "Self".to_owned(), |segment| segment.ident.to_string()),
-            _ => "Self".to_owned(),
-        }
+        machine_name(&self.item)
+    }
+}
+
+fn machine_name(item: &ItemImpl) -> String {
+    match &*item.self_ty {
+        Type::Path(path) => path
+            .path
+            .segments
+            .last()
+            .map_or_else(|| "Self".to_owned(), |segment| segment.ident.to_string()),
+        _ => "Self".to_owned(),
     }
 }
 
 impl StepFn {
-    fn new(function: &ImplItemFn, skip: usize) -> Self {
+    fn new(function: &ImplItemFn, skip: usize, machine: &str, errors: &mut Errors) -> Self {
         let sig = &function.sig;
-        let resources = sig.inputs.iter().skip(skip).filter_map(|input| match input {
-            FnArg::Typed(input) => match &*input.ty {
-                Type::Reference(TypeReference { elem, .. }) => Some((**elem).clone()),
-                _ => None,
-            },
-            FnArg::Receiver(_) => None,
-        });
         Self {
             ident: sig.ident.clone(),
             name: sig.ident.unraw().to_string(),
-            resources: resources.collect(),
+            resources: resources(sig, skip),
             output: match &sig.output {
                 ReturnType::Default => sig.ident.span(),
                 ReturnType::Type(_, ty) => ends(ty).0,
             },
             cfgs: cfgs(&function.attrs),
+            options: StepOptions::read(&function.attrs, skip == 2, errors),
+            flow: Flow::read(function, machine),
+            trusted: false,
         }
     }
 }
@@ -172,6 +181,82 @@ impl OtherFn {
         };
         Self { name: sig.ident.unraw().to_string(), why, at, cfgs: cfgs(&function.attrs) }
     }
+}
+
+/// A function that is a machine of one step.
+pub(crate) struct Job {
+    pub(crate) item: ItemFn,
+    /// What the machine is called; none if the function's name makes no name for it.
+    pub(crate) machine: Option<Ident>,
+    pub(crate) state: Type,
+    pub(crate) resources: Vec<Type>,
+    pub(crate) output: Type,
+    /// Whether it returns a `Result` of its output.
+    pub(crate) fallible: bool,
+    /// Where the return type begins.
+    pub(crate) output_at: Span,
+}
+
+impl Job {
+    pub(crate) fn new(item: ItemFn) -> Self {
+        let sig = &item.sig;
+        let machine = camel_case(&sig.ident.unraw().to_string());
+        let machine = syn::parse_str::<Ident>(&machine).ok();
+        let machine = machine.map(|ident| Ident::new(&ident.to_string(), sig.ident.span()));
+        let state = match sig.inputs.first() {
+            Some(FnArg::Typed(first)) if is_named(&first.ty, "JobContext") => {
+                argument(&first.ty).cloned()
+            }
+            _ => None,
+        };
+        let (output, fallible, output_at) = match &sig.output {
+            ReturnType::Default => (parse_quote!(()), false, sig.ident.span()),
+            ReturnType::Type(_, ty) => match result_of(ty) {
+                Some(output) => (output.clone(), true, ends(ty).0),
+                // Its type is not to be seen, which is reported.
+                None if is_named(ty, "Result") => (parse_quote!(()), true, ends(ty).0),
+                None => ((**ty).clone(), false, ends(ty).0),
+            },
+        };
+        Self {
+            machine,
+            state: state.unwrap_or_else(|| parse_quote!(())),
+            resources: resources(sig, 1),
+            output,
+            fallible,
+            output_at,
+            item,
+        }
+    }
+}
+
+/// What a type is a `Result` of, whatever its error.
+pub(crate) fn result_of(ty: &Type) -> Option<&Type> {
+    is_named(ty, "Result").then(|| argument(ty)).flatten()
+}
+
+/// The first type that a type is made with.
+fn argument(ty: &Type) -> Option<&Type> {
+    let Type::Path(path) = ty else { return None };
+    let PathArguments::AngleBracketed(arguments) = &path.path.segments.last()?.arguments else {
+        return None;
+    };
+    arguments.args.iter().find_map(|argument| match argument {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    })
+}
+
+/// The types behind the references that are a function's parameters.
+fn resources(sig: &Signature, skip: usize) -> Vec<Type> {
+    let resources = sig.inputs.iter().skip(skip).filter_map(|input| match input {
+        FnArg::Typed(input) => match &*input.ty {
+            Type::Reference(TypeReference { elem, .. }) => Some((**elem).clone()),
+            _ => None,
+        },
+        FnArg::Receiver(_) => None,
+    });
+    resources.collect()
 }
 
 /// The first and the last span: joined spans are not to be had on a stable compiler.

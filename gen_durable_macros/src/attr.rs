@@ -1,4 +1,4 @@
-//! The options of `#[durable_fsm(…)]` and `#[durable(…)]`.
+//! The options of `#[durable_fsm(…)]`, `#[durable_job(…)]`, `#[step(…)]` and `#[durable(…)]`.
 //!
 //! Invariant: reading goes on after a mistake, so that all of them are found; where it is plain what was meant, that is
 //! used, so that the compiler does not report what follows from the mistake.
@@ -8,7 +8,7 @@ mod walk;
 
 use std::time::Duration;
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use syn::{Attribute, LitStr, Path, Type, parse::ParseStream, spanned::Spanned};
 
 use self::walk::{Known, Walk};
@@ -27,7 +27,39 @@ pub(crate) struct MachineOptions {
     pub(crate) timeout: Option<Duration>,
     pub(crate) upgrades: Option<Type>,
     pub(crate) retired: bool,
+    pub(crate) retry: Option<Retry>,
     pub(crate) krate: Option<Path>,
+}
+
+/// The options of a step, or of `handle`.
+#[derive(Default)]
+pub(crate) struct StepOptions {
+    /// The variants that it may go to.
+    pub(crate) next: Option<Vec<Ident>>,
+    /// Whether instances begin here that are inserted elsewhere.
+    pub(crate) entry: bool,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retry: Option<Retry>,
+}
+
+/// When what failed is tried again.
+#[derive(Clone)]
+pub(crate) struct Retry {
+    /// Where the option stands.
+    pub(crate) at: Span,
+    pub(crate) max_attempts: u32,
+    pub(crate) backoff: Backoff,
+    pub(crate) initial: Duration,
+    pub(crate) max: Duration,
+    pub(crate) jitter: bool,
+}
+
+/// How the delays grow.
+#[derive(Clone, Copy)]
+pub(crate) enum Backoff {
+    Constant,
+    Linear,
+    Exponential,
 }
 
 /// The options of a derive.
@@ -49,10 +81,37 @@ const MACHINE: Known = &[
     ("timeout", "timeout = \"30s\""),
     ("upgrades", "upgrades = v1::Checkout"),
     ("retired", "retired"),
+    ("retry", "retry(max_attempts = 5)"),
     ("crate", "crate = gen_durable"),
 ];
 
+const JOB: Known = &[
+    ("version", "version = 1"),
+    ("queue", "queue = \"mail\""),
+    ("name", "name = \"send_mail\""),
+    ("timeout", "timeout = \"30s\""),
+    ("retry", "retry(max_attempts = 5)"),
+    ("crate", "crate = gen_durable"),
+];
+
+const RETRY: Known = &[
+    ("max_attempts", "max_attempts = 5"),
+    ("backoff", "backoff = \"exponential\""),
+    ("initial", "initial = \"1s\""),
+    ("max", "max = \"5m\""),
+    ("jitter", "jitter"),
+];
+
 const IMPL: Known = &[("crate", "crate = gen_durable")];
+
+const STEP: Known = &[
+    ("next", "next(Ship, Cancel)"),
+    ("entry", "entry"),
+    ("timeout", "timeout = \"30s\""),
+    ("retry", "retry(max_attempts = 5)"),
+];
+
+const HANDLE: Known = &[("next", "next(Ship, Cancel)")];
 
 const STATE: Known = &[("serde", "serde = external"), ("crate", "crate = gen_durable")];
 
@@ -71,6 +130,18 @@ impl MachineOptions {
         options
     }
 
+    /// Reads the options of a job.
+    pub(crate) fn read_job(tokens: TokenStream, errors: &mut Errors) -> Self {
+        let mut options = Self::default();
+        let elsewhere = "belongs on a machine of several steps: a job's state and output are in its signature, and it takes no signals";
+        Walk::new(JOB, Some((MACHINE, elsewhere))).options(
+            tokens,
+            errors,
+            |name, input, errors| options.take(name, input, errors),
+        );
+        options
+    }
+
     fn take(&mut self, name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<()> {
         match name {
             "version" => self.version = Some(values::version(input)?),
@@ -80,12 +151,13 @@ impl MachineOptions {
             "output" => self.output = Some(values::ty(name, input, errors)?),
             "initial" => self.initial = Some(values::variant(input, errors)?),
             "signals" => self.signals = values::signals(input, errors)?,
-            "timeout" => self.timeout = Some(values::timeout(input)?),
+            "timeout" => self.timeout = Some(values::duration("timeout", "30s", input)?),
             "upgrades" => self.upgrades = Some(values::ty(name, input, errors)?),
             "retired" => {
                 self.retired = true;
                 values::flag(name, input)?;
             }
+            "retry" => self.retry = Some(Retry::read(input, errors)?),
             _ => self.krate = Some(values::path(name, input, errors)?),
         }
         Ok(())
@@ -101,6 +173,81 @@ pub(crate) fn read_impl_options(tokens: TokenStream, errors: &mut Errors) -> Opt
         Ok(())
     });
     krate
+}
+
+impl StepOptions {
+    /// Reads the `#[step(…)]` attributes of a function.
+    pub(crate) fn read(attrs: &[Attribute], of_handle: bool, errors: &mut Errors) -> Self {
+        let mut options = Self::default();
+        let mut walk = if of_handle {
+            Walk::new(HANDLE, Some((STEP, "belongs on a step, and `handle` is none")))
+        } else {
+            Walk::new(STEP, None)
+        };
+        for attr in attrs.iter().filter(|attr| is_step(attr)) {
+            let Ok(list) = attr.meta.require_list() else {
+                errors.push(syn::Error::new(
+                    attr.meta.span(),
+                    format!("the options stand in parentheses: `#[step({})]`", STEP[0].1),
+                ));
+                continue;
+            };
+            walk.options(list.tokens.clone(), errors, |name, input, errors| {
+                match name {
+                    "next" => options.next = Some(values::targets(input, errors)?),
+                    "timeout" => {
+                        options.timeout = Some(values::duration("timeout", "30s", input)?);
+                    }
+                    "retry" => options.retry = Some(Retry::read(input, errors)?),
+                    _ => options.entry = true,
+                }
+                Ok(())
+            });
+        }
+        options
+    }
+}
+
+impl Retry {
+    /// `(max_attempts = 5, backoff = "exponential", initial = "1s", max = "5m", jitter)`
+    fn read(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Self> {
+        let (at, tokens) = values::in_parentheses("retry(max_attempts = 5)", input)?;
+        let mut retry = Self {
+            at,
+            max_attempts: 5,
+            backoff: Backoff::Exponential,
+            initial: Duration::from_secs(1),
+            max: Duration::from_mins(5),
+            jitter: false,
+        };
+        let mut longest = None;
+        Walk::new(RETRY, None).options(tokens, errors, |name, input, _| {
+            match name {
+                "max_attempts" => retry.max_attempts = values::attempts(input)?,
+                "backoff" => retry.backoff = values::backoff(input)?,
+                "initial" => retry.initial = values::duration("initial", "1s", input)?,
+                "max" => longest = Some((input.span(), values::duration("max", "5m", input)?)),
+                _ => retry.jitter = true,
+            }
+            Ok(())
+        });
+        // Without one, the first delay of an hour is meant.
+        retry.max = longest.map_or(retry.max.max(retry.initial), |(_, max)| max);
+        if let Some((at, max)) = longest
+            && max < retry.initial
+        {
+            errors.push(syn::Error::new(
+                at,
+                "no delay may be longer than `max`, and the first one, `initial`, is: make `max` longer or `initial` shorter",
+            ));
+        }
+        Ok(retry)
+    }
+}
+
+/// Whether an attribute is `#[step…]`.
+pub(crate) fn is_step(attr: &Attribute) -> bool {
+    attr.path().is_ident("step")
 }
 
 impl DeriveOptions {

@@ -4,6 +4,7 @@
 //! enum and impl block knows is checked when constants are evaluated (`expand`).
 
 mod handlers;
+mod job;
 mod stored;
 
 use quote::ToTokens;
@@ -11,6 +12,7 @@ use syn::{Fields, Item, ext::IdentExt};
 
 pub(crate) use self::{
     handlers::check_impl,
+    job::{check_job, check_no_job},
     stored::{check_signal, check_state},
 };
 use crate::{
@@ -24,7 +26,13 @@ pub(crate) fn check_other(item: &Item, errors: &mut Errors) {
     let (what, at) = match item {
         Item::Struct(item) => ("a struct", item.ident.to_token_stream()),
         Item::Union(item) => ("a union", item.ident.to_token_stream()),
-        Item::Fn(item) => ("a function", item.sig.ident.to_token_stream()),
+        Item::Fn(item) => {
+            errors.at(
+                &item.sig.ident,
+                "`#[durable_fsm]` goes on the enum of steps and on its impl block; for a function there is `#[durable_job]`",
+            );
+            return;
+        }
         Item::Mod(item) => ("a module", item.ident.to_token_stream()),
         Item::Trait(item) => ("a trait", item.ident.to_token_stream()),
         other => ("this", other.to_token_stream()),

@@ -8,6 +8,7 @@ mod attr;
 mod check;
 mod errors;
 mod expand;
+mod graph;
 mod names;
 
 use proc_macro::TokenStream;
@@ -38,6 +39,7 @@ use proc_macro::TokenStream;
 /// | `timeout = "30s"` | how long a step may run (`ms`, `s`, `m`, `h`) | no limit |
 /// | `upgrades = Type` | the version before, whose instances this one takes over (`Upgrade`) | none |
 /// | `retired` | a version kept for `upgrades` alone: without steps, and nothing begins in it | not retired |
+/// | `retry(max_attempts = 5)` | tries again what failed, instead of a `handle`; its options are below | no second run |
 /// | `crate = path` | where `gen_durable` is, if it was renamed | `::gen_durable` |
 ///
 /// Variants are unit variants. Generated on the enum: `insert`, `insert_many`, `signal`, and
@@ -56,9 +58,60 @@ use proc_macro::TokenStream;
 /// name in `snake_case` is the function's; further parameters are resources, by reference. An
 /// `async fn handle(cx: Context<Self>, error: StepError)` decides what follows an error. Any other
 /// function is left as it stands.
+///
+/// | `#[step(…)]` on a step | meaning | default |
+/// |---|---|---|
+/// | `next(Ship, Cancel)` | the steps that it may go to; also on `handle` | what its code says |
+/// | `entry` | instances are inserted at it: `insert(…).step(…)` elsewhere, or by hand | no |
+/// | `timeout = "30s"` | how long it may run | the machine's |
+/// | `retry(max_attempts = 5)` | tries it again, instead of a `handle` | the machine's |
+///
+/// | `retry(…)` | meaning | default |
+/// |---|---|---|
+/// | `max_attempts = 5` | how often the step runs in all | 5 |
+/// | `backoff = "exponential"` | how the delays grow; or `"linear"`, `"constant"` | `"exponential"` |
+/// | `initial = "1s"` | the first delay | 1 s |
+/// | `max = "5m"` | the longest delay | 5 minutes |
+/// | `jitter` | varies each delay by up to a quarter | off |
+///
+/// # The graph
+///
+/// Where the steps go is read from their code and shown as a diagram on the enum's page of the
+/// documentation, at `impl Steps`; the function `graph` of the trait `Steps` gives it as data. With `#[step(next(…))]`
+/// a step that goes anywhere else does not compile; where its code does not tell (its context is
+/// handed to a function, the target is a variable), it fails when it does so.
+///
+/// A step that nothing leads to is warned of at its variant, by the lint `deprecated` (the one lint
+/// that a macro can use), unless a step's code does not tell where it goes. `#[step(entry)]` says
+/// that instances begin there; `allow(deprecated)` on the variant silences it.
 #[proc_macro_attribute]
 pub fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
     expand::durable_fsm(options.into(), item.into()).into()
+}
+
+/// Makes a function a job: a machine of one step, called like the function in `CamelCase`.
+///
+/// ```text
+/// #[durable_job(queue = "mail", retry(max_attempts = 5))]
+/// async fn send_mail(cx: JobContext<Mail>, mailer: &Mailer) -> Result<(), Error> { … }
+/// ```
+///
+/// | option of a job | meaning | default |
+/// |---|---|---|
+/// | `version = 1` | the version of what it does and of its arguments | 1 |
+/// | `queue = "…"` | the queue that it runs in | `"default"` |
+/// | `name = "…"` | the machine's name in the database | the function's name |
+/// | `timeout = "30s"` | how long it may run (`ms`, `s`, `m`, `h`) | no limit |
+/// | `retry(max_attempts = 5)` | tries it again after an error, as on a machine | no second run |
+/// | `crate = path` | where `gen_durable` is, if it was renamed | `::gen_durable` |
+///
+/// Its first parameter is a `JobContext` with the type of its arguments, a `DurableState`; further
+/// parameters are resources, by reference. It returns its result, a `DurableState`, or a `Result`
+/// of that. Generated on the machine `SendMail`: `insert` and `insert_many`. The function itself
+/// stays as it stands.
+#[proc_macro_attribute]
+pub fn durable_job(options: TokenStream, item: TokenStream) -> TokenStream {
+    expand::durable_job(options.into(), item.into()).into()
 }
 
 /// Makes a type a state or a result: implements serde's traits and `DurableState`.

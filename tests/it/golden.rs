@@ -32,7 +32,8 @@ macro_rules! checkout {
 
         #[durable_fsm]
         impl Checkout {
-            $(async fn $function(cx: Context<Self>) -> Outcome<Self> {
+            $(#[step(entry)]
+            async fn $function(cx: Context<Self>) -> Outcome<Self> {
                 cx.stop("never run")
             })*
         }

@@ -13,11 +13,13 @@
     reason = "tests write what a user would, and a panic is how a test fails"
 )]
 
+mod awaits;
 mod claims;
 mod crashes;
 mod failures;
 mod golden;
 mod inserts;
+mod jobs;
 mod maintenance;
 mod migrations;
 mod mixes;
@@ -28,6 +30,7 @@ mod ownership;
 mod partitions;
 mod pedantic;
 mod random_machines;
+mod retries;
 mod shutdown;
 mod signals;
 mod start;

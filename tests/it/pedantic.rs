@@ -87,10 +87,49 @@ impl Checkout {
     }
 }
 
+/// A machine that leaves errors to a policy, and whose steps have options.
+#[durable_fsm(output = (), retry(max_attempts = 3, jitter))]
+#[derive(Debug)]
+enum Refund {
+    /// A step.
+    Ask,
+    /// Another step.
+    Pay,
+}
+
+#[durable_fsm]
+impl Refund {
+    #[step(next(Pay), timeout = "1s")]
+    async fn ask(cx: Context<Self>) -> Outcome<Self> {
+        go(cx, Self::Pay)
+    }
+
+    #[step(entry, retry(backoff = "linear"))]
+    async fn pay(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
+fn go(cx: Context<Refund>, target: Refund) -> Outcome<Refund> {
+    cx.next(target)
+}
+
+/// A job.
+#[durable_job(queue = "mail", timeout = "30s", retry(max_attempts = 2))]
+async fn send_mail(cx: JobContext<Order>, log: &Mutex<Vec<String>>) -> Result<(), std::fmt::Error> {
+    if cx.state.note.is_none() {
+        return Err(std::fmt::Error);
+    }
+    log.lock().unwrap_or_else(PoisonError::into_inner).push(cx.state.order_id.to_string());
+    Ok(())
+}
+
 #[test]
 fn a_machine_under_the_strictest_lints() {
     assert_eq!((Checkout::NAME, Checkout::VERSION, Checkout::QUEUE), ("pedantic", 2, "checkout"));
     assert_eq!(Checkout::INITIAL, Checkout::AwaitPay);
     let steps: Vec<_> = Checkout::requirements().iter().map(|taken| taken.step).collect();
     assert_eq!(steps, ["ship", "handle"]);
+    assert!(Refund::graph().is_complete());
+    assert_eq!(SendMail::QUEUE, "mail");
 }

@@ -12,12 +12,45 @@ pub struct Functions {
     pub steps: &'static [&'static str],
     /// The others.
     pub others: &'static [&'static str],
+    /// Whether one of them is `handle`.
+    pub handle: bool,
+    /// Groups of steps that no step outside of the group leads to.
+    pub islands: &'static [&'static [&'static str]],
 }
 
 impl Functions {
     const fn contain(&self, name: &str) -> bool {
         contains(self.steps, name) || contains(self.others, name)
     }
+
+    /// Whether a step is on no island, or on the one of the initial step.
+    pub const fn reach(&self, step: &str, initial: &str) -> bool {
+        let mut index = 0;
+        while index < self.islands.len() {
+            if contains(self.islands[index], step) {
+                return contains(self.islands[index], initial);
+            }
+            index += 1;
+        }
+        true
+    }
+}
+
+/// Warns of a step that nothing reaches, by the lint `deprecated`: a macro has no other way to warn.
+#[derive(Debug)]
+pub struct Reached<const YES: bool>;
+
+impl Reached<true> {
+    /// Says nothing.
+    pub const fn step() {}
+}
+
+impl Reached<false> {
+    /// Warns.
+    #[deprecated(
+        note = "no step goes here, and instances do not begin here: remove the variant, go to it from a step, or put `#[step(entry)]` on its function if instances are inserted at it"
+    )]
+    pub const fn step() {}
 }
 
 /// Fails if the variant of this step has no function.
@@ -66,6 +99,12 @@ pub const fn step_has_variant(steps: &[&str], functions: &Functions, step: &str,
 #[track_caller]
 pub const fn is_no_step(steps: &[&str], function: &str, message: &str) {
     assert!(!contains(steps, function), "{}", message);
+}
+
+/// Fails if there is a `handle` beside the policy that would stand in for it.
+#[track_caller]
+pub const fn has_no_handle(functions: &Functions, message: &str) {
+    assert!(!functions.handle, "{}", message);
 }
 
 /// Fails if the name at `index` stands before it as well.
@@ -188,6 +227,16 @@ impl Text {
 mod tests {
     use super::*;
 
+    const NONE: Functions = Functions { steps: &[], others: &[], handle: false, islands: &[] };
+
+    #[test]
+    fn a_step_on_an_island_is_reached_if_instances_begin_there() {
+        let functions = Functions { islands: &[&["a", "b"], &["c"]], ..NONE };
+        assert!(functions.reach("b", "a"));
+        assert!(!functions.reach("c", "a"));
+        assert!(functions.reach("d", "a"), "it is led to from an island, at worst");
+    }
+
     #[test]
     fn near_names() {
         assert!(are_near("awiat_pay", "await_pay"));
@@ -200,7 +249,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "did you mean `await_pay`")]
     fn a_misspelt_step_is_reported_at_the_function() {
-        let functions = Functions { steps: &["awiat_pay"], others: &[] };
+        let functions = Functions { steps: &["awiat_pay"], ..NONE };
         variant_has_step(&["await_pay"], &functions, "await_pay", "reported at the variant");
         step_has_variant(&["await_pay"], &functions, "awiat_pay", "reported without a hint");
     }
@@ -208,14 +257,14 @@ mod tests {
     #[test]
     #[should_panic(expected = "no variant")]
     fn a_step_without_any_variant_is_reported() {
-        let functions = Functions { steps: &["ship", "refund"], others: &[] };
+        let functions = Functions { steps: &["ship", "refund"], ..NONE };
         step_has_variant(&["ship"], &functions, "refund", "no variant");
     }
 
     #[test]
     #[should_panic(expected = "must be async")]
     fn a_function_that_should_be_a_step_is_reported() {
-        let functions = Functions { steps: &[], others: &["ship"] };
+        let functions = Functions { others: &["ship"], ..NONE };
         variant_has_step(&["ship"], &functions, "ship", "reported at the variant");
         is_no_step(&["ship"], "pack", "no variant is called so");
         is_no_step(&["ship"], "ship", "must be async");

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
     LitInt, LitStr, Path, Token, Type,
@@ -13,9 +13,10 @@ use syn::{
     token::Paren,
 };
 
+use super::Backoff;
 use crate::{
     errors::Errors,
-    names::{camel_case, compact, duration},
+    names::{self, camel_case, compact},
 };
 
 /// `= 1`
@@ -146,15 +147,92 @@ fn signal_list(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<P
     Ok(paths)
 }
 
+/// `(Ship, Cancel)`
+pub(super) fn targets(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<Ident>> {
+    if !input.peek(Paren) {
+        let wrong = "the steps stand in parentheses: write `next(Ship, Cancel)`";
+        return Err(not(input, wrong));
+    }
+    let group: Group = input.parse()?;
+    Parser::parse2(|input: ParseStream<'_>| target_list(input, errors), group.stream())
+}
+
+fn target_list(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<Ident>> {
+    let mut targets = Vec::new();
+    while !input.is_empty() {
+        if input.peek(LitStr) {
+            let literal: LitStr = input.parse()?;
+            let name = camel_case(&literal.value());
+            errors.at(&literal, format!("expected a variant, not a string: write `{name}`"));
+            targets.extend(LitStr::new(&name, literal.span()).parse::<Ident>());
+        } else {
+            let wrong = "expected a variant: write `next(Ship, Cancel)`";
+            let path = input.call(Path::parse_mod_style);
+            let path = path.map_err(|error| syn::Error::new(error.span(), wrong))?;
+            targets.extend(path.segments.last().map(|last| last.ident.clone()));
+        }
+        if !input.is_empty() {
+            input.parse::<Token![,]>()?;
+        }
+    }
+    Ok(targets)
+}
+
 /// `= "30s"`
-pub(super) fn timeout(input: ParseStream<'_>) -> syn::Result<Duration> {
+pub(super) fn duration(name: &str, example: &str, input: ParseStream<'_>) -> syn::Result<Duration> {
     input.parse::<Token![=]>()?;
-    let wrong = "a timeout is a whole number above 0 with a unit (ms, s, m or h): write `timeout = \"30s\"`";
+    let what = if name == "timeout" { "a timeout" } else { "a delay" };
+    let wrong = format!(
+        "{what} is a whole number above 0 with a unit (ms, s, m or h): write `{name} = \"{example}\"`"
+    );
+    if !input.peek(LitStr) {
+        return Err(not(input, &wrong));
+    }
+    let literal: LitStr = input.parse()?;
+    names::duration(&literal.value()).ok_or_else(|| syn::Error::new(literal.span(), wrong))
+}
+
+/// `= 5`
+pub(super) fn attempts(input: ParseStream<'_>) -> syn::Result<u32> {
+    input.parse::<Token![=]>()?;
+    let wrong = "the number of attempts is a whole number from 1 on, the first run included: write `max_attempts = 5`";
+    if !input.peek(LitInt) {
+        return Err(not(input, wrong));
+    }
+    let literal: LitInt = input.parse()?;
+    match literal.base10_parse::<u32>() {
+        Ok(attempts) if attempts > 0 => Ok(attempts),
+        _ => Err(syn::Error::new(literal.span(), wrong)),
+    }
+}
+
+/// `= "exponential"`
+pub(super) fn backoff(input: ParseStream<'_>) -> syn::Result<Backoff> {
+    input.parse::<Token![=]>()?;
+    let wrong = "a backoff is \"constant\", \"linear\" or \"exponential\": write `backoff = \"exponential\"`";
     if !input.peek(LitStr) {
         return Err(not(input, wrong));
     }
     let literal: LitStr = input.parse()?;
-    duration(&literal.value()).ok_or_else(|| syn::Error::new(literal.span(), wrong))
+    match &*literal.value() {
+        "constant" => Ok(Backoff::Constant),
+        "linear" => Ok(Backoff::Linear),
+        "exponential" => Ok(Backoff::Exponential),
+        _ => Err(syn::Error::new(literal.span(), wrong)),
+    }
+}
+
+/// `(…)`
+pub(super) fn in_parentheses(
+    example: &str,
+    input: ParseStream<'_>,
+) -> syn::Result<(Span, TokenStream)> {
+    if !input.peek(Paren) {
+        let wrong = format!("the options stand in parentheses: write `{example}`");
+        return Err(not(input, &wrong));
+    }
+    let group: Group = input.parse()?;
+    Ok((group.span(), group.stream()))
 }
 
 /// `= external`

@@ -117,7 +117,7 @@ fn find(known: Known, name: &str) -> Option<&'static (&'static str, &'static str
 }
 
 fn needs_value(example: &str) -> bool {
-    example.contains('=')
+    example.split('(').next().is_some_and(|head| head.contains('='))
 }
 
 fn names(known: Known) -> String {

@@ -7,6 +7,7 @@ use syn::{
 
 use crate::{
     ast::{MachineImpl, WhyNot, functions, is_named, why_not},
+    attr::is_step,
     errors::Errors,
     names::compact,
 };
@@ -26,10 +27,25 @@ pub(crate) fn check_impl(machine: &MachineImpl, errors: &mut Errors) {
             "a machine cannot be generic: remove the parameters, and write an impl block for each enum",
         );
     }
+    for step in machine.steps.iter().filter(|_| machine.handle.is_some()) {
+        if let Some(retry) = &step.options.retry {
+            errors.push(syn::Error::new(
+                retry.at,
+                "`retry` stands in for `handle`, and this machine has one: remove `retry`, or call `Retry::decide` in `handle`",
+            ));
+        }
+    }
     for function in functions(item) {
         let name = function.sig.ident.unraw().to_string();
         if name == "handle" {
             check_handle(function, errors);
+        } else if why_not(function) == Some(WhyNot::NoContext) {
+            for attr in function.attrs.iter().filter(|attr| is_step(attr)) {
+                errors.at(
+                    attr,
+                    format!("`#[step(…)]` goes on a step, and `{name}` is none: write `async fn {name}(cx: Context<Self>)`"),
+                );
+            }
         } else if why_not(function).is_none() {
             check_step(function, &format!("the step `{name}`"), 1, errors);
         }
@@ -72,7 +88,7 @@ fn returns_nothing(output: &ReturnType) -> bool {
     }
 }
 
-fn check_resource(input: &FnArg, step: &str, errors: &mut Errors) {
+pub(super) fn check_resource(input: &FnArg, step: &str, errors: &mut Errors) {
     let FnArg::Typed(input) = input else { return };
     let Type::Reference(reference) = &*input.ty else {
         let text = compact(&input.ty);

@@ -1,25 +1,26 @@
 //! The impl block's expansion: `impl Steps`, and the check that each step has its variant.
 //!
-//! Invariant: the block is emitted as it stands, bodies untouched; a step's own errors (a future that is not `Send`, a
+//! Invariant: the block is emitted as it stands but for `#[step(…)]`, bodies untouched; a step's own errors (a future that is not `Send`, a
 //! wrong return type) are reported at the step's name.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::{ImplItem, ItemImpl, Type, parse_quote, spanned::Spanned};
 
-use super::{private_at, respan};
+use super::{diagram, duration, private_at, respan, retry_policy};
 use crate::{
     ast::{MachineImpl, StepFn, WhyNot, why_not},
+    attr::is_step,
+    graph::islands,
     names::camel_case,
 };
 
 pub(crate) fn expand(machine: &MachineImpl, correct: bool) -> TokenStream {
-    let item = &machine.item;
+    let item = block(machine);
     if item.trait_.is_some() || has_arguments(&item.self_ty) {
         return quote!(#item);
     }
-    let item = with_lints(machine);
-    let functions = step_functions(machine);
+    let functions = step_functions(machine, correct);
     let steps = if correct { steps(machine) } else { stub(machine) };
     let checks = checks(machine);
     quote!(#item #functions #steps #checks)
@@ -33,32 +34,38 @@ fn has_arguments(ty: &Type) -> bool {
     }
 }
 
-/// The block as it stands, but that a step need not await: it is async because the engine says so.
-fn with_lints(machine: &MachineImpl) -> ItemImpl {
+/// The block as it stands, without the options of its steps. A step need not await: it is async because the engine says
+/// so.
+fn block(machine: &MachineImpl) -> ItemImpl {
     let mut item = machine.item.clone();
     for item in &mut item.items {
-        if let ImplItem::Fn(function) = item
-            && why_not(function).is_none()
-        {
-            function.attrs.push(parse_quote!(#[allow(clippy::unused_async)]));
+        if let ImplItem::Fn(function) = item {
+            function.attrs.retain(|attr| !is_step(attr));
+            if why_not(function).is_none() {
+                function.attrs.push(parse_quote!(#[allow(clippy::unused_async)]));
+            }
         }
     }
     item
 }
 
-fn step_functions(machine: &MachineImpl) -> TokenStream {
+fn step_functions(machine: &MachineImpl, correct: bool) -> TokenStream {
     let private = private(machine);
     let ty = &machine.item.self_ty;
     let cfgs = machine.steps.iter().map(|step| &step.cfgs);
     let names = machine.steps.iter().map(|step| &step.name);
     let other_cfgs = machine.others.iter().map(|other| &other.cfgs);
     let other_names = machine.others.iter().map(|other| &other.name);
+    let handle = machine.handle.is_some();
+    let islands = if correct { islands(machine) } else { Vec::new() };
     quote! {
         #[automatically_derived]
         impl #private::StepsInOneImplBlock for #ty {
             const FUNCTIONS: #private::Functions = #private::Functions {
                 steps: &[#(#(#cfgs)* #names),*],
                 others: &[#(#(#other_cfgs)* #other_names),*],
+                handle: #handle,
+                islands: &[#(&[#(#islands),*]),*],
             };
         }
     }
@@ -88,7 +95,17 @@ fn steps(machine: &MachineImpl) -> TokenStream {
         }
     });
     let requirements = requirements(machine);
+    let timeout = of_steps(machine, "timeout", &quote!(Duration), &quote!(TIMEOUT), |step| {
+        step.options.timeout.map(|timeout| duration(timeout, &private))
+    });
+    let retry = of_steps(machine, "retry", &quote!(Retry), &quote!(RETRY), |step| {
+        step.options.retry.as_ref().map(|retry| retry_policy(retry, &private))
+    });
+    let graph = diagram::graph_fn(machine, &private);
+    // On the impl of the trait: a block whose functions are all private is not shown.
+    let documentation = diagram::documentation(machine);
     quote! {
+        #[doc = #documentation]
         #[automatically_derived]
         #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
         impl #private::Steps for #ty {
@@ -108,7 +125,13 @@ fn steps(machine: &MachineImpl) -> TokenStream {
 
             #handle
 
+            #timeout
+
+            #retry
+
             #requirements
+
+            #graph
         }
     }
 }
@@ -123,11 +146,50 @@ fn call(machine: &MachineImpl, step: &StepFn, arguments: &TokenStream) -> TokenS
     let arguments = respan(arguments, at.resolved_at(Span::call_site()));
     let given = respan(&quote!(resources), at.resolved_at(Span::call_site()));
     let returned = quote_spanned!(step.output=> returned);
+    let result = quote_spanned!(at=> #private::IntoStepResult::<Self>::into_step_result(#returned));
+    let result = if step.trusted {
+        let targets = step.flow.targets();
+        quote_spanned!(at=> #private::going_to(#result, &[#(#targets),*]))
+    } else {
+        result
+    };
     quote_spanned! {at=>
         #private::Box::pin(async move {
             let #returned = Self::#ident(#arguments #(, #given.get::<#resources>())*).await;
-            #private::IntoStepResult::<Self>::into_step_result(#returned)
+            #result
         })
+    }
+}
+
+/// A function of the trait `Steps` that gives what steps have of their own, and otherwise the machine's; nothing if no
+/// step has any.
+fn of_steps(
+    machine: &MachineImpl,
+    function: &str,
+    ty: &TokenStream,
+    otherwise: &TokenStream,
+    of: impl Fn(&StepFn) -> Option<TokenStream>,
+) -> TokenStream {
+    let private = private(machine);
+    let function = Ident::new(function, Span::call_site());
+    let arms: Vec<_> = machine
+        .steps
+        .iter()
+        .filter_map(|step| {
+            let (cfgs, name, value) = (&step.cfgs, &step.name, of(step)?);
+            Some(quote!(#(#cfgs)* #name => #private::Some(#value),))
+        })
+        .collect();
+    if arms.is_empty() {
+        return TokenStream::new();
+    }
+    quote! {
+        fn #function(&self) -> #private::Option<#private::#ty> {
+            match #private::Machine::name(self) {
+                #(#arms)*
+                _ => <Self as #private::Machine>::#otherwise,
+            }
+        }
     }
 }
 

@@ -5,10 +5,10 @@
 //! declares as much as keeps the compiler from reporting what follows from them.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{quote, quote_spanned};
-use syn::{Path, spanned::Spanned};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::{Attribute, Path, spanned::Spanned};
 
-use super::private_at;
+use super::{duration, private_at, retry_policy};
 use crate::{
     ast::{MachineEnum, Variant, ends, signal_helper},
     names::{compact, function_name, snake_case},
@@ -23,7 +23,7 @@ pub(crate) fn expand(machine: &MachineEnum, correct: bool) -> TokenStream {
     // Nothing begins in a version that is kept for what it has stored.
     let helpers = (!machine.options.retired).then(|| helpers(machine));
     let signals = signals(machine);
-    let checks = checks(machine);
+    let checks = checks(machine, correct);
     quote!(#item #machine_impl #helpers #signals #checks)
 }
 
@@ -43,11 +43,12 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
     let output =
         options.output.as_ref().map_or_else(|| quote!(#private::Value), |output| quote!(#output));
     let timeout = options.timeout.map(|timeout| {
-        let (seconds, nanos) = (timeout.as_secs(), timeout.subsec_nanos());
-        quote! {
-            const TIMEOUT: #private::Option<#private::Duration> =
-                #private::Some(#private::Duration::new(#seconds, #nanos));
-        }
+        let timeout = duration(timeout, &private);
+        quote!(const TIMEOUT: #private::Option<#private::Duration> = #private::Some(#timeout);)
+    });
+    let retry = options.retry.as_ref().map(|retry| {
+        let retry = retry_policy(retry, &private);
+        quote!(const RETRY: #private::Option<#private::Retry> = #private::Some(#retry);)
     });
     let upgrades = options.upgrades.as_ref().map(|older| {
         let at = private_at(&machine.krate(), ends(older).0);
@@ -83,6 +84,7 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
             const VERSION: #private::u32 = #version;
             const QUEUE: &'static #private::str = #queue;
             #timeout
+            #retry
             const INITIAL: Self = #initial;
             const STEPS: &'static [&'static #private::str] = &[#(#(#cfgs)* #names),*];
             const SIGNALS: &'static [&'static #private::str] =
@@ -104,23 +106,37 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
 fn initial(machine: &MachineEnum) -> TokenStream {
     match &machine.options.initial {
         Some(initial) => quote!(Self::#initial),
-        None => first(&machine.steps),
+        None => first(&machine.steps, |step| {
+            let ident = &step.ident;
+            quote!(Self::#ident)
+        }),
     }
 }
 
-/// The first variant that the configuration leaves in.
-fn first(steps: &[Variant]) -> TokenStream {
+/// Its name.
+fn initial_name(machine: &MachineEnum) -> TokenStream {
+    let named = |step: &Variant| step.name.to_token_stream();
+    match &machine.options.initial {
+        Some(initial) => {
+            machine.steps.iter().find(|step| step.ident == *initial).map(named).unwrap_or_default()
+        }
+        None => first(&machine.steps, named),
+    }
+}
+
+/// What `of` makes of the first variant that the configuration leaves in.
+fn first(steps: &[Variant], of: impl Copy + Fn(&Variant) -> TokenStream) -> TokenStream {
     let Some((step, rest)) = steps.split_first() else { return TokenStream::new() };
-    let ident = &step.ident;
+    let step_tokens = of(step);
     let predicates = step.cfgs.iter().filter_map(|cfg| Some(&cfg.meta.require_list().ok()?.tokens));
     let predicates: Vec<_> = predicates.collect();
     if predicates.is_empty() {
-        return quote!(Self::#ident);
+        return step_tokens;
     }
-    let rest = first(rest);
+    let rest = first(rest, of);
     quote! {{
         #[cfg(all(#(#predicates),*))]
-        { Self::#ident }
+        { #step_tokens }
         #[cfg(not(all(#(#predicates),*)))]
         { #rest }
     }}
@@ -246,7 +262,7 @@ fn signal_fn(machine: &MachineEnum, helper: &Ident, signal: &Path) -> TokenStrea
 }
 
 /// Checks that are made when the constants are evaluated: only then is the impl block known.
-fn checks(machine: &MachineEnum) -> TokenStream {
+fn checks(machine: &MachineEnum, correct: bool) -> TokenStream {
     let private = private(machine);
     let ident = &machine.item.ident;
     let steps = machine.steps.iter().filter(|step| machine.taken(&step.name).is_none());
@@ -281,6 +297,17 @@ fn checks(machine: &MachineEnum) -> TokenStream {
             #(#steps)*
         }
     });
+    let retry = machine.options.retry.as_ref().filter(|_| !machine.options.retired).map(|retry| {
+        let private = private_at(&machine.krate(), retry.at);
+        quote_spanned! {retry.at=>
+            const _: () = #private::has_no_handle(
+                &FUNCTIONS,
+                "`retry` stands in for `handle`, and this machine has one: remove `retry`, or call `Retry::decide` in `handle`",
+            );
+        }
+    });
+    let islands =
+        if correct && !machine.options.retired { islands(machine) } else { TokenStream::new() };
     quote! {
         const _: () = {
             const STEPS: &[&#private::str] = <#ident as #private::Machine>::STEPS;
@@ -288,6 +315,8 @@ fn checks(machine: &MachineEnum) -> TokenStream {
             #steps
             #(#signals)*
             #upgrade
+            #retry
+            #islands
         };
     }
 }
@@ -313,6 +342,41 @@ fn upgrade_checks(machine: &MachineEnum) -> Option<TokenStream> {
         const _: () = #at::upgrades_an_older_version::<#ident> #not_lower;
         const _: () = #at::upgrades_the_same_machine::<#ident> #another;
     })
+}
+
+/// A warning at each variant whose step nothing reaches: the use of something deprecated, as that is what a macro can have
+/// a stable compiler warn of. It is `deprecated` that allows or denies it, also on the variant or on the enum.
+fn islands(machine: &MachineEnum) -> TokenStream {
+    let private = private(machine);
+    let initial = initial_name(machine);
+    let steps: Vec<_> = machine
+        .steps
+        .iter()
+        .zip(&machine.item.variants)
+        .filter(|(step, _)| initial.to_string() != step.name.to_token_stream().to_string())
+        .map(|(step, variant)| {
+            let (cfgs, name) = (&step.cfgs, &step.name);
+            let lints = lints(&machine.item.attrs).chain(lints(&variant.attrs));
+            let private = private_at(&machine.krate(), step.ident.span());
+            quote_spanned! {step.ident.span()=>
+                #(#cfgs)* #(#lints)*
+                const _: () = #private::Reached::<{ FUNCTIONS.reach(#name, INITIAL) }>::step();
+            }
+        })
+        .collect();
+    if steps.is_empty() {
+        return TokenStream::new();
+    }
+    quote! {
+        const INITIAL: &#private::str = #initial;
+        #(#steps)*
+    }
+}
+
+/// Attributes that set the level of lints.
+fn lints(attrs: &[Attribute]) -> impl Iterator<Item = &Attribute> {
+    let levels = ["allow", "warn", "deny", "forbid"];
+    attrs.iter().filter(move |attr| levels.iter().any(|level| attr.path().is_ident(level)))
 }
 
 fn state(machine: &MachineEnum) -> TokenStream {

@@ -4,7 +4,7 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::{durable_fsm, durable_signal, durable_state};
+use super::{durable_fsm, durable_job, durable_signal, durable_state};
 
 fn pretty(tokens: &TokenStream) -> String {
     match syn::parse2::<syn::File>(tokens.clone()) {
@@ -76,6 +76,35 @@ fn expansion_of_the_impl_block() {
         }
     };
     snapshot("impl", &durable_fsm(TokenStream::new(), item));
+}
+
+#[test]
+fn expansion_of_a_job() {
+    let options = quote!(queue = "mail", timeout = "30s", retry(max_attempts = 3, jitter));
+    let item = quote! {
+        /// Sends a mail.
+        pub async fn send_mail(cx: JobContext<Mail>, mailer: &Mailer) -> Result<(), Error> {
+            mailer.send(&cx.state.to).await
+        }
+    };
+    snapshot("job", &durable_job(options, item));
+}
+
+#[test]
+fn expansion_of_the_options_of_steps() {
+    let item = quote! {
+        impl Checkout {
+            #[step(next(Ship), timeout = "30s")]
+            async fn start(cx: Context<Self>) -> Outcome<Self> {
+                go(cx)
+            }
+            #[step(entry, retry(max_attempts = 3, backoff = "linear"))]
+            async fn ship(cx: Context<Self>) -> Outcome<Self> {
+                cx.done(())
+            }
+        }
+    };
+    snapshot("options", &durable_fsm(TokenStream::new(), item));
 }
 
 #[test]
@@ -207,4 +236,45 @@ fn no_input_makes_it_panic_and_the_item_is_always_emitted() {
         #[durable(crate = "x", crate = y)]
         struct S;
     ));
+}
+
+#[test]
+fn no_job_and_no_step_makes_it_panic() {
+    let options = [
+        quote!(retry, retry(), retry = 5, retry(max_attempts, initial = 3, x, jitter jitter)),
+        quote!(retry(max_attempts = 99999999999, initial = "99h", max = "1s", backoff = none)),
+        quote!(= =, state = X, version = 0),
+    ];
+    let items = [
+        quote!(
+            async fn __() {}
+        ),
+        quote!(
+            async fn _1(self, cx: X) -> Result {}
+        ),
+        quote!(
+            fn self_<T>(&mut cx: &JobContext<'a>, a: A, b: &B) -> impl Result<'a> {}
+        ),
+        quote!(
+            async fn r#match(JobContext { state, .. }: JobContext<A, B>) -> Result<(), (), ()> {}
+        ),
+        quote!(
+            unsafe extern "C" fn a(...) {}
+        ),
+        quote!(impl M {
+            #[step]
+            #[step = 1]
+            #[step(next, next(1, A, "b", "?"), entry(1), retry(x), timeout)]
+            async fn a(cx: Context<Self>) -> Outcome<Self> {
+                cx.next(); cx.next(..); cx::<>; cx.await_any::<(); & cx; let cx; .cx; cx. ; cx.next_in::<>(=)
+            }
+        }),
+    ];
+    for item in &items {
+        for option in &options {
+            let _ = durable_job(option.clone(), item.clone());
+            let _ = durable_fsm(option.clone(), item.clone());
+        }
+        let _ = durable_fsm(TokenStream::new(), item.clone());
+    }
 }

@@ -236,6 +236,8 @@ pub mod v3 {
             cx.done(trail)
         }
 
+        // By an upgrade.
+        #[step(entry)]
         async fn finish(mut cx: Context<Self>) -> Outcome<Self> {
             cx.state.trail.push("v3 finish".to_owned());
             let trail = cx.state.trail.clone();

@@ -1,5 +1,7 @@
 //! Raw identifiers, names in other scripts, and names given by hand.
 
+#![allow(deprecated, reason = "no step goes to another one here")]
+
 use gen_durable::prelude::*;
 
 #[derive(Clone, DurableState)]

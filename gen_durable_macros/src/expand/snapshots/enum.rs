@@ -94,4 +94,8 @@ const _: () = {
         "await_pay",
         "variant `AwaitPay` has no step: write `async fn await_pay(cx: Context<Self>) -> Outcome<Self>` in `#[durable_fsm] impl Checkout`",
     );
+    const INITIAL: &::gen_durable::__private::str = "start";
+    const _: () = ::gen_durable::__private::Reached::<
+        { FUNCTIONS.reach("await_pay", INITIAL) },
+    >::step();
 };

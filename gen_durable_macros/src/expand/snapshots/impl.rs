@@ -19,8 +19,21 @@ impl ::gen_durable::__private::StepsInOneImplBlock for Checkout {
     const FUNCTIONS: ::gen_durable::__private::Functions = ::gen_durable::__private::Functions {
         steps: &["start", "await_pay"],
         others: &["helper"],
+        handle: true,
+        islands: &[&["start"]],
     };
 }
+/**The graph of its steps:
+
+```mermaid
+stateDiagram-v2
+    state "an error in any step" as handle
+    [*] --> start
+    start --> await_pay
+    await_pay --> [*]: done
+    handle --> [*]: stop
+```
+*/
 #[automatically_derived]
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::gen_durable::__private::Steps for Checkout {
@@ -67,6 +80,33 @@ impl ::gen_durable::__private::Steps for Checkout {
         ::gen_durable::__private::Vec::from([
             ::gen_durable::__private::Requirement::of::<Carrier>("await_pay"),
         ])
+    }
+    fn graph() -> ::gen_durable::__private::Graph {
+        let graph = ::gen_durable::__private::graph::<
+            Self,
+        >([
+            ::gen_durable::__private::StepNode::new(
+                "start",
+                [
+                    ::gen_durable::__private::Edge::Next {
+                        step: "await_pay",
+                        delayed: false,
+                    },
+                ],
+            ),
+            ::gen_durable::__private::StepNode::new(
+                "await_pay",
+                [::gen_durable::__private::Edge::Done],
+            ),
+        ]);
+        let graph = graph
+            .on_error(
+                ::gen_durable::__private::StepNode::new(
+                    "handle",
+                    [::gen_durable::__private::Edge::Stop],
+                ),
+            );
+        graph
     }
 }
 const _: () = {

@@ -5,7 +5,7 @@ struct Order {
     id: i64,
 }
 
-#[durable_fsm(state = Order, output = Order)]
+#[durable_fsm(state = Order, output = Order, initial = Ship)]
 enum Checkout {
     Pack,
     Ship,

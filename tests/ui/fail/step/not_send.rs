@@ -15,7 +15,7 @@ impl Checkout {
         let shared = Rc::new(1);
         wait().await;
         drop(shared);
-        cx.next(Checkout::Pack)
+        cx.next(Checkout::Ship)
     }
 
     async fn ship(cx: Context<Self>) -> Outcome<Self> {

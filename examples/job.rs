@@ -1,0 +1,124 @@
+//! Jobs: machines of one step, written as a function.
+//!
+//! ```text
+//! cargo run --example job
+//! ```
+//!
+//! A job is inserted, retried, scheduled and waited for like any machine; it has no steps to go to
+//! and no signals to wait for.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use gen_durable::{WaitError, prelude::*};
+use gen_durable_examples::{Error, Session};
+
+/// The arguments, stored as a JSON object.
+#[derive(Clone, DurableState)]
+struct Mail {
+    to: String,
+    subject: String,
+}
+
+/// Sends a mail. An error is tried again; the last one fails the job.
+#[durable_job(
+    queue = "mail",
+    timeout = "10s",
+    retry(max_attempts = 3, backoff = "exponential", initial = "100ms")
+)]
+async fn send_mail(cx: JobContext<Mail>, mailer: &Mailer) -> Result<u32, MailError> {
+    println!("  send_mail: {}, attempt {}", cx.state.to, cx.attempt());
+    mailer.send(cx.id(), &cx.state, cx.attempt()).await?;
+    Ok(cx.attempt() + 1)
+}
+
+/// Something outside of Postgres. A job may run twice, so the mailer is told its id, which is the
+/// same in each run, and sends no mail a second time.
+#[derive(Clone, Default)]
+struct Mailer {
+    sent: Arc<Mutex<Vec<(i64, String)>>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum MailError {
+    #[error("the line was busy")]
+    Busy,
+    #[error("`{0}` is no address")]
+    NoAddress(String),
+}
+
+impl Mailer {
+    async fn send(&self, key: i64, mail: &Mail, attempt: u32) -> Result<(), MailError> {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if !mail.to.contains('@') {
+            return Err(MailError::NoAddress(mail.to.clone()));
+        }
+        if attempt == 0 {
+            return Err(MailError::Busy); // so that there is something to try again
+        }
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if sent.iter().all(|(other, _)| *other != key) {
+            sent.push((key, mail.subject.clone()));
+        }
+        Ok(())
+    }
+}
+
+fn mail(to: &str) -> Mail {
+    Mail { to: to.to_owned(), subject: "welcome".to_owned() }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    println!("starting Postgres and bringing its schema up to date …");
+    let session = Session::open().await?;
+    let mailer = Mailer::default();
+    let engine = Engine::builder(session.pool.clone())
+        .machine::<SendMail>()
+        .queue("mail", 10)
+        .resource(mailer.clone())
+        .start()
+        .await?;
+
+    let id = SendMail::insert(mail("ada@example.com"))
+        .unique_key("welcome ada") // a second one would be refused while this one is live
+        .execute(&engine)
+        .await?;
+    let runs = engine.wait(id, Duration::from_secs(10)).await?;
+    println!("job {id}: sent, in run {runs}");
+    assert_eq!(runs, 2);
+
+    let nowhere = SendMail::insert(mail("nowhere")).execute(&engine).await?;
+    let end = engine.wait(nowhere, Duration::from_secs(10)).await;
+    let Err(WaitError::Failed { reason, .. }) = end else {
+        return Err("a mail to nowhere was sent".into());
+    };
+    println!("job {nowhere}: failed after three runs: {reason}");
+    assert_eq!(reason, "`nowhere` is no address");
+
+    engine.shutdown().await?;
+    let sent = mailer.sent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    assert_eq!(sent, [(id.get(), "welcome".to_owned())]);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_graph_is_that_of_one_step() {
+        assert_eq!(
+            SendMail::graph().to_mermaid(),
+            "stateDiagram-v2
+    state \"an error in any step\" as handle
+    [*] --> run
+    run --> [*]: done
+    handle --> handle: replay
+    handle --> [*]: stop
+"
+        );
+    }
+}

@@ -1,0 +1,226 @@
+//! The graph of a machine: where its steps go, what they await and send, and how they end.
+//!
+//! Invariant: a graph tells what is known and says where it does not: an edge that is missing from a step that is not
+//! `opaque` does not exist.
+
+mod text;
+
+use crate::machine::Machine;
+
+/// The graph of a machine, given by [`Steps::graph`](crate::Steps::graph).
+///
+/// `#[durable_fsm]` reads it from the steps' code: from what they call on their context, wherever in the body that stands.
+/// A step whose code does not tell all (its context is handed to a function, a target is a variable) is
+/// [`opaque`](StepNode::opaque), unless `#[step(next(…))]` declares its targets. The same graph is shown as a diagram on
+/// the enum's page of the documentation, at `impl Steps`.
+///
+/// ```
+/// use gen_durable::{graph::Edge, prelude::*};
+///
+/// # #[derive(DurableSignal)]
+/// # pub struct Paid;
+/// #[durable_fsm(output = (), signals(Paid))]
+/// pub enum Order {
+///     AwaitPay,
+///     Ship,
+/// }
+///
+/// #[durable_fsm]
+/// impl Order {
+///     async fn await_pay(mut cx: Context<Self>) -> StepResult<Self> {
+///         if cx.take_signal::<Paid>()?.is_none() {
+///             return Ok(cx.await_signal::<Paid>());
+///         }
+///         Ok(cx.next(Order::Ship))
+///     }
+///
+///     async fn ship(cx: Context<Self>) -> Outcome<Self> {
+///         cx.done(())
+///     }
+/// }
+///
+/// let graph = Order::graph();
+/// assert_eq!(graph.initial, "await_pay");
+/// assert_eq!(graph.step("ship").unwrap().edges, [Edge::Done]);
+/// assert_eq!(
+///     graph.to_mermaid(),
+///     "stateDiagram-v2
+///     [*] --> await_pay
+///     await_pay --> await_pay: await paid
+///     await_pay --> ship
+///     ship --> [*]: done
+/// "
+/// );
+/// ```
+///
+/// A machine written by hand states its graph with the same functions:
+///
+/// ```
+/// # use gen_durable::{graph::{Edge, Graph, StepNode}, machine::Machine};
+/// # fn graph<M: Machine>() -> Graph {
+/// Graph::new::<M>([
+///     StepNode::new("pack", [Edge::next("ship"), Edge::Replay]),
+///     StepNode::new("ship", [Edge::Done]),
+/// ])
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Graph {
+    /// The machine's name.
+    pub machine: &'static str,
+    /// The machine's version.
+    pub version: u32,
+    /// The step that an instance begins with.
+    pub initial: &'static str,
+    /// The steps, in the order of their functions.
+    pub steps: Vec<StepNode>,
+    /// What follows an error in any step, named `handle`; none if an error stops the instance.
+    pub handle: Option<StepNode>,
+}
+
+/// A step in a [`Graph`], or `handle`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StepNode {
+    /// The step's name, as stored.
+    pub name: &'static str,
+    /// The ways out of it, each once.
+    pub edges: Vec<Edge>,
+    /// Whether there may be others.
+    pub opaque: bool,
+    /// Whether instances are inserted at this step, by `#[step(entry)]`.
+    pub entry: bool,
+}
+
+/// A way out of a step, or what goes out with its outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Edge {
+    /// To another step.
+    Next {
+        /// Its name.
+        step: &'static str,
+        /// Whether after a delay: [`next_in`](crate::Context::next_in).
+        delayed: bool,
+    },
+    /// The same step again.
+    Replay,
+    /// Parks until a signal arrives; one edge for each signal that is awaited.
+    Await {
+        /// The signal's name: its type's in `snake_case`, also if the type says `#[durable(name = "…")]`.
+        signal: &'static str,
+        /// Whether a timeout may come first.
+        timeout: bool,
+    },
+    /// Ends with a result.
+    Done,
+    /// Ends as failed.
+    Stop,
+    /// Inserts instances of a machine with the outcome.
+    Inserts {
+        /// The machine, as its type is called; none if the code does not tell.
+        machine: Option<&'static str>,
+    },
+    /// Sends a signal with the outcome.
+    Sends {
+        /// The machine that it is sent to, as its type is called; none if the code does not tell.
+        machine: Option<&'static str>,
+        /// The signal's name; none if the code does not tell.
+        signal: Option<&'static str>,
+    },
+}
+
+impl Edge {
+    /// To another step, at once.
+    pub const fn next(step: &'static str) -> Self {
+        Self::Next { step, delayed: false }
+    }
+
+    /// Parks until this signal arrives.
+    pub const fn wait(signal: &'static str) -> Self {
+        Self::Await { signal, timeout: false }
+    }
+}
+
+impl StepNode {
+    /// A step with these ways out of it.
+    pub fn new(name: &'static str, edges: impl IntoIterator<Item = Edge>) -> Self {
+        Self { name, edges: edges.into_iter().collect(), opaque: false, entry: false }
+    }
+
+    /// There may be other ways out of it.
+    #[must_use]
+    pub fn opaque(mut self) -> Self {
+        self.opaque = true;
+        self
+    }
+
+    /// Instances are inserted at this step.
+    #[must_use]
+    pub fn entry(mut self) -> Self {
+        self.entry = true;
+        self
+    }
+}
+
+impl Graph {
+    /// The graph of `M` with these steps. An edge to a step that is not among `M`'s is left out.
+    pub fn new<M: Machine>(steps: impl IntoIterator<Item = StepNode>) -> Self {
+        let graph = Self {
+            machine: M::NAME,
+            version: M::VERSION,
+            initial: M::INITIAL.name(),
+            steps: Vec::new(),
+            handle: M::RETRY.map(|_| StepNode::new("handle", [Edge::Replay, Edge::Stop])),
+        };
+        Self { steps: steps.into_iter().map(known::<M>).collect(), ..graph }
+    }
+
+    /// What follows an error in any step.
+    #[must_use]
+    pub fn on_error(mut self, handle: StepNode) -> Self {
+        self.handle = Some(handle);
+        self
+    }
+
+    /// The graph of a machine of which only the steps' names are known.
+    pub fn opaque<M: Machine>() -> Self {
+        Self::new::<M>(M::STEPS.iter().map(|step| StepNode::new(step, []).opaque()))
+            .on_error(StepNode::new("handle", []).opaque())
+    }
+
+    /// The step of this name.
+    pub fn step(&self, name: &str) -> Option<&StepNode> {
+        self.steps.iter().find(|step| step.name == name)
+    }
+
+    /// Whether every way out of every step is known.
+    pub fn is_complete(&self) -> bool {
+        self.nodes().all(|step| !step.opaque)
+    }
+
+    /// The steps, and `handle` behind them.
+    fn nodes(&self) -> impl Iterator<Item = &StepNode> {
+        self.steps.iter().chain(&self.handle)
+    }
+
+    /// A state diagram for [mermaid](https://mermaid.js.org).
+    pub fn to_mermaid(&self) -> String {
+        text::mermaid(self)
+    }
+
+    /// A diagram for [Graphviz](https://graphviz.org).
+    pub fn to_dot(&self) -> String {
+        text::dot(self)
+    }
+}
+
+/// A step without the edges to steps that the configuration has left out.
+fn known<M: Machine>(mut step: StepNode) -> StepNode {
+    step.edges.retain(|edge| match edge {
+        Edge::Next { step, .. } => M::STEPS.contains(step),
+        _ => true,
+    });
+    step
+}

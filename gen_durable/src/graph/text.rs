@@ -1,0 +1,160 @@
+//! A graph as text: for mermaid and for Graphviz.
+//!
+//! Invariant: both show the same arrows. What mermaid makes is also what `#[durable_fsm]` writes into the documentation.
+
+use std::{
+    collections::BTreeSet,
+    fmt::{self, Write},
+};
+
+use super::{Edge, Graph, StepNode};
+
+/// An arrow of the diagram.
+struct Arrow {
+    from: &'static str,
+    to: Place,
+    label: String,
+}
+
+/// Where an arrow goes.
+enum Place {
+    Step(&'static str),
+    End,
+    /// An instance of another machine, as its type is called.
+    Machine(Option<&'static str>),
+}
+
+fn arrows(step: &StepNode) -> impl Iterator<Item = Arrow> {
+    let from = step.name;
+    step.edges.iter().map(move |edge| {
+        let (to, label) = match *edge {
+            Edge::Next { step, delayed: false } => (Place::Step(step), String::new()),
+            Edge::Next { step, delayed: true } => (Place::Step(step), "after a delay".to_owned()),
+            Edge::Replay => (Place::Step(from), "replay".to_owned()),
+            Edge::Await { signal, timeout: false } => {
+                (Place::Step(from), format!("await {signal}"))
+            }
+            Edge::Await { signal, timeout: true } => {
+                (Place::Step(from), format!("await {signal} or a timeout"))
+            }
+            Edge::Done => (Place::End, "done".to_owned()),
+            Edge::Stop => (Place::End, "stop".to_owned()),
+            Edge::Inserts { machine } => (Place::Machine(machine), "insert".to_owned()),
+            Edge::Sends { machine, signal: Some(signal) } => {
+                (Place::Machine(machine), format!("signal {signal}"))
+            }
+            Edge::Sends { machine, signal: None } => (Place::Machine(machine), "signal".to_owned()),
+        };
+        Arrow { from, to, label }
+    })
+}
+
+const ON_ERROR: &str = "an error in any step";
+
+pub(super) fn mermaid(graph: &Graph) -> String {
+    let mut aliases = BTreeSet::new();
+    let mut lines = vec![format!("[*] --> {}", id(graph.initial, &mut aliases))];
+    for step in graph.nodes() {
+        for arrow in arrows(step) {
+            let from = id(arrow.from, &mut aliases);
+            let to = match arrow.to {
+                Place::Step(step) => id(step, &mut aliases),
+                Place::End => "[*]".to_owned(),
+                Place::Machine(Some(machine)) => {
+                    aliases.insert(format!("state \"machine {machine}\" as machine_{machine}"));
+                    format!("machine_{machine}")
+                }
+                Place::Machine(None) => {
+                    aliases.insert("state \"another machine\" as another_machine".to_owned());
+                    "another_machine".to_owned()
+                }
+            };
+            let label = &arrow.label;
+            let colon = if label.is_empty() { "" } else { ": " };
+            lines.push(format!("{from} --> {to}{colon}{label}"));
+        }
+        if step.opaque {
+            let from = id(step.name, &mut aliases);
+            lines.push(format!("note right of {from} : its code does not tell all"));
+        }
+    }
+    if graph.handle.is_some() {
+        aliases.insert(format!("state \"{ON_ERROR}\" as handle"));
+    }
+    let mut text = "stateDiagram-v2\n".to_owned();
+    for line in aliases.iter().chain(&lines) {
+        let _ = writeln!(text, "    {line}");
+    }
+    text
+}
+
+/// Words that mean something to mermaid.
+const WORDS: &[&str] = &[
+    "as",
+    "choice",
+    "class",
+    "classdef",
+    "click",
+    "default",
+    "direction",
+    "end",
+    "fork",
+    "hide",
+    "href",
+    "join",
+    "note",
+    "scale",
+    "state",
+    "style",
+];
+
+/// A step's name, or an alias where mermaid would misunderstand it.
+fn id(step: &str, aliases: &mut BTreeSet<String>) -> String {
+    if !WORDS.contains(&&*step.to_lowercase()) {
+        return step.to_owned();
+    }
+    aliases.insert(format!("state \"{step}\" as {step}_"));
+    format!("{step}_")
+}
+
+pub(super) fn dot(graph: &Graph) -> String {
+    let mut text = format!("digraph {} {{\n", Quoted(graph.machine));
+    let mut line = |line: fmt::Arguments<'_>| {
+        let _ = writeln!(text, "    {line}");
+    };
+    line(format_args!("node [shape=box, style=rounded];"));
+    line(format_args!("\"[begin]\" [shape=point];"));
+    line(format_args!("\"[end]\" [shape=doublecircle, label=\"\", width=0.15];"));
+    line(format_args!("\"[begin]\" -> {};", Quoted(graph.initial)));
+    for step in graph.nodes() {
+        for Arrow { from, to, label } in arrows(step) {
+            let (to, style) = match to {
+                Place::Step(step) if step == from => (step.to_owned(), ", style=dashed"),
+                Place::Step(step) => (step.to_owned(), ""),
+                Place::End => ("[end]".to_owned(), ""),
+                Place::Machine(Some(machine)) => (format!("machine {machine}"), ", style=dotted"),
+                Place::Machine(None) => ("another machine".to_owned(), ", style=dotted"),
+            };
+            let (from, to, label) = (Quoted(from), Quoted(&to), Quoted(&label));
+            line(format_args!("{from} -> {to} [label={label}{style}];"));
+        }
+        if step.opaque {
+            let name = Quoted(step.name);
+            line(format_args!("{name} -> \"?\" [style=dotted];"));
+        }
+    }
+    if graph.handle.is_some() {
+        line(format_args!("\"handle\" [label={}, shape=hexagon];", Quoted(ON_ERROR)));
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// A text as Graphviz quotes it.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.replace('\\', "\\\\").replace('"', "\\\""))
+    }
+}

@@ -1,0 +1,27 @@
+//! The guide: how machines are written, page by page.
+//!
+//! Invariant: every example is compiled, and every diagram is what [`Graph::to_mermaid`](crate::Graph::to_mermaid) makes
+//! of the machine beside it.
+//!
+//! | page | tells |
+//! |---|---|
+//! | [`machines`] | steps, state and outcomes; the graph; steps that declare where they go |
+//! | [`signals`] | waiting for one signal, for any of several, for so many of a kind; timers |
+//! | [`errors_and_retries`] | what runs a step again; `retry`, `handle`, timeouts |
+//! | [`jobs`] | machines of one step, written as a function |
+//! | [`testing`] | tests without a database, and with one |
+
+#[doc = include_str!("guide/machines.md")]
+pub mod machines {}
+
+#[doc = include_str!("guide/signals.md")]
+pub mod signals {}
+
+#[doc = include_str!("guide/errors_and_retries.md")]
+pub mod errors_and_retries {}
+
+#[doc = include_str!("guide/jobs.md")]
+pub mod jobs {}
+
+#[doc = include_str!("guide/testing.md")]
+pub mod testing {}

@@ -1,0 +1,192 @@
+//! When a step that failed is tried again: a policy that `handle` applies.
+//!
+//! Invariant: a delay is at most the policy's `max`, whatever the attempt, and there are never more than `max_attempts` runs.
+
+use std::time::Duration;
+
+use crate::{
+    context::Context, engine::jittered, error::StepError, machine::Machine, outcome::Outcome,
+};
+
+/// How often a step that failed is tried again, and after which delays.
+///
+/// `#[durable_fsm(retry(…))]` and `#[step(retry(…))]` make one from their options. In a `handle` of one's own:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use gen_durable::{Retry, StepErrorKind, prelude::*};
+///
+/// /// Eight runs, with delays of 1 s, 2 s, 4 s … and at most a minute between them.
+/// const RETRY: Retry = Retry::exponential(Duration::from_secs(1)).max_attempts(8).max(Duration::from_mins(1)).jitter();
+///
+/// # #[durable_fsm(output = String)]
+/// # pub enum Fetch { Get }
+/// #[durable_fsm]
+/// impl Fetch {
+///     async fn get(cx: Context<Self>) -> StepResult<Self> {
+///         let page = std::fs::read_to_string("/etc/hostname")?;
+///         Ok(cx.done(page))
+///     }
+///
+///     async fn handle(cx: Context<Self>, error: StepError) -> Outcome<Self> {
+///         if error.kind() == StepErrorKind::Panicked {
+///             return cx.stop(error);
+///         }
+///         RETRY.decide(cx, error)
+///     }
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    max_attempts: u32,
+    backoff: Backoff,
+    initial: Duration,
+    max: Duration,
+    jitter: bool,
+}
+
+/// How the delays grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backoff {
+    Constant,
+    Linear,
+    Exponential,
+}
+
+impl Retry {
+    /// How many runs there are at most, unless [`max_attempts`](Self::max_attempts) says otherwise.
+    const MAX_ATTEMPTS: u32 = 5;
+    /// The longest delay, unless [`max`](Self::max) says otherwise.
+    const MAX: Duration = Duration::from_mins(5);
+
+    /// No second run: the same as having no policy.
+    pub const fn never() -> Self {
+        Self::constant(Duration::ZERO).max_attempts(1)
+    }
+
+    /// The same delay each time. Five runs, unless [`max_attempts`](Self::max_attempts) says otherwise.
+    pub const fn constant(delay: Duration) -> Self {
+        Self::new(Backoff::Constant, delay)
+    }
+
+    /// A delay that grows by `initial` each time, to five minutes at most. Five runs, unless
+    /// [`max_attempts`](Self::max_attempts) says otherwise.
+    pub const fn linear(initial: Duration) -> Self {
+        Self::new(Backoff::Linear, initial)
+    }
+
+    /// A delay that doubles each time, beginning with `initial`, to five minutes at most. Five runs, unless
+    /// [`max_attempts`](Self::max_attempts) says otherwise.
+    pub const fn exponential(initial: Duration) -> Self {
+        Self::new(Backoff::Exponential, initial)
+    }
+
+    const fn new(backoff: Backoff, initial: Duration) -> Self {
+        // A first delay of an hour is meant.
+        let max = if initial.as_nanos() > Self::MAX.as_nanos() { initial } else { Self::MAX };
+        Self { max_attempts: Self::MAX_ATTEMPTS, backoff, initial, max, jitter: false }
+    }
+
+    /// How often the step runs in all, the first run included; 0 counts as 1.
+    ///
+    /// A run that a lost worker cut short counts as well.
+    #[must_use]
+    pub const fn max_attempts(mut self, runs: u32) -> Self {
+        self.max_attempts = if runs == 0 { 1 } else { runs };
+        self
+    }
+
+    /// No delay is longer than this.
+    #[must_use]
+    pub const fn max(mut self, delay: Duration) -> Self {
+        self.max = delay;
+        self
+    }
+
+    /// Varies each delay by up to a quarter, in both directions, so that what failed together is not tried again together.
+    #[must_use]
+    pub const fn jitter(mut self) -> Self {
+        self.jitter = true;
+        self
+    }
+
+    /// The delay before the next run, after the run `attempt` (from 0) has failed; none if that was the last.
+    pub fn delay(&self, attempt: u32) -> Option<Duration> {
+        if attempt >= self.max_attempts - 1 {
+            return None;
+        }
+        let delay = match self.backoff {
+            Backoff::Constant => self.initial,
+            Backoff::Linear => self.initial.saturating_mul(attempt.saturating_add(1)),
+            Backoff::Exponential => {
+                self.initial.saturating_mul(2_u32.checked_pow(attempt).unwrap_or(u32::MAX))
+            }
+        };
+        let delay = delay.min(self.max);
+        // Beyond the age of a database there is nothing to spread, and the arithmetic would overflow.
+        let jitter = self.jitter && delay < Duration::from_secs(u64::from(u32::MAX));
+        Some(if jitter { jittered(delay).min(self.max) } else { delay })
+    }
+
+    /// What follows the error: [`replay`](Context::replay) after the delay, or [`stop`](Context::stop) with the error if
+    /// there is no further run.
+    pub fn decide<M: Machine>(&self, cx: Context<M>, error: StepError) -> Outcome<M> {
+        match self.delay(cx.attempt()) {
+            Some(delay) => cx.replay(delay),
+            None => cx.stop(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn seconds(retry: Retry) -> Vec<u64> {
+        (0..).map_while(|attempt| retry.delay(attempt)).map(|delay| delay.as_secs()).collect()
+    }
+
+    #[test]
+    fn delays_grow_as_they_are_told() {
+        assert_eq!(seconds(Retry::constant(SECOND)), [1, 1, 1, 1]);
+        assert_eq!(seconds(Retry::linear(SECOND)), [1, 2, 3, 4]);
+        assert_eq!(seconds(Retry::exponential(SECOND)), [1, 2, 4, 8]);
+        assert_eq!(seconds(Retry::exponential(SECOND).max(SECOND * 3)), [1, 2, 3, 3]);
+        assert_eq!(seconds(Retry::exponential(SECOND).max_attempts(2)), [1]);
+        assert_eq!(seconds(Retry::never()), [0_u64; 0]);
+        assert_eq!(seconds(Retry::exponential(SECOND).max_attempts(0)), [0_u64; 0]);
+    }
+
+    #[test]
+    fn no_attempt_is_too_large() {
+        for retry in [Retry::linear(Duration::MAX), Retry::exponential(SECOND)] {
+            let retry = retry.max_attempts(u32::MAX);
+            for attempt in [31, 32, 63, u32::MAX - 2] {
+                let most = if retry.initial == SECOND { Retry::MAX } else { Duration::MAX };
+                assert_eq!(retry.delay(attempt), Some(most), "{attempt}");
+                assert!(retry.jitter().delay(attempt) <= Some(most), "{attempt}");
+            }
+            assert_eq!(retry.delay(u32::MAX - 1), None);
+            assert_eq!(retry.delay(u32::MAX), None);
+        }
+    }
+
+    #[test]
+    fn a_long_first_delay_is_not_cut_short() {
+        let hour = Duration::from_hours(1);
+        assert_eq!(Retry::constant(hour).delay(0), Some(hour));
+        assert_eq!(Retry::constant(hour).max(SECOND).delay(0), Some(SECOND));
+    }
+
+    #[test]
+    fn jitter_stays_close_and_below_the_longest() {
+        let retry = Retry::constant(SECOND).max(SECOND).jitter();
+        for _ in 0..1000 {
+            let delay = retry.delay(0).expect("a second run");
+            assert!((SECOND * 3 / 4..=SECOND).contains(&delay), "{delay:?}");
+        }
+    }
+}

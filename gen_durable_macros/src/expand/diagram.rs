@@ -1,0 +1,194 @@
+//! The graph of a machine: as the function `graph` that gives it, and as text for the documentation of `impl Steps`.
+//!
+//! Invariant: the text is what the runtime's `Graph::to_mermaid` makes of the same graph, but for what is the enum's to
+//! know: its `retry`, and the initial step, which is shown if only one can be it.
+
+use std::{collections::BTreeSet, fmt::Write};
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use crate::{
+    ast::{MachineImpl, StepFn},
+    graph::{Edge, islands},
+};
+
+/// `fn graph`, of the trait `Steps`.
+pub(super) fn graph_fn(machine: &MachineImpl, private: &TokenStream) -> TokenStream {
+    let steps = machine.steps.iter().map(|step| {
+        let (cfgs, node) = (&step.cfgs, node(step, private));
+        quote!(#(#cfgs)* #node)
+    });
+    let handle = machine.handle.as_ref().map(|handle| {
+        let (cfgs, node) = (&handle.cfgs, node(handle, private));
+        quote! {
+            #(#cfgs)*
+            let graph = graph.on_error(#node);
+        }
+    });
+    let retry = stands_in(machine).then(|| {
+        quote! {
+            let graph = graph.on_error(#private::StepNode::new(
+                "handle",
+                [#private::Edge::Replay, #private::Edge::Stop],
+            ));
+        }
+    });
+    quote! {
+        fn graph() -> #private::Graph {
+            let graph = #private::graph::<Self>([#(#steps),*]);
+            #handle
+            #retry
+            graph
+        }
+    }
+}
+
+/// Whether the policy of a step stands in for `handle`.
+fn stands_in(machine: &MachineImpl) -> bool {
+    machine.handle.is_none() && machine.steps.iter().any(|step| step.options.retry.is_some())
+}
+
+fn node(step: &StepFn, private: &TokenStream) -> TokenStream {
+    let name = &step.name;
+    let edges = step.flow.edges.iter().map(|edge| self::edge(edge, private));
+    let opaque = step.flow.opaque.then(|| quote!(.opaque()));
+    let entry = step.options.entry.then(|| quote!(.entry()));
+    quote!(#private::StepNode::new(#name, [#(#edges),*]) #opaque #entry)
+}
+
+fn edge(edge: &Edge, private: &TokenStream) -> TokenStream {
+    let option = |name: &Option<String>| {
+        if let Some(name) = name { quote!(#private::Some(#name)) } else { quote!(#private::None) }
+    };
+    let edge = match edge {
+        Edge::Next { step, delayed, .. } => quote!(Next { step: #step, delayed: #delayed }),
+        Edge::Replay => quote!(Replay),
+        Edge::Await { signal, timeout } => quote!(Await { signal: #signal, timeout: #timeout }),
+        Edge::Done => quote!(Done),
+        Edge::Stop => quote!(Stop),
+        Edge::Insert { machine } => {
+            let machine = option(machine);
+            quote!(Inserts { machine: #machine })
+        }
+        Edge::Signal { machine, signal } => {
+            let (machine, signal) = (option(machine), option(signal));
+            quote!(Sends { machine: #machine, signal: #signal })
+        }
+    };
+    quote!(#private::Edge::#edge)
+}
+
+/// The documentation of `impl Steps`, which the enum's page shows.
+pub(super) fn documentation(machine: &MachineImpl) -> String {
+    format!("The graph of its steps:\n\n```mermaid\n{}```\n", mermaid(machine))
+}
+
+fn mermaid(machine: &MachineImpl) -> String {
+    let mut text = "stateDiagram-v2\n".to_owned();
+    let mut aliases = BTreeSet::new();
+    let mut lines = Vec::new();
+    if let Some(initial) = initial(machine) {
+        lines.push(format!("[*] --> {}", id(initial, &mut aliases)));
+    }
+    let mut seen = BTreeSet::new();
+    for step in machine.steps.iter().filter(|step| seen.insert(&step.name)) {
+        lines.extend(arrows(step, &mut aliases));
+    }
+    if let Some(handle) = &machine.handle {
+        aliases.insert("state \"an error in any step\" as handle".to_owned());
+        lines.extend(arrows(handle, &mut aliases));
+    }
+    if stands_in(machine) {
+        aliases.insert("state \"an error in any step\" as handle".to_owned());
+        lines.extend(["handle --> handle: replay", "handle --> [*]: stop"].map(str::to_owned));
+    }
+    for line in aliases.iter().chain(&lines) {
+        let _ = writeln!(text, "    {line}");
+    }
+    text
+}
+
+/// The only step that an instance can begin with, if that is plain.
+fn initial(machine: &MachineImpl) -> Option<&str> {
+    match &islands(machine)[..] {
+        [island] => match island[..] {
+            [step] => Some(step),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn arrows(step: &StepFn, aliases: &mut BTreeSet<String>) -> Vec<String> {
+    let from = id(&step.name, aliases);
+    let mut arrows: Vec<String> = step
+        .flow
+        .edges
+        .iter()
+        .map(|edge| match edge {
+            Edge::Next { step, delayed: false, .. } => format!("{from} --> {}", id(step, aliases)),
+            Edge::Next { step, delayed: true, .. } => {
+                format!("{from} --> {}: after a delay", id(step, aliases))
+            }
+            Edge::Replay => format!("{from} --> {from}: replay"),
+            Edge::Await { signal, timeout: false } => format!("{from} --> {from}: await {signal}"),
+            Edge::Await { signal, timeout: true } => {
+                format!("{from} --> {from}: await {signal} or a timeout")
+            }
+            Edge::Done => format!("{from} --> [*]: done"),
+            Edge::Stop => format!("{from} --> [*]: stop"),
+            Edge::Insert { machine } => {
+                format!("{from} --> {}: insert", other(machine.as_deref(), aliases))
+            }
+            Edge::Signal { machine, signal: Some(signal) } => {
+                format!("{from} --> {}: signal {signal}", other(machine.as_deref(), aliases))
+            }
+            Edge::Signal { machine, signal: None } => {
+                format!("{from} --> {}: signal", other(machine.as_deref(), aliases))
+            }
+        })
+        .collect();
+    if step.flow.opaque {
+        arrows.push(format!("note right of {from} : its code does not tell all"));
+    }
+    arrows
+}
+
+/// Words that mean something to mermaid.
+const WORDS: &[&str] = &[
+    "as",
+    "choice",
+    "class",
+    "classdef",
+    "click",
+    "default",
+    "direction",
+    "end",
+    "fork",
+    "hide",
+    "href",
+    "join",
+    "note",
+    "scale",
+    "state",
+    "style",
+];
+
+fn id(step: &str, aliases: &mut BTreeSet<String>) -> String {
+    if !WORDS.contains(&&*step.to_lowercase()) {
+        return step.to_owned();
+    }
+    aliases.insert(format!("state \"{step}\" as {step}_"));
+    format!("{step}_")
+}
+
+/// The state that stands for another machine.
+fn other(machine: Option<&str>, aliases: &mut BTreeSet<String>) -> String {
+    let (state, id) = machine.map_or_else(
+        || ("another machine".to_owned(), "another_machine".to_owned()),
+        |machine| (format!("machine {machine}"), format!("machine_{machine}")),
+    );
+    aliases.insert(format!("state \"{state}\" as {id}"));
+    id
+}

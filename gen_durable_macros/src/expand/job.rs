@@ -1,0 +1,111 @@
+//! A job's expansion: the function as it stands, and a machine of one step that calls it.
+//!
+//! Invariant: what is generated is what `#[durable_fsm]` takes, an enum and its impl block, and is expanded as such.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::{ItemEnum, ItemFn, ItemImpl, LitStr, parse_quote, parse_quote_spanned};
+
+use super::{handlers, private_at, steps};
+use crate::{
+    ast::{Job, MachineEnum, MachineImpl},
+    attr::MachineOptions,
+    errors::Errors,
+    graph::{Edge, Flow},
+};
+
+pub(super) fn expand(job: &Job, options: MachineOptions, correct: bool) -> TokenStream {
+    let function = function(&job.item);
+    let Some(machine) = &job.machine else { return quote!(#function) };
+    let item = enum_item(job, machine);
+    let block = impl_item(job, machine, &options, correct);
+    let krate = options.krate.clone();
+    let machine = MachineEnum::new(item, with_types(job, options));
+    let machine = steps::expand(&machine, correct);
+    let mut errors = Errors::default();
+    let mut block = MachineImpl::new(block, krate.as_ref(), &mut errors);
+    // What is generated has no mistakes of its own, and the body that calls the function tells nothing.
+    errors.discard();
+    for step in &mut block.steps {
+        step.flow = Flow { edges: vec![Edge::Done], ..Flow::default() };
+    }
+    let block = handlers::expand(&block, correct);
+    quote!(#function #machine #block)
+}
+
+/// The function as it stands. It need not await: it is async because the engine says so.
+fn function(item: &ItemFn) -> ItemFn {
+    let mut item = item.clone();
+    item.attrs.push(parse_quote!(#[allow(clippy::unused_async)]));
+    item
+}
+
+/// The machine's type, documented as the function is.
+fn enum_item(job: &Job, machine: &Ident) -> ItemEnum {
+    let vis = &job.item.vis;
+    let docs = job.item.attrs.iter().filter(|attr| attr.path().is_ident("doc"));
+    let about = format!(" The machine of the job [`{}`].", job.item.sig.ident);
+    let blank = job.item.attrs.iter().any(|attr| attr.path().is_ident("doc"));
+    let blank = blank.then(|| quote!(#[doc = ""]));
+    parse_quote! {
+        #(#docs)*
+        #blank
+        #[doc = #about]
+        #[derive(::core::clone::Clone, ::core::marker::Copy, ::core::fmt::Debug)]
+        #vis enum #machine {
+            /// Runs the function.
+            Run,
+        }
+    }
+}
+
+/// The step that calls the function. It has the function's place, so that what is wrong with that is reported there.
+fn impl_item(job: &Job, machine: &Ident, options: &MachineOptions, correct: bool) -> ItemImpl {
+    let at = job.item.sig.ident.span();
+    let krate = crate::ast::krate(options.krate.as_ref());
+    let private = private_at(&krate, at);
+    let function = &job.item.sig.ident;
+    let run = Ident::new("run", at);
+    if !correct {
+        return parse_quote! {
+            impl #machine {
+                async fn #run(_: #private::Context<Self>) -> #private::StepResult<Self> {
+                    ::core::panic!("the job has mistakes")
+                }
+            }
+        };
+    }
+    let resources = &job.resources;
+    let names: Vec<Ident> =
+        (0..resources.len()).map(|index| format_ident!("resource_{index}")).collect();
+    let local = at.resolved_at(Span::call_site());
+    // What is wrong with the type that the function returns is reported there.
+    let returned = quote_spanned!(job.output_at.resolved_at(Span::call_site())=> returned);
+    let output = if job.fallible {
+        quote_spanned!(local=> #private::IntoJobResult::into_job_result(#returned)?)
+    } else {
+        returned.clone()
+    };
+    parse_quote_spanned! {local=>
+        #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
+        impl #machine {
+            async fn #run(
+                cx: #private::Context<Self>
+                #(, #names: &#resources)*
+            ) -> #private::StepResult<Self> {
+                let (job, end) = #private::job(cx);
+                let #returned = #function(job #(, #names)*).await;
+                #private::Ok(end.done(#output))
+            }
+        }
+    }
+}
+
+/// The options, with what the function's signature says.
+fn with_types(job: &Job, mut options: MachineOptions) -> MachineOptions {
+    let name = syn::ext::IdentExt::unraw(&job.item.sig.ident).to_string();
+    options.name.get_or_insert_with(|| LitStr::new(&name, job.item.sig.ident.span()));
+    options.state = Some(job.state.clone());
+    options.output = Some(job.output.clone());
+    options
+}

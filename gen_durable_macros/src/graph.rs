@@ -1,0 +1,174 @@
+//! The graph of a machine: where its steps go, as far as their code says so.
+//!
+//! Invariant: what cannot be read makes a step opaque; nothing is guessed. Names are resolved against the functions of the
+//! impl block, which holds a function for each variant.
+
+mod islands;
+mod scan;
+
+use proc_macro2::Ident;
+use syn::{FnArg, ImplItemFn, Pat, ext::IdentExt};
+
+pub(crate) use self::islands::islands;
+use self::scan::Scan;
+use crate::{
+    ast::{MachineImpl, StepFn},
+    errors::Errors,
+    names::{camel_case, nearest, snake_case},
+};
+
+/// What the body of a step does in the end.
+#[derive(Default)]
+pub(crate) struct Flow {
+    /// Each once, in the order of the code.
+    pub(crate) edges: Vec<Edge>,
+    /// Whether it may do what the edges do not tell.
+    pub(crate) opaque: bool,
+    /// Steps at which its code inserts instances: `insert(…).step(Checkout::Ship)`.
+    pub(crate) inserted_at: Vec<String>,
+}
+
+/// A way out of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Edge {
+    /// To the step of the variant `to`.
+    Next {
+        step: String,
+        to: Ident,
+        delayed: bool,
+    },
+    Replay,
+    Await {
+        signal: String,
+        timeout: bool,
+    },
+    Done,
+    Stop,
+    /// A machine is named as the code names its type; none if the code does not tell.
+    Insert {
+        machine: Option<String>,
+    },
+    Signal {
+        machine: Option<String>,
+        signal: Option<String>,
+    },
+}
+
+impl Edge {
+    fn next(to: &Ident, delayed: bool) -> Self {
+        Self::Next { step: snake_case(&to.unraw().to_string()), to: to.clone(), delayed }
+    }
+}
+
+impl Flow {
+    /// Reads the body of a step, or of `handle`.
+    pub(crate) fn read(function: &ImplItemFn, machine: &str) -> Self {
+        let mut flow = Self::default();
+        let context = match function.sig.inputs.first() {
+            Some(FnArg::Typed(first)) => &*first.pat,
+            _ => return flow,
+        };
+        match context {
+            Pat::Ident(context) => {
+                let mut scan = Scan::new(&context.ident, machine, &mut flow);
+                scan.tokens(quote::ToTokens::to_token_stream(&function.block));
+            }
+            // Without its context a step decides nothing.
+            Pat::Wild(_) => {}
+            _ => flow.opaque = true,
+        }
+        flow
+    }
+
+    fn push(&mut self, edge: Edge) {
+        if !self.edges.contains(&edge) {
+            self.edges.push(edge);
+        }
+    }
+
+    /// The steps that it goes to.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &str> {
+        self.edges.iter().filter_map(|edge| match edge {
+            Edge::Next { step, .. } => Some(&**step),
+            _ => None,
+        })
+    }
+}
+
+/// Resolves targets once all steps are known, and holds them against what `#[step(next(…))]` declares.
+pub(crate) fn resolve(machine: &mut MachineImpl, errors: &mut Errors) {
+    let names: Vec<String> = machine.steps.iter().map(|step| step.name.clone()).collect();
+    for step in machine.steps.iter_mut().chain(&mut machine.handle) {
+        let is_handle = step.name == "handle";
+        let what =
+            if is_handle { "`handle`".to_owned() } else { format!("the step `{}`", step.name) };
+        if let Some(declared) = &step.options.next {
+            // A misspelt one of them would make the right one undeclared.
+            if check_declared(declared, &names, errors) {
+                check_targets(step, declared, &what, errors);
+            }
+        }
+        close(step, &names);
+    }
+}
+
+/// Reports what is declared as a target and is no step; whether all are steps.
+fn check_declared(declared: &[Ident], names: &[String], errors: &mut Errors) -> bool {
+    let mut correct = true;
+    for target in declared {
+        let step = snake_case(&target.unraw().to_string());
+        if names.contains(&step) {
+            continue;
+        }
+        correct = false;
+        let variants: Vec<String> = names.iter().map(|name| camel_case(name)).collect();
+        let variants: Vec<&str> = variants.iter().map(String::as_str).collect();
+        let hint = match nearest(&target.unraw().to_string(), &variants) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => format!("name a variant whose step, `{step}`, is in this impl block"),
+        };
+        errors.at(target, format!("`{target}` is no step of this machine; {hint}"));
+    }
+    correct
+}
+
+/// Reports where a step goes and did not declare it.
+fn check_targets(step: &StepFn, declared: &[Ident], what: &str, errors: &mut Errors) {
+    for edge in &step.flow.edges {
+        let Edge::Next { to, .. } = edge else { continue };
+        if declared.contains(to) {
+            continue;
+        }
+        let list: Vec<String> =
+            declared.iter().chain([to]).map(|target| target.unraw().to_string()).collect();
+        errors.at(
+            to,
+            format!(
+                "{what} goes to `{to}`, which it does not declare: write `#[step(next({}))]`, or go elsewhere",
+                list.join(", ")
+            ),
+        );
+    }
+}
+
+/// Makes an edge of each declared target, and an opaque step of one that goes where no step is.
+fn close(step: &mut StepFn, names: &[String]) {
+    let flow = &mut step.flow;
+    let unknown = |edge: &Edge| matches!(edge, Edge::Next { step, .. } if !names.contains(step));
+    flow.opaque |= flow.edges.iter().any(unknown);
+    flow.edges.retain(|edge| !unknown(edge));
+    flow.inserted_at.retain(|step| names.contains(step));
+    let Some(declared) = &step.options.next else { return };
+    // The targets alone are declared: what else an unreadable step does stays unknown, and is none of the graph's edges.
+    step.trusted = std::mem::take(&mut flow.opaque);
+    for target in declared {
+        let edge = Edge::next(target, false);
+        if !flow.targets().any(|step| matches!(&edge, Edge::Next { step: new, .. } if new == step))
+        {
+            flow.edges.push(edge);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

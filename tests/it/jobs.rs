@@ -1,0 +1,134 @@
+//! Jobs: machines of one step, written as a function.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use gen_durable::{Status, prelude::*};
+use serde_json::json;
+
+use crate::support::{PATIENCE, database, engine, row, until};
+
+#[derive(Clone, Debug, DurableState)]
+pub struct Mail {
+    to: String,
+    fails: u32,
+}
+
+/// Counts what it sends.
+#[derive(Clone, Debug, Default)]
+pub struct Mailer(Arc<AtomicU32>);
+
+/// Sends a mail.
+#[durable_job(
+    queue = "mail",
+    timeout = "1h",
+    retry(max_attempts = 3, backoff = "constant", initial = "1ms")
+)]
+pub async fn send_mail(
+    mut cx: JobContext<Mail>,
+    mailer: &Mailer,
+) -> Result<String, std::io::Error> {
+    assert_ne!(cx.state.to, "panic", "a panic");
+    if cx.attempt() < cx.state.fails {
+        return Err(std::io::Error::other("busy"));
+    }
+    mailer.0.fetch_add(1, Ordering::Relaxed);
+    cx.state.to.push_str(" and more");
+    Ok(format!("{} to {}: {:?}", cx.queue(), cx.state.to, cx.partition_key()))
+}
+
+/// Without arguments, without a `Result`, without anything to await.
+#[durable_job]
+async fn nothing(_cx: JobContext) {}
+
+/// Its own version and name; any error type that a step takes.
+#[durable_job(version = 3, name = "other")]
+async fn third(cx: JobContext<u32>) -> anyhow::Result<Vec<i64>> {
+    anyhow::ensure!(cx.state > 0, "nothing to do");
+    Ok(vec![cx.id()])
+}
+
+#[test]
+fn a_job_is_a_machine_called_like_its_function() {
+    assert_eq!((SendMail::NAME, SendMail::QUEUE, SendMail::VERSION), ("send_mail", "mail", 1));
+    assert_eq!(SendMail::STEPS, ["run"]);
+    assert_eq!(SendMail::SIGNALS, [""; 0]);
+    assert_eq!((Third::NAME, Third::QUEUE, Third::VERSION), ("other", "default", 3));
+    let takes: Vec<_> = SendMail::requirements().iter().map(|takes| takes.type_name).collect();
+    assert_eq!(takes, [std::any::type_name::<Mailer>()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_runs_and_is_tried_again() {
+    let db = database().await;
+    let mailer = Mailer::default();
+    let engine = engine(&db)
+        .machine::<SendMail>()
+        .machine::<Nothing>()
+        .machine::<Third>()
+        .queue("mail", 2)
+        .resource(mailer.clone())
+        .start()
+        .await
+        .unwrap();
+    let mail = |to: &str, fails| Mail { to: to.to_owned(), fails };
+    let id = SendMail::insert(mail("ada", 2)).partition_key("ada").execute(&engine).await.unwrap();
+    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), "mail to ada and more: Some(\"ada\")");
+    let ended = row(db.pool(), id).await;
+    assert_eq!(ended.state, json!({"to": "ada", "fails": 2}), "the arguments stay as they were");
+    assert_eq!(ended.attempt, 2);
+    for (to, error) in
+        [("bob", "busy"), ("panic", "panicked: assertion `left != right` failed: a panic")]
+    {
+        let id = SendMail::insert(mail(to, 3)).execute(&engine).await.unwrap();
+        let row = until(db.pool(), id, "failed").await;
+        assert!(row.last_error.as_deref().unwrap().starts_with(error), "{row:?}");
+        assert_eq!((row.attempt, &row.state["to"]), (2, &json!(to)));
+    }
+    let inserted =
+        SendMail::insert_many([mail("c", 0), mail("d", 0)]).execute(&engine).await.unwrap();
+    for id in inserted {
+        engine.wait(id.unwrap(), PATIENCE).await.unwrap();
+    }
+    assert_eq!(mailer.0.load(Ordering::Relaxed), 3);
+
+    let id = Nothing::insert(()).execute(&engine).await.unwrap();
+    engine.wait(id, PATIENCE).await.unwrap();
+    let id = Third::insert(1).execute(&engine).await.unwrap();
+    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), [id.get()]);
+    let id = Third::insert(0).execute(&engine).await.unwrap();
+    let error = engine.wait(id, PATIENCE).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("instance {id} failed: nothing to do"));
+    engine.shutdown().await.unwrap();
+}
+
+/// An outcome of a machine may carry a job.
+#[durable_fsm(output = i64)]
+pub enum Orders {
+    Take,
+}
+
+#[durable_fsm]
+impl Orders {
+    async fn take(cx: Context<Self>) -> Outcome<Self> {
+        let id = cx.id().get();
+        cx.done(id).insert(Third::insert(7).unique_key("seventh"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_carries_a_job() {
+    let db = database().await;
+    let engine = engine(&db).machine::<Orders>().machine::<Third>().start().await.unwrap();
+    let id = Orders::insert(()).execute(&engine).await.unwrap();
+    engine.wait(id, PATIENCE).await.unwrap();
+    let job: i64 = sqlx::query_scalar("select id from gen_durable.instances where fsm = 'other'")
+        .fetch_one(db.pool())
+        .await
+        .unwrap();
+    let row = until(db.pool(), job, Status::Done.name()).await;
+    assert_eq!(row.result, Some(json!([job])));
+    engine.shutdown().await.unwrap();
+}
