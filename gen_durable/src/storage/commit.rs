@@ -338,13 +338,18 @@ async fn inspect(
         }
         if let Some((status, locked_by, revision)) = found.get(&outcome.id) {
             let mine = status == "executing" && *locked_by == Some(outcome.worker);
-            let ended = status == "done" || status == "failed";
+            // A reap that fails the row for good adds one as well: only the outcome's own end counts.
+            let ended = match outcome.change {
+                Change::Done { .. } => status == "done",
+                Change::Failed { .. } => status == "failed",
+                _ => false,
+            };
             if mine && *revision == outcome.revision {
                 *verdict = Verdict::Locked;
             } else if uncertain && *revision == outcome.revision + 1 {
                 // Claims, commits and reaps each add one. A reap leaves the row runnable; if this
                 // outcome would have too, there is nothing left to do for the worker either way.
-                if (mine && outcome.keeps_claim()) || (ended && !outcome.keeps_claim()) {
+                if (mine && outcome.keeps_claim()) || ended {
                     *verdict = Verdict::DurableBefore;
                 }
             }

@@ -5,10 +5,14 @@
 -- look at its status and the insert, and a lock that was waited for shows the row as it is then. A
 -- park that holds the lock first is seen here; one that comes after sees the signal
 -- (wake_parked.sql).
+--
+-- `generate_subscripts` is there for the planner, as in insert.sql.
 with sent as materialized (
     select *
-    from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[]) with ordinality
-        as s (target_id, fsm, name, payload, dedup_key, place)
+    from rows from (
+        unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]),
+        unnest($5::text[]), generate_subscripts($1::bigint[], 1)
+    ) as s (target_id, fsm, name, payload, dedup_key, place)
 ),
 targets as materialized (
     select i.id, i.fsm, i.status, i.awaits
@@ -38,8 +42,10 @@ new_keys as (
 fresh as materialized (
     select a.*
     from accepted a
-    left join new_keys k on k.target_id = a.target_id and k.dedup_key = a.dedup_key
-    where a.dedup_key is null or (k.target_id is not null and a.nth_of_key = 1)
+    where a.dedup_key is null
+       or a.nth_of_key = 1 and (a.target_id, a.dedup_key) in (
+           select k.target_id, k.dedup_key from new_keys k
+       )
 ),
 delivered as (
     insert into gen_durable.signals (target_id, name, payload, dedup_key)
@@ -65,10 +71,9 @@ woken as (
 )
 select t.fsm,
        t.status,
-       f.place is not null as fresh,
+       s.place in (select f.place from fresh f) as fresh,
        w.queue as woken_queue
 from sent s
 left join targets t on t.id = s.target_id
-left join fresh f on f.place = s.place
 left join woken w on w.id = s.target_id
 order by s.place

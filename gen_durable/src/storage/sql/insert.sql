@@ -2,12 +2,18 @@
 --
 -- Entries are inserted in the order of their unique keys: two batches that share keys take them in
 -- one order, and so cannot wait for each other in a circle.
+--
+-- The planner takes what `unnest` gives for ten rows, and would join the entries with what was inserted
+-- row by row with row, in quadratic time. `generate_subscripts` is taken for a thousand and has just
+-- as many: the join is by hash.
 with entries as materialized (
     select nextval('gen_durable.instances_id_seq') as id, e.*
-    from unnest(
-        $1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::smallint[],
-        $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[]
-    ) with ordinality as e (
+    from rows from (
+        unnest($1::text[]), unnest($2::int[]), unnest($3::text[]), unnest($4::text[]),
+        unnest($5::text[]), unnest($6::smallint[]), unnest($7::bigint[]), unnest($8::bigint[]),
+        unnest($9::text[]), unnest($10::text[]), unnest($11::text[]),
+        generate_subscripts($1::text[], 1)
+    ) as e (
         fsm, fsm_version, step, state, queue, priority,
         delay, scheduled_at, partition_key, unique_key, unique_scope, place
     )
