@@ -296,7 +296,8 @@ impl<M: Steps> MachineRunner<M> {
         }
         let mut commit = work.commit(change, !M::SIGNALS.is_empty());
         commit.attempt = attempt;
-        commit.state = state;
+        // What an upgrade made of the state is stored in any case.
+        commit.state = state.or_else(|| work.upgraded.map(|_| state::Json(work.state.clone())));
         commit.upgraded = work.upgraded;
         commit.error = error;
         commit.consumed =

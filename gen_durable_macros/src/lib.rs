@@ -62,7 +62,7 @@ use proc_macro::TokenStream;
 /// | `#[step(…)]` on a step | meaning | default |
 /// |---|---|---|
 /// | `next(Ship, Cancel)` | the steps that it may go to; also on `handle` | what its code says |
-/// | `entry` | instances are inserted at it: `insert(…).step(…)` elsewhere, or by hand | no |
+/// | `entry` | instances are inserted at it (`insert(…).step(…)` elsewhere), or upgraded to it | no |
 /// | `timeout = "30s"` | how long it may run | the machine's |
 /// | `retry(max_attempts = 5)` | tries it again, instead of a `handle` | the machine's |
 ///

@@ -48,7 +48,7 @@ impl Reached<true> {
 impl Reached<false> {
     /// Warns.
     #[deprecated(
-        note = "no step goes here, and instances do not begin here: remove the variant, go to it from a step, or put `#[step(entry)]` on its function if instances are inserted at it"
+        note = "no step goes here, and instances do not begin here: remove the variant, go to it from a step, or put `#[step(entry)]` on its function if instances are inserted at it or upgraded to it"
     )]
     pub const fn step() {}
 }
