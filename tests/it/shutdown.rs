@@ -262,3 +262,31 @@ async fn p27_a_wait_that_is_dropped_harms_nobody() {
     }
     engine.shutdown().await.unwrap();
 }
+
+/// A row that comes while so much is claimed that no further claim is worth a statement: it is claimed
+/// as soon as there is room, not when the poll comes round.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_came_while_the_queue_was_full_is_claimed_when_there_is_room() {
+    let db = database().await;
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Slow>().queue("default", 1);
+    // Neither the poll nor a renewal of the lease will help.
+    let engine = engine.poll_interval(Duration::from_hours(1)).lease_ttl(Duration::from_hours(1));
+    let engine = engine.resource(Arc::clone(&gate));
+    let engine = engine.start().await.unwrap();
+    // Quick ones first: the faster a queue goes, the more is claimed ahead.
+    let quick = (0..2_000).map(|_| Slow::insert(1).step(Slow::After));
+    for id in Slow::insert_many(quick).execute(&engine).await.unwrap() {
+        engine.wait(id.unwrap(), PATIENCE).await.unwrap();
+    }
+    // More than half of what the queue claims ahead, less than would fill it.
+    let held = Slow::insert_many([0; 45]).execute(&engine).await.unwrap();
+    eventually("they are claimed", async || (engine.metrics().claimed == 45).then_some(())).await;
+    let last = Slow::insert(0).execute(&engine).await.unwrap();
+    gate.open(46);
+    for id in held {
+        engine.wait(id.unwrap(), PATIENCE).await.unwrap();
+    }
+    engine.wait(last, PATIENCE).await.unwrap();
+    engine.shutdown().await.unwrap();
+}

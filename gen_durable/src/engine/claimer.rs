@@ -106,7 +106,12 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             pause(shared, outage.failed(&error)).await;
             continue;
         }
-        let Some(request) = request(shared, &mut paces, &kinds) else {
+        let Some(request) = request(shared, &mut paces, &kinds).or_else(|| {
+            // There is no room. Whoever makes some wakes the claimer from here on; what was made
+            // before, and told nobody, is seen by the second look.
+            shared.saturated.store(true, Ordering::SeqCst);
+            request(shared, &mut paces, &kinds)
+        }) else {
             // No slot is free, or the lease has lapsed; either change wakes the claimer.
             wait(shared, announced, shared.config.poll_interval).await;
             continue;
@@ -120,7 +125,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             Ok((claimed, cleared)) => {
                 outage.over();
                 let full = enter(shared, &request, claimed) || cleared;
-                shared.saturated.store(full, Ordering::Relaxed);
+                shared.saturated.store(full, Ordering::SeqCst);
                 if full {
                     idle_pause = IDLE_PAUSE_MIN;
                     continue;

@@ -49,7 +49,8 @@ impl Drop for End<'_> {
         if std::thread::panicking() {
             self.shared.suspect_orphans();
         }
-        self.queue.claimed.fetch_sub(1, Ordering::Relaxed);
+        // In one order with the claimer's: it sees the room, or is seen to wait for it.
+        self.queue.claimed.fetch_sub(1, Ordering::SeqCst);
         self.shared.tasks.end(self.id);
         self.shared.slot_freed();
     }

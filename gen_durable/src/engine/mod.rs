@@ -253,7 +253,7 @@ impl Shared {
 
     /// An instance has left: the claimer may have room.
     fn slot_freed(&self) {
-        if self.saturated.load(Ordering::Relaxed) {
+        if self.saturated.load(Ordering::SeqCst) {
             self.work.notify_one();
         }
     }

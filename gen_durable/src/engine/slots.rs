@@ -119,7 +119,7 @@ impl Queue {
     }
 
     pub(crate) fn claimed(&self) -> usize {
-        self.claimed.load(Ordering::Relaxed)
+        self.claimed.load(Ordering::SeqCst)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
