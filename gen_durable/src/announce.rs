@@ -68,6 +68,15 @@ impl Announcer {
         let _ = self.local.set(local);
     }
 
+    /// Announces to other processes alone.
+    pub(crate) fn announce_elsewhere<'a>(&self, queues: impl IntoIterator<Item = &'a str>) {
+        for queue in queues {
+            if let Some(remote) = &self.remote {
+                remote.submit(Queue(queue.to_owned()));
+            }
+        }
+    }
+
     pub(crate) fn announce<'a>(&self, queues: impl IntoIterator<Item = &'a str>) {
         let queues: BTreeSet<&str> = queues.into_iter().collect();
         for queue in queues {

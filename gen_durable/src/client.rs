@@ -6,7 +6,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use sqlx::{PgConnection, PgPool, Postgres, Transaction, pool::PoolConnection};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     announce::Announcer,
@@ -24,6 +24,8 @@ use crate::{
 
 /// The most rows in one shared commit.
 const BATCH_MAX: usize = 500;
+/// `insert_many` calls under way at a time.
+const LARGE_MAX: usize = 2;
 /// Shared commits under way at a time.
 const TASKS_MAX: usize = 2;
 /// How often a batch that Postgres rolled back to resolve a deadlock is tried again.
@@ -54,6 +56,8 @@ struct Inner {
     announcer: Arc<Announcer>,
     waiters: Arc<Waiters>,
     value_max: usize,
+    /// For `insert_many`: an engine's other work must not wait for all its connections.
+    large: Semaphore,
 }
 
 /// What is known of an instance, for tools.
@@ -93,7 +97,15 @@ impl Client {
         let inserts = insert_group(connections.clone(), Arc::clone(&announcer));
         let signals = signal_group(connections.clone(), Arc::clone(&announcer));
         Self {
-            inner: Arc::new(Inner { connections, inserts, signals, announcer, waiters, value_max }),
+            inner: Arc::new(Inner {
+                connections,
+                inserts,
+                signals,
+                announcer,
+                waiters,
+                value_max,
+                large: Semaphore::new(LARGE_MAX),
+            }),
         }
     }
 
@@ -190,6 +202,8 @@ impl Client {
         &self,
         rows: Vec<NewInstance>,
     ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
+        // Closed it is never: an error cannot be.
+        let _turn = self.inner.large.acquire().await;
         let answers = insert_with(&self.inner.connections, &rows).await?;
         self.inner.announcer.announce(rows.iter().map(|row| row.queue.as_str()));
         Ok(answers)

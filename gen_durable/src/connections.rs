@@ -29,9 +29,25 @@ pub(crate) struct Connections {
 #[derive(Debug)]
 struct Inner {
     pool: PgPool,
-    idle: Mutex<Vec<PoolConnection<Postgres>>>,
+    idle: Mutex<Idle>,
     kept_max: usize,
     patience: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Idle {
+    kept: Vec<PoolConnection<Postgres>>,
+    /// Calls that found none kept and wait for the pool.
+    waiting: usize,
+}
+
+/// Counts a call out that waited for the pool, also one that was dropped meanwhile.
+struct Waiting<'a>(&'a Connections);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.idle().waiting -= 1;
+    }
 }
 
 impl Connections {
@@ -83,10 +99,19 @@ impl Connections {
     }
 
     pub(crate) async fn get(&self) -> Result<Connection, sqlx::Error> {
-        let kept = self.idle().pop();
-        let connection = match kept {
-            Some(connection) => connection,
-            None => self.inner.pool.acquire().await?,
+        let kept = {
+            let mut idle = self.idle();
+            let kept = idle.kept.pop();
+            // Under the lock under which a connection would be kept: whoever has one from here on
+            // gives it to the pool, which knows who waits.
+            idle.waiting += usize::from(kept.is_none());
+            kept
+        };
+        let connection = if let Some(connection) = kept {
+            connection
+        } else {
+            let _waiting = Waiting(self);
+            self.inner.pool.acquire().await?
         };
         Ok(Connection { connection, home: self.clone() })
     }
@@ -100,12 +125,12 @@ impl Connections {
     }
 
     pub(crate) async fn close(&self) {
-        let idle = std::mem::take(&mut *self.idle());
-        drop(idle);
+        let kept = std::mem::take(&mut self.idle().kept);
+        drop(kept);
         self.inner.pool.close().await;
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<PoolConnection<Postgres>>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
         self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -137,8 +162,8 @@ impl Connection {
         match &result {
             Ok(_) if !self.home.inner.pool.is_closed() => {
                 let mut idle = self.home.idle();
-                if idle.len() < self.home.inner.kept_max {
-                    idle.push(self.connection);
+                if idle.waiting == 0 && idle.kept.len() < self.home.inner.kept_max {
+                    idle.kept.push(self.connection);
                 }
             }
             // Postgres answered: the connection is well, or the pool will find out.
@@ -146,7 +171,7 @@ impl Connection {
             // Not back to the pool, whose test of it could wait for ever. What broke one connection
             // is likely to have broken the others.
             Err(_) => {
-                let kept = std::mem::take(&mut *self.home.idle());
+                let kept = std::mem::take(&mut self.home.idle().kept);
                 for connection in kept.into_iter().chain([self.connection]) {
                     drop(connection.detach());
                 }

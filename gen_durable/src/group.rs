@@ -4,9 +4,6 @@
 //!   submit ──► queue ──► drain task: take all (bounded) ──► run ──► again, until the queue is empty
 //! ```
 //!
-//! A further batch is begun beside the one under way only when many wait: two half-empty batches cost
-//! more than a full one, and what waits for a batch that is under way waits no longer than for a disk.
-//!
 //! Invariant: an item that was submitted is in the queue or in exactly one batch; while the queue is
 //! not empty, at least one task drains it. There is no timer.
 
@@ -31,9 +28,6 @@ pub(crate) type Run<T> =
 /// The most bytes in one batch: far below what one message to Postgres may have.
 const WEIGHT_MAX: usize = 32 * 1024 * 1024;
 
-/// How many items must wait for another task to drain the queue beside the first.
-const CROWD: usize = 250;
-
 /// A queue that is drained in batches by a bounded number of tasks.
 pub(crate) struct Group<T> {
     state: Mutex<State<T>>,
@@ -57,8 +51,7 @@ impl<T: Item> Group<T> {
     pub(crate) fn submit(self: &Arc<Self>, item: T) {
         let mut state = self.lock();
         state.queue.push_back(item);
-        let crowded = state.tasks < self.tasks_max && state.queue.len() >= CROWD;
-        if state.tasks == 0 || crowded {
+        if state.tasks < self.tasks_max {
             state.tasks += 1;
             drop(state);
             tokio::spawn(Arc::clone(self).drain());
@@ -71,16 +64,14 @@ impl<T: Item> Group<T> {
         while let Some(batch) = self.take() {
             (self.run)(batch).await;
         }
-        // `take` gave the task's place up under the lock under which it found the queue empty, or
-        // another task under way: an item that is submitted from now on starts a new one, or is
-        // found by that one.
+        // `take` found the queue empty and gave the task's place up under the same lock, so an item
+        // that is submitted from now on starts a new one.
         std::mem::forget(guard);
     }
 
     fn take(&self) -> Option<Vec<T>> {
         let mut state = self.lock();
-        // Another task that is under way takes what is left behind here.
-        if state.queue.is_empty() || (state.tasks > 1 && state.queue.len() < CROWD) {
+        if state.queue.is_empty() {
             state.tasks -= 1;
             return None;
         }

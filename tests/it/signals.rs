@@ -374,3 +374,32 @@ async fn an_outcome_carries_signals_and_one_that_cannot_arrive_is_dropped() {
     engine.wait(lost, PATIENCE).await.unwrap();
     engine.shutdown().await.unwrap();
 }
+
+/// A step that signals its own instance: the next step sees it, as a fresh claim would have shown it.
+#[durable_fsm(name = "talks_to_itself", state = u32, output = u32, signals(Ping))]
+pub enum Soliloquy {
+    Speak,
+    Hear,
+}
+
+#[durable_fsm]
+impl Soliloquy {
+    async fn speak(cx: Context<Self>) -> Outcome<Self> {
+        let id = cx.id();
+        cx.next(Soliloquy::Hear).signal(Soliloquy::signal_ping(id, Ping { n: 7 }))
+    }
+
+    async fn hear(mut cx: Context<Self>) -> StepResult<Self> {
+        let heard = cx.take_signal::<Ping>()?;
+        Ok(cx.done(heard.map_or(0, |ping| ping.n)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_to_oneself_is_in_the_next_steps_inbox() {
+    let db = database().await;
+    let engine = engine(&db).machine::<Soliloquy>().start().await.unwrap();
+    let id = Soliloquy::insert(0).execute(&engine).await.unwrap();
+    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 7);
+    engine.shutdown().await.unwrap();
+}

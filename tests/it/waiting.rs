@@ -75,3 +75,20 @@ async fn waiting_for_what_cannot_come_is_an_error_at_once() {
     assert!(matches!(error, WaitError::Decode(_)), "{error}");
     engine.shutdown().await.unwrap();
 }
+
+/// More calls at once than an engine has connections: each waits its turn, and none for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_calls_than_connections_wait_their_turn() {
+    let db = database().await;
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Held>().resource(gate).start().await.unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    for id in 0..200 {
+        let client = engine.client().clone();
+        calls.spawn(async move { client.find(id).await });
+    }
+    while let Some(call) = calls.join_next().await {
+        assert!(call.unwrap().unwrap().is_none());
+    }
+    engine.shutdown().await.unwrap();
+}

@@ -37,6 +37,8 @@ const PREFETCH_MIN: usize = 64;
 const CLAIM_MAX: usize = 1000;
 /// The first pause after a claim that found nothing.
 const IDLE_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The pause after a claim whose keys another one held.
+const CONTENDED_PAUSE: Duration = Duration::from_millis(5);
 /// Parked rows woken by one statement.
 const WAKE_MAX: i64 = 1000;
 
@@ -70,13 +72,13 @@ impl Pace {
             self.since = Instant::now();
         }
         let ahead = (self.per_second * HORIZON.as_secs_f64()) as usize;
-        ahead.min((self.queue.slots * PREFETCH_PER_SLOT).max(PREFETCH_MIN))
+        ahead.min(self.queue.slots.saturating_mul(PREFETCH_PER_SLOT).max(PREFETCH_MIN))
     }
 
     /// How many rows to ask for; none until it is worth a statement.
     fn wanted(&mut self) -> usize {
         let prefetch = self.prefetch();
-        let wanted = (self.queue.slots + prefetch).saturating_sub(self.queue.claimed());
+        let wanted = self.queue.slots.saturating_add(prefetch).saturating_sub(self.queue.claimed());
         if wanted > prefetch / 2 { wanted.min(CLAIM_MAX) } else { 0 }
     }
 }
@@ -98,6 +100,8 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     let mut outage = Outage::new("claim work");
     let mut idle_pause = IDLE_PAUSE_MIN;
     let mut orphans = Orphans::new();
+    let mut rows_max = CLAIM_MAX;
+    let mut told = false;
     while !shared.stopping.is_open() {
         // The permit is taken before the look: what is announced after this line is seen by the
         // claim, or wakes the wait below.
@@ -106,11 +110,11 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             pause(shared, outage.failed(&error)).await;
             continue;
         }
-        let Some(request) = request(shared, &mut paces, &kinds).or_else(|| {
+        let Some(request) = request(shared, &mut paces, &kinds, rows_max).or_else(|| {
             // There is no room. Whoever makes some wakes the claimer from here on; what was made
             // before, and told nobody, is seen by the second look.
             shared.saturated.store(true, Ordering::SeqCst);
-            request(shared, &mut paces, &kinds)
+            request(shared, &mut paces, &kinds, rows_max)
         }) else {
             // No slot is free, or the lease has lapsed; either change wakes the claimer.
             wait(shared, announced, shared.config.poll_interval).await;
@@ -120,14 +124,34 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             Err(error) => {
                 // The claim may have been committed, and its answer lost.
                 shared.suspect_orphans();
+                if !storage::is_transient(&error) {
+                    // An answer too large for Postgres, perhaps: large states, or large inboxes.
+                    rows_max = (rows_max / 2).max(1);
+                }
                 pause(shared, outage.failed(&error)).await;
             }
-            Ok((claimed, cleared)) => {
+            Ok(claim) => {
                 outage.over();
-                let full = enter(shared, &request, claimed) || cleared;
-                shared.saturated.store(full, Ordering::SeqCst);
-                if full {
+                rows_max = (rows_max * 2).min(CLAIM_MAX);
+                let contended = claim.contended;
+                let cleared = claim.cleared;
+                let full = enter(shared, &request, claim.rows) || cleared;
+                // A queue that had no room was not asked for: whoever makes some must wake the
+                // claimer, and room that was made meanwhile, and told nobody, is seen here.
+                let left_out = request.queues.len() < paces.len();
+                shared.saturated.store(full || left_out, Ordering::SeqCst);
+                let room = left_out && has_room(&mut paces, &request);
+                if full || room {
                     idle_pause = IDLE_PAUSE_MIN;
+                    if full {
+                        announce_rest(shared, &request, &mut told);
+                    }
+                    continue;
+                }
+                told = false;
+                if contended {
+                    // Another claim has the keys, for as long as a statement takes.
+                    wait(shared, announced, jittered(CONTENDED_PAUSE)).await;
                     continue;
                 }
                 let pause = idle(shared, &kinds, &mut outage, &mut idle_pause).await;
@@ -138,7 +162,12 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
 }
 
 /// What to ask for, if anything.
-fn request(shared: &Shared, paces: &mut [Pace], kinds: &Arc<Kinds>) -> Option<ClaimRequest> {
+fn request(
+    shared: &Shared,
+    paces: &mut [Pace],
+    kinds: &Arc<Kinds>,
+    rows_max: usize,
+) -> Option<ClaimRequest> {
     let worker = shared.lease.worker();
     if !shared.lease.may_start(worker) || kinds.fsms.is_empty() {
         return None;
@@ -146,7 +175,7 @@ fn request(shared: &Shared, paces: &mut [Pace], kinds: &Arc<Kinds>) -> Option<Cl
     let mut request =
         ClaimRequest { worker, queues: Vec::new(), wanted: Vec::new(), kinds: Arc::clone(kinds) };
     for pace in paces {
-        let wanted = pace.wanted();
+        let wanted = pace.wanted().min(rows_max);
         if wanted > 0 {
             request.queues.push(pace.queue.name.to_string());
             request.wanted.push(i64::try_from(wanted).unwrap_or(i64::MAX));
@@ -155,16 +184,29 @@ fn request(shared: &Shared, paces: &mut [Pace], kinds: &Arc<Kinds>) -> Option<Cl
     (!request.queues.is_empty()).then_some(request)
 }
 
-async fn claim(
-    shared: &Shared,
-    request: &ClaimRequest,
-) -> Result<(Vec<Claimed>, bool), sqlx::Error> {
+/// Whether a queue that was not asked for has room by now.
+fn has_room(paces: &mut [Pace], request: &ClaimRequest) -> bool {
+    paces.iter_mut().any(|pace| {
+        let asked = request.queues.iter().any(|queue| **queue == *pace.queue.name);
+        !asked && pace.wanted() > 0
+    })
+}
+
+/// Tells other processes that there is more than this one can do, once in a row of full claims: what
+/// was announced here was taken by this process, and they have not heard of it.
+fn announce_rest(shared: &Shared, request: &ClaimRequest, told: &mut bool) {
+    if !std::mem::replace(told, true) {
+        shared.announcer.announce_elsewhere(request.queues.iter().map(String::as_str));
+    }
+}
+
+async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim, sqlx::Error> {
     let mut connection = shared.connections.get().await?;
     let claim = storage::claim(&mut connection, request);
     let result = shared.connections.within(claim).await;
-    let (claimed, cleared) = connection.done(result)?;
-    tracing::debug!(rows = claimed.len(), "claimed");
-    Ok((claimed, cleared))
+    let claim = connection.done(result)?;
+    tracing::debug!(rows = claim.rows.len(), "claimed");
+    Ok(claim)
 }
 
 /// Hands the rows to their queues; whether any queue got all that was asked for, so that there may
@@ -203,12 +245,11 @@ async fn idle(
     *idle_pause = (pause * 2).min(shared.config.poll_interval);
     match look_ahead(shared, kinds).await {
         Ok(due) => {
-            let next = [due.eligible, due.wake, shared.take_due()].into_iter().flatten().min();
-            match next {
-                // A row that is due and was not claimed is locked or waits for its key.
-                Some(next) if next > Duration::ZERO => jittered(pause).min(next),
-                _ => jittered(pause),
-            }
+            // A row that is due and was not claimed is locked or waits for its key, or its queue is
+            // full: what is due later must not be hidden by it.
+            let next = [due.eligible, due.wake, shared.take_due()].into_iter().flatten();
+            let next = next.filter(|next| !next.is_zero()).min();
+            next.map_or_else(|| jittered(pause), |next| jittered(pause).min(next))
         }
         Err(error) => outage.failed(&error),
     }

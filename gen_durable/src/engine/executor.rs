@@ -113,6 +113,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
         if steps >= shared.config.run_ahead_steps_max
             || began.elapsed() >= shared.config.run_ahead_time_max
             || shared.stopping.is_open()
+            || commit.signals_itself()
         {
             yield_claim(&mut commit);
         }
@@ -204,7 +205,9 @@ async fn flush(
 /// Gives back a row that has not begun.
 pub(crate) fn release(shared: &Arc<Shared>, queue: &Arc<Queue>, row: Row) {
     let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
-    tokio::spawn(async move {
+    // An engine may be dropped outside of its runtime, when nothing runs any more: the reaper's then.
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    runtime.spawn(async move {
         let _end = End { shared: &shared, queue: &queue, id: row.work.instance.id };
         shared.flusher.commit(row.work.release()).await;
     });

@@ -19,15 +19,24 @@ const NEXT_DUE: &str = include_str!("sql/next_due.sql");
 const ORPHANS: &str = include_str!("sql/orphans.sql");
 const UNKNOWN_KINDS: &str = include_str!("sql/unknown_kinds.sql");
 
-/// Claims rows in the order in which they should run, and says whether rows were moved out of the
-/// way that had hidden others.
+/// What a claim came to.
+#[derive(Debug, Default)]
+pub(crate) struct Claim {
+    pub(crate) rows: Vec<Claimed>,
+    /// Rows that wait for their key were moved out of the way: others may have been hidden by them.
+    pub(crate) cleared: bool,
+    /// Rows were left to another claim, which held their keys.
+    pub(crate) contended: bool,
+}
+
+/// Claims rows in the order in which they should run.
 ///
 /// Rows without a partition key are claimed by one statement. Those with one come back as
 /// candidates and are claimed in a transaction that holds their keys' locks.
 pub(crate) async fn claim(
     connection: &mut PgConnection,
     request: &ClaimRequest,
-) -> Result<(Vec<Claimed>, bool), sqlx::Error> {
+) -> Result<Claim, sqlx::Error> {
     let places = request.kinds.in_queues(&request.queues);
     let kinds = request.kinds.fsms.len();
     let wanted: Vec<i64> =
@@ -41,14 +50,15 @@ pub(crate) async fn claim(
         .bind(&request.kinds.listening)
         .fetch_one(&mut *connection)
         .await?;
-    let (mut claimed, candidates) = Arrays::read(&row)?.split(request, &places)?;
-    let mut cleared = false;
+    let (rows, candidates) = Arrays::read(&row)?.split(request, &places)?;
+    let mut claim = Claim { rows, ..Claim::default() };
     if !candidates.is_empty() {
         let (heads, blocked) = claim_partitions(connection, request, &candidates).await?;
-        claimed.extend(heads);
-        cleared = blocked > 0;
+        claim.cleared = blocked > 0;
+        claim.contended = heads.len() + blocked < candidates.len();
+        claim.rows.extend(heads);
     }
-    Ok((claimed, cleared))
+    Ok(claim)
 }
 
 /// The answer of the statement `claim`: an entry of each array for each row.
@@ -133,13 +143,15 @@ async fn claim_partitions(
     connection: &mut PgConnection,
     request: &ClaimRequest,
     candidates: &[i64],
-) -> Result<(Vec<Claimed>, i64), sqlx::Error> {
+) -> Result<(Vec<Claimed>, usize), sqlx::Error> {
     let mut transaction = begin(connection).await?;
     let keys: Vec<String> = sqlx::query_scalar(LOCK_FREE_PARTITIONS)
         .bind(candidates)
         .fetch_all(&mut *transaction)
         .await?;
     if keys.is_empty() {
+        // Ended here and not when it is dropped: the connection would be kept with it.
+        transaction.rollback().await?;
         return Ok((Vec::new(), 0));
     }
     let rows = sqlx::query(CLAIM_PARTITIONS)
@@ -156,7 +168,7 @@ async fn claim_partitions(
     let mut blocked = 0;
     let mut claimed = Vec::with_capacity(rows.len());
     for row in &rows {
-        blocked = row.try_get(11)?;
+        blocked = usize::try_from(row.try_get::<i64, _>(11)?).unwrap_or(0);
         if row.try_get::<Option<i64>, _>(0)?.is_some() {
             claimed.push(read(row, request.worker)?);
         }

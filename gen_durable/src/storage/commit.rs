@@ -81,7 +81,11 @@ pub(crate) async fn commit(
         apply(connection, batch).await?
     };
     if done.verdicts.iter().any(|verdict| matches!(verdict, Verdict::Lost)) {
-        inspect(connection, batch, uncertain, &mut done.verdicts).await?;
+        // The batch is committed by now, whatever is wrong with this statement: not an error of the
+        // database's, after which the caller would take it for rolled back.
+        inspect(connection, batch, uncertain, &mut done.verdicts)
+            .await
+            .map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
     }
     Ok(done)
 }

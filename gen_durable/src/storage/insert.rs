@@ -102,10 +102,13 @@ fn delay(eligible: Eligible) -> i64 {
     }
 }
 
+/// The end of the year 9999, in microseconds since 1970: as late as makes sense.
+const LATEST: i64 = 253_402_300_799_000_000;
+
 fn scheduled_at(eligible: Eligible) -> Option<i64> {
     match eligible {
         Eligible::At(time) => Some(match time.duration_since(SystemTime::UNIX_EPOCH) {
-            Ok(after) => micros(after),
+            Ok(after) => i64::try_from(after.as_micros()).map_or(LATEST, |time| time.min(LATEST)),
             Err(before) => -micros(before.duration()),
         }),
         Eligible::Now | Eligible::In(_) => None,

@@ -12,7 +12,7 @@ mod upkeep;
 mod workers;
 
 pub(crate) use self::{
-    claim::{claim, next_due, orphans, unknown_kinds},
+    claim::{Claim, claim, next_due, orphans, unknown_kinds},
     commit::{Committed, Verdict, commit},
     deliver::{Sent, deliver},
     insert::insert,

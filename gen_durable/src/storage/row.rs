@@ -180,6 +180,12 @@ impl Commit {
         !self.inserts.is_empty() || !self.signals.is_empty()
     }
 
+    /// Whether it sends a signal to its own instance. The inbox that a commit brings back for the next
+    /// step is read before the signals are sent, so such a step comes through the queue.
+    pub(crate) fn signals_itself(&self) -> bool {
+        self.signals.iter().any(|signal| signal.target == self.id)
+    }
+
     /// Whether the worker keeps its claim.
     pub(crate) fn keeps_claim(&self) -> bool {
         matches!(self.change, Change::Next { .. })

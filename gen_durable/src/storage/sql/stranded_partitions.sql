@@ -43,7 +43,7 @@ select p.partition_key,
                select from gen_durable.instances i
                where i.partition_key = p.partition_key
                  and i.queue = k.queue and i.fsm = k.fsm and i.fsm_version = k.fsm_version
-                 and i.status = 'runnable' and not i.blocked
+                 and i.status = 'runnable' and not i.blocked and i.eligible_at <= now()
            )
        ) as stranded
 from partitions p
