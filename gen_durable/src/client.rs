@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use sqlx::{PgConnection, PgPool, Postgres, Transaction, pool::PoolConnection};
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
@@ -213,6 +213,11 @@ impl Client {
         let (reply, answer) = oneshot::channel();
         self.inner.signals.submit(SignalJob { signal, reply });
         answer.await.unwrap_or_else(|_| Err(stopped("deliver a signal").into()))
+    }
+
+    /// The largest value that it sends, in bytes.
+    pub(crate) fn value_max(&self) -> usize {
+        self.inner.value_max
     }
 
     pub(crate) fn waiters(&self) -> &Arc<Waiters> {
@@ -425,82 +430,4 @@ async fn notify_in_transaction(
 
 fn distinct(queues: impl Iterator<Item = String>) -> Vec<String> {
     queues.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
-}
-
-/// Where a call is executed.
-#[doc(hidden)]
-#[derive(Debug)]
-pub enum Target<'e> {
-    /// Together with other calls.
-    Client(&'e Client),
-    /// By itself.
-    Pool(&'e PgPool),
-    /// In the caller's transaction.
-    Connection(&'e mut PgConnection),
-}
-
-impl Target<'_> {
-    pub(crate) fn value_max(&self) -> usize {
-        match self {
-            Self::Client(client) => client.inner.value_max,
-            Self::Pool(_) | Self::Connection(_) => state::VALUE_MAX,
-        }
-    }
-}
-
-/// What an insert or a signal can be executed on: `&Engine`, `&Client`, `&PgPool`, and, for the
-/// caller's own transaction, `&mut *tx` or any `&mut PgConnection`.
-#[diagnostic::on_unimplemented(
-    message = "nothing can be executed on `{Self}`",
-    label = "expected `&Engine`, `&Client`, `&PgPool` or `&mut *tx`"
-)]
-pub trait Executor<'e>: sealed::Sealed {
-    #[doc(hidden)]
-    fn into_target(self) -> Target<'e>;
-}
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-impl sealed::Sealed for &crate::Engine {}
-impl<'e> Executor<'e> for &'e crate::Engine {
-    fn into_target(self) -> Target<'e> {
-        Target::Client(self.client())
-    }
-}
-
-impl sealed::Sealed for &Client {}
-impl<'e> Executor<'e> for &'e Client {
-    fn into_target(self) -> Target<'e> {
-        Target::Client(self)
-    }
-}
-
-impl sealed::Sealed for &PgPool {}
-impl<'e> Executor<'e> for &'e PgPool {
-    fn into_target(self) -> Target<'e> {
-        Target::Pool(self)
-    }
-}
-
-impl sealed::Sealed for &mut PgConnection {}
-impl<'e> Executor<'e> for &'e mut PgConnection {
-    fn into_target(self) -> Target<'e> {
-        Target::Connection(self)
-    }
-}
-
-impl sealed::Sealed for &mut Transaction<'_, Postgres> {}
-impl<'e> Executor<'e> for &'e mut Transaction<'_, Postgres> {
-    fn into_target(self) -> Target<'e> {
-        Target::Connection(self)
-    }
-}
-
-impl sealed::Sealed for &mut PoolConnection<Postgres> {}
-impl<'e> Executor<'e> for &'e mut PoolConnection<Postgres> {
-    fn into_target(self) -> Target<'e> {
-        Target::Connection(self)
-    }
 }

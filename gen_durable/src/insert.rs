@@ -8,12 +8,13 @@ use std::{
 };
 
 use crate::{
-    client::{Executor, Target, insert_in_transaction, insert_on_pool},
+    client::{insert_in_transaction, insert_on_pool},
     error::{Duplicate, EncodeError, InsertError},
     id::InstanceId,
     machine::Machine,
     state,
     storage::{Eligible, NewInstance},
+    target::{Executor, Target},
 };
 
 /// The status of an instance.

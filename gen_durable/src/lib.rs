@@ -396,13 +396,14 @@ mod retry;
 mod signal;
 mod state;
 mod storage;
+mod target;
 pub mod testing;
 mod upgrade;
 mod waiters;
 
 #[doc(inline)]
 pub use crate::{
-    client::{Client, Executor, Snapshot, Target},
+    client::{Client, Snapshot},
     context::Context,
     engine::{Engine, EngineBuilder, Metrics},
     error::{
@@ -419,6 +420,7 @@ pub use crate::{
     retry::Retry,
     signal::{Accepts, AnyOf, Delivery, DurableSignal, Signal},
     state::DurableState,
+    target::{Executor, Target},
     upgrade::{Upgrade, Upgrades},
 };
 pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm, durable_job};

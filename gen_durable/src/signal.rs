@@ -7,12 +7,12 @@ use std::marker::PhantomData;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    client::{Executor, Target},
     error::{EncodeError, SignalError},
     id::InstanceId,
     machine::Machine,
     state,
     storage::NewSignal,
+    target::{Executor, Target},
 };
 
 /// A message to an instance.
