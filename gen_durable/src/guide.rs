@@ -8,6 +8,7 @@
 //! | [`machines`] | steps, state and outcomes; the graph; steps that declare where they go |
 //! | [`signals`] | waiting for one signal, for any of several, for so many of a kind; timers |
 //! | [`errors_and_retries`] | what runs a step again; `retry`, `handle`, timeouts |
+//! | [`versions`] | changing a machine while instances of it are on their way |
 //! | [`jobs`] | machines of one step, written as a function |
 //! | [`testing`] | tests without a database, and with one |
 
@@ -19,6 +20,9 @@ pub mod signals {}
 
 #[doc = include_str!("guide/errors_and_retries.md")]
 pub mod errors_and_retries {}
+
+#[doc = include_str!("guide/versions.md")]
+pub mod versions {}
 
 #[doc = include_str!("guide/jobs.md")]
 pub mod jobs {}
