@@ -267,20 +267,9 @@ async fn p27_a_wait_that_is_dropped_harms_nobody() {
 /// as soon as there is room, not when the poll comes round.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_came_while_the_queue_was_full_is_claimed_when_there_is_room() {
-    comes_while_full(false).await;
-}
-
-/// The same where another queue has room all the time, and nothing in it.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_empty_queue_hides_no_room_in_a_full_one() {
-    comes_while_full(true).await;
-}
-
-async fn comes_while_full(empty_queue: bool) {
     let db = database().await;
     let gate = Arc::new(Gate::new());
     let engine = engine(&db).machine::<Slow>().queue("default", 1);
-    let engine = if empty_queue { engine.queue("empty", 10) } else { engine };
     // Neither the poll nor a renewal of the lease will help.
     let engine = engine.poll_interval(Duration::from_hours(1)).lease_ttl(Duration::from_hours(1));
     let engine = engine.resource(Arc::clone(&gate));
