@@ -13,6 +13,7 @@ use super::{
 use crate::{error::Duplicate, insert::Status};
 
 const INSERT: &str = include_str!("sql/insert.sql");
+const INSERT_PLAIN: &str = include_str!("sql/insert_plain.sql");
 const UNIQUE_HOLDERS: &str = include_str!("sql/unique_holders.sql");
 
 /// How often a unique key may be freed between the insert that found it taken and the look at who
@@ -60,7 +61,7 @@ pub(crate) async fn insert(
         .collect()
 }
 
-/// Runs the statement `insert`: an id for each row that was inserted.
+/// Runs the statement `insert`, or `insert_plain` if no row has a unique key: an id for each row that was inserted.
 pub(super) async fn insert_rows(
     connection: &mut PgConnection,
     rows: &[&NewInstance],
@@ -77,7 +78,8 @@ pub(super) async fn insert_rows(
                 .join(",")
         })
     };
-    let answer = sqlx::query(INSERT)
+    let plain = rows.iter().all(|row| row.unique_key.is_none());
+    let mut query = sqlx::query(if plain { INSERT_PLAIN } else { INSERT })
         .bind(column(rows, |row| row.fsm))
         .bind(column(rows, |row| i32::try_from(row.fsm_version).unwrap_or(i32::MAX)))
         .bind(column(rows, |row| row.step))
@@ -86,11 +88,11 @@ pub(super) async fn insert_rows(
         .bind(column(rows, |row| row.priority))
         .bind(column(rows, |row| delay(row.eligible)))
         .bind(column(rows, |row| scheduled_at(row.eligible)))
-        .bind(column(rows, |row| row.partition_key.as_deref()))
-        .bind(column(rows, |row| row.unique_key.as_deref()))
-        .bind(column(rows, scope))
-        .fetch_one(connection)
-        .await?;
+        .bind(column(rows, |row| row.partition_key.as_deref()));
+    if !plain {
+        query = query.bind(column(rows, |row| row.unique_key.as_deref())).bind(column(rows, scope));
+    }
+    let answer = query.fetch_one(connection).await?;
     // An aggregate of no rows is null.
     Ok(answer.try_get::<Option<_>, _>(0)?.unwrap_or_default())
 }

@@ -1,0 +1,30 @@
+-- Inserts instances without a unique key: `insert` without what it does for those that have one,
+-- which is a third of its cost.
+with entries as materialized (
+    select nextval('gen_durable.instances_id_seq') as id, e.*
+    from rows from (
+        unnest($1::text[]), unnest($2::int[]), unnest($3::text[]), unnest($4::text[]),
+        unnest($5::text[]), unnest($6::smallint[]), unnest($7::bigint[]), unnest($8::bigint[]),
+        unnest($9::text[])
+    ) with ordinality as e (
+        fsm, fsm_version, step, state, queue, priority,
+        delay, scheduled_at, partition_key, place
+    )
+),
+inserted as (
+    insert into gen_durable.instances (
+        id, fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key
+    )
+    select e.id, e.fsm, e.fsm_version, e.step, e.state::jsonb, e.queue, e.priority,
+           case
+               when e.scheduled_at is not null
+               then 'epoch'::timestamptz + e.scheduled_at * interval '1 microsecond'
+               else now() + e.delay * interval '1 microsecond'
+           end,
+           e.partition_key
+    from entries e
+    order by e.place
+)
+-- One row of arrays, in the order of the parameters. All rows are inserted, or the statement fails.
+select array_agg(e.id order by e.place) as ids
+from entries e
