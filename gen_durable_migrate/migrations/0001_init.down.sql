@@ -2,3 +2,4 @@ drop table gen_durable.workers;
 drop table gen_durable.signal_keys;
 drop table gen_durable.signals;
 drop table gen_durable.instances;
+drop function gen_durable.delete_inboxes();

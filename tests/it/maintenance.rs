@@ -18,6 +18,21 @@ impl Quick {
     }
 }
 
+#[derive(DurableSignal)]
+pub struct Ping;
+
+#[durable_fsm(state = (), output = (), signals(Ping))]
+pub enum Listening {
+    Go,
+}
+
+#[durable_fsm]
+impl Listening {
+    async fn go(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ended_instances_are_pruned_after_their_retention_and_live_ones_never() {
     let db = database().await;
@@ -59,4 +74,31 @@ async fn a_stranded_partition_key_is_freed() {
     engine.maintain().await.unwrap();
     until(db.pool(), id, "done").await;
     engine.shutdown().await.unwrap();
+}
+
+/// Nothing but a trigger ties an inbox to its instance.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_takes_its_inbox_with_it_when_it_is_deleted() {
+    let db = database().await;
+    let pool = db.pool();
+    let later = Duration::from_hours(1);
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let id = Listening::insert(()).schedule_in(later).execute(pool).await.unwrap();
+        Listening::signal_ping(id, Ping).dedup_key("once").execute(pool).await.unwrap();
+        ids.push(id.get());
+    }
+    sqlx::query("delete from gen_durable.instances where id = any ($1)")
+        .bind(&ids[..2])
+        .execute(pool)
+        .await
+        .unwrap();
+    let left: Vec<i64> = sqlx::query_scalar(
+        "select target_id from gen_durable.signals
+         union all select target_id from gen_durable.signal_keys",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    assert_eq!(left, [ids[2], ids[2]]);
 }
