@@ -30,6 +30,8 @@ use crate::{
 
 /// How far ahead rows are claimed: a few times what a claim and a commit take.
 const HORIZON: Duration = Duration::from_millis(50);
+/// So many steps tell a queue's speed also in a short time.
+const MANY: u64 = 64;
 /// The most rows claimed ahead, per slot, and in all queues with few slots.
 const PREFETCH_PER_SLOT: usize = 16;
 const PREFETCH_MIN: usize = 64;
@@ -43,35 +45,60 @@ const CONTENDED_PAUSE: Duration = Duration::from_millis(5);
 const WAKE_MAX: i64 = 1000;
 
 /// What the claimer knows of a queue's speed.
+///
+/// Two bounds on what the queue gets done in [`HORIZON`], and the lower one counts. What it did of late
+/// knows how busy the database and the other workers are. How long a step holds its slot knows that
+/// steps which end together, a whole set of slots at once, are not fast steps for that.
 struct Pace {
     queue: Arc<Queue>,
     finished: u64,
+    held: u64,
     since: Instant,
     per_second: f64,
+    seconds_per_step: f64,
 }
 
 impl Pace {
     fn new(queue: Arc<Queue>) -> Self {
-        Self { queue, finished: 0, since: Instant::now(), per_second: 0.0 }
+        Self {
+            queue,
+            finished: 0,
+            held: 0,
+            since: Instant::now(),
+            per_second: 0.0,
+            seconds_per_step: 0.0,
+        }
     }
 
     #[allow(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "an estimate of a rate, far below what a float can hold exactly"
+        reason = "estimates, far below what a float can hold exactly"
     )]
     fn prefetch(&mut self) -> usize {
         let elapsed = self.since.elapsed();
-        if elapsed >= HORIZON / 2 {
-            let finished = self.queue.finished.load(Ordering::Relaxed);
-            let now = (finished - self.finished) as f64 / elapsed.as_secs_f64();
-            // Quick to rise, slower to fall.
-            self.per_second = now.max(0.7 * self.per_second + 0.3 * now);
+        let finished = self.queue.finished.load(Ordering::Relaxed);
+        let many = finished - self.finished >= MANY && elapsed >= HORIZON / 10;
+        if many || elapsed >= HORIZON / 2 {
+            let held = self.queue.held.load(Ordering::Relaxed);
+            let steps = (finished - self.finished) as f64;
+            let now = steps / elapsed.as_secs_f64();
+            // Quick to rise, slower to fall: by half in a horizon, and no further at one look, as a
+            // queue that had nothing to do has not become slow.
+            let kept = 0.5_f64.powf(elapsed.as_secs_f64() / HORIZON.as_secs_f64()).max(0.5);
+            self.per_second = now.max(kept * self.per_second + (1.0 - kept) * now);
+            if steps > 0.0 {
+                self.seconds_per_step = (held - self.held) as f64 / 1e9 / steps;
+            }
             self.finished = finished;
+            self.held = held;
             self.since = Instant::now();
         }
-        let ahead = (self.per_second * HORIZON.as_secs_f64()) as usize;
+        let done = self.per_second * HORIZON.as_secs_f64();
+        let possible =
+            self.queue.slots as f64 * HORIZON.as_secs_f64() / self.seconds_per_step.max(1e-9);
+        let ahead = done.min(possible) as usize;
         ahead.min(self.queue.slots.saturating_mul(PREFETCH_PER_SLOT).max(PREFETCH_MIN))
     }
 

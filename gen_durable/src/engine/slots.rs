@@ -25,6 +25,8 @@ pub(crate) struct Queue {
     pub(crate) claimed: AtomicUsize,
     /// Steps that ran to an outcome, ever.
     pub(crate) finished: AtomicU64,
+    /// How long their slots were held for them, in nanoseconds.
+    pub(crate) held: AtomicU64,
 }
 
 struct State {
@@ -54,6 +56,7 @@ impl Queue {
             state: Mutex::new(State { free: slots, waiting: VecDeque::new() }),
             claimed: AtomicUsize::new(0),
             finished: AtomicU64::new(0),
+            held: AtomicU64::new(0),
         }
     }
 
