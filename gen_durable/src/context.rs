@@ -3,7 +3,7 @@
 //! Invariant: a context is consumed by exactly one outcome, which carries the state and the
 //! signals taken away with it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use crate::{
     error::DecodeError,
@@ -47,12 +47,12 @@ pub struct Context<M: Machine> {
 }
 
 /// What a context knows of its row.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Instance {
     pub(crate) id: i64,
     pub(crate) queue: Arc<str>,
     pub(crate) partition_key: Option<String>,
-    pub(crate) step: String,
+    pub(crate) step: Cow<'static, str>,
     pub(crate) attempt: u32,
     pub(crate) timed_out: bool,
 }

@@ -61,12 +61,30 @@ impl<T: Item> Group<T> {
     async fn drain(self: Arc<Self>) {
         // A batch that panics must not leave the group without its task.
         let guard = TaskGuard(&self);
-        while let Some(batch) = self.take() {
+        loop {
+            self.settle().await;
+            let Some(batch) = self.take() else { break };
             (self.run)(batch).await;
         }
         // `take` found the queue empty and gave the task's place up under the same lock, so an item
         // that is submitted from now on starts a new one.
         std::mem::forget(guard);
+    }
+
+    /// Lets the tasks that are ready to run go first, for as long as they bring more.
+    ///
+    /// The answers of the last batch have just woken as many tasks as it had items, and each may be
+    /// about to submit its next: a batch of the first few of them would cost as much as one of all.
+    async fn settle(&self) {
+        let mut known = self.lock().queue.len();
+        while known < self.batch_max {
+            tokio::task::yield_now().await;
+            let len = self.lock().queue.len();
+            if len == known {
+                break;
+            }
+            known = len;
+        }
     }
 
     fn take(&self) -> Option<Vec<T>> {

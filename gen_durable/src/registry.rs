@@ -7,6 +7,7 @@ mod upgrader;
 
 use std::{
     any::TypeId,
+    borrow::Cow,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -55,7 +56,7 @@ impl Work {
                 id: claimed.id,
                 queue,
                 partition_key: claimed.partition_key,
-                step: claimed.step,
+                step: claimed.step.into(),
                 attempt: u32::try_from(claimed.attempt).unwrap_or(0),
                 timed_out: claimed.timed_out,
             }),
@@ -66,36 +67,26 @@ impl Work {
         }
     }
 
-    /// What a fresh claim would show after a commit to the next step.
-    pub(crate) fn advance(
-        self,
-        step: &'static str,
-        upgraded: Option<Upgraded>,
-        state: String,
-        inbox: Vec<InboxRow>,
-    ) -> Self {
-        let instance = Instance {
-            id: self.instance.id,
-            queue: Arc::clone(&self.instance.queue),
-            partition_key: self.instance.partition_key.clone(),
-            step: step.to_owned(),
-            attempt: 0,
-            timed_out: false,
-        };
-        Self {
-            fsm: self.fsm,
-            fsm_version: upgraded.map_or(self.fsm_version, |upgraded| upgraded.fsm_version),
-            upgraded: None,
-            instance: Arc::new(instance),
-            worker: self.worker,
-            revision: self.revision + 1,
-            state,
-            inbox: received(inbox),
+    /// Becomes what a fresh claim would show after this commit to the next step.
+    pub(crate) fn advance(&mut self, step: &'static str, commit: Commit, inbox: Vec<InboxRow>) {
+        // Whoever had the context of the step before has dropped it, as a rule.
+        let instance = Arc::make_mut(&mut self.instance);
+        instance.step = Cow::Borrowed(step);
+        instance.attempt = 0;
+        instance.timed_out = false;
+        if let Some(upgraded) = commit.upgraded {
+            self.fsm_version = upgraded.fsm_version;
         }
+        self.upgraded = None;
+        self.revision += 1;
+        if let Some(state) = commit.state {
+            self.state = state.0;
+        }
+        self.inbox = received(inbox);
     }
 
-    fn commit(&self, change: Change, listens: bool) -> Commit {
-        Commit {
+    fn commit(&self, change: Change, listens: bool) -> Box<Commit> {
+        Box::new(Commit {
             id: self.instance.id,
             fsm: self.fsm,
             worker: self.worker,
@@ -110,16 +101,16 @@ impl Work {
             signals: Vec::new(),
             partition_key: self.instance.partition_key.clone(),
             listens,
-        }
+        })
     }
 
     /// Back to the queue as if it had not been claimed.
-    pub(crate) fn release(&self) -> Commit {
+    pub(crate) fn release(&self) -> Box<Commit> {
         self.commit(Change::Release, false)
     }
 
     /// Fails for a reason that lies outside the step; what is stored stays as it is.
-    pub(crate) fn broken(&self, error: String) -> Commit {
+    pub(crate) fn broken(&self, error: String) -> Box<Commit> {
         let mut commit = self.commit(Change::Failed { keep_inbox: true }, true);
         commit.error = Some(storable(error));
         commit
@@ -162,7 +153,7 @@ pub(crate) trait Runner: Send + Sync {
     fn upgrader(&self) -> Arc<dyn Runner>;
 
     /// Runs the step that `work` stands at, and its `handle` if it fails.
-    fn run<'a>(&'a self, work: &'a Work, resources: &'a Resources) -> Boxed<'a, Commit>;
+    fn run<'a>(&'a self, work: &'a Work, resources: &'a Resources) -> Boxed<'a, Box<Commit>>;
 
     /// Lets `handle` decide after a commit that the database refused.
     fn recover<'a>(
@@ -170,7 +161,7 @@ pub(crate) trait Runner: Send + Sync {
         work: &'a Work,
         error: StepError,
         resources: &'a Resources,
-    ) -> Boxed<'a, Commit>;
+    ) -> Boxed<'a, Box<Commit>>;
 }
 
 /// The runner of the machine `M`.
@@ -184,7 +175,7 @@ impl<M: Steps> MachineRunner<M> {
         Self { value_max, machine: std::marker::PhantomData }
     }
 
-    async fn step(&self, work: &Work, resources: &Resources) -> Commit {
+    async fn step(&self, work: &Work, resources: &Resources) -> Box<Commit> {
         let Some(step) = M::from_name(&work.instance.step) else {
             return work.broken(format!(
                 "machine `{}` version {} has no step `{}`; it has {}",
@@ -221,7 +212,7 @@ impl<M: Steps> MachineRunner<M> {
         }
     }
 
-    async fn handle(&self, work: &Work, error: StepError, resources: &Resources) -> Commit {
+    async fn handle(&self, work: &Work, error: StepError, resources: &Resources) -> Box<Commit> {
         let text = error.to_string();
         tracing::warn!(
             machine = M::NAME,
@@ -249,7 +240,7 @@ impl<M: Steps> MachineRunner<M> {
         }
     }
 
-    fn failed(work: &Work, error: String) -> Commit {
+    fn failed(work: &Work, error: String) -> Box<Commit> {
         let listens = !M::SIGNALS.is_empty();
         let mut commit = work.commit(Change::Failed { keep_inbox: false }, listens);
         commit.error = Some(storable(error));
@@ -263,7 +254,7 @@ impl<M: Steps> MachineRunner<M> {
     }
 
     /// Translates an outcome into the row's change.
-    fn lower(&self, work: &Work, outcome: Outcome<M>) -> Result<Commit, StepError> {
+    fn lower(&self, work: &Work, outcome: Outcome<M>) -> Result<Box<Commit>, StepError> {
         let Outcome { transition, state, inbox, inserts, signals } = outcome;
         let encode = |error: EncodeError| StepError::rejected(error);
         let state = state.map(|state| state::encode("state", &state, self.value_max));
@@ -371,7 +362,7 @@ impl<M: Steps> Runner for MachineRunner<M> {
         Arc::new(Upgrader::<M>::new(self.value_max))
     }
 
-    fn run<'a>(&'a self, work: &'a Work, resources: &'a Resources) -> Boxed<'a, Commit> {
+    fn run<'a>(&'a self, work: &'a Work, resources: &'a Resources) -> Boxed<'a, Box<Commit>> {
         Box::pin(self.step(work, resources))
     }
 
@@ -380,7 +371,7 @@ impl<M: Steps> Runner for MachineRunner<M> {
         work: &'a Work,
         error: StepError,
         resources: &'a Resources,
-    ) -> Boxed<'a, Commit> {
+    ) -> Boxed<'a, Box<Commit>> {
         Box::pin(self.handle(work, error, resources))
     }
 }

@@ -102,12 +102,15 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
             }
             return;
         }
+        let step_began = Instant::now();
         let Some(mut commit) = run_step(shared, runner, &work).await else {
             slot.give();
             shared.flusher.commit(work.release()).await;
             return;
         };
         slot.give();
+        let held = u64::try_from(step_began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        slot.queue.held.fetch_add(held, Ordering::Relaxed);
         slot.queue.finished.fetch_add(1, Ordering::Relaxed);
         steps += 1;
         if steps >= shared.config.run_ahead_steps_max
@@ -117,15 +120,14 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
         {
             yield_claim(&mut commit);
         }
-        match flush(shared, slot, runner, &work, commit).await {
-            Some(next) => work = next(work),
-            None => return,
+        if !flush(shared, slot, runner, &mut work, commit).await {
+            return;
         }
     }
 }
 
 /// Runs one step; none if it was cut off.
-async fn run_step(shared: &Shared, runner: &dyn Runner, work: &Work) -> Option<Commit> {
+async fn run_step(shared: &Shared, runner: &dyn Runner, work: &Work) -> Option<Box<Commit>> {
     if shared.stopping.is_open() {
         return None;
     }
@@ -143,26 +145,21 @@ fn yield_claim(commit: &mut Commit) {
     }
 }
 
-type Advance = Box<dyn FnOnce(Work) -> Work + Send>;
-
-/// Commits an outcome; how to go on, if the worker keeps the instance.
+/// Commits an outcome; whether the worker keeps the instance, which then stands at its next step.
 async fn flush(
     shared: &Shared,
     slot: &mut Slot<'_>,
     runner: &dyn Runner,
-    work: &Work,
-    mut commit: Commit,
-) -> Option<Advance> {
+    work: &mut Work,
+    mut commit: Box<Commit>,
+) -> bool {
     let mut refused = false;
     loop {
         match shared.flusher.commit(commit).await {
             Answer::Durable(commit, inbox) => {
-                let Change::Next { step } = commit.change else { return None };
-                let state = commit.state.map(|state| state.0);
-                return Some(Box::new(move |work: Work| {
-                    let state = state.unwrap_or_else(|| work.state.clone());
-                    work.advance(step, commit.upgraded, state, inbox)
-                }));
+                let Change::Next { step } = commit.change else { return false };
+                work.advance(step, *commit, inbox);
+                return true;
             }
             Answer::DurableBefore(done) => {
                 // The next step is committed, and the row is still this worker's; the inbox that
@@ -173,7 +170,7 @@ async fn flush(
                     release.attempt = 0;
                     shared.flusher.commit(release).await;
                 }
-                return None;
+                return false;
             }
             Answer::Lost => {
                 shared.metrics.lost_commits.fetch_add(1, Ordering::Relaxed);
@@ -185,7 +182,7 @@ async fn flush(
                     step = %work.instance.step,
                     "outcome dropped: the worker had lost the instance, which runs elsewhere"
                 );
-                return None;
+                return false;
             }
             Answer::Refused(error) if refused => {
                 commit = work.broken(format!("the database refused the outcome twice: {error}"));

@@ -7,6 +7,8 @@
 //!
 //! Invariant: every outcome gets exactly one answer; one that was applied is never applied again.
 
+#![expect(clippy::vec_box, reason = "an outcome changes hands several times, and is large")]
+
 use std::{
     sync::{Arc, Weak},
     time::Duration,
@@ -32,9 +34,9 @@ const LOCKED_PAUSE_MAX: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// Durable, with the inbox for the next step.
-    Durable(Commit, Vec<InboxRow>),
+    Durable(Box<Commit>, Vec<InboxRow>),
     /// Durable since an earlier try whose answer was lost.
-    DurableBefore(Commit),
+    DurableBefore(Box<Commit>),
     /// The database refused it: a value or a constraint.
     Refused(sqlx::Error),
     /// The worker does not own the row any more.
@@ -43,7 +45,7 @@ pub(crate) enum Answer {
 
 /// An outcome that waits for its commit.
 pub(crate) struct Job {
-    commit: Commit,
+    commit: Box<Commit>,
     reply: oneshot::Sender<Answer>,
     locked_pause: Duration,
     /// Whether an earlier try may have been applied.
@@ -88,7 +90,7 @@ impl Flusher {
     }
 
     /// Commits an outcome and waits until it is durable, refused or lost.
-    pub(crate) async fn commit(&self, commit: Commit) -> Answer {
+    pub(crate) async fn commit(&self, commit: Box<Commit>) -> Answer {
         let (reply, answer) = oneshot::channel();
         self.submit(Job { commit, reply, locked_pause: LOCKED_PAUSE_MIN, uncertain: false });
         answer.await.unwrap_or(Answer::Lost)
@@ -103,7 +105,7 @@ impl Flusher {
 async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>) {
     let mut outage = Outage::new("commit outcomes");
     let mut uncertain = jobs.iter().any(|job| job.uncertain);
-    let (commits, replies): (Vec<Commit>, Vec<_>) =
+    let (commits, replies): (Vec<Box<Commit>>, Vec<_>) =
         jobs.into_iter().map(|job| (job.commit, (job.reply, job.locked_pause))).unzip();
     loop {
         let result = async {
@@ -138,7 +140,7 @@ async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>) {
 /// Finds the outcome that Postgres refuses: halves the batch until it stands alone.
 async fn isolate(
     shared: &Arc<Shared>,
-    commits: Vec<Commit>,
+    commits: Vec<Box<Commit>>,
     mut replies: Vec<Reply>,
     error: sqlx::Error,
     uncertain: bool,
@@ -165,7 +167,7 @@ type Reply = (oneshot::Sender<Answer>, Duration);
 /// Answers a batch that was committed.
 fn finish(
     shared: &Arc<Shared>,
-    commits: Vec<Commit>,
+    commits: Vec<Box<Commit>>,
     replies: Vec<Reply>,
     done: storage::Committed,
     uncertain: bool,

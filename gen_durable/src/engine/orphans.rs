@@ -82,7 +82,7 @@ fn give_back(shared: &Arc<Shared>, worker: i64, orphan: Orphan) {
     };
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        shared.flusher.commit(release).await;
+        shared.flusher.commit(Box::new(release)).await;
         shared.wake_claimer();
     });
 }

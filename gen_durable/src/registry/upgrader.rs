@@ -66,7 +66,7 @@ impl<M: Steps> Upgrader<M> {
     }
 
     /// Gives the row back as it is, for somebody who can upgrade it or who still knows its version.
-    fn deferred(&self, work: &Work, reason: &str) -> Commit {
+    fn deferred(&self, work: &Work, reason: &str) -> Box<Commit> {
         let error = format!(
             "not upgraded from version {} to {}, and left as it is: {reason}",
             work.fsm_version,
@@ -102,7 +102,7 @@ impl Work {
                 id: self.instance.id,
                 queue: Arc::clone(&self.instance.queue),
                 partition_key: self.instance.partition_key.clone(),
-                step: upgraded.step.to_owned(),
+                step: upgraded.step.into(),
                 attempt: self.instance.attempt,
                 timed_out: self.instance.timed_out,
             }),
@@ -151,7 +151,7 @@ impl<M: Steps> Runner for Upgrader<M> {
         self.runner.upgrader()
     }
 
-    fn run<'a>(&'a self, work: &'a Work, resources: &'a Resources) -> Boxed<'a, Commit> {
+    fn run<'a>(&'a self, work: &'a Work, resources: &'a Resources) -> Boxed<'a, Box<Commit>> {
         Box::pin(async move {
             match self.upgraded(work) {
                 Ok(upgraded) => {
@@ -167,7 +167,7 @@ impl<M: Steps> Runner for Upgrader<M> {
         work: &'a Work,
         error: StepError,
         resources: &'a Resources,
-    ) -> Boxed<'a, Commit> {
+    ) -> Boxed<'a, Box<Commit>> {
         Box::pin(async move {
             match self.upgraded(work) {
                 Ok(upgraded) => {

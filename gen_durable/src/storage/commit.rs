@@ -52,12 +52,12 @@ pub(crate) struct Committed {
 /// Commits a batch. `uncertain` says that an earlier try may have been applied.
 pub(crate) async fn commit(
     connection: &mut PgConnection,
-    batch: &[Commit],
+    batch: &[Box<Commit>],
     uncertain: bool,
 ) -> Result<Committed, sqlx::Error> {
     let parks = batch.iter().any(|outcome| matches!(outcome.change, Change::Await { .. }));
-    let frees = batch.iter().any(frees_partition);
-    let sends = batch.iter().any(Commit::sends);
+    let frees = batch.iter().any(|outcome| frees_partition(outcome));
+    let sends = batch.iter().any(|outcome| outcome.sends());
     let mut done = if parks || frees || sends {
         let mut transaction = begin(connection).await?;
         if sends {
@@ -95,7 +95,10 @@ fn frees_partition(outcome: &Commit) -> bool {
 }
 
 /// Runs the statement `commit`; what it does not return is `Lost` for now.
-async fn apply(connection: &mut PgConnection, batch: &[Commit]) -> Result<Committed, sqlx::Error> {
+async fn apply(
+    connection: &mut PgConnection,
+    batch: &[Box<Commit>],
+) -> Result<Committed, sqlx::Error> {
     let columns = Columns::of(batch);
     let row = sqlx::query(COMMIT)
         .bind(columns.ids)
@@ -158,7 +161,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(batch: &'a [Commit]) -> Self {
+    fn of(batch: &'a [Box<Commit>]) -> Self {
         let mut columns = Self::default();
         for outcome in batch {
             columns.push(outcome);
@@ -227,7 +230,7 @@ impl<'a> Columns<'a> {
 /// Locks the rows of the batch and the targets of its signals, all in one order.
 async fn lock_instances(
     connection: &mut PgConnection,
-    batch: &[Commit],
+    batch: &[Box<Commit>],
 ) -> Result<(), sqlx::Error> {
     let mut ids: Vec<i64> = batch.iter().map(|outcome| outcome.id).collect();
     ids.extend(batch.iter().flat_map(|outcome| &outcome.signals).map(|signal| signal.target));
@@ -238,7 +241,7 @@ async fn lock_instances(
 /// Sends what the committed outcomes carry.
 async fn send(
     connection: &mut PgConnection,
-    batch: &[Commit],
+    batch: &[Box<Commit>],
     done: &mut Committed,
 ) -> Result<(), sqlx::Error> {
     let applied = || {
@@ -276,7 +279,7 @@ async fn send(
 /// Looks again at the inboxes of the rows that were parked.
 async fn wake_parked(
     connection: &mut PgConnection,
-    batch: &[Commit],
+    batch: &[Box<Commit>],
     done: &mut Committed,
 ) -> Result<(), sqlx::Error> {
     let mut parked = Vec::new();
@@ -293,7 +296,7 @@ async fn wake_parked(
     Ok(())
 }
 
-fn freed_partitions(batch: &[Commit], done: &Committed) -> Vec<String> {
+fn freed_partitions(batch: &[Box<Commit>], done: &Committed) -> Vec<String> {
     let keys: HashSet<&String> = batch
         .iter()
         .zip(&done.verdicts)
@@ -320,7 +323,7 @@ pub(super) async fn free_partitions(
 /// Finds out why rows were not found as the worker's own.
 async fn inspect(
     connection: &mut PgConnection,
-    batch: &[Commit],
+    batch: &[Box<Commit>],
     uncertain: bool,
     verdicts: &mut [Verdict],
 ) -> Result<(), sqlx::Error> {
