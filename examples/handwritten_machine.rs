@@ -113,6 +113,7 @@ mod by_hand {
         const TIMEOUT: Option<Duration> = Some(Duration::from_secs(10));
         const INITIAL: Self = Order::AwaitPay;
         const STEPS: &'static [&'static str] = &["await_pay", "brew"];
+        const VARIANTS: &'static [&'static str] = &["AwaitPay", "Brew"];
         const SIGNALS: &'static [&'static str] = &[Paid::NAME];
 
         fn name(&self) -> &'static str {

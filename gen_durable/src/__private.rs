@@ -3,6 +3,7 @@
 //! Invariant: nothing here has behaviour of its own beyond compile-time checks and conversions.
 
 mod checks;
+mod nodes;
 
 pub use std::{
     boxed::Box,
@@ -18,13 +19,13 @@ pub use serde;
 pub use serde_json::Value;
 
 pub use self::checks::{
-    Functions, Reached, has_no_handle, is_no_step, name_is_new, step_has_variant,
-    upgrades_an_older_version, upgrades_the_same_machine, variant_has_step,
+    Checks, Functions, Reached, name_is_new, upgrades_an_older_version, upgrades_the_same_machine,
 };
+pub use self::nodes::{graph, node};
 pub use crate::{
     context::Context,
     error::{StepError, StepResult},
-    graph::{Edge, Graph, StepNode},
+    graph::Graph,
     id::InstanceId,
     insert::{Insert, InsertMany, IntoInsert},
     job::{JobEnd, job},
@@ -97,11 +98,6 @@ where
     fn into_job_result(self) -> Result<T, StepError> {
         self.map_err(StepError::from_boxed)
     }
-}
-
-/// As [`Graph::new`]. That it is a machine is asked of whoever implements [`Steps`], and not here again.
-pub fn graph<M: Steps>(steps: impl IntoIterator<Item = StepNode>) -> Graph {
-    Graph::new::<M>(steps)
 }
 
 /// Checks where a step goes against what it declares: at run time, as its code does not tell.

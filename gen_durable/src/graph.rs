@@ -41,7 +41,8 @@ use crate::machine::Machine;
 ///
 /// let graph = Order::graph();
 /// assert_eq!(graph.initial, "await_pay");
-/// assert_eq!(graph.step("ship").unwrap().edges, [Edge::Done]);
+/// let ship = graph.step("ship").unwrap();
+/// assert_eq!((ship.variant, &ship.edges[..]), (Some("Ship"), &[Edge::Done][..]));
 /// assert_eq!(
 ///     graph.to_mermaid(),
 ///     "stateDiagram-v2
@@ -85,6 +86,9 @@ pub struct Graph {
 pub struct StepNode {
     /// The step's name, as stored.
     pub name: &'static str,
+    /// The enum's variant, as it is called in code; none if it is not known: of `handle`, and of a machine written by hand
+    /// that does not state its [`VARIANTS`](Machine::VARIANTS).
+    pub variant: Option<&'static str>,
     /// The ways out of it, each once.
     pub edges: Vec<Edge>,
     /// Whether there may be others.
@@ -146,7 +150,13 @@ impl Edge {
 impl StepNode {
     /// A step with these ways out of it.
     pub fn new(name: &'static str, edges: impl IntoIterator<Item = Edge>) -> Self {
-        Self { name, edges: edges.into_iter().collect(), opaque: false, entry: false }
+        Self {
+            name,
+            variant: None,
+            edges: edges.into_iter().collect(),
+            opaque: false,
+            entry: false,
+        }
     }
 
     /// There may be other ways out of it.
@@ -167,14 +177,20 @@ impl StepNode {
 impl Graph {
     /// The graph of `M` with these steps. An edge to a step that is not among `M`'s is left out.
     pub fn new<M: Machine>(steps: impl IntoIterator<Item = StepNode>) -> Self {
-        let graph = Self {
-            machine: M::NAME,
-            version: M::VERSION,
-            initial: M::INITIAL.name(),
-            steps: Vec::new(),
-            handle: M::RETRY.map(|_| StepNode::new("handle", [Edge::Replay, Edge::Stop])),
-        };
-        Self { steps: steps.into_iter().map(known::<M>).collect(), ..graph }
+        Self::of(&Names::of::<M>(), steps.into_iter().collect())
+    }
+
+    pub(crate) fn of(names: &Names, mut steps: Vec<StepNode>) -> Self {
+        for step in &mut steps {
+            names.complete(step);
+        }
+        Self {
+            machine: names.machine,
+            version: names.version,
+            initial: names.initial,
+            steps,
+            handle: names.retried.then(|| StepNode::new("handle", [Edge::Replay, Edge::Stop])),
+        }
     }
 
     /// What follows an error in any step.
@@ -216,11 +232,36 @@ impl Graph {
     }
 }
 
-/// A step without the edges to steps that the configuration has left out.
-fn known<M: Machine>(mut step: StepNode) -> StepNode {
-    step.edges.retain(|edge| match edge {
-        Edge::Next { step, .. } => M::STEPS.contains(step),
-        _ => true,
-    });
-    step
+/// What a graph takes from its machine. No generic code beyond this: it would be compiled once more for each machine, with the
+/// user's crate.
+pub(crate) struct Names {
+    machine: &'static str,
+    version: u32,
+    initial: &'static str,
+    steps: &'static [&'static str],
+    variants: &'static [&'static str],
+    retried: bool,
+}
+
+impl Names {
+    pub(crate) fn of<M: Machine>() -> Self {
+        Self {
+            machine: M::NAME,
+            version: M::VERSION,
+            initial: M::INITIAL.name(),
+            steps: M::STEPS,
+            variants: M::VARIANTS,
+            retried: M::RETRY.is_some(),
+        }
+    }
+
+    /// Gives a step its variant, and takes the edges to steps that the configuration has left out.
+    fn complete(&self, step: &mut StepNode) {
+        let index = self.steps.iter().position(|name| *name == step.name);
+        step.variant = index.and_then(|index| self.variants.get(index).copied());
+        step.edges.retain(|edge| match edge {
+            Edge::Next { step, .. } => self.steps.contains(step),
+            _ => true,
+        });
+    }
 }

@@ -72,6 +72,8 @@ pub trait Machine: Sized + Send + Sync + 'static {
     const INITIAL: Self;
     /// The names of all steps.
     const STEPS: &'static [&'static str];
+    /// The names of their variants, in the same order; [`Steps::graph`] shows them, and nothing else needs them.
+    const VARIANTS: &'static [&'static str] = &[];
     /// The names of the signals that the machine accepts.
     const SIGNALS: &'static [&'static str] = &[];
     /// The older versions whose instances it takes over; see [`Upgrade`](crate::Upgrade).

@@ -3,6 +3,8 @@
 //! Invariant: the model borrows the user's syntax and keeps its spans; a mistake is recorded and
 //! reading goes on.
 
+use std::collections::BTreeSet;
+
 use proc_macro2::{Ident, Span};
 use quote::ToTokens;
 use syn::{
@@ -60,6 +62,13 @@ impl MachineEnum {
         let signal =
             signals.find(|signal| signal_helper(signal).is_some_and(|helper| helper == name))?;
         Some(format!("the function that sends the signal `{}`", compact(signal)))
+    }
+
+    /// Whether a variant stands there twice, which the compiler reports.
+    pub(crate) fn has_twins(&self) -> bool {
+        let plain = |step: &&Variant| step.cfgs.is_empty();
+        let mut seen = BTreeSet::new();
+        !self.steps.iter().filter(plain).all(|step| seen.insert(&step.ident))
     }
 
     /// Where `gen_durable` is.

@@ -17,6 +17,7 @@ pub(crate) use self::{
 };
 use crate::{
     ast::{MachineEnum, signal_helper},
+    attr::is_step,
     errors::Errors,
     names::{camel_case, compact, function_name, nearest},
 };
@@ -57,7 +58,16 @@ pub(crate) fn check_enum(machine: &MachineEnum, errors: &mut Errors) {
     if item.variants.is_empty() {
         errors.at(&item.ident, format!("`{}` has no steps: add a variant for each", item.ident));
     }
-    for variant in &item.variants {
+    for (variant, step) in item.variants.iter().zip(&machine.steps) {
+        for attr in variant.attrs.iter().filter(|attr| is_step(attr)) {
+            errors.at(
+                attr,
+                format!(
+                    "`#[step(…)]` goes on the step's function, not on its variant: put it on `async fn {}`",
+                    step.name
+                ),
+            );
+        }
         if !matches!(variant.fields, Fields::Unit) {
             errors.at(
                 variant,

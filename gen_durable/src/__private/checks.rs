@@ -22,18 +22,116 @@ impl Functions {
     const fn contain(&self, name: &str) -> bool {
         contains(self.steps, name) || contains(self.others, name)
     }
+}
 
+/// An enum and its impl block, as both expansions see them. The messages are put together when a check fails: most never
+/// do, and text costs the compiler time.
+#[derive(Clone, Copy, Debug)]
+pub struct Checks {
+    /// The enum's name.
+    pub machine: &'static str,
+    /// The names of the steps that have a variant.
+    pub steps: &'static [&'static str],
+    /// The impl block.
+    pub functions: Functions,
+}
+
+impl Checks {
     /// Whether a step is on no island, or on the one of the initial step.
     pub const fn reach(&self, step: &str, initial: &str) -> bool {
+        let islands = self.functions.islands;
         let mut index = 0;
-        while index < self.islands.len() {
-            if contains(self.islands[index], step) {
-                return contains(self.islands[index], initial);
+        while index < islands.len() {
+            if contains(islands[index], step) {
+                return contains(islands[index], initial);
             }
             index += 1;
         }
         true
     }
+
+    /// Fails if the variant of this step has no function. The steps are looked at from `index` on, where it is if
+    /// functions and variants have one order: a search for each of many costs the compiler seconds.
+    #[track_caller]
+    pub const fn variant_has_step(&self, index: usize, step: &str, variant: &str, function: &str) {
+        // If it has one that is no step, `is_no_step` says why.
+        if is_at(self.functions.steps, index, step) || self.functions.contain(step) {
+            return;
+        }
+        let mut index = 0;
+        while index < self.functions.steps.len() {
+            let function = self.functions.steps[index];
+            // One of the two is misspelt: `step_has_variant` says so.
+            if !contains(self.steps, function) && are_near(function, step) {
+                return;
+            }
+            index += 1;
+        }
+        fail(&[
+            "variant `",
+            variant,
+            "` has no step: write `async fn ",
+            function,
+            "(cx: Context<Self>) -> Outcome<Self>` in `#[durable_fsm] impl ",
+            self.machine,
+            "`",
+        ]);
+    }
+
+    /// Fails if the step of this function has no variant, which would be called `variant`; `index` as above.
+    #[track_caller]
+    pub const fn step_has_variant(&self, index: usize, step: &str, variant: &str) {
+        if is_at(self.steps, index, step) || contains(self.steps, step) {
+            return;
+        }
+        let mut index = 0;
+        while index < self.steps.len() {
+            let other = self.steps[index];
+            if !self.functions.contain(other) && are_near(step, other) {
+                fail(&[
+                    "step `",
+                    step,
+                    "` has no variant: did you mean `",
+                    other,
+                    "`, the step of a variant without one?",
+                ]);
+            }
+            index += 1;
+        }
+        fail(&[
+            "step `",
+            step,
+            "` has no variant: add `",
+            variant,
+            "` to `enum ",
+            self.machine,
+            "`; a function that is no step goes in an impl block without `#[durable_fsm]`",
+        ]);
+    }
+
+    /// Fails if a function that is no step has the name of one.
+    #[track_caller]
+    pub const fn is_no_step(&self, function: &str, message: &str) {
+        assert!(!contains(self.steps, function), "{}", message);
+    }
+
+    /// Fails if there is a `handle` beside the policy that would stand in for it.
+    #[track_caller]
+    pub const fn has_no_handle(&self, message: &str) {
+        assert!(!self.functions.handle, "{}", message);
+    }
+}
+
+/// Fails with a message of these parts.
+#[track_caller]
+const fn fail(parts: &[&str]) -> ! {
+    let mut text = Text::new();
+    let mut index = 0;
+    while index < parts.len() {
+        text.push(parts[index]);
+        index += 1;
+    }
+    panic!("{}", text.as_str());
 }
 
 /// Warns of a step that nothing reaches, by the lint `deprecated`: a macro has no other way to warn.
@@ -51,60 +149,6 @@ impl Reached<false> {
         note = "no step goes here, and instances do not begin here: remove the variant, go to it from a step, or put `#[step(entry)]` on its function if instances are inserted at it or upgraded to it"
     )]
     pub const fn step() {}
-}
-
-/// Fails if the variant of this step has no function.
-#[track_caller]
-pub const fn variant_has_step(steps: &[&str], functions: &Functions, step: &str, message: &str) {
-    // If it has one that is no step, `is_no_step` says why.
-    if functions.contain(step) {
-        return;
-    }
-    let mut index = 0;
-    while index < functions.steps.len() {
-        let function = functions.steps[index];
-        // One of the two is misspelt: `step_has_variant` says so.
-        if !contains(steps, function) && are_near(function, step) {
-            return;
-        }
-        index += 1;
-    }
-    panic!("{}", message);
-}
-
-/// Fails if the step of this function has no variant.
-#[track_caller]
-pub const fn step_has_variant(steps: &[&str], functions: &Functions, step: &str, message: &str) {
-    if contains(steps, step) {
-        return;
-    }
-    let mut index = 0;
-    while index < steps.len() {
-        let other = steps[index];
-        if !functions.contain(other) && are_near(step, other) {
-            let mut text = Text::new();
-            text.push("step `");
-            text.push(step);
-            text.push("` has no variant: did you mean `");
-            text.push(other);
-            text.push("`, the step of a variant without one?");
-            panic!("{}", text.as_str());
-        }
-        index += 1;
-    }
-    panic!("{}", message);
-}
-
-/// Fails if a function that is no step has the name of one.
-#[track_caller]
-pub const fn is_no_step(steps: &[&str], function: &str, message: &str) {
-    assert!(!contains(steps, function), "{}", message);
-}
-
-/// Fails if there is a `handle` beside the policy that would stand in for it.
-#[track_caller]
-pub const fn has_no_handle(functions: &Functions, message: &str) {
-    assert!(!functions.handle, "{}", message);
 }
 
 /// Fails if the name at `index` stands before it as well.
@@ -127,6 +171,10 @@ pub const fn upgrades_the_same_machine<M: Machine>(message: &str) {
     if let Some((name, _)) = M::UPGRADES.before() {
         assert!(same(name, M::NAME), "{}", message);
     }
+}
+
+const fn is_at(names: &[&str], index: usize, name: &str) -> bool {
+    index < names.len() && same(names[index], name)
 }
 
 const fn contains(names: &[&str], name: &str) -> bool {
@@ -229,12 +277,34 @@ mod tests {
 
     const NONE: Functions = Functions { steps: &[], others: &[], handle: false, islands: &[] };
 
+    /// An enum with variants of these steps, beside an impl block.
+    fn checks(steps: &'static [&'static str], functions: Functions) -> Checks {
+        Checks { machine: "Order", steps, functions }
+    }
+
     #[test]
     fn a_step_on_an_island_is_reached_if_instances_begin_there() {
-        let functions = Functions { islands: &[&["a", "b"], &["c"]], ..NONE };
-        assert!(functions.reach("b", "a"));
-        assert!(!functions.reach("c", "a"));
-        assert!(functions.reach("d", "a"), "it is led to from an island, at worst");
+        let checks = checks(&[], Functions { islands: &[&["a", "b"], &["c"]], ..NONE });
+        assert!(checks.reach("b", "a"));
+        assert!(!checks.reach("c", "a"));
+        assert!(checks.reach("d", "a"), "it is led to from an island, at worst");
+    }
+
+    #[test]
+    fn steps_and_variants_of_different_orders_fit() {
+        let checks = checks(&["a", "b"], Functions { steps: &["b", "a"], ..NONE });
+        for (index, (step, variant)) in [("a", "A"), ("b", "B")].into_iter().enumerate() {
+            checks.variant_has_step(index, step, variant, step);
+            checks.step_has_variant(index + 7, step, variant);
+        }
+    }
+
+    #[test]
+    #[should_panic(
+        expected = "variant `Match` has no step: write `async fn r#match(cx: Context<Self>) -> Outcome<Self>` in `#[durable_fsm] impl Order`"
+    )]
+    fn a_variant_without_a_step_is_reported() {
+        checks(&["match"], NONE).variant_has_step(0, "match", "Match", "r#match");
     }
 
     #[test]
@@ -249,25 +319,25 @@ mod tests {
     #[test]
     #[should_panic(expected = "did you mean `await_pay`")]
     fn a_misspelt_step_is_reported_at_the_function() {
-        let functions = Functions { steps: &["awiat_pay"], ..NONE };
-        variant_has_step(&["await_pay"], &functions, "await_pay", "reported at the variant");
-        step_has_variant(&["await_pay"], &functions, "awiat_pay", "reported without a hint");
+        let checks = checks(&["await_pay"], Functions { steps: &["awiat_pay"], ..NONE });
+        checks.variant_has_step(0, "await_pay", "reported at the function", "await_pay");
+        checks.step_has_variant(0, "awiat_pay", "AwiatPay");
     }
 
     #[test]
-    #[should_panic(expected = "no variant")]
+    #[should_panic(expected = "step `refund` has no variant: add `Refund` to `enum Order`;")]
     fn a_step_without_any_variant_is_reported() {
-        let functions = Functions { steps: &["ship", "refund"], ..NONE };
-        step_has_variant(&["ship"], &functions, "refund", "no variant");
+        let checks = checks(&["ship"], Functions { steps: &["ship", "refund"], ..NONE });
+        checks.step_has_variant(1, "refund", "Refund");
     }
 
     #[test]
     #[should_panic(expected = "must be async")]
     fn a_function_that_should_be_a_step_is_reported() {
-        let functions = Functions { others: &["ship"], ..NONE };
-        variant_has_step(&["ship"], &functions, "ship", "reported at the variant");
-        is_no_step(&["ship"], "pack", "no variant is called so");
-        is_no_step(&["ship"], "ship", "must be async");
+        let checks = checks(&["ship"], Functions { others: &["ship"], ..NONE });
+        checks.variant_has_step(0, "ship", "reported at the function", "ship");
+        checks.is_no_step("pack", "no variant is called so");
+        checks.is_no_step("ship", "must be async");
     }
 
     #[test]

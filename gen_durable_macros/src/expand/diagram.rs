@@ -16,27 +16,21 @@ use crate::{
 /// `fn graph`, of the trait `Steps`.
 pub(super) fn graph_fn(machine: &MachineImpl, private: &TokenStream) -> TokenStream {
     let steps = machine.steps.iter().map(|step| {
-        let (cfgs, node) = (&step.cfgs, node(step, private));
+        let (cfgs, node) = (&step.cfgs, node(step));
         quote!(#(#cfgs)* #node)
     });
     let handle = machine.handle.as_ref().map(|handle| {
-        let (cfgs, node) = (&handle.cfgs, node(handle, private));
+        let (cfgs, node) = (&handle.cfgs, node(handle));
         quote! {
             #(#cfgs)*
-            let graph = graph.on_error(#node);
+            let graph = graph.on_error(#private::node(#node));
         }
     });
-    let retry = stands_in(machine).then(|| {
-        quote! {
-            let graph = graph.on_error(#private::StepNode::new(
-                "handle",
-                [#private::Edge::Replay, #private::Edge::Stop],
-            ));
-        }
-    });
+    let retry = stands_in(machine)
+        .then(|| quote!(let graph = graph.on_error(#private::node("handle replay stop"));));
     quote! {
         fn graph() -> #private::Graph {
-            let graph = #private::graph::<Self>([#(#steps),*]);
+            let graph = #private::graph::<Self>(&[#(#steps),*]);
             #handle
             #retry
             graph
@@ -49,34 +43,34 @@ fn stands_in(machine: &MachineImpl) -> bool {
     machine.handle.is_none() && machine.steps.iter().any(|step| step.options.retry.is_some())
 }
 
-fn node(step: &StepFn, private: &TokenStream) -> TokenStream {
-    let name = &step.name;
-    let edges = step.flow.edges.iter().map(|edge| self::edge(edge, private));
-    let opaque = step.flow.opaque.then(|| quote!(.opaque()));
-    let entry = step.options.entry.then(|| quote!(.entry()));
-    quote!(#private::StepNode::new(#name, [#(#edges),*]) #opaque #entry)
+/// A step and the ways out of it, in the words that `__private::node` reads.
+fn node(step: &StepFn) -> String {
+    let mut text = step.name.clone();
+    for edge in &step.flow.edges {
+        let _ = write!(text, " {}", words(edge));
+    }
+    for (flag, word) in [(step.flow.opaque, " opaque"), (step.options.entry, " entry")] {
+        text.push_str(if flag { word } else { "" });
+    }
+    text
 }
 
-fn edge(edge: &Edge, private: &TokenStream) -> TokenStream {
-    let option = |name: &Option<String>| {
-        if let Some(name) = name { quote!(#private::Some(#name)) } else { quote!(#private::None) }
+fn words(edge: &Edge) -> String {
+    let known = |name: &Option<String>| match name {
+        Some(name) => name.clone(),
+        None => "?".to_owned(),
     };
-    let edge = match edge {
-        Edge::Next { step, delayed, .. } => quote!(Next { step: #step, delayed: #delayed }),
-        Edge::Replay => quote!(Replay),
-        Edge::Await { signal, timeout } => quote!(Await { signal: #signal, timeout: #timeout }),
-        Edge::Done => quote!(Done),
-        Edge::Stop => quote!(Stop),
-        Edge::Insert { machine } => {
-            let machine = option(machine);
-            quote!(Inserts { machine: #machine })
-        }
-        Edge::Signal { machine, signal } => {
-            let (machine, signal) = (option(machine), option(signal));
-            quote!(Sends { machine: #machine, signal: #signal })
-        }
-    };
-    quote!(#private::Edge::#edge)
+    match edge {
+        Edge::Next { step, delayed: false, .. } => format!("next {step}"),
+        Edge::Next { step, delayed: true, .. } => format!("next_in {step}"),
+        Edge::Replay => "replay".to_owned(),
+        Edge::Await { signal, timeout: false } => format!("await {signal}"),
+        Edge::Await { signal, timeout: true } => format!("await_or_timeout {signal}"),
+        Edge::Done => "done".to_owned(),
+        Edge::Stop => "stop".to_owned(),
+        Edge::Insert { machine } => format!("insert {}", known(machine)),
+        Edge::Signal { machine, signal } => format!("signal {} {}", known(machine), known(signal)),
+    }
 }
 
 /// The documentation of `impl Steps`, which the enum's page shows.

@@ -1,6 +1,6 @@
 //! The impl block's expansion: `impl Steps`, and the check that each step has its variant.
 //!
-//! Invariant: the block is emitted as it stands but for `#[step(…)]`, bodies untouched; a step's own errors (a future that is not `Send`, a
+//! Invariant: the block is emitted as it stands but for `#[step(…)]` and the bound that its enum is a machine, bodies untouched; a step's own errors (a future that is not `Send`, a
 //! wrong return type) are reported at the step's name.
 
 use proc_macro2::{Ident, Span, TokenStream};
@@ -35,9 +35,13 @@ fn has_arguments(ty: &Type) -> bool {
 }
 
 /// The block as it stands, without the options of its steps. A step need not await: it is async because the engine says
-/// so.
+/// so. Where the enum is no machine, that is reported as what the block asks for, once, and not wherever a body relies on it.
 fn block(machine: &MachineImpl) -> ItemImpl {
     let mut item = machine.item.clone();
+    if item.trait_.is_none() {
+        let is_machine = is_machine(machine);
+        item.generics.make_where_clause().predicates.push(parse_quote!(#is_machine));
+    }
     for item in &mut item.items {
         if let ImplItem::Fn(function) = item {
             function.attrs.retain(|attr| !is_step(attr));
@@ -47,6 +51,13 @@ fn block(machine: &MachineImpl) -> ItemImpl {
         }
     }
     item
+}
+
+/// What `impl Steps` needs of the enum. At the machine's name, like whatever else asks for it: what is said twice of one place is shown
+/// once.
+fn is_machine(machine: &MachineImpl) -> TokenStream {
+    let private = private(machine);
+    quote_spanned!(machine.item.self_ty.span()=> Self: #private::Machine)
 }
 
 fn step_functions(machine: &MachineImpl, correct: bool) -> TokenStream {
@@ -102,13 +113,17 @@ fn steps(machine: &MachineImpl) -> TokenStream {
         step.options.retry.as_ref().map(|retry| retry_policy(retry, &private))
     });
     let graph = diagram::graph_fn(machine, &private);
+    let is_machine = is_machine(machine);
     // On the impl of the trait: a block whose functions are all private is not shown.
     let documentation = diagram::documentation(machine);
     quote! {
         #[doc = #documentation]
         #[automatically_derived]
         #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
-        impl #private::Steps for #ty {
+        impl #private::Steps for #ty
+        where
+            #is_machine
+        {
             // The names are those of the variants: each variant is checked to have a step, and each
             // step to have a variant, when the constants beside the two expansions are evaluated.
             fn run<'a>(
@@ -221,9 +236,13 @@ fn requirements(machine: &MachineImpl) -> TokenStream {
 fn stub(machine: &MachineImpl) -> TokenStream {
     let private = private(machine);
     let ty = &machine.item.self_ty;
+    let is_machine = is_machine(machine);
     quote! {
         #[automatically_derived]
-        impl #private::Steps for #ty {
+        impl #private::Steps for #ty
+        where
+            #is_machine
+        {
             fn run<'a>(
                 self,
                 _: #private::Context<Self>,
@@ -240,16 +259,11 @@ fn checks(machine: &MachineImpl) -> TokenStream {
     let private = private(machine);
     let ty = &machine.item.self_ty;
     let name = machine.machine();
-    let steps = machine.steps.iter().map(|step| {
-        let (cfgs, step_name) = (&step.cfgs, &step.name);
-        let message = format!(
-            "step `{step_name}` has no variant: add `{}` to `enum {name}`; a function that is no step goes in an impl block without `#[durable_fsm]`",
-            camel_case(step_name)
-        );
-        let private = private_at(&machine.krate, step.ident.span());
+    let steps = machine.steps.iter().enumerate().map(|(index, step)| {
+        let (cfgs, name, variant) = (&step.cfgs, &step.name, camel_case(&step.name));
         quote_spanned! {step.ident.span()=>
             #(#cfgs)*
-            const _: () = #private::step_has_variant(STEPS, &FUNCTIONS, #step_name, #message);
+            const _: () = CHECKS.step_has_variant(#index, #name, #variant);
         }
     });
     let others = machine.others.iter().map(|other| {
@@ -264,17 +278,19 @@ fn checks(machine: &MachineImpl) -> TokenStream {
             ),
         };
         let (begin, end) = other.at;
-        let private = private_at(&machine.krate, begin);
-        let arguments = quote_spanned!(end=> (STEPS, #name, #message));
+        let arguments = quote_spanned!(end=> (#name, #message));
         quote_spanned! {begin=>
             #(#cfgs)*
-            const _: () = #private::is_no_step #arguments;
+            const _: () = CHECKS.is_no_step #arguments;
         }
     });
     quote! {
         const _: () = {
-            const STEPS: &[&#private::str] = <#ty as #private::Machine>::STEPS;
-            const FUNCTIONS: #private::Functions = <#ty as #private::StepsInOneImplBlock>::FUNCTIONS;
+            const CHECKS: &#private::Checks = &#private::Checks {
+                machine: #name,
+                steps: <#ty as #private::Machine>::STEPS,
+                functions: <#ty as #private::StepsInOneImplBlock>::FUNCTIONS,
+            };
             #(#steps)*
             #(#others)*
         };

@@ -6,19 +6,24 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::{Attribute, Path, spanned::Spanned};
+use syn::{Attribute, Path, ext::IdentExt, spanned::Spanned};
 
 use super::{duration, private_at, retry_policy};
 use crate::{
     ast::{MachineEnum, Variant, ends, signal_helper},
+    attr::is_step,
     names::{compact, function_name, snake_case},
 };
 
 pub(crate) fn expand(machine: &MachineEnum, correct: bool) -> TokenStream {
-    let item = &machine.item;
+    let mut item = machine.item.clone();
+    for variant in &mut item.variants {
+        variant.attrs.retain(|attr| !is_step(attr));
+    }
     if !item.generics.params.is_empty() {
         return quote!(#item);
     }
+    let correct = correct && !machine.has_twins();
     let machine_impl = machine_impl(machine, correct);
     // Nothing begins in a version that is kept for what it has stored.
     let helpers = (!machine.options.retired).then(|| helpers(machine));
@@ -34,7 +39,7 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
     let name = if let Some(name) = &options.name {
         quote!(#name)
     } else {
-        let name = snake_case(&syn::ext::IdentExt::unraw(ident).to_string());
+        let name = snake_case(&ident.unraw().to_string());
         quote!(#name)
     };
     let version = options.version.unwrap_or(1);
@@ -58,6 +63,7 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
     let cfgs: Vec<_> = machine.steps.iter().map(|step| &step.cfgs).collect();
     let names: Vec<_> = machine.steps.iter().map(|step| &step.name).collect();
     let idents: Vec<_> = machine.steps.iter().map(|step| &step.ident).collect();
+    let variants = idents.iter().map(|ident| ident.unraw().to_string());
     let signal_types = distinct_signals(machine).into_iter().map(|(signal, _)| signal);
     let (initial, to_name, from_name) = if correct {
         (
@@ -87,6 +93,7 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
             #retry
             const INITIAL: Self = #initial;
             const STEPS: &'static [&'static #private::str] = &[#(#(#cfgs)* #names),*];
+            const VARIANTS: &'static [&'static #private::str] = &[#(#(#cfgs)* #variants),*];
             const SIGNALS: &'static [&'static #private::str] =
                 &[#(<#signal_types as #private::DurableSignal>::NAME),*];
             #upgrades
@@ -167,7 +174,6 @@ fn helpers(machine: &MachineEnum) -> TokenStream {
         }
     });
     quote! {
-        #[automatically_derived]
         #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub)]
         impl #ident {
             #insert
@@ -220,7 +226,6 @@ fn signals(machine: &MachineEnum) -> TokenStream {
         }
     });
     quote! {
-        #[automatically_derived]
         #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub)]
         impl #ident {
             #signal
@@ -265,20 +270,6 @@ fn signal_fn(machine: &MachineEnum, helper: &Ident, signal: &Path) -> TokenStrea
 fn checks(machine: &MachineEnum, correct: bool) -> TokenStream {
     let private = private(machine);
     let ident = &machine.item.ident;
-    let steps = machine.steps.iter().filter(|step| machine.taken(&step.name).is_none());
-    let steps = steps.filter_map(|step| {
-        let (cfgs, name) = (&step.cfgs, &step.name);
-        let function = function_name(name)?;
-        let private = private_at(&machine.krate(), step.ident.span());
-        let message = format!(
-            "variant `{}` has no step: write `async fn {function}(cx: Context<Self>) -> Outcome<Self>` in `#[durable_fsm] impl {ident}`",
-            step.ident
-        );
-        Some(quote_spanned! {step.ident.span()=>
-            #(#cfgs)*
-            const _: () = #private::variant_has_step(STEPS, &FUNCTIONS, #name, #message);
-        })
-    });
     let signals = distinct_signals(machine).into_iter().enumerate().skip(1).map(|(index, (signal, _))| {
         let message = format!(
             "the signal `{0}` has the name of another that `{ident}` declares: give `{0}` a name of its own with `#[durable(name = \"…\")]`",
@@ -289,36 +280,75 @@ fn checks(machine: &MachineEnum, correct: bool) -> TokenStream {
             const _: () = #private::name_is_new(SIGNALS, #index, #message);
         }
     });
+    let signals: Vec<_> = signals.collect();
+    let declared = (!signals.is_empty()).then(
+        || quote!(const SIGNALS: &[&#private::str] = <#ident as #private::Machine>::SIGNALS;),
+    );
     let upgrade = upgrade_checks(machine);
-    // Spanned at the enum, which is what lacks an impl block if there is none.
-    let steps = (!machine.options.retired).then(|| {
-        quote_spanned! {ident.span()=>
-            const FUNCTIONS: #private::Functions = <#ident as #private::StepsInOneImplBlock>::FUNCTIONS;
-            #(#steps)*
-        }
+    let steps = (!machine.options.retired).then(|| step_checks(machine, correct));
+    quote! {
+        const _: () = {
+            #declared
+            #(#signals)*
+            #upgrade
+            #steps
+        };
+    }
+}
+
+/// Whether each variant has a step, and a warning at each whose step nothing reaches.
+fn step_checks(machine: &MachineEnum, correct: bool) -> TokenStream {
+    let private = private(machine);
+    let ident = &machine.item.ident;
+    let name = ident.to_string();
+    let initial = correct.then(|| initial_name(machine));
+    let steps = machine.steps.iter().zip(&machine.item.variants).enumerate();
+    let steps = steps.filter(|(_, (step, _))| machine.taken(&step.name).is_none());
+    let steps = steps.filter_map(|(index, (step, variant))| {
+        let (cfgs, name) = (&step.cfgs, &step.name);
+        let (function, variant_name) = (function_name(name)?, step.ident.to_string());
+        let initial = initial
+            .as_ref()
+            .filter(|initial| initial.to_string() != name.to_token_stream().to_string());
+        let reached = initial.map(|_| reached(machine, step));
+        let check = quote_spanned! {step.ident.span()=>
+            CHECKS.variant_has_step(#index, #name, #variant_name, #function)
+        };
+        let check = if reached.is_some() { quote!({ #check; #reached }) } else { check };
+        let lints =
+            reached.iter().flat_map(|_| lints(&machine.item.attrs).chain(lints(&variant.attrs)));
+        Some(quote_spanned! {step.ident.span()=>
+            #(#cfgs)* #(#lints)*
+            const _: () = #check;
+        })
     });
-    let retry = machine.options.retry.as_ref().filter(|_| !machine.options.retired).map(|retry| {
-        let private = private_at(&machine.krate(), retry.at);
+    let initial = initial.as_ref().map(|initial| quote!(const INITIAL: &#private::str = #initial;));
+    let retry = machine.options.retry.as_ref().map(|retry| {
         quote_spanned! {retry.at=>
-            const _: () = #private::has_no_handle(
-                &FUNCTIONS,
+            const _: () = CHECKS.has_no_handle(
                 "`retry` stands in for `handle`, and this machine has one: remove `retry`, or call `Retry::decide` in `handle`",
             );
         }
     });
-    let islands =
-        if correct && !machine.options.retired { islands(machine) } else { TokenStream::new() };
-    quote! {
-        const _: () = {
-            const STEPS: &[&#private::str] = <#ident as #private::Machine>::STEPS;
-            const SIGNALS: &[&#private::str] = <#ident as #private::Machine>::SIGNALS;
-            #steps
-            #(#signals)*
-            #upgrade
-            #retry
-            #islands
+    // Spanned at the enum, which is what lacks an impl block if there is none.
+    quote_spanned! {ident.span()=>
+        const CHECKS: &#private::Checks = &#private::Checks {
+            machine: #name,
+            steps: <#ident as #private::Machine>::STEPS,
+            functions: <#ident as #private::StepsInOneImplBlock>::FUNCTIONS,
         };
+        #initial
+        #(#steps)*
+        #retry
     }
+}
+
+/// A warning if nothing reaches this step: the use of something deprecated, as that is what a macro can have a stable
+/// compiler warn of. It is `deprecated` that allows or denies it, also on the variant or on the enum.
+fn reached(machine: &MachineEnum, step: &Variant) -> TokenStream {
+    let (at, name) = (step.ident.span(), &step.name);
+    let private = private_at(&machine.krate(), at);
+    quote_spanned!(at=> #private::Reached::<{ CHECKS.reach(#name, INITIAL) }>::step();)
 }
 
 /// Whether the version that is upgraded is a lower one of the same machine.
@@ -342,35 +372,6 @@ fn upgrade_checks(machine: &MachineEnum) -> Option<TokenStream> {
         const _: () = #at::upgrades_an_older_version::<#ident> #not_lower;
         const _: () = #at::upgrades_the_same_machine::<#ident> #another;
     })
-}
-
-/// A warning at each variant whose step nothing reaches: the use of something deprecated, as that is what a macro can have
-/// a stable compiler warn of. It is `deprecated` that allows or denies it, also on the variant or on the enum.
-fn islands(machine: &MachineEnum) -> TokenStream {
-    let private = private(machine);
-    let initial = initial_name(machine);
-    let steps: Vec<_> = machine
-        .steps
-        .iter()
-        .zip(&machine.item.variants)
-        .filter(|(step, _)| initial.to_string() != step.name.to_token_stream().to_string())
-        .map(|(step, variant)| {
-            let (cfgs, name) = (&step.cfgs, &step.name);
-            let lints = lints(&machine.item.attrs).chain(lints(&variant.attrs));
-            let private = private_at(&machine.krate(), step.ident.span());
-            quote_spanned! {step.ident.span()=>
-                #(#cfgs)* #(#lints)*
-                const _: () = #private::Reached::<{ FUNCTIONS.reach(#name, INITIAL) }>::step();
-            }
-        })
-        .collect();
-    if steps.is_empty() {
-        return TokenStream::new();
-    }
-    quote! {
-        const INITIAL: &#private::str = #initial;
-        #(#steps)*
-    }
 }
 
 /// Attributes that set the level of lints.

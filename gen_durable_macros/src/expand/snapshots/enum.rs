@@ -14,6 +14,10 @@ impl ::gen_durable::__private::Machine for Checkout {
         "start",
         "await_pay",
     ];
+    const VARIANTS: &'static [&'static ::gen_durable::__private::str] = &[
+        "Start",
+        "AwaitPay",
+    ];
     const SIGNALS: &'static [&'static ::gen_durable::__private::str] = &[
         <PaymentConfirmed as ::gen_durable::__private::DurableSignal>::NAME,
     ];
@@ -33,7 +37,6 @@ impl ::gen_durable::__private::Machine for Checkout {
         }
     }
 }
-#[automatically_derived]
 #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub)]
 impl Checkout {
     /// A new instance with this state; `.execute(…)` inserts it.
@@ -54,7 +57,6 @@ impl ::gen_durable::__private::IntoInsert<Checkout> for CheckoutState {
         ::gen_durable::__private::Insert::new(self)
     }
 }
-#[automatically_derived]
 #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub)]
 impl Checkout {
     /// A signal to an instance, of any type that the machine declares; `.execute(…)`
@@ -79,23 +81,17 @@ impl Checkout {
 #[automatically_derived]
 impl ::gen_durable::__private::Accepts<PaymentConfirmed> for Checkout {}
 const _: () = {
-    const STEPS: &[&::gen_durable::__private::str] = <Checkout as ::gen_durable::__private::Machine>::STEPS;
-    const SIGNALS: &[&::gen_durable::__private::str] = <Checkout as ::gen_durable::__private::Machine>::SIGNALS;
-    const FUNCTIONS: ::gen_durable::__private::Functions = <Checkout as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS;
-    const _: () = ::gen_durable::__private::variant_has_step(
-        STEPS,
-        &FUNCTIONS,
-        "start",
-        "variant `Start` has no step: write `async fn start(cx: Context<Self>) -> Outcome<Self>` in `#[durable_fsm] impl Checkout`",
-    );
-    const _: () = ::gen_durable::__private::variant_has_step(
-        STEPS,
-        &FUNCTIONS,
-        "await_pay",
-        "variant `AwaitPay` has no step: write `async fn await_pay(cx: Context<Self>) -> Outcome<Self>` in `#[durable_fsm] impl Checkout`",
-    );
+    const CHECKS: &::gen_durable::__private::Checks = &::gen_durable::__private::Checks {
+        machine: "Checkout",
+        steps: <Checkout as ::gen_durable::__private::Machine>::STEPS,
+        functions: <Checkout as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS,
+    };
     const INITIAL: &::gen_durable::__private::str = "start";
-    const _: () = ::gen_durable::__private::Reached::<
-        { FUNCTIONS.reach("await_pay", INITIAL) },
-    >::step();
+    const _: () = CHECKS.variant_has_step(0usize, "start", "Start", "start");
+    const _: () = {
+        CHECKS.variant_has_step(1usize, "await_pay", "AwaitPay", "await_pay");
+        ::gen_durable::__private::Reached::<
+            { CHECKS.reach("await_pay", INITIAL) },
+        >::step();
+    };
 };

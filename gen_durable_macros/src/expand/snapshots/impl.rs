@@ -1,4 +1,7 @@
-impl Checkout {
+impl Checkout
+where
+    Self: ::gen_durable::__private::Machine,
+{
     #[allow(clippy::unused_async)]
     async fn start(mut cx: Context<Self>) -> Outcome<Self> {
         cx.next(Checkout::AwaitPay)
@@ -36,7 +39,10 @@ stateDiagram-v2
 */
 #[automatically_derived]
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
-impl ::gen_durable::__private::Steps for Checkout {
+impl ::gen_durable::__private::Steps for Checkout
+where
+    Self: ::gen_durable::__private::Machine,
+{
     fn run<'a>(
         self,
         cx: ::gen_durable::__private::Context<Self>,
@@ -84,49 +90,22 @@ impl ::gen_durable::__private::Steps for Checkout {
     fn graph() -> ::gen_durable::__private::Graph {
         let graph = ::gen_durable::__private::graph::<
             Self,
-        >([
-            ::gen_durable::__private::StepNode::new(
-                "start",
-                [
-                    ::gen_durable::__private::Edge::Next {
-                        step: "await_pay",
-                        delayed: false,
-                    },
-                ],
-            ),
-            ::gen_durable::__private::StepNode::new(
-                "await_pay",
-                [::gen_durable::__private::Edge::Done],
-            ),
-        ]);
-        let graph = graph
-            .on_error(
-                ::gen_durable::__private::StepNode::new(
-                    "handle",
-                    [::gen_durable::__private::Edge::Stop],
-                ),
-            );
+        >(&["start next await_pay", "await_pay done"]);
+        let graph = graph.on_error(::gen_durable::__private::node("handle stop"));
         graph
     }
 }
 const _: () = {
-    const STEPS: &[&::gen_durable::__private::str] = <Checkout as ::gen_durable::__private::Machine>::STEPS;
-    const FUNCTIONS: ::gen_durable::__private::Functions = <Checkout as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS;
-    const _: () = ::gen_durable::__private::step_has_variant(
-        STEPS,
-        &FUNCTIONS,
-        "start",
-        "step `start` has no variant: add `Start` to `enum Checkout`; a function that is no step goes in an impl block without `#[durable_fsm]`",
-    );
-    const _: () = ::gen_durable::__private::step_has_variant(
-        STEPS,
-        &FUNCTIONS,
-        "await_pay",
-        "step `await_pay` has no variant: add `AwaitPay` to `enum Checkout`; a function that is no step goes in an impl block without `#[durable_fsm]`",
-    );
-    const _: () = ::gen_durable::__private::is_no_step(
-        STEPS,
-        "helper",
-        "the step `helper` must take the context first: write `async fn helper(cx: Context<Self>)`, and resources behind it",
-    );
+    const CHECKS: &::gen_durable::__private::Checks = &::gen_durable::__private::Checks {
+        machine: "Checkout",
+        steps: <Checkout as ::gen_durable::__private::Machine>::STEPS,
+        functions: <Checkout as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS,
+    };
+    const _: () = CHECKS.step_has_variant(0usize, "start", "Start");
+    const _: () = CHECKS.step_has_variant(1usize, "await_pay", "AwaitPay");
+    const _: () = CHECKS
+        .is_no_step(
+            "helper",
+            "the step `helper` must take the context first: write `async fn helper(cx: Context<Self>)`, and resources behind it",
+        );
 };

@@ -33,6 +33,7 @@ impl ::gen_durable::__private::Machine for SendMail {
     );
     const INITIAL: Self = Self::Run;
     const STEPS: &'static [&'static ::gen_durable::__private::str] = &["run"];
+    const VARIANTS: &'static [&'static ::gen_durable::__private::str] = &["Run"];
     const SIGNALS: &'static [&'static ::gen_durable::__private::str] = &[];
     fn name(&self) -> &'static ::gen_durable::__private::str {
         match self {
@@ -48,7 +49,6 @@ impl ::gen_durable::__private::Machine for SendMail {
         }
     }
 }
-#[automatically_derived]
 #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub)]
 impl SendMail {
     /// A new instance with this state; `.execute(…)` inserts it.
@@ -69,7 +69,6 @@ impl ::gen_durable::__private::IntoInsert<SendMail> for Mail {
         ::gen_durable::__private::Insert::new(self)
     }
 }
-#[automatically_derived]
 #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub)]
 impl SendMail {
     /// A signal to an instance, of any type that the machine declares; `.execute(…)`
@@ -85,22 +84,23 @@ impl SendMail {
     }
 }
 const _: () = {
-    const STEPS: &[&::gen_durable::__private::str] = <SendMail as ::gen_durable::__private::Machine>::STEPS;
-    const SIGNALS: &[&::gen_durable::__private::str] = <SendMail as ::gen_durable::__private::Machine>::SIGNALS;
-    const FUNCTIONS: ::gen_durable::__private::Functions = <SendMail as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS;
-    const _: () = ::gen_durable::__private::variant_has_step(
-        STEPS,
-        &FUNCTIONS,
-        "run",
-        "variant `Run` has no step: write `async fn run(cx: Context<Self>) -> Outcome<Self>` in `#[durable_fsm] impl SendMail`",
-    );
-    const _: () = ::gen_durable::__private::has_no_handle(
-        &FUNCTIONS,
-        "`retry` stands in for `handle`, and this machine has one: remove `retry`, or call `Retry::decide` in `handle`",
-    );
+    const CHECKS: &::gen_durable::__private::Checks = &::gen_durable::__private::Checks {
+        machine: "SendMail",
+        steps: <SendMail as ::gen_durable::__private::Machine>::STEPS,
+        functions: <SendMail as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS,
+    };
+    const INITIAL: &::gen_durable::__private::str = "run";
+    const _: () = CHECKS.variant_has_step(0usize, "run", "Run", "run");
+    const _: () = CHECKS
+        .has_no_handle(
+            "`retry` stands in for `handle`, and this machine has one: remove `retry`, or call `Retry::decide` in `handle`",
+        );
 };
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
-impl SendMail {
+impl SendMail
+where
+    Self: ::gen_durable::__private::Machine,
+{
     #[allow(clippy::unused_async)]
     async fn run(
         cx: ::gen_durable::__private::Context<Self>,
@@ -132,7 +132,10 @@ stateDiagram-v2
 */
 #[automatically_derived]
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
-impl ::gen_durable::__private::Steps for SendMail {
+impl ::gen_durable::__private::Steps for SendMail
+where
+    Self: ::gen_durable::__private::Machine,
+{
     fn run<'a>(
         self,
         cx: ::gen_durable::__private::Context<Self>,
@@ -159,24 +162,15 @@ impl ::gen_durable::__private::Steps for SendMail {
         ])
     }
     fn graph() -> ::gen_durable::__private::Graph {
-        let graph = ::gen_durable::__private::graph::<
-            Self,
-        >([
-            ::gen_durable::__private::StepNode::new(
-                "run",
-                [::gen_durable::__private::Edge::Done],
-            ),
-        ]);
+        let graph = ::gen_durable::__private::graph::<Self>(&["run done"]);
         graph
     }
 }
 const _: () = {
-    const STEPS: &[&::gen_durable::__private::str] = <SendMail as ::gen_durable::__private::Machine>::STEPS;
-    const FUNCTIONS: ::gen_durable::__private::Functions = <SendMail as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS;
-    const _: () = ::gen_durable::__private::step_has_variant(
-        STEPS,
-        &FUNCTIONS,
-        "run",
-        "step `run` has no variant: add `Run` to `enum SendMail`; a function that is no step goes in an impl block without `#[durable_fsm]`",
-    );
+    const CHECKS: &::gen_durable::__private::Checks = &::gen_durable::__private::Checks {
+        machine: "SendMail",
+        steps: <SendMail as ::gen_durable::__private::Machine>::STEPS,
+        functions: <SendMail as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS,
+    };
+    const _: () = CHECKS.step_has_variant(0usize, "run", "Run");
 };

@@ -1,4 +1,7 @@
-impl Checkout {
+impl Checkout
+where
+    Self: ::gen_durable::__private::Machine,
+{
     #[allow(clippy::unused_async)]
     async fn start(cx: Context<Self>) -> Outcome<Self> {
         go(cx)
@@ -31,7 +34,10 @@ stateDiagram-v2
 */
 #[automatically_derived]
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
-impl ::gen_durable::__private::Steps for Checkout {
+impl ::gen_durable::__private::Steps for Checkout
+where
+    Self: ::gen_durable::__private::Machine,
+{
     fn run<'a>(
         self,
         cx: ::gen_durable::__private::Context<Self>,
@@ -92,48 +98,17 @@ impl ::gen_durable::__private::Steps for Checkout {
     fn graph() -> ::gen_durable::__private::Graph {
         let graph = ::gen_durable::__private::graph::<
             Self,
-        >([
-            ::gen_durable::__private::StepNode::new(
-                "start",
-                [
-                    ::gen_durable::__private::Edge::Next {
-                        step: "ship",
-                        delayed: false,
-                    },
-                ],
-            ),
-            ::gen_durable::__private::StepNode::new(
-                    "ship",
-                    [::gen_durable::__private::Edge::Done],
-                )
-                .entry(),
-        ]);
-        let graph = graph
-            .on_error(
-                ::gen_durable::__private::StepNode::new(
-                    "handle",
-                    [
-                        ::gen_durable::__private::Edge::Replay,
-                        ::gen_durable::__private::Edge::Stop,
-                    ],
-                ),
-            );
+        >(&["start next ship", "ship done entry"]);
+        let graph = graph.on_error(::gen_durable::__private::node("handle replay stop"));
         graph
     }
 }
 const _: () = {
-    const STEPS: &[&::gen_durable::__private::str] = <Checkout as ::gen_durable::__private::Machine>::STEPS;
-    const FUNCTIONS: ::gen_durable::__private::Functions = <Checkout as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS;
-    const _: () = ::gen_durable::__private::step_has_variant(
-        STEPS,
-        &FUNCTIONS,
-        "start",
-        "step `start` has no variant: add `Start` to `enum Checkout`; a function that is no step goes in an impl block without `#[durable_fsm]`",
-    );
-    const _: () = ::gen_durable::__private::step_has_variant(
-        STEPS,
-        &FUNCTIONS,
-        "ship",
-        "step `ship` has no variant: add `Ship` to `enum Checkout`; a function that is no step goes in an impl block without `#[durable_fsm]`",
-    );
+    const CHECKS: &::gen_durable::__private::Checks = &::gen_durable::__private::Checks {
+        machine: "Checkout",
+        steps: <Checkout as ::gen_durable::__private::Machine>::STEPS,
+        functions: <Checkout as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS,
+    };
+    const _: () = CHECKS.step_has_variant(0usize, "start", "Start");
+    const _: () = CHECKS.step_has_variant(1usize, "ship", "Ship");
 };

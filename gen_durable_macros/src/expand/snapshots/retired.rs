@@ -10,6 +10,7 @@ impl ::gen_durable::__private::Machine for Checkout {
     const QUEUE: &'static ::gen_durable::__private::str = "default";
     const INITIAL: Self = Self::Start;
     const STEPS: &'static [&'static ::gen_durable::__private::str] = &["start"];
+    const VARIANTS: &'static [&'static ::gen_durable::__private::str] = &["Start"];
     const SIGNALS: &'static [&'static ::gen_durable::__private::str] = &[];
     const UPGRADES: ::gen_durable::__private::Upgrades<Self> = ::gen_durable::__private::Upgrades::<
         Self,
@@ -28,7 +29,6 @@ impl ::gen_durable::__private::Machine for Checkout {
         }
     }
 }
-#[automatically_derived]
 #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub)]
 impl Checkout {
     /// A signal to an instance, of any type that the machine declares; `.execute(…)`
@@ -44,8 +44,6 @@ impl Checkout {
     }
 }
 const _: () = {
-    const STEPS: &[&::gen_durable::__private::str] = <Checkout as ::gen_durable::__private::Machine>::STEPS;
-    const SIGNALS: &[&::gen_durable::__private::str] = <Checkout as ::gen_durable::__private::Machine>::SIGNALS;
     const _: () = ::gen_durable::__private::upgrades_an_older_version::<
         Checkout,
     >(

@@ -1,0 +1,84 @@
+//! A machine's graph as its expansion states it: a line of words a step.
+//!
+//! Invariant: what `expand/diagram.rs` of the macros writes is read here; nothing else does. Code that builds the same
+//! structs would take the compiler longer than the steps do.
+//!
+//! The words, the step's name in front: `next STEP`, `next_in STEP`, `replay`, `await SIGNAL`, `await_or_timeout SIGNAL`,
+//! `done`, `stop`, `insert MACHINE`, `signal MACHINE SIGNAL`, `opaque`, `entry`; `?` for a machine or a signal that is not known.
+
+use crate::{
+    graph::{Edge, Graph, Names, StepNode},
+    machine::Steps,
+};
+
+/// As [`Graph::new`]. That it is a machine is asked of whoever implements [`Steps`], and not here again.
+pub fn graph<M: Steps>(steps: &[&'static str]) -> Graph {
+    graph_of(&Names::of::<M>(), steps)
+}
+
+/// Not generic, so that it is compiled here and not with each machine.
+fn graph_of(names: &Names, steps: &[&'static str]) -> Graph {
+    Graph::of(names, steps.iter().map(|step| node(step)).collect())
+}
+
+/// A step.
+///
+/// # Panics
+///
+/// It is not what the macros write.
+pub fn node(text: &'static str) -> StepNode {
+    let mut words = text.split(' ');
+    let mut word = || words.next().filter(|word| !word.is_empty());
+    let mut node = StepNode::new(word().unwrap_or_default(), []);
+    while let Some(verb) = word() {
+        let mut known = || word().filter(|word| *word != "?");
+        let mut name = || known().unwrap_or_default();
+        let edge = match verb {
+            "next" => Edge::next(name()),
+            "next_in" => Edge::Next { step: name(), delayed: true },
+            "replay" => Edge::Replay,
+            "await" => Edge::wait(name()),
+            "await_or_timeout" => Edge::Await { signal: name(), timeout: true },
+            "done" => Edge::Done,
+            "stop" => Edge::Stop,
+            "insert" => Edge::Inserts { machine: known() },
+            "signal" => Edge::Sends { machine: known(), signal: known() },
+            "opaque" => {
+                node.opaque = true;
+                continue;
+            }
+            "entry" => {
+                node.entry = true;
+                continue;
+            }
+            other => unreachable!("`{other}` in the graph of a step: {text}"),
+        };
+        node.edges.push(edge);
+    }
+    node
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_is_read() {
+        let text = "go next a next_in b replay await c await_or_timeout d done stop insert E insert ? signal F g signal ? ? opaque entry";
+        let expected = [
+            Edge::next("a"),
+            Edge::Next { step: "b", delayed: true },
+            Edge::Replay,
+            Edge::wait("c"),
+            Edge::Await { signal: "d", timeout: true },
+            Edge::Done,
+            Edge::Stop,
+            Edge::Inserts { machine: Some("E") },
+            Edge::Inserts { machine: None },
+            Edge::Sends { machine: Some("F"), signal: Some("g") },
+            Edge::Sends { machine: None, signal: None },
+        ];
+        assert_eq!(node(text), StepNode::new("go", expected).opaque().entry());
+        assert_eq!(node("go"), StepNode::new("go", []));
+    }
+}

@@ -1,0 +1,16 @@
+use gen_durable::prelude::*;
+
+#[durable_fsm(output = ())]
+pub enum Checkout {
+    Ship,
+    Ship,
+}
+
+#[durable_fsm]
+impl Checkout {
+    async fn ship(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
+fn main() {}
