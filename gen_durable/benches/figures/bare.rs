@@ -1,50 +1,75 @@
-//! The floor: the engine's own statements in a bare loop, with no engine and no user code.
+//! The engine's own statements, read from its SQL files, with no engine around them.
 //!
-//! Each connection claims a batch and commits it, as often as an instance has steps, until nothing
-//! is left. The best batch size and number of connections are found by a sweep.
+//! Invariant: a bare loop runs the statements that the engine would run for the same work, in
+//! transactions of the same shape.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::collections::HashSet;
 
-use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr};
+use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
 
-use crate::bench::{Bench, Error};
+use crate::bench::Error;
 
+const BEGIN: &str = include_str!("../../src/storage/sql/begin.sql");
 const CLAIM: &str = include_str!("../../src/storage/sql/claim.sql");
+const LOCK_FREE_PARTITIONS: &str = include_str!("../../src/storage/sql/lock_free_partitions.sql");
+const CLAIM_PARTITIONS: &str = include_str!("../../src/storage/sql/claim_partitions.sql");
 const COMMIT: &str = include_str!("../../src/storage/sql/commit.sql");
+const WAKE_PARKED: &str = include_str!("../../src/storage/sql/wake_parked.sql");
+const LOCK_PARTITIONS: &str = include_str!("../../src/storage/sql/lock_partitions.sql");
+const UNBLOCK_PARTITIONS: &str = include_str!("../../src/storage/sql/unblock_partitions.sql");
+const STRANDED_PARTITIONS: &str = include_str!("../../src/storage/sql/stranded_partitions.sql");
 const INSERT: &str = include_str!("../../src/storage/sql/insert.sql");
 const DELIVER: &str = include_str!("../../src/storage/sql/deliver.sql");
 const REGISTER_WORKER: &str = include_str!("../../src/storage/sql/register_worker.sql");
 
-/// How the bare loop runs best on this server.
-#[derive(Clone, Copy, Debug)]
-pub struct Floor {
-    pub connections: usize,
-    pub batch: i64,
-}
-
 /// What a bare loop works on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     pub fsm: &'static str,
     pub step: &'static str,
     pub steps: usize,
     pub state: &'static str,
+    /// Waits for a signal before its last step.
     pub listens: bool,
+    /// Has a unique key and a partition key.
+    pub keyed: bool,
 }
 
-pub const ONE_STEP: Shape =
-    Shape { fsm: "one_step", step: "go", steps: 1, state: r#"{"n":1}"#, listens: false };
-pub const TEN_STEPS: Shape =
-    Shape { fsm: "ten_steps", step: "link", steps: 10, state: r#"{"n":1}"#, listens: false };
+pub const ONE_STEP: Shape = Shape {
+    fsm: "one_step",
+    step: "go",
+    steps: 1,
+    state: r#"{"n":1}"#,
+    listens: false,
+    keyed: false,
+};
+pub const TEN_STEPS: Shape = Shape { fsm: "ten_steps", step: "link", steps: 10, ..ONE_STEP };
+pub const LISTENER: Shape = Shape { fsm: "listener", step: "listen", listens: true, ..ONE_STEP };
+
+/// The signal that [`LISTENER`] waits for.
+pub const SIGNAL: &str = "go";
 
 /// A row in the hands of a bare loop.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
     pub id: i64,
     pub revision: i64,
+}
+
+/// What a claim gave.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    pub held: Vec<Held>,
+    /// Rows with a partition key, which are claimed by a statement of their own.
+    pub candidates: Vec<i64>,
+}
+
+/// What a step of a bare loop came to.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome {
+    Next,
+    Await,
+    Done,
 }
 
 pub async fn register(connection: &mut PgConnection) -> Result<i64, Error> {
@@ -55,29 +80,83 @@ pub async fn register(connection: &mut PgConnection) -> Result<i64, Error> {
         .await?)
 }
 
+async fn begin(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, Error> {
+    Ok(connection.begin_with(BEGIN).await?)
+}
+
 pub async fn claim(
     connection: &mut PgConnection,
     worker: i64,
     shape: Shape,
     batch: i64,
-) -> Result<Vec<Held>, Error> {
-    let listening: Vec<&str> = if shape.listens { vec![shape.fsm] } else { Vec::new() };
+) -> Result<Claimed, Error> {
     let row = sqlx::query(CLAIM)
         .bind(worker)
         .bind(vec!["checkout"])
         .bind(vec![batch])
         .bind(vec![shape.fsm])
         .bind(vec![1_i32])
-        .bind(listening)
+        .bind(listening(shape))
         .fetch_one(connection)
         .await?;
-    let ids: Option<Vec<i64>> = row.try_get(0)?;
-    let revisions: Option<Vec<i64>> = row.try_get(6)?;
-    let rows = ids.unwrap_or_default().into_iter().zip(revisions.unwrap_or_default());
-    Ok(rows.map(|(id, revision)| Held { id, revision }).collect())
+    // An aggregate of no rows is null.
+    let Some(ids): Option<Vec<i64>> = row.try_get(0)? else { return Ok(Claimed::default()) };
+    let keys: Vec<Option<String>> = row.try_get(2)?;
+    let revisions: Vec<Option<i64>> = row.try_get(6)?;
+    let mut claimed = Claimed::default();
+    for ((id, key), revision) in ids.into_iter().zip(keys).zip(revisions) {
+        match (key, revision) {
+            (Some(_), _) => claimed.candidates.push(id),
+            (None, Some(revision)) => claimed.held.push(Held { id, revision }),
+            // Another claim was quicker.
+            (None, None) => {}
+        }
+    }
+    Ok(claimed)
 }
 
-/// Commits one outcome for all that is held; `last` says that it is `done`.
+fn listening(shape: Shape) -> Vec<&'static str> {
+    if shape.listens { vec![shape.fsm] } else { Vec::new() }
+}
+
+/// Claims the heads of the candidates' partition keys; the keys that are held now.
+pub async fn claim_partitions(
+    connection: &mut PgConnection,
+    worker: i64,
+    shape: Shape,
+    candidates: &[i64],
+) -> Result<(Vec<Held>, Vec<String>), Error> {
+    let mut transaction = begin(connection).await?;
+    let keys: Vec<String> = sqlx::query_scalar(LOCK_FREE_PARTITIONS)
+        .bind(candidates)
+        .fetch_all(&mut *transaction)
+        .await?;
+    if keys.is_empty() {
+        transaction.rollback().await?;
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let rows = sqlx::query(CLAIM_PARTITIONS)
+        .bind(worker)
+        .bind(candidates)
+        .bind(&keys)
+        .bind(vec![shape.fsm])
+        .bind(vec![1_i32])
+        .bind(listening(shape))
+        .bind(vec!["checkout"])
+        .fetch_all(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    let (mut held, mut keys) = (Vec::new(), Vec::new());
+    for row in &rows {
+        if let Some(id) = row.try_get(0)? {
+            held.push(Held { id, revision: row.try_get(8)? });
+            keys.push(row.try_get(1)?);
+        }
+    }
+    Ok((held, keys))
+}
+
+/// Commits one outcome for all that is held.
 ///
 /// The statement leaves out a row that another connection's claim has locked just now (it saw the row
 /// as it was before): such rows are committed again, as the engine does.
@@ -86,14 +165,26 @@ pub async fn commit(
     worker: i64,
     shape: Shape,
     held: &mut [Held],
-    last: bool,
+    outcome: Outcome,
 ) -> Result<(), Error> {
     let mut open = held.to_vec();
-    loop {
-        let done = commit_once(connection, worker, shape, &open, last).await?;
-        if done.len() == open.len() {
-            break;
-        }
+    while !open.is_empty() {
+        let done = match outcome {
+            Outcome::Next | Outcome::Done => {
+                commit_once(connection, worker, shape, &open, outcome).await?
+            }
+            Outcome::Await => {
+                let mut transaction = begin(connection).await?;
+                let done = commit_once(&mut transaction, worker, shape, &open, outcome).await?;
+                sqlx::query(WAKE_PARKED)
+                    .bind(&done)
+                    .bind(Vec::<i64>::new())
+                    .fetch_all(&mut *transaction)
+                    .await?;
+                transaction.commit().await?;
+                done
+            }
+        };
         let done: HashSet<i64> = done.into_iter().collect();
         open.retain(|row| !done.contains(&row.id));
     }
@@ -103,16 +194,61 @@ pub async fn commit(
     Ok(())
 }
 
+/// Commits the last step of rows that hold partition keys, and lets the keys' next rows in.
+pub async fn commit_and_free(
+    connection: &mut PgConnection,
+    worker: i64,
+    shape: Shape,
+    held: &[Held],
+    keys: &[String],
+) -> Result<(), Error> {
+    let mut open: Vec<(Held, &str)> =
+        held.iter().copied().zip(keys.iter().map(String::as_str)).collect();
+    while !open.is_empty() {
+        let rows: Vec<Held> = open.iter().map(|(row, _)| *row).collect();
+        let mut transaction = begin(connection).await?;
+        let done = commit_once(&mut transaction, worker, shape, &rows, Outcome::Done).await?;
+        let done: HashSet<i64> = done.into_iter().collect();
+        let (freed, left): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|(row, _)| done.contains(&row.id));
+        let freed: Vec<&str> = freed.into_iter().map(|(_, key)| key).collect();
+        sqlx::query(LOCK_PARTITIONS).bind(&freed).execute(&mut *transaction).await?;
+        sqlx::query(UNBLOCK_PARTITIONS).bind(&freed).fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        open = left;
+    }
+    Ok(())
+}
+
+/// Lets the next rows of stranded partition keys in; whether there were any.
+pub async fn rescue_stranded(connection: &mut PgConnection) -> Result<bool, Error> {
+    let mut transaction = begin(connection).await?;
+    let keys: Vec<(String, bool)> = sqlx::query_as(STRANDED_PARTITIONS)
+        .bind(None::<&str>)
+        .bind(i64::MAX)
+        .fetch_all(&mut *transaction)
+        .await?;
+    let stranded: Vec<String> =
+        keys.into_iter().filter_map(|(key, stranded)| stranded.then_some(key)).collect();
+    sqlx::query(LOCK_PARTITIONS).bind(&stranded).execute(&mut *transaction).await?;
+    sqlx::query(UNBLOCK_PARTITIONS).bind(&stranded).fetch_all(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(!stranded.is_empty())
+}
+
 async fn commit_once(
     connection: &mut PgConnection,
     worker: i64,
     shape: Shape,
     held: &[Held],
-    last: bool,
+    outcome: Outcome,
 ) -> Result<Vec<i64>, Error> {
     let count = held.len();
-    let (status, step, result) =
-        if last { ("done", None, Some("null")) } else { ("executing", Some(shape.step), None) };
+    let (status, step, result, awaits) = match outcome {
+        Outcome::Next => ("executing", Some(shape.step), None, None),
+        Outcome::Await => ("awaiting_signal", None, None, Some(SIGNAL)),
+        Outcome::Done => ("done", None, Some("null"), None),
+    };
     let row = sqlx::query(COMMIT)
         .bind(held.iter().map(|row| row.id).collect::<Vec<_>>())
         .bind(vec![worker; count])
@@ -124,7 +260,7 @@ async fn commit_once(
         .bind(vec![None::<&str>; count])
         .bind(vec![0_i32; count])
         .bind(vec![None::<i64>; count])
-        .bind(vec![None::<&str>; count])
+        .bind(vec![awaits; count])
         .bind(vec![None::<i64>; count])
         .bind(vec![shape.listens; count])
         .bind(Vec::<i64>::new())
@@ -156,68 +292,16 @@ pub async fn insert(
     Ok(answer.try_get(0)?)
 }
 
-pub async fn deliver(
-    connection: &mut PgConnection,
-    target: i64,
-    name: &'static str,
-    payload: &'static str,
-) -> Result<(), Error> {
-    sqlx::query(AssertSqlSafe(DELIVER).into_sql_str())
-        .bind(vec![target])
-        .bind(vec![None::<&str>])
-        .bind(vec![name])
-        .bind(vec![payload])
-        .bind(vec![None::<&str>])
+/// Sends the signal that [`LISTENER`] waits for.
+pub async fn deliver(connection: &mut PgConnection, targets: &[i64]) -> Result<(), Error> {
+    let count = targets.len();
+    sqlx::query(DELIVER)
+        .bind(targets)
+        .bind(vec![None::<&str>; count])
+        .bind(vec![SIGNAL; count])
+        .bind(vec![r#"{"n":1}"#; count])
+        .bind(vec![None::<&str>; count])
         .fetch_all(connection)
         .await?;
     Ok(())
-}
-
-/// Runs all that is loaded to its end; how long it took.
-pub async fn drain(bench: &Bench, shape: Shape, floor: Floor) -> Result<Duration, Error> {
-    let mut loops = Vec::new();
-    for _ in 0..floor.connections {
-        let mut connection = bench.pool.acquire().await?;
-        let worker = register(&mut connection).await?;
-        loops.push((connection, worker));
-    }
-    let began = Instant::now();
-    let mut tasks = tokio::task::JoinSet::new();
-    for (mut connection, worker) in loops {
-        tasks.spawn(async move {
-            loop {
-                let mut held = claim(&mut connection, worker, shape, floor.batch).await?;
-                if held.is_empty() {
-                    return Ok::<(), Error>(());
-                }
-                for step in 1..=shape.steps {
-                    commit(&mut connection, worker, shape, &mut held, step == shape.steps).await?;
-                }
-            }
-        });
-    }
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
-    }
-    Ok(began.elapsed())
-}
-
-/// The best of several batch sizes and numbers of connections.
-pub async fn sweep(bench: &Bench) -> Result<Floor, Error> {
-    const ROWS: i64 = 30_000;
-    let mut best: Option<(f64, Floor)> = None;
-    for connections in [1, 2, 3, 4] {
-        for batch in [200, 500, 1000] {
-            let floor = Floor { connections, batch };
-            bench.load(ONE_STEP.fsm, ONE_STEP.step, ONE_STEP.state, ROWS).await?;
-            let rate = ROWS as f64 / drain(bench, ONE_STEP, floor).await?.as_secs_f64();
-            if best.is_none_or(|(known, _)| rate > known) {
-                best = Some((rate, floor));
-            }
-        }
-    }
-    Ok(best.map_or(bench.floor, |(rate, floor)| {
-        eprintln!("bare loop at its best: {floor:?}, {rate:.0}/s");
-        floor
-    }))
 }

@@ -5,8 +5,12 @@ use std::{future::Future, pin::Pin, time::Duration};
 use gen_durable::{Engine, EngineBuilder};
 use gen_durable_test_postgres::Server;
 use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio::sync::{Mutex, OnceCell};
 
-use crate::bare;
+use crate::{
+    bare::Shape,
+    floor::{Floor, Work},
+};
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -44,19 +48,30 @@ pub enum Target {
     None,
 }
 
-type Running<'a> = Pin<Box<dyn Future<Output = Result<Sample, Error>> + Send + 'a>>;
+type Running<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
 /// A row of the table.
-pub struct Figure {
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
     pub name: &'static str,
     pub unit: &'static str,
     /// What it is divided by.
     pub baseline: &'static str,
     pub target: Target,
+}
+
+enum Run {
+    One(fn(&Bench) -> Running<'_, Sample>),
+    Several(fn(&Bench) -> Running<'_, Vec<Sample>>),
+}
+
+/// A measurement that is repeated, and the rows of the table that it gives.
+pub struct Figure {
+    pub rows: Vec<Row>,
     pub rounds: usize,
     /// Only with `--long`.
     pub long: bool,
-    pub run: fn(&Bench) -> Running<'_>,
+    run: Run,
 }
 
 impl Figure {
@@ -65,9 +80,22 @@ impl Figure {
         unit: &'static str,
         baseline: &'static str,
         target: Target,
-        run: fn(&Bench) -> Running<'_>,
+        run: fn(&Bench) -> Running<'_, Sample>,
     ) -> Self {
-        Self { name, unit, baseline, target, rounds: 5, long: false, run }
+        let rows = vec![Row { name, unit, baseline, target }];
+        Self { rows, rounds: 5, long: false, run: Run::One(run) }
+    }
+
+    /// One measurement that gives several rows, in their order.
+    pub fn several(rows: Vec<Row>, run: fn(&Bench) -> Running<'_, Vec<Sample>>) -> Self {
+        Self { rows, rounds: 5, long: false, run: Run::Several(run) }
+    }
+
+    pub async fn run(&self, bench: &Bench) -> Result<Vec<Sample>, Error> {
+        match self.run {
+            Run::One(run) => Ok(vec![run(bench).await?]),
+            Run::Several(run) => run(bench).await,
+        }
     }
 
     pub fn rounds(mut self, rounds: usize) -> Self {
@@ -86,7 +114,10 @@ pub struct Bench {
     pub pool: PgPool,
     pub url: String,
     pub quick: bool,
-    pub floor: bare::Floor,
+    /// How bare loops run best, as far as somebody has asked for it.
+    pub floors: Mutex<Vec<(Work, Shape, Floor)>>,
+    /// Instances a second with inserts running, once somebody has asked for it.
+    pub rate_max: OnceCell<f64>,
     pub version: String,
     /// The server's first process, the parent of all others, if the server is on this machine.
     pub postmaster: u32,
@@ -110,16 +141,16 @@ impl Bench {
         let version = sqlx::query_scalar("show server_version").fetch_one(&pool).await?;
         let backend: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&pool).await?;
         let postmaster = parent_of(backend).unwrap_or(0);
-        let floor = bare::Floor { connections: 2, batch: 500 };
-        Ok(Self { pool, url, quick, floor, version, postmaster, _server: server })
-    }
-
-    /// Looks for the best batch size and connection count of the bare loop.
-    pub async fn find_floor(&mut self) -> Result<(), Error> {
-        if !self.quick {
-            self.floor = bare::sweep(self).await?;
-        }
-        Ok(())
+        Ok(Self {
+            pool,
+            url,
+            quick,
+            floors: Mutex::default(),
+            rate_max: OnceCell::new(),
+            version,
+            postmaster,
+            _server: server,
+        })
     }
 
     /// A number of rows for a full run, and a hundredth of it for a quick one.
@@ -155,6 +186,30 @@ impl Bench {
         self.settle().await
     }
 
+    /// Empty tables, and what a bare loop works on; each of its partition keys is that of ten rows.
+    pub async fn load_shape(&self, shape: Shape, rows: i64) -> Result<(), Error> {
+        // The state as it is before a step has counted.
+        let state = shape.state.replace("\"n\":1", "\"n\":0");
+        if !shape.keyed {
+            return self.load(shape.fsm, shape.step, &state, rows).await;
+        }
+        self.clear().await?;
+        sqlx::query(
+            "insert into gen_durable.instances
+                 (fsm, fsm_version, step, state, queue, partition_key, unique_key, unique_scope)
+             select $1, 1, $2, $3::text::jsonb, 'checkout', 'customer:' || n % ($4 / 10), 'order:' || n,
+                    '{runnable,executing,awaiting_signal}'
+             from generate_series(1, $4) as n",
+        )
+        .bind(shape.fsm)
+        .bind(shape.step)
+        .bind(state)
+        .bind(rows)
+        .execute(&self.pool)
+        .await?;
+        self.settle().await
+    }
+
     pub async fn add(
         &self,
         fsm: &str,
@@ -175,6 +230,20 @@ impl Bench {
         .execute(&self.pool)
         .await?;
         Ok(())
+    }
+
+    /// How long something is watched in a full run, and in a quick one.
+    pub fn time(&self, full: Duration, quick: Duration) -> Duration {
+        if self.quick { quick } else { full }
+    }
+
+    /// Whether every instance has ended well: a figure of work that was not done says nothing.
+    pub async fn all_done(&self) -> Result<(), Error> {
+        let open: i64 =
+            sqlx::query_scalar("select count(*) from gen_durable.instances where status <> 'done'")
+                .fetch_one(&self.pool)
+                .await?;
+        if open > 0 { Err(format!("{open} instances did not end").into()) } else { Ok(()) }
     }
 
     /// An engine with its defaults: one queue, nothing else tuned.

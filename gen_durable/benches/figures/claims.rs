@@ -11,7 +11,7 @@ use crate::{
     bare::{self, ONE_STEP},
     bench::{Bench, Error, Figure, Sample, Target, until_steps},
     latency::quantile,
-    machines::{OneStep, Sleeper},
+    machines::{OneStep, Sleeper, Slow},
 };
 
 const MILLION: i64 = 1_000_000;
@@ -62,6 +62,14 @@ pub fn figures() -> Vec<Figure> {
             |bench| Box::pin(beside_unknown_machines(bench)),
         )
         .rounds(3),
+        Figure::new(
+            "beside_a_deep_backlog",
+            "instances/s",
+            "no backlog",
+            Target::AtLeast(0.9),
+            |bench| Box::pin(beside_a_deep_backlog(bench)),
+        )
+        .rounds(2),
     ]
 }
 
@@ -82,7 +90,7 @@ async fn claims(bench: &Bench) -> Result<f64, Error> {
     let mut times: Vec<Duration> = Vec::new();
     for _ in 0..100 {
         let began = Instant::now();
-        let held = bare::claim(&mut connection, worker, ONE_STEP, 100).await?;
+        let held = bare::claim(&mut connection, worker, ONE_STEP, 100).await?.held;
         if held.is_empty() {
             break;
         }
@@ -147,4 +155,47 @@ async fn beside_unknown_machines(bench: &Bench) -> Result<Sample, Error> {
     };
     let without = run(0).await?;
     Ok(Sample::against(run(bench.rows(100_000)).await?, without))
+}
+
+/// Throughput of a queue, while another tenant's queue has a deep backlog and all its slots full.
+async fn beside_a_deep_backlog(bench: &Bench) -> Result<Sample, Error> {
+    let run = async |backlog: i64| {
+        let rows = bench.rows(50_000);
+        bench.clear().await?;
+        sqlx::query(
+            "insert into gen_durable.instances (fsm, fsm_version, step, state, queue)
+             select 'slow', 1, 'work', '{\"n\":1}', 'tenant' from generate_series(1, $1)",
+        )
+        .bind(backlog)
+        .execute(&bench.pool)
+        .await?;
+        bench.add(ONE_STEP.fsm, ONE_STEP.step, ONE_STEP.state, rows, None).await?;
+        bench.settle().await?;
+        let began = Instant::now();
+        let engine = bench.engine().queue("tenant", 10).machine::<OneStep>().machine::<Slow>();
+        let engine = engine.start().await?;
+        loop {
+            let left: bool = sqlx::query_scalar(
+                "select exists (
+                     select from gen_durable.instances
+                     where queue = 'checkout' and fsm = 'one_step' and fsm_version = 1
+                       and status = 'runnable' and not blocked
+                 ) or exists (
+                     select from gen_durable.instances
+                     where locked_by is not null and queue = 'checkout'
+                 )",
+            )
+            .fetch_one(&bench.pool)
+            .await?;
+            if !left {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let rate = rows as f64 / began.elapsed().as_secs_f64();
+        engine.shutdown().await?;
+        Ok::<_, Error>(rate)
+    };
+    let without = run(0).await?;
+    Ok(Sample::against(run(bench.rows(MILLION)).await?, without))
 }

@@ -75,6 +75,11 @@ async fn from_64_tasks(bench: &Bench) -> Result<Sample, Error> {
     let bare = rate(TASKS * (each / 4), timed(tasks, began).await?);
     pool.close().await;
     bench.clear().await?;
+    Ok(Sample::against(by_tasks(bench, each).await?, bare))
+}
+
+/// Inserts a second of tasks that insert so many instances each, one by one, through a client.
+pub async fn by_tasks(bench: &Bench, each: i64) -> Result<f64, Error> {
     let client = Client::new(bench.pool.clone());
     let began = Instant::now();
     let mut tasks = JoinSet::new();
@@ -87,7 +92,7 @@ async fn from_64_tasks(bench: &Bench) -> Result<Sample, Error> {
             Ok(())
         });
     }
-    Ok(Sample::against(rate(TASKS * each, timed(tasks, began).await?), bare))
+    Ok(rate(TASKS * each, timed(tasks, began).await?))
 }
 
 async fn in_thousands(bench: &Bench) -> Result<Sample, Error> {

@@ -2,35 +2,35 @@
 
 use std::time::{Duration, Instant};
 
+use gen_durable::prelude::{Client, InstanceId};
+use sqlx::PgConnection;
+
 use crate::{
-    bare::{self, ONE_STEP, Shape},
-    bench::{Bench, Error, Figure, PATIENCE, Sample, Target},
+    bare::{self, LISTENER, ONE_STEP, Outcome, Shape},
+    bench::{Bench, Error, Figure, PATIENCE, Row, Sample, Target},
     machines::{Go, Listener, OneStep, Parent, Small, Worker},
 };
 
-const LISTENER: Shape =
-    Shape { fsm: "listener", step: "listen", steps: 1, state: r#"{"n":1}"#, listens: true };
+/// How long one after the other is measured: a queue that grows would take for ever.
+const LIMIT: Duration = Duration::from_secs(10);
 
 pub fn figures() -> Vec<Figure> {
+    let row = |name, target| Row { name, unit: "ms", baseline: "bare statements", target };
     vec![
-        Figure::new("insert_to_done_p50", "ms", "bare statements", Target::AtMost(1.5), |bench| {
-            Box::pin(async move {
-                let (engine, bare) = insert_to_done(bench).await?;
-                Ok(Sample::against(quantile(&engine, 0.5), quantile(&bare, 0.5)))
-            })
-        }),
-        Figure::new("insert_to_done_p99", "ms", "bare statements", Target::None, |bench| {
-            Box::pin(async move {
-                let (engine, bare) = insert_to_done(bench).await?;
-                Ok(Sample::against(quantile(&engine, 0.99), quantile(&bare, 0.99)))
-            })
-        }),
-        Figure::new("signal_to_done_p50", "ms", "bare statements", Target::AtMost(1.5), |bench| {
-            Box::pin(async move {
-                let (engine, bare) = signal_to_done(bench).await?;
-                Ok(Sample::against(quantile(&engine, 0.5), quantile(&bare, 0.5)))
-            })
-        }),
+        Figure::several(
+            vec![
+                row("insert_to_done_p50", Target::AtMost(1.5)),
+                row("insert_to_done_p99", Target::None),
+            ],
+            |bench| Box::pin(insert_to_done(bench)),
+        ),
+        Figure::several(
+            vec![
+                row("signal_to_done_p50", Target::AtMost(1.5)),
+                row("signal_to_done_p99", Target::None),
+            ],
+            |bench| Box::pin(signal_to_done(bench)),
+        ),
         Figure::new("fan_out_1000", "ms", "the model's", Target::AtMost(0.25), |bench| {
             Box::pin(fan_out(bench))
         }),
@@ -45,7 +45,67 @@ pub fn quantile(times: &[Duration], quantile: f64) -> f64 {
     times[index].as_secs_f64() * 1000.0
 }
 
-async fn insert_to_done(bench: &Bench) -> Result<(Vec<Duration>, Vec<Duration>), Error> {
+/// Inserts instances one at a time and waits for each; what each took.
+pub async fn inserts(client: &Client, count: i64) -> Result<Vec<Duration>, Error> {
+    let (since, mut times) = (Instant::now(), Vec::new());
+    for n in 0..count {
+        if since.elapsed() > LIMIT {
+            break;
+        }
+        let began = Instant::now();
+        let id = OneStep::insert(Small { n, ..Small::default() }).execute(client).await?;
+        client.wait(id, PATIENCE).await?;
+        times.push(began.elapsed());
+    }
+    Ok(times)
+}
+
+/// Inserts instances that wait for a signal, and waits until all do.
+pub async fn park(
+    bench: &Bench,
+    client: &Client,
+    count: i64,
+) -> Result<Vec<InstanceId<Listener>>, Error> {
+    let rows = vec![Small::default(); count as usize];
+    let ids = Listener::insert_many(rows).execute(client).await?;
+    loop {
+        let parked: i64 = sqlx::query_scalar(
+            "select count(*) from gen_durable.instances where status = 'awaiting_signal'",
+        )
+        .fetch_one(&bench.pool)
+        .await?;
+        if parked == count {
+            return Ok(ids.into_iter().collect::<Result<_, _>>()?);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Signals instances one at a time and waits for each; what each took.
+pub async fn signals(
+    client: &Client,
+    parked: Vec<InstanceId<Listener>>,
+) -> Result<Vec<Duration>, Error> {
+    let (since, mut times) = (Instant::now(), Vec::new());
+    for id in parked {
+        if since.elapsed() > LIMIT {
+            break;
+        }
+        let began = Instant::now();
+        Listener::signal_go(id, Go { n: 1 }).execute(client).await?;
+        client.wait(id, PATIENCE).await?;
+        times.push(began.elapsed());
+    }
+    Ok(times)
+}
+
+/// Median and 99th percentile of both.
+pub fn compared(times: &[Duration], baseline: &[Duration]) -> Vec<Sample> {
+    let at = |share| Sample::against(quantile(times, share), quantile(baseline, share));
+    vec![at(0.5), at(0.99)]
+}
+
+async fn insert_to_done(bench: &Bench) -> Result<Vec<Sample>, Error> {
     let count = bench.rows(2_000);
     bench.clear().await?;
     bench.settle().await?;
@@ -55,67 +115,42 @@ async fn insert_to_done(bench: &Bench) -> Result<(Vec<Duration>, Vec<Duration>),
     for _ in 0..count {
         let began = Instant::now();
         bare::insert(&mut connection, ONE_STEP, 1).await?;
-        let mut held = bare::claim(&mut connection, worker, ONE_STEP, 1).await?;
-        bare::commit(&mut connection, worker, ONE_STEP, &mut held, true).await?;
+        finish_one(&mut connection, worker, ONE_STEP).await?;
         bare.push(began.elapsed());
     }
     drop(connection);
     let engine = bench.engine().machine::<OneStep>().start().await?;
-    let mut times = Vec::new();
-    for n in 0..count {
-        let began = Instant::now();
-        let id = OneStep::insert(Small { n, ..Small::default() }).execute(&engine).await?;
-        engine.wait(id, PATIENCE).await?;
-        times.push(began.elapsed());
-    }
+    let times = inserts(engine.client(), count).await?;
     engine.shutdown().await?;
-    Ok((times, bare))
+    Ok(compared(&times, &bare))
 }
 
-async fn signal_to_done(bench: &Bench) -> Result<(Vec<Duration>, Vec<Duration>), Error> {
+async fn signal_to_done(bench: &Bench) -> Result<Vec<Sample>, Error> {
     let count = bench.rows(1_000);
     bench.clear().await?;
     let engine = bench.engine().machine::<Listener>().start().await?;
-    let park = async || {
-        let rows = vec![Small::default(); count as usize];
-        let ids = Listener::insert_many(rows).execute(&engine).await?;
-        loop {
-            let parked: i64 = sqlx::query_scalar(
-                "select count(*) from gen_durable.instances where status = 'awaiting_signal'",
-            )
-            .fetch_one(&bench.pool)
-            .await?;
-            if parked == count {
-                return Ok::<_, Error>(ids);
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let ids = park().await?;
+    let ids = park(bench, engine.client(), count).await?;
     bench.settle().await?;
-    let mut times = Vec::new();
-    for id in ids {
-        let id = id?;
-        let began = Instant::now();
-        Listener::signal_go(id, Go { n: 1 }).execute(&engine).await?;
-        engine.wait(id, PATIENCE).await?;
-        times.push(began.elapsed());
-    }
-    let ids = park().await?;
+    let times = signals(engine.client(), ids).await?;
+    let ids = park(bench, engine.client(), count).await?;
     engine.shutdown().await?;
     bench.settle().await?;
     let mut bare = Vec::new();
     let mut connection = bench.pool.acquire().await?;
     let worker = bare::register(&mut connection).await?;
     for id in ids {
-        let id = id?;
         let began = Instant::now();
-        bare::deliver(&mut connection, id.get(), "go", r#"{"n":1}"#).await?;
-        let mut held = bare::claim(&mut connection, worker, LISTENER, 1).await?;
-        bare::commit(&mut connection, worker, LISTENER, &mut held, true).await?;
+        bare::deliver(&mut connection, &[id.get()]).await?;
+        finish_one(&mut connection, worker, LISTENER).await?;
         bare.push(began.elapsed());
     }
-    Ok((times, bare))
+    Ok(compared(&times, &bare))
+}
+
+/// Claims the one row that there is and ends it.
+async fn finish_one(connection: &mut PgConnection, worker: i64, shape: Shape) -> Result<(), Error> {
+    let mut held = bare::claim(connection, worker, shape, 1).await?.held;
+    bare::commit(connection, worker, shape, &mut held, Outcome::Done).await
 }
 
 /// One parent, a thousand children, a join; beside the 140 ms of the Elixir model.

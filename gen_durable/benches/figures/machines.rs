@@ -129,3 +129,17 @@ impl Sleeper {
         cx.done(())
     }
 }
+
+/// A step that waits for somebody else, in a tenant's own queue.
+#[durable_fsm(queue = "tenant", state = Small, output = ())]
+pub enum Slow {
+    Work,
+}
+
+#[durable_fsm]
+impl Slow {
+    async fn work(cx: Context<Self>) -> Outcome<Self> {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        cx.done(())
+    }
+}

@@ -5,7 +5,8 @@
 //! cargo bench --bench figures -- --quick          # does it run? (small numbers, no verdict)
 //! cargo bench --bench figures -- --only one_step  # figures whose name contains this
 //! cargo bench --bench figures -- --json           # one JSON object a line
-//! cargo bench --bench figures -- --long           # those with millions of rows as well
+//! cargo bench --bench figures -- --long           # those with ten million rows and of half an hour as well
+//! cargo bench --bench figures -- --quick --long   # do those run?
 //! ```
 //!
 //! Invariant: a figure is a ratio of two measurements of one round, and what is reported is the
@@ -28,15 +29,23 @@
 mod bare;
 mod bench;
 mod claims;
+mod endurance;
 mod fleet;
+mod floor;
 mod footprint;
+mod half_load;
 mod inserts;
 mod latency;
 mod machines;
+mod proc;
+mod processes;
 mod report;
 mod throughput;
+mod variants;
 
-use bench::{Bench, Error, Figure};
+use std::time::Instant;
+
+use bench::{Bench, Error, Figure, Row};
 
 /// What the command line asks for.
 #[derive(Debug, Default)]
@@ -71,19 +80,25 @@ impl Options {
     }
 
     fn wants(&self, figure: &Figure) -> bool {
-        let named = self.only.as_ref().is_none_or(|only| figure.name.contains(only.as_str()));
-        named && (self.long || !figure.long)
+        figure.rows.iter().any(|row| self.names(row)) && (self.long || !figure.long)
+    }
+
+    fn names(&self, row: &Row) -> bool {
+        self.only.as_ref().is_none_or(|only| row.name.contains(only.as_str()))
     }
 }
 
 fn figures() -> Vec<Figure> {
     [
         throughput::figures(),
+        variants::figures(),
         latency::figures(),
+        half_load::figures(),
         inserts::figures(),
         claims::figures(),
         fleet::figures(),
         footprint::figures(),
+        endurance::figures(),
     ]
     .into_iter()
     .flatten()
@@ -92,8 +107,8 @@ fn figures() -> Vec<Figure> {
 
 fn main() -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    if let Some(url) = std::env::var_os(fleet::WORKER) {
-        return runtime.block_on(fleet::work(&url.to_string_lossy()));
+    if let Ok(role) = std::env::var(processes::ROLE) {
+        return runtime.block_on(processes::work(&role));
     }
     runtime.block_on(async {
         let options = Options::parse();
@@ -102,20 +117,26 @@ fn main() -> Result<(), Error> {
         if figures.is_empty() {
             return Err("no figure has such a name".into());
         }
-        let mut bench = Bench::start(options.quick).await?;
+        let bench = Bench::start(options.quick).await?;
         report::head(&options, &bench);
-        bench.find_floor().await?;
+        let began = Instant::now();
         let mut results = Vec::new();
         for (index, figure) in figures.iter().enumerate() {
-            let mut samples = Vec::new();
+            let mut samples = vec![Vec::new(); figure.rows.len()];
             let rounds = if options.quick { 1 } else { figure.rounds };
             for round in 0..rounds {
                 report::progress(&options, index, figures.len(), figure, round, rounds);
-                samples.push((figure.run)(&bench).await?);
+                for (samples, sample) in samples.iter_mut().zip(figure.run(&bench).await?) {
+                    samples.push(sample);
+                }
             }
-            results.push(report::result(&options, figure, &samples));
+            for (row, samples) in figure.rows.iter().zip(&samples) {
+                if options.names(row) {
+                    results.push(report::result(&options, row, samples));
+                }
+            }
         }
-        report::foot(&options, &results);
+        report::foot(&options, &results, began.elapsed());
         Ok(())
     })
 }

@@ -1,10 +1,13 @@
 //! Progress, the table, and JSON.
 
-use std::io::{IsTerminal, Write};
+use std::{
+    io::{IsTerminal, Write},
+    time::Duration,
+};
 
 use crate::{
     Options,
-    bench::{Bench, Figure, Sample, Target},
+    bench::{Bench, Figure, Row, Sample, Target},
 };
 
 /// A figure's result.
@@ -36,7 +39,7 @@ pub fn progress(
         "#".repeat(done),
         "-".repeat(30 - done),
         index + 1,
-        figure.name,
+        figure.rows[0].name,
         round + 1
     );
     let _ = std::io::stderr().flush();
@@ -52,7 +55,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-pub fn result(options: &Options, figure: &Figure, samples: &[Sample]) -> Outcome {
+pub fn result(options: &Options, figure: &Row, samples: &[Sample]) -> Outcome {
     let value = median(samples.iter().map(|sample| sample.value).collect());
     let min = samples.iter().map(|sample| sample.value).fold(f64::INFINITY, f64::min);
     let max = samples.iter().map(|sample| sample.value).fold(f64::NEG_INFINITY, f64::max);
@@ -116,7 +119,7 @@ fn number(value: f64) -> String {
     }
 }
 
-pub fn foot(options: &Options, results: &[Outcome]) {
+pub fn foot(options: &Options, results: &[Outcome], took: Duration) {
     if options.json {
         return;
     }
@@ -128,5 +131,5 @@ pub fn foot(options: &Options, results: &[Outcome]) {
         println!("{}", result.line);
     }
     let missed = results.iter().filter(|result| result.met == Some(false)).count();
-    println!("\n{} figures, {missed} not met", results.len());
+    println!("\n{} figures, {missed} not met, in {:.0} s", results.len(), took.as_secs_f64());
 }

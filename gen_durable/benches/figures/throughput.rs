@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use gen_durable::EngineBuilder;
 
 use crate::{
-    bare::{self, ONE_STEP, Shape, TEN_STEPS},
+    bare::{ONE_STEP, Shape, TEN_STEPS},
     bench::{Bench, Error, Figure, Sample, Target, until_steps},
+    floor::{self, Work},
     machines::{OneStep, TenSteps},
+    proc::cpu_time,
 };
 
 pub fn figures() -> Vec<Figure> {
@@ -50,7 +52,7 @@ pub fn figures() -> Vec<Figure> {
 }
 
 /// Steps a second of an engine and of the bare loop, on the same rows.
-async fn against_bare(
+pub async fn against_bare(
     bench: &Bench,
     engine: EngineBuilder,
     shape: Shape,
@@ -89,38 +91,19 @@ async fn run_both(
     rows: i64,
 ) -> Result<(Run, Run), Error> {
     let steps = rows * shape.steps as i64;
-    let state = shape.state.replace('1', "0");
-    bench.load(shape.fsm, shape.step, &state, rows).await?;
+    let floor = floor::best(bench, Work::Drain, shape, rows).await?;
+    bench.load_shape(shape, rows).await?;
     let cpu = cpu_time(bench)?;
-    let took = bare::drain(bench, shape, bench.floor).await?;
+    let took = floor::drain(bench, shape, floor).await?;
     let bare = Run { took, cpu: cpu_time(bench)?.saturating_sub(cpu) };
-    bench.load(shape.fsm, shape.step, &state, rows).await?;
+    bench.all_done().await?;
+    bench.load_shape(shape, rows).await?;
     let cpu = cpu_time(bench)?;
     let began = Instant::now();
     let engine = engine.start().await?;
     until_steps(&engine, steps as u64).await?;
     let run = Run { took: began.elapsed(), cpu: cpu_time(bench)?.saturating_sub(cpu) };
     engine.shutdown().await?;
+    bench.all_done().await?;
     Ok((run, bare))
-}
-
-/// Processor time of this process and of the server's.
-fn cpu_time(bench: &Bench) -> Result<Duration, Error> {
-    const TICKS_PER_SECOND: u64 = 100;
-    let own = std::process::id().to_string();
-    let postmaster = bench.postmaster.to_string();
-    let mut ticks = 0;
-    for entry in std::fs::read_dir("/proc")? {
-        let path = entry?.path();
-        let Ok(stat) = std::fs::read_to_string(path.join("stat")) else { continue };
-        // The name stands in parentheses and may hold anything: what follows is counted from its end.
-        let Some((head, tail)) = stat.rsplit_once(')') else { continue };
-        let fields: Vec<&str> = tail.split_whitespace().collect();
-        if head.split(' ').next() == Some(&own) || fields.get(1) == Some(&postmaster.as_str()) {
-            // utime and stime, the 14th and 15th field of the whole line.
-            ticks += fields.get(11).ok_or("no utime")?.parse::<u64>()?;
-            ticks += fields.get(12).ok_or("no stime")?.parse::<u64>()?;
-        }
-    }
-    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
 }

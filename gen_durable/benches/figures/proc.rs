@@ -1,0 +1,33 @@
+//! Processor time and memory, as `/proc` tells.
+
+use std::time::Duration;
+
+use crate::bench::{Bench, Error};
+
+/// Processor time of this process and of the server's.
+pub fn cpu_time(bench: &Bench) -> Result<Duration, Error> {
+    const TICKS_PER_SECOND: u64 = 100;
+    let own = std::process::id().to_string();
+    let postmaster = bench.postmaster.to_string();
+    let mut ticks = 0;
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Ok(stat) = std::fs::read_to_string(path.join("stat")) else { continue };
+        // The name stands in parentheses and may hold anything: what follows is counted from its end.
+        let Some((head, tail)) = stat.rsplit_once(')') else { continue };
+        let fields: Vec<&str> = tail.split_whitespace().collect();
+        if head.split(' ').next() == Some(&own) || fields.get(1) == Some(&postmaster.as_str()) {
+            // utime and stime, the 14th and 15th field of the whole line.
+            ticks += fields.get(11).ok_or("no utime")?.parse::<u64>()?;
+            ticks += fields.get(12).ok_or("no stime")?.parse::<u64>()?;
+        }
+    }
+    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+}
+
+/// The resident set of this process.
+pub fn resident_kib() -> Result<f64, Error> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;
+    Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse()?)
+}
