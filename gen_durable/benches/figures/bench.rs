@@ -237,6 +237,46 @@ impl Bench {
         if self.quick { quick } else { full }
     }
 
+    /// Waits until the queue `checkout` is empty, looking at it as little as possible: a query for what is
+    /// left steps over all that was claimed.
+    pub async fn until_drained(&self) -> Result<(), Error> {
+        // Rows run in the order of their ids, or nearly so.
+        let last: i64 = sqlx::query_scalar(
+            "select max(id) from gen_durable.instances where queue = 'checkout'",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        loop {
+            let done: bool = sqlx::query_scalar(
+                "select status = 'done' from gen_durable.instances where id = $1",
+            )
+            .bind(last)
+            .fetch_one(&self.pool)
+            .await?;
+            if done {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        loop {
+            let left: bool = sqlx::query_scalar(
+                "select exists (
+                     select from gen_durable.instances
+                     where locked_by is not null and queue = 'checkout'
+                 ) or exists (
+                     select from gen_durable.instances
+                     where status = 'runnable' and not blocked and queue = 'checkout'
+                 )",
+            )
+            .fetch_one(&self.pool)
+            .await?;
+            if !left {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Whether every instance has ended well: a figure of work that was not done says nothing.
     pub async fn all_done(&self) -> Result<(), Error> {
         let open: i64 =

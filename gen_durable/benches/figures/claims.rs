@@ -174,24 +174,7 @@ async fn beside_a_deep_backlog(bench: &Bench) -> Result<Sample, Error> {
         let began = Instant::now();
         let engine = bench.engine().queue("tenant", 10).machine::<OneStep>().machine::<Slow>();
         let engine = engine.start().await?;
-        loop {
-            let left: bool = sqlx::query_scalar(
-                "select exists (
-                     select from gen_durable.instances
-                     where queue = 'checkout' and fsm = 'one_step' and fsm_version = 1
-                       and status = 'runnable' and not blocked
-                 ) or exists (
-                     select from gen_durable.instances
-                     where locked_by is not null and queue = 'checkout'
-                 )",
-            )
-            .fetch_one(&bench.pool)
-            .await?;
-            if !left {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        bench.until_drained().await?;
         let rate = rows as f64 / began.elapsed().as_secs_f64();
         engine.shutdown().await?;
         Ok::<_, Error>(rate)

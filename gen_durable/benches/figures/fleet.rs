@@ -1,6 +1,6 @@
 //! Several worker processes on one Postgres, and what one process does for another.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use gen_durable::prelude::*;
 
@@ -63,18 +63,7 @@ async fn drained_by(bench: &Bench, workers: usize) -> Result<f64, Error> {
     bench.load(ONE_STEP.fsm, ONE_STEP.step, ONE_STEP.state, rows).await?;
     let began = Instant::now();
     fleet.start().await?;
-    loop {
-        let left: bool = sqlx::query_scalar(
-            "select exists (select from gen_durable.instances where locked_by is not null)
-                 or exists (select from gen_durable.instances where status = 'runnable' and not blocked)",
-        )
-        .fetch_one(&bench.pool)
-        .await?;
-        if !left {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    bench.until_drained().await?;
     let rate = rows as f64 / began.elapsed().as_secs_f64();
     fleet.stop().await?;
     bench.all_done().await?;
