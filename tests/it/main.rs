@@ -29,6 +29,7 @@ mod outcomes;
 mod ownership;
 mod partitions;
 mod pedantic;
+mod plans;
 mod random_machines;
 mod retries;
 mod shutdown;
