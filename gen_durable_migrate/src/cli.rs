@@ -41,6 +41,12 @@ enum Command {
     Status,
     /// Print all migrations as one script for psql.
     Print,
+    /// Make the roles for applications, workers and operators, and grant what they need in this database.
+    Roles {
+        /// Print the script for psql instead.
+        #[arg(long)]
+        print: bool,
+    },
 }
 
 /// Runs a command; what it prints is returned.
@@ -49,8 +55,10 @@ enum Command {
 ///
 /// Whatever the library says, and a missing database URL.
 pub async fn run(args: Args) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
-    if matches!(args.command, Command::Print) {
-        return Ok(crate::script());
+    match args.command {
+        Command::Print => return Ok(crate::script()),
+        Command::Roles { print: true } => return Ok(crate::ROLES.to_owned()),
+        _ => {}
     }
     let url = args
         .database_url
@@ -67,6 +75,9 @@ pub async fn run(args: Args) -> Result<String, Box<dyn std::error::Error + Send 
             .await
             .map(|()| format!("the database is at version {to} or earlier\n")),
         Command::Status => crate::status(&pool).await.map(|all| table(&all)),
+        Command::Roles { .. } => crate::roles(&pool).await.map(|()| {
+            "gen_durable_app, gen_durable_worker and gen_durable_operator are there; grant them to your logins\n".to_owned()
+        }),
         Command::Print => Ok(crate::script()),
     };
     pool.close().await;

@@ -26,6 +26,16 @@ pub enum Error {
         /// The last there is.
         latest: i32,
     },
+    /// The roles are those of another version.
+    #[error(
+        "the database has schema version {found}, and the roles are for {latest}; migrate it first (`gen-durable-migrate up`)"
+    )]
+    OtherVersion {
+        /// The version found; 0 if there is none.
+        found: i32,
+        /// The version that this program knows.
+        latest: i32,
+    },
     /// Instances that have not ended would be lost.
     #[error("{live} live instances would be lost; let them end first, or force it (`--force`)")]
     LiveInstances {

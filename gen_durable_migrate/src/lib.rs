@@ -54,6 +54,10 @@ create table if not exists gen_durable.migrations (
     applied_at timestamptz not null default now()
 );";
 
+/// The group roles `gen_durable_app`, `gen_durable_worker` and `gen_durable_operator`, as one script for psql, for those
+/// who keep their own: it does what [`roles`] does.
+pub const ROLES: &str = include_str!("roles.sql");
+
 /// What a migration down may do.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Down {
@@ -219,6 +223,30 @@ pub fn script() -> String {
     }
     script.push_str("\ncommit;\n");
     script
+}
+
+/// Makes the roles of [`ROLES`], if the cluster has them not yet, and grants each what it needs in this database; what they
+/// had before is taken back. Call it after each [`up`], as the owner of the schema and with the right to create roles.
+///
+/// The roles belong to the cluster, the grants to the database: [`down`] takes the grants with the tables, and leaves
+/// the roles.
+///
+/// # Errors
+///
+/// [`Error::OtherVersion`] if the database is not at [`LATEST`]; [`Error::Database`] if a statement failed. Nothing is
+/// changed then.
+pub async fn roles(pool: &PgPool) -> Result<(), Error> {
+    let mut transaction = begin(pool).await?;
+    let found = if has_ledger(&mut transaction).await? {
+        ledger_version(&mut transaction).await?
+    } else {
+        0
+    };
+    if found != LATEST {
+        return Err(Error::OtherVersion { found, latest: LATEST });
+    }
+    transaction.execute(ROLES).await.map_err(Error::database("grant the roles"))?;
+    transaction.commit().await.map_err(Error::database("commit the roles"))
 }
 
 fn check_version(version: i32) -> Result<(), Error> {

@@ -32,6 +32,7 @@ mod pedantic;
 mod plans;
 mod random_machines;
 mod retries;
+mod roles;
 mod shutdown;
 mod signals;
 mod start;

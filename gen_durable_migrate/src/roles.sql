@@ -1,0 +1,59 @@
+-- Three group roles, and on this database what each needs: for an application that inserts, signals and waits, for a
+-- worker that runs an engine, for an operator who looks. No login is a member until somebody grants it.
+--
+-- Run it again after each migration: it takes back what the roles had and grants what today's statements need.
+
+-- Roles belong to the cluster: another database may have made them, or may be doing so right now.
+do $$
+declare
+    name text;
+begin
+    foreach name in array array['gen_durable_app', 'gen_durable_worker', 'gen_durable_operator'] loop
+        if not exists (select from pg_catalog.pg_roles r where r.rolname = name) then
+            begin
+                execute format('create role %I nologin', name);
+            exception when duplicate_object or unique_violation then
+                null;
+            end;
+        end if;
+    end loop;
+end
+$$;
+
+revoke all on schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_operator;
+revoke all on all tables in schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_operator;
+revoke all on all sequences in schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_operator;
+grant usage on schema gen_durable to gen_durable_app, gen_durable_worker, gen_durable_operator;
+
+-- The application and the worker: insert and signal.
+grant usage on sequence gen_durable.instances_id_seq to gen_durable_app, gen_durable_worker;
+grant insert (
+    id, fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key, unique_key, unique_scope
+) on gen_durable.instances to gen_durable_app, gen_durable_worker;
+grant insert (target_id, name, payload, dedup_key) on gen_durable.signals to gen_durable_app, gen_durable_worker;
+grant insert (target_id, dedup_key), select (target_id, dedup_key)
+    on gen_durable.signal_keys to gen_durable_app, gen_durable_worker;
+
+-- The application: what a unique key and a signal look at, and what a waiting call is told. No state, no
+-- payload, no partition key.
+grant select (
+    id, fsm, status, step, attempt, result, last_error, queue, awaits, unique_guard, unique_scope
+) on gen_durable.instances to gen_durable_app;
+-- A signal wakes its target. Postgres cannot grant that for parked rows alone.
+grant update (status, awaits, wake_at, eligible_at, unique_scope, updated_at)
+    on gen_durable.instances to gen_durable_app;
+
+-- The worker: claims, commits, reaps and prunes. What an instance is (its machine, queue, priority and keys) stays
+-- as it was inserted.
+grant select, delete on gen_durable.instances to gen_durable_worker;
+grant update (
+    fsm_version, step, status, state, result, last_error, awaits, eligible_at, attempt, crashes, revision,
+    blocked, locked_by, unique_scope, wake_at, updated_at, finished_at
+) on gen_durable.instances to gen_durable_worker;
+grant select (id, target_id, name, payload), delete on gen_durable.signals to gen_durable_worker;
+grant insert (name, lease_expires_at), update (lease_expires_at), select (id, lease_expires_at), delete
+    on gen_durable.workers to gen_durable_worker;
+grant select (version) on gen_durable.migrations to gen_durable_worker;
+
+-- The operator: reads everything, changes nothing.
+grant select on all tables in schema gen_durable to gen_durable_operator;

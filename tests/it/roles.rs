@@ -1,0 +1,510 @@
+//! The roles: each can do its whole work, and nothing else.
+
+use std::{path::Path, time::Duration};
+
+use clap::Parser;
+use gen_durable::{Delivery, Engine, InsertError, prelude::*};
+use gen_durable_migrate::{
+    Down, Error, ROLES,
+    cli::{self, Args},
+    down, roles, up,
+};
+use gen_durable_test_postgres::TestDb;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, postgres::PgPoolOptions};
+
+use crate::support::{
+    PATIENCE, database, empty_database, engine, eventually, expire_lease, log, sql, until,
+    until_somebody_waits,
+};
+
+const APP: &str = "gen_durable_app";
+const WORKER: &str = "gen_durable_worker";
+const OPERATOR: &str = "gen_durable_operator";
+
+async fn run(connection: &mut PgConnection, statement: String) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await.map(|_| ())
+}
+
+/// A login that is a member of a role alone.
+struct Login {
+    name: String,
+    pool: PgPool,
+}
+
+impl Login {
+    async fn of(db: &TestDb, role: &str) -> Self {
+        let name = format!("{}_{role}", db.name());
+        let mut connection = db.pool().acquire().await.unwrap();
+        run(&mut connection, format!("create role {name} login password 'enter' in role {role}"))
+            .await
+            .unwrap();
+        let options = db.pool().connect_options().as_ref().clone();
+        let options = options.username(&name).password("enter");
+        let pool = PgPoolOptions::new().max_connections(5).connect_with(options).await.unwrap();
+        Self { name, pool }
+    }
+
+    /// Logins belong to the cluster, which may be somebody's own.
+    async fn remove(self, db: &TestDb) {
+        self.pool.close().await;
+        let mut connection = db.pool().acquire().await.unwrap();
+        run(&mut connection, format!("drop owned by {0}; drop role {0}", self.name)).await.unwrap();
+    }
+
+    /// Tries what the login must not do.
+    async fn is_refused(&self, statements: &[&str]) {
+        for statement in statements {
+            let mut connection = self.pool.acquire().await.unwrap();
+            let error = run(&mut connection, format!("begin; {statement}")).await;
+            let error = error.expect_err(statement);
+            let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+            assert_eq!(code.as_deref(), Some("42501"), "{statement}: {error}");
+            run(&mut connection, "rollback".to_owned()).await.unwrap();
+        }
+    }
+}
+
+async fn database_with_roles() -> TestDb {
+    let db = database().await;
+    roles(db.pool()).await.unwrap();
+    db
+}
+
+#[derive(Clone, Debug, DurableSignal)]
+pub struct Go {
+    on: bool,
+}
+
+/// Comes by everything that an outcome may be.
+#[durable_fsm(state = u32, output = u32, signals(Go))]
+pub enum Tour {
+    Begin,
+    Wait,
+    Rest,
+    End,
+}
+
+#[durable_fsm]
+impl Tour {
+    async fn begin(mut cx: Context<Self>) -> Outcome<Self> {
+        if cx.attempt() == 0 {
+            return cx.replay(Duration::ZERO);
+        }
+        cx.state += 1;
+        cx.next(Tour::Wait)
+    }
+
+    async fn wait(mut cx: Context<Self>) -> StepResult<Self> {
+        match cx.take_signal::<Go>()? {
+            Some(Go { on: true }) => Ok(cx.next_in(Tour::Rest, Duration::from_millis(1))),
+            Some(Go { on: false }) => Ok(cx.stop("told to")),
+            None => Ok(cx.await_signal::<Go>()),
+        }
+    }
+
+    async fn rest(cx: Context<Self>) -> Outcome<Self> {
+        if cx.timed_out() {
+            let child = Tour::insert(0).unique_key("child");
+            let signal = Tour::signal_go(cx.id(), Go { on: true });
+            return cx.next(Tour::End).insert(child).signal(signal);
+        }
+        cx.await_signal_for::<Go>(Duration::from_millis(1))
+    }
+
+    async fn end(cx: Context<Self>) -> Outcome<Self> {
+        let result = cx.state;
+        cx.done(result)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_and_an_application_do_their_whole_work() {
+    log();
+    let db = database_with_roles().await;
+    let (worker, app) = (Login::of(&db, WORKER).await, Login::of(&db, APP).await);
+    let engine = Engine::builder(worker.pool.clone())
+        .machine::<Tour>()
+        .retention(Duration::ZERO)
+        .maintenance(false)
+        .start()
+        .await
+        .unwrap();
+    let client = Client::new(app.pool.clone());
+
+    // One by one, many, duplicates, partition keys.
+    let plain = Tour::insert(1).unique_key("plain").execute(&client).await.unwrap();
+    let taken = Tour::insert(1).unique_key("plain").execute(&app.pool).await.unwrap_err();
+    assert!(matches!(taken, InsertError::Duplicate(duplicate) if duplicate.id == plain.get()));
+    let keyed = (0..20).map(|n| Tour::insert(n).partition_key("same"));
+    let keyed = Tour::insert_many(keyed).execute(&client).await.unwrap();
+
+    // In the application's own transaction, beside a table of its own.
+    sql(db.pool(), "create table orders (instance bigint); grant insert on orders to public").await;
+    let mut transaction = app.pool.begin().await.unwrap();
+    let own = Tour::insert(2).execute(&mut *transaction).await.unwrap();
+    Tour::signal_go(own, Go { on: true }).execute(&mut *transaction).await.unwrap();
+    sqlx::query("insert into orders values ($1)")
+        .bind(own.get())
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(engine.wait(own, PATIENCE).await.unwrap(), 3);
+
+    // Signals: one that wakes, its repetition, one by name.
+    until(db.pool(), plain, "awaiting_signal").await;
+    for delivery in [Delivery::Delivered, Delivery::Duplicate] {
+        let signal = Tour::signal_go(plain, Go { on: true }).dedup_key("once");
+        assert_eq!(signal.execute(&client).await.unwrap(), delivery);
+    }
+    assert_eq!(client.wait(plain, PATIENCE).await.unwrap(), 2);
+    for (id, on) in keyed.into_iter().zip(std::iter::repeat([true, false]).flatten()) {
+        let id = id.unwrap();
+        let payload = serde_json::json!({ "on": on });
+        client.signal_by_name(id.get(), "go", &payload, None).await.unwrap();
+        assert_eq!(client.wait(id, PATIENCE).await.is_ok(), on);
+    }
+    assert!(client.find(plain.get()).await.unwrap().is_some());
+
+    // A lost worker's row is reaped, and the ended ones are pruned.
+    let lost: i64 = sqlx::query_scalar(
+        "insert into gen_durable.workers (name, lease_expires_at) values ('lost', now()) returning id",
+    )
+    .fetch_one(db.pool())
+    .await
+    .unwrap();
+    sqlx::query(
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, status, locked_by)
+         values ('tour', 1, 'end', '7', 'executing', $1)",
+    )
+    .bind(lost)
+    .execute(db.pool())
+    .await
+    .unwrap();
+    expire_lease(db.pool(), lost).await;
+    eventually("all but the child of the tours is pruned, and the lost worker gone", async || {
+        engine.maintain().await.unwrap();
+        (rows(db.pool()).await == (1, 1)).then_some(())
+    })
+    .await;
+    engine.shutdown().await.unwrap();
+    assert_eq!(rows(db.pool()).await, (1, 0));
+    worker.remove(&db).await;
+    app.remove(&db).await;
+}
+
+/// How many instances and workers there are.
+async fn rows(pool: &PgPool) -> (i64, i64) {
+    sqlx::query_as(
+        "select (select count(*) from gen_durable.instances), (select count(*) from gen_durable.workers)",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap()
+}
+
+/// What nobody but the owner may do.
+const DDL: &[&str] = &[
+    "create table gen_durable.mine ()",
+    "create function gen_durable.mine() returns int language sql as 'select 1'",
+    "alter table gen_durable.instances add column mine int",
+    "alter table gen_durable.instances disable trigger all",
+    "create index mine on gen_durable.instances (step)",
+    "create trigger mine before update on gen_durable.instances for each row execute function tsvector_update_trigger()",
+    "create table mine (id bigint references gen_durable.instances)",
+    "drop table gen_durable.signals",
+    "drop schema gen_durable cascade",
+    "truncate gen_durable.instances cascade",
+    "truncate gen_durable.signals",
+    "truncate gen_durable.signal_keys",
+    "truncate gen_durable.workers",
+    "lock table gen_durable.instances in access exclusive mode",
+    "select setval('gen_durable.instances_id_seq', 1)",
+    "insert into gen_durable.migrations (version, name) values (999, 'mine')",
+    "update gen_durable.migrations set version = 999",
+    "delete from gen_durable.migrations",
+    "grant gen_durable_worker to current_user",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_changes_no_state_and_reads_none() {
+    let db = database_with_roles().await;
+    // On an older server everybody may create tables in `public`: that is not what is tried here.
+    sql(db.pool(), "grant create on schema public to public").await;
+    let app = Login::of(&db, APP).await;
+    app.is_refused(&DDL.iter().copied().filter(|ddl| !ddl.starts_with("lock")).collect::<Vec<_>>())
+        .await;
+    app.is_refused(&[
+        "select state from gen_durable.instances",
+        "select * from gen_durable.instances",
+        "select partition_key from gen_durable.instances",
+        "select unique_key from gen_durable.instances",
+        "update gen_durable.instances set state = '{}'",
+        "update gen_durable.instances set step = 'end'",
+        "update gen_durable.instances set result = '1'",
+        "update gen_durable.instances set last_error = ''",
+        "update gen_durable.instances set locked_by = 1",
+        "update gen_durable.instances set revision = 0",
+        "update gen_durable.instances set attempt = 0",
+        "update gen_durable.instances set fsm_version = 2",
+        "update gen_durable.instances set queue = 'mine'",
+        "delete from gen_durable.instances",
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, result) values ('m', 1, 's', '1', '1')",
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, status) values ('m', 1, 's', '1', 'done')",
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, revision) values ('m', 1, 's', '1', 9)",
+        "select payload from gen_durable.signals",
+        "select name from gen_durable.signals",
+        "update gen_durable.signals set payload = '1'",
+        "delete from gen_durable.signals",
+        "update gen_durable.signal_keys set dedup_key = ''",
+        "delete from gen_durable.signal_keys",
+        "select id from gen_durable.workers",
+        "insert into gen_durable.workers (name, lease_expires_at) values ('mine', now())",
+        "update gen_durable.workers set lease_expires_at = now()",
+        "delete from gen_durable.workers",
+        "select version from gen_durable.migrations",
+    ])
+    .await;
+    let error = Engine::builder(app.pool.clone()).machine::<Tour>().start().await.unwrap_err();
+    assert_eq!(error.to_string(), "could not read the schema's version");
+    app.remove(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_changes_no_schema_and_not_what_an_instance_is() {
+    let db = database_with_roles().await;
+    sql(db.pool(), "grant create on schema public to public").await;
+    let worker = Login::of(&db, WORKER).await;
+    // Whoever may delete rows may lock their table.
+    let ddl: Vec<_> = DDL.iter().copied().filter(|ddl| !ddl.starts_with("lock")).collect();
+    worker.is_refused(&ddl).await;
+    worker
+        .is_refused(&[
+            "update gen_durable.instances set id = 1",
+            "update gen_durable.instances set fsm = 'mine'",
+            "update gen_durable.instances set queue = 'mine'",
+            "update gen_durable.instances set priority = 0",
+            "update gen_durable.instances set partition_key = null",
+            "update gen_durable.instances set unique_key = null",
+            "update gen_durable.instances set inserted_at = now()",
+            "insert into gen_durable.instances (fsm, fsm_version, step, state, status) values ('m', 1, 's', '1', 'done')",
+            "update gen_durable.signals set payload = '1'",
+            "select dedup_key from gen_durable.signals",
+            "update gen_durable.signal_keys set dedup_key = ''",
+            "delete from gen_durable.signal_keys",
+            "update gen_durable.workers set id = default",
+            "update gen_durable.workers set name = 'mine'",
+            "select name from gen_durable.workers",
+            "select * from gen_durable.migrations",
+        ])
+        .await;
+    worker.remove(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_reads_everything_and_changes_nothing() {
+    let db = database_with_roles().await;
+    sql(db.pool(), "grant create on schema public to public").await;
+    let id = Tour::insert(1).execute(db.pool()).await.unwrap();
+    let operator = Login::of(&db, OPERATOR).await;
+    let mut connection = operator.pool.acquire().await.unwrap();
+    for table in ["instances", "signals", "signal_keys", "workers", "migrations"] {
+        run(&mut connection, format!("select * from gen_durable.{table}")).await.expect(table);
+    }
+    let found = Client::new(operator.pool.clone()).find(id.get()).await.unwrap();
+    assert!(found.is_some());
+    let up_to_date = gen_durable_migrate::status(&operator.pool).await.unwrap();
+    assert!(up_to_date.iter().all(|one| one.applied_at.is_some()));
+    operator.is_refused(DDL).await;
+    operator
+        .is_refused(&[
+            "insert into gen_durable.instances (fsm, fsm_version, step, state) values ('m', 1, 's', '1')",
+            "update gen_durable.instances set status = 'failed'",
+            "update gen_durable.instances set updated_at = now()",
+            "delete from gen_durable.instances",
+            "select id from gen_durable.instances for no key update",
+            "select id from gen_durable.instances for key share",
+            "insert into gen_durable.signals (target_id, name, payload) values (1, 'go', '1')",
+            "update gen_durable.signals set name = ''",
+            "delete from gen_durable.signals",
+            "insert into gen_durable.signal_keys values (1, 'mine')",
+            "delete from gen_durable.signal_keys",
+            "insert into gen_durable.workers (name, lease_expires_at) values ('mine', now())",
+            "update gen_durable.workers set lease_expires_at = now()",
+            "delete from gen_durable.workers",
+            "select nextval('gen_durable.instances_id_seq')",
+        ])
+        .await;
+    drop(connection);
+    operator.remove(&db).await;
+}
+
+/// Whether Postgres lets a role run the statement; nothing is run.
+async fn may_run(connection: &mut PgConnection, role: &str, statement: &str) -> bool {
+    let parameters = (1..=20).rev().find(|n| statement.contains(&format!("${n}"))).unwrap_or(0);
+    let nulls = vec!["null"; parameters].join(", ");
+    let call = if nulls.is_empty() { String::new() } else { format!("({nulls})") };
+    run(connection, format!("savepoint here; set local role {role}")).await.unwrap();
+    let tried =
+        run(connection, format!("prepare tried as {statement};\nexplain execute tried{call}"))
+            .await;
+    run(connection, "rollback to here; deallocate all".to_owned()).await.unwrap();
+    match tried {
+        Ok(()) => true,
+        Err(error) => {
+            let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+            assert_eq!(code.as_deref(), Some("42501"), "{statement}: {error}");
+            false
+        }
+    }
+}
+
+/// Least privilege: whichever grant is taken away, some statement cannot be run any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_statement_is_allowed_and_every_grant_is_needed() {
+    let db = database_with_roles().await;
+    let mut connection = db.pool().acquire().await.unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gen_durable/src/storage/sql");
+    let statements: Vec<(String, String)> = folder
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        // Two commands, which no privilege is asked for.
+        .filter(|path| !path.ends_with("begin.sql"))
+        .map(|path| {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            (name, std::fs::read_to_string(&path).unwrap())
+        })
+        .collect();
+    let app = ["insert", "unique_holders", "deliver", "ended", "notify"];
+    for role in [APP, WORKER] {
+        let own: Vec<&str> = statements
+            .iter()
+            .filter(|(name, _)| role == WORKER || app.contains(&name.as_str()))
+            .map(|(_, text)| text.as_str())
+            .collect();
+        run(&mut connection, "begin".to_owned()).await.unwrap();
+        for statement in &own {
+            assert!(may_run(&mut connection, role, statement).await, "{role}: {statement}");
+        }
+        run(&mut connection, "rollback".to_owned()).await.unwrap();
+        for grant in grants(&mut connection, role).await {
+            run(&mut connection, format!("begin; revoke {grant} from {role}")).await.unwrap();
+            let mut needed = false;
+            for statement in &own {
+                needed = needed || !may_run(&mut connection, role, statement).await;
+            }
+            run(&mut connection, "rollback".to_owned()).await.unwrap();
+            // The sequence is what `insert` calls a function on, which `explain` does not.
+            assert!(needed || grant.contains("SEQUENCE"), "{role} does not need: {grant}");
+        }
+    }
+}
+
+/// What a role was granted, as `revoke` takes it.
+async fn grants(connection: &mut PgConnection, role: &str) -> Vec<String> {
+    let grants: Vec<String> = sqlx::query_scalar(
+        "select format('%s on %s gen_durable.%I', a.privilege_type,
+                       case c.relkind when 'S' then 'SEQUENCE' else 'TABLE' end, c.relname)
+         from pg_class c, aclexplode(c.relacl) a
+         where c.relnamespace = 'gen_durable'::regnamespace and a.grantee = $1::text::regrole
+         union all
+         select format('%s (%I) on gen_durable.%I', a.privilege_type, t.attname, c.relname)
+         from pg_class c join pg_attribute t on t.attrelid = c.oid, aclexplode(t.attacl) a
+         where c.relnamespace = 'gen_durable'::regnamespace and a.grantee = $1::text::regrole
+         order by 1",
+    )
+    .persistent(false)
+    .bind(role)
+    .fetch_all(connection)
+    .await
+    .unwrap();
+    assert!(grants.len() > 20, "{grants:?}");
+    grants
+}
+
+/// Roles belong to the cluster: databases share them, and may make them at the same moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_databases_make_the_roles_at_once_and_keep_their_own_grants() {
+    let (one, other) = (database().await, database().await);
+    // Roles that no other test uses.
+    let mine = format!("{}_", one.name());
+    let script = ROLES.replace("gen_durable_", &mine);
+    let mut first = one.pool().begin().await.unwrap();
+    run(&mut first, script.clone()).await.unwrap();
+    let second = {
+        let (pool, script) = (other.pool().clone(), script.clone());
+        tokio::spawn(async move {
+            sqlx::raw_sql(AssertSqlSafe(script)).execute(&pool).await.map(|_| ())
+        })
+    };
+    // Its `create role` waits for the other database's.
+    until_somebody_waits(other.pool(), 1).await;
+    first.commit().await.unwrap();
+    second.await.unwrap().expect("the roles are there now");
+
+    down(one.pool(), Down { to: 0, force: true }).await.unwrap();
+    let reads = |db: &TestDb| {
+        let (pool, role) = (db.pool().clone(), format!("{mine}operator"));
+        async move {
+            let mut transaction = pool.begin().await.unwrap();
+            run(&mut transaction, format!("set local role {role}")).await.unwrap();
+            run(&mut transaction, "select * from gen_durable.instances".to_owned()).await
+        }
+    };
+    reads(&other).await.expect("the other database's grants are its own");
+    up(one.pool()).await.unwrap();
+    reads(&one).await.expect_err("they went with the tables");
+    let mut connection = one.pool().acquire().await.unwrap();
+    for _ in 0..2 {
+        run(&mut connection, script.clone()).await.unwrap();
+        reads(&one).await.expect("they are back");
+    }
+    for db in [&one, &other] {
+        let mut connection = db.pool().acquire().await.unwrap();
+        for role in ["app", "worker", "operator"] {
+            run(&mut connection, format!("drop owned by {mine}{role}")).await.unwrap();
+        }
+    }
+    for role in ["app", "worker", "operator"] {
+        run(&mut connection, format!("drop role {mine}{role}")).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_are_granted_again_after_somebody_widened_them_and_only_on_the_latest_schema() {
+    let db = empty_database().await;
+    let error = roles(db.pool()).await.unwrap_err();
+    assert!(matches!(error, Error::OtherVersion { found: 0, .. }), "{error}");
+    up(db.pool()).await.unwrap();
+    roles(db.pool()).await.unwrap();
+    let mut connection = db.pool().acquire().await.unwrap();
+    let granted = grants(&mut connection, APP).await;
+    sql(
+        db.pool(),
+        "grant delete, update (state) on gen_durable.instances to gen_durable_app;
+         grant create on schema gen_durable to gen_durable_app",
+    )
+    .await;
+    assert_ne!(grants(&mut connection, APP).await, granted);
+    let said =
+        cli::run(Args::parse_from(["gen-durable-migrate", "roles", "--database-url", db.url()]))
+            .await
+            .unwrap();
+    assert!(said.contains("grant them to your logins"), "{said}");
+    assert_eq!(grants(&mut connection, APP).await, granted);
+    let app = Login::of(&db, APP).await;
+    app.is_refused(&["create table gen_durable.mine ()"]).await;
+    app.remove(&db).await;
+}
+
+/// An engine of an owner runs beside one that is a worker alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_needs_no_role() {
+    let db = database_with_roles().await;
+    let engine = engine(&db).machine::<Tour>().start().await.unwrap();
+    let id = Tour::insert(5).execute(&engine).await.unwrap();
+    Tour::signal_go(id, Go { on: true }).execute(&engine).await.unwrap();
+    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 6);
+    engine.shutdown().await.unwrap();
+}
