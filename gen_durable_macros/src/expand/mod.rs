@@ -131,4 +131,6 @@ fn respan(tokens: &TokenStream, span: Span) -> TokenStream {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
