@@ -187,6 +187,38 @@ fn sql_stands_in_its_files_alone() {
     check(&problems);
 }
 
+/// What runs SQL is given a constant or a literal: nothing that was put together, and nothing that was declared safe.
+#[test]
+fn no_statement_is_built_from_strings() {
+    let calls =
+        ["query(", "query_as(", "query_scalar(", "raw_sql(", "begin_with(", "AssertSqlSafe("];
+    let mut problems = Vec::new();
+    for file in PUBLISHED.iter().flat_map(|krate| files(&format!("{krate}/src"), "rs")) {
+        for builder in ["QueryBuilder", "Box::leak", ".leak()"] {
+            if file.text.contains(builder) {
+                problems
+                    .push(format!("{}: `{builder}` can make a statement of anything", file.path));
+            }
+        }
+        for call in calls {
+            for (begin, _) in file.text.match_indices(call) {
+                let number = file.text[..begin].lines().count();
+                let argument = file.text[begin + call.len()..].trim_start();
+                let name: String = argument
+                    .chars()
+                    .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
+                    .collect();
+                let constant = name.len() > 1
+                    && name.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_');
+                if !constant && !argument.starts_with('"') {
+                    problems.push(format!("{}:{number}: `{call}` takes a constant", file.path));
+                }
+            }
+        }
+    }
+    check(&problems);
+}
+
 #[test]
 fn a_statement_is_described_and_has_a_constant_of_its_name() {
     let storage = files("gen_durable/src/storage", "rs");
