@@ -18,6 +18,7 @@ mod claims;
 mod crashes;
 mod failures;
 mod golden;
+mod hostile;
 mod inserts;
 mod jobs;
 mod maintenance;

@@ -105,7 +105,8 @@ claimed as (
     update gen_durable.instances i
     set status = 'executing',
         locked_by = $1,
-        revision = i.revision + 1,
+        -- It begins anew at 2^62: an absurd one must not fail the claim of all.
+        revision = i.revision % 4611686018427387904 + 1,
         unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
         updated_at = now()
     where i.id = any (array(select c.id from candidates c where c.partition_key is null))

@@ -62,7 +62,7 @@ claimed as (
     set status = 'executing',
         blocked = false,
         locked_by = $1,
-        revision = i.revision + 1,
+        revision = i.revision % 4611686018427387904 + 1,
         unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
         updated_at = now()
     where i.id = any (array(select l.id from locked_heads l))

@@ -1,6 +1,7 @@
 -- Microseconds until the next row is due by its schedule, in the queues $1 and of the machines $2
 -- in the versions $3 (a list of each queue with each machine), and until the next park times out;
--- null if there is none. The groups are found as in claim.sql.
+-- null if there is none. The groups are found as in claim.sql. Both are kept within a century: Postgres
+-- subtracts no infinite time, and one such row must not fail the look for all.
 with recursive groups (queue, fsm, fsm_version, priority) as (
     select k.queue, k.fsm, k.fsm_version, head.priority
     from unnest((select $1::text[]), (select $2::text[]), (select $3::int[]))
@@ -27,7 +28,9 @@ with recursive groups (queue, fsm, fsm_version, priority) as (
     ) as head
 )
 select (extract(epoch from (
-           select min(head.eligible_at)
+           select min(least(
+               greatest(head.eligible_at, now() - interval '1 century'), now() + interval '1 century'
+           ))
            from groups g
            cross join lateral (
                select i.eligible_at
@@ -40,5 +43,14 @@ select (extract(epoch from (
            ) as head
        ) - clock_timestamp()) * 1000000)::bigint as eligible,
        (extract(epoch from (
-           select min(i.wake_at) from gen_durable.instances i where i.wake_at is not null
+           select least(
+               greatest(head.wake_at, now() - interval '1 century'), now() + interval '1 century'
+           )
+           from (
+               select i.wake_at
+               from gen_durable.instances i
+               where i.wake_at is not null
+               order by i.wake_at
+               limit 1
+           ) as head
        ) - clock_timestamp()) * 1000000)::bigint as wake

@@ -33,19 +33,20 @@ orphans as materialized (
     limit $1
 )
 update gen_durable.instances i
-set status = case when i.crashes + 1 >= $2 then 'failed' else 'runnable' end,
+set status = case when i.crashes >= $2 - 1 then 'failed' else 'runnable' end,
     last_error = case
-        when i.crashes + 1 >= $2
-        then format('step %s: its worker was lost %s times in a row', i.step, i.crashes + 1)
+        when i.crashes >= $2 - 1
+        then format('step %s: its worker was lost %s times in a row', i.step, i.crashes::bigint + 1)
         else i.last_error
     end,
-    finished_at = case when i.crashes + 1 >= $2 then now() end,
+    finished_at = case when i.crashes >= $2 - 1 then now() end,
     locked_by = null,
-    attempt = i.attempt + 1,
-    crashes = i.crashes + 1,
-    revision = i.revision + 1,
+    -- The counts stay within their types: one absurd row must not fail the batch.
+    attempt = least(i.attempt, 2147483646) + 1,
+    crashes = least(i.crashes, 2147483646) + 1,
+    revision = i.revision % 4611686018427387904 + 1,
     unique_scope = case
-        when (case when i.crashes + 1 >= $2 then 'failed' else 'runnable' end)
+        when (case when i.crashes >= $2 - 1 then 'failed' else 'runnable' end)
              = any (i.unique_scope)
         then i.unique_scope
     end,
