@@ -61,7 +61,7 @@ struct Inner {
 }
 
 /// What is known of an instance, for tools.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// Its id.
@@ -78,6 +78,20 @@ pub struct Snapshot {
     pub result: Option<serde_json::Value>,
     /// Its last error, if it failed.
     pub reason: Option<String>,
+}
+
+/// Prints no result: it may be confidential.
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("id", &self.id)
+            .field("machine", &self.machine)
+            .field("status", &self.status)
+            .field("step", &self.step)
+            .field("attempt", &self.attempt)
+            .field("reason", &self.reason)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Client {

@@ -1,7 +1,7 @@
 //! Errors: of steps, of values that cannot be stored or read, of calls, of start.
 //!
-//! Invariant: a message names its subject and says what to do. Of a state or a payload it holds nothing but what serde
-//! quotes of a value that does not decode.
+//! Invariant: a message names its subject and says what to do. Nothing of a state, a result or a payload is in it, nor in
+//! what `Debug` prints; what a user's own error says is passed on.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
@@ -116,7 +116,14 @@ fn with_causes(error: &dyn StdError, f: &mut fmt::Formatter<'_>) -> fmt::Result 
 
 impl fmt::Debug for StepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StepError").field("kind", &self.kind).field("source", &self.source).finish()
+        let mut printed = f.debug_struct("StepError");
+        printed.field("kind", &self.kind);
+        match self.source.downcast_ref::<sqlx::Error>() {
+            // Its `Debug` prints Postgres's details, and those a whole row.
+            Some(error) => printed.field("source", &format_args!("{error}")),
+            None => printed.field("source", &self.source),
+        };
+        printed.finish()
     }
 }
 
@@ -245,13 +252,24 @@ pub enum EncodeError {
 }
 
 /// The database failed.
-#[derive(Clone, Debug, thiserror::Error)]
+///
+/// Its `Debug` output leaves out Postgres's details, which may hold a whole row; they are in its `source`.
+#[derive(Clone, thiserror::Error)]
 #[error("could not {operation}")]
 pub struct DatabaseError {
     /// What was tried.
     pub operation: &'static str,
     /// What the driver said; calls that shared a commit share its failure.
     pub source: Arc<sqlx::Error>,
+}
+
+impl fmt::Debug for DatabaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseError")
+            .field("operation", &self.operation)
+            .field("source", &format_args!("{}", self.source))
+            .finish()
+    }
 }
 
 impl DatabaseError {

@@ -271,7 +271,6 @@ impl<M: Machine> IntoInsert<M> for Insert<M> {
 /// # }
 /// ```
 #[must_use = "instances are inserted by `.execute(…)`"]
-#[derive(Debug)]
 pub struct InsertMany<M: Machine> {
     inserts: Vec<Insert<M>>,
 }
@@ -306,6 +305,12 @@ impl<M: Machine> InsertMany<M> {
             Target::Connection(connection) => insert_in_transaction(connection, rows).await?,
         };
         Ok(inserted.into_iter().map(|answer| answer.map(InstanceId::from_raw)).collect())
+    }
+}
+
+impl<M: Machine> fmt::Debug for InsertMany<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InsertMany").field("inserts", &self.inserts).finish()
     }
 }
 

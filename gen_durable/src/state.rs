@@ -50,8 +50,15 @@ const DEPTH_MAX: usize = 127;
 const KEY_MAX: usize = 1024;
 
 /// JSON text that Postgres takes as `jsonb`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Json(pub(crate) String);
+
+/// Prints how long it is, and nothing of it: it may be confidential.
+impl std::fmt::Debug for Json {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Json({} bytes)", self.0.len())
+    }
+}
 
 /// The largest encoded value, in bytes, where nothing else was configured.
 pub(crate) const VALUE_MAX: usize = 8 * 1024 * 1024;
@@ -123,8 +130,27 @@ pub(crate) fn decode<T: DeserializeOwned>(
             Err(error) => (error.path().to_string(), error.inner().to_string()),
             Ok(_) => (".".to_owned(), "trailing characters".to_owned()),
         };
+        let reason = without_value(&reason);
         DecodeError { what: what.to_owned(), machine, version, field, reason }
     })
+}
+
+/// What serde says of a value that does not fit, without the value: errors are logged, and what is stored may be
+/// confidential.
+fn without_value(reason: &str) -> String {
+    // The value may hold any text; what was expected is the type's, and comes last.
+    let (found, expected) = match reason.rfind(", expected ") {
+        Some(place) => reason.split_at(place),
+        None => (reason, ""),
+    };
+    if found.starts_with("invalid type: ") || found.starts_with("invalid value: ") {
+        let kind = found.split(['"', '`']).next().unwrap_or_default();
+        format!("{}{expected}", kind.trim_end())
+    } else if found.starts_with("unknown variant `") {
+        format!("unknown variant{expected}")
+    } else {
+        reason.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -159,5 +185,26 @@ mod tests {
             .expect_err("a text is no number");
         assert_eq!(error.field, "[1]");
         assert!(error.to_string().contains("version 3"), "{error}");
+        assert_eq!(error.reason, "invalid type: string, expected i64 at line 1 column 7");
+    }
+
+    #[test]
+    fn a_reason_holds_no_value() {
+        for (reason, kept) in [
+            (
+                "invalid type: string \"a, expected \\\"b\\\"\", expected u32",
+                "invalid type: string, expected u32",
+            ),
+            ("invalid value: integer `300`, expected u8", "invalid value: integer, expected u8"),
+            ("invalid type: null, expected a string", "invalid type: null, expected a string"),
+            (
+                "unknown variant `a`, expected b`, expected `X` or `Y`",
+                "unknown variant, expected `X` or `Y`",
+            ),
+            ("unknown variant `a`, there are no variants", "unknown variant"),
+            ("missing field `n`", "missing field `n`"),
+        ] {
+            assert_eq!(without_value(reason), kept);
+        }
     }
 }

@@ -34,6 +34,7 @@ mod plans;
 mod random_machines;
 mod retries;
 mod roles;
+mod secrets;
 mod shutdown;
 mod signals;
 mod start;
