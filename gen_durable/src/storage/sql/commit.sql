@@ -81,4 +81,6 @@ from (
         where s.target_id = c.id and s.id <> all ($14::bigint[])
     ) end as inbox
     from committed c
+    -- Else the planner copies the subquery to each of the three places above: every inbox read thrice.
+    offset 0
 ) as row
