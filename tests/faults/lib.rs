@@ -11,6 +11,7 @@
 
 pub mod machines;
 pub mod oracle;
+pub mod pooler;
 pub mod process;
 pub mod proxy;
 pub mod random;

@@ -24,7 +24,7 @@ for pid in $pids; do kill -KILL "$pid" 2>/dev/null; done
 "#;
 
 /// Tells the shell of a process.
-fn note(change: char, pid: u32) -> io::Result<()> {
+pub(crate) fn note(change: char, pid: u32) -> io::Result<()> {
     static KEEPER: OnceLock<io::Result<Mutex<ChildStdin>>> = OnceLock::new();
     let keeper = KEEPER.get_or_init(|| {
         let mut shell = Command::new("/bin/sh")

@@ -8,11 +8,15 @@
 //! stays up and carries nothing any more, in either direction, for good. A trap does one of these at
 //! the very moment when a text goes by, so that a test can choose the statement that it meets.
 //!
+//! Its target can move to another server, as an address does after a failover.
+//!
 //! Invariant: bytes are never changed and never reordered; a connection that was not met by a fault
 //! is as good as a direct one.
 
 use std::{
+    fs::Permissions,
     io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -80,7 +84,7 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
-    upstream: PathBuf,
+    upstream: Mutex<PathBuf>,
     connections: Mutex<Vec<watch::Sender<Fault>>>,
     traps: Mutex<Vec<Trap>>,
     delay_micros: AtomicU64,
@@ -101,8 +105,10 @@ impl Proxy {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir(&dir)?;
         let listener = UnixListener::bind(dir.join(SOCKET))?;
+        // Where root runs the tests, a standby that streams through the proxy is another user's.
+        std::fs::set_permissions(dir.join(SOCKET), Permissions::from_mode(0o777))?;
         let shared = Arc::new(Shared {
-            upstream: server_dir.join(SOCKET),
+            upstream: Mutex::new(server_dir.join(SOCKET)),
             connections: Mutex::default(),
             traps: Mutex::default(),
             delay_micros: AtomicU64::new(0),
@@ -124,6 +130,16 @@ impl Proxy {
     pub fn url(&self, database: &str) -> String {
         let host = self.dir.display().to_string().replace('/', "%2F");
         format!("postgres://postgres@{host}/{database}")
+    }
+
+    /// The directory of its socket.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// New connections go to this server; those that are open stay where they are.
+    pub fn move_to(&self, server_dir: &Path) {
+        *lock(&self.shared.upstream) = server_dir.join(SOCKET);
     }
 
     /// Cuts every connection.
@@ -189,7 +205,8 @@ impl Shared {
         fault: watch::Sender<Fault>,
         suffered: watch::Receiver<Fault>,
     ) {
-        let Ok(server) = UnixStream::connect(&self.upstream).await else { return };
+        let upstream = lock(&self.upstream).clone();
+        let Ok(server) = UnixStream::connect(upstream).await else { return };
         self.open.fetch_add(1, Ordering::Relaxed);
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();

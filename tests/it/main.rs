@@ -16,6 +16,7 @@
 mod awaits;
 mod claims;
 mod crashes;
+mod failover;
 mod failures;
 mod golden;
 mod hostile;
@@ -31,6 +32,7 @@ mod ownership;
 mod partitions;
 mod pedantic;
 mod plans;
+mod pooler;
 mod random_machines;
 mod retries;
 mod roles;

@@ -4,7 +4,7 @@
 
 mod gate;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use gen_durable::{Engine, EngineBuilder};
 use gen_durable_test_postgres::{Cluster, Error, Template, TestDb};
@@ -51,11 +51,16 @@ pub(crate) async fn empty_database() -> TestDb {
     shared().await.template.empty_database().await.expect("an empty database")
 }
 
+/// The directory of the server's socket, for what is put in front of it.
+pub(crate) async fn server_dir() -> PathBuf {
+    let server = shared().await.cluster.server();
+    let server = server.expect("this needs a throw-away server: unset DATABASE_URL");
+    server.socket_dir().to_owned()
+}
+
 /// A proxy in front of the server.
 pub(crate) async fn proxy() -> Proxy {
-    let server = shared().await.cluster.server();
-    let server = server.expect("a proxy needs a throw-away server: unset DATABASE_URL");
-    Proxy::start(server.socket_dir()).expect("a proxy")
+    Proxy::start(&server_dir().await).expect("a proxy")
 }
 
 /// An engine with the queue "default".

@@ -101,7 +101,11 @@ fn download() -> Result<PathBuf, Error> {
 }
 
 /// The user and group that a server runs as when we are root, which it refuses to be.
-pub(crate) fn unprivileged() -> Result<Option<(u32, u32)>, Error> {
+///
+/// # Errors
+///
+/// [`Error::Io`] if there is no `id`.
+pub fn unprivileged() -> Result<Option<(u32, u32)>, Error> {
     if id(&["-u"])? != Some(0) {
         return Ok(None);
     }

@@ -14,6 +14,7 @@ mod server;
 mod watchdog;
 
 pub use crate::{
+    binaries::unprivileged,
     cluster::{Cluster, Template, TestDb},
     error::Error,
     server::{Builder, Mode, Server},

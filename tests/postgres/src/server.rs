@@ -1,9 +1,9 @@
 //! A cluster of our own.
 //!
 //! ```text
-//!   initdb ──► postgres ──► ready ◄──► stopped (stop, start_again)
-//!      │           │          │
-//!      └───────────┴──────────┴──► gone: dropped, or the process ended (watchdog)
+//!   initdb, or a copy of ──► postgres ──► ready ◄──► stopped (stop, start_again)
+//!   another (a standby)         │          │
+//!          └────────────────────┴──────────┴──► gone: dropped, or the process ended (watchdog)
 //! ```
 //!
 //! Invariant: the server listens on a private Unix socket alone.
@@ -81,6 +81,36 @@ impl Builder {
     ///
     /// [`Error`]: no binaries, or the server did not start, with its log.
     pub fn start(self) -> Result<Server, Error> {
+        let mut server = self.make()?;
+        if !server.data.join("PG_VERSION").exists() {
+            server.initdb(self.fast)?;
+        }
+        server.start_again()?;
+        Ok(server)
+    }
+
+    /// Starts a standby that streams from the server whose socket is in `primary_dir`, under this
+    /// name (in `synchronous_standby_names` and as its replication slot).
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]: no copy could be made, or the standby did not start, with its log.
+    pub fn start_standby(self, primary_dir: &Path, name: &str) -> Result<Server, Error> {
+        let primary =
+            format!("host={} user=postgres application_name={name}", primary_dir.display());
+        // What -R writes may not be read: the server may load another libpq than pg_basebackup does.
+        let mut server = self.setting("primary_conninfo", &primary).make()?;
+        let mut command = server.command("pg_basebackup");
+        command.arg("-D").arg(&server.data).args(["-d", &primary]);
+        // The slot keeps what the standby has not got yet; -R makes it a standby.
+        command.args(["-R", "-X", "stream", "-c", "fast", "-C", "-S", name]);
+        server.run(command, "pg_basebackup")?;
+        server.start_again()?;
+        Ok(server)
+    }
+
+    /// Everything but the data.
+    fn make(&self) -> Result<Server, Error> {
         let bin = binaries::find()?;
         let user = binaries::unprivileged()?;
         let work = work_dir(user)?;
@@ -92,13 +122,7 @@ impl Builder {
         };
         let watchdog = Watchdog::start(&data, &work)?;
         let options = self.options(&work);
-        let mut server =
-            Server { bin, work, data, user, options, postgres: None, _watchdog: watchdog };
-        if !server.data.join("PG_VERSION").exists() {
-            server.initdb(self.fast)?;
-        }
-        server.start_again()?;
-        Ok(server)
+        Ok(Server { bin, work, data, user, options, postgres: None, _watchdog: watchdog })
     }
 
     fn options(&self, work: &Path) -> Vec<String> {
@@ -212,19 +236,36 @@ impl Server {
         if fast {
             command.arg("--no-sync");
         }
+        self.run(command, "initdb")
+    }
+
+    /// Makes a standby a primary, and waits until it is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Command`] if it is none, or takes more than a minute.
+    pub fn promote(&self) -> Result<(), Error> {
+        let mut command = self.command("pg_ctl");
+        command.args(["promote", "-w", "-D"]).arg(&self.data);
+        self.run(command, "pg_ctl promote")
+    }
+
+    /// Runs a program of the server's to its end. The watchdog knows of it meanwhile.
+    fn run(&self, mut command: Command, name: &str) -> Result<(), Error> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let child = command.spawn().map_err(Error::io("run initdb"))?;
-        let pid_file = self.work.join("initdb.pid");
+        let child = command.spawn().map_err(Error::io("run a program of the server's"))?;
+        let pid_file = self.work.join("program.pid");
         let mut file = fs::File::create(&pid_file).map_err(Error::io("write a pid file"))?;
         writeln!(file, "{}", child.id()).map_err(Error::io("write a pid file"))?;
-        let output = child.wait_with_output().map_err(Error::io("wait for initdb"))?;
+        let output =
+            child.wait_with_output().map_err(Error::io("wait for a program of the server's"))?;
         let _ = fs::remove_file(pid_file);
         if output.status.success() {
             return Ok(());
         }
         let said = [output.stdout, output.stderr].concat();
         Err(Error::Command {
-            command: "initdb".to_owned(),
+            command: name.to_owned(),
             output: String::from_utf8_lossy(&said).into_owned(),
         })
     }

@@ -16,13 +16,13 @@ use std::{
 use crate::Error;
 
 /// Waits for the end of the pipe; then stops what runs on the data directory, and removes the
-/// directory that is to go. The postmaster is found by its pid file; initdb, which may still be
-/// running, by the pid file that we keep. Whatever was about to be written is removed again until
-/// nothing is left.
+/// directory that is to go. The postmaster is found by its pid file; initdb and the like, which may
+/// still be running, by the pid file that we keep. Whatever was about to be written is removed again
+/// until nothing is left.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 read -r _
-for file in "$1/postmaster.pid" "$2/initdb.pid"; do
+for file in "$1/postmaster.pid" "$2/program.pid"; do
     if [ -f "$file" ]; then
         read -r pid < "$file"
         case "$pid" in

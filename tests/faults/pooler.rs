@@ -1,0 +1,156 @@
+//! A transaction pooler (`PgBouncer`) between workers and Postgres, on Unix sockets.
+//!
+//! Invariant: it is set up as the README says, and gone when it is dropped or this process ends.
+
+use std::{
+    env, fs, io,
+    os::unix::{fs::chown, net::UnixStream, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use gen_durable_test_postgres::unprivileged;
+
+use crate::process::note;
+
+/// The first version that knows prepared statements in transaction mode.
+const VERSION_MIN: (u32, u32) = (1, 21);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const SOCKET: &str = ".s.PGSQL.5432";
+
+/// What the README tells people to set.
+const DOCUMENTED: &str = "\
+pool_mode = transaction
+max_prepared_statements = 200
+ignore_startup_parameters = extra_float_digits
+";
+
+/// A running `PgBouncer`.
+#[derive(Debug)]
+pub struct Pooler {
+    program: PathBuf,
+    user: Option<(u32, u32)>,
+    dir: PathBuf,
+    child: Option<Child>,
+}
+
+/// The program to use: that of `PGBOUNCER`, or one on the path that is new enough.
+///
+/// # Errors
+///
+/// What to tell whoever runs the tests.
+pub fn find() -> Result<PathBuf, String> {
+    if let Some(program) = env::var_os("PGBOUNCER") {
+        return Ok(PathBuf::from(program));
+    }
+    let (major, minor) = VERSION_MIN;
+    let wanted = format!(
+        "PgBouncer {major}.{minor} or newer; `bash tests/postgres/fetch_pgbouncer.sh DIR` makes \
+         one, and PGBOUNCER names the program"
+    );
+    let output = Command::new("pgbouncer").arg("--version").output();
+    let output = output.map_err(|_missing| format!("there is no {wanted}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split_whitespace().nth(1).unwrap_or_default();
+    let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if found < VERSION_MIN {
+        return Err(format!("PgBouncer {version} is too old; there is no {wanted}"));
+    }
+    Ok(PathBuf::from("pgbouncer"))
+}
+
+impl Pooler {
+    /// A pooler in front of the server whose socket is in `server_dir`, with at most so many
+    /// connections to each database.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] if it does not start, with its log.
+    pub fn start(program: &Path, server_dir: &Path, connections: usize) -> io::Result<Self> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        // A socket's path may have some hundred bytes.
+        let dir = PathBuf::from(format!("/tmp/gen_durable-pooler-{}-{count}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir)?;
+        // As Postgres does, it refuses to run as root.
+        let user = unprivileged().map_err(io::Error::other)?;
+        if let Some((uid, gid)) = user {
+            chown(&dir, Some(uid), Some(gid))?;
+        }
+        fs::write(dir.join("users"), "\"postgres\" \"\"\n")?;
+        let (here, there) = (dir.display(), server_dir.display());
+        let settings = format!(
+            "[databases]\n* = host={there} port=5432\n\n[pgbouncer]\n{DOCUMENTED}\
+             default_pool_size = {connections}\n\
+             max_client_conn = 200\n\
+             listen_port = 5432\n\
+             unix_socket_dir = {here}\n\
+             auth_type = trust\n\
+             auth_file = {here}/users\n"
+        );
+        fs::write(dir.join("settings"), settings)?;
+        let mut pooler = Self { program: program.to_owned(), user, dir, child: None };
+        pooler.start_again()?;
+        Ok(pooler)
+    }
+
+    /// The URL of a database through the pooler.
+    pub fn url(&self, database: &str) -> String {
+        let host = self.dir.display().to_string().replace('/', "%2F");
+        format!("postgres://postgres@{host}/{database}")
+    }
+
+    /// Kills it; all of its connections end.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] if it cannot be waited for.
+    pub fn kill(&mut self) -> io::Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        child.kill()?;
+        child.wait()?;
+        note('-', child.id())?;
+        // What it left would be taken for another one that runs.
+        fs::remove_file(self.dir.join(SOCKET))
+    }
+
+    /// Starts it with the same settings on the same socket.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_again(&mut self) -> io::Result<()> {
+        let log = self.dir.join("log");
+        let file = fs::File::create(&log)?;
+        let mut command = Command::new(&self.program);
+        command.arg(self.dir.join("settings")).current_dir("/");
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        let mut child = command.process_group(0).spawn()?;
+        note('+', child.id())?;
+        let deadline = Instant::now() + START_TIMEOUT;
+        while UnixStream::connect(self.dir.join(SOCKET)).is_err() {
+            if child.try_wait()?.is_some() || Instant::now() > deadline {
+                let _ = child.kill();
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                return Err(io::Error::other(format!("PgBouncer did not start: {said}")));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.child = Some(child);
+        Ok(())
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.kill();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
