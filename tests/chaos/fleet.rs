@@ -1,15 +1,26 @@
-//! Postgres, the workers, and the proxy that each of them has.
+//! Postgres, the workers, and the proxy and the clock that each of them has.
 //!
 //! Invariant: `heal` undoes every fault but one: what is half open stays so, for the engines to find.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use gen_durable_test_postgres::Server;
-use gen_durable_tests::{process::Worker, proxy::Proxy};
+use gen_durable_tests::{clock::Clock, process::Worker, proxy::Proxy};
 
 use crate::{Error, schedule::Fault};
 
 const DATABASE: &str = "postgres";
+const MIB: u64 = 1024 * 1024;
+/// By how much the memory of a worker may grow, once it has warmed up.
+const GROWTH_MAX: u64 = 64 * MIB;
+
+/// What the worker that lives throughout has in memory, in bytes.
+#[derive(Default)]
+struct Memory {
+    pid: Option<u32>,
+    first: u64,
+    last: u64,
+}
 
 pub(crate) struct Fleet {
     program: PathBuf,
@@ -19,6 +30,10 @@ pub(crate) struct Fleet {
     /// One for each worker, and one for the driver.
     proxies: Vec<Proxy>,
     workers: Vec<Option<Worker>>,
+    /// Without libfaketime there are none, and all clocks are right.
+    clocks: Vec<Clock>,
+    server_clock: Option<Clock>,
+    memory: Memory,
     suffered: BTreeMap<&'static str, u32>,
     problems: Vec<String>,
     lost_commits: u64,
@@ -26,8 +41,20 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    pub(crate) fn start(workers: usize, lease: u64, verbose: bool) -> Result<Self, Error> {
-        let server = Server::builder().setting("log_min_messages", "panic").start()?;
+    pub(crate) fn start(skews: &[i64], lease: u64, verbose: bool) -> Result<Self, Error> {
+        let workers = skews.len();
+        let server_clock = Clock::new()?;
+        let mut server = Server::builder().setting("log_min_messages", "panic");
+        for (name, value) in server_clock.iter().flat_map(Clock::environment) {
+            server = server.env(name, value);
+        }
+        let server = server.start()?;
+        let mut clocks = Vec::new();
+        for skew in skews {
+            let Some(clock) = Clock::threaded()? else { break };
+            clock.set(*skew)?;
+            clocks.push(clock);
+        }
         let proxies =
             (0..=workers).map(|_| Proxy::start(server.socket_dir())).collect::<Result<_, _>>()?;
         Ok(Self {
@@ -37,6 +64,9 @@ impl Fleet {
             server,
             proxies,
             workers: (0..workers).map(|_| None).collect(),
+            clocks,
+            server_clock,
+            memory: Memory::default(),
             suffered: BTreeMap::new(),
             problems: Vec::new(),
             lost_commits: 0,
@@ -59,7 +89,8 @@ impl Fleet {
     fn start_worker(&mut self, index: usize) -> Result<(), Error> {
         if self.workers[index].is_none() {
             let url = self.proxies[index].url(DATABASE);
-            self.workers[index] = Some(Worker::start(&self.program, &url, self.lease)?);
+            let clock = self.clocks.get(index);
+            self.workers[index] = Some(Worker::start(&self.program, &url, self.lease, &[], clock)?);
         }
         Ok(())
     }
@@ -123,6 +154,16 @@ impl Fleet {
                 }
                 "delayed"
             }
+            Fault::Clock(index, seconds) => {
+                let Some(clock) = self.clocks.get(index) else { return Ok(()) };
+                clock.set(seconds)?;
+                "clock jumped"
+            }
+            Fault::PostgresClock(seconds) => {
+                let Some(clock) = &self.server_clock else { return Ok(()) };
+                clock.set(seconds)?;
+                "clock of Postgres jumped"
+            }
         };
         *self.suffered.entry(name).or_default() += 1;
         Ok(())
@@ -149,20 +190,42 @@ impl Fleet {
         connection.close().await
     }
 
-    /// Ends all faults.
+    /// Looks at the memory of the worker that lives throughout.
+    pub(crate) fn weigh(&mut self) {
+        let Some(Some(worker)) = self.workers.last() else { return };
+        let Some(bytes) = worker.memory() else { return };
+        if self.memory.pid != Some(worker.pid()) {
+            self.memory = Memory { pid: Some(worker.pid()), first: bytes, last: bytes };
+        }
+        self.memory.last = bytes;
+    }
+
+    /// Ends all faults but the wrong clocks of the workers.
     pub(crate) fn heal(&mut self) -> Result<(), Error> {
+        if let Some(clock) = &self.server_clock {
+            clock.set(0)?;
+        }
         self.start_postgres()?;
         for proxy in &self.proxies {
             proxy.delay(std::time::Duration::ZERO);
         }
-        for worker in self.workers.iter_mut().flatten() {
-            worker.go_on()?;
+        for (index, worker) in self.workers.iter_mut().enumerate() {
+            let Some(running) = worker else { continue };
+            running.go_on()?;
+            if running.has_ended() {
+                self.problems.push(format!("worker {index} has ended by itself"));
+                *worker = None;
+            }
         }
         self.start_all()
     }
 
     /// Shuts all workers down; what was wrong with any, ever. Then nothing is half open any more.
     pub(crate) async fn shut_down(&mut self) -> Result<Vec<String>, Error> {
+        self.weigh();
+        if self.memory.last > self.memory.first + GROWTH_MAX {
+            self.problems.push(format!("a worker's memory grew: {}", self.memory()));
+        }
         for index in 0..self.workers.len() {
             self.shut_down_worker(index, true).await?;
         }
@@ -187,6 +250,19 @@ impl Fleet {
             self.problems.push(format!("worker {pid} ended with {status}"));
         }
         Ok(())
+    }
+
+    pub(crate) fn memory(&self) -> String {
+        let Memory { first, last, .. } = self.memory;
+        format!("{} MiB at first, {} MiB in the end", first / MIB, last / MIB)
+    }
+
+    pub(crate) fn clocks(&self) -> &'static str {
+        if self.server_clock.is_some() && !self.clocks.is_empty() {
+            "clocks are wrong and jump, the workers' and that of Postgres"
+        } else {
+            "WITHOUT wrong clocks: libfaketime is not installed (Debian's package `faketime`)"
+        }
     }
 
     pub(crate) fn suffered(&self) -> String {

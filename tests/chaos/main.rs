@@ -8,6 +8,9 @@
 //!   worker ──► proxy ──┘
 //! ```
 //!
+//! The wall clocks of workers are wrong, and jump, and so does that of Postgres, if libfaketime is
+//! installed (Debian's package `faketime`); otherwise the run says that it goes without.
+//!
 //! Which faults come, when and to whom, follows from the seed. What they meet does not: that is up
 //! to the machine's scheduling, so a seed that fails may need a few runs to fail again.
 //!
@@ -32,12 +35,19 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::{driver::Driver, fleet::Fleet, schedule::schedule};
+use crate::{
+    driver::Driver,
+    fleet::Fleet,
+    schedule::{schedule, skews},
+};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long everything may take to end after the faults.
 const SETTLE_MAX: Duration = Duration::from_mins(2);
+
+/// How long a worker may take to reach the size that it should keep.
+const WARM: Duration = Duration::from_secs(10);
 
 #[derive(Parser)]
 #[command(about = "Worker processes, faults, and an oracle that tells what they did")]
@@ -99,7 +109,9 @@ async fn run(options: Options) -> Result<Vec<String>, Error> {
     });
     println!("chaos: seed {seed}, {} s, {} workers", options.seconds, options.workers);
     let began = Instant::now();
-    let mut fleet = Fleet::start(options.workers, options.lease, options.verbose)?;
+    let skews = skews(seed, options.workers);
+    let mut fleet = Fleet::start(&skews, options.lease, options.verbose)?;
+    println!("chaos: {}", fleet.clocks());
     let pool = look(&fleet)?;
     gen_durable_migrate::up(&pool).await?;
     oracle::install(&pool).await?;
@@ -115,6 +127,10 @@ async fn run(options: Options) -> Result<Vec<String>, Error> {
         if told.elapsed() > Duration::from_secs(5) {
             told = Instant::now();
             tell(began, &pool, &driver).await;
+            // From here on it is warm.
+            if began.elapsed() > WARM {
+                fleet.weigh();
+            }
         }
     }
     println!("{:4} s: no more faults", began.elapsed().as_secs());
@@ -234,6 +250,7 @@ async fn summarise(
         driver.acknowledged(),
         driver.failed()
     );
+    println!("  memory of the worker that lived throughout: {}", fleet.memory());
     println!("  outcomes dropped as their worker had lost the instance: {}", fleet.lost_commits());
     Ok(())
 }

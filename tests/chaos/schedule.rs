@@ -32,6 +32,10 @@ pub(crate) enum Fault {
     Freeze(usize),
     /// Through this proxy everything arrives so much later.
     Delay(usize, Duration),
+    /// The worker's wall clock jumps: from now on it is so many seconds ahead, or behind.
+    Clock(usize, i64),
+    /// The clock of Postgres jumps.
+    PostgresClock(i64),
 }
 
 /// A fault and its time, from the beginning of the run.
@@ -41,7 +45,14 @@ pub(crate) struct Event {
     pub(crate) fault: Fault,
 }
 
-/// The faults of a run, in order.
+/// How far a worker's clock may be off, in seconds: ten days.
+const SKEW_MAX: u64 = 864_000;
+/// How far that of Postgres may be off: a few leases. What was put into the queue while it was ahead
+/// waits until the right time has come there too, so it must not be hours.
+const JUMP_MAX: u64 = 8;
+
+/// The faults of a run, in order. The last worker is spared what ends a process: what it has in memory
+/// in the end tells whether the engine leaks.
 pub(crate) fn schedule(seed: u64, time: Duration, workers: usize) -> Vec<Event> {
     let mut random = Random::new(seed);
     let mut events = Vec::new();
@@ -49,37 +60,40 @@ pub(crate) fn schedule(seed: u64, time: Duration, workers: usize) -> Vec<Event> 
     let mut now = 1500;
     while now < end {
         let worker = usize::try_from(random.below(workers as u64)).unwrap_or(0);
+        let mortal = usize::try_from(random.below((workers as u64 - 1).max(1))).unwrap_or(0);
         let proxy = usize::try_from(random.below(workers as u64 + 1)).unwrap_or(0);
         let mut add = |after: u64, fault| {
             events.push(Event { at: Duration::from_millis(now + after), fault });
         };
         match random.below(100) {
             0..20 => {
-                add(0, Fault::Kill(worker));
-                add(random.between(50, 1500), Fault::Start(worker));
+                add(0, Fault::Kill(mortal));
+                add(random.between(50, 1500), Fault::Start(mortal));
             }
-            20..40 => {
+            20..38 => {
                 add(0, Fault::Stop(worker));
                 let pause = random.between(50, 5000);
                 // Some never wake up.
-                if random.below(4) == 0 {
+                if random.below(4) == 0 && worker == mortal {
                     add(pause, Fault::Kill(worker));
                     add(pause + 100, Fault::Start(worker));
                 } else {
                     add(pause, Fault::GoOn(worker));
                 }
             }
-            40..48 => {
-                add(0, Fault::ShutDown(worker));
-                add(random.between(100, 1000), Fault::Start(worker));
+            38..46 => {
+                add(0, Fault::ShutDown(mortal));
+                add(random.between(100, 1000), Fault::Start(mortal));
             }
-            48..56 => {
+            46..50 => add(0, Fault::Clock(worker, offset(&mut random, SKEW_MAX))),
+            50..54 => add(0, Fault::PostgresClock(offset(&mut random, JUMP_MAX))),
+            54..60 => {
                 let mode = if random.below(3) == 0 { Mode::Fast } else { Mode::Immediate };
                 add(0, Fault::Postgres(mode));
                 add(random.between(10, 2500), Fault::PostgresBack);
             }
-            56..66 => add(0, Fault::Terminate),
-            66..80 => add(0, Fault::Cut(proxy)),
+            60..67 => add(0, Fault::Terminate),
+            67..80 => add(0, Fault::Cut(proxy)),
             80..90 => add(0, Fault::Freeze(proxy)),
             _ => {
                 add(0, Fault::Delay(proxy, Duration::from_millis(random.between(1, 200))));
@@ -91,6 +105,18 @@ pub(crate) fn schedule(seed: u64, time: Duration, workers: usize) -> Vec<Event> 
     events.retain(|event| millis(event.at) <= end);
     events.sort_by_key(|event| event.at);
     events
+}
+
+/// How far the clock of each worker is off when it starts: some go right, some do not.
+pub(crate) fn skews(seed: u64, workers: usize) -> Vec<i64> {
+    let mut random = Random::new(seed ^ 3);
+    (0..workers)
+        .map(|worker| if worker % 2 == 0 { offset(&mut random, SKEW_MAX) } else { 0 })
+        .collect()
+}
+
+fn offset(random: &mut Random, max: u64) -> i64 {
+    i64::try_from(random.below(2 * max + 1)).unwrap_or(0) - i64::try_from(max).unwrap_or(0)
 }
 
 fn millis(time: Duration) -> u64 {

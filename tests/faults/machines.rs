@@ -294,6 +294,21 @@ impl Held {
     }
 }
 
+/// Kills the process that runs it.
+#[derive(Debug)]
+#[durable_fsm(state = KeyedState, output = ())]
+pub enum Deadly {
+    /// Ends the process.
+    Kill,
+}
+
+#[durable_fsm]
+impl Deadly {
+    async fn kill(_cx: Context<Self>) -> Outcome<Self> {
+        std::process::abort()
+    }
+}
+
 /// Some steps take a while, so that faults meet them in the middle.
 async fn take_time(choice: u64) {
     if choice % 8 == 7 {

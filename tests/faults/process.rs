@@ -11,6 +11,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
+use crate::clock::Clock;
+
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 pids=" "
@@ -55,14 +57,22 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts `program worker` on a database.
+    /// Starts `program worker` on a database, with further arguments, and with a clock of its own.
     ///
     /// # Errors
     ///
     /// [`io::Error`] if it cannot be started.
-    pub fn start(program: &Path, url: &str, lease_millis: u64) -> io::Result<Self> {
+    pub fn start(
+        program: &Path,
+        url: &str,
+        lease_millis: u64,
+        arguments: &[&str],
+        clock: Option<&Clock>,
+    ) -> io::Result<Self> {
         let mut child = Command::new(program)
             .args(["worker", "--url", url, "--lease", &lease_millis.to_string()])
+            .args(arguments)
+            .envs(clock.map(Clock::environment).into_iter().flatten())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -112,6 +122,18 @@ impl Worker {
         let said = lock(&self.said);
         let counts = said.iter().filter_map(|line| line.strip_prefix("lost ")?.parse().ok());
         counts.max().unwrap_or(0)
+    }
+
+    /// How much memory it has in use, in bytes; none if it has ended.
+    pub fn memory(&self) -> Option<u64> {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid)).ok()?;
+        let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+        Some(pages * 4096)
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
     }
 
     /// Whether it is stopped.

@@ -8,7 +8,7 @@ use gen_durable::Engine;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::io::AsyncReadExt;
 
-use crate::machines::{Chain, Collector, Held, Keyed, Leaf, Once, Stopper};
+use crate::machines::{Chain, Collector, Deadly, Held, Keyed, Leaf, Once, Stopper};
 
 /// What a worker is told.
 #[derive(Clone, Debug, clap::Args)]
@@ -22,6 +22,9 @@ pub struct Options {
     /// Slots of its queue `default`.
     #[arg(long, default_value_t = 20)]
     pub slots: usize,
+    /// After how many workers lost in a row an instance fails.
+    #[arg(long, default_value_t = 20)]
+    pub crashes: u32,
 }
 
 /// Runs until stdin is closed; says on stdout how many outcomes it lost.
@@ -81,10 +84,12 @@ async fn start(options: &Options) -> Result<Engine, Box<dyn std::error::Error + 
             .machine::<Stopper>()
             .machine::<Once>()
             .machine::<Held>()
+            .machine::<Deadly>()
             .resource(pool.clone())
             .queue("default", options.slots)
             .queue("keyed", 10)
             .lease_ttl(Duration::from_millis(options.lease))
+            .crashes_max(options.crashes)
             .drain_timeout(Duration::from_secs(10));
         match builder.start().await {
             Ok(engine) => return Ok(engine),

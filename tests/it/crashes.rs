@@ -20,7 +20,7 @@ use crate::support::{count, database, eventually, row, until, until_somebody_wai
 fn worker(db: &TestDb, lease: Duration) -> Worker {
     let program = Path::new(env!("CARGO_BIN_EXE_chaos"));
     let lease = u64::try_from(lease.as_millis()).unwrap();
-    Worker::start(program, db.url(), lease).expect("a worker process")
+    Worker::start(program, db.url(), lease, &[], None).expect("a worker process")
 }
 
 /// The oracle's triggers record every transition in the transaction that makes it.

@@ -15,6 +15,7 @@
 
 mod awaits;
 mod claims;
+mod clocks;
 mod crashes;
 mod failover;
 mod failures;

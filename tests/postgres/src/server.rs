@@ -9,6 +9,7 @@
 //! Invariant: the server listens on a private Unix socket alone.
 
 use std::{
+    ffi::OsString,
     fs,
     io::Write,
     os::unix::{fs::DirBuilderExt, process::CommandExt},
@@ -40,6 +41,7 @@ pub struct Builder {
     fast: bool,
     data: Option<PathBuf>,
     settings: Vec<(String, String)>,
+    environment: Vec<(OsString, OsString)>,
 }
 
 /// A running server; dropped, it is gone with its directory.
@@ -51,6 +53,7 @@ pub struct Server {
     data: PathBuf,
     user: Option<(u32, u32)>,
     options: Vec<String>,
+    environment: Vec<(OsString, OsString)>,
     postgres: Option<Child>,
     // Dropped last: it removes the directory.
     _watchdog: Watchdog,
@@ -72,6 +75,12 @@ impl Builder {
     /// A setting, as in `postgresql.conf`.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A variable in the environment of the server's processes.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -122,7 +131,17 @@ impl Builder {
         };
         let watchdog = Watchdog::start(&data, &work)?;
         let options = self.options(&work);
-        Ok(Server { bin, work, data, user, options, postgres: None, _watchdog: watchdog })
+        let environment = self.environment.clone();
+        Ok(Server {
+            bin,
+            work,
+            data,
+            user,
+            options,
+            environment,
+            postgres: None,
+            _watchdog: watchdog,
+        })
     }
 
     fn options(&self, work: &Path) -> Vec<String> {
@@ -197,6 +216,7 @@ impl Server {
         let errors = file.try_clone().map_err(Error::io("create the log"))?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(&self.data).args(&self.options);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(file).stderr(errors);
         // Not in the terminal's group: Ctrl-C is for the program, and the watchdog stops the server.
         command.process_group(0);
