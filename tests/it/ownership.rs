@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use gen_durable::{Engine, prelude::*};
 use gen_durable_test_postgres::TestDb;
+use sqlx::PgPool;
 
 use crate::support::{
     Gate, PATIENCE, count, database, engine, eventually, expire_lease, row, sql, until,
+    until_somebody_waits,
 };
 
 #[derive(Clone, Debug, DurableSignal)]
@@ -63,14 +65,22 @@ async fn start(db: &TestDb, gate: &Arc<Gate>) -> Engine {
     engine.resource(Arc::clone(gate)).start().await.unwrap()
 }
 
+/// An instance and its signal in one transaction: it is not claimed without.
+async fn begin(pool: &PgPool) -> InstanceId<Effectful> {
+    let mut tx = pool.begin().await.unwrap();
+    let id = Effectful::insert(Effects::default()).execute(&mut *tx).await.unwrap();
+    Effectful::signal_token(id, Token { n: 1 }).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    id
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn p02_a_worker_that_lost_its_lease_commits_nothing() {
     let db = database().await;
     let pool = db.pool();
     let (lost_gate, gate) = (Arc::new(Gate::new()), Arc::new(Gate::new()));
     let lost = start(&db, &lost_gate).await;
-    let id = Effectful::insert(Effects::default()).execute(pool).await.unwrap();
-    Effectful::signal_token(id, Token { n: 1 }).execute(pool).await.unwrap();
+    let id = begin(pool).await;
     lost_gate.arrival().await;
 
     expire_lease(pool, lost.worker()).await;
@@ -115,8 +125,7 @@ async fn p02_an_old_step_of_the_same_worker_commits_nothing() {
     let pool = db.pool();
     let gate = Arc::new(Gate::new());
     let engine = start(&db, &gate).await;
-    let id = Effectful::insert(Effects::default()).execute(pool).await.unwrap();
-    Effectful::signal_token(id, Token { n: 1 }).execute(pool).await.unwrap();
+    let id = begin(pool).await;
     gate.arrival().await;
     sqlx::query(
         "update gen_durable.instances
@@ -135,6 +144,53 @@ async fn p02_an_old_step_of_the_same_worker_commits_nothing() {
     gate.open(1);
     assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 1);
     assert_eq!(children(&db).await, 2);
+    engine.shutdown().await.unwrap();
+}
+
+/// Both runs end while an earlier commit is under way, so that their outcomes are in one batch. Only one
+/// of them is applied, and only its signals and inserts go out.
+#[tokio::test(flavor = "multi_thread")]
+async fn p02_outcomes_of_an_old_and_a_new_run_in_one_batch_are_told_apart() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = start(&db, &gate).await;
+    let (first, id) = (begin(pool).await, begin(pool).await);
+    let arrived = [gate.arrival().await, gate.arrival().await];
+    assert_eq!(arrived, [first.get(), id.get()], "whoever came first is let go first");
+    // The same worker has the row again, and its step runs a second time.
+    sqlx::query(
+        "update gen_durable.instances
+         set status = 'runnable', locked_by = null, revision = revision + 1 where id = $1",
+    )
+    .bind(id.get())
+    .execute(pool)
+    .await
+    .unwrap();
+    Child::insert(0).execute(&engine).await.unwrap();
+    assert_eq!(gate.arrival().await, id.get());
+    // The commit of the first instance waits for its row; what ends meanwhile is the next batch.
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("select from gen_durable.instances where id = $1 for update")
+        .bind(first.get())
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let steps = engine.metrics().steps;
+    gate.open(1);
+    until_somebody_waits(pool, 1).await;
+    gate.open(2);
+    eventually("both runs have ended", async || {
+        (engine.metrics().steps == steps + 3).then_some(())
+    })
+    .await;
+    lock.rollback().await.unwrap();
+    eventually("one was dropped", async || (engine.metrics().lost_commits == 1).then_some(()))
+        .await;
+    gate.open(2);
+    assert_eq!(engine.wait(first, PATIENCE).await.unwrap(), 1);
+    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 1);
+    assert_eq!(children(&db).await, 3, "one of each instance, and the one from here");
     engine.shutdown().await.unwrap();
 }
 
@@ -218,6 +274,39 @@ async fn p24_an_instance_that_loses_every_worker_is_failed() {
     }
 }
 
+/// Unless an engine is told otherwise, after twenty.
+#[tokio::test(flavor = "multi_thread")]
+async fn p24_by_default_twenty_lost_workers_are_too_many() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let dies = engine(&db).machine::<Deadly>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let ids = Deadly::insert_many([(); 2]).execute(pool).await.unwrap();
+    for _ in &ids {
+        gate.arrival().await;
+    }
+    let [last, other] = [&ids[0], &ids[1]].map(|id| *id.as_ref().unwrap());
+    for (id, crashes) in [(last, 19), (other, 18)] {
+        sqlx::query("update gen_durable.instances set crashes = $2 where id = $1")
+            .bind(id.get())
+            .bind(crashes)
+            .execute(pool)
+            .await
+            .unwrap();
+    }
+    let reaper = engine(&db).start().await.unwrap();
+    expire_lease(pool, dies.worker()).await;
+    reaper.maintain().await.unwrap();
+    assert_eq!(
+        row(pool, last).await.last_error.as_deref(),
+        Some("step kill: its worker was lost 20 times in a row")
+    );
+    let other = row(pool, other).await;
+    assert_eq!((other.status.as_str(), other.crashes), ("runnable", 19));
+    reaper.shutdown().await.unwrap();
+    drop(dies);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn p28_two_engines_in_one_process_share_the_work_and_two_databases_share_nothing() {
     let (db, other) = (database().await, database().await);
@@ -254,8 +343,7 @@ async fn p23_a_step_that_outlives_its_lease_has_no_effect() {
         .start()
         .await
         .unwrap();
-    let id = Effectful::insert(Effects::default()).execute(pool).await.unwrap();
-    Effectful::signal_token(id, Token { n: 1 }).execute(pool).await.unwrap();
+    let id = begin(pool).await;
     slow_gate.arrival().await;
     let mut lock = pool.begin().await.unwrap();
     sqlx::query("select from gen_durable.workers where id = $1 for update")

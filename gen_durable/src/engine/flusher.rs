@@ -10,6 +10,7 @@
 #![expect(clippy::vec_box, reason = "an outcome changes hands several times, and is large")]
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -80,7 +81,9 @@ impl Flusher {
                 Box::pin(async move {
                     // An engine that is gone owns nothing; its jobs' replies are dropped.
                     if let Some(shared) = shared.upgrade() {
-                        commit_batch(&shared, jobs).await;
+                        for jobs in one_of_each(jobs) {
+                            commit_batch(&shared, jobs).await;
+                        }
                     }
                 }) as _
             };
@@ -99,6 +102,23 @@ impl Flusher {
     fn submit(&self, job: Job) {
         if job.commit.sends() { self.sending.submit(job) } else { self.plain.submit(job) }
     }
+}
+
+/// Divides a batch so that no part has two outcomes of one instance.
+///
+/// There are two if the instance was taken from this worker and claimed by it again while the old run of
+/// its step went on. What a commit consumes and what it answers goes by the instance's id: with both in
+/// one, the old run's signals and inserts would go out with the new one's.
+fn one_of_each(jobs: Vec<Job>) -> Vec<Vec<Job>> {
+    let mut ids = HashSet::with_capacity(jobs.len());
+    let (first, again): (Vec<_>, Vec<_>) =
+        jobs.into_iter().partition(|job| ids.insert(job.commit.id));
+    if again.is_empty() {
+        return vec![first];
+    }
+    let mut parts = vec![first];
+    parts.extend(one_of_each(again));
+    parts
 }
 
 /// Commits a batch, trying again while the lease holds.

@@ -49,7 +49,7 @@ pub(crate) struct Committed {
     pub(crate) dropped_inserts: Vec<(&'static str, String)>,
 }
 
-/// Commits a batch. `uncertain` says that an earlier try may have been applied.
+/// Commits a batch with at most one outcome of each instance. `uncertain` says that an earlier try may have been applied.
 pub(crate) async fn commit(
     connection: &mut PgConnection,
     batch: &[Box<Commit>],
