@@ -7,15 +7,16 @@ use gen_durable::prelude::*;
 use gen_durable_test_postgres::TestDb;
 use gen_durable_tests::{
     machines::{
-        Chain, ChainState, Collector, CollectorState, EXTERNAL, HOLD_LOCK, Held, Keyed, KeyedState,
-        Ping,
+        Chain, ChainState, Collector, CollectorState, Deadly, EXTERNAL, HOLD_LOCK, Held, Keyed,
+        KeyedState, Once, Ping,
     },
     oracle,
     process::Worker,
+    proxy::{Direction, Effect},
     random::Random,
 };
 
-use crate::support::{count, database, eventually, row, until, until_somebody_waits};
+use crate::support::{count, database, eventually, proxy, row, until, until_somebody_waits};
 
 fn worker(db: &TestDb, lease: Duration) -> Worker {
     let program = Path::new(env!("CARGO_BIN_EXE_chaos"));
@@ -129,4 +130,83 @@ async fn p23_a_process_stopped_past_its_lease_commits_nothing() {
     }
     assert_eq!(count(pool, "executing").await, 0);
     assert_eq!(oracle::check(pool).await.unwrap(), Vec::<String>::new());
+}
+
+/// Not at random: at each moment between a claim and its commit that the connection can tell apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn p01_kill_9_at_each_moment_of_a_claim_and_a_commit() {
+    /// In the chain's state, and so in the answer to its claim and in its commits.
+    const SEED: u32 = 987_654_321;
+    let moments = [
+        // The claim is committed, and its rows do not arrive.
+        (Direction::Answer, "987654321", Effect::FreezeBefore),
+        // The step has run, and its outcome does not arrive.
+        (Direction::Request, "987654321", Effect::FreezeBefore),
+        // The outcome arrives, and nobody hears the answer.
+        (Direction::Request, "987654321", Effect::FreezeAfter),
+        // The transaction with the outcome is open, and its end does not arrive; or it does.
+        (Direction::Request, "COMMIT", Effect::FreezeBefore),
+        (Direction::Request, "COMMIT", Effect::FreezeAfter),
+    ];
+    let lease = Duration::from_millis(500);
+    let db = database().await;
+    let pool = db.pool();
+    oracle::install(pool).await.unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_chaos"));
+    for (direction, text, effect) in moments {
+        let proxy = proxy().await;
+        let sprung = proxy.trap(direction, text, effect);
+        let killed = Worker::start(program, &proxy.url(db.name()), 500, &[], None).unwrap();
+        // With a key, a claim and a commit are transactions of several statements.
+        let state = ChainState { n: 0, hops: 3, seed: SEED };
+        let keyed = Chain::insert(state.clone()).partition_key("k").execute(pool).await.unwrap();
+        let plain = Chain::insert(state).execute(pool).await.unwrap();
+        sprung.await.expect("the moment comes");
+        killed.kill().unwrap();
+        proxy.cut();
+        let other = worker(&db, lease);
+        until(pool, keyed, "done").await;
+        until(pool, plain, "done").await;
+        assert!(other.shut_down().unwrap().success());
+    }
+    assert_eq!(oracle::check(pool).await.unwrap(), Vec::<String>::new());
+}
+
+/// An instance whose step ends the process, each time that it runs, and those that happen to be claimed
+/// with it: they run at the same moment, and their worker is lost as often.
+#[tokio::test(flavor = "multi_thread")]
+async fn p24_an_instance_that_kills_its_process_is_failed_and_its_neighbours_are_not() {
+    const NEIGHBOURS: i64 = 30;
+    let db = database().await;
+    let pool = db.pool();
+    let program = Path::new(env!("CARGO_BIN_EXE_chaos"));
+    let start = || Worker::start(program, db.url(), 500, &["--crashes", "8"], None).unwrap();
+    let deadly = Deadly::insert(KeyedState::default()).partition_key("k").priority(-1);
+    let deadly = deadly.execute(pool).await.unwrap();
+    let behind =
+        Once::insert(KeyedState::default()).partition_key("k").execute(pool).await.unwrap();
+    let neighbours = vec![KeyedState::default(); usize::try_from(NEIGHBOURS).unwrap()];
+    Once::insert_many(neighbours).execute(pool).await.unwrap();
+    let (mut worker, mut deaths) = (start(), 0);
+    // As whatever supervises the process does.
+    let failed = eventually("it is failed", async || {
+        if worker.has_ended() {
+            deaths += 1;
+            worker = start();
+        }
+        let row = row(pool, deadly).await;
+        (row.status == "failed").then_some(row)
+    })
+    .await;
+    assert_eq!(
+        failed.last_error.as_deref(),
+        Some("step kill: its worker was lost 8 times in a row")
+    );
+    assert_eq!((deaths, failed.crashes), (8, 8));
+    until(pool, behind, "done").await;
+    eventually("its neighbours have run", async || {
+        (count(pool, "done").await == NEIGHBOURS + 1).then_some(())
+    })
+    .await;
+    assert!(worker.shut_down().unwrap().success());
 }

@@ -1,6 +1,10 @@
 -- Returns up to $1 rows of lost workers to the queue: those whose lease ran out, and those that
 -- are not in the table of workers at all. A row whose workers were lost $2 times in a row fails.
 --
+-- From the second loss in a row on, a row comes back at a random moment of the next second, of the
+-- next two, and then of the next four. An instance that kills its worker at once would otherwise be
+-- claimed with the same neighbours each time, and they would fail with it.
+--
 -- The distinct holders are found by one descent of the lease index each.
 with recursive holders (locked_by) as (
     select min(i.locked_by) from gen_durable.instances i where i.locked_by is not null
@@ -41,6 +45,11 @@ set status = case when i.crashes >= $2 - 1 then 'failed' else 'runnable' end,
     end,
     finished_at = case when i.crashes >= $2 - 1 then now() end,
     locked_by = null,
+    eligible_at = case
+        when i.crashes > 0
+        then now() + random() * 2 ^ least(i.crashes, 3) * interval '0.5 seconds'
+        else i.eligible_at
+    end,
     -- The counts stay within their types: one absurd row must not fail the batch.
     attempt = least(i.attempt, 2147483646) + 1,
     crashes = least(i.crashes, 2147483646) + 1,
