@@ -136,6 +136,51 @@ async fn p13_an_outcome_whose_answer_is_lost_is_applied_once() {
     }
 }
 
+/// A commit did not arrive, so that it is uncertain whether it was applied; and before it is sent again
+/// the row's workers count as lost too often, and it fails for good. A reap counts the revision up as
+/// the commit would have: the outcome must not be taken for applied.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_an_uncertain_end_is_not_mistaken_for_a_reap_that_failed_the_row() {
+    const REAP: &str = include_str!("../../gen_durable/src/storage/sql/reap.sql");
+    let db = database().await;
+    let pool = db.pool();
+    let proxy = proxy().await;
+    let gate = Arc::new(Gate::new());
+    let engine = behind(&proxy, &db).lease_ttl(Duration::from_mins(10));
+    let engine = engine.resource(Arc::clone(&gate)).start().await.unwrap();
+    let id = Walk::insert(marked("doubtful")).step(Walk::End).execute(pool).await.unwrap();
+    gate.arrival().await;
+    // Whoever comes finds the row locked, until it has been reaped.
+    let mut reaper = pool.begin().await.unwrap();
+    sqlx::query("select from gen_durable.instances where id = $1 for update")
+        .bind(id.get())
+        .execute(&mut *reaper)
+        .await
+        .unwrap();
+    let sprung = proxy.trap(Direction::Request, "doubtful", Effect::CutBefore);
+    gate.open(1);
+    sprung.await.expect("the outcome goes by");
+    sqlx::query("update gen_durable.workers set lease_expires_at = now()")
+        .execute(&mut *reaper)
+        .await
+        .unwrap();
+    let reaped = sqlx::query(REAP).bind(1000_i64).bind(1_i32).execute(&mut *reaper).await.unwrap();
+    assert_eq!(reaped.rows_affected(), 1);
+    // The one who waits in the engine's own process would be told `done` by the engine itself.
+    let wait = tokio::spawn({
+        let client = engine.client().clone();
+        async move { client.wait(id, PATIENCE).await }
+    });
+    reaper.commit().await.unwrap();
+    let ended = wait.await.unwrap();
+    assert!(matches!(&ended, Err(gen_durable::WaitError::Failed { .. })), "{ended:?}");
+    eventually("the outcome counts as lost", async || {
+        (engine.metrics().lost_commits == 1).then_some(())
+    })
+    .await;
+    engine.shutdown().await.unwrap();
+}
+
 /// The claim is committed, and its rows do not arrive: they are given back, with no attempt spent.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_a_claim_whose_answer_is_lost_is_given_back() {
@@ -158,6 +203,58 @@ async fn p13_a_claim_whose_answer_is_lost_is_given_back() {
         assert_eq!(engine.wait(id, PATIENCE).await.unwrap().n, 1);
     }
     engine.shutdown().await.unwrap();
+}
+
+/// Goes on after a delay, again and again.
+#[derive(Clone, Debug, DurableState)]
+pub struct Ticks {
+    left: u64,
+    /// In milliseconds; if it is zero, each is a little shorter than the one before.
+    delay: u64,
+}
+
+#[durable_fsm(state = Ticks, output = ())]
+pub enum Tick {
+    Tock,
+}
+
+#[durable_fsm]
+impl Tick {
+    async fn tock(mut cx: Context<Self>) -> Outcome<Self> {
+        if cx.state.left == 0 {
+            return cx.done(());
+        }
+        let delay = if cx.state.delay == 0 { cx.state.left / 2 + 5 } else { cx.state.delay };
+        cx.state.left -= 1;
+        cx.next_in(Tick::Tock, Duration::from_millis(delay))
+    }
+}
+
+/// Lets an instance tick, on an engine whose poll does not help: the pauses of its claimer double to an
+/// hour, and a row that is missed once is missed for good.
+async fn tick(db: &TestDb, proxy: &Proxy, ticks: Ticks) {
+    let engine = behind(proxy, db).machine::<Tick>().resource(Arc::new(Gate::new()));
+    let engine = engine.poll_interval(Duration::from_hours(1)).lease_ttl(Duration::from_hours(1));
+    let engine = engine.start().await.unwrap();
+    let id = Tick::insert(ticks).execute(&engine).await.unwrap();
+    engine.wait(id, PATIENCE).await.unwrap();
+    engine.shutdown().await.unwrap();
+}
+
+/// Statements take so long that a row often comes to be due after a claim has looked for it and before
+/// the engine asks when the next one is due.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_comes_to_be_due_between_two_looks_is_not_missed() {
+    let (db, proxy) = (database().await, proxy().await);
+    proxy.delay(Duration::from_millis(5));
+    tick(&db, &proxy, Ticks { left: 40, delay: 0 }).await;
+}
+
+/// A row is delayed while the claimer looks for what is due, and has not yet forgotten the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_delayed_while_the_claimer_looks_is_not_missed() {
+    let (db, proxy) = (database().await, proxy().await);
+    tick(&db, &proxy, Ticks { left: 500, delay: 1 }).await;
 }
 
 /// Every connection of the engine is half open: the statements under way never end, and nothing says

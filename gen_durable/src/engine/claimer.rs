@@ -147,6 +147,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             wait(shared, announced, shared.config.poll_interval).await;
             continue;
         };
+        let asked = Instant::now();
         match claim(shared, &request).await {
             Err(error) => {
                 // The claim may have been committed, and its answer lost.
@@ -181,7 +182,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     wait(shared, announced, jittered(CONTENDED_PAUSE)).await;
                     continue;
                 }
-                let pause = idle(shared, &kinds, &mut outage, &mut idle_pause).await;
+                let pause = idle(shared, &kinds, &mut outage, &mut idle_pause, asked).await;
                 wait(shared, announced, pause).await;
             }
         }
@@ -261,20 +262,29 @@ fn enter(shared: &Arc<Shared>, request: &ClaimRequest, claimed: Vec<Claimed>) ->
     counts.iter().zip(&request.wanted).any(|(count, wanted)| count >= wanted)
 }
 
-/// Looks for what is due later; how long to wait.
+/// Looks for what is due later; how long to wait. What has come to be due since `asked`, when the claim
+/// was sent, the claim may have missed: then it is not waited at all.
 async fn idle(
     shared: &Shared,
     kinds: &Kinds,
     outage: &mut Outage,
     idle_pause: &mut Duration,
+    asked: Instant,
 ) -> Duration {
     let pause = *idle_pause;
     *idle_pause = (pause * 2).min(shared.config.poll_interval);
     match look_ahead(shared, kinds).await {
         Ok(due) => {
+            let own = shared.take_due();
+            let missed = own.is_some_and(|at| asked <= at && at <= Instant::now())
+                || due.overdue.is_some_and(|overdue| overdue <= asked.elapsed());
+            if missed {
+                return Duration::ZERO;
+            }
             // A row that is due and was not claimed is locked or waits for its key, or its queue is
             // full: what is due later must not be hidden by it.
-            let next = [due.eligible, due.wake, shared.take_due()].into_iter().flatten();
+            let own = own.map(|at| at.saturating_duration_since(Instant::now()));
+            let next = [due.eligible, due.wake, own].into_iter().flatten();
             let next = next.filter(|next| !next.is_zero()).min();
             next.map_or_else(|| jittered(pause), |next| jittered(pause).min(next))
         }

@@ -267,23 +267,26 @@ impl Shared {
 
     /// Has the claimer look when this much time has passed.
     pub(crate) fn due_in(&self, delay: Duration) {
-        let Some(at) = Instant::now().checked_add(delay) else { return };
+        let now = Instant::now();
+        let Some(at) = now.checked_add(delay) else { return };
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        if due.is_none_or(|known| at < known) {
+        // What is over, and the claimer has not taken yet, must not stand for what is to come: the
+        // claimer may have looked already.
+        if due.is_none_or(|known| at < known || known <= now) {
             *due = Some(at);
             drop(due);
             self.wake_claimer();
         }
     }
 
-    /// Until the next row that this engine delayed is due.
-    fn take_due(&self) -> Option<Duration> {
+    /// When the next row that this engine delayed is due; forgotten if that is over.
+    fn take_due(&self) -> Option<Instant> {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = (*due)?.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let at = (*due)?;
+        if at <= Instant::now() {
             *due = None;
         }
-        Some(left)
+        Some(at)
     }
 
     /// Waits until nothing is claimed. The claimer goes first: rows of a claim that is under way

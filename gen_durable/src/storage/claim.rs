@@ -241,7 +241,13 @@ pub(crate) async fn next_due(
     let from_now = |micros: Option<i64>| {
         micros.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
     };
-    Ok(Due { eligible: from_now(row.try_get(0)?), wake: from_now(row.try_get(1)?) })
+    let eligible: Option<i64> = row.try_get(0)?;
+    let overdue = eligible.filter(|micros| *micros <= 0).map(i64::unsigned_abs);
+    Ok(Due {
+        eligible: from_now(eligible),
+        overdue: overdue.map(Duration::from_micros),
+        wake: from_now(row.try_get(1)?),
+    })
 }
 
 /// The kinds of runnable rows in these queues, with their queue.
