@@ -37,6 +37,7 @@ mod pooler;
 mod random_machines;
 mod retries;
 mod roles;
+mod rooms;
 mod secrets;
 mod shutdown;
 mod signals;

@@ -102,3 +102,23 @@ async fn an_instance_takes_its_inbox_with_it_when_it_is_deleted() {
     .unwrap();
     assert_eq!(left, [ids[2], ids[2]]);
 }
+
+/// Of a key, one row is stranded, and another one is in the claim's index but not due for an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_row_hides_no_stranded_key() {
+    let db = database().await;
+    let pool = db.pool();
+    let later = Quick::insert(()).partition_key("k").schedule_in(Duration::from_hours(1));
+    let later = later.execute(pool).await.unwrap();
+    let stranded = Quick::insert(()).partition_key("k").execute(pool).await.unwrap();
+    sqlx::query("update gen_durable.instances set blocked = true where id = $1")
+        .bind(stranded.get())
+        .execute(pool)
+        .await
+        .unwrap();
+    let engine = engine(&db).machine::<Quick>().start().await.unwrap();
+    engine.maintain().await.unwrap();
+    engine.wait(stranded, PATIENCE).await.unwrap();
+    assert_eq!(crate::support::row(pool, later).await.status, "runnable");
+    engine.shutdown().await.unwrap();
+}

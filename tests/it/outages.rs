@@ -103,3 +103,64 @@ async fn p13_restarts_and_terminated_connections_lose_nothing_and_double_nothing
     }
     engine.shutdown().await.unwrap();
 }
+
+#[durable_fsm(state = u32, output = u32)]
+pub enum Careful {
+    Work,
+}
+
+#[durable_fsm]
+impl Careful {
+    async fn work(mut cx: Context<Self>) -> Outcome<Self> {
+        cx.state += 1;
+        let n = cx.state;
+        cx.done(n)
+    }
+
+    async fn handle(cx: Context<Self>, error: StepError) -> Outcome<Self> {
+        cx.stop(error)
+    }
+}
+
+/// Postgres refuses a commit for what is no fault of the outcome's: it is tried again, and `handle` does
+/// not hear of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_a_commit_that_postgres_ends_for_its_own_reasons_is_tried_again() {
+    // A silent and a long transaction, a deadlock, a conflict, a lock, a shutdown, a standby, no
+    // memory, no room, an I/O error, a lost connection.
+    const CODES: [&str; 11] = [
+        "25P03", "25P04", "40P01", "40001", "55P03", "57P01", "25006", "53200", "53100", "58030",
+        "08006",
+    ];
+    let db = crate::support::database().await;
+    let pool = db.pool();
+    crate::support::sql(
+        pool,
+        "create table codes (place serial, code text);
+         create sequence refused;
+         create function refuse() returns trigger language plpgsql as $$
+         declare
+             wrong text;
+         begin
+             -- A sequence goes on when its transaction is rolled back: each is raised once.
+             select code into wrong from codes where place = nextval('refused');
+             if wrong is not null then
+                 raise exception 'refused' using errcode = wrong;
+             end if;
+             return null;
+         end $$;
+         create trigger refuse after update on gen_durable.instances for each row
+         when (new.status = 'done') execute function refuse();",
+    )
+    .await;
+    for code in CODES {
+        sqlx::query("insert into codes (code) values ($1)").bind(code).execute(pool).await.unwrap();
+    }
+    let engine = crate::support::engine(&db).machine::<Careful>().start().await.unwrap();
+    let id = Careful::insert(0).execute(pool).await.unwrap();
+    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 1);
+    let refused: i64 =
+        sqlx::query_scalar("select last_value from refused").fetch_one(pool).await.unwrap();
+    assert!(refused > CODES.len() as i64, "each code was raised: {refused}");
+    engine.shutdown().await.unwrap();
+}
