@@ -1,325 +1,335 @@
 //! Random machines: graphs of steps, outcomes, signals and failures, run by the engine and by a small
-//! reference model in memory. Both must come to the same end, and consume the same signals.
+//! reference in memory. Both must come to the same end, and have the same effects.
 //!
-//! One machine interprets a plan that its state carries. The model reads the same plan and knows
-//! nothing of rows, claims or connections.
+//! A case that differs is shrunk and told, with what runs it again:
+//!
+//! ```text
+//! RANDOM_MACHINES_SEED=7 RANDOM_MACHINES=5000 cargo test -p gen_durable_tests --test it random_machines
+//! ```
 
-use std::{collections::BTreeMap, time::Duration};
+mod model;
+mod plan;
 
-use gen_durable::{WaitError, prelude::*};
-use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
-use serde::{Deserialize, Serialize};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
-use crate::support::{PATIENCE, database, engine};
+use gen_durable::{Delivery, Engine, SignalError, prelude::*};
+use gen_durable_test_postgres::TestDb;
+use proptest::{
+    strategy::{Strategy, ValueTree},
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+use sqlx::{PgPool, types::Json};
 
-/// How many steps an instance may make before its plan ends it.
-const STEPS_MAX: u32 = 40;
+use self::{
+    model::{Expected, Fate, Flaw, expect},
+    plan::{Blue, Case, Colour, End, Interpreter, Offspring, Plan, Red, When, case, step},
+};
+use crate::support::{PATIENCE, database, engine, expire_lease};
 
-#[derive(Clone, Debug, DurableSignal)]
-pub struct Red {
-    n: u32,
+/// How long a case that is being shrunk may take: most of those that differ hang.
+const SHRINK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the shrinking may take.
+const SHRINK_MAX: Duration = Duration::from_mins(2);
+
+const LEASE: Duration = Duration::from_secs(30);
+
+/// Where cases are run.
+struct World {
+    db: TestDb,
+    engine: Engine,
 }
 
-#[derive(Clone, Debug, DurableSignal)]
-pub struct Blue {
-    n: u32,
-}
-
-/// What a step does.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Act {
-    Next(usize),
-    NextIn(usize),
-    /// As often, and then on.
-    Replay(u32, usize),
-    /// Takes a signal of this colour, or waits for one; then on.
-    Take(bool, usize),
-    /// Takes one if there is one after its time is up: a timeout always comes, as nobody sends it.
-    TimeOut(usize),
-    /// Looks, takes nothing, and goes on once there are as many of this colour in the inbox.
-    Gather(bool, usize, usize),
-    /// Returns an error, as often; `handle` replays; then on.
-    Err(u32, usize),
-    /// Panics, as often; `handle` replays; then on.
-    Panic(u32, usize),
-    /// Returns an error that `handle` stops at.
-    Fatal,
-    Done,
-    Stop,
-}
-
-/// A plan, and how far it has come.
-#[derive(Clone, Debug, DurableState)]
-pub struct Plan {
-    acts: Vec<Act>,
-    #[serde(default)]
-    at: usize,
-    #[serde(default)]
-    steps: u32,
-    /// The steps committed, and the signals taken, in order.
-    #[serde(default)]
-    trail: Vec<usize>,
-    #[serde(default)]
-    taken: Vec<u32>,
-}
-
-/// What an instance comes to.
-#[derive(Clone, Debug, PartialEq, DurableState)]
-pub struct End {
-    trail: Vec<usize>,
-    taken: Vec<u32>,
-}
-
-/// Odd and even steps, so that there are two to go between.
-#[durable_fsm(state = Plan, output = End, signals(Red, Blue))]
-pub enum Interpreter {
-    Even,
-    Odd,
-}
-
-#[durable_fsm]
-impl Interpreter {
-    async fn even(cx: Context<Self>) -> StepResult<Self> {
-        interpret(cx)
+impl World {
+    async fn new(lease: Duration) -> Self {
+        std::panic::set_hook(Box::new(|panic| {
+            if !panic.to_string().contains("a panic") {
+                eprintln!("{panic}");
+            }
+        }));
+        let db = database().await;
+        let engine = Self::engine(&db, lease).await;
+        Self { db, engine }
     }
 
-    async fn odd(cx: Context<Self>) -> StepResult<Self> {
-        interpret(cx)
+    async fn engine(db: &TestDb, lease: Duration) -> Engine {
+        let engine = engine(db).machine::<Interpreter>().machine::<Offspring>().lease_ttl(lease);
+        // Leases may be taken away at any rate.
+        engine.queue("default", 30).crashes_max(1_000_000).start().await.unwrap()
     }
 
-    async fn handle(cx: Context<Self>, error: StepError) -> Outcome<Self> {
-        if error.to_string().contains("fatal") {
-            return cx.stop("a fatal error");
-        }
-        cx.replay(Duration::ZERO)
+    fn pool(&self) -> &PgPool {
+        self.db.pool()
     }
-}
 
-fn interpret(mut cx: Context<Interpreter>) -> StepResult<Interpreter> {
-    if cx.state.steps >= STEPS_MAX {
-        return Ok(end(cx));
-    }
-    let act = cx.state.acts[cx.state.at];
-    let attempt = cx.attempt();
-    let failing = |times: u32| attempt < times;
-    match act {
-        Act::NextIn(to) => Ok(go(cx, to, Some(Duration::from_millis(1)))),
-        Act::Replay(times, _) if failing(times) => Ok(cx.replay(Duration::ZERO)),
-        Act::Err(times, _) if failing(times) => Err(std::io::Error::other("an error").into()),
-        Act::Panic(times, _) if failing(times) => panic!("a panic"),
-        Act::Next(to) | Act::Replay(_, to) | Act::Err(_, to) | Act::Panic(_, to) => {
-            Ok(go(cx, to, None))
-        }
-        Act::Take(red, to) => {
-            let taken = if red {
-                cx.take_signal::<Red>()?.map(|signal| signal.n)
-            } else {
-                cx.take_signal::<Blue>()?.map(|signal| signal.n)
-            };
-            match (taken, red) {
-                (Some(n), _) => {
-                    cx.state.taken.push(n);
-                    Ok(go(cx, to, None))
-                }
-                (None, true) => Ok(cx.await_signal::<Red>()),
-                (None, false) => Ok(cx.await_signal::<Blue>()),
+    /// Runs cases all at once; the first that differs, and how.
+    async fn differing(
+        &self,
+        cases: &[Case],
+        flaw: Flaw,
+        patience: Duration,
+    ) -> Option<(usize, String)> {
+        let ids = self.begin(cases).await;
+        for (index, (id, case)) in ids.into_iter().zip(cases).enumerate() {
+            if let Err(difference) = self.compare(id, case, flaw, patience).await {
+                return Some((index, difference));
             }
         }
-        // A signal that is there already has been seen, and does not wake it.
-        Act::TimeOut(to) if cx.timed_out() => Ok(go(cx, to, None)),
-        Act::TimeOut(_) => Ok(cx.await_signal_for::<Red>(Duration::from_millis(1))),
-        Act::Gather(red, count, to) => {
-            let found = if red { cx.count_signals::<Red>() } else { cx.count_signals::<Blue>() };
-            match (found >= count, red) {
-                (true, _) => Ok(go(cx, to, None)),
-                (false, true) => Ok(cx.await_signal::<Red>()),
-                (false, false) => Ok(cx.await_signal::<Blue>()),
+        None
+    }
+
+    /// Inserts the cases with what is sent before they run, and sends what is sent while they do.
+    async fn begin(&self, cases: &[Case]) -> Vec<InstanceId<Interpreter>> {
+        let mut tx = self.pool().begin().await.unwrap();
+        let inserts = cases.iter().map(|case| {
+            let acts = case.acts.clone();
+            let first = step(&acts, 0);
+            let plan = Plan { acts, at: 0, trail: Vec::new(), taken: Vec::new() };
+            Interpreter::insert(plan).step(first)
+        });
+        let inserts: Vec<_> = inserts.collect();
+        let ids = Interpreter::insert_many(inserts).execute(&mut *tx).await.unwrap();
+        let ids: Vec<_> = ids.into_iter().map(Result::unwrap).collect();
+        for (id, case) in ids.iter().zip(cases) {
+            for (n, colour) in case.sent(When::Before) {
+                let sent = match colour {
+                    Colour::Red => Interpreter::signal_red(*id, Red { n }).execute(&mut *tx).await,
+                    _ => Interpreter::signal_blue(*id, Blue { n }).execute(&mut *tx).await,
+                };
+                assert!(matches!(sent, Ok(Delivery::Delivered)), "{sent:?}");
             }
         }
-        Act::Fatal => Err(std::io::Error::other("fatal").into()),
-        Act::Done => Ok(end(cx)),
-        Act::Stop => Ok(cx.stop("the plan says so")),
-    }
-}
-
-fn go(mut cx: Context<Interpreter>, to: usize, delay: Option<Duration>) -> Outcome<Interpreter> {
-    let at = cx.state.at;
-    cx.state.trail.push(at);
-    cx.state.steps += 1;
-    cx.state.at = to;
-    let step = if to.is_multiple_of(2) { Interpreter::Even } else { Interpreter::Odd };
-    match delay {
-        None => cx.next(step),
-        Some(delay) => cx.next_in(step, delay),
-    }
-}
-
-fn end(cx: Context<Interpreter>) -> Outcome<Interpreter> {
-    let end = End { trail: cx.state.trail.clone(), taken: cx.state.taken.clone() };
-    cx.done(end)
-}
-
-/// What the model comes to: the result, the reason of a failure, or nothing: it waits.
-#[derive(Debug, PartialEq)]
-enum Fate {
-    Done(End),
-    Failed(&'static str),
-    Waits,
-}
-
-/// The reference model: the same plan, with all its signals sent, and no database.
-fn model(acts: &[Act], signals: &[(bool, u32)]) -> (Fate, Vec<u32>) {
-    let mut inbox: BTreeMap<bool, Vec<u32>> = BTreeMap::new();
-    for (red, n) in signals {
-        inbox.entry(*red).or_default().push(*n);
-    }
-    let (mut at, mut trail, mut taken) = (0, Vec::new(), Vec::new());
-    let fate = loop {
-        if trail.len() >= STEPS_MAX as usize {
-            break Fate::Done(End { trail, taken: taken.clone() });
+        tx.commit().await.unwrap();
+        let sends = ids.iter().zip(cases).map(|(id, case)| {
+            let (id, case, client) = (*id, case.clone(), self.engine.client().clone());
+            tokio::spawn(async move { send(&client, id, &case, When::During).await })
+        });
+        for send in sends.collect::<Vec<_>>() {
+            // One that has ended accepts no more.
+            send.await.unwrap();
         }
-        let to = match acts[at] {
-            Act::Next(to)
-            | Act::NextIn(to)
-            | Act::Replay(_, to)
-            | Act::Err(_, to)
-            | Act::Panic(_, to)
-            | Act::TimeOut(to) => to,
-            Act::Take(red, to) => {
-                let box_ = inbox.entry(red).or_default();
-                if box_.is_empty() {
-                    break Fate::Waits;
-                }
-                taken.push(box_.remove(0));
-                to
+        ids
+    }
+
+    /// Waits until a case is at rest, sends what is to be sent then, and compares it once more.
+    async fn compare(
+        &self,
+        id: InstanceId<Interpreter>,
+        case: &Case,
+        flaw: Flaw,
+        patience: Duration,
+    ) -> Result<(), String> {
+        let first = expect(case, When::During, flaw);
+        self.comes_to(id, &first, patience).await?;
+        let delivered = send(self.engine.client(), id, case, When::AtRest).await;
+        if first.fate == Fate::Waits {
+            return self.comes_to(id, &expect(case, When::AtRest, flaw), patience).await;
+        }
+        if delivered > 0 {
+            return Err(format!(
+                "{delivered} signals were delivered to an instance that has ended"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Waits until an instance is at rest. It has ended then, or is parked with no timeout; all signals
+    /// have been acknowledged before, so that nothing can happen to it any more.
+    async fn comes_to(
+        &self,
+        id: InstanceId<Interpreter>,
+        expected: &Expected,
+        patience: Duration,
+    ) -> Result<(), String> {
+        let since = Instant::now();
+        loop {
+            let found = self.found(id).await;
+            if found.as_ref() == Some(expected) {
+                return Ok(());
             }
-            Act::Gather(red, count, to) => {
-                if inbox.entry(red).or_default().len() < count {
-                    break Fate::Waits;
-                }
-                to
+            if found.is_some() || since.elapsed() > patience {
+                return Err(format!("expected {expected:?}\n   found {found:?}"));
             }
-            Act::Fatal => break Fate::Failed("a fatal error"),
-            Act::Done => break Fate::Done(End { trail, taken: taken.clone() }),
-            Act::Stop => break Fate::Failed("the plan says so"),
+            // Between two looks.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// What an instance has come to; none while it is not at rest.
+    async fn found(&self, id: InstanceId<Interpreter>) -> Option<Expected> {
+        let (fate, Json(plan), result, inbox, inserted): Found = sqlx::query_as(
+            "select case
+                        when i.status in ('done', 'failed') then coalesce(i.last_error, i.status)
+                        when i.status = 'awaiting_signal' and i.wake_at is null then i.status
+                    end,
+                    i.state, i.result,
+                    (select count(*) from gen_durable.signals s where s.target_id = i.id),
+                    (select count(*) from gen_durable.instances o
+                     where o.fsm = 'offspring' and o.state = to_jsonb(i.id))
+             from gen_durable.instances i where i.id = $1",
+        )
+        .bind(id.get())
+        .fetch_one(self.pool())
+        .await
+        .unwrap();
+        let mut end = End { trail: plan.trail, taken: plan.taken };
+        let fate = match (fate?.as_str(), result) {
+            ("awaiting_signal", _) => Fate::Waits,
+            (_, Some(Json(result))) => {
+                end = result;
+                Fate::Done
+            }
+            (reason, None) => Fate::Failed(reason.to_owned()),
         };
-        trail.push(at);
-        at = to;
+        Some(Expected { fate, end, inbox, inserted })
+    }
+}
+
+/// Status or reason, state, result, inbox, inserted.
+type Found = (Option<String>, Json<Plan>, Option<Json<End>>, i64, i64);
+
+/// Sends what is sent to a case at some time, in order; how much was delivered.
+async fn send(client: &Client, id: InstanceId<Interpreter>, case: &Case, when: When) -> usize {
+    let mut delivered = 0;
+    for (n, colour) in case.sent(when) {
+        let sent = match colour {
+            Colour::Red => Interpreter::signal_red(id, Red { n }).execute(client).await,
+            _ => Interpreter::signal_blue(id, Blue { n }).execute(client).await,
+        };
+        assert!(matches!(sent, Ok(_) | Err(SignalError::Terminal { .. })), "{sent:?}");
+        delivered += usize::from(sent.is_ok());
+    }
+    delivered
+}
+
+impl Case {
+    fn sent(&self, at: When) -> impl Iterator<Item = (usize, Colour)> {
+        let numbered = self.signals.iter().enumerate();
+        numbered.filter(move |(_, (when, _))| *when == at).map(|(n, (_, colour))| (n, *colour))
+    }
+}
+
+/// A number from the environment, or this one.
+fn setting(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
+}
+
+/// Cases that follow from a seed, with what shrinks them.
+fn cases(seed: u64, count: usize) -> Vec<impl ValueTree<Value = Case>> {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(Config::default(), random);
+    (0..count).map(|_| case().new_tree(&mut runner).unwrap()).collect()
+}
+
+/// The smallest case found that differs, and how. Each is run alone.
+async fn shrink(
+    world: &World,
+    tree: &mut impl ValueTree<Value = Case>,
+    flaw: Flaw,
+) -> Option<(Case, String)> {
+    let since = Instant::now();
+    let mut smallest = None;
+    loop {
+        let case = tree.current();
+        let difference = world.differing(std::slice::from_ref(&case), flaw, SHRINK_PATIENCE).await;
+        let go_on = if let Some((_, difference)) = difference {
+            smallest = Some((case, difference));
+            tree.simplify()
+        } else {
+            tree.complicate()
+        };
+        if !go_on || since.elapsed() > SHRINK_MAX {
+            return smallest;
+        }
+    }
+}
+
+/// Runs cases and panics with the smallest that differs.
+async fn must_agree(world: &World, count: u64) {
+    let seed = setting("RANDOM_MACHINES_SEED", 1);
+    let count = setting("RANDOM_MACHINES", count);
+    let mut trees = cases(seed, usize::try_from(count).unwrap());
+    let all: Vec<Case> = trees.iter().map(ValueTree::current).collect();
+    println!("random machines: {count} of seed {seed}");
+    let Some((index, difference)) = world.differing(&all, Flaw::None, PATIENCE).await else {
+        return;
     };
-    (fate, taken)
+    let shrunk = match shrink(world, &mut trees[index], Flaw::None).await {
+        Some((case, difference)) => format!("shrunk to {case:?}\n{difference}"),
+        None => "alone it agrees: it is the others that it needs, or the moment".to_owned(),
+    };
+    panic!(
+        "case {index} of seed {seed} differs: {:?}\n{difference}\n{shrunk}\n\
+         again: RANDOM_MACHINES_SEED={seed} RANDOM_MACHINES={count} \
+         cargo test -p gen_durable_tests --test it random_machines",
+        all[index]
+    );
 }
 
-fn act(acts: usize) -> impl Strategy<Value = Act> {
-    let to = move || 0..acts;
-    prop_oneof![
-        4 => to().prop_map(Act::Next),
-        2 => to().prop_map(Act::NextIn),
-        2 => (0..3_u32, to()).prop_map(|(times, to)| Act::Replay(times, to)),
-        4 => (any::<bool>(), to()).prop_map(|(red, to)| Act::Take(red, to)),
-        1 => to().prop_map(Act::TimeOut),
-        2 => (any::<bool>(), 0..3_usize, to())
-            .prop_map(|(red, count, to)| Act::Gather(red, count, to)),
-        1 => (0..3_u32, to()).prop_map(|(times, to)| Act::Err(times, to)),
-        1 => (0..2_u32, to()).prop_map(|(times, to)| Act::Panic(times, to)),
-        1 => Just(Act::Fatal),
-        3 => Just(Act::Done),
-        1 => Just(Act::Stop),
-    ]
-}
-
-/// A plan's steps, and the signals that are sent to it: red or blue, and a number.
-type Case = (Vec<Act>, Vec<(bool, u32)>);
-
-/// A plan, and the colours of its signals.
-fn plan() -> impl Strategy<Value = (Vec<Act>, Vec<bool>)> {
-    (1..7_usize).prop_flat_map(|acts| {
-        let signals = prop::collection::vec(any::<bool>(), 0..8);
-        (prop::collection::vec(act(acts), acts), signals)
-    })
-}
-
-/// Many plans at once; the seed is fixed, so a failure repeats.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_machines_end_as_the_reference_model_says() {
-    const PLANS: usize = 400;
-    let db = database().await;
-    let pool = db.pool();
-    let engine = engine(&db).machine::<Interpreter>().queue("default", 30).start().await.unwrap();
-    std::panic::set_hook(Box::new(|panic| {
-        if !panic.to_string().contains("a panic") {
-            eprintln!("{panic}");
-        }
-    }));
-    let mut runner = TestRunner::deterministic();
-    let plans: Vec<Case> = (0..PLANS)
-        .map(|_| {
-            let (acts, colours) = plan().new_tree(&mut runner).unwrap().current();
-            (acts, colours.into_iter().zip(0..).collect())
-        })
-        .collect();
-    let inserts = plans.iter().map(|(acts, _)| {
-        let acts = acts.clone();
-        Plan { acts, at: 0, steps: 0, trail: Vec::new(), taken: Vec::new() }
-    });
-    let ids = Interpreter::insert_many(inserts).execute(&engine).await.unwrap();
-    let ids: Vec<_> = ids.into_iter().map(Result::unwrap).collect();
-    // While they run; those of a plan in their order.
-    let sends = ids.iter().zip(&plans).map(|(id, (_, signals))| {
-        let (id, signals, client) = (*id, signals.clone(), engine.client().clone());
-        tokio::spawn(async move {
-            for (red, n) in signals {
-                let sent = if red {
-                    Interpreter::signal_red(id, Red { n }).execute(&client).await
-                } else {
-                    Interpreter::signal_blue(id, Blue { n }).execute(&client).await
-                };
-                // An instance that has ended accepts no more.
-                assert!(matches!(sent, Ok(_) | Err(gen_durable::SignalError::Terminal { .. })));
-            }
-        })
-    });
-    for send in sends.collect::<Vec<_>>() {
-        send.await.unwrap();
+    let world = World::new(LEASE).await;
+    must_agree(&world, 400).await;
+    let all = cases(1, 400);
+    for fate in [Fate::Done, Fate::Failed("a fatal error".to_owned()), Fate::Waits] {
+        let often = all
+            .iter()
+            .filter(|tree| expect(&tree.current(), When::AtRest, Flaw::None).fate == fate);
+        assert!(often.count() > 20, "{fate:?} comes often");
     }
-    let mut fates = [0; 3];
-    for (id, (acts, signals)) in ids.iter().zip(&plans) {
-        let (fate, taken) = model(acts, signals);
-        match &fate {
-            Fate::Done(end) => {
-                fates[0] += 1;
-                assert_eq!(engine.wait(*id, PATIENCE).await.unwrap(), *end, "{acts:?}");
-            }
-            Fate::Failed(reason) => {
-                fates[1] += 1;
-                let error = engine.wait(*id, PATIENCE).await.unwrap_err();
-                assert!(
-                    matches!(&error, WaitError::Failed { reason: found, .. } if found == reason),
-                    "{error} of {acts:?}"
-                );
-            }
-            Fate::Waits => {
-                fates[2] += 1;
-                let (inbox, found) = parked(pool, *id, &taken).await;
-                assert_eq!(found, taken, "{acts:?}");
-                assert_eq!(inbox, signals.len() - taken.len(), "{acts:?}");
-            }
-        }
-    }
-    assert!(fates.iter().all(|count| *count > 20), "each fate comes often: {fates:?}");
-    engine.shutdown().await.unwrap();
+    world.engine.shutdown().await.unwrap();
 }
 
-/// What an instance that waits for ever has left in its inbox, and has taken.
-async fn parked(
-    pool: &sqlx::PgPool,
-    id: InstanceId<Interpreter>,
-    expected: &[u32],
-) -> (usize, Vec<u32>) {
-    crate::support::eventually("it has taken what it can", async || {
-        let row = crate::support::row(pool, id).await;
-        let plan: Plan = serde_json::from_value(row.state).unwrap();
-        let rests = row.status == "awaiting_signal" && plan.taken == expected;
-        rests.then(|| (usize::try_from(row.inbox).unwrap(), plan.taken))
-    })
-    .await
+/// Two engines lose their leases again and again. Steps run more often; what comes of them is the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn random_machines_end_the_same_when_workers_are_lost() {
+    // Renewed soon after it was taken away.
+    let lease = Duration::from_millis(300);
+    let world = World::new(lease).await;
+    let other = World::engine(&world.db, lease).await;
+    let over = AtomicBool::new(false);
+    let cases = async {
+        must_agree(&world, 200).await;
+        over.store(true, Ordering::Relaxed);
+    };
+    let losses = async {
+        let mut lost = 0;
+        while !over.load(Ordering::Relaxed) {
+            for engine in [&world.engine, &other] {
+                expire_lease(world.pool(), engine.worker()).await;
+                engine.maintain().await.unwrap();
+                lost += 1;
+                // Time to get something done.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        }
+        lost
+    };
+    let ((), lost) = tokio::join!(cases, losses);
+    assert!(lost > 0);
+    other.shutdown().await.unwrap();
+    world.engine.shutdown().await.unwrap();
+}
+
+/// A reference that is wrong is caught, and the case that shows it is small enough to be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_difference_is_caught_and_shrinks_to_something_readable() {
+    let world = World::new(LEASE).await;
+    for (flaw, acts_max, signals_max) in
+        [(Flaw::TakesTheLast, 2, 2), (Flaw::InsertsAtEachRun, 2, 0)]
+    {
+        let mut trees = cases(1, 200);
+        let all: Vec<Case> = trees.iter().map(ValueTree::current).collect();
+        let found = world.differing(&all, flaw, SHRINK_PATIENCE).await;
+        let (index, _) = found.expect("it is caught");
+        let (case, difference) = shrink(&world, &mut trees[index], flaw).await.expect("again");
+        println!("{flaw:?}: {case:?}\n{difference}");
+        assert!(case.acts.len() <= acts_max, "{case:?}");
+        assert!(case.signals.len() <= signals_max, "{case:?}");
+    }
+    world.engine.shutdown().await.unwrap();
 }

@@ -1,0 +1,91 @@
+//! The reference: the same plan, and no database. It knows nothing of rows, claims or connections.
+
+use super::plan::{Act, Case, Colour, End, STEPS_MAX, When};
+
+/// What an instance comes to in the end.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Fate {
+    Done,
+    Failed(String),
+    /// It waits for a signal that nobody sends.
+    Waits,
+}
+
+/// All that can be seen of an instance that is at rest.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Expected {
+    pub(super) fate: Fate,
+    pub(super) end: End,
+    /// What is left in its inbox.
+    pub(super) inbox: i64,
+    /// How many instances its outcomes have inserted.
+    pub(super) inserted: i64,
+}
+
+/// Something that a reference may get wrong, to see that it is noticed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Flaw {
+    None,
+    /// Of several signals, the last one is taken first.
+    TakesTheLast,
+    /// A step that is run again inserts again.
+    InsertsAtEachRun,
+}
+
+/// What a case comes to, with the signals that are sent no later than this.
+pub(super) fn expect(case: &Case, last: When, flaw: Flaw) -> Expected {
+    let numbered = case.signals.iter().enumerate().filter(|(_, (when, _))| *when <= last);
+    let mut inbox: Vec<(Colour, usize)> = numbered.map(|(n, (_, colour))| (*colour, n)).collect();
+    let acts = &case.acts;
+    let (mut at, mut inserted) = (0, 0);
+    let mut end = End { trail: Vec::new(), taken: Vec::new() };
+    let fate = loop {
+        if end.trail.len() >= STEPS_MAX {
+            break Fate::Done;
+        }
+        let to = match acts[at] {
+            Act::Done => break Fate::Done,
+            Act::Stop => break Fate::Failed("the plan says so".to_owned()),
+            Act::Fatal => break Fate::Failed("a fatal error".to_owned()),
+            Act::Take(colour, to) => {
+                let mut places = inbox.iter().enumerate().filter(|(_, (of, _))| *of == colour);
+                let place =
+                    if flaw == Flaw::TakesTheLast { places.next_back() } else { places.next() };
+                let Some((place, _)) = place else { break Fate::Waits };
+                end.taken.push(inbox.remove(place));
+                to
+            }
+            Act::Gather(colour, count, to) => {
+                if inbox.iter().filter(|(of, _)| *of == colour).count() < count {
+                    break Fate::Waits;
+                }
+                to
+            }
+            Act::Insert(to) => {
+                inserted += 1;
+                to
+            }
+            Act::Send(to) => {
+                inbox.push((Colour::Green, end.trail.len()));
+                to
+            }
+            Act::Replay(times, to) => {
+                if flaw == Flaw::InsertsAtEachRun {
+                    inserted += i64::from(times);
+                }
+                to
+            }
+            Act::Next(to)
+            | Act::NextIn(to)
+            | Act::Err(_, to)
+            | Act::Panic(_, to)
+            | Act::Overrun(_, to)
+            | Act::TimeOut(to) => to,
+        };
+        end.trail.push(at);
+        at = to % acts.len();
+    };
+    let left = i64::try_from(inbox.len()).expect("a few");
+    let inbox = if fate == Fate::Waits { left } else { 0 };
+    Expected { fate, end, inbox, inserted }
+}

@@ -1,0 +1,267 @@
+//! A machine that interprets a plan, which its state carries, and how plans are made up.
+
+use std::time::Duration;
+
+use gen_durable::prelude::*;
+use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// How many steps an instance may make before its plan ends it.
+pub(super) const STEPS_MAX: usize = 40;
+
+/// Red and blue signals come from outside, green ones from the instance itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Colour {
+    Red,
+    Blue,
+    Green,
+}
+
+#[derive(Clone, Debug, DurableSignal)]
+pub struct Red {
+    pub n: usize,
+}
+
+#[derive(Clone, Debug, DurableSignal)]
+pub struct Blue {
+    pub n: usize,
+}
+
+#[derive(Clone, Debug, DurableSignal)]
+pub struct Green {
+    pub n: usize,
+}
+
+/// What a step does. Where it goes on is an index into the plan, around its end.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Act {
+    Done,
+    Stop,
+    /// Returns an error that `handle` stops at.
+    Fatal,
+    Next(usize),
+    NextIn(usize),
+    /// As often, and then on.
+    Replay(u32, usize),
+    /// Returns an error, as often; `handle` replays; then on.
+    Err(u32, usize),
+    /// Panics, as often; `handle` replays; then on.
+    Panic(u32, usize),
+    /// Runs past its timeout, as often; `handle` replays; then on.
+    Overrun(u32, usize),
+    /// Takes a signal of this colour, or waits for one; then on.
+    Take(Colour, usize),
+    /// Looks, takes nothing, and goes on once there are as many of this colour in the inbox.
+    Gather(Colour, usize, usize),
+    /// Waits until its time is up, whatever comes.
+    TimeOut(usize),
+    /// Its outcome carries an insert.
+    Insert(usize),
+    /// Its outcome carries a green signal to the instance itself.
+    Send(usize),
+}
+
+/// A plan, and how far it has come.
+#[derive(Clone, Debug, DurableState)]
+pub struct Plan {
+    pub acts: Vec<Act>,
+    #[serde(default)]
+    pub at: usize,
+    /// The steps committed, and the signals taken, in order.
+    #[serde(default)]
+    pub trail: Vec<usize>,
+    #[serde(default)]
+    pub taken: Vec<(Colour, usize)>,
+}
+
+/// What an instance comes to.
+#[derive(Clone, Debug, PartialEq, DurableState)]
+pub struct End {
+    pub trail: Vec<usize>,
+    pub taken: Vec<(Colour, usize)>,
+}
+
+/// Even and odd steps, so that there are two to go between, and one with a timeout.
+#[durable_fsm(state = Plan, output = End, signals(Red, Blue, Green))]
+pub enum Interpreter {
+    Even,
+    Odd,
+    Slow,
+}
+
+#[durable_fsm]
+impl Interpreter {
+    async fn even(cx: Context<Self>) -> StepResult<Self> {
+        interpret(cx).await
+    }
+
+    async fn odd(cx: Context<Self>) -> StepResult<Self> {
+        interpret(cx).await
+    }
+
+    #[step(timeout = "20ms")]
+    async fn slow(cx: Context<Self>) -> StepResult<Self> {
+        interpret(cx).await
+    }
+
+    async fn handle(cx: Context<Self>, error: StepError) -> Outcome<Self> {
+        if error.to_string().contains("fatal") {
+            return cx.stop("a fatal error");
+        }
+        cx.replay(Duration::ZERO)
+    }
+}
+
+/// Inserted by an outcome of an [`Interpreter`].
+#[durable_fsm(state = i64, output = ())]
+pub enum Offspring {
+    Live,
+}
+
+#[durable_fsm]
+impl Offspring {
+    async fn live(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
+/// The step for an entry of a plan.
+pub(super) fn step(acts: &[Act], at: usize) -> Interpreter {
+    match acts[at] {
+        Act::Overrun(..) => Interpreter::Slow,
+        _ if at.is_multiple_of(2) => Interpreter::Even,
+        _ => Interpreter::Odd,
+    }
+}
+
+async fn interpret(mut cx: Context<Interpreter>) -> StepResult<Interpreter> {
+    if cx.state.trail.len() >= STEPS_MAX {
+        return Ok(end(cx));
+    }
+    let attempt = cx.attempt();
+    let failing = |times: u32| attempt < times;
+    match cx.state.acts[cx.state.at] {
+        Act::NextIn(to) => {
+            let to = advance(&mut cx, to);
+            Ok(cx.next_in(to, Duration::from_millis(1)))
+        }
+        Act::Replay(times, _) if failing(times) => Ok(cx.replay(Duration::ZERO)),
+        Act::Err(times, _) if failing(times) => Err(std::io::Error::other("an error").into()),
+        Act::Panic(times, _) if failing(times) => panic!("a panic"),
+        Act::Overrun(times, _) if failing(times) => std::future::pending().await,
+        Act::Next(to)
+        | Act::Replay(_, to)
+        | Act::Err(_, to)
+        | Act::Panic(_, to)
+        | Act::Overrun(_, to) => Ok(go(cx, to)),
+        Act::Take(colour, to) => {
+            let taken = match colour {
+                Colour::Red => cx.take_signal::<Red>()?.map(|signal| signal.n),
+                Colour::Blue => cx.take_signal::<Blue>()?.map(|signal| signal.n),
+                Colour::Green => cx.take_signal::<Green>()?.map(|signal| signal.n),
+            };
+            let Some(n) = taken else { return Ok(park(cx, colour)) };
+            cx.state.taken.push((colour, n));
+            Ok(go(cx, to))
+        }
+        Act::Gather(colour, count, to) => {
+            let found = match colour {
+                Colour::Red => cx.count_signals::<Red>(),
+                Colour::Blue => cx.count_signals::<Blue>(),
+                Colour::Green => cx.count_signals::<Green>(),
+            };
+            Ok(if found >= count { go(cx, to) } else { park(cx, colour) })
+        }
+        // A signal that is there already has been seen, and does not wake it.
+        Act::TimeOut(to) if cx.timed_out() => Ok(go(cx, to)),
+        Act::TimeOut(_) => Ok(cx.await_signal_for::<Red>(Duration::from_millis(1))),
+        Act::Insert(to) => {
+            let child = Offspring::insert(cx.id().get());
+            Ok(go(cx, to).insert(child))
+        }
+        Act::Send(to) => {
+            let green = Interpreter::signal_green(cx.id(), Green { n: cx.state.trail.len() });
+            Ok(go(cx, to).signal(green))
+        }
+        Act::Fatal => Err(std::io::Error::other("fatal").into()),
+        Act::Done => Ok(end(cx)),
+        Act::Stop => Ok(cx.stop("the plan says so")),
+    }
+}
+
+fn advance(cx: &mut Context<Interpreter>, to: usize) -> Interpreter {
+    let at = cx.state.at;
+    cx.state.trail.push(at);
+    cx.state.at = to % cx.state.acts.len();
+    step(&cx.state.acts, cx.state.at)
+}
+
+fn go(mut cx: Context<Interpreter>, to: usize) -> Outcome<Interpreter> {
+    let to = advance(&mut cx, to);
+    cx.next(to)
+}
+
+fn park(cx: Context<Interpreter>, colour: Colour) -> Outcome<Interpreter> {
+    match colour {
+        Colour::Red => cx.await_signal::<Red>(),
+        Colour::Blue => cx.await_signal::<Blue>(),
+        Colour::Green => cx.await_signal::<Green>(),
+    }
+}
+
+fn end(cx: Context<Interpreter>) -> Outcome<Interpreter> {
+    let end = End { trail: cx.state.trail.clone(), taken: cx.state.taken.clone() };
+    cx.done(end)
+}
+
+/// When a signal is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum When {
+    /// In the transaction that inserts the instance.
+    Before,
+    /// While it runs.
+    During,
+    /// When it has ended, or waits for a signal and has all that were sent before.
+    AtRest,
+}
+
+/// A plan, and the signals that are sent to it: when, and red or not. They are numbered in the order
+/// in which they are sent.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub acts: Vec<Act>,
+    pub signals: Vec<(When, Colour)>,
+}
+
+/// The simplest first: a case that fails is shrunk in that direction.
+fn act() -> impl Strategy<Value = Act> {
+    let to = || 0..6_usize;
+    let colour = prop_oneof![Just(Colour::Red), Just(Colour::Blue), Just(Colour::Green)];
+    prop_oneof![
+        3 => Just(Act::Done),
+        1 => Just(Act::Stop),
+        1 => Just(Act::Fatal),
+        4 => to().prop_map(Act::Next),
+        2 => to().prop_map(Act::NextIn),
+        2 => (0..3_u32, to()).prop_map(|(times, to)| Act::Replay(times, to)),
+        1 => (0..3_u32, to()).prop_map(|(times, to)| Act::Err(times, to)),
+        1 => (0..2_u32, to()).prop_map(|(times, to)| Act::Panic(times, to)),
+        1 => (0..2_u32, to()).prop_map(|(times, to)| Act::Overrun(times, to)),
+        4 => (colour.clone(), to()).prop_map(|(colour, to)| Act::Take(colour, to)),
+        2 => (colour, 0..3_usize, to()).prop_map(|(colour, n, to)| Act::Gather(colour, n, to)),
+        1 => to().prop_map(Act::TimeOut),
+        2 => to().prop_map(Act::Insert),
+        2 => to().prop_map(Act::Send),
+    ]
+}
+
+pub(super) fn case() -> impl Strategy<Value = Case> {
+    let when = prop_oneof![Just(When::Before), Just(When::During), Just(When::AtRest)];
+    let signal = (when, prop_oneof![Just(Colour::Red), Just(Colour::Blue)]);
+    (prop::collection::vec(act(), 1..7), prop::collection::vec(signal, 0..8)).prop_map(
+        |(acts, mut signals)| {
+            signals.sort_by_key(|(when, _)| *when);
+            Case { acts, signals }
+        },
+    )
+}
