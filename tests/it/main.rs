@@ -27,6 +27,7 @@ mod maintenance;
 mod migrations;
 mod mixes;
 mod networks;
+mod oracle;
 mod outages;
 mod outcomes;
 mod ownership;

@@ -14,7 +14,9 @@ use gen_durable_tests::{
     random::Random,
 };
 
-use crate::support::{database, engine, eventually, expire_lease};
+use crate::support::{
+    Gate, PATIENCE, database, engine, eventually, expire_lease, row, until, until_somebody_waits,
+};
 
 const COLLECTORS: usize = 60;
 const LEAVES: u32 = 5;
@@ -154,6 +156,94 @@ async fn p19_a_mix_of_everything_deadlocks_nobody_for_good_and_loses_nothing() {
     upkeep.await.unwrap();
     // What has been pruned is in the log.
     assert_eq!(oracle::check(pool).await.unwrap(), Vec::<String>::new());
+}
+
+#[derive(Clone, Debug, DurableSignal)]
+pub struct Token {
+    n: u32,
+}
+
+/// Ends with the first two tokens.
+#[durable_fsm(state = Vec<u32>, output = Vec<u32>, signals(Token))]
+pub enum Sink {
+    Take,
+}
+
+#[durable_fsm]
+impl Sink {
+    async fn take(mut cx: Context<Self>) -> StepResult<Self> {
+        while let Some(token) = cx.take_signal::<Token>()? {
+            cx.state.push(token.n);
+        }
+        if cx.state.len() < 2 {
+            return Ok(cx.await_signal::<Token>());
+        }
+        let mut all = cx.state.clone();
+        all.sort_unstable();
+        Ok(cx.done(all))
+    }
+}
+
+/// Its state is the id of a sink.
+#[durable_fsm(state = i64, output = ())]
+pub enum Source {
+    Send,
+}
+
+#[durable_fsm]
+impl Source {
+    async fn send(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        let token = Sink::signal_token(InstanceId::from_raw(cx.state), Token { n: 1 });
+        cx.done(()).signal(token)
+    }
+}
+
+/// A caller's transaction has locked one row of a commit and waits for the other. Postgres aborts the
+/// commit, which began to wait first; it is tried again, and what it carries arrives once.
+#[tokio::test(flavor = "multi_thread")]
+async fn p19_a_commit_that_postgres_aborts_for_a_deadlock_is_tried_again() {
+    let db = database().await;
+    let pool = db.pool();
+    // The engine's sessions look for a deadlock when they have waited for so long; the caller's, below,
+    // look much later, so that they are not the ones to be aborted.
+    let options = (*pool.connect_options()).clone().options([("deadlock_timeout", "3s")]);
+    let own = sqlx::postgres::PgPoolOptions::new().connect_lazy_with(options);
+    let gate = Arc::new(Gate::new());
+    let engine = Engine::builder(own).machine::<Sink>().machine::<Source>().queue("default", 10);
+    let engine = engine.resource(Arc::clone(&gate)).start().await.unwrap();
+    let sink = Sink::insert(Vec::new()).execute(pool).await.unwrap();
+    until(pool, sink, "awaiting_signal").await;
+    let source = Source::insert(sink.get()).execute(pool).await.unwrap();
+    gate.arrival().await;
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("set local deadlock_timeout = '1min'").execute(&mut *tx).await.unwrap();
+    sqlx::query("select from gen_durable.instances where id = $1 for no key update")
+        .bind(source.get())
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    gate.open(1);
+    // The commit has locked the sink, and waits for its own row.
+    until_somebody_waits(pool, 1).await;
+    let sent = Sink::signal_token(sink, Token { n: 2 }).execute(&mut *tx).await;
+    sent.expect("the commit is aborted, and not the caller's transaction");
+    tx.commit().await.unwrap();
+    engine.wait(source, PATIENCE).await.unwrap();
+    assert_eq!(engine.wait(sink, PATIENCE).await.unwrap(), [1, 2]);
+    assert_eq!(engine.metrics().lost_commits, 0);
+    assert_eq!(row(pool, source).await.attempt, 0);
+    eventually("Postgres has counted it", async || {
+        let deadlocks: i64 = sqlx::query_scalar(
+            "select deadlocks from pg_stat_database where datname = current_database()",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        (deadlocks == 1).then_some(())
+    })
+    .await;
+    engine.shutdown().await.unwrap();
 }
 
 fn shuffle<T>(items: &mut [T], random: &mut Random) {

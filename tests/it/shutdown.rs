@@ -99,17 +99,26 @@ async fn p26_a_shutdown_waits_for_the_claim_that_is_under_way() {
     let pool = db.pool();
     let gate = Arc::new(Gate::new());
     let id = Slow::insert(0).execute(pool).await.unwrap();
+    // The claim stops here: it has found its worker in the table, and will be committed.
+    sql(
+        pool,
+        "create function hold_claim() returns trigger language plpgsql as $$
+         begin
+             perform pg_advisory_xact_lock(26);
+             return null;
+         end $$;
+         create trigger hold_claim after update on gen_durable.instances for each row
+         when (new.status = 'executing') execute function hold_claim();",
+    )
+    .await;
     let mut lock = pool.begin().await.unwrap();
-    sqlx::query("lock table gen_durable.instances in access exclusive mode")
-        .execute(&mut *lock)
-        .await
-        .unwrap();
+    sqlx::query("select pg_advisory_xact_lock(26)").execute(&mut *lock).await.unwrap();
     let engine = engine(&db).maintenance(false).machine::<Slow>().resource(Arc::clone(&gate));
     let engine = engine.start().await.unwrap();
     until_somebody_waits(pool, 1).await;
     let shutdown = tokio::spawn(engine.shutdown());
-    // Nothing runs, so a shutdown that looked at the running steps alone would be over: it has
-    // removed its worker by now, or it never will before the claim's answer is in.
+    // Nothing runs, so a shutdown that looked at the running steps alone would be over, now or while
+    // the claim ends, and leave the row in its name.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

@@ -1,6 +1,7 @@
 //! Versions in flight: side by side, and one that takes over another's instances.
 
 mod failures;
+mod keys;
 pub(crate) mod machines;
 mod rolling;
 

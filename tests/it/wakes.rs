@@ -202,6 +202,68 @@ async fn p18_a_signal_that_races_a_timeout_wakes_once() {
     engine.shutdown().await.unwrap();
 }
 
+/// The two statements in either order, the second one while the first one's transaction is open.
+#[tokio::test(flavor = "multi_thread")]
+async fn p18_whoever_locks_the_row_first_wakes_it_and_the_other_one_does_not() {
+    const WAKE_TIMED_OUT: &str =
+        include_str!("../../gen_durable/src/storage/sql/wake_timed_out.sql");
+    let db = database().await;
+    let pool = db.pool();
+    // Nobody runs it yet: it is parked by hand, and its time is up.
+    let park = async || {
+        let id = Timed::insert(vec![false]).execute(pool).await.unwrap();
+        sqlx::query(
+            "update gen_durable.instances
+             set status = 'awaiting_signal', awaits = '{ping}', wake_at = now() where id = $1",
+        )
+        .bind(id.get())
+        .execute(pool)
+        .await
+        .unwrap();
+        id
+    };
+    let time_out = async |connection: &mut sqlx::PgConnection| {
+        let woken = sqlx::query(WAKE_TIMED_OUT).bind(10_i64).execute(connection).await.unwrap();
+        woken.rows_affected()
+    };
+    let mut other = pool.acquire().await.unwrap();
+
+    let by_signal = park().await;
+    let mut tx = pool.begin().await.unwrap();
+    Timed::signal(by_signal, Ping { n: 1 }).execute(&mut *tx).await.unwrap();
+    assert_eq!(time_out(&mut other).await, 0, "the row is locked, and skipped");
+    tx.commit().await.unwrap();
+    assert_eq!(time_out(&mut other).await, 0, "it is awake");
+
+    let by_timeout = park().await;
+    let mut tx = pool.begin().await.unwrap();
+    assert_eq!(time_out(&mut tx).await, 1);
+    let signal = tokio::spawn({
+        let pool = pool.clone();
+        async move { Timed::signal(by_timeout, Ping { n: 1 }).execute(&pool).await }
+    });
+    until_somebody_waits(pool, 1).await;
+    tx.commit().await.unwrap();
+    assert_eq!(signal.await.unwrap().unwrap(), Delivery::Delivered);
+    assert_eq!(time_out(&mut other).await, 0);
+
+    let gate = Arc::new(Gate::new());
+    gate.open(10);
+    let engine = engine(&db).machine::<Timed>().resource(gate).start().await.unwrap();
+    assert_eq!(engine.wait(by_signal, PATIENCE).await.unwrap(), [false, false]);
+    assert_eq!(engine.wait(by_timeout, PATIENCE).await.unwrap(), [false, true]);
+    for id in [by_signal, by_timeout] {
+        let revision: i64 =
+            sqlx::query_scalar("select revision from gen_durable.instances where id = $1")
+                .bind(id.get())
+                .fetch_one(pool)
+                .await
+                .unwrap();
+        assert_eq!(revision, 2, "one claim, one commit");
+    }
+    engine.shutdown().await.unwrap();
+}
+
 /// Many at once, with signals that come about when the time is up.
 #[tokio::test(flavor = "multi_thread")]
 async fn p18_each_park_of_many_is_woken_once() {

@@ -1,0 +1,163 @@
+//! The oracle finds what it is for: each thing that it looks for, done by hand.
+
+use gen_durable_tests::oracle;
+use sqlx::{Connection, PgPool};
+
+use crate::support::{database, sql};
+
+/// An instance that has gone through its life as it should: the first one, so its id is 1.
+const LIFE: &str = "
+    insert into gen_durable.instances (fsm, fsm_version, step, state)
+    values ('chain', 1, 'hop', '{\"n\": 0, \"hops\": 0}');
+    update gen_durable.instances set status = 'executing', locked_by = 1, revision = 1 where id = 1;
+    update gen_durable.instances set step = 'finish', state = '{\"n\": 1, \"hops\": 0}', revision = 2
+    where id = 1;
+    update gen_durable.instances
+    set status = 'done', result = '1', locked_by = null, revision = 3, finished_at = now()
+    where id = 1;
+";
+
+/// What is done besides, and what the oracle calls it.
+const WRONGS: &[(&str, &str)] = &[
+    (
+        "an instance has not ended",
+        "insert into gen_durable.instances (fsm, fsm_version, step, state)
+         values ('keyed', 1, 'first', '{\"n\": 0}')",
+    ),
+    (
+        "an ended instance is locked or blocked",
+        "alter table gen_durable.instances disable trigger user;
+         update gen_durable.instances set blocked = true where id = 1",
+    ),
+    (
+        "something was undone or done twice",
+        "alter table gen_durable.instances disable trigger user;
+         update gen_durable.instances set status = 'executing', revision = 7 where id = 1;
+         alter table gen_durable.instances enable trigger user;
+         update gen_durable.instances set status = 'done', revision = 8 where id = 1",
+    ),
+    (
+        "a transition is none that an instance may make",
+        "insert into gen_durable.instances (id, fsm, fsm_version, step, state)
+         overriding system value values (2, 'keyed', 1, 'second', '{\"n\": 1}');
+         update gen_durable.instances set status = 'done' where id = 2",
+    ),
+    (
+        "a transition is none that an instance may make",
+        // Two steps ahead in one commit.
+        "insert into gen_durable.instances (id, fsm, fsm_version, step, state)
+         overriding system value values (2, 'keyed', 1, 'first', '{\"n\": 0}');
+         update gen_durable.instances set status = 'executing', revision = 1 where id = 2;
+         update gen_durable.instances set step = 'second', state = '{\"n\": 2}', revision = 2
+         where id = 2",
+    ),
+    (
+        "an instance ended where or how its machine does not",
+        "update gen_durable.instances set step = 'pause' where id = 1",
+    ),
+    (
+        "an instance ended where or how its machine does not",
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, status, last_error)
+         values ('leaf', 1, 'work', '{\"n\": 0}', 'failed', 'nobody wanted this')",
+    ),
+    (
+        "two executions of one partition key overlap",
+        "drop index gen_durable.instances_partition_holder;
+         insert into gen_durable.instances (id, fsm, fsm_version, step, state, partition_key)
+         overriding system value
+         values (2, 'keyed', 1, 'first', '{\"n\": 0}', 'k'), (3, 'keyed', 1, 'first', '{\"n\": 0}', 'k');
+         update gen_durable.instances set status = 'executing', revision = 1 where id = 2;
+         update gen_durable.instances set status = 'executing', revision = 1 where id = 3",
+    ),
+    (
+        "an effect of an outcome is missing or doubled",
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, status, result)
+         values ('collector', 1, 'sum', '{\"n\": 2, \"leaves\": 1, \"external\": 0}', 'done', '[0]')",
+    ),
+    (
+        "a collector has not got each of its signals exactly once",
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, status, result)
+         values ('collector', 1, 'sum', '{\"n\": 2, \"leaves\": 0, \"external\": 1}', 'done',
+                 '[1000, 1000]')",
+    ),
+    (
+        "a signal was not consumed exactly once",
+        "insert into gen_durable.signals (target_id, name, payload) values (1, 'ping', '{}');
+         delete from chaos.signals where op = 'DELETE';
+         alter table gen_durable.signals disable trigger user;
+         delete from gen_durable.signals",
+    ),
+    (
+        "a deduplication key was accepted twice",
+        "insert into gen_durable.signals (target_id, name, payload, dedup_key)
+         values (1, 'ping', '{}', 'k');
+         delete from gen_durable.signals;
+         insert into gen_durable.signals (target_id, name, payload, dedup_key)
+         values (1, 'ping', '{}', 'k')",
+    ),
+    (
+        "an inbox is not empty",
+        "insert into gen_durable.signals (target_id, name, payload) values (1, 'ping', '{}')",
+    ),
+    (
+        "a unique key was held twice",
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, unique_key)
+         values ('once', 1, 'do', '{\"n\": 0}', 'k'), ('once', 1, 'do', '{\"n\": 0}', 'k')",
+    ),
+    (
+        "a chain did not hop as often as it was to",
+        "update gen_durable.instances set result = '2' where id = 1",
+    ),
+];
+
+async fn run(pool: &PgPool, statements: &'static str) {
+    let mut connection = pool.acquire().await.unwrap();
+    for statement in statements.split(';').filter(|statement| !statement.trim().is_empty()) {
+        // One by one: a transaction each.
+        sqlx::raw_sql(statement).execute(&mut *connection).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oracle_finds_each_thing_that_it_looks_for() {
+    for (title, wrong) in WRONGS {
+        let db = database().await;
+        oracle::install(db.pool()).await.unwrap();
+        run(db.pool(), LIFE).await;
+        assert_eq!(oracle::check(db.pool()).await.unwrap(), Vec::<String>::new());
+        run(db.pool(), wrong).await;
+        let found = oracle::check(db.pool()).await.unwrap();
+        assert!(found.iter().any(|problem| problem.contains(title)), "{title}: found {found:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oracle_finds_what_workers_leave_behind() {
+    let db = database().await;
+    let options = (*db.pool().connect_options()).clone();
+    let pool = PgPool::connect_with(options.clone().application_name("oracle")).await.unwrap();
+    db.pool().close().await;
+    let mut left = Vec::new();
+    for (title, statement) in [
+        (
+            "a worker is left",
+            "insert into gen_durable.workers (name, lease_expires_at) values ('w', now())",
+        ),
+        ("a connection is left", "select"),
+        ("an advisory lock is left", "select pg_advisory_lock(1)"),
+    ] {
+        let mut connection = sqlx::PgConnection::connect_with(&options).await.unwrap();
+        sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+        let found = oracle::leftovers(&pool).await.unwrap();
+        assert!(found.iter().any(|problem| problem.contains(title)), "{title}: {found:?}");
+        left.push(connection);
+    }
+    for connection in left {
+        connection.close().await.unwrap();
+    }
+    sql(&pool, "delete from gen_durable.workers").await;
+    crate::support::eventually("nothing is left", async || {
+        oracle::leftovers(&pool).await.unwrap().is_empty().then_some(())
+    })
+    .await;
+}
