@@ -110,7 +110,7 @@ async fn fail_over(loss: Loss) {
     let engines = [engine(&endpoint, &witness).await, engine(&endpoint, &witness).await];
     let program = Path::new(env!("CARGO_BIN_EXE_chaos"));
     let lease = u64::try_from(LEASE.as_millis()).unwrap();
-    let process = Worker::start(program, &endpoint.url("postgres"), lease).unwrap();
+    let process = Worker::start(program, &endpoint.url("postgres"), lease, &[], None).unwrap();
     let callers = Callers::start(&callers_endpoint);
     eventually("there is work under way", async || {
         (witness.steps() > 300 && callers.acknowledged() > 30).then_some(())

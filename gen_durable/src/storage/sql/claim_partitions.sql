@@ -3,6 +3,9 @@
 -- Candidates ($2) that must wait for their key are taken out of the claim's index; each row of the
 -- answer says how many, and there is a row also if nothing was claimed.
 --
+-- Rows that are known by their id are looked up by it alone: `status` is compared in a way that no index
+-- serves, as statistics taken while nothing was runnable would make the claim's index look free.
+--
 -- Whoever claims or frees a key holds its lock until its commit is visible, and this statement's
 -- snapshot is younger than the lock: what it sees of the key is the truth.
 with partitions as materialized (
@@ -35,7 +38,7 @@ locked_heads as materialized (
     cross join lateral (
         select i.id
         from gen_durable.instances i
-        where i.id = h.id and i.status = 'runnable'
+        where i.id = h.id and i.status || '' = 'runnable'
         for no key update skip locked
     ) as row
 ),
@@ -47,7 +50,7 @@ waiting as materialized (
         select i.id
         from gen_durable.instances i
         where i.id = c.id and i.partition_key = any ($3::text[])
-          and i.status = 'runnable' and not i.blocked
+          and i.status || '' = 'runnable' and not i.blocked
           and not exists (select from heads h where h.id = i.id)
         for no key update skip locked
     ) as row

@@ -7,15 +7,19 @@
 --
 -- The distinct holders are found by one descent of the lease index each.
 with recursive holders (locked_by) as (
-    select min(i.locked_by) from gen_durable.instances i where i.locked_by is not null
-    union all
-    select (
-        select min(i.locked_by) from gen_durable.instances i where i.locked_by > h.locked_by
+    (
+        select i.locked_by from gen_durable.instances i
+        where i.locked_by is not null order by i.locked_by limit 1
     )
+    union all
+    select beyond.locked_by
     from holders h
-    where h.locked_by is not null
+    cross join lateral (
+        select i.locked_by from gen_durable.instances i
+        where i.locked_by > h.locked_by order by i.locked_by limit 1
+    ) as beyond
 ),
-lost as (
+lost as materialized (
     select h.locked_by
     from holders h
     where h.locked_by is not null
@@ -46,7 +50,8 @@ set status = case when i.crashes >= $2 - 1 then 'failed' else 'runnable' end,
     finished_at = case when i.crashes >= $2 - 1 then now() end,
     locked_by = null,
     eligible_at = case
-        when i.crashes > 0
+        -- Not if it has a key: nothing of its key may go before it.
+        when i.crashes > 0 and i.partition_key is null
         then now() + random() * 2 ^ least(i.crashes, 3) * interval '0.5 seconds'
         else i.eligible_at
     end,

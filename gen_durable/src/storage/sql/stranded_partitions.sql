@@ -1,6 +1,9 @@
 -- Up to $2 partition keys after $1 (from the first if null) that have waiting rows, and whether they
 -- are stranded: nobody holds the key, and of some queue, machine and version that waits a claim can
 -- find no row. None are, unless the row to go next was locked by somebody when its key was freed.
+--
+-- `blocked` is compared in a way that no index serves: the claim's index, which knows no keys, would be
+-- read for each of them.
 with recursive partitions (partition_key) as (
     select min(i.partition_key) from gen_durable.instances i
     where i.blocked and ($1::text is null or i.partition_key > $1)
@@ -43,7 +46,7 @@ select p.partition_key,
                select from gen_durable.instances i
                where i.partition_key = p.partition_key
                  and i.queue = k.queue and i.fsm = k.fsm and i.fsm_version = k.fsm_version
-                 and i.status = 'runnable' and not i.blocked and i.eligible_at <= now()
+                 and i.status = 'runnable' and i.blocked::int = 0 and i.eligible_at <= now()
            )
        ) as stranded
 from partitions p
