@@ -322,11 +322,15 @@ async fn a_difference_is_caught_and_shrinks_to_something_readable() {
     for (flaw, acts_max, signals_max) in
         [(Flaw::TakesTheLast, 2, 2), (Flaw::InsertsAtEachRun, 2, 0)]
     {
-        let mut trees = cases(1, 200);
-        let all: Vec<Case> = trees.iter().map(ValueTree::current).collect();
-        let found = world.differing(&all, flaw, SHRINK_PATIENCE).await;
-        let (index, _) = found.expect("it is caught");
-        let (case, difference) = shrink(&world, &mut trees[index], flaw).await.expect("again");
+        // One by one: beside two hundred others, a case that agrees may take longer than it is given.
+        let mut caught = None;
+        for mut tree in cases(1, 200) {
+            caught = shrink(&world, &mut tree, flaw).await;
+            if caught.is_some() {
+                break;
+            }
+        }
+        let (case, difference) = caught.expect("it is caught");
         println!("{flaw:?}: {case:?}\n{difference}");
         assert!(case.acts.len() <= acts_max, "{case:?}");
         assert!(case.signals.len() <= signals_max, "{case:?}");

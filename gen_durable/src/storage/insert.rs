@@ -79,7 +79,8 @@ pub(super) async fn insert_rows(
         })
     };
     let plain = rows.iter().all(|row| row.unique_key.is_none());
-    let mut query = sqlx::query(if plain { INSERT_PLAIN } else { INSERT })
+    let query = if plain { sqlx::query(INSERT_PLAIN) } else { sqlx::query(INSERT) };
+    let mut query = query
         .bind(column(rows, |row| row.fsm))
         .bind(column(rows, |row| i32::try_from(row.fsm_version).unwrap_or(i32::MAX)))
         .bind(column(rows, |row| row.step))
