@@ -403,3 +403,40 @@ async fn a_signal_to_oneself_is_in_the_next_steps_inbox() {
     assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 7);
     engine.shutdown().await.unwrap();
 }
+
+/// A signal that is delivered when the commit of the end has its snapshot and not yet its lock: the
+/// commit does not see it, and its inbox must be emptied all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ended_instance_leaves_no_signal_behind() {
+    let db = database().await;
+    let pool = db.pool();
+    // A statement has its snapshot here, and has looked at no row.
+    sql(
+        pool,
+        "create function hold_commit() returns trigger language plpgsql as $$
+         begin
+             if current_query() like '-- Applies the outcomes%' then
+                 perform pg_advisory_xact_lock(78);
+             end if;
+             return null;
+         end $$;
+         create trigger hold_commit before update on gen_durable.instances for each statement
+         execute function hold_commit();",
+    )
+    .await;
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(78)").execute(&mut *holder).await.unwrap();
+    let engine = engine(&db).machine::<Collect>().start().await.unwrap();
+    let id = Collect::insert(wanted(0)).execute(&engine).await.unwrap();
+    until_somebody_waits(pool, 1).await;
+    let sent = Collect::signal_ping(id, Ping { n: 1 }).execute(pool).await.unwrap();
+    assert_eq!(sent, Delivery::Delivered);
+    holder.commit().await.unwrap();
+    engine.wait(id, PATIENCE).await.unwrap();
+    let left: i64 = sqlx::query_scalar("select count(*) from gen_durable.signals")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
+    engine.shutdown().await.unwrap();
+}

@@ -17,6 +17,7 @@ use super::{
 };
 
 const COMMIT: &str = include_str!("sql/commit.sql");
+const EMPTY_INBOXES: &str = include_str!("sql/empty_inboxes.sql");
 const INSPECT: &str = include_str!("sql/inspect.sql");
 const LOCK_INSTANCES: &str = include_str!("sql/lock_instances.sql");
 const LOCK_PARTITIONS: &str = include_str!("sql/lock_partitions.sql");
@@ -58,12 +59,16 @@ pub(crate) async fn commit(
     let parks = batch.iter().any(|outcome| matches!(outcome.change, Change::Await { .. }));
     let frees = batch.iter().any(|outcome| frees_partition(outcome));
     let sends = batch.iter().any(|outcome| outcome.sends());
-    let mut done = if parks || frees || sends {
+    let ends = batch.iter().any(|outcome| empties_inbox(outcome));
+    let mut done = if parks || frees || sends || ends {
         let mut transaction = begin(connection).await?;
         if sends {
             lock_instances(&mut transaction, batch).await?;
         }
         let mut done = apply(&mut transaction, batch).await?;
+        if ends {
+            empty_inboxes(&mut transaction, batch, &done).await?;
+        }
         if sends {
             send(&mut transaction, batch, &mut done).await?;
         }
@@ -92,6 +97,28 @@ pub(crate) async fn commit(
 
 fn frees_partition(outcome: &Commit) -> bool {
     outcome.partition_key.is_some() && !outcome.keeps_claim()
+}
+
+fn empties_inbox(outcome: &Commit) -> bool {
+    let ends = matches!(outcome.change, Change::Done { .. } | Change::Failed { keep_inbox: false });
+    outcome.listens && ends
+}
+
+async fn empty_inboxes(
+    connection: &mut PgConnection,
+    batch: &[Box<Commit>],
+    done: &Committed,
+) -> Result<(), sqlx::Error> {
+    let ended: Vec<i64> = batch
+        .iter()
+        .zip(&done.verdicts)
+        .filter(|(outcome, verdict)| {
+            empties_inbox(outcome) && matches!(verdict, Verdict::Durable { .. })
+        })
+        .map(|(outcome, _)| outcome.id)
+        .collect();
+    sqlx::query(EMPTY_INBOXES).bind(ended).execute(connection).await?;
+    Ok(())
 }
 
 /// Runs the statement `commit`; what it does not return is `Lost` for now.
@@ -172,7 +199,6 @@ impl<'a> Columns<'a> {
     fn push(&mut self, outcome: &'a Commit) {
         let (mut step, mut result, mut delay, mut awaits, mut wake) =
             (None, None, None, None, None);
-        let mut listens = outcome.listens;
         let status = match &outcome.change {
             Change::Next { step: next } => {
                 step = Some(*next);
@@ -197,10 +223,7 @@ impl<'a> Columns<'a> {
                 result = Some(value.0.as_str());
                 "done"
             }
-            Change::Failed { keep_inbox } => {
-                listens &= !keep_inbox;
-                "failed"
-            }
+            Change::Failed { .. } => "failed",
             Change::Release => "runnable",
         };
         if let Some(upgraded) = outcome.upgraded {
@@ -219,7 +242,7 @@ impl<'a> Columns<'a> {
         self.delays.push(delay);
         self.awaits.push(awaits);
         self.wakes.push(wake);
-        self.listens.push(listens);
+        self.listens.push(outcome.listens);
         // A row must not be deleted twice by one statement: an ending empties the inbox anyway.
         if !matches!(outcome.change, Change::Done { .. } | Change::Failed { .. }) {
             self.consumed.extend(&outcome.consumed);
@@ -227,12 +250,14 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Locks the rows of the batch and the targets of its signals, all in one order.
+/// Locks the rows of those that send and the targets of their signals, all in one order, and waits for
+/// them. Whoever does not send waits for nobody here either.
 async fn lock_instances(
     connection: &mut PgConnection,
     batch: &[Box<Commit>],
 ) -> Result<(), sqlx::Error> {
-    let mut ids: Vec<i64> = batch.iter().map(|outcome| outcome.id).collect();
+    let senders = batch.iter().filter(|outcome| outcome.sends());
+    let mut ids: Vec<i64> = senders.map(|outcome| outcome.id).collect();
     ids.extend(batch.iter().flat_map(|outcome| &outcome.signals).map(|signal| signal.target));
     sqlx::query(LOCK_INSTANCES).bind(ids).execute(connection).await?;
     Ok(())

@@ -1,5 +1,5 @@
 -- Applies the outcomes of steps, each if its worker still owns the row: same worker, still
--- executing, same revision. Consumed signals ($14) and the inboxes of ended instances go with them.
+-- executing, same revision. Consumed signals ($14) go with them.
 -- The answer is one row of arrays: the ids of what was applied, and the inboxes that are not empty of
 -- those that go on to a next step.
 --
@@ -64,12 +64,6 @@ consumed as (
     delete from gen_durable.signals s
     where s.id = any ($14::bigint[])
       and s.target_id = any (array(select c.id from committed c))
-),
-emptied as (
-    delete from gen_durable.signals s
-    where s.target_id = any (array(
-        select c.id from committed c where c.status in ('done', 'failed') and c.listens
-    ))
 )
 select array_agg(row.id) as ids,
        array_agg(row.id) filter (where row.inbox is not null) as inbox_ids,
