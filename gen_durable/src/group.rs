@@ -25,8 +25,9 @@ pub(crate) trait Item: Send + 'static {
 pub(crate) type Run<T> =
     Box<dyn Fn(Vec<T>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// The most bytes in one batch: far below what one message to Postgres may have.
-const WEIGHT_MAX: usize = 32 * 1024 * 1024;
+/// The most bytes in one batch. Beyond half of Postgres's `work_mem` (4 MiB) it would put them into a
+/// temporary file on their way through a statement.
+pub(crate) const WEIGHT_MAX: usize = 2 * 1024 * 1024;
 
 /// A queue that is drained in batches by a bounded number of tasks.
 pub(crate) struct Group<T> {

@@ -24,12 +24,13 @@ use super::{
     slots::{Queue, Row},
 };
 use crate::{
+    group::WEIGHT_MAX,
     registry::Work,
     storage::{self, ClaimRequest, Claimed, Due, Kinds},
 };
 
 /// How far ahead rows are claimed: a few times what a claim and a commit take.
-const HORIZON: Duration = Duration::from_millis(50);
+const HORIZON: Duration = Duration::from_millis(200);
 /// So many steps tell a queue's speed also in a short time.
 const MANY: u64 = 64;
 /// The most rows claimed ahead, per slot, and in all queues with few slots.
@@ -79,7 +80,7 @@ impl Pace {
     fn prefetch(&mut self) -> usize {
         let elapsed = self.since.elapsed();
         let finished = self.queue.finished.load(Ordering::Relaxed);
-        let many = finished - self.finished >= MANY && elapsed >= HORIZON / 10;
+        let many = finished - self.finished >= MANY && elapsed >= HORIZON / 40;
         if many || elapsed >= HORIZON / 2 {
             let held = self.queue.held.load(Ordering::Relaxed);
             let steps = (finished - self.finished) as f64;
@@ -160,7 +161,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             }
             Ok(claim) => {
                 outage.over();
-                rows_max = (rows_max * 2).min(CLAIM_MAX);
+                rows_max = (rows_max * 2).min(rows_of_weight(&claim.rows));
                 let contended = claim.contended;
                 let cleared = claim.cleared;
                 let full = enter(shared, &request, claim.rows) || cleared;
@@ -210,6 +211,13 @@ fn request(
         }
     }
     (!request.queues.is_empty()).then_some(request)
+}
+
+/// How many rows like these one claim should hold.
+fn rows_of_weight(rows: &[Claimed]) -> usize {
+    let weight: usize = rows.iter().map(|row| row.state.len()).sum();
+    let each = weight / rows.len().max(1);
+    (WEIGHT_MAX / each.max(1)).clamp(1, CLAIM_MAX)
 }
 
 /// Whether a queue that was not asked for has room by now.

@@ -47,10 +47,18 @@ pub(crate) enum Answer {
 /// An outcome that waits for its commit.
 pub(crate) struct Job {
     commit: Box<Commit>,
-    reply: oneshot::Sender<Answer>,
-    locked_pause: Duration,
+    reply: Reply,
     /// Whether an earlier try may have been applied.
     uncertain: bool,
+}
+
+/// Where to answer, and what to do if the row is locked.
+struct Reply {
+    to: oneshot::Sender<Answer>,
+    /// Whether it is next to be tried in the lane of those that send: its last batch may be what held
+    /// the row, and the next one comes after it.
+    lane_next: bool,
+    locked_pause: Duration,
 }
 
 impl Item for Job {
@@ -94,8 +102,10 @@ impl Flusher {
 
     /// Commits an outcome and waits until it is durable, refused or lost.
     pub(crate) async fn commit(&self, commit: Box<Commit>) -> Answer {
-        let (reply, answer) = oneshot::channel();
-        self.submit(Job { commit, reply, locked_pause: LOCKED_PAUSE_MIN, uncertain: false });
+        let (to, answer) = oneshot::channel();
+        let lane_next = !commit.sends();
+        let reply = Reply { to, lane_next, locked_pause: LOCKED_PAUSE_MIN };
+        self.submit(Job { commit, reply, uncertain: false });
         answer.await.unwrap_or(Answer::Lost)
     }
 
@@ -126,7 +136,7 @@ async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>) {
     let mut outage = Outage::new("commit outcomes");
     let mut uncertain = jobs.iter().any(|job| job.uncertain);
     let (commits, replies): (Vec<Box<Commit>>, Vec<_>) =
-        jobs.into_iter().map(|job| (job.commit, (job.reply, job.locked_pause))).unzip();
+        jobs.into_iter().map(|job| (job.commit, job.reply)).unzip();
     loop {
         let result = async {
             let mut connection = shared.connections.get().await?;
@@ -148,8 +158,8 @@ async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>) {
         }
         if !shared.lease.may_hold() || shared.stopped.is_open() {
             tracing::warn!(%error, outcomes = commits.len(), "outcomes given up: the lease ran out first");
-            for (reply, _) in replies {
-                let _ = reply.send(Answer::Lost);
+            for reply in replies {
+                let _ = reply.to.send(Answer::Lost);
             }
             return;
         }
@@ -166,23 +176,20 @@ async fn isolate(
     uncertain: bool,
 ) {
     if commits.len() == 1 {
-        if let Some((reply, _)) = replies.pop() {
-            let _ = reply.send(Answer::Refused(error));
+        if let Some(reply) = replies.pop() {
+            let _ = reply.to.send(Answer::Refused(error));
         }
         return;
     }
     let mut left: Vec<Job> = commits
         .into_iter()
         .zip(replies)
-        .map(|(commit, (reply, locked_pause))| Job { commit, reply, locked_pause, uncertain })
+        .map(|(commit, reply)| Job { commit, reply, uncertain })
         .collect();
     let right = left.split_off(left.len() / 2);
     Box::pin(commit_batch(shared, left)).await;
     Box::pin(commit_batch(shared, right)).await;
 }
-
-/// Where to answer, and how long to wait if the row is locked.
-type Reply = (oneshot::Sender<Answer>, Duration);
 
 /// Answers a batch that was committed.
 fn finish(
@@ -200,7 +207,7 @@ fn finish(
         tracing::debug!(machine, unique_key = %key, "an outcome's insert was dropped: its unique key is taken");
     }
     shared.announcer.announce(done.queues.iter().map(String::as_str));
-    for ((commit, (reply, pause)), verdict) in commits.into_iter().zip(replies).zip(done.verdicts) {
+    for ((commit, reply), verdict) in commits.into_iter().zip(replies).zip(done.verdicts) {
         let answer = match verdict {
             Verdict::Durable { inbox } => {
                 follow(shared, &commit);
@@ -212,19 +219,25 @@ fn finish(
             }
             Verdict::Lost => Answer::Lost,
             Verdict::Locked => {
-                retry_locked(shared, Job { commit, reply, locked_pause: pause, uncertain });
+                retry_locked(shared, Job { commit, reply, uncertain });
                 continue;
             }
         };
-        let _ = reply.send(answer);
+        let _ = reply.to.send(answer);
     }
 }
 
-/// Tries a row that somebody else has locked again, a little later.
+/// Tries a row that somebody else has locked again: at once behind this engine's own signals, which
+/// would have it locked most of the time if many go to it, and a little later if that was not it.
 fn retry_locked(shared: &Arc<Shared>, mut job: Job) {
+    if std::mem::take(&mut job.reply.lane_next) {
+        shared.flusher.sending.submit(job);
+        return;
+    }
     let shared = Arc::clone(shared);
-    let pause = job.locked_pause;
-    job.locked_pause = (pause * 2).min(LOCKED_PAUSE_MAX);
+    let pause = job.reply.locked_pause;
+    job.reply.locked_pause = (pause * 2).min(LOCKED_PAUSE_MAX);
+    job.reply.lane_next = !job.commit.sends();
     tokio::spawn(async move {
         tokio::time::sleep(pause).await;
         shared.flusher.submit(job);
