@@ -100,6 +100,12 @@ where
     }
 }
 
+/// What follows from a step that the machine does not have: the compiler has checked that there is none.
+#[cold]
+pub fn no_such_step() -> ! {
+    unreachable!("each variant has its step")
+}
+
 /// Checks where a step goes against what it declares: at run time, as its code does not tell.
 ///
 /// # Errors

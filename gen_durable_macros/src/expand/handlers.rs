@@ -7,7 +7,7 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::{ImplItem, ItemImpl, Type, parse_quote, spanned::Spanned};
 
-use super::{diagram, duration, private_at, respan, retry_policy};
+use super::{diagram, duration, private_at, retry_policy};
 use crate::{
     ast::{MachineImpl, StepFn, WhyNot, why_not},
     attr::is_step,
@@ -85,22 +85,24 @@ fn step_functions(machine: &MachineImpl, correct: bool) -> TokenStream {
 fn steps(machine: &MachineImpl) -> TokenStream {
     let private = private(machine);
     let ty = &machine.item.self_ty;
+    let [cx, error, resources] =
+        ["cx", "error", "resources"].map(|name| local(machine, name, ty.span()));
     let arms = machine.steps.iter().map(|step| {
         let (cfgs, name) = (&step.cfgs, &step.name);
-        let call = call(machine, step, &quote!(cx));
+        let call = call(machine, step, &["cx"]);
         quote!(#(#cfgs)* #name => #call,)
     });
     let handle = machine.handle.as_ref().map(|handle| {
         let cfgs = &handle.cfgs;
-        let call = call(machine, handle, &quote!(cx, error));
+        let call = call(machine, handle, &["cx", "error"]);
         quote! {
             #(#cfgs)*
             fn handle<'a>(
-                cx: #private::Context<Self>,
-                error: #private::StepError,
-                resources: &'a #private::Resources,
+                #cx: #private::Context<Self>,
+                #error: #private::StepError,
+                #resources: &'a #private::Resources,
             ) -> #private::StepFuture<'a, Self> {
-                let _ = resources;
+                let _ = #resources;
                 #call
             }
         }
@@ -128,13 +130,13 @@ fn steps(machine: &MachineImpl) -> TokenStream {
             // step to have a variant, when the constants beside the two expansions are evaluated.
             fn run<'a>(
                 self,
-                cx: #private::Context<Self>,
-                resources: &'a #private::Resources,
+                #cx: #private::Context<Self>,
+                #resources: &'a #private::Resources,
             ) -> #private::StepFuture<'a, Self> {
-                let _ = resources;
+                let _ = #resources;
                 match #private::Machine::name(&self) {
                     #(#arms)*
-                    _ => ::core::unreachable!(),
+                    _ => #private::no_such_step(),
                 }
             }
 
@@ -153,13 +155,12 @@ fn steps(machine: &MachineImpl) -> TokenStream {
 
 /// The boxed call of a step. Whatever the compiler has to say of it, it says at the user's own code: at the step's name,
 /// or at its return type if that is wrong.
-fn call(machine: &MachineImpl, step: &StepFn, arguments: &TokenStream) -> TokenStream {
+fn call(machine: &MachineImpl, step: &StepFn, arguments: &[&str]) -> TokenStream {
     let (ident, resources) = (&step.ident, &step.resources);
     let at = ident.span();
     let private = private_at(&machine.krate, at);
-    // Local names are those of the expansion, also if a macro of the user's wrote the step's name.
-    let arguments = respan(arguments, at.resolved_at(Span::call_site()));
-    let given = respan(&quote!(resources), at.resolved_at(Span::call_site()));
+    let arguments = arguments.iter().map(|name| local(machine, name, at));
+    let given = local(machine, "resources", at);
     let returned = quote_spanned!(step.output=> returned);
     let result = quote_spanned!(at=> #private::IntoStepResult::<Self>::into_step_result(#returned));
     let result = if step.trusted {
@@ -170,10 +171,18 @@ fn call(machine: &MachineImpl, step: &StepFn, arguments: &TokenStream) -> TokenS
     };
     quote_spanned! {at=>
         #private::Box::pin(async move {
-            let #returned = Self::#ident(#arguments #(, #given.get::<#resources>())*).await;
+            let #returned = Self::#ident(#(#arguments),* #(, #given.get::<#resources>())*).await;
             #result
         })
     }
+}
+
+/// A local name of the expansion. It is read as if it stood beside the machine's name, also if a macro of the user's wrote
+/// the step's: for what is captured by a future that lies in the user's code, and itself comes from this macro, the compiler
+/// looks up where the macro was used, which counts as part of the module around it. An item more in there would then have all
+/// futures compiled again.
+fn local(machine: &MachineImpl, name: &str, at: Span) -> Ident {
+    Ident::new(name, at.resolved_at(machine.item.self_ty.span()))
 }
 
 /// A function of the trait `Steps` that gives what steps have of their own, and otherwise the machine's; nothing if no

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is generated is what `#[durable_fsm]` takes, an enum and its impl block, and is expanded as such.
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::{ItemEnum, ItemFn, ItemImpl, LitStr, parse_quote, parse_quote_spanned};
 
@@ -76,18 +76,18 @@ fn impl_item(job: &Job, machine: &Ident, options: &MachineOptions, correct: bool
         };
     }
     let resources = &job.resources;
+    // All of it is the user's code to the compiler, local names too: see `handlers::local`.
     let names: Vec<Ident> =
-        (0..resources.len()).map(|index| format_ident!("resource_{index}")).collect();
-    let local = at.resolved_at(Span::call_site());
+        (0..resources.len()).map(|index| format_ident!("resource_{index}", span = at)).collect();
     // What is wrong with the type that the function returns is reported there.
-    let returned = quote_spanned!(job.output_at.resolved_at(Span::call_site())=> returned);
+    let returned = quote_spanned!(job.output_at.resolved_at(at)=> returned);
     let output = if job.fallible {
-        quote_spanned!(local=> #private::IntoJobResult::into_job_result(#returned)?)
+        quote_spanned!(at=> #private::IntoJobResult::into_job_result(#returned)?)
     } else {
         returned.clone()
     };
-    parse_quote_spanned! {local=>
-        #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
+    parse_quote_spanned! {at=>
+        #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
         impl #machine {
             async fn #run(
                 cx: #private::Context<Self>

@@ -66,7 +66,7 @@ where
                     >::into_step_result(returned)
                 })
             }
-            _ => ::core::unreachable!(),
+            _ => ::gen_durable::__private::no_such_step(),
         }
     }
     fn handle<'a>(

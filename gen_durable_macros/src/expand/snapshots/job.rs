@@ -96,7 +96,7 @@ const _: () = {
             "`retry` stands in for `handle`, and this machine has one: remove `retry`, or call `Retry::decide` in `handle`",
         );
 };
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
 impl SendMail
 where
     Self: ::gen_durable::__private::Machine,
@@ -151,7 +151,7 @@ where
                     >::into_step_result(returned)
                 })
             }
-            _ => ::core::unreachable!(),
+            _ => ::gen_durable::__private::no_such_step(),
         }
     }
     fn requirements() -> ::gen_durable::__private::Vec<
