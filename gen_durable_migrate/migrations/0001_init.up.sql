@@ -124,6 +124,9 @@ begin
 end
 $$;
 
+-- Or whoever can call it could make it a trigger of a table of his own.
+revoke all on function gen_durable.delete_inboxes() from public;
+
 create trigger delete_inboxes
     after delete on gen_durable.instances
     referencing old table as deleted

@@ -212,6 +212,8 @@ const DDL: &[&str] = &[
     "create index mine on gen_durable.instances (step)",
     "create trigger mine before update on gen_durable.instances for each row execute function tsvector_update_trigger()",
     "create table mine (id bigint references gen_durable.instances)",
+    "create temp table mine (id bigint); create trigger mine after delete on mine referencing old table as deleted
+     for each statement execute function gen_durable.delete_inboxes()",
     "drop table gen_durable.signals",
     "drop schema gen_durable cascade",
     "truncate gen_durable.instances cascade",
