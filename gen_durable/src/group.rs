@@ -13,6 +13,8 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+    time::{Duration, Instant},
 };
 
 /// Something that is worked on in batches.
@@ -29,6 +31,9 @@ pub(crate) type Run<T> =
 /// temporary file on their way through a statement.
 pub(crate) const WEIGHT_MAX: usize = 2 * 1024 * 1024;
 
+/// How long a batch may wait for the tasks that are ready.
+const SETTLE_MAX: Duration = Duration::from_millis(1);
+
 /// A queue that is drained in batches by a bounded number of tasks.
 pub(crate) struct Group<T> {
     state: Mutex<State<T>>,
@@ -40,6 +45,20 @@ pub(crate) struct Group<T> {
 struct State<T> {
     queue: VecDeque<T>,
     tasks: usize,
+}
+
+/// Goes behind the tasks that are ready, in the queue from which any thread may take it:
+/// `tokio::task::yield_now` would tie it to a thread that may be about to compute for long.
+async fn go_behind() {
+    let mut gone = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut gone, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl<T: Item> Group<T> {
@@ -72,14 +91,16 @@ impl<T: Item> Group<T> {
         std::mem::forget(guard);
     }
 
-    /// Lets the tasks that are ready to run go first, for as long as they bring more.
+    /// Lets the tasks that are ready to run go first, for as long as they bring more, and for
+    /// [`SETTLE_MAX`] if steps compute.
     ///
     /// The answers of the last batch have just woken as many tasks as it had items, and each may be
     /// about to submit its next: a batch of the first few of them would cost as much as one of all.
     async fn settle(&self) {
+        let began = Instant::now();
         let mut known = self.lock().queue.len();
-        while known < self.batch_max {
-            tokio::task::yield_now().await;
+        while known < self.batch_max && began.elapsed() < SETTLE_MAX {
+            go_behind().await;
             let len = self.lock().queue.len();
             if len == known {
                 break;

@@ -27,6 +27,9 @@ use crate::{
     storage::{Change, Commit},
 };
 
+/// How long an instance is left alone of which the database refuses every outcome.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 /// Runs an instance that has a slot.
 pub(crate) fn spawn(shared: &Arc<Shared>, queue: &Arc<Queue>, row: Row) {
     let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
@@ -153,7 +156,7 @@ async fn flush(
     work: &mut Work,
     mut commit: Box<Commit>,
 ) -> bool {
-    let mut refused = false;
+    let mut refusals = 0;
     loop {
         match shared.flusher.commit(commit).await {
             Answer::Durable(commit, inbox) => {
@@ -184,11 +187,19 @@ async fn flush(
                 );
                 return false;
             }
-            Answer::Refused(error) if refused => {
+            // Not even that, so there is nothing left to be committed: an orphan, tried again later.
+            Answer::Refused(error) if refusals == 2 => {
+                tracing::error!(machine = runner.name(), instance = work.instance.id, %error, "the database refuses whatever is committed");
+                tokio::time::sleep(REFUSED_PAUSE).await;
+                shared.suspect_orphans();
+                return false;
+            }
+            Answer::Refused(error) if refusals == 1 => {
+                refusals += 1;
                 commit = work.broken(format!("the database refused the outcome twice: {error}"));
             }
             Answer::Refused(error) => {
-                refused = true;
+                refusals += 1;
                 slot.take().await;
                 let error = StepError::rejected(error);
                 commit = runner.recover(work, error, &shared.resources).await;

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::{Shared, outage::Outage};
 use crate::{
@@ -52,12 +52,9 @@ pub(crate) struct Job {
     uncertain: bool,
 }
 
-/// Where to answer, and what to do if the row is locked.
+/// Where to answer, and how long to wait if the row is locked.
 struct Reply {
     to: oneshot::Sender<Answer>,
-    /// Whether it is next to be tried in the lane of those that send: its last batch may be what held
-    /// the row, and the next one comes after it.
-    lane_next: bool,
     locked_pause: Duration,
 }
 
@@ -78,6 +75,8 @@ impl Item for Job {
 pub(crate) struct Flusher {
     plain: Arc<Group<Job>>,
     sending: Arc<Group<Job>>,
+    /// Told when a batch of those that send has ended.
+    sent: Notify,
 }
 
 impl Flusher {
@@ -97,14 +96,13 @@ impl Flusher {
             };
             Group::new(BATCH_MAX, tasks_max, Box::new(run))
         };
-        Self { plain: lane(TASKS_MAX), sending: lane(1) }
+        Self { plain: lane(TASKS_MAX), sending: lane(1), sent: Notify::new() }
     }
 
     /// Commits an outcome and waits until it is durable, refused or lost.
     pub(crate) async fn commit(&self, commit: Box<Commit>) -> Answer {
         let (to, answer) = oneshot::channel();
-        let lane_next = !commit.sends();
-        let reply = Reply { to, lane_next, locked_pause: LOCKED_PAUSE_MIN };
+        let reply = Reply { to, locked_pause: LOCKED_PAUSE_MIN };
         self.submit(Job { commit, reply, uncertain: false });
         answer.await.unwrap_or(Answer::Lost)
     }
@@ -153,15 +151,17 @@ async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>) {
             }
             Err(error) => error,
         };
-        if !storage::is_transient(&error) {
-            return isolate(shared, commits, replies, error, uncertain).await;
-        }
+        // Looked at first: after a shutdown that did not wait, every try fails, and not for a reason that
+        // `handle` should hear of.
         if !shared.lease.may_hold() || shared.stopped.is_open() {
             tracing::warn!(%error, outcomes = commits.len(), "outcomes given up: the lease ran out first");
             for reply in replies {
                 let _ = reply.to.send(Answer::Lost);
             }
             return;
+        }
+        if !storage::is_transient(&error) {
+            return isolate(shared, commits, replies, error, uncertain).await;
         }
         tokio::time::sleep(outage.failed(&error)).await;
     }
@@ -199,6 +199,9 @@ fn finish(
     done: storage::Committed,
     uncertain: bool,
 ) {
+    if commits.iter().any(|commit| commit.sends()) {
+        shared.flusher.sent.notify_waiters();
+    }
     tracing::debug!(outcomes = commits.len(), "committed");
     for (target, name) in done.dropped_signals {
         tracing::warn!(target_instance = target, signal = %name, "an outcome's signal was dropped: its target has ended or does not exist");
@@ -227,19 +230,14 @@ fn finish(
     }
 }
 
-/// Tries a row that somebody else has locked again: at once behind this engine's own signals, which
-/// would have it locked most of the time if many go to it, and a little later if that was not it.
+/// Tries a row that somebody else has locked again a little later, or as soon as a batch of this engine's
+/// own signals has ended: if many go to one instance, they have it locked most of the time.
 fn retry_locked(shared: &Arc<Shared>, mut job: Job) {
-    if std::mem::take(&mut job.reply.lane_next) {
-        shared.flusher.sending.submit(job);
-        return;
-    }
     let shared = Arc::clone(shared);
     let pause = job.reply.locked_pause;
     job.reply.locked_pause = (pause * 2).min(LOCKED_PAUSE_MAX);
-    job.reply.lane_next = !job.commit.sends();
     tokio::spawn(async move {
-        tokio::time::sleep(pause).await;
+        let _ = tokio::time::timeout(pause, shared.flusher.sent.notified()).await;
         shared.flusher.submit(job);
     });
 }
