@@ -299,3 +299,30 @@ async fn a_row_that_came_while_the_queue_was_full_is_claimed_when_there_is_room(
     engine.wait(last, PATIENCE).await.unwrap();
     engine.shutdown().await.unwrap();
 }
+
+/// An outcome that cannot be committed for longer than a shutdown waits: it is given up, and nothing of the
+/// engine is left that would try again.
+#[tokio::test(flavor = "multi_thread")]
+async fn p26_what_a_shutdown_could_not_commit_is_given_up() {
+    let db = database().await;
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).maintenance(false).machine::<Slow>().resource(Arc::clone(&gate));
+    let engine = engine.drain_timeout(Duration::from_millis(10)).start().await.unwrap();
+    let id = Slow::insert(0).execute(&engine).await.unwrap();
+    gate.arrival().await;
+    let mut holder = db.pool().begin().await.unwrap();
+    sqlx::query("select from gen_durable.instances where id = $1 for no key update")
+        .bind(id.get())
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    gate.open(1);
+    engine.shutdown().await.unwrap();
+    eventually("nothing of the engine is left", async || {
+        (Arc::strong_count(&gate) == 1).then_some(())
+    })
+    .await;
+    holder.rollback().await.unwrap();
+    let left = row(db.pool(), id).await;
+    assert_eq!((left.status.as_str(), left.step.as_str()), ("executing", "run"));
+}
