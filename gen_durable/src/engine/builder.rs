@@ -268,6 +268,20 @@ async fn register(connections: &Connections, config: &Config) -> Result<i64, Err
     if found > needed {
         return Err(Error::SchemaTooNew { found, needed });
     }
+    let isolation = connections
+        .within(storage::isolation(&mut connection))
+        .await
+        .map_err(DatabaseError::new("read the isolation level"))?;
+    // Who locks a row, and looks again, must see what was committed meanwhile.
+    if isolation != "read committed" {
+        return Err(Error::InvalidOption {
+            option: "default_transaction_isolation".to_owned(),
+            reason: format!(
+                "it is `{isolation}` for this pool's sessions, and the engine needs `read committed`: set \
+                 it for the role or in the pool's options"
+            ),
+        });
+    }
     let result = connections
         .within(storage::register_worker(&mut connection, &config.name, config.lease_ttl))
         .await;

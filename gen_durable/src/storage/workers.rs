@@ -11,6 +11,7 @@ use super::micros;
 const REGISTER_WORKER: &str = include_str!("sql/register_worker.sql");
 const RENEW_LEASE: &str = include_str!("sql/renew_lease.sql");
 const REMOVE_WORKER: &str = include_str!("sql/remove_worker.sql");
+const ISOLATION: &str = include_str!("sql/isolation.sql");
 const SCHEMA_VERSION: &str = include_str!("sql/schema_version.sql");
 
 /// Registers a worker and returns its id, which is never used again.
@@ -39,6 +40,11 @@ pub(crate) async fn remove_worker(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(REMOVE_WORKER).bind(worker).execute(connection).await?;
     Ok(())
+}
+
+/// The isolation level that the session's transactions have.
+pub(crate) async fn isolation(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar(ISOLATION).fetch_one(connection).await
 }
 
 /// The version of the schema; 0 if the database has none.
