@@ -158,7 +158,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         case("lock_instances", &[&executing], by_id, batch(1)),
         case(
             "next_due",
-            &["'{q}'", "'{m}'", "'{1}'"],
+            &["'{q}'", "'{m}'", "'{1}'", "1000000"],
             &["instances_claim", "instances_wake"],
             2.0..=10.0,
         ),

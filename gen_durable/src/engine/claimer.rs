@@ -42,6 +42,8 @@ const CLAIM_MAX: usize = 1000;
 const IDLE_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The pause after a claim whose keys another one held.
 const CONTENDED_PAUSE: Duration = Duration::from_millis(5);
+/// What a statement's way to Postgres may take longer than another's.
+const MARGIN: Duration = Duration::from_millis(5);
 /// Parked rows woken by one statement.
 const WAKE_MAX: i64 = 1000;
 
@@ -281,16 +283,15 @@ async fn idle(
 ) -> Duration {
     let pause = *idle_pause;
     *idle_pause = (pause * 2).min(shared.config.poll_interval);
-    match look_ahead(shared, kinds).await {
+    match look_ahead(shared, kinds, asked.elapsed() + MARGIN).await {
         Ok(due) => {
             let own = shared.take_due();
             let missed = own.is_some_and(|at| asked <= at && at <= Instant::now())
-                || due.overdue.is_some_and(|overdue| overdue <= asked.elapsed());
+                || due.eligible == Some(Duration::ZERO);
             if missed {
                 return Duration::ZERO;
             }
-            // A row that is due and was not claimed is locked or waits for its key, or its queue is
-            // full: what is due later must not be hidden by it.
+            // A park that is overdue is locked: what is due later must not be hidden by it.
             let own = own.map(|at| at.saturating_duration_since(Instant::now()));
             let next = [due.eligible, due.wake, own].into_iter().flatten();
             let next = next.filter(|next| !next.is_zero()).min();
@@ -300,11 +301,11 @@ async fn idle(
     }
 }
 
-async fn look_ahead(shared: &Shared, kinds: &Kinds) -> Result<Due, sqlx::Error> {
+async fn look_ahead(shared: &Shared, kinds: &Kinds, since: Duration) -> Result<Due, sqlx::Error> {
     let queues: Vec<String> = shared.queues.keys().cloned().collect();
     let mut connection = shared.connections.get().await?;
     let look = async {
-        let due = storage::next_due(&mut connection, &queues, kinds).await?;
+        let due = storage::next_due(&mut connection, &queues, kinds, since).await?;
         if due.wake == Some(Duration::ZERO) {
             let woken = storage::wake_timed_out(&mut connection, WAKE_MAX).await?;
             shared.announcer.announce(woken.iter().map(String::as_str));

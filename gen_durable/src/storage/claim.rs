@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::{
-    begin,
+    begin, micros,
     row::{ClaimRequest, Claimed, Due, InboxRow, Kind, Kinds, Orphan},
 };
 
@@ -225,29 +225,27 @@ pub(crate) async fn orphans(
         .collect()
 }
 
-/// When the next scheduled row, and the next timeout of a park, is due.
+/// When the next scheduled row, and the next timeout of a park, is due; of rows that are due already, only those
+/// that have not been for longer than `since`.
 pub(crate) async fn next_due(
     connection: &mut PgConnection,
     queues: &[String],
     kinds: &Kinds,
+    since: Duration,
 ) -> Result<Due, sqlx::Error> {
     let places = kinds.in_queues(queues);
     let row = sqlx::query(NEXT_DUE)
         .bind(places.queues)
         .bind(places.fsms)
         .bind(places.versions)
+        .bind(micros(since))
         .fetch_one(connection)
         .await?;
     let from_now = |micros: Option<i64>| {
         micros.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
     };
     let eligible: Option<i64> = row.try_get(0)?;
-    let overdue = eligible.filter(|micros| *micros <= 0).map(i64::unsigned_abs);
-    Ok(Due {
-        eligible: from_now(eligible),
-        overdue: overdue.map(Duration::from_micros),
-        wake: from_now(row.try_get(1)?),
-    })
+    Ok(Due { eligible: from_now(eligible), wake: from_now(row.try_get(1)?) })
 }
 
 /// The kinds of runnable rows in these queues, with their queue.

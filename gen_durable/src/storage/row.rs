@@ -107,8 +107,6 @@ pub(crate) struct Orphan {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Due {
     pub(crate) eligible: Option<Duration>,
-    /// For how long a row has been due, if one is.
-    pub(crate) overdue: Option<Duration>,
     pub(crate) wake: Option<Duration>,
 }
 

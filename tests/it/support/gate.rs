@@ -1,5 +1,10 @@
 //! A place where steps stop until the test lets them go.
 
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+};
+
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use super::PATIENCE;
@@ -10,18 +15,36 @@ pub(crate) struct Gate {
     arrivals: mpsc::UnboundedSender<i64>,
     arrived: Mutex<mpsc::UnboundedReceiver<i64>>,
     open: Semaphore,
+    order: std::sync::Mutex<()>,
 }
 
 impl Gate {
     pub(crate) fn new() -> Self {
         let (arrivals, arrived) = mpsc::unbounded_channel();
-        Self { arrivals, arrived: Mutex::new(arrived), open: Semaphore::new(0) }
+        Self {
+            arrivals,
+            arrived: Mutex::new(arrived),
+            open: Semaphore::new(0),
+            order: std::sync::Mutex::default(),
+        }
     }
 
-    /// What a step calls: says that it is here, and stops.
+    /// What a step calls: says that it is here, and stops. Steps are let go in the order in which they
+    /// have said so.
     pub(crate) async fn pass(&self, id: impl Into<i64>) {
-        self.arrivals.send(id.into()).expect("the test looks");
-        self.open.acquire().await.expect("the gate is not closed").forget();
+        let id = id.into();
+        let mut permit = pin!(self.open.acquire());
+        let mut said = false;
+        let permit = poll_fn(|cx| {
+            if std::mem::replace(&mut said, true) {
+                return permit.as_mut().poll(cx);
+            }
+            let _one_by_one = self.order.lock().expect("no step panics here");
+            let polled = permit.as_mut().poll(cx);
+            self.arrivals.send(id).expect("the test looks");
+            polled
+        });
+        permit.await.expect("the gate is not closed").forget();
     }
 
     /// Waits until a step has stopped here; its instance.

@@ -2,6 +2,9 @@
 -- in the versions $3 (a list of each queue with each machine), and until the next park times out;
 -- null if there is none. The groups are found as in claim.sql. Both are kept within a century: Postgres
 -- subtracts no infinite time, and one such row must not fail the look for all.
+--
+-- What has been due for more than $4 microseconds does not count: a claim has seen it and did not take it, as it is
+-- locked or its queue is full, and it must not hide what comes later.
 with recursive groups (queue, fsm, fsm_version, priority) as (
     select k.queue, k.fsm, k.fsm_version, head.priority
     from unnest((select $1::text[]), (select $2::text[]), (select $3::int[]))
@@ -38,6 +41,7 @@ select (extract(epoch from (
                where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
                  and i.priority = g.priority
                  and i.status = 'runnable' and not i.blocked
+                 and i.eligible_at > now() - $4 * interval '1 microsecond'
                order by i.eligible_at
                limit 1
            ) as head
