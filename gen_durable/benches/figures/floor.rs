@@ -5,11 +5,12 @@
 
 use std::{
     future::Future,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use sqlx::{Postgres, pool::PoolConnection};
-use tokio::task::JoinSet;
+use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{
     bare::{self, Outcome, Shape},
@@ -132,24 +133,38 @@ async fn live(bench: &Bench, shape: Shape, floor: Floor, rows: i64) -> Result<Du
 }
 
 /// Parks all that is loaded, sends each a signal and runs it to its end; how long it took.
+///
+/// All have parked before the first signal: a lane that still parked would park what others woke, for ever.
 async fn park_and_signal(bench: &Bench, shape: Shape, floor: Floor) -> Result<Duration, Error> {
-    each(bench, shape, floor, |mut lane| async move {
-        let mut parked = Vec::new();
-        loop {
-            let batch = lane.park_batch().await?;
-            if batch.is_empty() {
-                break;
+    let parked = Arc::new(Mutex::new(Vec::new()));
+    let parking = each(bench, shape, floor, |mut lane| {
+        let parked = Arc::clone(&parked);
+        async move {
+            loop {
+                let batch = lane.park_batch().await?;
+                if batch.is_empty() {
+                    return Ok(());
+                }
+                parked.lock().await.push(batch);
             }
-            parked.push(batch);
         }
-        for batch in parked {
-            bare::deliver(&mut lane.connection, &batch).await?;
-            lane.finish_batch().await?;
-        }
-        while lane.finish_batch().await? {}
-        Ok(())
     })
-    .await
+    .await?;
+    let ending = each(bench, shape, floor, |mut lane| {
+        let parked = Arc::clone(&parked);
+        async move {
+            loop {
+                let batch = parked.lock().await.pop();
+                let Some(batch) = batch else { break };
+                bare::deliver(&mut lane.connection, &batch).await?;
+                lane.finish_batch().await?;
+            }
+            while lane.finish_batch().await? {}
+            Ok(())
+        }
+    })
+    .await?;
+    Ok(parking + ending)
 }
 
 /// What a bare loop does.
