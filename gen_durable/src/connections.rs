@@ -13,6 +13,8 @@ use std::{
 
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgListener};
 
+use crate::storage;
+
 /// How long an engine waits for a connection before it counts as an outage.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client's short statement may go without an answer.
@@ -31,6 +33,8 @@ struct Inner {
     pool: PgPool,
     idle: Mutex<Idle>,
     kept_max: usize,
+    /// Whether sessions are this one's alone, to be set up for its statements.
+    sessions: bool,
     patience: Duration,
 }
 
@@ -58,6 +62,7 @@ impl Connections {
                 pool,
                 idle: Mutex::default(),
                 kept_max: 0,
+                sessions: false,
                 patience: CLIENT_PATIENCE,
             }),
         }
@@ -70,8 +75,13 @@ impl Connections {
     /// hands, which a commit of a third of a millisecond cannot afford.
     ///
     /// After a lease without an answer a connection counts as lost, as a worker does without a sign
-    /// of life.
-    pub(crate) fn own(pool: &PgPool, connections_max: u32, lease_ttl: Duration) -> Self {
+    /// of life. `sessions` says that no pooler lends a connection's session to others.
+    pub(crate) fn own(
+        pool: &PgPool,
+        connections_max: u32,
+        lease_ttl: Duration,
+        sessions: bool,
+    ) -> Self {
         let pool = pool
             .options()
             .clone()
@@ -81,7 +91,8 @@ impl Connections {
             .connect_lazy_with((*pool.connect_options()).clone());
         let kept_max = connections_max as usize;
         let patience = lease_ttl.max(PATIENCE_MIN);
-        Self { inner: Arc::new(Inner { pool, idle: Mutex::default(), kept_max, patience }) }
+        let idle = Mutex::default();
+        Self { inner: Arc::new(Inner { pool, idle, kept_max, sessions, patience }) }
     }
 
     /// How long a short statement may go without an answer.
@@ -107,13 +118,19 @@ impl Connections {
             idle.waiting += usize::from(kept.is_none());
             kept
         };
-        let connection = if let Some(connection) = kept {
-            connection
-        } else {
-            let _waiting = Waiting(self);
-            self.inner.pool.acquire().await?
-        };
-        Ok(Connection { connection, home: self.clone() })
+        if let Some(connection) = kept {
+            return Ok(Connection { connection, home: self.clone() });
+        }
+        let _waiting = Waiting(self);
+        let connection = self.inner.pool.acquire().await?;
+        let mut connection = Connection { connection, home: self.clone() };
+        if self.inner.sessions {
+            // A hook of the pool would take the place of the caller's.
+            if let Err(error) = self.within(storage::session(&mut connection)).await {
+                return connection.done(Err(error));
+            }
+        }
+        Ok(connection)
     }
 
     pub(crate) async fn listener(&self) -> Result<PgListener, sqlx::Error> {

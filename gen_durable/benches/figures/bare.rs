@@ -20,6 +20,7 @@ const UNBLOCK_PARTITIONS: &str = include_str!("../../src/storage/sql/unblock_par
 const STRANDED_PARTITIONS: &str = include_str!("../../src/storage/sql/stranded_partitions.sql");
 const INSERT: &str = include_str!("../../src/storage/sql/insert.sql");
 const DELIVER: &str = include_str!("../../src/storage/sql/deliver.sql");
+const SESSION: &str = include_str!("../../src/storage/sql/session.sql");
 const REGISTER_WORKER: &str = include_str!("../../src/storage/sql/register_worker.sql");
 
 /// What a bare loop works on.
@@ -73,6 +74,7 @@ pub enum Outcome {
 }
 
 pub async fn register(connection: &mut PgConnection) -> Result<i64, Error> {
+    sqlx::raw_sql(SESSION).execute(&mut *connection).await?;
     Ok(sqlx::query_scalar(REGISTER_WORKER)
         .bind("bare")
         .bind(3_600_000_000_i64)

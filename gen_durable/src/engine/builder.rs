@@ -191,8 +191,12 @@ impl EngineBuilder {
                 );
             }
         }
-        let connections =
-            Connections::own(&self.pool, self.config.connections_max, self.config.lease_ttl);
+        let connections = Connections::own(
+            &self.pool,
+            self.config.connections_max,
+            self.config.lease_ttl,
+            !self.config.poll_only,
+        );
         let asked = Instant::now();
         let worker = register(&connections, &self.config).await?;
         let lease = Lease::new(worker, asked, self.config.lease_ttl);

@@ -21,7 +21,7 @@ pub(crate) use self::{
         NewSignal, Orphan, Upgraded,
     },
     upkeep::{Ended, ended, notify, prune, reap, rescue_stranded, wake_timed_out},
-    workers::{isolation, register_worker, remove_worker, renew_lease, schema_version},
+    workers::{isolation, register_worker, remove_worker, renew_lease, schema_version, session},
 };
 
 use std::time::Duration;

@@ -11,6 +11,7 @@ use super::micros;
 const REGISTER_WORKER: &str = include_str!("sql/register_worker.sql");
 const RENEW_LEASE: &str = include_str!("sql/renew_lease.sql");
 const REMOVE_WORKER: &str = include_str!("sql/remove_worker.sql");
+const SESSION: &str = include_str!("sql/session.sql");
 const ISOLATION: &str = include_str!("sql/isolation.sql");
 const SCHEMA_VERSION: &str = include_str!("sql/schema_version.sql");
 
@@ -39,6 +40,13 @@ pub(crate) async fn remove_worker(
     worker: i64,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(REMOVE_WORKER).bind(worker).execute(connection).await?;
+    Ok(())
+}
+
+/// Sets a session up for the statements of an engine.
+pub(crate) async fn session(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // Not prepared, as it is run once.
+    sqlx::raw_sql(SESSION).execute(connection).await?;
     Ok(())
 }
 

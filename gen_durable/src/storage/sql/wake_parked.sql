@@ -12,8 +12,10 @@ set status = 'runnable',
     unique_scope = case when 'runnable' = any (i.unique_scope) then i.unique_scope end
 where i.id = any ($1::bigint[])
   and i.status || '' = 'awaiting_signal'
-  and exists (
-      select from gen_durable.signals s
+  -- Not `exists`, which the planner may take for a join with all signals.
+  and (
+      select true from gen_durable.signals s
       where s.target_id = i.id and s.name = any (i.awaits) and s.id <> all ($2::bigint[])
+      limit 1
   )
 returning i.queue
