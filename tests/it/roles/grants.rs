@@ -1,0 +1,175 @@
+//! What the roles are granted: what their statements need and nothing besides, in each database by itself,
+//! and again after somebody changed it.
+
+use std::path::Path;
+
+use clap::Parser;
+use gen_durable_migrate::{
+    Down, Error, ROLES,
+    cli::{self, Args},
+    down, roles, up,
+};
+use gen_durable_test_postgres::TestDb;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::{APP, Login, WORKER, database_with_roles, run};
+use crate::support::{database, empty_database, sql, until_somebody_waits};
+
+/// Whether Postgres lets a role run the statement; nothing is run.
+async fn may_run(connection: &mut PgConnection, role: &str, statement: &str) -> bool {
+    let parameters = (1..=20).rev().find(|n| statement.contains(&format!("${n}"))).unwrap_or(0);
+    let nulls = vec!["null"; parameters].join(", ");
+    let call = if nulls.is_empty() { String::new() } else { format!("({nulls})") };
+    run(connection, format!("savepoint here; set local role {role}")).await.unwrap();
+    let tried =
+        run(connection, format!("prepare tried as {statement};\nexplain execute tried{call}"))
+            .await;
+    run(connection, "rollback to here; deallocate all".to_owned()).await.unwrap();
+    match tried {
+        Ok(()) => true,
+        Err(error) => {
+            let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+            assert_eq!(code.as_deref(), Some("42501"), "{statement}: {error}");
+            false
+        }
+    }
+}
+
+/// Least privilege: whichever grant is taken away, some statement cannot be run any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_statement_is_allowed_and_every_grant_is_needed() {
+    let db = database_with_roles().await;
+    let mut connection = db.pool().acquire().await.unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gen_durable/src/storage/sql");
+    let statements: Vec<(String, String)> = folder
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        // Two commands, which no privilege is asked for.
+        .filter(|path| !path.ends_with("begin.sql"))
+        .map(|path| {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            (name, std::fs::read_to_string(&path).unwrap())
+        })
+        .collect();
+    let app = ["insert", "unique_holders", "deliver", "ended", "notify"];
+    for role in [APP, WORKER] {
+        let own: Vec<&str> = statements
+            .iter()
+            .filter(|(name, _)| role == WORKER || app.contains(&name.as_str()))
+            .map(|(_, text)| text.as_str())
+            .collect();
+        run(&mut connection, "begin".to_owned()).await.unwrap();
+        for statement in &own {
+            assert!(may_run(&mut connection, role, statement).await, "{role}: {statement}");
+        }
+        run(&mut connection, "rollback".to_owned()).await.unwrap();
+        for grant in grants(&mut connection, role).await {
+            run(&mut connection, format!("begin; revoke {grant} from {role}")).await.unwrap();
+            let mut needed = false;
+            for statement in &own {
+                needed = needed || !may_run(&mut connection, role, statement).await;
+            }
+            run(&mut connection, "rollback".to_owned()).await.unwrap();
+            // The sequence is what `insert` calls a function on, which `explain` does not.
+            assert!(needed || grant.contains("SEQUENCE"), "{role} does not need: {grant}");
+        }
+    }
+}
+
+/// What a role was granted, as `revoke` takes it.
+async fn grants(connection: &mut PgConnection, role: &str) -> Vec<String> {
+    let grants: Vec<String> = sqlx::query_scalar(
+        "select format('%s on %s gen_durable.%I', a.privilege_type,
+                       case c.relkind when 'S' then 'SEQUENCE' else 'TABLE' end, c.relname)
+         from pg_class c, aclexplode(c.relacl) a
+         where c.relnamespace = 'gen_durable'::regnamespace and a.grantee = $1::text::regrole
+         union all
+         select format('%s (%I) on gen_durable.%I', a.privilege_type, t.attname, c.relname)
+         from pg_class c join pg_attribute t on t.attrelid = c.oid, aclexplode(t.attacl) a
+         where c.relnamespace = 'gen_durable'::regnamespace and a.grantee = $1::text::regrole
+         order by 1",
+    )
+    .persistent(false)
+    .bind(role)
+    .fetch_all(connection)
+    .await
+    .unwrap();
+    assert!(grants.len() > 20, "{grants:?}");
+    grants
+}
+
+/// Roles belong to the cluster: databases share them, and may make them at the same moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_databases_make_the_roles_at_once_and_keep_their_own_grants() {
+    let (one, other) = (database().await, database().await);
+    // Roles that no other test uses.
+    let mine = format!("{}_", one.name());
+    let script = ROLES.replace("gen_durable_", &mine);
+    let mut first = one.pool().begin().await.unwrap();
+    run(&mut first, script.clone()).await.unwrap();
+    let second = {
+        let (pool, script) = (other.pool().clone(), script.clone());
+        tokio::spawn(async move {
+            sqlx::raw_sql(AssertSqlSafe(script)).execute(&pool).await.map(|_| ())
+        })
+    };
+    // Its `create role` waits for the other database's.
+    until_somebody_waits(other.pool(), 1).await;
+    first.commit().await.unwrap();
+    second.await.unwrap().expect("the roles are there now");
+
+    down(one.pool(), Down { to: 0, force: true }).await.unwrap();
+    let reads = |db: &TestDb| {
+        let (pool, role) = (db.pool().clone(), format!("{mine}operator"));
+        async move {
+            let mut transaction = pool.begin().await.unwrap();
+            run(&mut transaction, format!("set local role {role}")).await.unwrap();
+            run(&mut transaction, "select * from gen_durable.instances".to_owned()).await
+        }
+    };
+    reads(&other).await.expect("the other database's grants are its own");
+    up(one.pool()).await.unwrap();
+    reads(&one).await.expect_err("they went with the tables");
+    let mut connection = one.pool().acquire().await.unwrap();
+    for _ in 0..2 {
+        run(&mut connection, script.clone()).await.unwrap();
+        reads(&one).await.expect("they are back");
+    }
+    for db in [&one, &other] {
+        let mut connection = db.pool().acquire().await.unwrap();
+        for role in ["app", "worker", "operator"] {
+            run(&mut connection, format!("drop owned by {mine}{role}")).await.unwrap();
+        }
+    }
+    for role in ["app", "worker", "operator"] {
+        run(&mut connection, format!("drop role {mine}{role}")).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_are_granted_again_after_somebody_widened_them_and_only_on_the_latest_schema() {
+    let db = empty_database().await;
+    let error = roles(db.pool()).await.unwrap_err();
+    assert!(matches!(error, Error::OtherVersion { found: 0, .. }), "{error}");
+    up(db.pool()).await.unwrap();
+    roles(db.pool()).await.unwrap();
+    let mut connection = db.pool().acquire().await.unwrap();
+    let granted = grants(&mut connection, APP).await;
+    sql(
+        db.pool(),
+        "grant delete, update (state) on gen_durable.instances to gen_durable_app;
+         grant create on schema gen_durable to gen_durable_app",
+    )
+    .await;
+    assert_ne!(grants(&mut connection, APP).await, granted);
+    let said =
+        cli::run(Args::parse_from(["gen-durable-migrate", "roles", "--database-url", db.url()]))
+            .await
+            .unwrap();
+    assert!(said.contains("grant them to your logins"), "{said}");
+    assert_eq!(grants(&mut connection, APP).await, granted);
+    let app = Login::of(&db, APP).await;
+    app.is_refused(&["create table gen_durable.mine ()"]).await;
+    app.remove(&db).await;
+}
