@@ -74,21 +74,13 @@ impl<T: Item> Group<T> {
         if state.tasks < self.tasks_max {
             state.tasks += 1;
             drop(state);
-            tokio::spawn(Arc::clone(self).drain());
+            tokio::spawn(self.place().drain());
         }
     }
 
-    async fn drain(self: Arc<Self>) {
-        // A batch that panics must not leave the group without its task.
-        let guard = TaskGuard(&self);
-        loop {
-            self.settle().await;
-            let Some(batch) = self.take() else { break };
-            (self.run)(batch).await;
-        }
-        // `take` found the queue empty and gave the task's place up under the same lock, so an item
-        // that is submitted from now on starts a new one.
-        std::mem::forget(guard);
+    /// The place of a task that has been counted.
+    fn place(self: &Arc<Self>) -> Place<T> {
+        Place { group: Arc::clone(self), held: true, began: false }
     }
 
     /// Lets the tasks that are ready to run go first, for as long as they bring more, and for
@@ -109,15 +101,40 @@ impl<T: Item> Group<T> {
         }
     }
 
-    fn take(&self) -> Option<Vec<T>> {
-        let mut state = self.lock();
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A task's place among those that drain the queue.
+struct Place<T: Item> {
+    group: Arc<Group<T>>,
+    held: bool,
+    began: bool,
+}
+
+impl<T: Item> Place<T> {
+    async fn drain(mut self) {
+        self.began = true;
+        loop {
+            self.group.settle().await;
+            let Some(batch) = self.take() else { break };
+            (self.group.run)(batch).await;
+        }
+    }
+
+    /// The next batch. If there is none the place is given up under the same lock, so an item that is
+    /// submitted from now on starts a new task.
+    fn take(&mut self) -> Option<Vec<T>> {
+        let mut state = self.group.lock();
         if state.queue.is_empty() {
             state.tasks -= 1;
+            self.held = false;
             return None;
         }
         let mut weight = 0;
         let mut count = 0;
-        for item in state.queue.iter().take(self.batch_max) {
+        for item in state.queue.iter().take(self.group.batch_max) {
             weight += item.weight();
             if count > 0 && weight > WEIGHT_MAX {
                 break;
@@ -126,23 +143,184 @@ impl<T: Item> Group<T> {
         }
         Some(state.queue.drain(..count).collect())
     }
-
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// Gives the task's place up when a batch panics.
-struct TaskGuard<'a, T: Item>(&'a Group<T>);
-
-impl<T: Item> Drop for TaskGuard<'_, T> {
+/// A batch that panics must not leave the group without its task, nor what is queued behind it without
+/// anybody. A runtime that ends drops its tasks as well, and the new one that it is given then before that
+/// has begun.
+impl<T: Item> Drop for Place<T> {
     fn drop(&mut self) {
-        self.0.lock().tasks -= 1;
+        if !self.held {
+            return;
+        }
+        let mut state = self.group.lock();
+        let panicked = self.began && std::thread::panicking();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if panicked && !state.queue.is_empty() => {
+                drop(state);
+                runtime.spawn(self.group.place().drain());
+            }
+            _ => state.tasks -= 1,
+        }
     }
 }
 
 impl<T> fmt::Debug for Group<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Group").field("batch_max", &self.batch_max).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
+mod tests {
+    use std::{
+        future::poll_fn,
+        sync::{
+            atomic::{AtomicBool, AtomicUsize, Ordering},
+            mpsc,
+        },
+        task::Poll,
+    };
+
+    use tokio::sync::{Semaphore, mpsc::unbounded_channel};
+
+    use super::*;
+
+    /// How long a thread stands still for what should come at once, on a slow and busy machine.
+    const PATIENCE: Duration = Duration::from_mins(1);
+
+    impl Item for usize {
+        fn weight(&self) -> usize {
+            1
+        }
+    }
+
+    /// A task that is always ready, and brings one item more each time, would be let go first for ever.
+    #[tokio::test]
+    async fn a_batch_does_not_wait_for_tasks_that_are_always_ready() {
+        const ITEMS_MAX: usize = 3_000_000;
+        let began = Arc::new(AtomicBool::new(false));
+        let run = {
+            let began = Arc::clone(&began);
+            move |_batch: Vec<usize>| {
+                began.store(true, Ordering::Relaxed);
+                Box::pin(async {}) as _
+            }
+        };
+        let group = Group::new(usize::MAX, 1, Box::new(run));
+        // A task, so that it takes turns with the one that drains.
+        let submitted = tokio::spawn(async move {
+            let mut submitted = 0;
+            poll_fn(|cx| {
+                if began.load(Ordering::Relaxed) || submitted == ITEMS_MAX {
+                    return Poll::Ready(submitted);
+                }
+                group.submit(submitted);
+                submitted += 1;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await
+        });
+        assert!(submitted.await.unwrap() < ITEMS_MAX, "it waited for all of them");
+    }
+
+    /// The thread that the draining task was on computes for long: another thread takes the task over.
+    #[test]
+    fn a_batch_does_not_wait_for_a_task_that_computes() {
+        let two = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let (ran, batch_ran) = mpsc::channel();
+        let run = move |_batch: Vec<usize>| {
+            let _ = ran.send(());
+            Box::pin(async {}) as _
+        };
+        let group = Group::new(usize::MAX, 1, Box::new(run));
+        // One thread is kept busy until the other one computes, so that it takes nothing before.
+        let (busy, is_busy) = mpsc::channel();
+        let (computes, other_computes) = mpsc::channel();
+        two.spawn(async move {
+            busy.send(()).unwrap();
+            other_computes.recv_timeout(PATIENCE).unwrap();
+        });
+        is_busy.recv_timeout(PATIENCE).unwrap();
+        let (told, seen) = mpsc::channel();
+        two.spawn(async move {
+            // A thread runs what was spawned last first: the draining task, and then this one.
+            tokio::spawn(async move {
+                computes.send(()).unwrap();
+                told.send(batch_ran.recv_timeout(PATIENCE)).unwrap();
+            });
+            group.submit(1);
+        });
+        assert_eq!(seen.recv().unwrap(), Ok(()), "the batch ran while the thread computed");
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_behind_a_batch_that_panics_is_drained() {
+        let (ran, mut batches) = unbounded_channel();
+        let gate = Arc::new(Semaphore::new(0));
+        let first = AtomicUsize::new(0);
+        let run = {
+            let gate = Arc::clone(&gate);
+            move |batch: Vec<usize>| {
+                let (gate, ran) = (Arc::clone(&gate), ran.clone());
+                let panics = first.fetch_add(1, Ordering::Relaxed) == 0;
+                Box::pin(async move {
+                    ran.send(batch).unwrap();
+                    gate.acquire().await.unwrap().forget();
+                    assert!(!panics, "the first batch panics, as the test has it");
+                }) as _
+            }
+        };
+        let group = Group::new(1, 1, Box::new(run));
+        group.submit(1);
+        assert_eq!(batches.recv().await, Some(vec![1]));
+        // Nothing is submitted any more when the panic comes.
+        group.submit(2);
+        group.submit(3);
+        gate.add_permits(3);
+        for rest in [2, 3] {
+            let batch = tokio::time::timeout(PATIENCE, batches.recv()).await;
+            assert_eq!(batch.expect("somebody drains the queue"), Some(vec![rest]));
+        }
+        let ended = poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            if group.lock().tasks == 0 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        tokio::time::timeout(PATIENCE, ended).await.expect("the place is given up once");
+    }
+
+    /// A client outlives the runtime that it was used on first.
+    #[test]
+    fn a_runtime_that_ends_leaves_the_group_usable() {
+        let (ran, mut batches) = unbounded_channel();
+        let run = move |batch: Vec<usize>| {
+            let ran = ran.clone();
+            Box::pin(async move {
+                let hangs = batch == [1];
+                ran.send(batch).unwrap();
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+            }) as _
+        };
+        let group = Group::new(1, 1, Box::new(run));
+        let runtime =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let gone = runtime();
+        gone.block_on(async {
+            group.submit(1);
+            assert_eq!(batches.recv().await, Some(vec![1]));
+            group.submit(2);
+        });
+        drop(gone);
+        runtime().block_on(async {
+            group.submit(3);
+            for rest in [2, 3] {
+                let batch = tokio::time::timeout(PATIENCE, batches.recv()).await;
+                assert_eq!(batch.expect("somebody drains the queue"), Some(vec![rest]));
+            }
+        });
     }
 }
