@@ -23,6 +23,7 @@ mod golden;
 mod hostile;
 mod inserts;
 mod jobs;
+mod locks;
 mod maintenance;
 mod migrations;
 mod mixes;

@@ -1,9 +1,10 @@
 //! Committing outcomes in groups.
 //!
-//! Two lanes. Most outcomes touch their own rows alone; they never wait for anybody's lock, and two
+//! Three lanes. Most outcomes touch their own rows alone; they never wait for anybody's lock, and two
 //! batches may be under way at a time. Outcomes that carry inserts and signals may have to wait (for
 //! the lock of a target, for a unique key that is being inserted); they go one batch at a time, so
-//! that two batches of one engine cannot wait for each other, and hold nobody else up.
+//! that two batches of one engine cannot wait for each other, and hold nobody else up. An outcome of the
+//! first kind whose row is locked whenever it is tried waits for its turn in the third lane, alone.
 //!
 //! Invariant: every outcome gets exactly one answer; one that was applied is never applied again.
 
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{oneshot, watch};
 
 use super::{Shared, outage::Outage};
 use crate::{
@@ -30,6 +31,8 @@ const TASKS_MAX: usize = 2;
 /// The first and the longest pause before a row that somebody else has locked is tried again.
 const LOCKED_PAUSE_MIN: Duration = Duration::from_millis(2);
 const LOCKED_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// After so many tries that found its row locked, an outcome takes its place among those who wait for it.
+const LOCKED_TRIES: u32 = 5;
 
 /// What became of an outcome.
 #[derive(Debug)]
@@ -52,9 +55,10 @@ pub(crate) struct Job {
     uncertain: bool,
 }
 
-/// Where to answer, and how long to wait if the row is locked.
+/// Where to answer, how often the row was found locked, and how long to wait if it is again.
 struct Reply {
     to: oneshot::Sender<Answer>,
+    locked_tries: u32,
     locked_pause: Duration,
 }
 
@@ -75,13 +79,14 @@ impl Item for Job {
 pub(crate) struct Flusher {
     plain: Arc<Group<Job>>,
     sending: Arc<Group<Job>>,
+    waiting: Arc<Group<Job>>,
     /// Told when a batch of those that send has ended.
-    sent: Notify,
+    sent: watch::Sender<()>,
 }
 
 impl Flusher {
     pub(crate) fn new(shared: &Weak<Shared>) -> Self {
-        let lane = |tasks_max| {
+        let lane = |batch_max, tasks_max, waits| {
             let shared = shared.clone();
             let run = move |jobs| {
                 let shared = shared.clone();
@@ -89,20 +94,25 @@ impl Flusher {
                     // An engine that is gone owns nothing; its jobs' replies are dropped.
                     if let Some(shared) = shared.upgrade() {
                         for jobs in one_of_each(jobs) {
-                            commit_batch(&shared, jobs).await;
+                            commit_batch(&shared, jobs, waits).await;
                         }
                     }
                 }) as _
             };
-            Group::new(BATCH_MAX, tasks_max, Box::new(run))
+            Group::new(batch_max, tasks_max, Box::new(run))
         };
-        Self { plain: lane(TASKS_MAX), sending: lane(1), sent: Notify::new() }
+        Self {
+            plain: lane(BATCH_MAX, TASKS_MAX, false),
+            sending: lane(BATCH_MAX, 1, false),
+            waiting: lane(1, 1, true),
+            sent: watch::Sender::new(()),
+        }
     }
 
     /// Commits an outcome and waits until it is durable, refused or lost.
     pub(crate) async fn commit(&self, commit: Box<Commit>) -> Answer {
         let (to, answer) = oneshot::channel();
-        let reply = Reply { to, locked_pause: LOCKED_PAUSE_MIN };
+        let reply = Reply { to, locked_tries: 0, locked_pause: LOCKED_PAUSE_MIN };
         self.submit(Job { commit, reply, uncertain: false });
         answer.await.unwrap_or(Answer::Lost)
     }
@@ -129,16 +139,19 @@ fn one_of_each(jobs: Vec<Job>) -> Vec<Vec<Job>> {
     parts
 }
 
-/// Commits a batch, trying again while the lease holds.
-async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>) {
+/// Commits a batch, trying again while the lease holds. If it `waits`, then for the locks of its rows, for
+/// as long as [`storage::commit`] does.
+async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>, waits: bool) {
     let mut outage = Outage::new("commit outcomes");
     let mut uncertain = jobs.iter().any(|job| job.uncertain);
     let (commits, replies): (Vec<Box<Commit>>, Vec<_>) =
         jobs.into_iter().map(|job| (job.commit, job.reply)).unzip();
     loop {
+        // Before the try: what ends while it is on its way may be what had the row locked.
+        let sent = shared.flusher.sent.subscribe();
         let result = async {
             let mut connection = shared.connections.get().await?;
-            let commit = storage::commit(&mut connection, &commits, uncertain);
+            let commit = storage::commit(&mut connection, &commits, uncertain, waits);
             let result = shared.connections.within(commit).await;
             // Postgres said that it rolled back, or nobody can say.
             uncertain |= matches!(&result, Err(error) if error.as_database_error().is_none());
@@ -147,7 +160,7 @@ async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>) {
         let error = match result.await {
             Ok(done) => {
                 outage.over();
-                return finish(shared, commits, replies, done, uncertain);
+                return finish(shared, commits, replies, done, uncertain, &sent);
             }
             Err(error) => error,
         };
@@ -157,6 +170,12 @@ async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>) {
             tracing::warn!(%error, outcomes = commits.len(), "outcomes given up: the lease ran out first");
             for reply in replies {
                 let _ = reply.to.send(Answer::Lost);
+            }
+            return;
+        }
+        if waits && storage::is_lock_timeout(&error) {
+            for (commit, reply) in commits.into_iter().zip(replies) {
+                retry_locked(shared, Job { commit, reply, uncertain }, sent.clone());
             }
             return;
         }
@@ -187,8 +206,9 @@ async fn isolate(
         .map(|(commit, reply)| Job { commit, reply, uncertain })
         .collect();
     let right = left.split_off(left.len() / 2);
-    Box::pin(commit_batch(shared, left)).await;
-    Box::pin(commit_batch(shared, right)).await;
+    // A batch that waits for locks is one outcome.
+    Box::pin(commit_batch(shared, left, false)).await;
+    Box::pin(commit_batch(shared, right, false)).await;
 }
 
 /// Answers a batch that was committed.
@@ -198,9 +218,10 @@ fn finish(
     replies: Vec<Reply>,
     done: storage::Committed,
     uncertain: bool,
+    sent: &watch::Receiver<()>,
 ) {
     if commits.iter().any(|commit| commit.sends()) {
-        shared.flusher.sent.notify_waiters();
+        shared.flusher.sent.send_replace(());
     }
     tracing::debug!(outcomes = commits.len(), "committed");
     for (target, name) in done.dropped_signals {
@@ -222,7 +243,7 @@ fn finish(
             }
             Verdict::Lost => Answer::Lost,
             Verdict::Locked => {
-                retry_locked(shared, Job { commit, reply, uncertain });
+                retry_locked(shared, Job { commit, reply, uncertain }, sent.clone());
                 continue;
             }
         };
@@ -232,14 +253,28 @@ fn finish(
 
 /// Tries a row that somebody else has locked again a little later, or as soon as a batch of this engine's
 /// own signals has ended: if many go to one instance, they have it locked most of the time.
-fn retry_locked(shared: &Arc<Shared>, mut job: Job) {
+///
+/// If others have it locked one after another, it may be so at every try. So after some of them the outcome waits
+/// in Postgres's own queue for the row, behind whoever came before. It does so by itself and not
+/// in its batch, and holds nothing meanwhile: it holds nobody up, and is in no deadlock.
+fn retry_locked(shared: &Arc<Shared>, mut job: Job, sent: watch::Receiver<()>) {
+    job.reply.locked_tries += 1;
+    if job.reply.locked_tries.is_multiple_of(LOCKED_TRIES) {
+        shared.flusher.waiting.submit(job);
+        return;
+    }
     let shared = Arc::clone(shared);
     let pause = job.reply.locked_pause;
     job.reply.locked_pause = (pause * 2).min(LOCKED_PAUSE_MAX);
     tokio::spawn(async move {
-        let _ = tokio::time::timeout(pause, shared.flusher.sent.notified()).await;
+        perhaps_unlocked(sent, pause).await;
         shared.flusher.submit(job);
     });
+}
+
+/// Waits until something has been sent since `sent` was made, or the pause is over.
+async fn perhaps_unlocked(mut sent: watch::Receiver<()>, pause: Duration) {
+    let _ = tokio::time::timeout(pause, sent.changed()).await;
 }
 
 /// What follows in this process from an outcome that is durable.
@@ -278,4 +313,33 @@ fn push(shared: &Shared, commit: &Commit) {
         result,
         reason: commit.error.clone(),
     });
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
+mod tests {
+    use super::*;
+
+    /// The pause is longer than anybody's patience, so that only what was sent can end it.
+    const PAUSE: Duration = Duration::from_hours(1);
+
+    #[tokio::test]
+    async fn what_is_sent_ends_the_pause_also_if_it_was_sent_before_it_began() {
+        let sent = watch::Sender::new(());
+        let (before, during) = (sent.subscribe(), sent.subscribe());
+        let waits = tokio::spawn(perhaps_unlocked(during, PAUSE));
+        tokio::task::yield_now().await;
+        sent.send_replace(());
+        let ends = async {
+            waits.await.unwrap();
+            perhaps_unlocked(before, PAUSE).await;
+        };
+        tokio::time::timeout(Duration::from_mins(1), ends).await.expect("it does not wait");
+        let nothing_since = perhaps_unlocked(sent.subscribe(), PAUSE);
+        tokio::select! {
+            biased;
+            () = nothing_since => panic!("what was sent before the try is none of its concern"),
+            () = std::future::ready(()) => {}
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use sqlx::{PgConnection, Row};
 
 use super::{
-    begin,
+    begin, begin_waiting,
     claim::parse_inbox,
     deliver::deliver,
     insert::insert_rows,
@@ -51,19 +51,24 @@ pub(crate) struct Committed {
 }
 
 /// Commits a batch with at most one outcome of each instance. `uncertain` says that an earlier try may have been applied.
+///
+/// If it `waits`, no row is [`Locked`](Verdict::Locked): it waits for each a second at most, and then fails with
+/// [a lock timeout](super::is_lock_timeout).
 pub(crate) async fn commit(
     connection: &mut PgConnection,
     batch: &[Box<Commit>],
     uncertain: bool,
+    waits: bool,
 ) -> Result<Committed, sqlx::Error> {
     let parks = batch.iter().any(|outcome| matches!(outcome.change, Change::Await { .. }));
     let frees = batch.iter().any(|outcome| frees_partition(outcome));
     let sends = batch.iter().any(|outcome| outcome.sends());
     let ends = batch.iter().any(|outcome| empties_inbox(outcome));
-    let mut done = if parks || frees || sends || ends {
-        let mut transaction = begin(connection).await?;
-        if sends {
-            lock_instances(&mut transaction, batch).await?;
+    let mut done = if parks || frees || sends || ends || waits {
+        let mut transaction =
+            if waits { begin_waiting(connection).await? } else { begin(connection).await? };
+        if sends || waits {
+            lock_instances(&mut transaction, batch, waits).await?;
         }
         let mut done = apply(&mut transaction, batch).await?;
         if ends {
@@ -251,12 +256,13 @@ impl<'a> Columns<'a> {
 }
 
 /// Locks the rows of those that send and the targets of their signals, all in one order, and waits for
-/// them. Whoever does not send waits for nobody here either.
+/// them. Whoever does not send waits for nobody here either, unless the whole batch `waits`.
 async fn lock_instances(
     connection: &mut PgConnection,
     batch: &[Box<Commit>],
+    waits: bool,
 ) -> Result<(), sqlx::Error> {
-    let senders = batch.iter().filter(|outcome| outcome.sends());
+    let senders = batch.iter().filter(|outcome| waits || outcome.sends());
     let mut ids: Vec<i64> = senders.map(|outcome| outcome.id).collect();
     ids.extend(batch.iter().flat_map(|outcome| &outcome.signals).map(|signal| signal.target));
     sqlx::query(LOCK_INSTANCES).bind(ids).execute(connection).await?;

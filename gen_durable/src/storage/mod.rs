@@ -29,6 +29,7 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 const BEGIN: &str = include_str!("sql/begin.sql");
+const BEGIN_WAITING: &str = include_str!("sql/begin_waiting.sql");
 
 /// The version of the schema that these statements are written for.
 pub(crate) const SCHEMA_VERSION: i32 = 1;
@@ -38,10 +39,22 @@ async fn begin(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres
     connection.begin_with(BEGIN).await
 }
 
+/// Begins a transaction that waits for no lock longer than a second.
+async fn begin_waiting(
+    connection: &mut PgConnection,
+) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
+    connection.begin_with(BEGIN_WAITING).await
+}
+
 /// A duration as the statements take it. Anything beyond a hundred years means the same.
 fn micros(duration: Duration) -> i64 {
     const CENTURY: i64 = 100 * 366 * 24 * 3600 * 1_000_000;
     i64::try_from(duration.as_micros()).map_or(CENTURY, |micros| micros.min(CENTURY))
+}
+
+/// Whether a statement has waited for a lock for as long as it may.
+pub(crate) fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("55P03")
 }
 
 /// Whether an error says that the connection, and not the statement, failed: trying again may help.

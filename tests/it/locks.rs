@@ -1,0 +1,183 @@
+//! Outcomes whose row somebody else has locked: they wait for nobody's sake but their own, and nobody waits for
+//! theirs.
+
+use std::sync::Arc;
+
+use gen_durable::prelude::*;
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+
+use crate::support::{
+    Gate, PATIENCE, database, engine, eventually, row, until, until_somebody_waits,
+};
+
+#[derive(Clone, Debug, DurableSignal)]
+pub struct Ping;
+
+/// Sends a signal to the instance that its state names, if any.
+#[durable_fsm(state = Option<i64>, output = ())]
+pub enum Sender {
+    Send,
+}
+
+#[durable_fsm]
+impl Sender {
+    async fn send(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        match cx.state {
+            Some(target) => {
+                let target = InstanceId::<Target>::from_raw(target);
+                cx.done(()).signal(Target::signal_ping(target, Ping))
+            }
+            None => cx.done(()),
+        }
+    }
+}
+
+/// No engine here knows it: its instances are as they were inserted.
+#[durable_fsm(state = (), output = (), signals(Ping))]
+pub enum Target {
+    Wait,
+}
+
+#[durable_fsm]
+impl Target {
+    async fn wait(cx: Context<Self>) -> Outcome<Self> {
+        cx.await_signal::<Ping>()
+    }
+}
+
+/// Locks a row, as a signal in somebody's transaction does.
+async fn lock(connection: &mut PgConnection, id: impl Into<i64>) {
+    sqlx::query("select from gen_durable.instances where id = $1 for no key update")
+        .bind(id.into())
+        .execute(connection)
+        .await
+        .unwrap();
+}
+
+/// Waits until an outcome was tried and found its row locked: then an engine asks what became of it.
+async fn until_found_locked(pool: &PgPool) {
+    eventually("an outcome found its row locked", async || {
+        let asked: bool = sqlx::query_scalar(
+            "select exists (select from pg_stat_activity where datname = current_database()
+             and query like '-- What became of rows%')",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        asked.then_some(())
+    })
+    .await;
+}
+
+/// The lane of outcomes that send waits for a target that somebody has locked. An outcome that sends nothing
+/// has nothing to do with it, also if its own row was locked when it was tried first.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_whose_row_was_locked_does_not_wait_behind_signals_that_wait() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Sender>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let target = Target::insert(()).execute(pool).await.unwrap();
+    let sends = Sender::insert(Some(target.get())).execute(&engine).await.unwrap();
+    assert_eq!(gate.arrival().await, sends.get());
+    let plain = Sender::insert(None).execute(&engine).await.unwrap();
+    assert_eq!(gate.arrival().await, plain.get());
+    let mut has_target = pool.begin().await.unwrap();
+    lock(&mut has_target, target).await;
+    let mut has_plain = pool.begin().await.unwrap();
+    lock(&mut has_plain, plain).await;
+    gate.open(1);
+    until_somebody_waits(pool, 1).await;
+    gate.open(1);
+    until_found_locked(pool).await;
+    has_plain.rollback().await.unwrap();
+    engine.wait(plain, PATIENCE).await.unwrap();
+    assert_eq!(row(pool, sends).await.status, "executing", "it still waits");
+    has_target.rollback().await.unwrap();
+    engine.wait(sends, PATIENCE).await.unwrap();
+    assert_eq!(row(pool, target).await.inbox, 1);
+    engine.shutdown().await.unwrap();
+}
+
+/// A transaction that has a row locked, or is about to.
+struct Holder {
+    transaction: Transaction<'static, Postgres>,
+    pid: i32,
+}
+
+impl Holder {
+    async fn begin(pool: &PgPool) -> Self {
+        let mut transaction = pool.begin().await.unwrap();
+        let pid = sqlx::query_scalar("select pg_backend_pid()")
+            .fetch_one(&mut *transaction)
+            .await
+            .unwrap();
+        Self { transaction, pid }
+    }
+
+    /// As soon as an outcome waits for the row behind this one, the next one queues up for it as well, and this
+    /// one ends.
+    async fn hand_over(self, pool: &PgPool, id: i64) -> Self {
+        let mut next = Self::begin(pool).await;
+        let next_pid = next.pid;
+        until_blocked(pool, "an outcome waits for the row", |_, by| by.contains(&self.pid)).await;
+        let next = tokio::spawn(async move {
+            lock(&mut next.transaction, id).await;
+            next
+        });
+        until_blocked(pool, "the next one waits for the row", |pid, _| pid == next_pid).await;
+        self.transaction.rollback().await.unwrap();
+        next.await.unwrap()
+    }
+}
+
+/// Waits until there is a session that is blocked by others as asked for.
+async fn until_blocked(pool: &PgPool, what: &str, found: impl Fn(i32, &[i32]) -> bool) {
+    eventually(what, async || {
+        let blocked: Vec<(i32, Vec<i32>)> = sqlx::query_as(
+            "select pid, pg_blocking_pids(pid) from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock'",
+        )
+        .fetch_all(pool)
+        .await
+        .unwrap();
+        blocked.iter().any(|(pid, by)| !by.is_empty() && found(*pid, by)).then_some(())
+    })
+    .await;
+}
+
+/// Transactions have a row locked in turn, and the next one waits before the last one ends, as signals of many
+/// processes to one instance may. Its outcome gets its own turn, although another one, whose row is locked for
+/// good, waits as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_is_not_starved_by_transactions_that_have_its_row_locked_in_turn() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Sender>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let stuck = Sender::insert(None).execute(&engine).await.unwrap();
+    assert_eq!(gate.arrival().await, stuck.get());
+    let starved = Sender::insert(None).execute(&engine).await.unwrap();
+    assert_eq!(gate.arrival().await, starved.get());
+    let mut for_good = Holder::begin(pool).await;
+    lock(&mut for_good.transaction, stuck).await;
+    let mut holder = Holder::begin(pool).await;
+    lock(&mut holder.transaction, starved).await;
+    gate.open(1);
+    let stuck_waits = |_, by: &[i32]| by.contains(&for_good.pid);
+    until_blocked(pool, "the first outcome waits for its row", stuck_waits).await;
+    gate.open(1);
+    // More than once only if a wait ended, as it may after a second, before the next holder had queued up.
+    let turns = async {
+        while row(pool, starved).await.status == "executing" {
+            holder = holder.hand_over(pool, starved.get()).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, turns).await.expect("it has its turn");
+    assert_eq!(row(pool, stuck).await.status, "executing");
+    for_good.transaction.rollback().await.unwrap();
+    until(pool, stuck, "done").await;
+    assert_eq!(engine.metrics().lost_commits, 0);
+    engine.shutdown().await.unwrap();
+}
