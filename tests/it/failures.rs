@@ -1,10 +1,11 @@
 //! Steps that fail: an `Err`, a panic, a timeout, and a `handle` that fails itself.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use gen_durable::prelude::*;
+use sqlx::PgPool;
 
-use crate::support::{PATIENCE, database, engine, until};
+use crate::support::{Gate, PATIENCE, database, engine, sql, until};
 
 #[derive(Clone, Debug, PartialEq, DurableState)]
 pub struct Fate {
@@ -138,4 +139,63 @@ async fn a_handle_may_replay_and_each_attempt_counts() {
     let id = Retries::insert(()).execute(&engine).await.unwrap();
     assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 3);
     engine.shutdown().await.unwrap();
+}
+
+#[durable_fsm(state = (), output = ())]
+pub enum Refused {
+    Go,
+}
+
+#[durable_fsm]
+impl Refused {
+    async fn go(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        cx.done(())
+    }
+}
+
+/// The database refuses the outcome, then what `handle` made of it, then that the instance fails. That is all
+/// that there is to be tried: the instance is left alone for a while, and then its step runs again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_whose_every_outcome_is_refused_is_left_alone() {
+    let db = database().await;
+    let pool = db.pool();
+    sql(
+        pool,
+        "create sequence tries;
+         create function refuse() returns trigger language plpgsql as $$
+         begin
+             -- A sequence goes on when its transaction is rolled back.
+             perform nextval('tries');
+             raise exception 'refused' using errcode = 'check_violation';
+         end $$;
+         create trigger refuse before update on gen_durable.instances for each row
+         when (new.priority = 7 and new.status in ('done', 'failed')) execute function refuse();",
+    )
+    .await;
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Refused>().resource(Arc::clone(&gate));
+    // It looks for rows that were given up as often as its lease is renewed.
+    let engine = engine.lease_ttl(Duration::from_secs(3)).start().await.unwrap();
+    let refused = Refused::insert(()).priority(7).execute(&engine).await.unwrap();
+    for run in 1..=2 {
+        assert_eq!(gate.arrival().await, refused.get());
+        assert_eq!(tries(pool).await, 3 * (run - 1), "three for each run");
+        gate.open(1);
+    }
+    // Others go on, whether they are in a batch with it or not.
+    let others = Refused::insert_many([(); 20]).execute(&engine).await.unwrap();
+    gate.open(20);
+    for other in others {
+        engine.wait(other.unwrap(), PATIENCE).await.unwrap();
+    }
+    sql(pool, "drop trigger refuse on gen_durable.instances").await;
+    gate.open(1);
+    engine.wait(refused, PATIENCE).await.unwrap();
+    engine.shutdown().await.unwrap();
+}
+
+async fn tries(pool: &PgPool) -> i64 {
+    let tries = "select case when is_called then last_value else 0 end from tries";
+    sqlx::query_scalar(tries).fetch_one(pool).await.unwrap()
 }

@@ -3,9 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use gen_durable::{EngineBuilder, prelude::*};
+use gen_durable::{Engine, EngineBuilder, prelude::*};
 use gen_durable_test_postgres::TestDb;
-use sqlx::{PgPool, postgres::PgListener};
+use sqlx::{PgPool, Postgres, Transaction, postgres::PgListener};
 
 use crate::support::{Gate, PATIENCE, count, database, engine, eventually, row, sql};
 
@@ -72,6 +72,106 @@ async fn a_full_queue_beside_an_idle_one_is_served_when_it_has_room() {
     engine.shutdown().await.unwrap();
 }
 
+/// The queue `full` has no room when a claim for the others is sent. The claim before got less than it asked
+/// for, so nobody who makes room wakes the claimer. It sees by itself, when the claim ends, that `full` has got some
+/// meanwhile, and claims its next row before it looks how long it may sleep.
+#[tokio::test(flavor = "multi_thread")]
+async fn room_that_is_made_during_a_claim_for_other_queues_is_used_at_once() {
+    const HELD: usize = 34;
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = deaf(&db, &gate).queue("full", 1).queue("idle", 2).start().await.unwrap();
+    fill(&engine, pool, &gate, HELD).await;
+
+    // A claim stops at a row of these queues.
+    sql(
+        pool,
+        "create function hold_claim() returns trigger language plpgsql as $$
+         begin
+             perform pg_advisory_xact_lock(case new.queue when 'idle' then 1 else 2 end);
+             return new;
+         end $$;
+         create trigger hold_claim before update on gen_durable.instances for each row
+         when (new.status = 'executing' and old.status = 'runnable') execute function hold_claim();",
+    )
+    .await;
+    let (hold_idle, hold_full) = (hold(pool, 1).await, hold(pool, 2).await);
+    // Nobody hears of it, and it was due long before the claim, so it is nothing that one has just missed.
+    let next: i64 = sqlx::query_scalar(
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, queue, eligible_at)
+         values ('held', 1, 'hold', 'null', 'full', now() - interval '1 minute') returning id",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    let idle = Held::insert(()).queue("idle").execute(pool).await.unwrap();
+    eventually("a claim is held up", async || waits_for(pool, 1).await.then_some(())).await;
+    gate.open(HELD);
+    eventually("there is room", async || (engine.metrics().claimed == 0).then_some(())).await;
+    let looked = last_look(pool).await;
+    hold_idle.rollback().await.unwrap();
+    eventually("the next one is being claimed", async || {
+        assert!(last_look(pool).await <= looked, "it looked how long it may sleep");
+        waits_for(pool, 2).await.then_some(())
+    })
+    .await;
+    hold_full.rollback().await.unwrap();
+    gate.open(2);
+    engine.wait(InstanceId::<Held>::from_raw(next), PATIENCE).await.unwrap();
+    engine.wait(idle, PATIENCE).await.unwrap();
+    engine.shutdown().await.unwrap();
+}
+
+/// Lets one claim fill the queue `full` so far that no further one is worth a statement, and get less than
+/// it asked for.
+async fn fill(engine: &Engine, pool: &PgPool, gate: &Gate, held: usize) {
+    const QUICK: usize = 2_000;
+    loop {
+        // The faster a queue goes, the more is claimed ahead.
+        gate.open(QUICK);
+        let quick = (0..QUICK).map(|_| Held::insert(()).queue("full"));
+        Held::insert_many(quick).execute(engine).await.unwrap();
+        eventually("they have run", async || {
+            (count(pool, "runnable").await == 0 && engine.metrics().claimed == 0).then_some(())
+        })
+        .await;
+        // Whoever woke the claimer before, it has looked since.
+        let looked = look_again(pool, last_look(pool).await, "idle").await;
+        let rows = (0..held).map(|_| Held::insert(()).queue("full"));
+        Held::insert_many(rows).execute(pool).await.unwrap();
+        look(pool, looked).await;
+        if engine.metrics().claimed == held {
+            return;
+        }
+        // The machine was too busy for the queue to be fast.
+        gate.open(held);
+        eventually("they have run", async || (engine.metrics().claimed == 0).then_some(())).await;
+    }
+}
+
+/// Holds up whatever takes this advisory lock.
+async fn hold(pool: &PgPool, key: i64) -> Transaction<'static, Postgres> {
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock($1)").bind(key).execute(&mut *holder).await.unwrap();
+    holder
+}
+
+/// Whether somebody waits for this advisory lock.
+async fn waits_for(pool: &PgPool, key: i64) -> bool {
+    sqlx::query_scalar(
+        "select exists (
+             select from pg_locks
+             where locktype = 'advisory' and not granted and objid = $1::bigint::oid
+               and database = (select oid from pg_database where datname = current_database())
+         )",
+    )
+    .bind(key)
+    .fetch_one(pool)
+    .await
+    .unwrap()
+}
+
 /// When an engine last looked for what is due later, as it does after a claim that found nothing.
 async fn last_look(pool: &PgPool) -> Option<f64> {
     sqlx::query_scalar(
@@ -84,9 +184,14 @@ async fn last_look(pool: &PgPool) -> Option<f64> {
     .unwrap()
 }
 
-/// Announces work in a queue until the engine has looked once more.
+/// Announces work in a queue, and waits until the engine has looked once more.
 async fn look_again(pool: &PgPool, before: Option<f64>, queue: &str) -> Option<f64> {
     sqlx::query("select pg_notify('gen_durable', $1)").bind(queue).execute(pool).await.unwrap();
+    look(pool, before).await
+}
+
+/// Waits until an engine has looked once more.
+async fn look(pool: &PgPool, before: Option<f64>) -> Option<f64> {
     eventually("the engine looks", async || {
         let now = last_look(pool).await;
         (now > before).then_some(now)

@@ -113,17 +113,28 @@ async fn p26_a_shutdown_waits_for_the_claim_that_is_under_way() {
     .await;
     let mut lock = pool.begin().await.unwrap();
     sqlx::query("select pg_advisory_xact_lock(26)").execute(&mut *lock).await.unwrap();
-    let engine = engine(&db).maintenance(false).machine::<Slow>().resource(Arc::clone(&gate));
-    let engine = engine.start().await.unwrap();
+    let engines = || engine(&db).maintenance(false).resource(Arc::clone(&gate));
+    let claiming = engines().machine::<Slow>().start().await.unwrap();
     until_somebody_waits(pool, 1).await;
-    let shutdown = tokio::spawn(engine.shutdown());
-    // Nothing runs, so a shutdown that looked at the running steps alone would be over, now or while
-    // the claim ends, and leave the row in its name.
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
+    let worker = claiming.worker();
+    // Nothing runs, so a shutdown that looked at the running steps alone would be over, and leave the row
+    // in its name. Others come and go meanwhile, all the way: it had time to do the same.
+    let others = async {
+        for _ in 0..3 {
+            engines().start().await.unwrap().shutdown().await.unwrap();
+        }
+    };
+    let mut shutdown = std::pin::pin!(claiming.shutdown());
+    tokio::select! {
+        biased;
+        _ = &mut shutdown => panic!("it did not wait for the claim"),
+        () = others => {}
     }
+    let workers: Vec<i64> =
+        sqlx::query_scalar("select id from gen_durable.workers").fetch_all(pool).await.unwrap();
+    assert_eq!(workers, [worker], "it stays until the claim has ended");
     lock.commit().await.unwrap();
-    shutdown.await.unwrap().unwrap();
+    shutdown.await.unwrap();
     let row = row(pool, id).await;
     assert_eq!((row.status.as_str(), row.attempt, row.locked_by), ("runnable", 0, None));
 }
