@@ -136,8 +136,9 @@ impl Model for Commits {
                         state.sent[row] += 1;
                     }
                 }
-                // The last one sent is the one whose answer is waited for.
-                let awaited = state.waiting && index + 1 == state.on_the_way.len();
+                // The last one sent is the one whose answer is waited for, until it is there.
+                let awaited =
+                    state.waiting && state.answer.is_none() && index + 1 == state.on_the_way.len();
                 if to < 2 * ROWS {
                     state.on_the_way[index] = u8::try_from(to).ok()?;
                 } else {

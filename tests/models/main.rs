@@ -13,6 +13,7 @@ mod commits;
 mod leases;
 mod parks;
 mod partitions;
+mod twins;
 
 use stateright::{Checker, Model};
 
