@@ -6,6 +6,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use crate::{
@@ -23,6 +24,9 @@ pub(crate) struct Announcer {
     remote: Option<Arc<Group<Queue>>>,
 }
 
+/// The pause after a NOTIFY: each wakes every listening engine, and its connection.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// A queue with work in it.
 struct Queue(String);
 
@@ -36,7 +40,8 @@ impl Announcer {
     /// Announces to other processes.
     ///
     /// One NOTIFY is under way at a time, and carries each queue once: Postgres lets only one
-    /// transaction with a notification commit at a time, so an insert never carries its own.
+    /// transaction with a notification commit at a time, so an insert never carries its own. What is
+    /// announced within [`PAUSE`] after one goes out with the next.
     pub(crate) fn remote(connections: Connections) -> Arc<Self> {
         let run = move |queues: Vec<Queue>| {
             let connections = connections.clone();
@@ -52,6 +57,7 @@ impl Announcer {
                 if let Err(error) = result.await {
                     tracing::debug!(%error, "could not announce work; the engines' poll will find it");
                 }
+                tokio::time::sleep(PAUSE).await;
             }) as _
         };
         let remote = Group::new(usize::MAX, 1, Box::new(run));

@@ -46,6 +46,7 @@ mod signals;
 mod start;
 mod statements;
 mod support;
+mod turns;
 mod unknown;
 mod values;
 mod versions;

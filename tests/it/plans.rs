@@ -133,7 +133,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     vec![
         case(
             "claim",
-            &["7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{m}'"],
+            &["7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{m}'", "'f'"],
             &["instances_claim", "instances_pkey"],
             batch(4),
         ),

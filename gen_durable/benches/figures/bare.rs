@@ -99,6 +99,8 @@ pub async fn claim(
         .bind(vec![shape.fsm])
         .bind(vec![1_i32])
         .bind(listening(shape))
+        // A connection that is refused would have to wait, and the loop knows no waiting.
+        .bind(true)
         .fetch_one(connection)
         .await?;
     // An aggregate of no rows is null.

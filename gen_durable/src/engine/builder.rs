@@ -10,7 +10,9 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    Counters, Engine, Shared, claimer,
+    Counters, Engine, Shared,
+    alarms::Alarms,
+    claimer,
     flusher::Flusher,
     gate::Gate,
     lease::{self, Lease},
@@ -232,6 +234,7 @@ impl EngineBuilder {
             tasks: Tasks::default(),
             metrics: Counters::default(),
             work: Notify::new(),
+            alarms: Alarms::default(),
             due: Mutex::default(),
             saturated: AtomicBool::new(false),
             suspect: AtomicBool::new(false),

@@ -22,6 +22,7 @@ use super::{
     orphans::Orphans,
     outage::Outage,
     slots::{Queue, Row},
+    turns::Turns,
 };
 use crate::{
     group::WEIGHT_MAX,
@@ -132,6 +133,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     let mut orphans = Orphans::new();
     let mut rows_max = CLAIM_MAX;
     let mut told = false;
+    let mut turns = Turns::default();
     while !shared.stopping.is_open() {
         // The permit is taken before the look: what is announced after this line is seen by the
         // claim, or wakes the wait below.
@@ -140,7 +142,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             pause(shared, outage.failed(&error)).await;
             continue;
         }
-        let Some(request) = request(shared, &mut paces, &kinds, rows_max).or_else(|| {
+        let Some(mut request) = request(shared, &mut paces, &kinds, rows_max).or_else(|| {
             // There is no room. Whoever makes some wakes the claimer from here on; what was made
             // before, and told nobody, is seen by the second look.
             shared.saturated.store(true, Ordering::SeqCst);
@@ -150,6 +152,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             wait(shared, announced, shared.config.poll_interval).await;
             continue;
         };
+        request.out_of_turn = turns.lost();
         let asked = Instant::now();
         match claim(shared, &request).await {
             Err(error) => {
@@ -166,6 +169,10 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 rows_max = (rows_max * 2).min(rows_of_weight(&claim.rows));
                 let contended = claim.contended;
                 let cleared = claim.cleared;
+                let turn = turns.heard(claim.refused);
+                if turn.is_none() || !claim.rows.is_empty() {
+                    shared.alarms.answered(!claim.rows.is_empty(), Instant::now());
+                }
                 let full = enter(shared, &request, claim.rows) || cleared;
                 // A queue that had no room was not asked for: whoever makes some must wake the
                 // claimer, and room that was made meanwhile, and told nobody, is seen here.
@@ -177,6 +184,12 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     if full {
                         announce_rest(shared, &request, &mut told);
                     }
+                    continue;
+                }
+                if let Some(turn) = turn {
+                    // Whoever has the turn has heard of the same work: nothing is a reason to ask
+                    // sooner. What is announced meanwhile leaves its permit.
+                    pause(shared, turn).await;
                     continue;
                 }
                 told = false;
@@ -203,8 +216,13 @@ fn request(
     if !shared.lease.may_start(worker) || kinds.fsms.is_empty() {
         return None;
     }
-    let mut request =
-        ClaimRequest { worker, queues: Vec::new(), wanted: Vec::new(), kinds: Arc::clone(kinds) };
+    let mut request = ClaimRequest {
+        worker,
+        queues: Vec::new(),
+        wanted: Vec::new(),
+        kinds: Arc::clone(kinds),
+        out_of_turn: false,
+    };
     for pace in paces {
         let wanted = pace.wanted().min(rows_max);
         if wanted > 0 {
@@ -316,7 +334,7 @@ async fn look_ahead(shared: &Shared, kinds: &Kinds, since: Duration) -> Result<D
     connection.done(result)
 }
 
-/// Waits out an outage.
+/// Waits, whatever is announced.
 async fn pause(shared: &Shared, pause: Duration) {
     tokio::select! {
         () = tokio::time::sleep(pause) => {}

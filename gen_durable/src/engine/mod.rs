@@ -9,6 +9,7 @@
 //! Invariant: after `shutdown` nothing of the engine runs, and no row is left in its name that it
 //! could have given back.
 
+mod alarms;
 mod builder;
 mod claimer;
 mod executor;
@@ -21,6 +22,7 @@ mod orphans;
 mod outage;
 mod slots;
 mod tasks;
+mod turns;
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +37,9 @@ use std::{
 use tokio::sync::Notify;
 
 pub use self::builder::EngineBuilder;
-use self::{flusher::Flusher, gate::Gate, lease::Lease, slots::Queue, tasks::Tasks};
+use self::{
+    alarms::Alarms, flusher::Flusher, gate::Gate, lease::Lease, slots::Queue, tasks::Tasks,
+};
 pub(crate) use self::{jitter::jittered, outage::Outage};
 use crate::{
     announce::Announcer,
@@ -101,6 +105,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Counters,
     /// Wakes the claimer.
     work: Notify,
+    /// What came of other processes' announcements.
+    alarms: Alarms,
     /// When a row that this engine delayed is due.
     due: Mutex<Option<Instant>>,
     /// Whether the last claim got all that it asked for: there may be more than this engine can do.

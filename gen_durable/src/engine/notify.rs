@@ -3,6 +3,8 @@
 //! Invariant: a lost connection costs latency alone: the claimer looks once after each reconnect, and
 //! polls meanwhile. One that has been silent for a while is asked whether it is still there.
 
+use std::time::Instant;
+
 use super::{Shared, outage::Outage};
 
 /// The channel of `sql/notify.sql`; the payload is the queue's name.
@@ -38,17 +40,38 @@ async fn hear(
     loop {
         // What was announced before the LISTEN, or while the connection was lost, was not heard.
         shared.wake_claimer();
+        // An announcement that is followed later.
+        let mut held: Option<Instant> = None;
         loop {
-            let heard = tokio::time::timeout(connections.patience(), listener.try_recv()).await;
+            // Also while others are heard all the time.
+            if held.take_if(|at| *at <= Instant::now()).is_some() {
+                follow(shared);
+            }
+            let silence = held.map_or_else(
+                || connections.patience(),
+                |at| at.saturating_duration_since(Instant::now()),
+            );
+            let heard = tokio::time::timeout(silence, listener.try_recv()).await;
             let Ok(heard) = heard else {
-                // To listen twice is to listen once, and to get an answer.
-                connections.within(listener.listen(CHANNEL)).await?;
+                if held.is_none() {
+                    // To listen twice is to listen once, and to get an answer.
+                    connections.within(listener.listen(CHANNEL)).await?;
+                }
                 continue;
             };
             let Some(notification) = heard? else { break };
-            if shared.queues.contains_key(notification.payload()) {
-                shared.wake_claimer();
+            if held.is_none() && shared.queues.contains_key(notification.payload()) {
+                held = shared.alarms.not_before(Instant::now());
+                if held.is_none() {
+                    follow(shared);
+                }
             }
         }
     }
+}
+
+/// Has the claimer look for what was announced.
+fn follow(shared: &Shared) {
+    shared.alarms.raise();
+    shared.wake_claimer();
 }

@@ -27,6 +27,8 @@ pub(crate) struct Claim {
     pub(crate) cleared: bool,
     /// Rows were left to another claim, which held their keys.
     pub(crate) contended: bool,
+    /// A queue that was asked for had a claim under way.
+    pub(crate) refused: bool,
 }
 
 /// Claims rows in the order in which they should run.
@@ -48,10 +50,11 @@ pub(crate) async fn claim(
         .bind(&places.fsms)
         .bind(&places.versions)
         .bind(&request.kinds.listening)
+        .bind(request.out_of_turn)
         .fetch_one(&mut *connection)
         .await?;
     let (rows, candidates) = Arrays::read(&row)?.split(request, &places)?;
-    let mut claim = Claim { rows, ..Claim::default() };
+    let mut claim = Claim { rows, refused: row.try_get(9)?, ..Claim::default() };
     if !candidates.is_empty() {
         let (heads, blocked) = claim_partitions(connection, request, &candidates).await?;
         claim.cleared = blocked > 0;

@@ -1,6 +1,11 @@
 -- Claims runnable rows for the worker $1: up to $3 rows in each queue of $2, of the machine $4 in
 -- the version $5 (a list of each queue with each machine); the machines in $6 have an inbox to load.
 --
+-- One claim of a queue at a time. Those that overlap walk over each other's rows, lock what another one
+-- has just taken until they end, and hold up its commits by that. So a claim tries to take the queue's
+-- turn, and leaves a queue alone whose turn another one has: it waits for nobody. With $7 it claims
+-- out of turn, for whoever has the turn may be stuck; rows that it has locked are skipped.
+--
 -- A scan that walks the queue in (priority, eligible_at) order would have to step over every row
 -- that is scheduled for later at a more urgent priority, and over every row of an unknown machine.
 -- So the groups (queue, machine, version, priority) that exist are found first, each by one
@@ -17,7 +22,11 @@
 -- hides an array's length from the planner; `unnest(array(select …))` is taken for ten rows where a
 -- recursive query is taken for thousands; and a limit of 1000, the most that is ever asked for,
 -- bounds what a limit that the planner cannot see is taken for.
-with recursive groups (kind, queue, wanted, fsm, fsm_version, priority) as (
+with recursive turns as materialized (
+    select q.queue, pg_try_advisory_xact_lock(hashtextextended(q.queue, 5298)) as taken
+    from (select distinct k.queue from unnest((select $2::text[])) as k (queue)) as q
+),
+groups (kind, queue, wanted, fsm, fsm_version, priority) as (
     select k.kind, k.queue, k.wanted, k.fsm, k.fsm_version, head.priority
     from unnest(
         (select $2::text[]), (select $3::bigint[]), (select $4::text[]), (select $5::int[])
@@ -30,6 +39,7 @@ with recursive groups (kind, queue, wanted, fsm, fsm_version, priority) as (
         order by i.queue, i.fsm, i.fsm_version, i.priority
         limit 1
     ) as head
+    where k.queue = any (array(select t.queue from turns t where t.taken or $7))
     union all
     select g.kind, g.queue, g.wanted, g.fsm, g.fsm_version, head.priority
     from groups g
@@ -128,7 +138,8 @@ select array_agg(row.id) as ids,
        array_agg(row.attempt) as attempts,
        array_agg(row.revision) as revisions,
        array_agg(row.awaits = '{}') as timed_out,
-       array_agg(row.inbox) as inboxes
+       array_agg(row.inbox) as inboxes,
+       exists (select from turns t where not t.taken) as refused
 from (
     select c.id, c.kind, c.partition_key,
            l.step, l.state, l.attempt, l.revision, l.awaits, l.inbox

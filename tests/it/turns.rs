@@ -1,0 +1,155 @@
+//! Claims of several processes: one of a queue at a time, but for a turn that is never given back; and
+//! announcements that are followed late, but followed.
+
+use std::time::Duration;
+
+use gen_durable::prelude::*;
+use sqlx::{PgConnection, Row, postgres::PgRow};
+
+use crate::support::{PATIENCE, database, engine, eventually, sql};
+
+const CLAIM: &str = include_str!("../../gen_durable/src/storage/sql/claim.sql");
+/// Takes the turn of the queue `default`, as a claim does.
+const TURN: &str = "select pg_advisory_xact_lock(hashtextextended('default', 5298))";
+
+#[durable_fsm(state = (), output = ())]
+pub enum Short {
+    Go,
+}
+
+#[durable_fsm]
+impl Short {
+    async fn go(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
+#[durable_fsm(name = "short", queue = "other", state = (), output = ())]
+pub enum Elsewhere {
+    Go,
+}
+
+#[durable_fsm]
+impl Elsewhere {
+    async fn go(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
+/// Claims two rows of each queue; their ids, and whether a turn was refused.
+async fn claim(
+    connection: &mut PgConnection,
+    queues: &[&str],
+    out_of_turn: bool,
+) -> (Vec<i64>, bool) {
+    let each = queues.len();
+    let row: PgRow = sqlx::query(CLAIM)
+        .bind(1_i64)
+        .bind(queues)
+        .bind(vec![2_i64; each])
+        .bind(vec!["short"; each])
+        .bind(vec![1_i32; each])
+        .bind(Vec::<String>::new())
+        .bind(out_of_turn)
+        .fetch_one(connection)
+        .await
+        .unwrap();
+    let ids: Option<Vec<i64>> = row.try_get("ids").unwrap();
+    (ids.unwrap_or_default(), row.try_get("refused").unwrap())
+}
+
+/// The first claim has ended its statement and not its transaction: its turn and its rows are locked.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_of_a_queue_take_turns_and_wait_for_nobody() {
+    let db = database().await;
+    let pool = db.pool();
+    let mut ids = Vec::new();
+    for id in Short::insert_many(vec![(); 4]).execute(pool).await.unwrap() {
+        ids.push(id.unwrap().get());
+    }
+    let other = Elsewhere::insert(()).execute(pool).await.unwrap().get();
+    sql(
+        pool,
+        "insert into gen_durable.workers (name, lease_expires_at) values ('w', now() + interval '1 hour')",
+    )
+    .await;
+    let mut first = pool.begin().await.unwrap();
+    let mut second = pool.acquire().await.unwrap();
+    assert_eq!(claim(&mut first, &["default"], false).await, (ids[..2].to_vec(), false));
+    // Refused where the turn is taken, and only there.
+    assert_eq!(claim(&mut second, &["default", "other"], false).await, (vec![other], true));
+    // Whoever has waited for too long takes the rows that the first has not locked.
+    assert_eq!(claim(&mut second, &["default"], true).await, (ids[2..].to_vec(), true));
+    first.rollback().await.unwrap();
+    assert_eq!(claim(&mut second, &["default"], false).await, (ids[..2].to_vec(), false));
+}
+
+/// A process that was stopped in the middle of a claim, say, while its answer fills the socket.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_that_is_never_given_back_holds_nobody_up() {
+    let db = database().await;
+    let pool = db.pool();
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query(TURN).execute(&mut *holder).await.unwrap();
+    let engine = engine(&db).machine::<Short>().start().await.unwrap();
+    for _ in 0..3 {
+        let id = Short::insert(()).execute(&engine).await.unwrap();
+        engine.wait(id, PATIENCE).await.unwrap();
+    }
+    engine.shutdown().await.unwrap();
+    holder.rollback().await.unwrap();
+}
+
+/// Refused, an engine asks again by itself: nobody tells it that the turn is free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_claim_is_made_again_when_the_turn_is_given_back() {
+    let db = database().await;
+    let pool = db.pool();
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query(TURN).execute(&mut *holder).await.unwrap();
+    let engine = engine(&db)
+        .poll_interval(Duration::from_hours(1))
+        .machine::<Short>()
+        .start()
+        .await
+        .unwrap();
+    let id = Short::insert(()).execute(&engine).await.unwrap();
+    holder.rollback().await.unwrap();
+    engine.wait(id, PATIENCE).await.unwrap();
+    engine.shutdown().await.unwrap();
+}
+
+/// After false alarms an engine follows an announcement later. The poll would come hours later: its pause
+/// has doubled with each look that found nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcement_after_false_alarms_is_followed() {
+    let db = database().await;
+    let pool = db.pool();
+    let engine = engine(&db)
+        .poll_interval(Duration::from_hours(100))
+        .lease_ttl(Duration::from_hours(100))
+        .machine::<Short>()
+        .start()
+        .await
+        .unwrap();
+    for round in 0..30 {
+        for _ in 0..10 {
+            // Each in a transaction of its own, or Postgres would make one of them.
+            sql(pool, "select pg_notify('gen_durable', 'default')").await;
+        }
+        // From another process, as far as the engine can tell: not through its client.
+        let id = Short::insert(()).execute(pool).await.unwrap();
+        sql(pool, "select pg_notify('gen_durable', 'default')").await;
+        let done = async || {
+            let status: String =
+                sqlx::query_scalar("select status from gen_durable.instances where id = $1")
+                    .bind(id.get())
+                    .fetch_one(pool)
+                    .await
+                    .unwrap();
+            (status == "done").then_some(())
+        };
+        eventually(&format!("round {round} is done"), done).await;
+    }
+    engine.shutdown().await.unwrap();
+}
