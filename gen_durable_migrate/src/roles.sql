@@ -28,7 +28,7 @@ grant usage on schema gen_durable to gen_durable_app, gen_durable_worker, gen_du
 -- The application and the worker: insert and signal.
 grant usage on sequence gen_durable.instances_id_seq to gen_durable_app, gen_durable_worker;
 grant insert (
-    id, fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key, unique_key, unique_scope
+    id, fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key, blocked, unique_key, unique_scope
 ) on gen_durable.instances to gen_durable_app, gen_durable_worker;
 grant insert (target_id, name, payload, dedup_key) on gen_durable.signals to gen_durable_app, gen_durable_worker;
 grant insert (target_id, dedup_key), select (target_id, dedup_key)

@@ -14,6 +14,7 @@
 )]
 
 mod awaits;
+mod blocked;
 mod claims;
 mod clocks;
 mod crashes;

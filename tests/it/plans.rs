@@ -63,6 +63,8 @@ const ARRIVALS: &str = "
         (fsm, fsm_version, step, state, queue, partition_key, unique_key, unique_scope)
     select 'm', 1, 's', '{}', 'q', 'late ' || n, 'late ' || n, '{runnable,executing,awaiting_signal}'
     from generate_series(1, 5000) as n;
+    insert into gen_durable.instances (fsm, fsm_version, step, state, queue, partition_key)
+    select 'k', 1, 's', '{}', 'q', 'free ' || n from generate_series(1, 5000) as n;
     insert into gen_durable.instances
         (fsm, fsm_version, step, state, queue, partition_key, blocked)
     select 'm', 1, 's', '{}', 'q', 'busy ' || n % 1000, true from generate_series(1, 5000) as n;
@@ -117,7 +119,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let executing = ids(connection, "locked_by = 7").await;
     let keyed = ids(connection, "partition_key like 'late %'").await;
     let parked = ids(connection, "wake_at < now()").await;
-    let [seven, zero, one, yes, null] = ["7", "0", "1", "t", "null"].map(repeated);
+    let [seven, zero, one, yes, no, null] = ["7", "0", "1", "t", "f", "null"].map(repeated);
     let [m, q, s, a, state, next, done] =
         ["m", "q", "s", "a", "\"{}\"", "executing", "done"].map(repeated);
     let scopes = repeated("\"runnable,executing,awaiting_signal\"");
@@ -130,12 +132,21 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         case("commit", &parameters, &["instances_pkey"], batch(6))
     };
     let by_id = &["instances_pkey"];
+    let claims =
+        &["instances_claim", "instances_partition", "instances_partition_holder", "instances_pkey"];
     vec![
         case(
             "claim",
-            &["7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{m}'", "'f'"],
-            &["instances_claim", "instances_pkey"],
+            &["7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{m}'", "'f'", "true"],
+            claims,
             batch(4),
+        ),
+        // All have a partition key.
+        case(
+            "claim",
+            &["7", "'{q}'", "'{200}'", "'{k}'", "'{1}'", "'{}'", "'f'", "true"],
+            claims,
+            batch(6),
         ),
         case(
             "claim_partitions",
@@ -149,7 +160,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         case("ended", &[&executing], by_id, batch(1)),
         case(
             "insert",
-            &[&m, &one, &s, &state, &q, &zero, &zero, &null, &null, &new, &scopes],
+            &[&m, &one, &s, &state, &q, &zero, &zero, &null, &null, &no, &new, &scopes],
             &[],
             0.0..=0.0,
         ),

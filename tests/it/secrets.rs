@@ -18,7 +18,7 @@ const SECRET: &str = "s3cr3t";
 
 /// A text that is kept: what was logged, what was printed.
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<String>>);
+pub(crate) struct Kept(Arc<Mutex<String>>);
 
 impl Kept {
     fn push(&self, text: &str) {
@@ -27,7 +27,7 @@ impl Kept {
         kept.push('\n');
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.0.lock().unwrap().clone()
     }
 }

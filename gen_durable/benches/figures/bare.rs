@@ -61,7 +61,9 @@ pub struct Held {
 #[derive(Debug, Default)]
 pub struct Claimed {
     pub held: Vec<Held>,
-    /// Rows with a partition key, which are claimed by a statement of their own.
+    /// The partition keys that these rows hold.
+    pub keys: Vec<String>,
+    /// Rows with a partition key that were not claimed at once: by a statement of their own.
     pub candidates: Vec<i64>,
 }
 
@@ -92,17 +94,28 @@ pub async fn claim(
     shape: Shape,
     batch: i64,
 ) -> Result<Claimed, Error> {
-    let row = sqlx::query(CLAIM)
-        .bind(worker)
-        .bind(vec!["checkout"])
-        .bind(vec![batch])
-        .bind(vec![shape.fsm])
-        .bind(vec![1_i32])
-        .bind(listening(shape))
-        // A connection that is refused would have to wait, and the loop knows no waiting.
-        .bind(true)
-        .fetch_one(connection)
-        .await?;
+    let mut keyed = true;
+    let row = loop {
+        let answer = sqlx::query(CLAIM)
+            .bind(worker)
+            .bind(vec!["checkout"])
+            .bind(vec![batch])
+            .bind(vec![shape.fsm])
+            .bind(vec![1_i32])
+            .bind(listening(shape))
+            // A connection that is refused would have to wait, and the loop knows no waiting.
+            .bind(true)
+            .bind(keyed)
+            .fetch_one(&mut *connection)
+            .await;
+        match answer {
+            // A key was taken after the statement's snapshot, as in the engine.
+            Err(sqlx::Error::Database(error)) if keyed && error.is_unique_violation() => {
+                keyed = false;
+            }
+            answer => break answer?,
+        }
+    };
     // An aggregate of no rows is null.
     let Some(ids): Option<Vec<i64>> = row.try_get(0)? else { return Ok(Claimed::default()) };
     let keys: Vec<Option<String>> = row.try_get(2)?;
@@ -110,8 +123,11 @@ pub async fn claim(
     let mut claimed = Claimed::default();
     for ((id, key), revision) in ids.into_iter().zip(keys).zip(revisions) {
         match (key, revision) {
-            (Some(_), _) => claimed.candidates.push(id),
-            (None, Some(revision)) => claimed.held.push(Held { id, revision }),
+            (key, Some(revision)) => {
+                claimed.held.push(Held { id, revision });
+                claimed.keys.extend(key);
+            }
+            (Some(_), None) => claimed.candidates.push(id),
             // Another claim was quicker.
             (None, None) => {}
         }
@@ -289,6 +305,7 @@ pub async fn insert(
         .bind(vec![0_i64; rows])
         .bind(vec![None::<i64>; rows])
         .bind(vec![None::<&str>; rows])
+        .bind(vec![false; rows])
         .bind(vec![None::<&str>; rows])
         .bind(vec![None::<&str>; rows])
         .fetch_one(connection)

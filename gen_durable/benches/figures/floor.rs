@@ -37,13 +37,13 @@ impl Lane {
     async fn finish_batch(&mut self) -> Result<bool, Error> {
         let Self { connection, worker, shape, batch } = self;
         let claimed = bare::claim(connection, *worker, *shape, *batch).await?;
-        let (mut held, mut keys) = (claimed.held, Vec::new());
+        let (mut held, mut keys) = (claimed.held, claimed.keys);
         let found = !held.is_empty() || !claimed.candidates.is_empty();
         if !claimed.candidates.is_empty() {
             let heads =
                 bare::claim_partitions(connection, *worker, *shape, &claimed.candidates).await?;
             held.extend(heads.0);
-            keys = heads.1;
+            keys.extend(heads.1);
         }
         for _ in 1..shape.steps {
             bare::commit(connection, *worker, *shape, &mut held, Outcome::Next).await?;

@@ -33,13 +33,39 @@ pub(crate) struct Claim {
 
 /// Claims rows in the order in which they should run.
 ///
-/// Rows without a partition key are claimed by one statement. Those with one come back as
-/// candidates and are claimed in a transaction that holds their keys' locks.
+/// Rows without a partition key, and plain heads of their keys, are claimed by one statement. Others
+/// come back as candidates; they are claimed, or moved out of the way, in a transaction that holds their
+/// keys' locks.
 pub(crate) async fn claim(
     connection: &mut PgConnection,
     request: &ClaimRequest,
 ) -> Result<Claim, sqlx::Error> {
     let places = request.kinds.in_queues(&request.queues);
+    let (arrays, refused) = match claim_arrays(connection, request, &places, true).await {
+        Err(error) if overtaken(&error) => {
+            claim_arrays(connection, request, &places, false).await?
+        }
+        arrays => arrays?,
+    };
+    let (rows, candidates) = arrays.split(request, &places)?;
+    let mut claim = Claim { rows, refused, ..Claim::default() };
+    if !candidates.is_empty() {
+        let (heads, blocked) = claim_partitions(connection, request, &candidates).await?;
+        claim.cleared = blocked > 0;
+        claim.contended = heads.len() + blocked < candidates.len();
+        claim.rows.extend(heads);
+    }
+    Ok(claim)
+}
+
+/// Runs the statement `claim`; `keyed` says whether rows with a partition key are claimed too. And whether a
+/// queue's turn was refused.
+async fn claim_arrays(
+    connection: &mut PgConnection,
+    request: &ClaimRequest,
+    places: &Places<'_>,
+    keyed: bool,
+) -> Result<(Arrays, bool), sqlx::Error> {
     let kinds = request.kinds.fsms.len();
     let wanted: Vec<i64> =
         request.wanted.iter().flat_map(|rows| std::iter::repeat_n(*rows, kinds)).collect();
@@ -51,17 +77,18 @@ pub(crate) async fn claim(
         .bind(&places.versions)
         .bind(&request.kinds.listening)
         .bind(request.out_of_turn)
-        .fetch_one(&mut *connection)
+        .bind(keyed)
+        .fetch_one(connection)
         .await?;
-    let (rows, candidates) = Arrays::read(&row)?.split(request, &places)?;
-    let mut claim = Claim { rows, refused: row.try_get(9)?, ..Claim::default() };
-    if !candidates.is_empty() {
-        let (heads, blocked) = claim_partitions(connection, request, &candidates).await?;
-        claim.cleared = blocked > 0;
-        claim.contended = heads.len() + blocked < candidates.len();
-        claim.rows.extend(heads);
-    }
-    Ok(claim)
+    Ok((Arrays::read(&row)?, row.try_get(9)?))
+}
+
+/// Whether a claim took a key for free that was taken after its snapshot: the index refused it, or whoever frees the
+/// key again waited for the key's lock while the claim waited for the index.
+fn overtaken(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    error.constraint() == Some("instances_partition_holder")
+        || error.code().as_deref() == Some("40P01")
 }
 
 /// The answer of the statement `claim`: an entry of each array for each row.
@@ -95,7 +122,7 @@ impl Arrays {
         })
     }
 
-    /// The rows that were claimed, and the ids of those that have a partition key.
+    /// The rows that were claimed, and the ids of those with a partition key that were not.
     fn split(
         self,
         request: &ClaimRequest,
@@ -111,12 +138,13 @@ impl Arrays {
             ((attempt, revision), timed_out),
         ) in rows.zip(steps).zip(counts)
         {
-            if partition_key.is_some() {
-                candidates.push(id);
+            // What was not claimed has no step.
+            let (Some(step), Some(state)) = (step, state) else {
+                if partition_key.is_some() {
+                    candidates.push(id);
+                }
                 continue;
-            }
-            // A candidate that the update did not find any more has no step.
-            let (Some(step), Some(state)) = (step, state) else { continue };
+            };
             let place = usize::try_from(kind - 1).unwrap_or(usize::MAX);
             let (Some(queue), Some(fsm), Some(fsm_version)) =
                 (places.queues.get(place), places.fsms.get(place), places.versions.get(place))
@@ -131,7 +159,7 @@ impl Arrays {
                 step,
                 state,
                 queue: (*queue).to_owned(),
-                partition_key: None,
+                partition_key,
                 attempt: attempt.unwrap_or(0),
                 timed_out: timed_out.unwrap_or(false),
                 inbox: parse_inbox(inbox.as_deref())?,

@@ -2,7 +2,7 @@
 //!
 //! Invariant: one answer for each row, in their order; a duplicate hurts no other row.
 
-use std::time::SystemTime;
+use std::{collections::HashMap, time::SystemTime};
 
 use sqlx::{PgConnection, Row};
 
@@ -89,13 +89,44 @@ pub(super) async fn insert_rows(
         .bind(column(rows, |row| row.priority))
         .bind(column(rows, |row| delay(row.eligible)))
         .bind(column(rows, |row| scheduled_at(row.eligible)))
-        .bind(column(rows, |row| row.partition_key.as_deref()));
+        .bind(column(rows, |row| row.partition_key.as_deref()))
+        .bind(blocked(rows));
     if !plain {
         query = query.bind(column(rows, |row| row.unique_key.as_deref())).bind(column(rows, scope));
     }
     let answer = query.fetch_one(connection).await?;
     // An aggregate of no rows is null.
     Ok(answer.try_get::<Option<_>, _>(0)?.unwrap_or_default())
+}
+
+/// Which rows wait behind another one of this insert, and need not be in the claim's index before their
+/// partition key is freed. A hundred thousand rows of one key would be taken out of it again one by one.
+///
+/// Of a key's rows of one queue, machine and version the first is left in the index, and with it the key:
+/// whoever claims it finds the key's true head, blocked or not, and whoever frees the key takes the next
+/// one back. They become visible together, so nobody can claim, end and free the first without seeing the
+/// others. It must be sure to come, and to come now: it has no unique key, for which it may be left out,
+/// and neither it nor what waits for it has a schedule. What is more urgent stays in the index too.
+fn blocked(rows: &[&NewInstance]) -> Vec<bool> {
+    type Place<'a> = (&'a str, &'a str, &'a str, u32);
+    fn place(row: &NewInstance) -> Option<Place<'_>> {
+        let key = row.partition_key.as_deref()?;
+        let now = matches!(row.eligible, Eligible::Now);
+        now.then_some((key, row.queue.as_str(), row.fsm, row.fsm_version))
+    }
+    // Rows of one insert are due at the same moment, and their ids grow.
+    let mut first: HashMap<Place<'_>, (i16, usize)> = HashMap::new();
+    for (index, row) in rows.iter().enumerate().filter(|(_, row)| row.unique_key.is_none()) {
+        if let Some(place) = place(row) {
+            let order = (row.priority, index);
+            first.entry(place).and_modify(|first| *first = order.min(*first)).or_insert(order);
+        }
+    }
+    let behind = |(index, row): (usize, &&NewInstance)| {
+        let first = place(row).and_then(|place| first.get(&place));
+        first.is_some_and(|first| *first < (row.priority, index))
+    };
+    rows.iter().enumerate().map(behind).collect()
 }
 
 fn delay(eligible: Eligible) -> i64 {

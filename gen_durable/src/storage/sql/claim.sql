@@ -11,7 +11,13 @@
 -- So the groups (queue, machine, version, priority) that exist are found first, each by one
 -- descent of the index, and only the heads of the groups are read.
 --
--- A row with a partition key is not claimed here but returned as a candidate: its step is null.
+-- A row with a partition key is claimed here if it is plain that it may run ($8 says whether to look):
+-- nobody holds the key or is about to, and the row is the key's head. Otherwise it is returned as a
+-- candidate: its step is null.
+--
+-- The snapshot is older than the lock of the key, so the holder may be news to it: a row that came, was
+-- claimed and committed since. Then the index `instances_partition_holder` refuses the claim of all, and
+-- it is made again without a look at keys.
 --
 -- The answer is one row of arrays, in the order in which the rows should run: a message for each
 -- row would cost both sides more than the claim. `kinds` are places in the lists, from one.
@@ -111,6 +117,36 @@ candidates as materialized (
         select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > now()
     )
 ),
+heads as materialized (
+    select k.id
+    from (
+        select distinct on (c.partition_key) c.id, c.partition_key
+        from candidates c
+        where c.partition_key is not null and $8
+        order by c.partition_key, c.place
+        -- Else a lock would be taken for each candidate, and not for each key.
+        offset 0
+    ) as k
+    where pg_try_advisory_xact_lock(hashtextextended(k.partition_key, 5297))
+      -- Not "not exists", which could be planned as a join with all that executes.
+      and (
+          select h.id
+          from gen_durable.instances h
+          where h.partition_key = k.partition_key and h.status = 'executing'
+          limit 1
+      ) is null
+      and k.id = (
+          select i.id
+          from gen_durable.instances i
+          where i.partition_key = k.partition_key and i.status = 'runnable'
+            and i.eligible_at <= now()
+            and (i.queue, i.fsm, i.fsm_version) in (
+                select * from unnest($2::text[], $4::text[], $5::int[])
+            )
+          order by i.priority, i.eligible_at, i.id
+          limit 1
+      )
+),
 claimed as (
     update gen_durable.instances i
     set status = 'executing',
@@ -119,7 +155,11 @@ claimed as (
         revision = i.revision % 4611686018427387904 + 1,
         unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
         updated_at = now()
-    where i.id = any (array(select c.id from candidates c where c.partition_key is null))
+    where i.id = any (array(
+        select c.id from candidates c where c.partition_key is null
+        union all
+        select h.id from heads h
+    ))
     returning i.*
 ),
 loaded as materialized (

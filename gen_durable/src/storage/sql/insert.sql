@@ -11,17 +11,17 @@ with entries as materialized (
     from rows from (
         unnest($1::text[]), unnest($2::int[]), unnest($3::text[]), unnest($4::text[]),
         unnest($5::text[]), unnest($6::smallint[]), unnest($7::bigint[]), unnest($8::bigint[]),
-        unnest($9::text[]), unnest($10::text[]), unnest($11::text[]),
+        unnest($9::text[]), unnest($10::boolean[]), unnest($11::text[]), unnest($12::text[]),
         generate_subscripts($1::text[], 1)
     ) as e (
         fsm, fsm_version, step, state, queue, priority,
-        delay, scheduled_at, partition_key, unique_key, unique_scope, place
+        delay, scheduled_at, partition_key, blocked, unique_key, unique_scope, place
     )
 ),
 inserted as (
     insert into gen_durable.instances (
         id, fsm, fsm_version, step, state, queue, priority, eligible_at,
-        partition_key, unique_key, unique_scope
+        partition_key, blocked, unique_key, unique_scope
     )
     select e.id, e.fsm, e.fsm_version, e.step, e.state::jsonb, e.queue, e.priority,
            case
@@ -29,7 +29,7 @@ inserted as (
                then 'epoch'::timestamptz + e.scheduled_at * interval '1 microsecond'
                else now() + e.delay * interval '1 microsecond'
            end,
-           e.partition_key, e.unique_key, string_to_array(e.unique_scope, ',')
+           e.partition_key, e.blocked, e.unique_key, string_to_array(e.unique_scope, ',')
     from entries e
     order by e.fsm, e.unique_key, e.place
     on conflict (fsm, unique_guard) where unique_guard is not null do nothing

@@ -5,15 +5,16 @@ with entries as materialized (
     from rows from (
         unnest($1::text[]), unnest($2::int[]), unnest($3::text[]), unnest($4::text[]),
         unnest($5::text[]), unnest($6::smallint[]), unnest($7::bigint[]), unnest($8::bigint[]),
-        unnest($9::text[])
+        unnest($9::text[]), unnest($10::boolean[])
     ) with ordinality as e (
         fsm, fsm_version, step, state, queue, priority,
-        delay, scheduled_at, partition_key, place
+        delay, scheduled_at, partition_key, blocked, place
     )
 ),
 inserted as (
     insert into gen_durable.instances (
-        id, fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key
+        id, fsm, fsm_version, step, state, queue, priority, eligible_at,
+        partition_key, blocked
     )
     select e.id, e.fsm, e.fsm_version, e.step, e.state::jsonb, e.queue, e.priority,
            case
@@ -21,7 +22,7 @@ inserted as (
                then 'epoch'::timestamptz + e.scheduled_at * interval '1 microsecond'
                else now() + e.delay * interval '1 microsecond'
            end,
-           e.partition_key
+           e.partition_key, e.blocked
     from entries e
     order by e.place
 )
