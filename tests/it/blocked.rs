@@ -184,3 +184,40 @@ async fn p06_a_claim_that_a_holder_has_overtaken_is_made_again() {
     until(pool, holder, "done").await;
     engine.shutdown().await.unwrap();
 }
+
+/// Rows that each came by itself, and are all in the claim's index: the claims that find them take them out,
+/// those behind what they have found too, and what is freed goes on in its order.
+#[tokio::test(flavor = "multi_thread")]
+async fn p06_a_crowd_behind_a_busy_key_is_moved_out_of_the_way_and_keeps_its_order() {
+    const CROWD: i64 = 3_000;
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Waits>().resource(Arc::clone(&gate)).start().await.unwrap();
+    Waits::insert(1).partition_key("k").execute(pool).await.unwrap();
+    assert_eq!(gate.arrival().await, 1);
+    // Those of the other key come last, and are behind the whole crowd.
+    sqlx::query(
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, partition_key)
+         select 'waits', 1, 'go', to_jsonb(n), case when n <= $1 then 'k' else 'other' end
+         from generate_series(2, $1 + 2) as n",
+    )
+    .bind(CROWD)
+    .execute(pool)
+    .await
+    .unwrap();
+    assert_eq!(gate.arrival().await, CROWD + 1, "the crowd waits, and nobody else does");
+    eventually("those that wait are out of the index", async || {
+        (blocked(pool).await.len() == usize::try_from(CROWD).unwrap()).then_some(())
+    })
+    .await;
+    gate.open(10_000);
+    let mut ran = Vec::new();
+    for _ in 1..=CROWD {
+        ran.push(gate.arrival().await);
+    }
+    ran.retain(|n| *n <= CROWD);
+    assert!(ran.is_sorted(), "{ran:?}");
+    eventually("all have run", async || (count(pool, "runnable").await == 0).then_some(())).await;
+    engine.shutdown().await.unwrap();
+}

@@ -369,6 +369,8 @@ async fn p23_a_step_that_outlives_its_lease_has_no_effect() {
     lock.rollback().await.unwrap();
     gate.arrival().await;
     gate.open(2);
+    // A step that signals itself goes through the queue: the next one may be the slow worker's, which lives again.
+    slow_gate.open(1);
     assert_eq!(heir.wait(id, PATIENCE).await.unwrap(), 1);
     slow.shutdown().await.unwrap();
     heir.shutdown().await.unwrap();

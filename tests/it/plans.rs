@@ -66,6 +66,9 @@ const ARRIVALS: &str = "
     insert into gen_durable.instances (fsm, fsm_version, step, state, queue, partition_key)
     select 'k', 1, 's', '{}', 'q', 'free ' || n from generate_series(1, 5000) as n;
     insert into gen_durable.instances
+        (fsm, fsm_version, step, state, queue, status, locked_by, partition_key)
+    values ('k', 1, 's', '{}', 'q', 'executing', 8, 'free 2');
+    insert into gen_durable.instances
         (fsm, fsm_version, step, state, queue, partition_key, blocked)
     select 'm', 1, 's', '{}', 'q', 'busy ' || n % 1000, true from generate_series(1, 5000) as n;
     insert into gen_durable.instances (fsm, fsm_version, step, state, queue, status, locked_by)
@@ -119,11 +122,14 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let executing = ids(connection, "locked_by = 7").await;
     let keyed = ids(connection, "partition_key like 'late %'").await;
     let parked = ids(connection, "wake_at < now()").await;
+    let first = "select min(id)::text from gen_durable.instances where fsm = 'k'";
+    let first: String = sqlx::query_scalar(first).fetch_one(&mut *connection).await.unwrap();
     let [seven, zero, one, yes, no, null] = ["7", "0", "1", "t", "f", "null"].map(repeated);
     let [m, q, s, a, state, next, done] =
         ["m", "q", "s", "a", "\"{}\"", "executing", "done"].map(repeated);
     let scopes = repeated("\"runnable,executing,awaiting_signal\"");
     let (late, busy, new) = (numbered("late"), numbered("busy"), numbered("new"));
+    let free = numbered("free");
     let commit = |status, step, result| {
         let parameters = [
             &executing, &seven, &zero, status, step, &state, result, &null, &zero, &null, &null,
@@ -154,6 +160,8 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             &["instances_partition", "instances_partition_holder", "instances_pkey"],
             batch(6),
         ),
+        // All that it looks at, one of which waits for its key.
+        case("block_ahead", &[&first, &free], claims, 2000.0..=3000.0),
         commit(&next, &s, &null),
         commit(&done, &null, &one),
         case("deliver", &[&parked, &m, &a, &state, &null], by_id, batch(3)),

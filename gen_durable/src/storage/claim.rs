@@ -15,9 +15,13 @@ use super::{
 const CLAIM: &str = include_str!("sql/claim.sql");
 const LOCK_FREE_PARTITIONS: &str = include_str!("sql/lock_free_partitions.sql");
 const CLAIM_PARTITIONS: &str = include_str!("sql/claim_partitions.sql");
+const BLOCK_AHEAD: &str = include_str!("sql/block_ahead.sql");
 const NEXT_DUE: &str = include_str!("sql/next_due.sql");
 const ORPHANS: &str = include_str!("sql/orphans.sql");
 const UNKNOWN_KINDS: &str = include_str!("sql/unknown_kinds.sql");
+
+/// So many candidates of which most wait for their keys are a sign that more of them come.
+const CROWD_MIN: usize = 32;
 
 /// What a claim came to.
 #[derive(Debug, Default)]
@@ -195,7 +199,6 @@ async fn claim_partitions(
         .bind(&request.queues)
         .fetch_all(&mut *transaction)
         .await?;
-    transaction.commit().await?;
     let mut blocked = 0;
     let mut claimed = Vec::with_capacity(rows.len());
     for row in &rows {
@@ -204,6 +207,11 @@ async fn claim_partitions(
             claimed.push(read(row, request.worker)?);
         }
     }
+    if blocked > candidates.len() / 2 && candidates.len() >= CROWD_MIN {
+        let last = candidates.last();
+        sqlx::query(BLOCK_AHEAD).bind(last).bind(&keys).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
     Ok((claimed, blocked))
 }
 
