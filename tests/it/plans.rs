@@ -122,7 +122,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let executing = ids(connection, "locked_by = 7").await;
     let keyed = ids(connection, "partition_key like 'late %'").await;
     let parked = ids(connection, "wake_at < now()").await;
-    let first = "select min(id)::text from gen_durable.instances where fsm = 'k'";
+    let first = "select coalesce(min(id), 0)::text from gen_durable.instances where fsm = 'k'";
     let first: String = sqlx::query_scalar(first).fetch_one(&mut *connection).await.unwrap();
     let [seven, zero, one, yes, no, null] = ["7", "0", "1", "t", "f", "null"].map(repeated);
     let [m, q, s, a, state, next, done] =
@@ -344,7 +344,7 @@ async fn p15_hot_statements_touch_their_batch_in_a_table_of_a_million() {
 async fn p15_plans_made_when_the_tables_were_empty_serve_when_they_are_full() {
     let db = database().await;
     let mut connections = Vec::new();
-    for _ in 0..cases(&mut *db.pool().acquire().await.unwrap()).await.len() {
+    for _ in 0..cases(&mut db.pool().acquire().await.unwrap()).await.len() {
         connections.push(db.pool().acquire().await.unwrap());
     }
     let first = &mut connections[0];

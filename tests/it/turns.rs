@@ -51,6 +51,7 @@ async fn claim(
         .bind(vec![1_i32; each])
         .bind(Vec::<String>::new())
         .bind(out_of_turn)
+        .bind(true)
         .fetch_one(connection)
         .await
         .unwrap();
