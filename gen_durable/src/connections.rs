@@ -121,8 +121,10 @@ impl Connections {
         if let Some(connection) = kept {
             return Ok(Connection { connection, home: self.clone() });
         }
-        let _waiting = Waiting(self);
-        let connection = self.inner.pool.acquire().await?;
+        let connection = {
+            let _waiting = Waiting(self);
+            self.inner.pool.acquire().await?
+        };
         let mut connection = Connection { connection, home: self.clone() };
         if self.inner.sessions {
             // A hook of the pool would take the place of the caller's.

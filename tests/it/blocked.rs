@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gen_durable::prelude::*;
+use sqlx::Row;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -220,4 +221,143 @@ async fn p06_a_crowd_behind_a_busy_key_is_moved_out_of_the_way_and_keeps_its_ord
     assert!(ran.is_sorted(), "{ran:?}");
     eventually("all have run", async || (count(pool, "runnable").await == 0).then_some(())).await;
     engine.shutdown().await.unwrap();
+}
+
+/// A row that is locked, as a transaction that signals it has it, for as long as this transaction lives.
+async fn lock(pool: &sqlx::PgPool, place: i64) -> sqlx::Transaction<'_, sqlx::Postgres> {
+    let mut signal = pool.begin().await.unwrap();
+    let lock = "select id from gen_durable.instances where state = to_jsonb($1) for no key update";
+    sqlx::query(lock).bind(place).execute(&mut *signal).await.unwrap();
+    signal
+}
+
+/// Nothing else would free the key: there is no maintenance here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_freed_while_all_that_waits_is_locked_is_freed_again() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).maintenance(false).machine::<Waits>().resource(Arc::clone(&gate));
+    let engine = engine.start().await.unwrap();
+    let rows = [1, 2].map(|n| Waits::insert(n).partition_key("k"));
+    let ids = Waits::insert_many(rows).execute(pool).await.unwrap();
+    assert_eq!(gate.arrival().await, 1);
+    let signal = lock(pool, 2).await;
+    gate.open(2);
+    until(pool, *ids[0].as_ref().unwrap(), "done").await;
+    assert_eq!(blocked(pool).await, [2]);
+    signal.rollback().await.unwrap();
+    assert_eq!(gate.arrival().await, 2);
+    engine.shutdown().await.unwrap();
+}
+
+/// The row that comes next is locked when its key is freed, and another one takes its place in the claim's index:
+/// claims find the key by that one, and leave it there until they can have the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn p06_a_locked_head_is_waited_for_and_not_overtaken() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).maintenance(false).machine::<Waits>().resource(Arc::clone(&gate));
+    let engine = engine.start().await.unwrap();
+    let rows = [1, 2, 3, 4].map(|n| Waits::insert(n).partition_key("k"));
+    let ids = Waits::insert_many(rows).execute(pool).await.unwrap();
+    assert_eq!(gate.arrival().await, 1);
+    let signal = lock(pool, 2).await;
+    gate.open(10);
+    until(pool, *ids[0].as_ref().unwrap(), "done").await;
+    assert_eq!(blocked(pool).await, [2, 4]);
+    // A claim that comes now, as the engine's do: what it cannot have it leaves.
+    let three = ids[2].as_ref().unwrap().get();
+    for _ in 0..2 {
+        let mut claim = pool.begin().await.unwrap();
+        sqlx::query("select pg_advisory_xact_lock(hashtextextended('k', 5297))")
+            .execute(&mut *claim)
+            .await
+            .unwrap();
+        let rows = claim_partitions(&mut claim, engine.worker(), three).await;
+        claim.commit().await.unwrap();
+        assert_eq!(rows, [None], "nothing is claimed");
+        assert_eq!(blocked(pool).await, [2, 4]);
+    }
+    signal.rollback().await.unwrap();
+    for n in 2..=4 {
+        assert_eq!(gate.arrival().await, n);
+    }
+    engine.shutdown().await.unwrap();
+}
+
+/// A worker whose lease has run out claims nothing, and so must not block anything: nobody would free the key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_a_lease_takes_nothing_out_of_the_claims_index() {
+    let db = database().await;
+    let pool = db.pool();
+    let rows = [1, 2].map(|n| Waits::insert(n).partition_key("k"));
+    let ids = Waits::insert_many(rows).execute(pool).await.unwrap();
+    sql(pool, "update gen_durable.instances set blocked = not blocked").await;
+    let mut claim = pool.acquire().await.unwrap();
+    let second = ids[1].as_ref().unwrap().get();
+    assert_eq!(claim_partitions(&mut claim, 99, second).await, [None]);
+    assert_eq!(blocked(pool).await, [1]);
+}
+
+/// The rows that the statement gives for the candidate of the key "k".
+async fn claim_partitions(
+    connection: &mut sqlx::PgConnection,
+    worker: i64,
+    candidate: i64,
+) -> Vec<Option<i64>> {
+    let statement = include_str!("../../gen_durable/src/storage/sql/claim_partitions.sql");
+    sqlx::query_scalar(statement)
+        .bind(worker)
+        .bind(vec![candidate])
+        .bind(vec!["k"])
+        .bind(vec!["waits"])
+        .bind(vec![1_i32])
+        .bind(Vec::<String>::new())
+        .bind(vec!["default"])
+        .fetch_all(connection)
+        .await
+        .unwrap()
+}
+
+/// Whoever frees a key waits for its lock: a claim must not have it that only looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_locks_the_keys_that_it_takes_and_no_others() {
+    let db = database().await;
+    let pool = db.pool();
+    sql(
+        pool,
+        "insert into gen_durable.workers (name, lease_expires_at) values ('w', now() + interval '1 hour');
+         insert into gen_durable.instances
+             (fsm, fsm_version, step, state, partition_key, status, locked_by)
+         values ('waits', 1, 'go', '0', 'busy', 'executing', 1),
+                ('waits', 1, 'go', '1', 'busy', 'runnable', null),
+                ('waits', 1, 'go', '2', 'free', 'runnable', null)",
+    )
+    .await;
+    let mut claim = pool.begin().await.unwrap();
+    let steps: Vec<Option<String>> =
+        sqlx::query(include_str!("../../gen_durable/src/storage/sql/claim.sql"))
+            .bind(1_i64)
+            .bind(vec!["default"])
+            .bind(vec![10_i64])
+            .bind(vec!["waits"])
+            .bind(vec![1_i32])
+            .bind(Vec::<String>::new())
+            .bind(false)
+            .bind(true)
+            .fetch_one(&mut *claim)
+            .await
+            .unwrap()
+            .get("steps");
+    assert_eq!(steps, [None, Some("go".to_owned())]);
+    let free: Vec<bool> = sqlx::query_scalar(
+        "select pg_try_advisory_xact_lock(hashtextextended(k, 5297))
+         from unnest('{busy,free}'::text[]) as k",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    assert_eq!(free, [true, false]);
 }

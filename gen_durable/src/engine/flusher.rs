@@ -18,7 +18,7 @@ use std::{
 
 use tokio::sync::{oneshot, watch};
 
-use super::{Shared, outage::Outage};
+use super::{Shared, freeing::free_again, outage::Outage};
 use crate::{
     group::{Group, Item},
     storage::{self, Change, Commit, Ended, InboxRow, Verdict},
@@ -230,6 +230,7 @@ fn finish(
     for (machine, key) in done.dropped_inserts {
         tracing::debug!(machine, unique_key = %key, "an outcome's insert was dropped: its unique key is taken");
     }
+    free_again(shared, done.locked_partitions);
     shared.announcer.announce(done.queues.iter().map(String::as_str));
     for ((commit, reply), verdict) in commits.into_iter().zip(replies).zip(done.verdicts) {
         let answer = match verdict {

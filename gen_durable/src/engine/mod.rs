@@ -14,6 +14,7 @@ mod builder;
 mod claimer;
 mod executor;
 mod flusher;
+mod freeing;
 mod gate;
 mod jitter;
 mod lease;

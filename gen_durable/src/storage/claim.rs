@@ -87,12 +87,12 @@ async fn claim_arrays(
     Ok((Arrays::read(&row)?, row.try_get(9)?))
 }
 
-/// Whether a claim took a key for free that was taken after its snapshot: the index refused it, or whoever frees the
-/// key again waited for the key's lock while the claim waited for the index.
+/// Whether a claim took a key for free that was taken after its snapshot: the index refused it, or the claim
+/// waited in the index for a commit that has not ended yet, and gave up.
 fn overtaken(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
     error.constraint() == Some("instances_partition_holder")
-        || error.code().as_deref() == Some("40P01")
+        || matches!(error.code().as_deref(), Some("40P01" | "55P03"))
 }
 
 /// The answer of the statement `claim`: an entry of each array for each row.
@@ -189,7 +189,7 @@ async fn claim_partitions(
         transaction.rollback().await?;
         return Ok((Vec::new(), 0));
     }
-    let rows = sqlx::query(CLAIM_PARTITIONS)
+    let claimed = sqlx::query(CLAIM_PARTITIONS)
         .bind(request.worker)
         .bind(candidates)
         .bind(&keys)
@@ -198,7 +198,15 @@ async fn claim_partitions(
         .bind(&request.kinds.listening)
         .bind(&request.queues)
         .fetch_all(&mut *transaction)
-        .await?;
+        .await;
+    let rows = match claimed {
+        // A holder that has not taken the key's lock, and is none of the engine's.
+        Err(error) if overtaken(&error) => {
+            transaction.rollback().await?;
+            return Ok((Vec::new(), 0));
+        }
+        rows => rows?,
+    };
     let mut blocked = 0;
     let mut claimed = Vec::with_capacity(rows.len());
     for row in &rows {

@@ -44,6 +44,8 @@ pub(crate) struct Committed {
     pub(crate) verdicts: Vec<Verdict>,
     /// Queues in which rows became runnable.
     pub(crate) queues: Vec<String>,
+    /// Partition keys that are free, of which somebody had locked what goes next.
+    pub(crate) locked_partitions: Vec<String>,
     /// Signals that were dropped, as their target had ended: target and name.
     pub(crate) dropped_signals: Vec<(i64, String)>,
     /// Inserts that were dropped, as their unique key was taken: machine and key.
@@ -82,7 +84,9 @@ pub(crate) async fn commit(
         }
         if frees {
             let keys = freed_partitions(batch, &done);
-            done.queues.extend(free_partitions(&mut transaction, &keys).await?);
+            let after = free_partitions(&mut transaction, &keys).await?;
+            done.queues.extend(after.queues);
+            done.locked_partitions = after.locked;
         }
         transaction.commit().await?;
         done
@@ -339,16 +343,41 @@ fn freed_partitions(batch: &[Box<Commit>], done: &Committed) -> Vec<String> {
     keys.into_iter().cloned().collect()
 }
 
+/// What became of partition keys that were freed.
+#[derive(Debug, Default)]
+pub(crate) struct Freed {
+    /// Queues in which rows became claimable.
+    pub(crate) queues: Vec<String>,
+    /// Keys of which somebody had locked what goes next: to be freed again.
+    pub(crate) locked: Vec<String>,
+}
+
 /// Lets the next row of each key into the claim's index. The caller's transaction has freed them.
 pub(super) async fn free_partitions(
     connection: &mut PgConnection,
     keys: &[String],
-) -> Result<Vec<String>, sqlx::Error> {
+) -> Result<Freed, sqlx::Error> {
+    let mut freed = Freed::default();
     if keys.is_empty() {
-        return Ok(Vec::new());
+        return Ok(freed);
     }
     sqlx::query(LOCK_PARTITIONS).bind(keys).execute(&mut *connection).await?;
-    sqlx::query_scalar(UNBLOCK_PARTITIONS).bind(keys).fetch_all(connection).await
+    for row in sqlx::query(UNBLOCK_PARTITIONS).bind(keys).fetch_all(connection).await? {
+        freed.queues.extend(row.try_get::<Option<String>, _>(0)?);
+        freed.locked.extend(row.try_get::<Option<String>, _>(1)?);
+    }
+    Ok(freed)
+}
+
+/// Frees keys again of which somebody had locked what goes next.
+pub(crate) async fn free_again(
+    connection: &mut PgConnection,
+    keys: &[String],
+) -> Result<Freed, sqlx::Error> {
+    let mut transaction = begin(connection).await?;
+    let freed = free_partitions(&mut transaction, keys).await?;
+    transaction.commit().await?;
+    Ok(freed)
 }
 
 /// Finds out why rows were not found as the worker's own.

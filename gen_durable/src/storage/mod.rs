@@ -13,7 +13,7 @@ mod workers;
 
 pub(crate) use self::{
     claim::{Claim, claim, next_due, orphans, unknown_kinds},
-    commit::{Committed, Verdict, commit},
+    commit::{Committed, Freed, Verdict, commit, free_again},
     deliver::{Sent, deliver},
     insert::insert,
     row::{

@@ -101,7 +101,8 @@ pub(crate) async fn reap(
         }
         keys.extend(row.try_get::<Option<String>, _>(2)?);
     }
-    reaped.queues.extend(free_partitions(&mut transaction, &keys).await?);
+    // If what goes next is locked, the service `partitions` finds it, as for `rescue_stranded`.
+    reaped.queues.extend(free_partitions(&mut transaction, &keys).await?.queues);
     if rows.is_empty() {
         sqlx::query(REMOVE_LOST_WORKERS).execute(&mut *transaction).await?;
     }
@@ -133,9 +134,9 @@ pub(crate) async fn rescue_stranded(
             stranded.push(key);
         }
     }
-    let queues = free_partitions(&mut transaction, &stranded).await?;
+    let freed = free_partitions(&mut transaction, &stranded).await?;
     transaction.commit().await?;
-    Ok(queues)
+    Ok(freed.queues)
 }
 
 /// Wakes a batch of parked instances whose time is up; the queues that they are in.

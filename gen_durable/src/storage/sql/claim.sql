@@ -15,9 +15,11 @@
 -- nobody holds the key or is about to, and the row is the key's head. Otherwise it is returned as a
 -- candidate: its step is null.
 --
--- The snapshot is older than the lock of the key, so the holder may be news to it: a row that came, was
+-- The lock of a key is tried last, so that no commit that frees a key has to wait for a claim that has no use
+-- for it. The snapshot is older than that lock, so the holder may be news to it: a row that came, was
 -- claimed and committed since. Then the index `instances_partition_holder` refuses the claim of all, and
--- it is made again without a look at keys.
+-- it is made again without a look at keys. If the holder's commit is under way, and waits for the lock, the
+-- claim waits for it in the index: for a tenth of a second, less than what Postgres looks for deadlocks after.
 --
 -- The answer is one row of arrays, in the order in which the rows should run: a message for each
 -- row would cost both sides more than the claim. `kinds` are places in the lists, from one.
@@ -120,32 +122,36 @@ candidates as materialized (
 heads as materialized (
     select k.id
     from (
-        select distinct on (c.partition_key) c.id, c.partition_key
-        from candidates c
-        where c.partition_key is not null and $8
-        order by c.partition_key, c.place
-        -- Else a lock would be taken for each candidate, and not for each key.
+        select first.id, first.partition_key
+        from (
+            select distinct on (c.partition_key) c.id, c.partition_key
+            from candidates c
+            where c.partition_key is not null and $8
+            order by c.partition_key, c.place
+        ) as first
+        -- Not "not exists", which could be planned as a join with all that executes.
+        where (
+            select h.id
+            from gen_durable.instances h
+            where h.partition_key = first.partition_key and h.status = 'executing'
+            limit 1
+        ) is null
+        and first.id = (
+            select i.id
+            from gen_durable.instances i
+            where i.partition_key = first.partition_key and i.status = 'runnable'
+              and i.eligible_at <= now()
+              and (i.queue, i.fsm, i.fsm_version) in (
+                  select * from unnest($2::text[], $4::text[], $5::int[])
+              )
+            order by i.priority, i.eligible_at, i.id
+            limit 1
+        )
+        -- Else the lock, which is cheaper than the looks, would be tried before them.
         offset 0
     ) as k
     where pg_try_advisory_xact_lock(hashtextextended(k.partition_key, 5297))
-      -- Not "not exists", which could be planned as a join with all that executes.
-      and (
-          select h.id
-          from gen_durable.instances h
-          where h.partition_key = k.partition_key and h.status = 'executing'
-          limit 1
-      ) is null
-      and k.id = (
-          select i.id
-          from gen_durable.instances i
-          where i.partition_key = k.partition_key and i.status = 'runnable'
-            and i.eligible_at <= now()
-            and (i.queue, i.fsm, i.fsm_version) in (
-                select * from unnest($2::text[], $4::text[], $5::int[])
-            )
-          order by i.priority, i.eligible_at, i.id
-          limit 1
-      )
+      and set_config('lock_timeout', '100ms', true) is not null
 ),
 claimed as (
     update gen_durable.instances i

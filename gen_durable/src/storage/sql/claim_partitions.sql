@@ -8,6 +8,9 @@
 --
 -- Whoever claims or frees a key holds its lock until its commit is visible, and this statement's
 -- snapshot is younger than the lock: what it sees of the key is the truth.
+--
+-- A key whose head somebody has locked (a transaction that signals it) keeps a candidate in the claim's index,
+-- as nobody will free it: a claim finds the head by that candidate when the lock has gone.
 with partitions as materialized (
     select p.partition_key, exists (
         select from gen_durable.instances h
@@ -18,7 +21,7 @@ with partitions as materialized (
 -- The head is found among all rows of the key, not among the candidates: another claim's lock may
 -- have hidden an earlier row from them.
 heads as materialized (
-    select head.id
+    select head.id, p.partition_key
     from partitions p
     cross join lateral (
         select i.id
@@ -31,9 +34,10 @@ heads as materialized (
         limit 1
     ) as head
     where not p.busy
+      and exists (select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > now())
 ),
 locked_heads as materialized (
-    select row.id
+    select row.id, h.partition_key
     from heads h
     cross join lateral (
         select i.id
@@ -42,18 +46,36 @@ locked_heads as materialized (
         for no key update skip locked
     ) as row
 ),
+held as materialized (
+    select p.partition_key
+    from partitions p
+    where p.busy or p.partition_key in (select l.partition_key from locked_heads l)
+),
 -- Each candidate is looked up by itself: a scan for the keys would read all that waits for them.
-waiting as materialized (
-    select row.id
-    from unnest((select $2::bigint[])) as c (id)
+candidates as materialized (
+    select i.id, i.partition_key, row_number() over (
+        partition by i.partition_key, i.queue, i.fsm, i.fsm_version order by c.place
+    ) as place
+    from unnest((select $2::bigint[])) with ordinality as c (id, place)
     cross join lateral (
-        select i.id
+        select i.id, i.partition_key, i.queue, i.fsm, i.fsm_version
         from gen_durable.instances i
         where i.id = c.id and i.partition_key = any ($3::text[])
           and i.status || '' = 'runnable' and not i.blocked
-          and not exists (select from heads h where h.id = i.id)
+        offset 0
+    ) as i
+),
+waiting as materialized (
+    select row.id
+    from candidates c
+    cross join lateral (
+        select i.id
+        from gen_durable.instances i
+        where i.id = c.id and i.status || '' = 'runnable' and not i.blocked
         for no key update skip locked
     ) as row
+    where (c.place > 1 or c.partition_key in (select h.partition_key from held h))
+      and c.id not in (select h.id from heads h)
 ),
 blocked as (
     update gen_durable.instances i
@@ -69,7 +91,6 @@ claimed as (
         unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
         updated_at = now()
     where i.id = any (array(select l.id from locked_heads l))
-      and exists (select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > now())
     returning i.*
 )
 select i.id,

@@ -1,0 +1,45 @@
+//! Freeing partition keys again of which somebody had locked what goes next when they became free.
+//!
+//! A signal locks its target, also one that waits for its key, for as long as a statement takes, or a
+//! caller's transaction. The commit that frees the key waits for no row, and all that waits is out of the
+//! claim's index: nobody would look for it but the service `partitions`, which comes every now and then.
+//!
+//! Invariant: a key is freed until what goes next is in the claim's index, by whoever freed it first, or by
+//! the service if that process ends.
+
+use std::{sync::Arc, time::Duration};
+
+use super::Shared;
+use crate::storage::{self, Freed};
+
+/// The first and the longest pause between two tries.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+pub(super) fn free_again(shared: &Arc<Shared>, mut keys: Vec<String>) {
+    if keys.is_empty() {
+        return;
+    }
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let mut pause = PAUSE_MIN;
+        while !keys.is_empty() {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shared.stopping.wait() => return,
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+            // After an error the keys are as they were, or free: they are tried again either way.
+            if let Ok(freed) = free(&shared, &keys).await {
+                shared.announcer.announce(freed.queues.iter().map(String::as_str));
+                keys = freed.locked;
+            }
+        }
+    });
+}
+
+async fn free(shared: &Shared, keys: &[String]) -> Result<Freed, sqlx::Error> {
+    let mut connection = shared.connections.get().await?;
+    let result = shared.connections.within(storage::free_again(&mut connection, keys)).await;
+    connection.done(result)
+}
