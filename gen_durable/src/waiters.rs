@@ -1,13 +1,14 @@
 //! Calls that wait for an instance to end.
 //!
 //! Invariant: a waiting call is in the map until it is answered or dropped; while the map is not
-//! empty, one task looks in the database for all of them together.
+//! empty, one task looks in the database for all of them whose next look is due. A call that has waited
+//! for a while is looked for again after a quarter of that: it is answered late by no more.
 
 use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, oneshot};
@@ -17,8 +18,8 @@ use crate::{
     storage::{self, Ended},
 };
 
-/// The shortest and the longest pause between two looks.
-const PAUSE_MIN: Duration = Duration::from_millis(2);
+/// The shortest and the longest pause between two looks for one instance.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// The waiting calls of a client.
@@ -30,8 +31,16 @@ pub(crate) struct Waiters {
 
 #[derive(Default)]
 struct State {
-    by_id: HashMap<i64, Vec<oneshot::Sender<Option<Ended>>>>,
+    by_id: HashMap<i64, Awaited>,
     looking: bool,
+}
+
+/// An instance that somebody waits for.
+struct Awaited {
+    calls: Vec<oneshot::Sender<Option<Ended>>>,
+    /// When the latest call came.
+    since: Instant,
+    next_look: Instant,
 }
 
 impl Waiters {
@@ -44,7 +53,15 @@ impl Waiters {
         let (sender, answer) = oneshot::channel();
         let start = {
             let mut state = self.lock();
-            state.by_id.entry(id).or_default().push(sender);
+            let now = Instant::now();
+            let awaited = state.by_id.entry(id).or_insert_with(|| Awaited {
+                calls: Vec::new(),
+                since: now,
+                next_look: now,
+            });
+            awaited.calls.push(sender);
+            // A new call is looked for at once: the instance may have ended long ago.
+            (awaited.since, awaited.next_look) = (now, now);
             !std::mem::replace(&mut state.looking, true)
         };
         if start {
@@ -66,38 +83,51 @@ impl Waiters {
     }
 
     fn answer(&self, id: i64, ended: Option<&Ended>) {
-        let senders = self.lock().by_id.remove(&id);
-        for sender in senders.into_iter().flatten() {
-            let _ = sender.send(ended.cloned());
+        let awaited = self.lock().by_id.remove(&id);
+        for call in awaited.into_iter().flat_map(|awaited| awaited.calls) {
+            let _ = call.send(ended.cloned());
         }
     }
 
-    /// Looks for all who wait, until nobody does.
+    /// Looks for those who wait, until nobody does.
     async fn look(self: Arc<Self>) {
-        let mut pause = PAUSE_MIN;
-        while let Some(ids) = self.awaited() {
+        while let Some((ids, pause)) = self.due() {
+            if ids.is_empty() {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = self.arrived.notified() => {}
+                }
+                continue;
+            }
             match self.find(&ids).await {
                 Ok(found) => self.take(&ids, &found),
                 Err(error) => tracing::debug!(%error, "could not look for ended instances"),
             }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
-                () = self.arrived.notified() => pause = PAUSE_MIN,
-            }
         }
     }
 
-    fn awaited(&self) -> Option<Vec<i64>> {
+    /// Whom to look for now, and, if there are none, how long to wait; nothing if nobody waits.
+    fn due(&self) -> Option<(Vec<i64>, Duration)> {
         let mut state = self.lock();
-        state.by_id.retain(|_, senders| {
-            senders.retain(|sender| !sender.is_closed());
-            !senders.is_empty()
+        state.by_id.retain(|_, awaited| {
+            awaited.calls.retain(|call| !call.is_closed());
+            !awaited.calls.is_empty()
         });
         if state.by_id.is_empty() {
             state.looking = false;
             return None;
         }
-        Some(state.by_id.keys().copied().collect())
+        let now = Instant::now();
+        let (mut ids, mut wake) = (Vec::new(), now + PAUSE_MAX);
+        for (id, awaited) in &mut state.by_id {
+            if awaited.next_look <= now {
+                ids.push(*id);
+                let pause = (now - awaited.since) / 4;
+                awaited.next_look = now + pause.clamp(PAUSE_MIN, PAUSE_MAX);
+            }
+            wake = wake.min(awaited.next_look);
+        }
+        Some((ids, (wake - now).max(PAUSE_MIN)))
     }
 
     async fn find(&self, ids: &[i64]) -> Result<Vec<Ended>, sqlx::Error> {
