@@ -143,14 +143,14 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     vec![
         case(
             "claim",
-            &["7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{m}'", "'f'", "true"],
+            &["7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{m}'", "'{}'", "true"],
             claims,
             batch(4),
         ),
         // All have a partition key.
         case(
             "claim",
-            &["7", "'{q}'", "'{200}'", "'{k}'", "'{1}'", "'{}'", "'f'", "true"],
+            &["7", "'{q}'", "'{200}'", "'{k}'", "'{1}'", "'{}'", "'{}'", "true"],
             claims,
             batch(6),
         ),

@@ -36,12 +36,12 @@ impl Elsewhere {
     }
 }
 
-/// Claims two rows of each queue; their ids, and whether a turn was refused.
+/// Claims two rows of each queue; their ids, and the queues whose turn was refused.
 async fn claim(
     connection: &mut PgConnection,
     queues: &[&str],
-    out_of_turn: bool,
-) -> (Vec<i64>, bool) {
+    out_of_turn: &[&str],
+) -> (Vec<i64>, Vec<String>) {
     let each = queues.len();
     let row: PgRow = sqlx::query(CLAIM)
         .bind(1_i64)
@@ -76,13 +76,26 @@ async fn claims_of_a_queue_take_turns_and_wait_for_nobody() {
     .await;
     let mut first = pool.begin().await.unwrap();
     let mut second = pool.acquire().await.unwrap();
-    assert_eq!(claim(&mut first, &["default"], false).await, (ids[..2].to_vec(), false));
+    let refused = |queues: &[&str]| -> Vec<String> { queues.iter().map(|&q| q.into()).collect() };
+    assert_eq!(claim(&mut first, &["default"], &[]).await, (ids[..2].to_vec(), vec![]));
     // Refused where the turn is taken, and only there.
-    assert_eq!(claim(&mut second, &["default", "other"], false).await, (vec![other], true));
-    // Whoever has waited for too long takes the rows that the first has not locked.
-    assert_eq!(claim(&mut second, &["default"], true).await, (ids[2..].to_vec(), true));
+    assert_eq!(
+        claim(&mut second, &["default", "other"], &[]).await,
+        (vec![other], refused(&["default"]))
+    );
+    // Whoever has waited for too long takes the rows that the first has not locked, of that queue.
+    let mut third = pool.begin().await.unwrap();
+    assert_eq!(claim(&mut third, &["other"], &[]).await, (vec![], vec![]));
+    let elsewhere = Elsewhere::insert(()).execute(pool).await.unwrap().get();
+    let (rows, mut both) = claim(&mut second, &["default", "other"], &["default"]).await;
+    both.sort();
+    assert_eq!((rows, both), (ids[2..].to_vec(), refused(&["default", "other"])));
+    third.rollback().await.unwrap();
     first.rollback().await.unwrap();
-    assert_eq!(claim(&mut second, &["default"], false).await, (ids[..2].to_vec(), false));
+    assert_eq!(
+        claim(&mut second, &["default", "other"], &[]).await,
+        ([&ids[..2], &[elsewhere]].concat(), vec![])
+    );
 }
 
 /// A process that was stopped in the middle of a claim, say, while its answer fills the socket.
@@ -95,6 +108,36 @@ async fn a_turn_that_is_never_given_back_holds_nobody_up() {
     let engine = engine(&db).machine::<Short>().start().await.unwrap();
     for _ in 0..3 {
         let id = Short::insert(()).execute(&engine).await.unwrap();
+        engine.wait(id, PATIENCE).await.unwrap();
+    }
+    engine.shutdown().await.unwrap();
+    holder.rollback().await.unwrap();
+}
+
+/// Its queues are announced by another process, as far as the engine can tell, and polled hours later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_that_is_refused_holds_up_no_other_queue() {
+    let db = database().await;
+    let pool = db.pool();
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query(TURN).execute(&mut *holder).await.unwrap();
+    let engine = engine(&db)
+        .queue("default", 1)
+        .queue("other", 1)
+        .poll_interval(Duration::from_hours(100))
+        .machine::<Short>()
+        .start()
+        .await
+        .unwrap();
+    // Before the engine has lost its patience, and after.
+    for _ in 0..2 {
+        for _ in 0..3 {
+            let id = Elsewhere::insert(()).execute(pool).await.unwrap();
+            sql(pool, "select pg_notify('gen_durable', 'other')").await;
+            engine.wait(id, PATIENCE).await.unwrap();
+        }
+        let id = Short::insert(()).execute(pool).await.unwrap();
+        sql(pool, "select pg_notify('gen_durable', 'default')").await;
         engine.wait(id, PATIENCE).await.unwrap();
     }
     engine.shutdown().await.unwrap();

@@ -104,7 +104,7 @@ pub async fn claim(
             .bind(vec![1_i32])
             .bind(listening(shape))
             // A connection that is refused would have to wait, and the loop knows no waiting.
-            .bind(true)
+            .bind(vec!["checkout"])
             .bind(keyed)
             .fetch_one(&mut *connection)
             .await;

@@ -43,6 +43,8 @@ const CLAIM_MAX: usize = 1000;
 const IDLE_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The pause after a claim whose keys another one held.
 const CONTENDED_PAUSE: Duration = Duration::from_millis(5);
+/// How long not to look again for what is due, while one turn or another is refused.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What a statement's way to Postgres may take longer than another's.
 const MARGIN: Duration = Duration::from_millis(5);
 /// Parked rows woken by one statement.
@@ -134,6 +136,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     let mut rows_max = CLAIM_MAX;
     let mut told = false;
     let mut turns = Turns::default();
+    let mut next_look = Instant::now();
     while !shared.stopping.is_open() {
         // The permit is taken before the look: what is announced after this line is seen by the
         // claim, or wakes the wait below.
@@ -142,18 +145,21 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             pause(shared, outage.failed(&error)).await;
             continue;
         }
-        let Some(mut request) = request(shared, &mut paces, &kinds, rows_max).or_else(|| {
-            // There is no room. Whoever makes some wakes the claimer from here on; what was made
-            // before, and told nobody, is seen by the second look.
-            shared.saturated.store(true, Ordering::SeqCst);
-            request(shared, &mut paces, &kinds, rows_max)
-        }) else {
-            // No slot is free, or the lease has lapsed; either change wakes the claimer.
-            wait(shared, announced, shared.config.poll_interval).await;
+        let asked = Instant::now();
+        let Some(request) =
+            request(shared, &mut paces, &kinds, rows_max, &turns, asked).or_else(|| {
+                // There is no room. Whoever makes some wakes the claimer from here on; what was made
+                // before, and told nobody, is seen by the second look.
+                let no_room = paces.iter().any(|pace| !turns.paused(&pace.queue.name, asked));
+                shared.saturated.store(no_room, Ordering::SeqCst);
+                request(shared, &mut paces, &kinds, rows_max, &turns, asked)
+            })
+        else {
+            // No slot is free, or the lease has lapsed; either change wakes the claimer. Or the turns
+            // are refused, and asked for again after a pause.
+            wait(shared, announced, until(shared.config.poll_interval, turns.next(asked))).await;
             continue;
         };
-        request.out_of_turn = turns.lost();
-        let asked = Instant::now();
         match claim(shared, &request).await {
             Err(error) => {
                 // The claim may have been committed, and its answer lost.
@@ -169,16 +175,22 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 rows_max = (rows_max * 2).min(rows_of_weight(&claim.rows));
                 let contended = claim.contended;
                 let cleared = claim.cleared;
-                let turn = turns.heard(claim.refused);
+                let now = Instant::now();
+                turns.heard(&request.queues, claim.refused, now);
+                let turn = turns.next(now);
                 if turn.is_none() || !claim.rows.is_empty() {
-                    shared.alarms.answered(!claim.rows.is_empty(), Instant::now());
+                    shared.alarms.answered(!claim.rows.is_empty(), now);
                 }
                 let full = enter(shared, &request, claim.rows) || cleared;
                 // A queue that had no room was not asked for: whoever makes some must wake the
                 // claimer, and room that was made meanwhile, and told nobody, is seen here.
-                let left_out = request.queues.len() < paces.len();
-                shared.saturated.store(full || left_out, Ordering::SeqCst);
-                let room = left_out && has_room(&mut paces, &request);
+                let left_out = |pace: &Pace| {
+                    let name = &pace.queue.name;
+                    !request.queues.iter().any(|queue| **queue == **name)
+                        && !turns.paused(name, now)
+                };
+                shared.saturated.store(full || paces.iter().any(left_out), Ordering::SeqCst);
+                let room = paces.iter_mut().any(|pace| left_out(pace) && pace.wanted() > 0);
                 if full || room {
                     idle_pause = IDLE_PAUSE_MIN;
                     if full {
@@ -186,20 +198,24 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     }
                     continue;
                 }
-                if let Some(turn) = turn {
-                    // Whoever has the turn has heard of the same work: nothing is a reason to ask
-                    // sooner. What is announced meanwhile leaves its permit.
-                    pause(shared, turn).await;
-                    continue;
-                }
-                told = false;
+                told &= turn.is_some();
                 if contended {
                     // Another claim has the keys, for as long as a statement takes.
                     wait(shared, announced, jittered(CONTENDED_PAUSE)).await;
                     continue;
                 }
-                let pause = idle(shared, &kinds, &mut outage, &mut idle_pause, asked).await;
-                wait(shared, announced, pause).await;
+                let pause = if turn.is_none() || next_look <= now {
+                    // What is due in a queue whose turn is refused is no news.
+                    let queues = shared.queues.keys().filter(|queue| !turns.paused(queue, now));
+                    let queues: Vec<String> = queues.cloned().collect();
+                    let pause =
+                        idle(shared, &queues, &kinds, &mut outage, &mut idle_pause, asked).await;
+                    next_look = Instant::now() + pause.min(LOOK_EVERY);
+                    pause
+                } else {
+                    next_look.saturating_duration_since(now)
+                };
+                wait(shared, announced, until(pause, turn)).await;
             }
         }
     }
@@ -211,6 +227,8 @@ fn request(
     paces: &mut [Pace],
     kinds: &Arc<Kinds>,
     rows_max: usize,
+    turns: &Turns,
+    now: Instant,
 ) -> Option<ClaimRequest> {
     let worker = shared.lease.worker();
     if !shared.lease.may_start(worker) || kinds.fsms.is_empty() {
@@ -221,12 +239,19 @@ fn request(
         queues: Vec::new(),
         wanted: Vec::new(),
         kinds: Arc::clone(kinds),
-        out_of_turn: false,
+        out_of_turn: Vec::new(),
     };
     for pace in paces {
+        if turns.paused(&pace.queue.name, now) {
+            continue;
+        }
         let wanted = pace.wanted().min(rows_max);
         if wanted > 0 {
-            request.queues.push(pace.queue.name.to_string());
+            let name = pace.queue.name.to_string();
+            if turns.lost(&name, now) {
+                request.out_of_turn.push(name.clone());
+            }
+            request.queues.push(name);
             request.wanted.push(i64::try_from(wanted).unwrap_or(i64::MAX));
         }
     }
@@ -238,14 +263,6 @@ fn rows_of_weight(rows: &[Claimed]) -> usize {
     let weight: usize = rows.iter().map(|row| row.state.len()).sum();
     let each = weight / rows.len().max(1);
     (WEIGHT_MAX / each.max(1)).clamp(1, CLAIM_MAX)
-}
-
-/// Whether a queue that was not asked for has room by now.
-fn has_room(paces: &mut [Pace], request: &ClaimRequest) -> bool {
-    paces.iter_mut().any(|pace| {
-        let asked = request.queues.iter().any(|queue| **queue == *pace.queue.name);
-        !asked && pace.wanted() > 0
-    })
 }
 
 /// Tells other processes that there is more than this one can do, once in a row of full claims: what
@@ -294,6 +311,7 @@ fn enter(shared: &Arc<Shared>, request: &ClaimRequest, claimed: Vec<Claimed>) ->
 /// was sent, the claim may have missed: then it is not waited at all.
 async fn idle(
     shared: &Shared,
+    queues: &[String],
     kinds: &Kinds,
     outage: &mut Outage,
     idle_pause: &mut Duration,
@@ -301,7 +319,7 @@ async fn idle(
 ) -> Duration {
     let pause = *idle_pause;
     *idle_pause = (pause * 2).min(shared.config.poll_interval);
-    match look_ahead(shared, kinds, asked.elapsed() + MARGIN).await {
+    match look_ahead(shared, queues, kinds, asked.elapsed() + MARGIN).await {
         Ok(due) => {
             let own = shared.take_due();
             let missed = own.is_some_and(|at| asked <= at && at <= Instant::now())
@@ -319,11 +337,15 @@ async fn idle(
     }
 }
 
-async fn look_ahead(shared: &Shared, kinds: &Kinds, since: Duration) -> Result<Due, sqlx::Error> {
-    let queues: Vec<String> = shared.queues.keys().cloned().collect();
+async fn look_ahead(
+    shared: &Shared,
+    queues: &[String],
+    kinds: &Kinds,
+    since: Duration,
+) -> Result<Due, sqlx::Error> {
     let mut connection = shared.connections.get().await?;
     let look = async {
-        let due = storage::next_due(&mut connection, &queues, kinds, since).await?;
+        let due = storage::next_due(&mut connection, queues, kinds, since).await?;
         if due.wake == Some(Duration::ZERO) {
             let woken = storage::wake_timed_out(&mut connection, WAKE_MAX).await?;
             shared.announcer.announce(woken.iter().map(String::as_str));
@@ -332,6 +354,11 @@ async fn look_ahead(shared: &Shared, kinds: &Kinds, since: Duration) -> Result<D
     };
     let result = shared.connections.within(look).await;
     connection.done(result)
+}
+
+/// This pause, or as long as it is until then.
+fn until(pause: Duration, then: Option<Instant>) -> Duration {
+    then.map_or(pause, |then| pause.min(then.saturating_duration_since(Instant::now())))
 }
 
 /// Waits, whatever is announced.

@@ -31,8 +31,8 @@ pub(crate) struct Claim {
     pub(crate) cleared: bool,
     /// Rows were left to another claim, which held their keys.
     pub(crate) contended: bool,
-    /// A queue that was asked for had a claim under way.
-    pub(crate) refused: bool,
+    /// Queues that were asked for and had a claim under way.
+    pub(crate) refused: Vec<String>,
 }
 
 /// Claims rows in the order in which they should run.
@@ -62,14 +62,14 @@ pub(crate) async fn claim(
     Ok(claim)
 }
 
-/// Runs the statement `claim`; `keyed` says whether rows with a partition key are claimed too. And whether a
-/// queue's turn was refused.
+/// Runs the statement `claim`; `keyed` says whether rows with a partition key are claimed too. And the
+/// queues whose turn was refused.
 async fn claim_arrays(
     connection: &mut PgConnection,
     request: &ClaimRequest,
     places: &Places<'_>,
     keyed: bool,
-) -> Result<(Arrays, bool), sqlx::Error> {
+) -> Result<(Arrays, Vec<String>), sqlx::Error> {
     let kinds = request.kinds.fsms.len();
     let wanted: Vec<i64> =
         request.wanted.iter().flat_map(|rows| std::iter::repeat_n(*rows, kinds)).collect();
@@ -80,7 +80,7 @@ async fn claim_arrays(
         .bind(&places.fsms)
         .bind(&places.versions)
         .bind(&request.kinds.listening)
-        .bind(request.out_of_turn)
+        .bind(&request.out_of_turn)
         .bind(keyed)
         .fetch_one(connection)
         .await?;

@@ -58,8 +58,8 @@ pub(crate) struct ClaimRequest {
     /// Rows wanted, for each queue.
     pub(crate) wanted: Vec<i64>,
     pub(crate) kinds: Arc<Kinds>,
-    /// Whether to claim also where another claim has the queue's turn.
-    pub(crate) out_of_turn: bool,
+    /// The queues to claim also where another claim has the queue's turn.
+    pub(crate) out_of_turn: Vec<String>,
 }
 
 /// The machines that a process knows, as the statements take them.

@@ -3,8 +3,8 @@
 --
 -- One claim of a queue at a time. Those that overlap walk over each other's rows, lock what another one
 -- has just taken until they end, and hold up its commits by that. So a claim tries to take the queue's
--- turn, and leaves a queue alone whose turn another one has: it waits for nobody. With $7 it claims
--- out of turn, for whoever has the turn may be stuck; rows that it has locked are skipped.
+-- turn, and leaves a queue alone whose turn another one has: it waits for nobody. The queues in $7 are
+-- claimed out of turn, for whoever has the turn may be stuck; rows that it has locked are skipped.
 --
 -- A scan that walks the queue in (priority, eligible_at) order would have to step over every row
 -- that is scheduled for later at a more urgent priority, and over every row of an unknown machine.
@@ -47,7 +47,9 @@ groups (kind, queue, wanted, fsm, fsm_version, priority) as (
         order by i.queue, i.fsm, i.fsm_version, i.priority
         limit 1
     ) as head
-    where k.queue = any (array(select t.queue from turns t where t.taken or $7))
+    where k.queue = any (array(
+        select t.queue from turns t where t.taken or t.queue = any ((select $7::text[])::text[])
+    ))
     union all
     select g.kind, g.queue, g.wanted, g.fsm, g.fsm_version, head.priority
     from groups g
@@ -185,7 +187,7 @@ select array_agg(row.id) as ids,
        array_agg(row.revision) as revisions,
        array_agg(row.awaits = '{}') as timed_out,
        array_agg(row.inbox) as inboxes,
-       exists (select from turns t where not t.taken) as refused
+       array(select t.queue from turns t where not t.taken) as refused
 from (
     select c.id, c.kind, c.partition_key,
            l.step, l.state, l.attempt, l.revision, l.awaits, l.inbox
