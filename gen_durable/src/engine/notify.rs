@@ -1,6 +1,6 @@
 //! Hearing of work that other processes announce.
 //!
-//! Invariant: a lost connection costs latency alone: the claimer looks once after each reconnect, and
+//! Invariant: a lost connection costs latency alone: the claimer looks once after each LISTEN, and
 //! polls meanwhile. One that has been silent for a while is asked whether it is still there.
 
 use std::time::Instant;
@@ -34,10 +34,13 @@ async fn hear(
     outage: &mut Outage,
 ) -> Result<std::convert::Infallible, sqlx::Error> {
     let connections = &shared.connections;
-    let mut listener = connections.within(connections.listener()).await?;
-    connections.within(listener.listen(CHANNEL)).await?;
-    outage.over();
     loop {
+        let mut listener = connections.within(connections.listener()).await?;
+        // It says at once that the connection is lost, and does not connect by itself: in the middle of
+        // that the pause below could cut it off, and it would never say.
+        listener.eager_reconnect(false);
+        connections.within(listener.listen(CHANNEL)).await?;
+        outage.over();
         // What was announced before the LISTEN, or while the connection was lost, was not heard.
         shared.wake_claimer();
         // An announcement that is followed later.
