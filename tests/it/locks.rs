@@ -1,13 +1,13 @@
 //! Outcomes whose row somebody else has locked: they wait for nobody's sake but their own, and nobody waits for
 //! theirs.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use gen_durable::prelude::*;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use crate::support::{
-    Gate, PATIENCE, database, engine, eventually, row, until, until_somebody_waits,
+    Gate, PATIENCE, database, engine, eventually, row, sql, until, until_somebody_waits,
 };
 
 #[derive(Clone, Debug, DurableSignal)]
@@ -177,6 +177,67 @@ async fn an_outcome_is_not_starved_by_transactions_that_have_its_row_locked_in_t
     tokio::time::timeout(PATIENCE, turns).await.expect("it has its turn");
     assert_eq!(row(pool, stuck).await.status, "executing");
     for_good.transaction.rollback().await.unwrap();
+    until(pool, stuck, "done").await;
+    assert_eq!(engine.metrics().lost_commits, 0);
+    engine.shutdown().await.unwrap();
+}
+
+/// One outcome at a time waits for its row. While one does, for longer than ever, another one is tried all the
+/// same, not five times but again and again, and is committed as soon as its own row is free.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_is_tried_while_another_one_waits_for_its_row() {
+    const TRIES: usize = 15;
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Sender>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let stuck = Sender::insert(None).execute(&engine).await.unwrap();
+    assert_eq!(gate.arrival().await, stuck.get());
+    let other = Sender::insert(None).execute(&engine).await.unwrap();
+    assert_eq!(gate.arrival().await, other.get());
+    // A wait for a lock ends after a second; this keeps the place of who waits until it is let go.
+    sql(
+        pool,
+        "create table stays (id bigint);
+         create function stay() returns trigger language plpgsql as $$
+         begin
+             while exists (select from stays where id = new.id) loop
+                 perform pg_sleep(0.01);
+             end loop;
+             return null;
+         end $$;
+         create trigger stay after update on gen_durable.instances for each row
+         when (new.status = 'done') execute function stay();",
+    )
+    .await;
+    let stays = sqlx::query("insert into stays values ($1)").bind(stuck.get());
+    stays.execute(pool).await.unwrap();
+    let mut has_stuck = Holder::begin(pool).await;
+    lock(&mut has_stuck.transaction, stuck).await;
+    let mut has_other = Holder::begin(pool).await;
+    lock(&mut has_other.transaction, other).await;
+    gate.open(1);
+    let stuck_waits = |_, by: &[i32]| by.contains(&has_stuck.pid);
+    until_blocked(pool, "the first outcome waits for its row", stuck_waits).await;
+    has_stuck.transaction.rollback().await.unwrap();
+    gate.open(1);
+    let mut tries = HashSet::new();
+    eventually("the other one is tried more often than it takes to wait", async || {
+        let found_locked: Vec<String> = sqlx::query_scalar(
+            "select query_start::text from pg_stat_activity
+             where datname = current_database() and query like '-- What became of rows%'",
+        )
+        .fetch_all(pool)
+        .await
+        .unwrap();
+        tries.extend(found_locked);
+        (tries.len() >= TRIES).then_some(())
+    })
+    .await;
+    has_other.transaction.rollback().await.unwrap();
+    until(pool, other, "done").await;
+    assert_eq!(row(pool, stuck).await.status, "executing", "it still keeps its place");
+    sql(pool, "delete from stays").await;
     until(pool, stuck, "done").await;
     assert_eq!(engine.metrics().lost_commits, 0);
     engine.shutdown().await.unwrap();

@@ -1,12 +1,12 @@
 //! Postgres goes away and comes back: the engine goes on by itself.
 
-use std::time::Duration;
+use std::{fs, sync::Arc, time::Duration};
 
 use gen_durable::{Engine, prelude::*};
 use gen_durable_test_postgres::{Mode, Server};
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use crate::support::{PATIENCE, eventually, log};
+use crate::support::{Gate, PATIENCE, eventually, log, sql, until};
 
 /// Each step leaves a mark of its own in the state; a step that was committed twice would leave two.
 #[durable_fsm(state = Vec<u32>, output = Vec<u32>)]
@@ -162,5 +162,68 @@ async fn p13_a_commit_that_postgres_ends_for_its_own_reasons_is_tried_again() {
     let refused: i64 =
         sqlx::query_scalar("select last_value from refused").fetch_one(pool).await.unwrap();
     assert!(refused > CODES.len() as i64, "each code was raised: {refused}");
+    engine.shutdown().await.unwrap();
+}
+
+#[durable_fsm(state = (), output = ())]
+pub enum Gated {
+    Work,
+}
+
+#[durable_fsm]
+impl Gated {
+    async fn work(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        cx.done(())
+    }
+
+    async fn handle(cx: Context<Self>, error: StepError) -> Outcome<Self> {
+        cx.stop(error)
+    }
+}
+
+/// Postgres answers, and lets nobody in, as while a password is changed. That is no outcome's fault: it is tried
+/// again, and `handle` does not hear of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_a_commit_without_a_connection_as_the_login_is_refused_is_tried_again() {
+    const REFUSED: usize = 20;
+    log();
+    let server = Server::builder().fast(true).start().expect("a Postgres server");
+    let url = server.url("postgres");
+    let admin = PgPoolOptions::new().connect(&url).await.unwrap();
+    gen_durable_migrate::up(&admin).await.unwrap();
+    sql(&admin, "create role worker superuser login").await;
+    let worker = url.parse::<PgConnectOptions>().unwrap().username("worker");
+    let pool = PgPoolOptions::new().connect_with(worker).await.unwrap();
+    let gate = Arc::new(Gate::new());
+    let builder = Engine::builder(pool).machine::<Gated>().queue("default", 1);
+    let engine = builder.resource(Arc::clone(&gate)).start().await.unwrap();
+    let id = Gated::insert(()).execute(&admin).await.unwrap();
+    assert_eq!(gate.arrival().await, id.get());
+    sql(&admin, "alter role worker nologin").await;
+    eventually("its sessions are gone", async || {
+        let sessions: i64 = sqlx::query_scalar(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity
+             where usename = 'worker'",
+        )
+        .fetch_one(&admin)
+        .await
+        .unwrap();
+        (sessions == 0).then_some(())
+    })
+    .await;
+    let refused = || {
+        let log = fs::read_to_string(server.socket_dir().join("log")).unwrap();
+        log.matches("not permitted to log in").count()
+    };
+    let before = refused();
+    gate.open(1);
+    // The commit's are among them.
+    let again = async || (refused() >= before + REFUSED).then_some(());
+    eventually("logins are refused", again).await;
+    sql(&admin, "alter role worker login").await;
+    until(&admin, id, "done").await;
+    let metrics = engine.metrics();
+    assert_eq!((metrics.steps, metrics.lost_commits), (1, 0));
     engine.shutdown().await.unwrap();
 }

@@ -4,7 +4,8 @@
 //! batches may be under way at a time. Outcomes that carry inserts and signals may have to wait (for
 //! the lock of a target, for a unique key that is being inserted); they go one batch at a time, so
 //! that two batches of one engine cannot wait for each other, and hold nobody else up. An outcome of the
-//! first kind whose row is locked whenever it is tried waits for its turn in the third lane, alone.
+//! first kind whose row is locked whenever it is tried waits for its turn in the third lane, alone: one is in
+//! there, none is queued, and the others are tried in their own lanes meanwhile.
 //!
 //! Invariant: every outcome gets exactly one answer; one that was applied is never applied again.
 
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{Shared, freeing::free_again, outage::Outage};
 use crate::{
@@ -31,8 +32,10 @@ const TASKS_MAX: usize = 2;
 /// The first and the longest pause before a row that somebody else has locked is tried again.
 const LOCKED_PAUSE_MIN: Duration = Duration::from_millis(2);
 const LOCKED_PAUSE_MAX: Duration = Duration::from_millis(100);
-/// After so many tries that found its row locked, an outcome takes its place among those who wait for it.
-const LOCKED_TRIES: u32 = 5;
+/// After so many tries that found its row locked, an outcome takes its place among those who wait for it. Twice
+/// as many after it waited in vain, up to the most: at the longest pause, that is about a minute.
+const LOCKED_TRIES_MIN: u32 = 5;
+const LOCKED_TRIES_MAX: u32 = 640;
 
 /// What became of an outcome.
 #[derive(Debug)]
@@ -55,11 +58,36 @@ pub(crate) struct Job {
     uncertain: bool,
 }
 
-/// Where to answer, how often the row was found locked, and how long to wait if it is again.
+/// Where to answer, how often the row was found locked since the outcome last waited for it, at how many such
+/// tries it may wait for it again, and how long to pause before the next one.
 struct Reply {
     to: oneshot::Sender<Answer>,
     locked_tries: u32,
+    locked_tries_max: u32,
     locked_pause: Duration,
+}
+
+impl Reply {
+    fn new(to: oneshot::Sender<Answer>) -> Self {
+        Self {
+            to,
+            locked_tries: 0,
+            locked_tries_max: LOCKED_TRIES_MIN,
+            locked_pause: LOCKED_PAUSE_MIN,
+        }
+    }
+
+    /// Counts a try that found the row locked; whether the outcome may wait for it now.
+    fn found_locked(&mut self) -> bool {
+        self.locked_tries = self.locked_tries.saturating_add(1);
+        self.locked_tries >= self.locked_tries_max
+    }
+
+    /// The outcome has waited in vain.
+    fn waited(&mut self) {
+        self.locked_tries = 0;
+        self.locked_tries_max = (self.locked_tries_max * 2).min(LOCKED_TRIES_MAX);
+    }
 }
 
 impl Item for Job {
@@ -79,14 +107,15 @@ impl Item for Job {
 pub(crate) struct Flusher {
     plain: Arc<Group<Job>>,
     sending: Arc<Group<Job>>,
-    waiting: Arc<Group<Job>>,
+    /// Whoever has the permit is the one that waits for its row.
+    waiting: Arc<Semaphore>,
     /// Told when a batch of those that send has ended.
     sent: watch::Sender<()>,
 }
 
 impl Flusher {
     pub(crate) fn new(shared: &Weak<Shared>) -> Self {
-        let lane = |batch_max, tasks_max, waits| {
+        let lane = |batch_max, tasks_max| {
             let shared = shared.clone();
             let run = move |jobs| {
                 let shared = shared.clone();
@@ -94,7 +123,7 @@ impl Flusher {
                     // An engine that is gone owns nothing; its jobs' replies are dropped.
                     if let Some(shared) = shared.upgrade() {
                         for jobs in one_of_each(jobs) {
-                            commit_batch(&shared, jobs, waits).await;
+                            commit_batch(&shared, jobs, false).await;
                         }
                     }
                 }) as _
@@ -102,9 +131,9 @@ impl Flusher {
             Group::new(batch_max, tasks_max, Box::new(run))
         };
         Self {
-            plain: lane(BATCH_MAX, TASKS_MAX, false),
-            sending: lane(BATCH_MAX, 1, false),
-            waiting: lane(1, 1, true),
+            plain: lane(BATCH_MAX, TASKS_MAX),
+            sending: lane(BATCH_MAX, 1),
+            waiting: Arc::new(Semaphore::new(1)),
             sent: watch::Sender::new(()),
         }
     }
@@ -112,8 +141,7 @@ impl Flusher {
     /// Commits an outcome and waits until it is durable, refused or lost.
     pub(crate) async fn commit(&self, commit: Box<Commit>) -> Answer {
         let (to, answer) = oneshot::channel();
-        let reply = Reply { to, locked_tries: 0, locked_pause: LOCKED_PAUSE_MIN };
-        self.submit(Job { commit, reply, uncertain: false });
+        self.submit(Job { commit, reply: Reply::new(to), uncertain: false });
         answer.await.unwrap_or(Answer::Lost)
     }
 
@@ -150,7 +178,7 @@ async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>, waits: bool) {
         // Before the try: what ends while it is on its way may be what had the row locked.
         let sent = shared.flusher.sent.subscribe();
         let result = async {
-            let mut connection = shared.connections.get().await?;
+            let mut connection = shared.connections.get().await.map_err(no_connection)?;
             let commit = storage::commit(&mut connection, &commits, uncertain, waits);
             let result = shared.connections.within(commit).await;
             // Postgres said that it rolled back, or nobody can say.
@@ -174,7 +202,8 @@ async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>, waits: bool) {
             return;
         }
         if waits && storage::is_lock_timeout(&error) {
-            for (commit, reply) in commits.into_iter().zip(replies) {
+            for (commit, mut reply) in commits.into_iter().zip(replies) {
+                reply.waited();
                 retry_locked(shared, Job { commit, reply, uncertain }, sent.clone());
             }
             return;
@@ -183,6 +212,15 @@ async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>, waits: bool) {
             return isolate(shared, commits, replies, error, uncertain).await;
         }
         tokio::time::sleep(outage.failed(&error)).await;
+    }
+}
+
+/// Whatever the reason that there is no connection (a login that is refused, say, while a password is changed), it
+/// is none of the outcomes', and may pass.
+fn no_connection(error: sqlx::Error) -> sqlx::Error {
+    match error {
+        error if storage::is_transient(&error) => error,
+        error => sqlx::Error::Protocol(format!("no connection: {error}")),
     }
 }
 
@@ -258,10 +296,18 @@ fn finish(
 /// If others have it locked one after another, it may be so at every try. So after some of them the outcome waits
 /// in Postgres's own queue for the row, behind whoever came before. It does so by itself and not
 /// in its batch, and holds nothing meanwhile: it holds nobody up, and is in no deadlock.
+///
+/// One outcome waits at a time, for a second at most. The others are tried as before, so that they miss no moment
+/// at which their row is free, and each asks at every further try whether it may wait now. Nobody starves. Whoever
+/// waited in vain asks only after twice as many tries: in time, those whose rows are locked for long leave the place free
+/// most of the time, some dozens of them as well, and one whose row quick transactions have locked in turn finds it
+/// so at one of its next tries. If there are so many that it never stays free, all who ask have the same chance
+/// each time that it changes hands. And it asks again however often it waited in vain.
 fn retry_locked(shared: &Arc<Shared>, mut job: Job, sent: watch::Receiver<()>) {
-    job.reply.locked_tries += 1;
-    if job.reply.locked_tries.is_multiple_of(LOCKED_TRIES) {
-        shared.flusher.waiting.submit(job);
+    if job.reply.found_locked()
+        && let Ok(place) = Arc::clone(&shared.flusher.waiting).try_acquire_owned()
+    {
+        tokio::spawn(wait_for_row(Arc::clone(shared), job, place));
         return;
     }
     let shared = Arc::clone(shared);
@@ -271,6 +317,12 @@ fn retry_locked(shared: &Arc<Shared>, mut job: Job, sent: watch::Receiver<()>) {
         perhaps_unlocked(sent, pause).await;
         shared.flusher.submit(job);
     });
+}
+
+/// The third lane.
+async fn wait_for_row(shared: Arc<Shared>, job: Job, place: OwnedSemaphorePermit) {
+    commit_batch(&shared, vec![job], true).await;
+    drop(place);
 }
 
 /// Waits until something has been sent since `sent` was made, or the pause is over.
@@ -323,6 +375,21 @@ mod tests {
 
     /// The pause is longer than anybody's patience, so that only what was sent can end it.
     const PAUSE: Duration = Duration::from_hours(1);
+
+    #[test]
+    fn who_waited_in_vain_waits_again_but_ever_more_rarely() {
+        let mut reply = Reply::new(oneshot::channel().0);
+        let tries = [5, 10, 20, 40, 80, 160, 320, 640, 640, 640];
+        for tries in tries {
+            for _ in 1..tries {
+                assert!(!reply.found_locked());
+            }
+            // At every further try as well, if somebody else is waiting.
+            assert!(reply.found_locked());
+            assert!(reply.found_locked());
+            reply.waited();
+        }
+    }
 
     #[tokio::test]
     async fn what_is_sent_ends_the_pause_also_if_it_was_sent_before_it_began() {
