@@ -190,7 +190,9 @@ async fn an_outcome_is_tried_while_another_one_waits_for_its_row() {
     let db = database().await;
     let pool = db.pool();
     let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Sender>().resource(Arc::clone(&gate)).start().await.unwrap();
+    // A statement without an answer for as long as a lease counts as lost.
+    let builder = engine(&db).machine::<Sender>().lease_ttl(PATIENCE * 4);
+    let engine = builder.resource(Arc::clone(&gate)).start().await.unwrap();
     let stuck = Sender::insert(None).execute(&engine).await.unwrap();
     assert_eq!(gate.arrival().await, stuck.get());
     let other = Sender::insert(None).execute(&engine).await.unwrap();
@@ -221,11 +223,13 @@ async fn an_outcome_is_tried_while_another_one_waits_for_its_row() {
     until_blocked(pool, "the first outcome waits for its row", stuck_waits).await;
     has_stuck.transaction.rollback().await.unwrap();
     gate.open(1);
+    // Each try ends with that question, and it began when its last message came.
     let mut tries = HashSet::new();
     eventually("the other one is tried more often than it takes to wait", async || {
         let found_locked: Vec<String> = sqlx::query_scalar(
             "select query_start::text from pg_stat_activity
-             where datname = current_database() and query like '-- What became of rows%'",
+             where datname = current_database() and query like '-- What became of rows%'
+             and state = 'idle'",
         )
         .fetch_all(pool)
         .await
