@@ -204,7 +204,7 @@ async fn an_outcome_is_tried_while_another_one_waits_for_its_row() {
          create function stay() returns trigger language plpgsql as $$
          begin
              while exists (select from stays where id = new.id) loop
-                 perform pg_sleep(0.01);
+                 perform pg_sleep_for('10 ms');
              end loop;
              return null;
          end $$;
