@@ -41,8 +41,9 @@ const PREFETCH_MIN: usize = 64;
 const CLAIM_MAX: usize = 1000;
 /// The first pause after a claim that found nothing.
 const IDLE_PAUSE_MIN: Duration = Duration::from_millis(50);
-/// The pause after a claim whose keys another one held.
-const CONTENDED_PAUSE: Duration = Duration::from_millis(5);
+/// The pause after a claim whose keys others held: twice the first, and the longest.
+const CONTENDED_PAUSE_MIN: Duration = Duration::from_micros(2500);
+const CONTENDED_PAUSE_MAX: Duration = Duration::from_millis(80);
 /// How long not to look again for what is due, while one turn or another is refused.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What a statement's way to Postgres may take longer than another's.
@@ -132,6 +133,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     let mut paces: Vec<Pace> = shared.queues.values().cloned().map(Pace::new).collect();
     let mut outage = Outage::new("claim work");
     let mut idle_pause = IDLE_PAUSE_MIN;
+    let mut contended_pause = CONTENDED_PAUSE_MIN;
     let mut orphans = Orphans::new();
     let mut rows_max = CLAIM_MAX;
     let mut told = false;
@@ -199,12 +201,16 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     continue;
                 }
                 told &= turn.is_some();
-                if contended {
-                    // Another claim has the keys, for as long as a statement takes.
-                    wait(shared, announced, jittered(CONTENDED_PAUSE)).await;
-                    continue;
-                }
-                let pause = if turn.is_none() || next_look <= now {
+                // Another claim has keys, for as long as a statement takes, or somebody's transaction the
+                // row that goes first, for as long as it likes.
+                contended_pause = if contended {
+                    (contended_pause * 2).min(CONTENDED_PAUSE_MAX)
+                } else {
+                    CONTENDED_PAUSE_MIN
+                };
+                let keys = contended.then(|| now + jittered(contended_pause));
+                let again = [turn, keys].into_iter().flatten().min();
+                let pause = if again.is_none() || next_look <= now {
                     // What is due in a queue whose turn is refused is no news.
                     let queues = shared.queues.keys().filter(|queue| !turns.paused(queue, now));
                     let queues: Vec<String> = queues.cloned().collect();
@@ -215,7 +221,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 } else {
                     next_look.saturating_duration_since(now)
                 };
-                wait(shared, announced, until(pause, turn)).await;
+                wait(shared, announced, until(pause, again)).await;
             }
         }
     }
