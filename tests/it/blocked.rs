@@ -345,7 +345,7 @@ async fn a_claim_locks_the_keys_that_it_takes_and_no_others() {
             .bind(vec!["waits"])
             .bind(vec![1_i32])
             .bind(Vec::<String>::new())
-            .bind(false)
+            .bind(Vec::<String>::new())
             .bind(true)
             .fetch_one(&mut *claim)
             .await
