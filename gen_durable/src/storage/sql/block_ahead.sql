@@ -11,10 +11,12 @@ with last as materialized (
     where i.id = $1
 ),
 partitions as materialized (
-    select p.partition_key, exists (
-        select from gen_durable.instances h
+    -- Not "exists", which may be planned as a look at all that executes.
+    select p.partition_key, (
+        select true from gen_durable.instances h
         where h.partition_key = p.partition_key and h.status = 'executing'
-    ) as busy
+        limit 1
+    ) is not null as busy
     from unnest($2::text[]) as p (partition_key)
 ),
 ahead as materialized (

@@ -30,6 +30,7 @@
 -- hides an array's length from the planner; `unnest(array(select …))` is taken for ten rows where a
 -- recursive query is taken for thousands; and a limit of 1000, the most that is ever asked for,
 -- bounds what a limit that the planner cannot see is taken for.
+-- And `s.id + 0` is an order that no index has: signals would be read in the order of all ids, and not by target.
 with recursive turns as materialized (
     select q.queue, pg_try_advisory_xact_lock(hashtextextended(q.queue, 5298)) as taken
     from (select distinct k.queue from unnest((select $2::text[])) as k (queue)) as q
@@ -172,7 +173,7 @@ claimed as (
 ),
 loaded as materialized (
     select i.*, case when i.fsm = any ($6::text[]) then (
-        select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id)::text
+        select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id + 0)::text
         from gen_durable.signals s
         where s.target_id = i.id
     ) end as inbox

@@ -12,10 +12,12 @@
 -- A key whose head somebody has locked (a transaction that signals it) keeps a candidate in the claim's index,
 -- as nobody will free it: a claim finds the head by that candidate when the lock has gone.
 with partitions as materialized (
-    select p.partition_key, exists (
-        select from gen_durable.instances h
+    -- Not "exists", which may be planned as a look at all that executes.
+    select p.partition_key, (
+        select true from gen_durable.instances h
         where h.partition_key = p.partition_key and h.status = 'executing'
-    ) as busy
+        limit 1
+    ) is not null as busy
     from unnest($3::text[]) as p (partition_key)
 ),
 -- The head is found among all rows of the key, not among the candidates: another claim's lock may
@@ -104,7 +106,7 @@ select i.id,
        i.revision,
        i.awaits = '{}' as timed_out,
        case when i.fsm = any ($6::text[]) then (
-           select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id)::text
+           select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id + 0)::text
            from gen_durable.signals s
            where s.target_id = i.id
        ) end as inbox,

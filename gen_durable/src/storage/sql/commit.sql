@@ -80,7 +80,7 @@ select array_agg(row.id) as ids,
        array_agg(row.inbox) filter (where row.inbox is not null) as inboxes
 from (
     select c.id, case when c.status = 'executing' and c.listens then (
-        select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id)::text
+        select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id + 0)::text
         from gen_durable.signals s
         where s.target_id = c.id and s.id <> all ($14::bigint[])
     ) end as inbox
