@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use gen_durable::prelude::*;
 use sqlx::Row;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     secrets::Kept,
@@ -143,13 +142,7 @@ async fn p06_a_dead_holder_frees_what_was_inserted_with_it() {
 // One thread, so that all that is logged goes where this test looks.
 #[tokio::test]
 async fn p06_a_claim_that_a_holder_has_overtaken_is_made_again() {
-    let log = Kept::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("info"))
-        .with_ansi(false)
-        .with_writer(log.clone())
-        .finish();
-    let _here = tracing::subscriber::set_default(subscriber);
+    let (log, _here) = Kept::log("info");
     let db = database().await;
     let pool = db.pool();
     let rows = [

@@ -27,6 +27,18 @@ impl Kept {
         kept.push('\n');
     }
 
+    /// Keeps what is logged on this thread, as `filter` says, for as long as the guard lives.
+    pub(crate) fn log(filter: &str) -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new(filter))
+            .with_ansi(false)
+            .with_writer(log.clone())
+            .finish();
+        let here = tracing::subscriber::set_default(subscriber);
+        (log, here)
+    }
+
     pub(crate) fn text(&self) -> String {
         self.0.lock().unwrap().clone()
     }
@@ -231,14 +243,8 @@ async fn last_errors(db: &TestDb) -> Vec<String> {
 // One thread, so that all that is logged goes where this test looks.
 #[tokio::test]
 async fn what_an_instance_carries_is_printed_nowhere() {
-    let log = Kept::default();
-    let subscriber = tracing_subscriber::fmt()
-        // More than a program would show: sqlx prints its statements, and must not print what is bound.
-        .with_env_filter(EnvFilter::new("info,sqlx=trace"))
-        .with_ansi(false)
-        .with_writer(log.clone())
-        .finish();
-    let _here = tracing::subscriber::set_default(subscriber);
+    // More than a program would show: sqlx prints its statements, and must not print what is bound.
+    let (log, _here) = Kept::log("info,sqlx=trace");
     let db = database().await;
     let pool = db.pool();
     let printed = Kept::default();

@@ -4,13 +4,11 @@
 use std::time::Duration;
 
 use gen_durable::prelude::*;
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{PgConnection, PgPool, Postgres, Row, Transaction, postgres::PgRow};
 
 use crate::support::{PATIENCE, database, engine, eventually, sql};
 
 const CLAIM: &str = include_str!("../../gen_durable/src/storage/sql/claim.sql");
-/// Takes the turn of the queue `default`, as a claim does.
-const TURN: &str = "select pg_advisory_xact_lock(hashtextextended('default', 5298))";
 
 #[durable_fsm(state = (), output = ())]
 pub enum Short {
@@ -98,13 +96,22 @@ async fn claims_of_a_queue_take_turns_and_wait_for_nobody() {
     );
 }
 
+/// Has the turn of the queue `default`, as a claim does that does not end.
+async fn hold_turn(pool: &PgPool) -> Transaction<'_, Postgres> {
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('default', 5298))")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    holder
+}
+
 /// A process that was stopped in the middle of a claim, say, while its answer fills the socket.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_that_is_never_given_back_holds_nobody_up() {
     let db = database().await;
     let pool = db.pool();
-    let mut holder = pool.begin().await.unwrap();
-    sqlx::query(TURN).execute(&mut *holder).await.unwrap();
+    let holder = hold_turn(pool).await;
     let engine = engine(&db).machine::<Short>().start().await.unwrap();
     for _ in 0..3 {
         let id = Short::insert(()).execute(&engine).await.unwrap();
@@ -119,8 +126,7 @@ async fn a_turn_that_is_never_given_back_holds_nobody_up() {
 async fn a_turn_that_is_refused_holds_up_no_other_queue() {
     let db = database().await;
     let pool = db.pool();
-    let mut holder = pool.begin().await.unwrap();
-    sqlx::query(TURN).execute(&mut *holder).await.unwrap();
+    let holder = hold_turn(pool).await;
     let engine = engine(&db)
         .queue("default", 1)
         .queue("other", 1)
@@ -149,8 +155,7 @@ async fn a_turn_that_is_refused_holds_up_no_other_queue() {
 async fn a_refused_claim_is_made_again_when_the_turn_is_given_back() {
     let db = database().await;
     let pool = db.pool();
-    let mut holder = pool.begin().await.unwrap();
-    sqlx::query(TURN).execute(&mut *holder).await.unwrap();
+    let holder = hold_turn(pool).await;
     let engine = engine(&db)
         .poll_interval(Duration::from_hours(1))
         .machine::<Short>()

@@ -110,7 +110,10 @@ pub async fn claim(
             .await;
         match answer {
             // A key was taken after the statement's snapshot, as in the engine.
-            Err(sqlx::Error::Database(error)) if keyed && error.is_unique_violation() => {
+            Err(sqlx::Error::Database(error))
+                if keyed
+                    && matches!(error.code().as_deref(), Some("23505" | "40P01" | "55P03")) =>
+            {
                 keyed = false;
             }
             answer => break answer?,

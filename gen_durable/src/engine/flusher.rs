@@ -115,7 +115,7 @@ pub(crate) struct Flusher {
 
 impl Flusher {
     pub(crate) fn new(shared: &Weak<Shared>) -> Self {
-        let lane = |batch_max, tasks_max| {
+        let lane = |tasks_max| {
             let shared = shared.clone();
             let run = move |jobs| {
                 let shared = shared.clone();
@@ -128,11 +128,11 @@ impl Flusher {
                     }
                 }) as _
             };
-            Group::new(batch_max, tasks_max, Box::new(run))
+            Group::new(BATCH_MAX, tasks_max, Box::new(run))
         };
         Self {
-            plain: lane(BATCH_MAX, TASKS_MAX),
-            sending: lane(BATCH_MAX, 1),
+            plain: lane(TASKS_MAX),
+            sending: lane(1),
             waiting: Arc::new(Semaphore::new(1)),
             sent: watch::Sender::new(()),
         }

@@ -16,6 +16,7 @@ use crate::storage::{self, Freed};
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
+/// Frees these keys again, at first soon and then less often, until none is locked any more.
 pub(super) fn free_again(shared: &Arc<Shared>, mut keys: Vec<String>) {
     if keys.is_empty() {
         return;

@@ -71,6 +71,7 @@ committed as (
     returning i.id, i.status, o.listens
 ),
 consumed as (
+    -- In a `case` the list of what was committed is hashed; else it could be searched for each signal.
     delete from gen_durable.signals s
     where s.id = any ($14::bigint[])
       and case when s.target_id in (select c.id from committed c) then true else false end
