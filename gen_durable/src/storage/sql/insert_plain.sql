@@ -1,7 +1,19 @@
 -- Inserts instances without a unique key: `insert` without what it does for those that have one,
 -- which is a third of its cost.
-with entries as materialized (
-    select nextval('gen_durable.instances_id_seq') as id, e.*
+--
+-- Ids are drawn in the order in which the rows are inserted, after they were sorted: in the order of the ids is in
+-- the order of the parameters, in whichever order they are returned.
+with inserted as (
+    insert into gen_durable.instances (
+        fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key, blocked
+    )
+    select e.fsm, e.fsm_version, e.step, e.state::jsonb, e.queue, e.priority,
+           case
+               when e.scheduled_at is not null
+               then 'epoch'::timestamptz + e.scheduled_at * interval '1 microsecond'
+               else now() + e.delay * interval '1 microsecond'
+           end,
+           e.partition_key, e.blocked
     from rows from (
         unnest($1::text[]), unnest($2::int[]), unnest($3::text[]), unnest($4::text[]),
         unnest($5::text[]), unnest($6::smallint[]), unnest($7::bigint[]), unnest($8::bigint[]),
@@ -10,22 +22,9 @@ with entries as materialized (
         fsm, fsm_version, step, state, queue, priority,
         delay, scheduled_at, partition_key, blocked, place
     )
-),
-inserted as (
-    insert into gen_durable.instances (
-        id, fsm, fsm_version, step, state, queue, priority, eligible_at,
-        partition_key, blocked
-    )
-    select e.id, e.fsm, e.fsm_version, e.step, e.state::jsonb, e.queue, e.priority,
-           case
-               when e.scheduled_at is not null
-               then 'epoch'::timestamptz + e.scheduled_at * interval '1 microsecond'
-               else now() + e.delay * interval '1 microsecond'
-           end,
-           e.partition_key, e.blocked
-    from entries e
     order by e.place
+    returning id
 )
--- One row of arrays, in the order of the parameters. All rows are inserted, or the statement fails.
-select array_agg(e.id order by e.place) as ids
-from entries e
+-- One row of arrays. All rows are inserted, or the statement fails.
+select array_agg(i.id order by i.id) as ids
+from inserted i
