@@ -340,6 +340,9 @@ async fn a_claim_locks_the_keys_that_it_takes_and_no_others() {
             .bind(Vec::<String>::new())
             .bind(Vec::<String>::new())
             .bind(true)
+            .bind(Vec::<i64>::new())
+            .bind(Vec::<i16>::new())
+            .bind(Vec::<i64>::new())
             .fetch_one(&mut *claim)
             .await
             .unwrap()

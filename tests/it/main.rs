@@ -26,6 +26,7 @@ mod inserts;
 mod jobs;
 mod locks;
 mod maintenance;
+mod marks;
 mod migrations;
 mod mixes;
 mod networks;

@@ -143,14 +143,20 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     vec![
         case(
             "claim",
-            &["7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{m}'", "'{}'", "true"],
+            &[
+                "7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{m}'", "'{}'", "true", "'{}'", "'{}'",
+                "'{}'",
+            ],
             claims,
             batch(4),
         ),
         // All have a partition key.
         case(
             "claim",
-            &["7", "'{q}'", "'{200}'", "'{k}'", "'{1}'", "'{}'", "'{}'", "true"],
+            &[
+                "7", "'{q}'", "'{200}'", "'{k}'", "'{1}'", "'{}'", "'{}'", "true", "'{}'", "'{}'",
+                "'{}'",
+            ],
             claims,
             batch(6),
         ),
@@ -369,4 +375,50 @@ async fn p15_plans_made_when_the_tables_were_empty_serve_when_they_are_full() {
         wrong.extend(judge(case, &plan, false, "planned when there was nothing"));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Rows that were claimed are dead in the index, and stay there as long as anybody has a snapshot from before.
+#[tokio::test(flavor = "multi_thread")]
+async fn p15_a_claim_does_not_step_over_all_that_was_claimed_before() {
+    const CLAIMED: u32 = 100_000;
+    let db = database().await;
+    let mut connection = db.pool().acquire().await.unwrap();
+    run(&mut connection, STILL.to_owned()).await;
+    let session = include_str!("../../gen_durable/src/storage/sql/session.sql");
+    run(&mut connection, session.to_owned()).await;
+    let load = format!(
+        "insert into gen_durable.workers (id, name, lease_expires_at)
+         overriding system value values (7, 'w', now() + interval '1 day');
+         insert into gen_durable.instances (fsm, fsm_version, step, state, queue, eligible_at)
+         select 'm', 1, 's', '{{}}', 'q', now() - interval '1 minute' - n * interval '1 millisecond'
+         from generate_series(1, {CLAIMED}) as n;"
+    );
+    run(&mut connection, load).await;
+    let mut other = db.pool().begin().await.unwrap();
+    let snapshot =
+        "set transaction isolation level repeatable read; select from gen_durable.workers";
+    run(&mut other, snapshot.to_owned()).await;
+    let arrive = format!(
+        "update gen_durable.instances set status = 'done', finished_at = now();
+         insert into gen_durable.instances (fsm, fsm_version, step, state, queue)
+         select 'm', 1, 's', '{{}}', 'q' from generate_series(1, {BATCH})"
+    );
+    run(&mut connection, arrive).await;
+    let now = "select (extract(epoch from now()) * 1000000)::bigint::text";
+    let now: String = sqlx::query_scalar(now).fetch_one(&mut *connection).await.unwrap();
+    let mut looked = Vec::new();
+    for marks in [["'{}'"; 3], ["'{1}'", "'{0}'", &format!("'{{{now}}}'")]] {
+        let queue = ["7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{}'", "'{}'", "true"];
+        let parameters = [&queue[..], &marks].concat().into_iter().map(str::to_owned).collect();
+        let case =
+            Case { statement: "claim", parameters, indexes: &["instances_claim"], rows: batch(4) };
+        prepare(&mut connection, &case).await;
+        let plan = explain(&mut connection, &case).await;
+        run(&mut connection, "deallocate claim".to_owned()).await;
+        looked.push(plan.hit + plan.read);
+    }
+    let most = BUFFERS_PER_ROW * batch(1).start();
+    assert!(looked[0] > most, "a whole claim looks at all of them, and not at {} pages", looked[0]);
+    assert!(looked[1] < most, "a claim from its marks looked at {} pages", looked[1]);
+    other.rollback().await.unwrap();
 }

@@ -82,6 +82,10 @@ async fn room_that_is_made_during_a_claim_for_other_queues_is_used_at_once() {
     let pool = db.pool();
     let gate = Arc::new(Gate::new());
     let engine = deaf(&db, &gate).queue("full", 1).queue("idle", 2).start().await.unwrap();
+    // From here on the engine has a mark in the queue `idle`.
+    gate.open(1);
+    let id = Held::insert(()).queue("idle").execute(&engine).await.unwrap();
+    engine.wait(id, PATIENCE).await.unwrap();
     fill(&engine, pool, &gate, HELD).await;
 
     // A claim stops at a row of these queues.
@@ -97,15 +101,22 @@ async fn room_that_is_made_during_a_claim_for_other_queues_is_used_at_once() {
     )
     .await;
     let (hold_idle, hold_full) = (hold(pool, 1).await, hold(pool, 2).await);
-    // Nobody hears of it, and it was due long before the claim, so it is nothing that one has just missed.
+    // Nobody hears of it, and it was due well before the claim, so it is nothing that one has just missed.
     let next: i64 = sqlx::query_scalar(
         "insert into gen_durable.instances (fsm, fsm_version, step, state, queue, eligible_at)
-         values ('held', 1, 'hold', 'null', 'full', now() - interval '1 minute') returning id",
+         values ('held', 1, 'hold', 'null', 'full', now() - interval '100 milliseconds') returning id",
     )
     .fetch_one(pool)
     .await
     .unwrap();
-    let idle = Held::insert(()).queue("idle").execute(pool).await.unwrap();
+    // Far before the mark: the claim that finds it is a whole one, after which there is no other soon.
+    let idle: i64 = sqlx::query_scalar(
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, queue, eligible_at)
+         values ('held', 1, 'hold', 'null', 'idle', '2000-01-01') returning id",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap();
     eventually("a claim is held up", async || waits_for(pool, 1).await.then_some(())).await;
     gate.open(HELD);
     eventually("there is room", async || (engine.metrics().claimed == 0).then_some(())).await;
@@ -119,7 +130,7 @@ async fn room_that_is_made_during_a_claim_for_other_queues_is_used_at_once() {
     hold_full.rollback().await.unwrap();
     gate.open(2);
     engine.wait(InstanceId::<Held>::from_raw(next), PATIENCE).await.unwrap();
-    engine.wait(idle, PATIENCE).await.unwrap();
+    engine.wait(InstanceId::<Held>::from_raw(idle), PATIENCE).await.unwrap();
     engine.shutdown().await.unwrap();
 }
 

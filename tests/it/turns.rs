@@ -50,6 +50,9 @@ async fn claim(
         .bind(Vec::<String>::new())
         .bind(out_of_turn)
         .bind(true)
+        .bind(Vec::<i64>::new())
+        .bind(Vec::<i16>::new())
+        .bind(Vec::<i64>::new())
         .fetch_one(connection)
         .await
         .unwrap();

@@ -57,6 +57,15 @@ pub struct Held {
     pub revision: i64,
 }
 
+/// From where on a claim looks, as the statement takes it; as an engine does, nothing at first, and then what
+/// the last claim answered.
+#[derive(Clone, Debug, Default)]
+pub struct Marks {
+    places: Vec<i64>,
+    priorities: Vec<i16>,
+    since: Vec<i64>,
+}
+
 /// What a claim gave.
 #[derive(Debug, Default)]
 pub struct Claimed {
@@ -93,6 +102,7 @@ pub async fn claim(
     worker: i64,
     shape: Shape,
     batch: i64,
+    marks: &mut Marks,
 ) -> Result<Claimed, Error> {
     let mut keyed = true;
     let row = loop {
@@ -106,6 +116,9 @@ pub async fn claim(
             // A connection that is refused would have to wait, and the loop knows no waiting.
             .bind(vec!["checkout"])
             .bind(keyed)
+            .bind(&marks.places)
+            .bind(&marks.priorities)
+            .bind(&marks.since)
             .fetch_one(&mut *connection)
             .await;
         match answer {
@@ -119,8 +132,18 @@ pub async fn claim(
             answer => break answer?,
         }
     };
+    let whole = marks.places.is_empty();
+    *marks =
+        Marks { places: row.try_get(10)?, priorities: row.try_get(11)?, since: row.try_get(12)? };
     // An aggregate of no rows is null.
-    let Some(ids): Option<Vec<i64>> = row.try_get(0)? else { return Ok(Claimed::default()) };
+    let Some(ids): Option<Vec<i64>> = row.try_get(0)? else {
+        if whole {
+            return Ok(Claimed::default());
+        }
+        // There is nothing from the marks on: a whole claim has the last word.
+        *marks = Marks::default();
+        return Box::pin(claim(connection, worker, shape, batch, marks)).await;
+    };
     let keys: Vec<Option<String>> = row.try_get(2)?;
     let revisions: Vec<Option<i64>> = row.try_get(6)?;
     let mut claimed = Claimed::default();

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    bare::{self, ONE_STEP},
+    bare::{self, Marks, ONE_STEP},
     bench::{Bench, Error, Figure, Sample, Target, until_steps},
     latency::quantile,
     machines::{OneStep, Sleeper, Slow, Small},
@@ -98,7 +98,8 @@ async fn claims(bench: &Bench) -> Result<f64, Error> {
     let mut times: Vec<Duration> = Vec::new();
     for _ in 0..100 {
         let began = Instant::now();
-        let held = bare::claim(&mut connection, worker, ONE_STEP, 100).await?.held;
+        let held =
+            bare::claim(&mut connection, worker, ONE_STEP, 100, &mut Marks::default()).await?.held;
         if held.is_empty() {
             break;
         }

@@ -13,7 +13,7 @@ use sqlx::{Postgres, pool::PoolConnection};
 use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{
-    bare::{self, Outcome, Shape},
+    bare::{self, Marks, Outcome, Shape},
     bench::{Bench, Error},
 };
 
@@ -30,13 +30,14 @@ struct Lane {
     worker: i64,
     shape: Shape,
     batch: i64,
+    marks: Marks,
 }
 
 impl Lane {
     /// Claims a batch and takes each row to its end; whether there was one.
     async fn finish_batch(&mut self) -> Result<bool, Error> {
-        let Self { connection, worker, shape, batch } = self;
-        let claimed = bare::claim(connection, *worker, *shape, *batch).await?;
+        let Self { connection, worker, shape, batch, marks } = self;
+        let claimed = bare::claim(connection, *worker, *shape, *batch, marks).await?;
         let (mut held, mut keys) = (claimed.held, claimed.keys);
         let found = !held.is_empty() || !claimed.candidates.is_empty();
         if !claimed.candidates.is_empty() {
@@ -58,8 +59,8 @@ impl Lane {
 
     /// Claims a batch and parks it; the ids.
     async fn park_batch(&mut self) -> Result<Vec<i64>, Error> {
-        let Self { connection, worker, shape, batch } = self;
-        let mut held = bare::claim(connection, *worker, *shape, *batch).await?.held;
+        let Self { connection, worker, shape, batch, marks } = self;
+        let mut held = bare::claim(connection, *worker, *shape, *batch, marks).await?.held;
         bare::commit(connection, *worker, *shape, &mut held, Outcome::Await).await?;
         Ok(held.iter().map(|row| row.id).collect())
     }
@@ -79,7 +80,8 @@ where
     for _ in 0..floor.connections {
         let mut connection = bench.pool.acquire().await?;
         let worker = bare::register(&mut connection).await?;
-        lanes.push(Lane { connection, worker, shape, batch: floor.batch });
+        let batch = floor.batch;
+        lanes.push(Lane { connection, worker, shape, batch, marks: Marks::default() });
     }
     let began = Instant::now();
     let mut tasks: JoinSet<_> = lanes.into_iter().map(run).collect();

@@ -6,7 +6,7 @@ use gen_durable::prelude::{Client, InstanceId};
 use sqlx::PgConnection;
 
 use crate::{
-    bare::{self, LISTENER, ONE_STEP, Outcome, Shape},
+    bare::{self, LISTENER, Marks, ONE_STEP, Outcome, Shape},
     bench::{Bench, Error, Figure, PATIENCE, Row, Sample, Target},
     machines::{Go, Listener, OneStep, Parent, Small, Worker},
 };
@@ -149,7 +149,7 @@ async fn signal_to_done(bench: &Bench) -> Result<Vec<Sample>, Error> {
 
 /// Claims the one row that there is and ends it.
 async fn finish_one(connection: &mut PgConnection, worker: i64, shape: Shape) -> Result<(), Error> {
-    let mut held = bare::claim(connection, worker, shape, 1).await?.held;
+    let mut held = bare::claim(connection, worker, shape, 1, &mut Marks::default()).await?.held;
     bare::commit(connection, worker, shape, &mut held, Outcome::Done).await
 }
 

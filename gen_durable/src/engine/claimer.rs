@@ -19,6 +19,7 @@ use std::{
 use super::{
     Shared, executor,
     jitter::jittered,
+    marks::Marks,
     orphans::Orphans,
     outage::Outage,
     slots::{Queue, Row},
@@ -138,6 +139,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     let mut rows_max = CLAIM_MAX;
     let mut told = false;
     let mut turns = Turns::default();
+    let mut marks = Marks::new(Instant::now());
     let mut next_look = Instant::now();
     while !shared.stopping.is_open() {
         // The permit is taken before the look: what is announced after this line is seen by the
@@ -148,8 +150,8 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             continue;
         }
         let asked = Instant::now();
-        let Some(request) =
-            request(shared, &mut paces, &kinds, rows_max, &turns, asked).or_else(|| {
+        let Some(mut request) = request(shared, &mut paces, &kinds, rows_max, &turns, asked)
+            .or_else(|| {
                 // There is no room. Whoever makes some wakes the claimer from here on; what was made
                 // before, and told nobody, is seen by the second look.
                 let no_room = paces.iter().any(|pace| !turns.paused(&pace.queue.name, asked));
@@ -162,6 +164,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             wait(shared, announced, until(shared.config.poll_interval, turns.next(asked))).await;
             continue;
         };
+        request.known = marks.known(asked);
         match claim(shared, &request).await {
             Err(error) => {
                 // The claim may have been committed, and its answer lost.
@@ -179,6 +182,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 let cleared = claim.cleared;
                 let now = Instant::now();
                 turns.heard(&request.queues, claim.refused, now);
+                marks.heard(&request.known, claim.first, asked, now);
                 let turn = turns.next(now);
                 if turn.is_none() || !claim.rows.is_empty() {
                     shared.alarms.answered(!claim.rows.is_empty(), now);
@@ -209,7 +213,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     CONTENDED_PAUSE_MIN
                 };
                 let keys = contended.then(|| now + jittered(contended_pause));
-                let again = [turn, keys].into_iter().flatten().min();
+                let again = [turn, keys, marks.again(&request.known)].into_iter().flatten().min();
                 let pause = if again.is_none() || next_look <= now {
                     // What is due in a queue whose turn is refused is no news.
                     let queues = shared.queues.keys().filter(|queue| !turns.paused(queue, now));
@@ -246,6 +250,7 @@ fn request(
         wanted: Vec::new(),
         kinds: Arc::clone(kinds),
         out_of_turn: Vec::new(),
+        known: Vec::new(),
     };
     for pace in paces {
         if turns.paused(&pace.queue.name, now) {

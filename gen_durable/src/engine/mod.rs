@@ -18,6 +18,7 @@ mod freeing;
 mod gate;
 mod jitter;
 mod lease;
+mod marks;
 mod notify;
 mod orphans;
 mod outage;

@@ -9,7 +9,7 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::{
     begin, micros,
-    row::{ClaimRequest, Claimed, Due, InboxRow, Kind, Kinds, Orphan},
+    row::{ClaimRequest, Claimed, Due, First, InboxRow, Kind, Kinds, Orphan},
 };
 
 const CLAIM: &str = include_str!("sql/claim.sql");
@@ -33,6 +33,8 @@ pub(crate) struct Claim {
     pub(crate) contended: bool,
     /// Queues that were asked for and had a claim under way.
     pub(crate) refused: Vec<String>,
+    /// From where on the next claim may look.
+    pub(crate) first: Vec<First>,
 }
 
 /// Claims rows in the order in which they should run.
@@ -45,14 +47,15 @@ pub(crate) async fn claim(
     request: &ClaimRequest,
 ) -> Result<Claim, sqlx::Error> {
     let places = request.kinds.in_queues(&request.queues);
-    let (arrays, refused) = match claim_arrays(connection, request, &places, true).await {
+    let answer = match claim_arrays(connection, request, &places, true).await {
         Err(error) if overtaken(&error) => {
             claim_arrays(connection, request, &places, false).await?
         }
-        arrays => arrays?,
+        answer => answer?,
     };
-    let (rows, candidates) = arrays.split(request, &places)?;
-    let mut claim = Claim { rows, refused, ..Claim::default() };
+    let (rows, candidates) = Arrays::read(&answer)?.split(request, &places)?;
+    let first = read_first(&answer, request)?;
+    let mut claim = Claim { rows, refused: answer.try_get(9)?, first, ..Claim::default() };
     if !candidates.is_empty() {
         let (heads, blocked) = claim_partitions(connection, request, &candidates).await?;
         claim.cleared = blocked > 0;
@@ -62,18 +65,25 @@ pub(crate) async fn claim(
     Ok(claim)
 }
 
-/// Runs the statement `claim`; `keyed` says whether rows with a partition key are claimed too. And the
-/// queues whose turn was refused.
+/// Runs the statement `claim`; `keyed` says whether rows with a partition key are claimed too.
 async fn claim_arrays(
     connection: &mut PgConnection,
     request: &ClaimRequest,
     places: &Places<'_>,
     keyed: bool,
-) -> Result<(Arrays, Vec<String>), sqlx::Error> {
+) -> Result<PgRow, sqlx::Error> {
     let kinds = request.kinds.fsms.len();
     let wanted: Vec<i64> =
         request.wanted.iter().flat_map(|rows| std::iter::repeat_n(*rows, kinds)).collect();
-    let row = sqlx::query(CLAIM)
+    let mut known = (Vec::new(), Vec::new(), Vec::new());
+    for first in &request.known {
+        if let Some(queue) = request.queues.iter().position(|queue| *queue == first.queue) {
+            known.0.push(i64::try_from(queue * kinds + first.kind + 1).unwrap_or(i64::MAX));
+            known.1.push(first.priority);
+            known.2.push(first.since);
+        }
+    }
+    sqlx::query(CLAIM)
         .bind(request.worker)
         .bind(&places.queues)
         .bind(wanted)
@@ -82,9 +92,26 @@ async fn claim_arrays(
         .bind(&request.kinds.listening)
         .bind(&request.out_of_turn)
         .bind(keyed)
+        .bind(known.0)
+        .bind(known.1)
+        .bind(known.2)
         .fetch_one(connection)
-        .await?;
-    Ok((Arrays::read(&row)?, row.try_get(9)?))
+        .await
+}
+
+/// From where on the next claim may look.
+fn read_first(answer: &PgRow, request: &ClaimRequest) -> Result<Vec<First>, sqlx::Error> {
+    let kinds = request.kinds.fsms.len().max(1);
+    let places: Vec<i64> = answer.try_get(10)?;
+    let priorities: Vec<i16> = answer.try_get(11)?;
+    let since: Vec<i64> = answer.try_get(12)?;
+    let mut first = Vec::with_capacity(places.len());
+    for ((place, priority), since) in places.into_iter().zip(priorities).zip(since) {
+        let place = usize::try_from(place - 1).unwrap_or(usize::MAX);
+        let Some(queue) = request.queues.get(place / kinds).cloned() else { continue };
+        first.push(First { queue, kind: place % kinds, priority, since });
+    }
+    Ok(first)
 }
 
 /// Whether a claim took a key for free that was taken after its snapshot: the index refused it, or the claim

@@ -17,8 +17,8 @@ pub(crate) use self::{
     deliver::{Sent, deliver},
     insert::insert,
     row::{
-        Change, ClaimRequest, Claimed, Commit, Due, Eligible, InboxRow, Kind, Kinds, NewInstance,
-        NewSignal, Orphan, Upgraded,
+        Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, InboxRow, Kind, Kinds,
+        NewInstance, NewSignal, Orphan, Upgraded,
     },
     upkeep::{Ended, ended, notify, prune, reap, rescue_stranded, wake_timed_out},
     workers::{isolation, register_worker, remove_worker, renew_lease, schema_version, session},

@@ -60,6 +60,19 @@ pub(crate) struct ClaimRequest {
     pub(crate) kinds: Arc<Kinds>,
     /// The queues to claim also where another claim has the queue's turn.
     pub(crate) out_of_turn: Vec<String>,
+    /// From where on to look; where nothing is said, from the beginning.
+    pub(crate) known: Vec<First>,
+}
+
+/// Where the first row was that a claim saw waiting, of a queue, machine, version and priority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct First {
+    pub(crate) queue: String,
+    /// The machine's place among the [`Kinds`].
+    pub(crate) kind: usize,
+    pub(crate) priority: i16,
+    /// When it was due, in microseconds since 1970.
+    pub(crate) since: i64,
 }
 
 /// The machines that a process knows, as the statements take them.

@@ -11,6 +11,14 @@
 -- So the groups (queue, machine, version, priority) that exist are found first, each by one
 -- descent of the index, and only the heads of the groups are read.
 --
+-- What was claimed is dead in the index until a vacuum, and lies before what waits: at ten thousand rows a
+-- second each look from the beginning would soon step over half a million. So a claim is told from where on to
+-- look in the groups that it knows: group by group, in $9 the place in the lists, in $10 the priority, in $11
+-- where the first row was that the last claim saw waiting, and the answer says it anew. A transaction that began
+-- before that row was written, and ended later, is allowed a quarter of a second. What else came to lie before (a row
+-- that was given back, or scheduled for the past), is found by the claims that are told nothing. Groups with
+-- partition keys are not in the answer, as the row that a key lets in next may be old.
+--
 -- A row with a partition key is claimed here if it is plain that it may run ($8 says whether to look):
 -- nobody holds the key or is about to, and the row is the key's head. Otherwise it is returned as a
 -- candidate: its step is null.
@@ -35,37 +43,46 @@ with recursive turns as materialized (
     select q.queue, pg_try_advisory_xact_lock(hashtextextended(q.queue, 5298)) as taken
     from (select distinct k.queue from unnest((select $2::text[])) as k (queue)) as q
 ),
+known as materialized (
+    select n.kind, n.priority, n.since
+    from unnest((select $9::bigint[]), (select $10::smallint[]), (select $11::bigint[]))
+        as n (kind, priority, since)
+),
+-- Each begins before its first group.
 groups (kind, queue, wanted, fsm, fsm_version, priority) as (
-    select k.kind, k.queue, k.wanted, k.fsm, k.fsm_version, head.priority
+    select k.kind, k.queue, k.wanted, k.fsm, k.fsm_version, -32769
     from unnest(
         (select $2::text[]), (select $3::bigint[]), (select $4::text[]), (select $5::int[])
     ) with ordinality as k (queue, wanted, fsm, fsm_version, kind)
-    cross join lateral (
-        select i.priority
-        from gen_durable.instances i
-        where i.queue = k.queue and i.fsm = k.fsm and i.fsm_version = k.fsm_version
-          and i.status = 'runnable' and not i.blocked
-        order by i.queue, i.fsm, i.fsm_version, i.priority
-        limit 1
-    ) as head
     where k.queue = any (array(
         select t.queue from turns t where t.taken or t.queue = any ((select $7::text[])::text[])
     ))
     union all
-    select g.kind, g.queue, g.wanted, g.fsm, g.fsm_version, head.priority
+    select g.kind, g.queue, g.wanted, g.fsm, g.fsm_version, next.priority
     from groups g
     cross join lateral (
-        select i.priority
-        from gen_durable.instances i
-        where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
-          and i.priority > g.priority
-          and i.status = 'runnable' and not i.blocked
-        order by i.queue, i.fsm, i.fsm_version, i.priority
-        limit 1
-    ) as head
+        select min(n.priority)::int as priority
+        from known n
+        where n.kind = g.kind and n.priority > g.priority
+    ) as known
+    cross join lateral (
+        select coalesce(
+            (
+                select i.priority
+                from gen_durable.instances i
+                where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
+                  and i.priority > g.priority and i.priority < coalesce(known.priority, 32768)
+                  and i.status = 'runnable' and not i.blocked
+                order by i.queue, i.fsm, i.fsm_version, i.priority
+                limit 1
+            ),
+            known.priority
+        ) as priority
+    ) as next
+    where next.priority is not null
 ),
 ready as (
-    select g.*, row_number() over (
+    select g.*, s.since, head.eligible_at, row_number() over (
         partition by g.queue order by g.priority, head.eligible_at, head.id
     ) as place
     from unnest(
@@ -74,13 +91,22 @@ ready as (
         array(select fsm_version from groups), array(select priority from groups)
     ) as g (kind, queue, wanted, fsm, fsm_version, priority)
     cross join lateral (
+        select coalesce(
+            timestamptz 'epoch' + min(n.since) * interval '1 microsecond' - interval '250 milliseconds',
+            '-infinity'
+        ) as since
+        from known n
+        where n.kind = g.kind and n.priority = g.priority
+    ) as s
+    cross join lateral (
         select ahead.eligible_at, ahead.id
         from (
             select i.eligible_at, i.id
             from gen_durable.instances i
             where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
               and i.priority = g.priority
-              and i.status = 'runnable' and not i.blocked and i.eligible_at <= now()
+              and i.status = 'runnable' and not i.blocked
+              and i.eligible_at >= s.since and i.eligible_at <= now()
             order by i.eligible_at, i.id
             limit 1000
         ) as ahead
@@ -88,10 +114,10 @@ ready as (
     ) as head
 ),
 shares as materialized (
-    select kind, queue, fsm, fsm_version, priority, count(*) as wanted
+    select kind, queue, fsm, fsm_version, priority, since, count(*) as wanted
     from ready
     where place <= wanted
-    group by kind, queue, fsm, fsm_version, priority
+    group by kind, queue, fsm, fsm_version, priority, since
 ),
 -- Rows that another claim has locked are skipped and the next ones taken, so that workers do not
 -- wait for each other. The outer limit stops the inner query, so no more rows are locked than that.
@@ -102,8 +128,9 @@ candidates as materialized (
     from unnest(
         array(select kind from shares), array(select queue from shares),
         array(select fsm from shares), array(select fsm_version from shares),
-        array(select priority from shares), array(select wanted from shares)
-    ) as s (kind, queue, fsm, fsm_version, priority, wanted)
+        array(select priority from shares), array(select since from shares),
+        array(select wanted from shares)
+    ) as s (kind, queue, fsm, fsm_version, priority, since, wanted)
     cross join lateral (
         select ahead.*
         from (
@@ -111,7 +138,8 @@ candidates as materialized (
             from gen_durable.instances i
             where i.queue = s.queue and i.fsm = s.fsm and i.fsm_version = s.fsm_version
               and i.priority = s.priority
-              and i.status = 'runnable' and not i.blocked and i.eligible_at <= now()
+              and i.status = 'runnable' and not i.blocked
+              and i.eligible_at >= s.since and i.eligible_at <= now()
             order by i.eligible_at, i.id
             limit 1000
             for no key update skip locked
@@ -178,6 +206,14 @@ loaded as materialized (
         where s.target_id = i.id
     ) end as inbox
     from claimed i
+),
+first as materialized (
+    select r.kind, r.priority, (extract(epoch from min(r.eligible_at)) * 1000000)::bigint as since
+    from ready r
+    -- An infinite time has no number.
+    where r.eligible_at > now() - interval '1 century'
+      and r.kind <> all (array(select c.kind from candidates c where c.partition_key is not null))
+    group by r.kind, r.priority
 )
 select array_agg(row.id) as ids,
        array_agg(row.kind) as kinds,
@@ -188,7 +224,10 @@ select array_agg(row.id) as ids,
        array_agg(row.revision) as revisions,
        array_agg(row.awaits = '{}') as timed_out,
        array_agg(row.inbox) as inboxes,
-       array(select t.queue from turns t where not t.taken) as refused
+       array(select t.queue from turns t where not t.taken) as refused,
+       array(select f.kind from first f) as first_kinds,
+       array(select f.priority::smallint from first f) as first_priorities,
+       array(select f.since from first f) as first_since
 from (
     select c.id, c.kind, c.partition_key,
            l.step, l.state, l.attempt, l.revision, l.awaits, l.inbox

@@ -1,0 +1,183 @@
+//! Claims that look from where the last one saw the first row waiting.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use gen_durable::prelude::*;
+use sqlx::{PgConnection, Row, postgres::PgRow};
+
+use crate::support::{PATIENCE, database, engine, sql};
+
+#[durable_fsm(state = (), output = ())]
+pub enum Fresh {
+    Go,
+}
+
+#[durable_fsm]
+impl Fresh {
+    async fn go(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
+const WORKER: &str = "insert into gen_durable.workers (name, lease_expires_at) values ('w', now() + interval '1 hour');";
+
+/// A group's place, its priority, and when its first row was due, in microseconds.
+type Mark = (i64, i16, i64);
+
+/// Claims ten rows with these marks; their steps, and the marks that it answers.
+async fn claim(connection: &mut PgConnection, marks: &[Mark]) -> (Vec<String>, Vec<Mark>) {
+    let row: PgRow = sqlx::query(include_str!("../../gen_durable/src/storage/sql/claim.sql"))
+        .bind(1_i64)
+        .bind(vec!["default"])
+        .bind(vec![10_i64])
+        .bind(vec!["m"])
+        .bind(vec![1_i32])
+        .bind(Vec::<String>::new())
+        .bind(Vec::<String>::new())
+        .bind(true)
+        .bind(marks.iter().map(|mark| mark.0).collect::<Vec<_>>())
+        .bind(marks.iter().map(|mark| mark.1).collect::<Vec<_>>())
+        .bind(marks.iter().map(|mark| mark.2).collect::<Vec<_>>())
+        .fetch_one(connection)
+        .await
+        .unwrap();
+    let steps: Option<Vec<String>> = row.get("steps");
+    let kinds: Vec<i64> = row.get("first_kinds");
+    let priorities: Vec<i16> = row.get("first_priorities");
+    let since: Vec<i64> = row.get("first_since");
+    let marks = kinds.into_iter().zip(priorities).zip(since);
+    let mut marks: Vec<Mark> =
+        marks.map(|((kind, priority), since)| (kind, priority, since)).collect();
+    marks.sort_unstable();
+    (steps.unwrap_or_default(), marks)
+}
+
+/// Noon of the first of January 2026, in microseconds since 1970.
+const NOON: i64 = 1_767_268_800_000_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_finds_the_groups_that_it_has_no_mark_of() {
+    let db = database().await;
+    let pool = db.pool();
+    let mut connection = pool.acquire().await.unwrap();
+    sql(pool, WORKER).await;
+    let insert = "insert into gen_durable.instances (fsm, fsm_version, step, state, priority, eligible_at)
+         select 'm', 1, 'p' || p, '0', p, '2026-01-01 12:00:00+00'::timestamptz + p * interval '1 second'
+         from unnest($1::smallint[]) as p";
+    sqlx::query(insert).bind(vec![0_i16, 10]).execute(pool).await.unwrap();
+    let (steps, marks) = claim(&mut connection, &[]).await;
+    assert_eq!(steps, ["p0", "p10"]);
+    assert_eq!(marks, [(1, 0, NOON), (1, 10, NOON + 10_000_000)]);
+    // Before, between and after those that are known; of these, one has a row and one has none.
+    let later = vec![-32768_i16, 0, 5, 6, 20, 32767];
+    sqlx::query(insert).bind(later).execute(pool).await.unwrap();
+    let (steps, marks) = claim(&mut connection, &marks).await;
+    assert_eq!(steps, ["p-32768", "p0", "p5", "p6", "p20", "p32767"]);
+    assert_eq!(marks.iter().map(|mark| mark.1).collect::<Vec<_>>(), [-32768, 0, 5, 6, 20, 32767]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_far_before_a_mark_is_left_to_a_whole_claim() {
+    let db = database().await;
+    let pool = db.pool();
+    let mut connection = pool.acquire().await.unwrap();
+    sql(pool, WORKER).await;
+    sql(
+        pool,
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, eligible_at)
+             values ('m', 1, 'long ago', '0', '2026-01-01 11:00:00+00'),
+                    ('m', 1, 'infinitely', '0', '-infinity'),
+                    ('m', 1, 'just before', '0', '2026-01-01 11:59:59.8+00'),
+                    ('m', 1, 'at noon', '0', '2026-01-01 12:00:00+00')",
+    )
+    .await;
+    let noon = (1, 0, NOON);
+    let (steps, marks) = claim(&mut connection, &[noon]).await;
+    assert_eq!(steps, ["just before", "at noon"]);
+    assert_eq!(marks, [(1, 0, NOON - 200_000)]);
+    let (steps, marks) = claim(&mut connection, &[]).await;
+    assert_eq!(steps, ["infinitely", "long ago"]);
+    // A time that is no number is no mark.
+    assert_eq!(marks, [(1, 0, NOON - 3_600_000_000)]);
+}
+
+/// What a key lets in next may have been due for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_with_partition_keys_have_no_marks() {
+    let db = database().await;
+    let pool = db.pool();
+    let mut connection = pool.acquire().await.unwrap();
+    sql(pool, WORKER).await;
+    sql(
+        pool,
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, partition_key)
+             values ('m', 1, 'plain', '0', null), ('m', 1, 'keyed', '0', 'k')",
+    )
+    .await;
+    let (steps, marks) = claim(&mut connection, &[]).await;
+    assert_eq!((steps.len(), marks), (2, vec![]));
+}
+
+/// New rows come all the time, so that each claim finds some behind its marks.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_to_lie_before_the_mark_runs_while_others_come() {
+    let db = database().await;
+    let engine = engine(&db).machine::<Fresh>().start().await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (client, stopped) = (engine.client().clone(), Arc::clone(&stop));
+    let load = tokio::spawn(async move {
+        while !stopped.load(Ordering::Relaxed) {
+            Fresh::insert_many(vec![(); 50]).execute(&client).await.unwrap();
+        }
+    });
+    for _ in 0..5 {
+        let last = Fresh::insert(()).execute(&engine).await.unwrap();
+        engine.wait(last, PATIENCE).await.unwrap();
+        let old = Fresh::insert(()).execute(db.pool()).await.unwrap();
+        sqlx::query("update gen_durable.instances set eligible_at = '2000-01-01' where id = $1 and status = 'runnable'")
+            .bind(old.get())
+            .execute(db.pool())
+            .await
+            .unwrap();
+        engine.wait(old, PATIENCE).await.unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    load.await.unwrap();
+    engine.shutdown().await.unwrap();
+}
+
+/// A claim that finds nothing behind its marks is followed by a whole one, and not by the poll, which comes hours
+/// later: its pause has doubled with each look that found nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_finds_nothing_behind_its_marks_looks_before_them() {
+    let db = database().await;
+    let pool = db.pool();
+    let engine = engine(&db)
+        .poll_interval(Duration::from_hours(100))
+        .lease_ttl(Duration::from_hours(100))
+        .machine::<Fresh>()
+        .start()
+        .await
+        .unwrap();
+    for _ in 0..40 {
+        // A whole claim that found something leaves a mark, and time for claims from there.
+        let id = Fresh::insert(()).execute(&engine).await.unwrap();
+        engine.wait(id, PATIENCE).await.unwrap();
+        let old: i64 = sqlx::query_scalar(
+            "insert into gen_durable.instances (fsm, fsm_version, step, state, eligible_at)
+             values ('fresh', 1, 'go', 'null', '2000-01-01') returning id",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        sql(pool, "select pg_notify('gen_durable', 'default')").await;
+        engine.wait(InstanceId::<Fresh>::from_raw(old), PATIENCE).await.unwrap();
+    }
+    engine.shutdown().await.unwrap();
+}
