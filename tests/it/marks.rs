@@ -50,8 +50,9 @@ async fn claim(connection: &mut PgConnection, marks: &[Mark]) -> (Vec<String>, V
     let steps: Option<Vec<String>> = row.get("steps");
     let kinds: Vec<i64> = row.get("first_kinds");
     let priorities: Vec<i16> = row.get("first_priorities");
-    let since: Vec<i64> = row.get("first_since");
+    let since: Vec<Option<i64>> = row.get("first_since");
     let marks = kinds.into_iter().zip(priorities).zip(since);
+    let marks = marks.filter_map(|(group, since)| Some((group, since?)));
     let mut marks: Vec<Mark> =
         marks.map(|((kind, priority), since)| (kind, priority, since)).collect();
     marks.sort_unstable();

@@ -63,7 +63,7 @@ pub struct Held {
 pub struct Marks {
     places: Vec<i64>,
     priorities: Vec<i16>,
-    since: Vec<i64>,
+    since: Vec<Option<i64>>,
 }
 
 /// What a claim gave.

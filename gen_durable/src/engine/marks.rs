@@ -44,7 +44,7 @@ impl Marks {
             queue: queue.clone(),
             kind: *kind,
             priority: *priority,
-            since: *since,
+            since: Some(*since),
         });
         known.collect()
     }
@@ -63,6 +63,10 @@ impl Marks {
         }
         for First { queue, kind, priority, since } in first {
             let group = (queue, kind, priority);
+            let Some(since) = since else {
+                self.since.remove(&group);
+                continue;
+            };
             if self.since.len() < GROUPS_MAX || self.since.contains_key(&group) {
                 self.since.insert(group, since);
             }
@@ -80,7 +84,7 @@ mod tests {
     use super::*;
 
     fn first(priority: i16, since: i64) -> First {
-        First { queue: "checkout".to_owned(), kind: 0, priority, since }
+        First { queue: "checkout".to_owned(), kind: 0, priority, since: Some(since) }
     }
 
     #[test]
@@ -109,6 +113,9 @@ mod tests {
         let mut known = marks.known(now);
         known.sort_by_key(|first| first.priority);
         assert_eq!(known, [first(0, 3), first(5, 7)]);
+        let keyed = First { since: None, ..first(5, 0) };
+        marks.heard(&known, vec![keyed], now, now);
+        assert_eq!(marks.known(now), [first(0, 3)]);
     }
 
     #[test]

@@ -104,7 +104,7 @@ fn read_first(answer: &PgRow, request: &ClaimRequest) -> Result<Vec<First>, sqlx
     let kinds = request.kinds.fsms.len().max(1);
     let places: Vec<i64> = answer.try_get(10)?;
     let priorities: Vec<i16> = answer.try_get(11)?;
-    let since: Vec<i64> = answer.try_get(12)?;
+    let since: Vec<Option<i64>> = answer.try_get(12)?;
     let mut first = Vec::with_capacity(places.len());
     for ((place, priority), since) in places.into_iter().zip(priorities).zip(since) {
         let place = usize::try_from(place - 1).unwrap_or(usize::MAX);

@@ -71,8 +71,8 @@ pub(crate) struct First {
     /// The machine's place among the [`Kinds`].
     pub(crate) kind: usize,
     pub(crate) priority: i16,
-    /// When it was due, in microseconds since 1970.
-    pub(crate) since: i64,
+    /// When it was due, in microseconds since 1970; none if the next look must begin at the beginning.
+    pub(crate) since: Option<i64>,
 }
 
 /// The machines that a process knows, as the statements take them.

@@ -16,8 +16,8 @@
 -- look in the groups that it knows: group by group, in $9 the place in the lists, in $10 the priority, in $11
 -- where the first row was that the last claim saw waiting, and the answer says it anew. A transaction that began
 -- before that row was written, and ended later, is allowed a quarter of a second. What else came to lie before (a row
--- that was given back, or scheduled for the past), is found by the claims that are told nothing. Groups with
--- partition keys are not in the answer, as the row that a key lets in next may be old.
+-- that was given back, or scheduled for the past), is found by the claims that are told nothing. The answer is
+-- null for a machine of which rows with partition keys wait: what a key lets in next may be old.
 --
 -- A row with a partition key is claimed here if it is plain that it may run ($8 says whether to look):
 -- nobody holds the key or is about to, and the row is the key's head. Otherwise it is returned as a
@@ -208,11 +208,13 @@ loaded as materialized (
     from claimed i
 ),
 first as materialized (
-    select r.kind, r.priority, (extract(epoch from min(r.eligible_at)) * 1000000)::bigint as since
+    select r.kind, r.priority, case
+        when r.kind <> all (array(select c.kind from candidates c where c.partition_key is not null))
+        then (extract(epoch from min(r.eligible_at)) * 1000000)::bigint
+    end as since
     from ready r
     -- An infinite time has no number.
     where r.eligible_at > now() - interval '1 century'
-      and r.kind <> all (array(select c.kind from candidates c where c.partition_key is not null))
     group by r.kind, r.priority
 )
 select array_agg(row.id) as ids,
