@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
-use gen_durable::prelude::*;
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use gen_durable::{Engine, prelude::*};
+use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
+use tokio::task::JoinHandle;
 
 use crate::support::{PATIENCE, database, engine, sql};
 
@@ -125,32 +126,46 @@ async fn machines_with_partition_keys_have_no_marks() {
     assert_eq!((steps.len(), marks), (2, vec![]));
 }
 
-/// New rows come all the time, so that each claim finds some behind its marks.
+/// New rows come all the time, so that each claim finds some behind its marks; of no more at a time than the
+/// engine takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_to_lie_before_the_mark_runs_while_others_come() {
     let db = database().await;
     let engine = engine(&db).machine::<Fresh>().start().await.unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let (client, stopped) = (engine.client().clone(), Arc::clone(&stop));
-    let load = tokio::spawn(async move {
-        while !stopped.load(Ordering::Relaxed) {
-            Fresh::insert_many(vec![(); 50]).execute(&client).await.unwrap();
-        }
-    });
+    let (load, stop) = steady_load(&engine);
     for _ in 0..5 {
         let last = Fresh::insert(()).execute(&engine).await.unwrap();
         engine.wait(last, PATIENCE).await.unwrap();
-        let old = Fresh::insert(()).execute(db.pool()).await.unwrap();
-        sqlx::query("update gen_durable.instances set eligible_at = '2000-01-01' where id = $1 and status = 'runnable'")
-            .bind(old.get())
-            .execute(db.pool())
-            .await
-            .unwrap();
+        let old = insert_old(db.pool()).await;
         engine.wait(old, PATIENCE).await.unwrap();
     }
     stop.store(true, Ordering::Relaxed);
     load.await.unwrap();
     engine.shutdown().await.unwrap();
+}
+
+fn steady_load(engine: &Engine) -> (JoinHandle<()>, Arc<AtomicBool>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (client, stopped) = (engine.client().clone(), Arc::clone(&stop));
+    let load = tokio::spawn(async move {
+        let mut before = None;
+        while !stopped.load(Ordering::Relaxed) {
+            let ids = Fresh::insert_many(vec![(); 50]).execute(&client).await.unwrap();
+            let last = ids.into_iter().last().unwrap().unwrap();
+            if let Some(id) = before.replace(last) {
+                client.wait(id, PATIENCE).await.unwrap();
+            }
+        }
+    });
+    (load, stop)
+}
+
+async fn insert_old(pool: &PgPool) -> InstanceId<Fresh> {
+    let id = sqlx::query_scalar(
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, eligible_at)
+         values ('fresh', 1, 'go', 'null', '2000-01-01') returning id",
+    );
+    InstanceId::from_raw(id.fetch_one(pool).await.unwrap())
 }
 
 /// A claim that finds nothing behind its marks is followed by a whole one, and not by the poll, which comes hours
@@ -170,15 +185,9 @@ async fn an_engine_that_finds_nothing_behind_its_marks_looks_before_them() {
         // A whole claim that found something leaves a mark, and time for claims from there.
         let id = Fresh::insert(()).execute(&engine).await.unwrap();
         engine.wait(id, PATIENCE).await.unwrap();
-        let old: i64 = sqlx::query_scalar(
-            "insert into gen_durable.instances (fsm, fsm_version, step, state, eligible_at)
-             values ('fresh', 1, 'go', 'null', '2000-01-01') returning id",
-        )
-        .fetch_one(pool)
-        .await
-        .unwrap();
+        let old = insert_old(pool).await;
         sql(pool, "select pg_notify('gen_durable', 'default')").await;
-        engine.wait(InstanceId::<Fresh>::from_raw(old), PATIENCE).await.unwrap();
+        engine.wait(old, PATIENCE).await.unwrap();
     }
     engine.shutdown().await.unwrap();
 }

@@ -139,7 +139,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     let mut rows_max = CLAIM_MAX;
     let mut told = false;
     let mut turns = Turns::default();
-    let mut marks = Marks::new(Instant::now());
+    let mut marks = Marks::default();
     let mut next_look = Instant::now();
     while !shared.stopping.is_open() {
         // The permit is taken before the look: what is announced after this line is seen by the
@@ -164,7 +164,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             wait(shared, announced, until(shared.config.poll_interval, turns.next(asked))).await;
             continue;
         };
-        request.known = marks.known(asked);
+        request.known = marks.known(&request.queues, asked);
         match claim(shared, &request).await {
             Err(error) => {
                 // The claim may have been committed, and its answer lost.
@@ -181,8 +181,8 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 let contended = claim.contended;
                 let cleared = claim.cleared;
                 let now = Instant::now();
+                marks.heard(&request, &claim.refused, claim.first, asked, now);
                 turns.heard(&request.queues, claim.refused, now);
-                marks.heard(&request.known, claim.first, asked, now);
                 let turn = turns.next(now);
                 if turn.is_none() || !claim.rows.is_empty() {
                     shared.alarms.answered(!claim.rows.is_empty(), now);
@@ -213,7 +213,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     CONTENDED_PAUSE_MIN
                 };
                 let keys = contended.then(|| now + jittered(contended_pause));
-                let again = [turn, keys, marks.again(&request.known)].into_iter().flatten().min();
+                let again = [turn, keys, marks.again(&request)].into_iter().flatten().min();
                 let pause = if again.is_none() || next_look <= now {
                     // What is due in a queue whose turn is refused is no news.
                     let queues = shared.queues.keys().filter(|queue| !turns.paused(queue, now));
@@ -223,7 +223,9 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     next_look = Instant::now() + pause.min(LOOK_EVERY);
                     pause
                 } else {
-                    next_look.saturating_duration_since(now)
+                    // What this engine delayed itself may be due before the next look.
+                    let own = shared.take_due().filter(|at| *at >= asked);
+                    until(next_look.saturating_duration_since(now), own)
                 };
                 wait(shared, announced, until(pause, again)).await;
             }
