@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A row may come to lie before its group's mark: it is given back, or a partition key lets it in, or it was
-//! written by a transaction that took its time. Whole claims find it, and take a tenth of the time at most.
+//! written by a transaction that took its time. Whole claims find it: for a tenth of the time, or more
+//! where each takes longer than half a second.
 //!
 //! Invariant: before the claimer waits for longer than that, a whole claim has found nothing. And a queue that a
 //! whole claim left out, or for which it was refused, is looked at as a whole the next time.
