@@ -45,7 +45,7 @@ const IDLE_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The pause after a claim whose keys others held: twice the first, and the longest.
 const CONTENDED_PAUSE_MIN: Duration = Duration::from_micros(2500);
 const CONTENDED_PAUSE_MAX: Duration = Duration::from_millis(80);
-/// How long not to look again for what is due, while one turn or another is refused.
+/// How long not to look again for what is due, while a turn is refused or a whole claim is to come soon.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// What a statement's way to Postgres may take longer than another's.
 const MARGIN: Duration = Duration::from_millis(5);
