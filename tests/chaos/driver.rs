@@ -27,6 +27,10 @@ use crate::Error;
 /// How long a call may take before the driver gives it up.
 const CALL_MAX: Duration = Duration::from_secs(15);
 
+/// While an instance holds a unique key that it keeps when it has ended.
+const FOR_EVER: [Status; 5] =
+    [Status::Runnable, Status::Executing, Status::AwaitingSignal, Status::Done, Status::Failed];
+
 pub(crate) struct Driver {
     shared: Arc<Shared>,
     inserting: JoinHandle<()>,
@@ -134,17 +138,10 @@ impl Shared {
                 }
                 8 => self.keep(Stopper::insert(KeyedState::default())).await,
                 _ => {
-                    // For ever, whether it has ended or not; and so tried again until it is there.
+                    // Tried again until it is there.
                     let key = format!("once {}", random.below(200));
-                    let statuses = [
-                        Status::Runnable,
-                        Status::Executing,
-                        Status::AwaitingSignal,
-                        Status::Done,
-                        Status::Failed,
-                    ];
                     let insert = Once::insert(KeyedState::default());
-                    self.keep(insert.unique_key(key).unique_while(statuses)).await;
+                    self.keep(insert.unique_key(key).unique_while(FOR_EVER)).await;
                 }
             }
             tokio::time::sleep(Duration::from_millis(random.between(1, 30))).await;
@@ -157,10 +154,12 @@ impl Shared {
         let leaves = u32::try_from(random.below(8)).unwrap_or(0);
         let state = CollectorState { leaves, external, ..CollectorState::default() };
         // If the answer is lost, nobody knows the id, and the signals would never come. So the key
-        // tells, and the insert is tried again until there is an answer.
+        // tells, and the insert is tried again until there is an answer. The key is held for ever: a collector
+        // without signals may have ended before the second try.
         let key = format!("collector {}", random.number());
         loop {
-            let insert = Collector::insert(state.clone()).unique_key(key.clone());
+            let insert = Collector::insert(state.clone());
+            let insert = insert.unique_key(key.clone()).unique_while(FOR_EVER);
             let id = match self.call(insert.execute(&self.client)).await {
                 Some(Ok(id)) => id,
                 Some(Err(InsertError::Duplicate(duplicate))) => InstanceId::from_raw(duplicate.id),
