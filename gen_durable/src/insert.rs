@@ -135,6 +135,9 @@ impl<M: Machine> Insert<M> {
     /// The statuses in which the instance holds its unique key: from its insert until it first
     /// leaves them. They must include [`Status::Runnable`], in which it begins. The default is
     /// every live status.
+    ///
+    /// Who tries an insert again whose answer was lost adds [`Status::Done`] and [`Status::Failed`]: the
+    /// first one may have ended meanwhile, and so have given the key back.
     pub fn unique_while(mut self, statuses: impl IntoIterator<Item = Status>) -> Self {
         self.unique_scope = statuses.into_iter().collect();
         self
