@@ -294,6 +294,36 @@ async fn a_worker_without_a_lease_takes_nothing_out_of_the_claims_index() {
     assert_eq!(blocked(pool).await, [1]);
 }
 
+/// A candidate may have been claimed by somebody else, and have run, since it was found. If it comes back later it
+/// waits for no key, and must not be taken back in the place of one that does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_has_run_and_comes_back_later_is_not_blocked() {
+    let db = database().await;
+    let pool = db.pool();
+    sql(
+        pool,
+        "insert into gen_durable.workers (id, name, lease_expires_at)
+         overriding system value values (7, 'w', now() + interval '1 hour');
+         insert into gen_durable.instances
+             (id, fsm, fsm_version, step, state, partition_key, priority, eligible_at, blocked)
+         overriding system value
+         values (1, 'waits', 1, 'go', '1', 'k', -1, now() + interval '1 hour', false),
+                (2, 'waits', 1, 'go', '2', 'k', 0, now(), false),
+                (3, 'waits', 1, 'go', '3', 'k', 0, now(), true)",
+    )
+    .await;
+    let mut connection = pool.acquire().await.unwrap();
+    assert_eq!(claim_partitions(&mut connection, 7, 1).await, [Some(2)]);
+    sql(pool, "update gen_durable.instances set status = 'done', locked_by = null where id = 2")
+        .await;
+    sqlx::query(include_str!("../../gen_durable/src/storage/sql/unblock_partitions.sql"))
+        .bind(vec!["k"])
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    assert_eq!(blocked(pool).await, [0_i64; 0], "the row that is due is let in");
+}
+
 /// The rows that the statement gives for the candidate of the key "k".
 async fn claim_partitions(
     connection: &mut sqlx::PgConnection,

@@ -53,7 +53,8 @@ held as materialized (
     from partitions p
     where p.busy or p.partition_key in (select l.partition_key from locked_heads l)
 ),
--- Each candidate is looked up by itself: a scan for the keys would read all that waits for them.
+-- Each candidate is looked up by itself: a scan for the keys would read all that waits for them. It may have run
+-- since it was found, and come back later: then it waits for no key, and would be taken back in another one's place.
 candidates as materialized (
     select i.id, i.partition_key, row_number() over (
         partition by i.partition_key, i.queue, i.fsm, i.fsm_version order by c.place
@@ -63,7 +64,7 @@ candidates as materialized (
         select i.id, i.partition_key, i.queue, i.fsm, i.fsm_version
         from gen_durable.instances i
         where i.id = c.id and i.partition_key = any ($3::text[])
-          and i.status || '' = 'runnable' and not i.blocked
+          and i.status || '' = 'runnable' and not i.blocked and i.eligible_at <= now()
         offset 0
     ) as i
 ),
