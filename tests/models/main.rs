@@ -15,7 +15,7 @@ mod parks;
 mod partitions;
 mod twins;
 
-use stateright::{Checker, Model};
+use stateright::{Checker, HasDiscoveries, Model};
 
 /// Explores all of it, and asserts that nothing is wrong and everything that should be possible is.
 fn holds<M>(model: M)
@@ -36,7 +36,8 @@ where
     M::State: std::fmt::Debug + std::hash::Hash + Clone + PartialEq + Send + Sync,
     M::Action: std::fmt::Debug + Clone + PartialEq + Send + Sync,
 {
-    let checker = model.checker().spawn_bfs().join();
+    let found = HasDiscoveries::AnyOf([property].into());
+    let checker = model.checker().finish_when(found).spawn_bfs().join();
     let path = checker.discovery(property).expect("the broken variant is caught");
     assert!(!path.into_actions().is_empty());
 }

@@ -1,110 +1,171 @@
 //! Handing a partition key over.
 //!
-//! A claim takes the key's lock if nobody holds it (`lock_free_partitions.sql`), looks at the key with a
-//! younger snapshot, claims its head if the key is free and blocks the row otherwise
-//! (`claim_partitions.sql`), and commits. A commit that frees the key changes its row (`commit.sql`),
-//! waits for the lock (`lock_partitions.sql`), takes a blocked row back (`unblock_partitions.sql`), and
-//! commits. What is not committed is seen by nobody else.
+//! Rows come by themselves, or several in one insert, and then those behind the first are born blocked
+//! (`insert.rs`). A claim (`claim.sql`) takes its snapshot, locks rows that it saw in the claim's index, and tries
+//! to take the key's lock if its first row was the head of a key that nobody held. Then it writes: the index
+//! `instances_partition_holder` refuses it if it was overtaken. What it found and did not claim goes on to the
+//! claim under locks: it takes the key's lock if nobody holds it (`lock_free_partitions.sql`), looks with a younger
+//! snapshot, claims the head, wherever it is, and blocks its candidates otherwise (`claim_partitions.sql`),
+//! and perhaps what comes after them (`block_ahead.sql`).
+//!
+//! A commit that frees the key changes its row (`commit.sql`), waits for the lock (`lock_partitions.sql`) and
+//! takes blocked rows back (`unblock_partitions.sql`). If somebody had locked all of them, the key is freed
+//! again later (`freeing.rs`). A reap (`reap.sql`) does so too, but for that. What is left over by a process
+//! that dies is for the service (`stranded_partitions.sql`). What is not committed is seen by nobody else.
+//!
+//! There is one key. That one claim of a queue is under way at a time is left out: others do not wait for long.
+
+mod statements;
 
 use stateright::{Model, Property};
 
+use self::statements::{bit, has, places};
 use crate::{breaks, holds};
 
 const ROWS: usize = 3;
-const CLAIMS: u8 = 6;
+const CLAIMS: usize = 2;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct Without {
-    /// A claim holds the key's lock.
-    claim_lock: bool,
-    /// A commit holds it while it looks for a row to take back.
-    commit_lock: bool,
+/// Rows, a bit for each. They go in the order of their places.
+type Set = u8;
+
+const NONE: Set = 0;
+const ALL: Set = (1 << ROWS) - 1;
+
+const OVERLAP: &str = "no two rows of the key execute at once";
+const PASSED: &str = "no row is passed over that waited before the claim began";
+const STRANDED: &str = "no row waits that nobody will wake";
+
+/// What a broken variant leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
     /// No two rows of a key may be executing: the index `instances_partition_holder`.
-    index: bool,
+    Index,
+    /// A claim that blocks rows holds the key's lock.
+    ClaimLock,
+    /// A commit holds it while it looks for rows to take back.
+    CommitLock,
+    /// A claim that has looked before it had the key's lock takes the key's head alone.
+    PlainHead,
+    /// A claim under locks takes the key's head, also if it is not among its candidates.
+    Head,
+    /// Only candidates that are due are blocked: they may have run since they were found.
+    Due,
+    /// A candidate stays in the claim's index if the key is free and its head is locked.
+    Candidate,
+    /// A freed key takes blocked rows back.
+    Unblock,
+    /// One for each machine.
+    Machines,
+    /// What somebody had locked is freed again.
+    Again,
+    /// The service looks for what was left over.
+    Service,
+    /// Rows that are born blocked become visible together with the first.
+    Together,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Row {
     /// Not inserted yet.
     Absent,
     Runnable,
     Blocked,
+    /// Scheduled for later, after it has run.
+    Later,
+    LaterBlocked,
     Executing,
     Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Claim {
+    /// Rows of the machines that its worker has.
+    serves: Set,
+    /// It has room for one row, or for all.
+    one: bool,
+    candidates: Set,
+    /// Rows that have been waiting since before it began.
+    ahead: Set,
 }
 
 /// A transaction under way, with what its statement has seen and will have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Transaction {
-    /// Has the lock, if there is one, and has looked at nothing yet.
-    Locked { candidate: usize },
-    /// Will claim this row.
-    Claims(usize),
-    /// Will block this row.
-    Blocks(usize),
-    /// Has ended this row, and waits for the lock.
-    Ends(usize),
-    /// Has the lock, and will take the second row back.
-    Frees(usize, Option<usize>),
+    /// `claim.sql` has its snapshot: its candidates are those that it saw in the claim's index, and this row was
+    /// the head if nobody held the key.
+    Looks(Claim, Option<usize>),
+    /// It has locked these rows. Its candidates are those that still were in the claim's index.
+    HasRows(Claim, Option<usize>, Set),
+    /// It has the key's lock as well, and will claim this row.
+    Takes(Claim, usize, Set),
+    /// It has ended: its candidates go to the claim under locks.
+    Seeks(Claim),
+    /// That one has the key's lock, and has looked at nothing yet.
+    Locked(Claim),
+    /// It will claim this row, if there is one, and block these.
+    Changes(Claim, Option<usize>, Set),
+    /// A commit or a reap has changed this row, and waits for the lock.
+    Ends { row: usize, into: Row, reaped: bool },
+    /// Waits for the lock, to free the key again; or is the service.
+    FreesAgain { service: bool },
+    /// Has the lock, and will take these rows back. Some were locked, and it will be tried again.
+    Frees { ended: Option<(usize, Row)>, back: Set, again: Option<bool> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
     rows: [Row; ROWS],
     under_way: Vec<Transaction>,
-    /// Whether the key's lock is held.
-    locked: bool,
-    claims: u8,
+    /// The row that a transaction which is none of the engine's has locked.
+    outsider: Option<usize>,
+    /// A process knows that the key is to be freed again.
+    again: bool,
     overlapped: bool,
+    passed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
-    /// The most urgent row comes later than the others.
-    Insert,
-    Candidate(usize),
+    Insert(Set),
+    Due(usize),
+    Claim {
+        serves: Set,
+        one: bool,
+    },
+    End {
+        row: usize,
+        into: Row,
+        reaped: bool,
+    },
+    FreeAgain,
+    Serve,
     Step(Transaction),
-    End(usize),
+    BlockAhead(Transaction),
+    /// A connection is lost: its transaction is rolled back.
+    Break(Transaction),
+    /// The process that was to free the key again dies.
+    Forget,
+    Lock(usize),
+    Unlock,
+}
+
+/// What happens besides claims and commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Also {
+    /// A transaction that is none of the engine's locks rows.
+    Outsider,
+    /// Processes die: their rows are reaped.
+    Deaths,
+    /// The first row is of a machine of its own, which other workers have.
+    Machines,
+    /// The first row may be scheduled for later when it has run.
+    Later,
 }
 
 #[derive(Clone, Debug)]
 struct Partitions {
-    without: Without,
-}
-
-impl Partitions {
-    /// Whether a transaction has this row's lock.
-    fn busy(state: &State, row: usize) -> bool {
-        state.under_way.iter().any(|other| match *other {
-            Transaction::Claims(one) | Transaction::Blocks(one) | Transaction::Ends(one) => {
-                one == row
-            }
-            Transaction::Frees(one, other) => one == row || other == Some(row),
-            Transaction::Locked { .. } => false,
-        })
-    }
-
-    fn commit(&self, state: &mut State, transaction: Transaction) {
-        match transaction {
-            Transaction::Claims(row) => {
-                let other = state.rows.contains(&Row::Executing);
-                if other && !self.without.index {
-                    // The unique index refuses it.
-                    return;
-                }
-                state.overlapped |= other;
-                state.rows[row] = Row::Executing;
-            }
-            Transaction::Blocks(row) => state.rows[row] = Row::Blocked,
-            Transaction::Frees(row, back) => {
-                state.rows[row] = Row::Done;
-                if let Some(back) = back {
-                    state.rows[back] = Row::Runnable;
-                }
-            }
-            Transaction::Locked { .. } | Transaction::Ends(_) => {}
-        }
-    }
+    also: &'static [Also],
+    without: Option<Rule>,
 }
 
 impl Model for Partitions {
@@ -113,39 +174,86 @@ impl Model for Partitions {
 
     fn init_states(&self) -> Vec<State> {
         vec![State {
-            rows: std::array::from_fn(|row| if row == 0 { Row::Absent } else { Row::Runnable }),
+            rows: [Row::Absent; ROWS],
             under_way: Vec::new(),
-            locked: false,
-            claims: 0,
+            outsider: None,
+            again: false,
             overlapped: false,
+            passed: false,
         }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if state.rows[0] == Row::Absent {
-            actions.push(Action::Insert);
+        if state.overlapped || state.passed {
+            return;
         }
-        for row in 0..ROWS {
-            let free = !Self::busy(state, row);
-            // The claim's index has the rows that are runnable and not blocked.
-            if free
-                && state.rows[row] == Row::Runnable
-                && state.claims < CLAIMS
-                && state.under_way.len() < 3
-                && (!state.locked || self.without.claim_lock)
-            {
-                actions.push(Action::Candidate(row));
-            }
-            if free && state.rows[row] == Row::Executing {
-                actions.push(Action::End(row));
+        let absent = state.rows(&[Row::Absent]);
+        if self.without(Rule::Together) {
+            actions.extend(places(absent).map(|row| Action::Insert(bit(row))));
+        } else {
+            let inserts = [0b001, ALL & !0b001].into_iter().filter(|rows| absent & rows != NONE);
+            actions.extend(inserts.map(Action::Insert));
+        }
+        let index = state.rows(&[Row::Runnable]);
+        let claims = state.under_way.iter().filter(|transaction| {
+            !matches!(
+                transaction,
+                Transaction::Ends { .. }
+                    | Transaction::FreesAgain { .. }
+                    | Transaction::Frees { .. }
+            )
+        });
+        if claims.count() < CLAIMS {
+            for serves in self.machines() {
+                let choices = if (index & serves).count_ones() > 1 { 2 } else { 1 };
+                let choices = [false, true].into_iter().take(choices);
+                if index & serves != NONE {
+                    actions.extend(choices.map(|one| Action::Claim { serves: *serves, one }));
+                }
             }
         }
+        let locked = state.locked();
+        for row in places(state.executing() & !locked) {
+            let mut end = |into, reaped| actions.push(Action::End { row, into, reaped });
+            end(Row::Done, false);
+            if self.also(Also::Later) && row == 0 {
+                end(Row::Later, false);
+            }
+            if self.also(Also::Deaths) {
+                end(Row::Runnable, true);
+                end(Row::Done, true);
+            }
+        }
+        actions.extend(places(state.rows(&[Row::Later, Row::LaterBlocked])).map(Action::Due));
+        let frees = |of| state.under_way.contains(&Transaction::FreesAgain { service: of });
+        if state.again && !frees(false) {
+            actions.push(Action::FreeAgain);
+        }
+        if self.also(Also::Deaths) && state.again {
+            actions.push(Action::Forget);
+        }
+        if self.also(Also::Deaths) && self.stranded(state) && !frees(true) {
+            actions.push(Action::Serve);
+        }
+        if self.also(Also::Outsider) && state.outsider.is_none() {
+            let there = state.waiting() | state.executing();
+            actions.extend(places(there & !locked).map(Action::Lock));
+        }
+        if state.outsider.is_some() {
+            actions.push(Action::Unlock);
+        }
+        let key_locked = self.key_locked(state) && !self.without(Rule::CommitLock);
         for transaction in &state.under_way {
-            let waits = matches!(transaction, Transaction::Ends(_))
-                && state.locked
-                && !self.without.commit_lock;
-            if !waits {
+            let waits =
+                matches!(transaction, Transaction::Ends { .. } | Transaction::FreesAgain { .. });
+            if !(waits && key_locked) {
                 actions.push(Action::Step(*transaction));
+            }
+            if matches!(transaction, Transaction::Changes(_, _, blocks) if *blocks != NONE) {
+                actions.push(Action::BlockAhead(*transaction));
+            }
+            if self.also(Also::Deaths) {
+                actions.push(Action::Break(*transaction));
             }
         }
     }
@@ -153,102 +261,128 @@ impl Model for Partitions {
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = last.clone();
         match action {
-            Action::Insert => state.rows[0] = Row::Runnable,
-            Action::Candidate(candidate) => {
-                state.claims += 1;
-                state.locked |= !self.without.claim_lock;
-                state.under_way.push(Transaction::Locked { candidate });
+            Action::Insert(rows) => {
+                let behind = if self.without(Rule::Together) { 0b100 } else { rows & (rows - 1) };
+                for row in places(rows) {
+                    state.rows[row] = if has(behind, row) { Row::Blocked } else { Row::Runnable };
+                }
             }
-            Action::End(row) => state.under_way.push(Transaction::Ends(row)),
-            Action::Step(transaction) => {
+            Action::Due(row) => {
+                let blocked = state.rows[row] == Row::LaterBlocked;
+                state.rows[row] = if blocked { Row::Blocked } else { Row::Runnable };
+            }
+            Action::Claim { serves, one } => {
+                state.under_way.push(Self::look(&state, serves, one));
+            }
+            Action::End { row, into, reaped } => {
+                state.under_way.push(Transaction::Ends { row, into, reaped });
+            }
+            Action::FreeAgain => state.under_way.push(Transaction::FreesAgain { service: false }),
+            Action::Serve => state.under_way.push(Transaction::FreesAgain { service: true }),
+            Action::Forget => state.again = false,
+            Action::Lock(row) => state.outsider = Some(row),
+            Action::Unlock => state.outsider = None,
+            Action::Step(transaction)
+            | Action::BlockAhead(transaction)
+            | Action::Break(transaction) => {
                 let place = state.under_way.iter().position(|other| *other == transaction)?;
                 state.under_way.remove(place);
-                match transaction {
-                    // The snapshot is taken now.
-                    Transaction::Locked { candidate } => {
-                        let executing = state.rows.contains(&Row::Executing);
-                        let head = (0..ROWS)
-                            .find(|row| matches!(state.rows[*row], Row::Runnable | Row::Blocked));
-                        let next = match head {
-                            Some(head) if !executing && !Self::busy(&state, head) => {
-                                Some(Transaction::Claims(head))
-                            }
-                            _ if state.rows[candidate] == Row::Runnable
-                                && !Self::busy(&state, candidate)
-                                && (executing || head != Some(candidate)) =>
-                            {
-                                Some(Transaction::Blocks(candidate))
-                            }
-                            _ => None,
-                        };
-                        match next {
-                            Some(next) => state.under_way.push(next),
-                            None => state.locked &= self.without.claim_lock,
-                        }
+                let next = match (action, transaction) {
+                    (Action::Break(_), _) => None,
+                    (Action::BlockAhead(_), Transaction::Changes(claim, row, blocks)) => {
+                        let more = self.block_ahead(&state, claim, row);
+                        Some(Transaction::Changes(claim, row, blocks | more))
                     }
-                    Transaction::Ends(row) => {
-                        state.locked |= !self.without.commit_lock;
-                        let back = (0..ROWS).find(|other| {
-                            state.rows[*other] == Row::Blocked && !Self::busy(&state, *other)
-                        });
-                        state.under_way.push(Transaction::Frees(row, back));
-                    }
-                    Transaction::Claims(_) | Transaction::Blocks(_) => {
-                        self.commit(&mut state, transaction);
-                        state.locked &= self.without.claim_lock;
-                    }
-                    Transaction::Frees(..) => {
-                        self.commit(&mut state, transaction);
-                        state.locked &= self.without.commit_lock;
-                    }
-                }
-                state.under_way.sort_unstable();
+                    _ => self.step(&mut state, transaction),
+                };
+                state.under_way.extend(next);
             }
         }
+        let waiting = state.waiting();
+        for transaction in &mut state.under_way {
+            if let Transaction::Looks(claim, ..)
+            | Transaction::HasRows(claim, ..)
+            | Transaction::Takes(claim, ..)
+            | Transaction::Seeks(claim)
+            | Transaction::Locked(claim)
+            | Transaction::Changes(claim, ..) = transaction
+            {
+                claim.ahead &= waiting;
+            }
+        }
+        state.under_way.sort_unstable();
         Some(state)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("no two rows of the key execute at once", |_, state: &State| {
-                !state.overlapped
-            }),
-            Property::always("no row waits that nobody will wake", |_, state: &State| {
-                !state.under_way.is_empty()
-                    || !state.rows.contains(&Row::Blocked)
-                    || state.rows.iter().any(|row| matches!(row, Row::Runnable | Row::Executing))
-            }),
+            Property::always(OVERLAP, |_, state: &State| !state.overlapped),
+            Property::always(PASSED, |_, state: &State| !state.passed),
+            Property::always(STRANDED, Self::nobody_is_stranded),
             Property::sometimes("all run", |_, state: &State| state.rows == [Row::Done; ROWS]),
-            Property::sometimes("a row waits", |_, state: &State| {
-                state.rows.contains(&Row::Blocked)
-            }),
+            Property::sometimes("a row waits", |_, state: &State| state.blocked() != NONE),
         ]
     }
 }
 
+fn with(also: &'static [Also]) -> Partitions {
+    Partitions { also, without: None }
+}
+
+fn without(rule: Rule, also: &'static [Also]) -> Partitions {
+    Partitions { also, without: Some(rule) }
+}
+
 #[test]
 fn a_key_is_handed_over_and_nobody_is_left_behind() {
-    holds(Partitions { without: Without::default() });
-}
-
-/// The lock alone keeps rows of a key apart; the index is there in case that it is wrong.
-#[test]
-fn the_index_is_a_second_guard() {
-    holds(Partitions { without: Without { index: true, ..Without::default() } });
+    holds(with(&[Also::Outsider]));
 }
 
 #[test]
-fn without_the_claims_lock_two_rows_execute_at_once() {
-    breaks(
-        Partitions { without: Without { claim_lock: true, index: true, ..Without::default() } },
-        "no two rows of the key execute at once",
-    );
+fn a_row_that_comes_back_later_takes_nobodys_place() {
+    holds(with(&[Also::Later]));
+    breaks(without(Rule::Due, &[Also::Later]), STRANDED);
 }
 
 #[test]
-fn without_the_commits_lock_a_row_is_left_behind() {
-    breaks(
-        Partitions { without: Without { commit_lock: true, ..Without::default() } },
-        "no row waits that nobody will wake",
-    );
+fn the_service_finds_what_is_left_of_a_process_that_dies() {
+    holds(with(&[Also::Deaths]));
+    breaks(without(Rule::Service, &[Also::Deaths]), STRANDED);
+}
+
+#[test]
+fn machines_of_one_key_do_not_wait_for_each_others_workers() {
+    holds(with(&[Also::Machines, Also::Outsider]));
+    breaks(without(Rule::Machines, &[Also::Machines]), STRANDED);
+}
+
+/// A claim looks at the key with a snapshot that is older than the key's lock.
+#[test]
+fn without_the_index_two_rows_execute_at_once() {
+    breaks(without(Rule::Index, &[]), OVERLAP);
+}
+
+#[test]
+fn without_a_lock_a_row_is_left_behind() {
+    breaks(without(Rule::ClaimLock, &[]), STRANDED);
+    breaks(without(Rule::CommitLock, &[]), STRANDED);
+}
+
+#[test]
+fn a_claim_that_takes_what_it_found_passes_over_what_is_blocked() {
+    breaks(without(Rule::PlainHead, &[]), PASSED);
+    breaks(without(Rule::Head, &[]), PASSED);
+}
+
+#[test]
+fn a_row_is_left_behind_that_is_blocked_while_nobody_will_free_it() {
+    breaks(without(Rule::Candidate, &[]), STRANDED);
+    breaks(without(Rule::Together, &[]), STRANDED);
+}
+
+/// Claims alone lock rows for a moment that they find blocked.
+#[test]
+fn a_row_is_left_behind_that_is_not_taken_back() {
+    breaks(without(Rule::Unblock, &[]), STRANDED);
+    breaks(without(Rule::Again, &[]), STRANDED);
 }
