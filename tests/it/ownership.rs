@@ -1,6 +1,6 @@
 //! Leases, and what a worker that lost its own may do: nothing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use gen_durable::{Engine, prelude::*};
 use gen_durable_test_postgres::TestDb;
@@ -340,7 +340,7 @@ async fn p23_a_step_that_outlives_its_lease_has_no_effect() {
     let slow = engine(&db)
         .machine::<Effectful>()
         .machine::<Child>()
-        .lease_ttl(std::time::Duration::from_millis(400))
+        .lease_ttl(Duration::from_millis(400))
         .resource(Arc::clone(&slow_gate))
         .start()
         .await
@@ -359,7 +359,6 @@ async fn p23_a_step_that_outlives_its_lease_has_no_effect() {
         (row(pool, id).await.locked_by == Some(heir.worker())).then_some(())
     })
     .await;
-    // Nothing new starts on the worker that may be taken for dead.
     let steps = slow.metrics().steps;
     slow_gate.open(1);
     eventually("the outcome was dropped", async || {
@@ -374,6 +373,97 @@ async fn p23_a_step_that_outlives_its_lease_has_no_effect() {
     // A step that signals itself goes through the queue: the next one may be the slow worker's, which lives again.
     slow_gate.open(1);
     assert_eq!(heir.wait(id, PATIENCE).await.unwrap(), 1);
+    slow.shutdown().await.unwrap();
+    heir.shutdown().await.unwrap();
+}
+
+/// Either stops at the gate and then has an effect, or is quick.
+#[durable_fsm(state = u32, output = ())]
+pub enum Paced {
+    Hold,
+    Skip,
+}
+
+#[durable_fsm]
+impl Paced {
+    async fn hold(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        let n = cx.state;
+        cx.done(()).insert(Child::insert(n))
+    }
+
+    #[step(entry)]
+    async fn skip(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
+/// Rows that are claimed ahead wait behind a step that outlives the lease. When it ends there is a slot for
+/// them, and none of them starts: they are the heir's.
+#[tokio::test(flavor = "multi_thread")]
+async fn p23_what_was_claimed_ahead_does_not_start_after_the_lease() {
+    const QUICK: u32 = 2_000;
+    const HELD: u32 = 20;
+    let db = database().await;
+    let pool = db.pool();
+    let (slow_gate, gate) = (Arc::new(Gate::new()), Arc::new(Gate::new()));
+    let slow = engine(&db)
+        .machine::<Paced>()
+        .queue("default", 1)
+        .maintenance(false)
+        .lease_ttl(Duration::from_millis(400))
+        .resource(Arc::clone(&slow_gate))
+        .start()
+        .await
+        .unwrap();
+    // Quick ones first: the faster a queue goes, the more is claimed ahead.
+    let quick = (0..QUICK).map(|n| Paced::insert(n).step(Paced::Skip).priority(-1));
+    Paced::insert_many(quick).execute(&slow).await.unwrap();
+    Paced::insert_many(0..HELD).execute(&slow).await.unwrap();
+    slow_gate.arrival().await;
+    eventually("the quick ones have ended, and more than the running one is claimed", async || {
+        let quick = count(pool, "done").await == i64::from(QUICK);
+        (quick && slow.metrics().claimed > 1).then_some(())
+    })
+    .await;
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("select from gen_durable.workers where id = $1 for update")
+        .bind(slow.worker())
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    gate.open(HELD as usize);
+    let heir = engine(&db).machine::<Paced>().machine::<Child>().resource(Arc::clone(&gate));
+    let heir = heir.start().await.unwrap();
+    eventually("the lease has run out and no row is the slow worker's", async || {
+        heir.maintain().await.unwrap();
+        let rows: i64 =
+            sqlx::query_scalar("select count(*) from gen_durable.instances where locked_by = $1")
+                .bind(slow.worker())
+                .fetch_one(pool)
+                .await
+                .unwrap();
+        (rows == 0).then_some(())
+    })
+    .await;
+    // Whoever came to the gate now would pass it.
+    let steps = slow.metrics().steps;
+    slow_gate.open(HELD as usize);
+    eventually("nothing is left of them", async || (slow.metrics().claimed == 0).then_some(()))
+        .await;
+    let all = i64::from(QUICK + 2 * HELD);
+    eventually("the heir has ended all", async || (count(pool, "done").await == all).then_some(()))
+        .await;
+    let metrics = slow.metrics();
+    assert_eq!((metrics.steps, metrics.lost_commits), (steps + 1, 1), "the one that was running");
+    let effects: Vec<i32> = sqlx::query_scalar(
+        "select state::int from gen_durable.instances where fsm = 'child' order by 1",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    assert!(effects.into_iter().eq(0..HELD as i32), "one of each");
+    lock.rollback().await.unwrap();
     slow.shutdown().await.unwrap();
     heir.shutdown().await.unwrap();
 }

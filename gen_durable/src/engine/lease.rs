@@ -42,12 +42,20 @@ impl Lease {
 
     /// Whether a step of this worker may start now.
     pub(crate) fn may_start(&self, worker: i64) -> bool {
-        worker == self.worker() && Instant::now() + self.ttl / 10 < self.deadline()
+        self.may_start_at(worker, Instant::now())
+    }
+
+    fn may_start_at(&self, worker: i64, now: Instant) -> bool {
+        worker == self.worker() && now + self.ttl / 10 < self.deadline()
     }
 
     /// Whether the lease may still hold: a commit is worth trying.
     pub(crate) fn may_hold(&self) -> bool {
-        Instant::now() < self.deadline()
+        self.may_hold_at(Instant::now())
+    }
+
+    fn may_hold_at(&self, now: Instant) -> bool {
+        now < self.deadline()
     }
 
     fn deadline(&self) -> Instant {
@@ -103,4 +111,51 @@ async fn renew(shared: &Shared) -> Result<i64, sqlx::Error> {
     };
     let result = within(patience, renewal).await;
     connection.done(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(30);
+    const MARGIN: Duration = Duration::from_secs(3);
+    const MOMENT: Duration = Duration::from_nanos(1);
+
+    #[test]
+    fn no_step_starts_within_the_margin_and_a_commit_is_tried_to_the_end() {
+        let asked = Instant::now();
+        let lease = Lease::new(7, asked, TTL);
+        let (margin, end) = (asked + TTL - MARGIN, asked + TTL);
+        assert!(lease.may_start_at(7, asked));
+        assert!(lease.may_start_at(7, margin - MOMENT));
+        assert!(!lease.may_start_at(7, margin));
+        assert!(lease.may_hold_at(margin));
+        assert!(lease.may_hold_at(end - MOMENT));
+        assert!(!lease.may_hold_at(end));
+        assert!(!lease.may_start_at(7, end));
+    }
+
+    #[test]
+    fn a_renewal_counts_from_when_it_was_asked_for() {
+        let began = Instant::now();
+        let lease = Lease::new(7, began, TTL);
+        // Also after the lease had lapsed, and however long the answer took.
+        let asked = began + TTL * 2;
+        assert!(!lease.may_hold_at(asked));
+        lease.granted(7, asked);
+        assert!(lease.may_start_at(7, asked + TTL - MARGIN - MOMENT));
+        assert!(!lease.may_start_at(7, asked + TTL - MARGIN));
+        assert!(!lease.may_hold_at(asked + TTL));
+    }
+
+    #[test]
+    fn what_a_removed_worker_claimed_does_not_start_under_the_new_one() {
+        let asked = Instant::now();
+        let lease = Lease::new(7, asked, TTL);
+        assert!(!lease.may_start_at(8, asked));
+        lease.granted(8, asked);
+        assert_eq!(lease.worker(), 8);
+        assert!(lease.may_start_at(8, asked));
+        assert!(!lease.may_start_at(7, asked));
+    }
 }
