@@ -147,6 +147,40 @@ async fn p17_signals_may_be_committed_out_of_the_order_of_their_ids() {
     engine.shutdown().await.unwrap();
 }
 
+/// The same, and the step has taken what it has seen: the commit consumes that, and not whatever has a lower
+/// id.
+#[tokio::test(flavor = "multi_thread")]
+async fn p17_a_latecomer_with_a_lower_id_is_not_consumed_unseen() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Taker>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let id = Taker::insert(wanted(2)).execute(pool).await.unwrap();
+    gate.arrival().await;
+    sql(pool, "alter sequence gen_durable.signals_id_seq restart with 100").await;
+    gate.open(1);
+    until(pool, id, "awaiting_signal").await;
+    Taker::signal(id, Ping { n: 1 }).execute(pool).await.unwrap();
+    gate.arrival().await;
+    // While the step runs that has taken signal 100, signal 7 is committed.
+    sqlx::query(
+        "insert into gen_durable.signals (id, target_id, name, payload)
+         overriding system value values (7, $1, 'ping', '{\"n\": 2}')",
+    )
+    .bind(id.get())
+    .execute(pool)
+    .await
+    .unwrap();
+    gate.open(1);
+    assert_eq!(gate.arrival().await, id.get(), "the latecomer wakes it");
+    assert_eq!(row(pool, id).await.inbox, 1, "what was taken is consumed, and nothing else");
+    gate.open(1);
+    let seen = engine.wait(id, PATIENCE).await.unwrap();
+    assert_eq!((seen.got, seen.runs), (vec![1, 2], vec![0, 1, 1]));
+    assert_eq!(row(pool, id).await.inbox, 0);
+    engine.shutdown().await.unwrap();
+}
+
 /// Awaits with a timeout, and records what woke it.
 #[durable_fsm(state = Vec<bool>, output = Vec<bool>, signals(Ping))]
 pub enum Timed {
