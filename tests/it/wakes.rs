@@ -358,40 +358,88 @@ async fn p20_a_delivery_never_blocks_a_claim() {
     engine.shutdown().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn p20_a_claim_never_blocks_a_delivery() {
+/// A claim stops here, in the middle of its statement, with its rows locked, until the test ends its own lock.
+const HOLD_ANY: &str = "create function hold_claim() returns trigger language plpgsql
+     set lock_timeout = 0 as $$
+     begin
+         perform pg_advisory_xact_lock(20);
+         return new;
+     end $$;";
+
+/// The same for a claim that holds the locks of its keys; the one before it has had to leave the keys to it.
+const HOLD_PARTITIONS: &str = "create function hold_claim() returns trigger language plpgsql
+     set lock_timeout = 0 as $$
+     begin
+         if current_query() not like '-- Claims the head of each partition key%' then
+             raise lock_not_available;
+         end if;
+         perform pg_advisory_xact_lock(20);
+         return new;
+     end $$;";
+
+/// A claim of a row is held in the statement that begins with `statement`, and a parked row gets a signal.
+async fn deliver_beside_a_claim(key: Option<&str>, hold: &'static str, statement: &str) {
     let db = database().await;
     let pool = db.pool();
     let gate = Arc::new(Gate::new());
     gate.open(10);
     let engine = engine(&db).machine::<Taker>().resource(Arc::clone(&gate)).start().await.unwrap();
-    let parked = Taker::insert(wanted(1)).execute(pool).await.unwrap();
+    let insert = async |count| {
+        let insert = Taker::insert(wanted(count));
+        let insert = match key {
+            Some(key) => insert.partition_key(key),
+            None => insert,
+        };
+        insert.execute(pool).await.unwrap()
+    };
+    let parked = insert(1).await;
     until(pool, parked, "awaiting_signal").await;
-    // A claim stops here, in the middle of its statement, with its rows locked.
+    sql(pool, hold).await;
     sql(
         pool,
-        "create function hold_claim() returns trigger language plpgsql as $$
-         begin
-             perform pg_advisory_xact_lock(20);
-             return new;
-         end $$;
-         create trigger hold_claim before update on gen_durable.instances for each row
+        "create trigger hold_claim before update on gen_durable.instances for each row
          when (new.status = 'executing' and old.status = 'runnable')
          execute function hold_claim();",
     )
     .await;
     let mut holder = pool.begin().await.unwrap();
     sqlx::query("select pg_advisory_xact_lock(20)").execute(&mut *holder).await.unwrap();
-    let claimed = Taker::insert(wanted(0)).execute(pool).await.unwrap();
+    let claimed = insert(0).await;
     until_somebody_waits(pool, 1).await;
+    let held: String = sqlx::query_scalar(
+        "select query from pg_stat_activity where datname = current_database()
+         and pid in (select pid from pg_locks where not granted)",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    assert!(held.starts_with(statement), "{held}");
     let sent =
         tokio::time::timeout(PATIENCE / 2, Taker::signal(parked, Ping { n: 1 }).execute(pool));
     assert_eq!(sent.await.expect("it does not wait").unwrap(), Delivery::Delivered);
     assert_eq!(row(pool, parked).await.inbox, 1);
+    assert_eq!(row(pool, claimed).await.status, "runnable", "the claim is still held");
     holder.commit().await.unwrap();
     engine.wait(claimed, PATIENCE).await.unwrap();
     engine.wait(parked, PATIENCE).await.unwrap();
     engine.shutdown().await.unwrap();
     eventually("nothing is left", async || (count(pool, "executing").await == 0).then_some(()))
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p20_a_claim_never_blocks_a_delivery() {
+    deliver_beside_a_claim(None, HOLD_ANY, "-- Claims runnable rows").await;
+}
+
+/// The claim has the lock of the key as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn p20_a_claim_never_blocks_a_delivery_of_its_key() {
+    deliver_beside_a_claim(Some("k"), HOLD_ANY, "-- Claims runnable rows").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p20_a_claim_of_heads_never_blocks_a_delivery_of_their_keys() {
+    let statement = "-- Claims the head of each partition key";
+    deliver_beside_a_claim(Some("k"), HOLD_PARTITIONS, statement).await;
 }
