@@ -1,14 +1,18 @@
 //! Partition keys: one at a time, in order, cluster-wide.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
 
 use gen_durable::prelude::*;
 
 use crate::support::{
     Gate, PATIENCE, count, database, engine, eventually, expire_lease, row, sql, until,
+    until_somebody_waits,
 };
 
 /// What ran, and whether two of one key ever ran at once.
@@ -191,5 +195,37 @@ async fn a_key_may_span_queues_that_nobody_here_serves() {
     let engine = engine(&db).machine::<Plain>().start().await.unwrap();
     engine.wait(here, PATIENCE).await.unwrap();
     assert_eq!(row(pool, elsewhere).await.status, "runnable");
+    engine.shutdown().await.unwrap();
+}
+
+/// Somebody has made a row of a key executing, without the key's lock, and has not committed it: a claim sees
+/// nothing of that until it waits for it in the index. It gives up, and goes on without the key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_gives_a_key_up_whose_holder_does_not_commit() {
+    let db = database().await;
+    let pool = db.pool();
+    let head = Plain::insert(()).partition_key("k").execute(pool).await.unwrap();
+    let behind = Plain::insert(()).partition_key("k").execute(pool).await.unwrap();
+    let without = Plain::insert_many([(); 5]).execute(pool).await.unwrap();
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query(
+        "update gen_durable.instances
+         set status = 'executing', locked_by = 0, revision = revision + 1 where id = $1",
+    )
+    .bind(behind.get())
+    .execute(&mut *holder)
+    .await
+    .unwrap();
+    // A statement is not given up for an hour, so that nothing else ends the wait.
+    let engine = engine(&db).machine::<Plain>().lease_ttl(Duration::from_hours(1));
+    let engine = engine.start().await.unwrap();
+    until_somebody_waits(pool, 1).await;
+    for id in without {
+        engine.wait(id.unwrap(), PATIENCE).await.unwrap();
+    }
+    assert_eq!(row(pool, head).await.status, "runnable");
+    holder.rollback().await.unwrap();
+    engine.wait(head, PATIENCE).await.unwrap();
+    engine.wait(behind, PATIENCE).await.unwrap();
     engine.shutdown().await.unwrap();
 }
