@@ -8,7 +8,9 @@ use gen_durable_test_postgres::TestDb;
 use gen_durable_tests::proxy::{Direction, Effect, Proxy};
 use sqlx::postgres::PgPoolOptions;
 
-use crate::support::{Gate, PATIENCE, count, database, eventually, log, proxy, row, until};
+use crate::support::{
+    Gate, PATIENCE, count, database, engine, eventually, log, proxy, row, sql, until,
+};
 
 /// What a connection that carries nothing may cost: the engine takes a statement for lost after its
 /// lease.
@@ -332,5 +334,58 @@ async fn p13_an_engine_listens_again_after_its_connection_was_half_open() {
         listeners().await.iter().any(|pid| *pid != first).then_some(())
     })
     .await;
+    engine.shutdown().await.unwrap();
+}
+
+/// A LISTEN whose connection is closed. The poll and the lease take an hour, and the claimer has become used
+/// to having nothing to do: what comes later is found by the next LISTEN alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_an_engine_listens_again_after_its_connection_was_closed() {
+    let db = database().await;
+    let pool = db.pool();
+    let hour = Duration::from_hours(1);
+    let engine = engine(&db).machine::<Child>().maintenance(false).poll_interval(hour);
+    let engine = engine.lease_ttl(hour).start().await.unwrap();
+    let at_rest = async || {
+        eventually("the claimer rests", async || {
+            // The engine's statements begin with what they do.
+            let rests: bool = sqlx::query_scalar(
+                "select not exists (
+                     select from pg_stat_activity
+                     where datname = current_database() and query like '-- %'
+                       and query_start > clock_timestamp() - interval '300 milliseconds'
+                 )",
+            )
+            .fetch_one(pool)
+            .await
+            .unwrap();
+            rests.then_some(())
+        })
+        .await;
+    };
+    // Each look that finds nothing more to do doubles the pause before the next one, from 50 ms on.
+    for _ in 0..14 {
+        let id = Child::insert(marked("own")).execute(&engine).await.unwrap();
+        engine.wait(id, PATIENCE).await.unwrap();
+        at_rest().await;
+    }
+    // Inserted by hand, which announces nothing: it must be found all the same.
+    let missed: i64 = sqlx::query_scalar(
+        "insert into gen_durable.instances (fsm, fsm_version, step, state)
+         values ('child', 1, 'do', '{\"mark\": \"missed\", \"n\": 0}') returning id",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    sql(
+        pool,
+        "select pg_terminate_backend(pid) from pg_stat_activity
+         where datname = current_database() and query ilike 'listen%'",
+    )
+    .await;
+    until(pool, missed, "done").await;
+    at_rest().await;
+    let heard = Child::insert(marked("heard")).execute(pool).await.unwrap();
+    until(pool, heard, "done").await;
     engine.shutdown().await.unwrap();
 }
