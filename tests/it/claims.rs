@@ -1,15 +1,15 @@
 //! How much is claimed, by whatever plan, and in which order.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use gen_durable::prelude::*;
 use gen_durable_tests::{
     machines::{Keyed, KeyedState},
     oracle,
 };
-use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool, Row, postgres::PgRow};
 
-use crate::support::{Gate, count, database, engine, eventually};
+use crate::support::{Gate, count, database, engine, eventually, sql};
 
 #[durable_fsm(state = (), output = ())]
 pub enum Held {
@@ -26,54 +26,196 @@ impl Held {
 
 /// Nothing finishes, so nothing is claimed ahead: what executes is what there are slots for.
 #[tokio::test(flavor = "multi_thread")]
-async fn p25_a_claim_takes_no_more_than_asked_under_any_plan() {
+async fn p25_an_engine_claims_no_more_than_it_has_slots_for() {
     const SLOTS: usize = 3;
-    let plans: [&[&str]; 6] = [
-        &[],
-        &["enable_indexscan", "enable_bitmapscan", "enable_indexonlyscan"],
-        &["enable_seqscan"],
-        &["enable_nestloop"],
-        &["enable_hashjoin", "enable_mergejoin"],
-        &["enable_sort", "enable_material"],
-    ];
-    for off in plans {
-        let db = database().await;
-        // What is switched off costs so much on paper that each statement would be compiled first.
-        let options = off.iter().fold(
-            (*db.pool().connect_options()).clone().options([("jit", "off")]),
-            |options, setting| options.options([(*setting, "off")]),
-        );
-        let pool = PgPoolOptions::new().connect_lazy_with(options);
-        let gate = Arc::new(Gate::new());
-        let rows = (0..60).map(|n| {
-            let insert = Held::insert(()).priority(n % 3);
-            if n % 2 == 0 { insert } else { insert.partition_key(format!("key {n}")) }
-        });
-        Held::insert_many(rows).execute(db.pool()).await.unwrap();
-        crate::support::sql(db.pool(), "analyze").await;
-        let engine = gen_durable::Engine::builder(pool)
-            .machine::<Held>()
-            .queue("default", SLOTS)
-            .resource(Arc::clone(&gate))
-            .start()
-            .await
-            .unwrap();
-        for done in 0..5 {
-            for _ in 0..if done == 0 { SLOTS } else { 1 } {
-                gate.arrival().await;
-            }
-            let executing = count(db.pool(), "executing").await;
-            let claimed = i64::try_from(engine.metrics().claimed).unwrap();
-            // Each one that has finished, and how fast, may lead to a few that are claimed ahead.
-            assert!(executing <= SLOTS as i64 + done * 2, "{executing} with {off:?} off");
-            assert!(claimed <= SLOTS as i64 + done * 2, "{claimed} with {off:?} off");
-            gate.open(1);
+    let db = database().await;
+    let gate = Arc::new(Gate::new());
+    let rows = (0..60).map(|n| {
+        let insert = Held::insert(()).priority(n % 3);
+        if n % 2 == 0 { insert } else { insert.partition_key(format!("key {n}")) }
+    });
+    Held::insert_many(rows).execute(db.pool()).await.unwrap();
+    let engine = gen_durable::Engine::builder(db.pool().clone())
+        .machine::<Held>()
+        .queue("default", SLOTS)
+        .resource(Arc::clone(&gate))
+        .start()
+        .await
+        .unwrap();
+    for done in 0..5 {
+        for _ in 0..if done == 0 { SLOTS } else { 1 } {
+            gate.arrival().await;
         }
-        gate.open(60);
-        eventually("all have run", async || (count(db.pool(), "done").await == 60).then_some(()))
-            .await;
-        engine.shutdown().await.unwrap();
+        let executing = count(db.pool(), "executing").await;
+        let claimed = i64::try_from(engine.metrics().claimed).unwrap();
+        // Each one that has finished, and how fast, may lead to a few that are claimed ahead.
+        assert!(executing <= SLOTS as i64 + done * 2, "{executing}");
+        assert!(claimed <= SLOTS as i64 + done * 2, "{claimed}");
+        gate.open(1);
     }
+    gate.open(60);
+    eventually("all have run", async || (count(db.pool(), "done").await == 60).then_some(())).await;
+    engine.shutdown().await.unwrap();
+}
+
+/// What the planner is told to do without; the second is what the engine's sessions do without.
+const WITHOUT: [&[&str]; 7] = [
+    &[],
+    &["seqscan", "bitmapscan"],
+    &["indexscan", "indexonlyscan", "bitmapscan"],
+    &["seqscan", "indexscan", "indexonlyscan"],
+    &["nestloop"],
+    &["hashjoin", "mergejoin"],
+    &["sort", "material", "hashagg"],
+];
+/// How many rows of each queue are asked for.
+const ASKED: [(&str, i64); 2] = [("q0", 3), ("q1", 20)];
+
+/// Six hundred rows of two queues, two machines and three priorities, in ten minutes.
+const ROWS: &str = "
+    truncate gen_durable.instances;
+    insert into gen_durable.instances
+        (fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key)
+    select 'm' || n % 2, 1, 's', '0', 'q' || n / 2 % 2, n / 4 % 3,
+           '2026-01-01 12:00:00+00'::timestamptz + n * interval '1 second',
+           case when KEYED and n / 12 % 2 = 0 then format('%s of q%s', n % 37, n / 2 % 2) end
+    from generate_series(1, 600) as n;
+    insert into gen_durable.instances
+        (fsm, fsm_version, step, state, queue, status, locked_by, partition_key)
+    select 'm0', 1, 's', '0', 'q0', 'executing', 8, '7 of q0' where KEYED;
+    analyze gen_durable.instances;";
+
+/// No marks; or five minutes past noon, in some of the groups.
+const MARKS: [&str; 2] = [
+    "'{}', '{}', '{}'",
+    "'{1, 1, 2, 4}', '{0, 2, 1, 0}',
+     '{1767269100000000, 1767269100000000, 1767269100000000, 1767269100000000}'",
+];
+
+/// Plans are made for each run anew: a session would keep the one that it made first.
+async fn run(
+    connection: &mut PgConnection,
+    statement: &str,
+    parameters: &str,
+) -> (String, Vec<PgRow>) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gen_durable/src/storage/sql");
+    let text = std::fs::read_to_string(folder.join(format!("{statement}.sql"))).unwrap();
+    execute(connection, format!("prepare {statement} as {text}")).await;
+    let call = format!("execute {statement}({parameters})");
+    let plan = execute(connection, format!("explain (costs off) {call}")).await;
+    let rows = execute(connection, call).await;
+    execute(connection, format!("deallocate {statement}")).await;
+    (plan.iter().map(|line| line.get::<String, _>(0) + "\n").collect(), rows)
+}
+
+async fn execute(connection: &mut PgConnection, sql: String) -> Vec<PgRow> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await.unwrap()
+}
+
+async fn in_queue(connection: impl PgExecutor<'_>, count: &'static str, queue: &str) -> i64 {
+    sqlx::query_scalar(count).bind(queue).fetch_one(connection).await.unwrap()
+}
+
+/// Claims as the engine does; how many rows each of the two statements has claimed.
+async fn claim(
+    tx: &mut PgConnection,
+    pool: &PgPool,
+    (marks, with_keys): (&str, bool),
+    plans: &mut [BTreeSet<String>; 2],
+) -> (i64, i64) {
+    const CLAIMED: &str =
+        "select count(*) from gen_durable.instances where queue = $1 and locked_by = 7";
+    const FREE: &str = "select count(*) from (
+             select from gen_durable.instances where queue = $1 and status = 'runnable'
+             for no key update skip locked
+         ) as free";
+    let parameters = format!(
+        "7, '{{q0, q0, q1, q1}}', '{{3, 3, 20, 20}}', '{{m0, m1, m0, m1}}', '{{1, 1, 1, 1}}',
+         '{{m1}}', '{{}}', {with_keys}, {marks}"
+    );
+    let (plan, answer) = run(tx, "claim", &parameters).await;
+    plans[0].insert(plan);
+    let ids: Vec<i64> = answer[0].get("ids");
+    let kinds: Vec<i64> = answer[0].get("kinds");
+    let steps: Vec<Option<String>> = answer[0].get("steps");
+    let mut at_first = 0;
+    for (place, (queue, asked)) in ASKED.into_iter().enumerate() {
+        let named = kinds.iter().filter(|kind| usize::try_from(**kind - 1).unwrap() / 2 == place);
+        assert_eq!(named.count() as i64, asked, "claimed or to be claimed of {queue}");
+        let claimed = in_queue(&mut *tx, CLAIMED, queue).await;
+        assert!(claimed <= asked, "{claimed} of {queue} claimed");
+        let locked = 300 - in_queue(pool, FREE, queue).await;
+        assert!(locked <= asked, "{locked} of {queue} locked");
+        at_first += claimed;
+    }
+    let unclaimed = ids.iter().zip(&steps).filter(|(_, step)| step.is_none());
+    let candidates: Vec<i64> = unclaimed.map(|(id, _)| *id).collect();
+    assert_eq!(at_first, (ids.len() - candidates.len()) as i64);
+    let lock = include_str!("../../gen_durable/src/storage/sql/lock_free_partitions.sql");
+    let keys: Vec<String> =
+        sqlx::query_scalar(lock).bind(&candidates).fetch_all(&mut *tx).await.unwrap();
+    let candidates: Vec<String> = candidates.iter().map(i64::to_string).collect();
+    let parameters = format!(
+        "7, '{{{}}}', '{{{}}}', '{{m0, m1}}', '{{1, 1}}', '{{m1}}', '{{q0, q1}}'",
+        candidates.join(","),
+        keys.join(",")
+    );
+    let (plan, answer) = run(tx, "claim_partitions", &parameters).await;
+    plans[1].insert(plan);
+    let heads =
+        answer.iter().filter(|row| row.get::<Option<i64>, _>("id").is_some()).count() as i64;
+    let mut in_all = 0;
+    for (queue, asked) in ASKED {
+        let claimed = in_queue(&mut *tx, CLAIMED, queue).await;
+        assert!(claimed <= asked, "{claimed} of {queue} claimed in the end");
+        in_all += claimed;
+    }
+    assert_eq!(in_all, at_first + heads);
+    (at_first, heads)
+}
+
+/// A plan may run a part of a statement more than once, and what limits that part, limits each run. The plans are
+/// forced: those of the engine's sessions, and others that a planner may choose.
+#[tokio::test(flavor = "multi_thread")]
+async fn p25_a_claim_takes_no_more_than_asked_under_any_plan() {
+    let db = database().await;
+    sql(
+        db.pool(),
+        "insert into gen_durable.workers (id, name, lease_expires_at)
+         overriding system value values (7, 'w', now() + interval '1 day')",
+    )
+    .await;
+    let mut heads = 0;
+    for keyed in [false, true] {
+        let mut plans = [BTreeSet::new(), BTreeSet::new()];
+        let rows = ROWS.replace("KEYED", &keyed.to_string());
+        sqlx::raw_sql(AssertSqlSafe(rows)).execute(db.pool()).await.unwrap();
+        for (without, mode) in
+            WITHOUT.iter().flat_map(|without| [(without, "custom"), (without, "generic")])
+        {
+            let mut set = vec![format!("set local plan_cache_mode = force_{mode}_plan")];
+            set.push("set local jit = off".to_owned());
+            set.extend(without.iter().map(|what| format!("set local enable_{what} = off")));
+            // Texts of plans for parameters differ anyway.
+            let mut others = plans.clone();
+            let plans = if mode == "generic" { &mut plans } else { &mut others };
+            for marks in MARKS {
+                for with_keys in [true, false] {
+                    let mut tx = db.pool().begin().await.unwrap();
+                    execute(&mut tx, set.join("; ")).await;
+                    let (at_first, then) =
+                        claim(&mut tx, db.pool(), (marks, with_keys), plans).await;
+                    tx.rollback().await.unwrap();
+                    assert!(keyed || at_first == 23 && then == 0, "there are more than enough");
+                    heads += then;
+                }
+            }
+        }
+        for (statement, plans) in ["claim", "claim_partitions"].into_iter().zip(plans) {
+            assert!(plans.len() > 1, "{statement} is planned in one way alone");
+        }
+    }
+    assert!(heads > 0, "some are claimed by the second statement");
 }
 
 /// Claimed ahead or not, the rows of a key are claimed in their order.
