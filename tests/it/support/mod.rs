@@ -9,7 +9,7 @@ use std::{path::PathBuf, time::Duration};
 use gen_durable::{Engine, EngineBuilder};
 use gen_durable_test_postgres::{Cluster, Error, Template, TestDb};
 use gen_durable_tests::proxy::Proxy;
-use sqlx::PgPool;
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::OnceCell;
 
 pub(crate) use gate::Gate;
@@ -140,6 +140,51 @@ pub(crate) async fn count(pool: &PgPool, status: &str) -> i64 {
 /// Runs statements.
 pub(crate) async fn sql(pool: &PgPool, statements: &'static str) {
     sqlx::raw_sql(statements).execute(pool).await.expect("the statements run");
+}
+
+/// Counts from now on how often rows are taken from lost workers: [`reaps`].
+pub(crate) async fn count_reaps(pool: &PgPool) {
+    sql(
+        pool,
+        "create table public.reaps ();
+         create function public.reaps() returns trigger language plpgsql as $$
+         begin
+             insert into public.reaps default values;
+             return null;
+         end $$;
+         create trigger reaps after update on gen_durable.instances for each row
+         when (new.crashes > old.crashes) execute function public.reaps();",
+    )
+    .await;
+}
+
+/// How many rows have been taken from lost workers.
+pub(crate) async fn reaps(pool: &PgPool) -> i64 {
+    sqlx::query_scalar("select count(*) from public.reaps").fetch_one(pool).await.expect("a count")
+}
+
+/// How many deadlocks Postgres has ended in a database. Closes its pool: a session reports what it has seen at its
+/// end at the latest, so it waits until all others have ended.
+pub(crate) async fn deadlocks(db: &TestDb) -> i64 {
+    let options = (*db.pool().connect_options()).clone();
+    db.pool().close().await;
+    let mut connection = PgConnection::connect_with(&options).await.expect("a connection");
+    eventually("all sessions have ended", async || {
+        let others: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and backend_type = 'client backend'
+               and pid <> pg_backend_pid()",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .expect("a count");
+        (others == 0).then_some(())
+    })
+    .await;
+    sqlx::query_scalar("select deadlocks from pg_stat_database where datname = current_database()")
+        .fetch_one(&mut connection)
+        .await
+        .expect("a count")
 }
 
 /// Takes a worker's lease away, as if its process had been gone for a while.
