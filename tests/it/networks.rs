@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use gen_durable::{Engine, EngineBuilder, prelude::*};
 use gen_durable_test_postgres::TestDb;
-use gen_durable_tests::proxy::{Direction, Effect, Proxy};
+use gen_durable_tests::{
+    oracle,
+    proxy::{Direction, Effect, Proxy},
+};
 use sqlx::postgres::PgPoolOptions;
 
 use crate::support::{
@@ -30,9 +33,21 @@ pub struct Marked {
 pub enum Walk {
     First,
     Second,
+    Again,
     Park,
     End,
+    Fail,
 }
+
+/// For the oracle, which sees an outcome that is committed twice.
+const EDGES: [(&str, &str, &str); 4] = [
+    ("walk", "first", "second"),
+    ("walk", "second", "again"),
+    ("walk", "again", "park"),
+    ("walk", "park", "end"),
+];
+const ENDS: [(&str, &str, &str); 3] =
+    [("walk", "end", "done"), ("walk", "fail", "failed"), ("child", "do", "done")];
 
 #[durable_fsm]
 impl Walk {
@@ -46,7 +61,18 @@ impl Walk {
     async fn second(mut cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
         gate.pass(cx.id()).await;
         cx.state.n += 1;
-        cx.next(Walk::Park)
+        cx.next(Walk::Again)
+    }
+
+    async fn again(mut cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        if cx.attempt() == 0 {
+            // By this its outcome is recognised: a replay carries no state.
+            let child = Child::insert(Marked { mark: cx.state.mark.clone(), n: 0 });
+            return cx.replay(Duration::ZERO).insert(child);
+        }
+        cx.state.n += 1;
+        cx.next_in(Walk::Park, Duration::from_millis(1))
     }
 
     async fn park(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
@@ -58,11 +84,18 @@ impl Walk {
         Ok(cx.next(Walk::End))
     }
 
-    async fn end(mut cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+    async fn end(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
         gate.pass(cx.id()).await;
-        cx.state.n += 1;
-        let state = cx.state.clone();
+        let mut state = cx.state.clone();
+        state.n += 1;
         cx.done(state)
+    }
+
+    #[step(entry)]
+    async fn fail(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        let reason = format!("{} on purpose", cx.state.mark);
+        cx.stop(reason)
     }
 }
 
@@ -104,36 +137,49 @@ async fn children(db: &TestDb) -> i64 {
         .unwrap()
 }
 
-/// Each commit of a walk in turn is applied, and its answer does not arrive.
+/// Each commit of a walk in turn is applied and its answer does not arrive, or does not arrive itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_an_outcome_whose_answer_is_lost_is_applied_once() {
     let db = database().await;
+    let pool = db.pool();
+    oracle::install(pool).await.unwrap();
+    oracle::allow(pool, &EDGES, &ENDS).await.unwrap();
     let proxy = proxy().await;
     for effect in [Effect::LoseAnswer, Effect::CutBefore] {
         let gate = Arc::new(Gate::new());
         let engine = behind(&proxy, &db).resource(Arc::clone(&gate)).start().await.unwrap();
         let before = children(&db).await;
         let mark = format!("{effect:?}");
-        let id = Walk::insert(marked(&mark)).execute(db.pool()).await.unwrap();
-        // The outcomes of `first` (with an insert), `second`, `park` twice, and `end`.
-        for step in 0..5 {
+        let meets = async || {
             gate.arrival().await;
-            if step == 3 {
-                // It has parked; the signal came from elsewhere.
-                assert_eq!(row(db.pool(), id).await.inbox, 1);
-            }
             let sprung = proxy.trap(Direction::Request, &mark, effect);
             gate.open(1);
             sprung.await.expect("the outcome goes by");
-            if step == 2 {
-                until(db.pool(), id, "awaiting_signal").await;
-                Walk::signal(id, Ping).execute(db.pool()).await.unwrap();
-            }
+        };
+        let id = Walk::insert(marked(&mark)).execute(pool).await.unwrap();
+        // `first` with an insert, `second`, a replay with an insert, a delay, and a park.
+        for _ in 0..5 {
+            meets().await;
+        }
+        until(pool, id, "awaiting_signal").await;
+        Walk::signal(id, Ping).execute(pool).await.unwrap();
+        // What has consumed a signal, and the end.
+        for _ in 0..2 {
+            meets().await;
         }
         let end = engine.wait(id, PATIENCE).await.unwrap();
-        assert_eq!(end.n, 4, "each step is committed once");
-        assert_eq!(children(&db).await, before + 1);
-        assert_eq!(row(db.pool(), id).await.crashes, 0);
+        assert_eq!(end.n, 5);
+        assert_eq!(row(pool, id).await.crashes, 0);
+        let fails = Walk::insert(marked(&mark)).step(Walk::Fail).execute(pool).await.unwrap();
+        meets().await;
+        until(pool, fails, "failed").await;
+        // Each outcome was committed once, with what it carried.
+        assert_eq!(children(&db).await, before + 2);
+        eventually("the children are done", async || {
+            (count(pool, "runnable").await + count(pool, "executing").await == 0).then_some(())
+        })
+        .await;
+        assert_eq!(oracle::check(pool).await.unwrap(), Vec::<String>::new());
         engine.shutdown().await.unwrap();
     }
 }
