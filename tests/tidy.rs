@@ -283,6 +283,35 @@ fn numbered_properties_are_listed_with_their_tests() {
     check(&problems);
 }
 
+/// `module::name`, or the beginning of a name and `…`; or a module with tests of its own, as `engine::flusher`.
+#[test]
+fn the_tests_that_the_promises_name_exist() {
+    let sources = sources();
+    let modules = |path: &str| {
+        let path = path.trim_end_matches("::tests").replace("::", "/");
+        let ends = [format!("/{path}.rs"), format!("/{path}/mod.rs")];
+        sources.iter().filter(move |file| ends.iter().any(|end| file.path.ends_with(end)))
+    };
+    let tests = |file: &File, begin: &str| {
+        let lines: Vec<&str> = file.text.lines().map(str::trim_start).collect();
+        lines.windows(2).any(|pair| {
+            let function = pair[1].trim_start_matches("async ");
+            pair[0].starts_with("#[") && pair[0].contains("test") && function.starts_with(begin)
+        })
+    };
+    let mut problems = Vec::new();
+    let reliability = read("RELIABILITY.md");
+    for name in reliability.split('`').skip(1).step_by(2).filter(|name| name.contains("::")) {
+        let (module, test) = name.rsplit_once("::").expect("it contains one");
+        let begin = test.strip_suffix('…').map_or_else(|| format!("{test}("), str::to_owned);
+        let named = modules(module).any(|file| tests(file, &format!("fn {begin}")));
+        if !named && !modules(name).any(|file| tests(file, "fn ")) {
+            problems.push(format!("RELIABILITY.md: there is no test `{name}`"));
+        }
+    }
+    check(&problems);
+}
+
 #[test]
 fn the_code_map_is_short_and_names_every_module() {
     let architecture = read("ARCHITECTURE.md");
