@@ -120,7 +120,8 @@ impl Shared {
                 0..3 => {
                     let seed = u32::try_from(random.below(1 << 30)).unwrap_or(0);
                     let hops = u32::try_from(random.between(1, 30)).unwrap_or(1);
-                    self.keep(Chain::insert(ChainState { n: 0, hops, seed })).await;
+                    self.keep(Chain::insert(ChainState { hops, seed, ..ChainState::default() }))
+                        .await;
                 }
                 3..5 => self.insert_collector(&mut random).await,
                 5..8 => {

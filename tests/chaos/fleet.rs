@@ -90,7 +90,11 @@ impl Fleet {
         if self.workers[index].is_none() {
             let url = self.proxies[index].url(DATABASE);
             let clock = self.clocks.get(index);
-            self.workers[index] = Some(Worker::start(&self.program, &url, self.lease, &[], clock)?);
+            // The account of its runs is not the engine's, and spared what its connections suffer.
+            let runs = self.server_url();
+            let arguments = ["--runs", &runs];
+            let worker = Worker::start(&self.program, &url, self.lease, &arguments, clock)?;
+            self.workers[index] = Some(worker);
         }
         Ok(())
     }

@@ -16,4 +16,5 @@ pub mod pooler;
 pub mod process;
 pub mod proxy;
 pub mod random;
+pub mod runs;
 pub mod worker;

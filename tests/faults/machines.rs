@@ -1,14 +1,18 @@
 //! The machines of the chaos run. Between them they use every outcome that there is.
 //!
 //! Invariant, on which the oracle builds: `state.n` grows by one with each `next`, and with nothing
-//! else; the edges of each machine are those in `EDGES`, its ends those in `ENDS`.
+//! else; the edges of each machine are those in `EDGES`, its ends those in `ENDS`. Each run of a chained
+//! or keyed step is recorded first and last, and its outcome carries it.
 
 use std::time::Duration;
 
 use gen_durable::prelude::*;
 use sqlx::PgPool;
 
-use crate::random::mix;
+use crate::{
+    random::mix,
+    runs::{self, Run},
+};
 
 /// From which step to which, by machine.
 pub const EDGES: &[(&str, &str, &str)] = &[
@@ -52,6 +56,9 @@ pub struct ChainState {
     pub hops: u32,
     /// What the choices follow from.
     pub seed: u32,
+    /// The run whose outcome this is.
+    #[serde(default)]
+    pub run: Option<Run>,
 }
 
 /// Hops, with replays, errors, panics and delays in between.
@@ -69,13 +76,16 @@ pub enum Chain {
 #[durable_fsm]
 impl Chain {
     async fn hop(mut cx: Context<Self>) -> StepResult<Self> {
+        let run = runs::begin(&cx, cx.state.n).await;
         let choice = mix(u64::from(cx.state.seed), u64::from(cx.state.n));
         take_time(choice).await;
+        cx.state.run = run.end().await;
         if cx.attempt() == 0 {
+            let tell = |what| Run::tell(cx.state.run, what);
             match choice % 16 {
                 0 => return Ok(cx.replay(Duration::from_millis(choice % 7))),
-                1 => return Err(std::io::Error::other("an error on purpose").into()),
-                2 => panic!("a panic on purpose"),
+                1 => return Err(std::io::Error::other(tell("an error on purpose")).into()),
+                2 => panic!("{}", tell("a panic on purpose")),
                 _ => {}
             }
         }
@@ -91,16 +101,19 @@ impl Chain {
     }
 
     async fn pause(mut cx: Context<Self>) -> Outcome<Self> {
+        cx.state.run = runs::begin(&cx, cx.state.n).await.end().await;
         cx.state.n += 1;
         cx.next(Chain::Hop)
     }
 
-    async fn finish(cx: Context<Self>) -> Outcome<Self> {
+    async fn finish(mut cx: Context<Self>) -> Outcome<Self> {
+        cx.state.run = runs::begin(&cx, cx.state.n).await.end().await;
         let n = cx.state.n;
         cx.done(n)
     }
 
-    async fn handle(cx: Context<Self>, _error: StepError) -> Outcome<Self> {
+    async fn handle(mut cx: Context<Self>, error: StepError) -> Outcome<Self> {
+        cx.state.run = Run::told(&error.to_string());
         cx.replay(Duration::from_millis(1))
     }
 }
@@ -210,6 +223,9 @@ impl Leaf {
 pub struct KeyedState {
     /// Steps committed.
     pub n: u32,
+    /// The run whose outcome this is.
+    #[serde(default)]
+    pub run: Option<Run>,
 }
 
 /// Two steps under a partition key.
@@ -225,8 +241,10 @@ pub enum Keyed {
 #[durable_fsm]
 impl Keyed {
     async fn first(mut cx: Context<Self>) -> Outcome<Self> {
+        let run = runs::begin(&cx, cx.state.n).await;
         let choice = mix(cx.id().get().unsigned_abs(), 1);
         take_time(choice).await;
+        cx.state.run = run.end().await;
         cx.state.n += 1;
         if choice.is_multiple_of(3) {
             return cx.next_in(Keyed::Second, Duration::from_millis(choice % 20));
@@ -234,8 +252,10 @@ impl Keyed {
         cx.next(Keyed::Second)
     }
 
-    async fn second(cx: Context<Self>) -> Outcome<Self> {
+    async fn second(mut cx: Context<Self>) -> Outcome<Self> {
+        let run = runs::begin(&cx, cx.state.n).await;
         take_time(mix(cx.id().get().unsigned_abs(), 2)).await;
+        cx.state.run = run.end().await;
         cx.done(())
     }
 }

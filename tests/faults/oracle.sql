@@ -1,12 +1,15 @@
 -- The oracle's tables, and the triggers that fill them.
 create schema chaos;
 
+-- What orders all that is recorded. Clocks jump, a sequence does not.
+create sequence chaos.ticks;
+
 create table chaos.edges (fsm text, from_step text, to_step text);
 create table chaos.ends (fsm text, step text, status text);
 
 -- A committed transition of an instance; the first has no `old`.
 create table chaos.log (
-    seq           bigint generated always as identity primary key,
+    seq           bigint primary key default nextval('chaos.ticks'),
     id            bigint not null,
     fsm           text not null,
     partition_key text,
@@ -21,10 +24,25 @@ create table chaos.log (
     old_n         bigint,
     new_n         bigint,
     locked_by     bigint,
+    -- The run that the outcome is of, if it is one of a recorded run, and when its code had ended.
+    ran           bigint,
+    ran_until     bigint,
     at            timestamptz not null default clock_timestamp()
 );
 create index on chaos.log (id, seq);
 create index on chaos.log (partition_key, seq) where partition_key is not null;
+
+-- A run of a step's code, written by the step itself when it begins.
+create table chaos.runs (
+    began   bigint primary key default nextval('chaos.ticks'),
+    id      bigint not null,
+    step    text not null,
+    n       bigint not null,
+    attempt bigint not null,
+    pid     bigint not null,
+    -- The last entry of its instance in the log: no later one was committed by then.
+    saw     bigint
+);
 
 create table chaos.signals (
     op        text not null,
@@ -46,14 +64,18 @@ begin
 end $$;
 
 create function chaos.record_updated() returns trigger language plpgsql as $$
+declare
+    -- A state that no step has left keeps the run of an earlier outcome.
+    run jsonb := nullif(new.state -> 'run', old.state -> 'run');
 begin
     insert into chaos.log (
         id, fsm, partition_key, old_status, new_status, old_step, new_step, old_revision,
-        new_revision, old_attempt, new_attempt, old_n, new_n, locked_by
+        new_revision, old_attempt, new_attempt, old_n, new_n, locked_by, ran, ran_until
     ) values (
         new.id, new.fsm, new.partition_key, old.status, new.status, old.step, new.step,
         old.revision, new.revision, old.attempt, new.attempt, (old.state ->> 'n')::bigint,
-        (new.state ->> 'n')::bigint, new.locked_by
+        (new.state ->> 'n')::bigint, new.locked_by,
+        (run ->> 'began')::bigint, (run ->> 'ended')::bigint
     );
     return null;
 end $$;

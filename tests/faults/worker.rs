@@ -8,7 +8,10 @@ use gen_durable::Engine;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::io::AsyncReadExt;
 
-use crate::machines::{Chain, Collector, Deadly, Held, Keyed, Leaf, Once, Stopper};
+use crate::{
+    machines::{Chain, Collector, Deadly, Held, Keyed, Leaf, Once, Stopper},
+    runs,
+};
 
 /// What a worker is told.
 #[derive(Clone, Debug, clap::Args)]
@@ -25,6 +28,9 @@ pub struct Options {
     /// After how many workers lost in a row an instance fails.
     #[arg(long, default_value_t = 20)]
     pub crashes: u32,
+    /// The database with the oracle's tables, where runs of chained and keyed steps are recorded.
+    #[arg(long)]
+    pub runs: Option<String>,
 }
 
 /// Runs until stdin is closed; says on stdout how many outcomes it lost.
@@ -43,6 +49,9 @@ pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error + Sen
             eprintln!("{panic}");
         }
     }));
+    if let Some(url) = &options.runs {
+        runs::record(url)?;
+    }
     let mut closed = tokio::spawn(async {
         let _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
     });

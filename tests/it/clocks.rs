@@ -53,7 +53,7 @@ async fn p23_workers_whose_clocks_are_wrong_and_jump_do_what_they_should() {
     let workers = [start(Some(&ahead)), start(Some(&behind)), start(None)];
 
     let client = Client::new(pool.clone());
-    let chains = (0..60).map(|seed| ChainState { n: 0, hops: 10, seed });
+    let chains = (0..60).map(|seed| ChainState { hops: 10, seed, ..ChainState::default() });
     Chain::insert_many(chains).execute(&client).await.unwrap();
     let keyed =
         (0..60).map(|n| Keyed::insert(KeyedState::default()).partition_key(format!("{}", n % 4)));

@@ -21,7 +21,7 @@ use crate::support::{count, database, eventually, proxy, row, until, until_someb
 fn worker(db: &TestDb, lease: Duration) -> Worker {
     let program = Path::new(env!("CARGO_BIN_EXE_chaos"));
     let lease = u64::try_from(lease.as_millis()).unwrap();
-    Worker::start(program, db.url(), lease, &[], None).expect("a worker process")
+    Worker::start(program, db.url(), lease, &["--runs", db.url()], None).expect("a worker process")
 }
 
 /// The oracle's triggers record every transition in the transaction that makes it.
@@ -33,7 +33,7 @@ async fn p01_kill_9_at_any_moment_loses_nothing_and_undoes_nothing() {
     let pool = db.pool();
     oracle::install(pool).await.unwrap();
     let client = Client::new(pool.clone());
-    let chains = (0..150).map(|seed| ChainState { n: 0, hops: 20, seed });
+    let chains = (0..150).map(|seed| ChainState { hops: 20, seed, ..ChainState::default() });
     Chain::insert_many(chains).execute(&client).await.unwrap();
     let keyed = (0..60)
         .map(|n| Keyed::insert(KeyedState::default()).partition_key(format!("key {}", n % 5)));
@@ -158,7 +158,7 @@ async fn p01_kill_9_at_each_moment_of_a_claim_and_a_commit() {
         let sprung = proxy.trap(direction, text, effect);
         let killed = Worker::start(program, &proxy.url(db.name()), 500, &[], None).unwrap();
         // With a key, a claim and a commit are transactions of several statements.
-        let state = ChainState { n: 0, hops: 3, seed: SEED };
+        let state = ChainState { hops: 3, seed: SEED, ..ChainState::default() };
         let keyed = Chain::insert(state.clone()).partition_key("k").execute(pool).await.unwrap();
         let plain = Chain::insert(state).execute(pool).await.unwrap();
         sprung.await.expect("the moment comes");

@@ -5,16 +5,56 @@ use sqlx::{Connection, PgPool};
 
 use crate::support::{database, sql};
 
+/// What the code of a step does when it begins, and what an outcome then has in its state.
+const RUNS: &str = "
+    create function chaos.begin_run(id bigint, step text, n bigint) returns bigint language sql as $$
+        insert into chaos.runs (id, step, n, attempt, pid, saw)
+        values ($1, $2, $3, 0, 1, (select max(l.seq) from chaos.log l where l.id = $1))
+        returning began
+    $$;
+    create function chaos.end_run(id bigint) returns jsonb language sql as $$
+        select jsonb_build_object(
+            'run', jsonb_build_object('began', max(r.began), 'ended', nextval('chaos.ticks'))
+        )
+        from chaos.runs r where r.id = $1
+    $$;
+";
+
 /// An instance that has gone through its life as it should: the first one, so its id is 1.
 const LIFE: &str = "
     insert into gen_durable.instances (fsm, fsm_version, step, state)
     values ('chain', 1, 'hop', '{\"n\": 0, \"hops\": 0}');
     update gen_durable.instances set status = 'executing', locked_by = 1, revision = 1 where id = 1;
-    update gen_durable.instances set step = 'finish', state = '{\"n\": 1, \"hops\": 0}', revision = 2
-    where id = 1;
+    select chaos.begin_run(1, 'hop', 0);
     update gen_durable.instances
-    set status = 'done', result = '1', locked_by = null, revision = 3, finished_at = now()
+    set step = 'finish', state = '{\"n\": 1, \"hops\": 0}' || chaos.end_run(1), revision = 2
     where id = 1;
+    select chaos.begin_run(1, 'finish', 1);
+    update gen_durable.instances
+    set status = 'done', state = state || chaos.end_run(1), result = '1', locked_by = null,
+        revision = 3, finished_at = now()
+    where id = 1;
+";
+
+/// What the code of two steps did that both were committed: they ran one after the other.
+const IN_TURN: &str = "
+    insert into gen_durable.instances (id, fsm, fsm_version, step, state, partition_key)
+    overriding system value
+    values (12, 'keyed', 1, 'first', '{\"n\": 0}', 'k'), (13, 'keyed', 1, 'first', '{\"n\": 0}', 'k');
+    update gen_durable.instances set status = 'executing', revision = 1 where id = 12;
+    select chaos.begin_run(12, 'first', 0);
+    update gen_durable.instances
+    set status = 'runnable', step = 'second', state = '{\"n\": 1}' || chaos.end_run(12), revision = 2
+    where id = 12;
+    update gen_durable.instances set status = 'executing', revision = 1 where id = 13;
+    select chaos.begin_run(13, 'first', 0);
+    update gen_durable.instances
+    set status = 'runnable', step = 'second', state = '{\"n\": 1}' || chaos.end_run(13), revision = 2
+    where id = 13;
+    update gen_durable.instances set status = 'executing', revision = 3 where id = 12;
+    update gen_durable.instances set status = 'done', revision = 4, finished_at = now() where id = 12;
+    update gen_durable.instances set status = 'executing', revision = 3 where id = 13;
+    update gen_durable.instances set status = 'done', revision = 4, finished_at = now() where id = 13;
 ";
 
 /// What is done besides, and what the oracle calls it.
@@ -70,6 +110,51 @@ const WRONGS: &[(&str, &str)] = &[
          update gen_durable.instances set status = 'executing', revision = 1 where id = 3",
     ),
     (
+        "ran at once, and both were committed",
+        // The log is as it should be, as each outcome was held back.
+        "update chaos.log set ran_until = (select max(ran) from chaos.log where id = 13) where id = 12",
+    ),
+    (
+        "ran at once, and both were committed",
+        // Two runs of one instance.
+        "update chaos.log set ran_until = (select max(ran) from chaos.log where id = 1)
+         where id = 1 and ran = (select min(ran) from chaos.log where id = 1)",
+    ),
+    (
+        "a step's code began before its claim, or the outcome before it, was committed",
+        "select chaos.begin_run(1, 'finish', 2)",
+    ),
+    (
+        "a step's code began before its claim, or the outcome before it, was committed",
+        // It did come to be claimed, but later.
+        "update chaos.runs set saw = 1 where id = 13",
+    ),
+    (
+        "an outcome is of no run",
+        "delete from chaos.runs where id = 12",
+    ),
+    (
+        "was committed for another claim than that of its run",
+        "insert into gen_durable.instances (id, fsm, fsm_version, step, state)
+         overriding system value values (14, 'keyed', 1, 'first', '{\"n\": 0}');
+         update gen_durable.instances set status = 'executing', revision = 1 where id = 14;
+         select chaos.begin_run(14, 'first', 0);
+         update gen_durable.instances set status = 'runnable', revision = 2 where id = 14;
+         update gen_durable.instances set status = 'executing', revision = 3 where id = 14;
+         update gen_durable.instances
+         set status = 'runnable', step = 'second', state = '{\"n\": 1}' || chaos.end_run(14),
+             revision = 4
+         where id = 14",
+    ),
+    (
+        "the code of a step ran twice for one claim",
+        "insert into gen_durable.instances (id, fsm, fsm_version, step, state)
+         overriding system value values (14, 'keyed', 1, 'first', '{\"n\": 0}');
+         update gen_durable.instances set status = 'executing', revision = 1 where id = 14;
+         select chaos.begin_run(14, 'first', 0);
+         select chaos.begin_run(14, 'first', 0)",
+    ),
+    (
         "an effect of an outcome is missing or doubled",
         "insert into gen_durable.instances (fsm, fsm_version, step, state, status, result)
          values ('collector', 1, 'sum', '{\"n\": 2, \"leaves\": 1, \"external\": 0}', 'done', '[0]')",
@@ -123,12 +208,42 @@ async fn the_oracle_finds_each_thing_that_it_looks_for() {
     for (title, wrong) in WRONGS {
         let db = database().await;
         oracle::install(db.pool()).await.unwrap();
-        run(db.pool(), LIFE).await;
+        for right in [RUNS, LIFE, IN_TURN] {
+            run(db.pool(), right).await;
+        }
         assert_eq!(oracle::check(db.pool()).await.unwrap(), Vec::<String>::new());
         run(db.pool(), wrong).await;
         let found = oracle::check(db.pool()).await.unwrap();
         assert!(found.iter().any(|problem| problem.contains(title)), "{title}: found {found:?}");
     }
+}
+
+/// A worker that was stopped in the middle of a step has the instance taken from it, and goes on while it
+/// runs elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oracle_allows_what_an_outcome_never_comes_of() {
+    let db = database().await;
+    oracle::install(db.pool()).await.unwrap();
+    run(db.pool(), RUNS).await;
+    run(
+        db.pool(),
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, partition_key)
+         values ('keyed', 1, 'first', '{\"n\": 0}', 'k');
+         update gen_durable.instances set status = 'executing', revision = 1 where id = 1;
+         select chaos.begin_run(1, 'first', 0);
+         update gen_durable.instances
+         set status = 'runnable', attempt = 1, crashes = 1, revision = 2 where id = 1;
+         update gen_durable.instances set status = 'executing', revision = 3 where id = 1;
+         insert into chaos.runs (id, step, n, attempt, pid, saw)
+         select 1, 'first', 0, 1, 2, max(seq) from chaos.log;
+         update gen_durable.instances
+         set step = 'second', state = '{\"n\": 1}' || chaos.end_run(1), attempt = 0, revision = 4
+         where id = 1;
+         select chaos.begin_run(1, 'first', 0);
+         update gen_durable.instances set status = 'done', revision = 5, finished_at = now() where id = 1",
+    )
+    .await;
+    assert_eq!(oracle::check(db.pool()).await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

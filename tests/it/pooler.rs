@@ -62,7 +62,7 @@ fn engine(pool: &PgPool) -> EngineBuilder {
 /// Every call and every outcome that there is; the collectors, which still wait for their signals.
 async fn insert_all(pool: &PgPool) -> Vec<InstanceId<Collector>> {
     let client = Client::new(pool.clone());
-    let chains = (0..60).map(|seed| ChainState { n: 0, hops: 20, seed });
+    let chains = (0..60).map(|seed| ChainState { hops: 20, seed, ..ChainState::default() });
     Chain::insert_many(chains).execute(&client).await.unwrap();
     let keyed = (0..60)
         .map(|n| Keyed::insert(KeyedState::default()).partition_key(format!("key {}", n % 5)));

@@ -1,0 +1,115 @@
+//! What the code of steps really did, told by itself: each run of a chained or keyed step writes down
+//! that it began, on a connection of its own, and its outcome carries when it began and ended.
+//!
+//! Times are ticks of the sequence that numbers the oracle's log: clocks jump, it does not.
+//!
+//! Invariant: a run whose beginning is not known to be written down is not spoken of, and its step goes
+//! on without. So a fault that meets the writing makes the account shorter, and never wrong.
+
+use std::{sync::OnceLock, time::Duration};
+
+use gen_durable::prelude::*;
+use serde::{Deserialize, Serialize};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+
+/// Connections that all steps of a worker write with.
+const CONNECTIONS: u32 = 3;
+
+/// How long a step waits for them.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+static POOL: OnceLock<PgPool> = OnceLock::new();
+
+/// A run that is over, as its outcome carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// When its code began; no other run has this number.
+    pub began: i64,
+    /// When its code ended; none if the database could not be asked.
+    pub ended: Option<i64>,
+}
+
+/// A run whose code is under way; none if nobody records it.
+#[derive(Debug)]
+pub(crate) struct Running(Option<i64>);
+
+/// Has this process record its runs in the oracle's tables.
+///
+/// # Errors
+///
+/// [`sqlx::Error`] if the URL is none.
+pub(crate) fn record(url: &str) -> Result<(), sqlx::Error> {
+    let options: sqlx::postgres::PgConnectOptions = url.parse()?;
+    // Nothing is lost out of order, and whoever commits an outcome later makes the run durable too.
+    let options = options.application_name("runs").options([("synchronous_commit", "off")]);
+    let pool = PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(PATIENCE)
+        .test_before_acquire(false)
+        .connect_lazy_with(options);
+    let _ = POOL.set(pool);
+    Ok(())
+}
+
+/// Called first by a step. What it sees in the log is what was committed by then.
+pub(crate) async fn begin<M: Machine>(cx: &Context<M>, n: u32) -> Running {
+    let Some(pool) = POOL.get() else { return Running(None) };
+    let written = sqlx::query_scalar(
+        "insert into chaos.runs (id, step, n, attempt, pid, saw)
+         values ($1, $2, $3, $4, $5, (select max(l.seq) from chaos.log l where l.id = $1))
+         returning began",
+    )
+    .bind(cx.id().get())
+    .bind(cx.step_name())
+    .bind(i64::from(n))
+    .bind(i64::from(cx.attempt()))
+    .bind(i64::from(std::process::id()))
+    .fetch_one(pool);
+    Running(within(written).await)
+}
+
+impl Running {
+    /// Called last by a step.
+    pub(crate) async fn end(self) -> Option<Run> {
+        let (began, pool) = (self.0?, POOL.get()?);
+        let tick = sqlx::query_scalar("select nextval('chaos.ticks')").fetch_one(pool);
+        Some(Run { began, ended: within(tick).await })
+    }
+}
+
+impl Run {
+    /// A text for an error or a panic, which takes the run to `handle` with it.
+    pub(crate) fn tell(run: Option<Self>, what: &str) -> String {
+        match run {
+            Some(Self { began, ended: Some(ended) }) => format!("run {began} {ended}: {what}"),
+            Some(Self { began, ended: None }) => format!("run {began}: {what}"),
+            None => what.to_owned(),
+        }
+    }
+
+    /// The run that an error's text tells of.
+    pub(crate) fn told(text: &str) -> Option<Self> {
+        let (ticks, _) = text.split_once("run ")?.1.split_once(':')?;
+        let mut ticks = ticks.split(' ').map(str::parse);
+        Some(Self { began: ticks.next()?.ok()?, ended: ticks.next().and_then(Result::ok) })
+    }
+}
+
+async fn within(statement: impl Future<Output = Result<i64, sqlx::Error>>) -> Option<i64> {
+    tokio::time::timeout(PATIENCE, statement).await.ok()?.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Run;
+
+    #[test]
+    fn a_run_is_told_and_heard() {
+        for run in
+            [None, Some(Run { began: 12, ended: None }), Some(Run { began: 12, ended: Some(345) })]
+        {
+            let text = format!("panicked: {}", Run::tell(run, "a panic on purpose"));
+            assert_eq!(Run::told(&text), run, "{text}");
+        }
+    }
+}
