@@ -85,14 +85,14 @@ impl Driver {
     }
 
     /// Stops inserting, and goes on until every signal that is owed was acknowledged.
-    pub(crate) async fn finish(&self) -> Vec<String> {
+    pub(crate) async fn finish(&mut self) -> Vec<String> {
         self.shared.stopping.store(true, Ordering::Relaxed);
-        let both = async {
-            while !self.inserting.is_finished() || !self.signalling.is_finished() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+        let both = async { tokio::join!(&mut self.inserting, &mut self.signalling) };
+        if let Ok(results) = tokio::time::timeout(Duration::from_mins(1), both).await {
+            for error in [results.0.err(), results.1.err()].into_iter().flatten() {
+                self.shared.wrong(format!("the driver failed: {error}"));
             }
-        };
-        if tokio::time::timeout(Duration::from_mins(1), both).await.is_err() {
+        } else {
             let owed = self.shared.owed().len();
             self.shared.wrong(format!("the driver's calls do not end; {owed} signals are owed"));
         }

@@ -2,14 +2,20 @@
 //!
 //! Invariant: `heal` undoes every fault but one: what is half open stays so, for the engines to find.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::PathBuf};
 
 use gen_durable_test_postgres::Server;
-use gen_durable_tests::{clock::Clock, process::Worker, proxy::Proxy};
+use gen_durable_tests::{
+    clock::Clock,
+    process::{Ended, Worker},
+    proxy::Proxy,
+    worker::UNREACHED,
+};
 
 use crate::{Error, schedule::Fault};
 
 const DATABASE: &str = "postgres";
+const SIGKILL: i32 = 9;
 const MIB: u64 = 1024 * 1024;
 /// By how much the memory of a worker may grow, once it has warmed up.
 const GROWTH_MAX: u64 = 64 * MIB;
@@ -104,11 +110,12 @@ impl Fleet {
         if self.verbose {
             println!("        {fault:?}");
         }
+        self.look_after()?;
         let name = match *fault {
             Fault::Kill(index) => {
                 let Some(worker) = self.workers[index].take() else { return Ok(()) };
-                self.lost_commits += worker.lost_commits();
-                worker.kill()?;
+                let ended = worker.kill()?;
+                self.bury(index, &ended, ended.status.signal() == Some(SIGKILL));
                 "SIGKILL"
             }
             Fault::Start(index) => return self.start_worker(index),
@@ -213,15 +220,32 @@ impl Fleet {
         for proxy in &self.proxies {
             proxy.delay(std::time::Duration::ZERO);
         }
-        for (index, worker) in self.workers.iter_mut().enumerate() {
-            let Some(running) = worker else { continue };
-            running.go_on()?;
-            if running.has_ended() {
-                self.problems.push(format!("worker {index} has ended by itself"));
-                *worker = None;
-            }
+        self.look_after()?;
+        for worker in self.workers.iter_mut().flatten() {
+            worker.go_on()?;
         }
         self.start_all()
+    }
+
+    /// Finds those that have ended with nobody's help, as none may.
+    fn look_after(&mut self) -> Result<(), Error> {
+        for index in 0..self.workers.len() {
+            if let Some(worker) = self.workers[index].take_if(Worker::has_ended) {
+                let ended = worker.kill()?;
+                self.bury(index, &ended, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to be said of a worker that has ended.
+    fn bury(&mut self, index: usize, ended: &Ended, expected: bool) {
+        self.lost_commits += ended.lost_commits();
+        if !expected {
+            self.problems.push(format!("worker {index} ended as it should not: {}", ended.status));
+        }
+        let panics = ended.panics().map(|panic| format!("worker {index}: {panic}"));
+        self.problems.extend(panics);
     }
 
     /// Shuts all workers down; what was wrong with any, ever. Then nothing is half open any more.
@@ -230,6 +254,7 @@ impl Fleet {
         if self.memory.last > self.memory.first + GROWTH_MAX {
             self.problems.push(format!("a worker's memory grew: {}", self.memory()));
         }
+        self.look_after()?;
         for index in 0..self.workers.len() {
             self.shut_down_worker(index, true).await?;
         }
@@ -239,20 +264,19 @@ impl Fleet {
         Ok(std::mem::take(&mut self.problems))
     }
 
-    /// In the middle of faults a shutdown may fail; it may not hang or crash even then.
+    /// In the middle of faults a shutdown may fail to reach the database; it may not hang, crash or fail
+    /// in another way even then.
     async fn shut_down_worker(&mut self, index: usize, quiet: bool) -> Result<(), Error> {
         let Some(worker) = self.workers[index].take() else { return Ok(()) };
         let pid = worker.pid();
-        self.lost_commits += worker.lost_commits();
         let ended = tokio::task::spawn_blocking(move || worker.shut_down());
         let Ok(output) = tokio::time::timeout(std::time::Duration::from_mins(1), ended).await
         else {
             return Err(format!("worker {pid} did not shut down within a minute").into());
         };
-        let status = output??;
-        if status.code().is_none() || quiet && !status.success() {
-            self.problems.push(format!("worker {pid} ended with {status}"));
-        }
+        let ended = output??;
+        let unreached = ended.status.code() == Some(i32::from(UNREACHED));
+        self.bury(index, &ended, ended.success() || unreached && !quiet);
         Ok(())
     }
 

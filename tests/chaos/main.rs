@@ -29,7 +29,10 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use gen_durable_tests::{oracle, worker};
+use gen_durable_tests::{
+    oracle::{self, Figures},
+    worker,
+};
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -48,6 +51,9 @@ const SETTLE_MAX: Duration = Duration::from_mins(2);
 
 /// How long a worker may take to reach the size that it should keep.
 const WARM: Duration = Duration::from_secs(10);
+
+/// How long a run is at least in which some worker is lost, whatever the seed.
+const LONG: u64 = 30;
 
 #[derive(Parser)]
 #[command(about = "Worker processes, faults, and an oracle that tells what they did")]
@@ -88,12 +94,13 @@ enum Command {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
-        Some(Command::Worker(options)) => worker::run(options).await.map(|()| Vec::new()),
-        None => run(arguments.options).await,
+        Some(Command::Worker(options)) => worker::run(options).await,
+        None => run(arguments.options).await.map(|problems| {
+            if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }),
     };
     match result {
-        Ok(problems) if problems.is_empty() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
@@ -117,7 +124,7 @@ async fn run(options: Options) -> Result<Vec<String>, Error> {
     oracle::install(&pool).await?;
     fleet.start_all()?;
 
-    let driver = Driver::start(&fleet.driver_url(), seed);
+    let mut driver = Driver::start(&fleet.driver_url(), seed);
     let events = schedule(seed, Duration::from_secs(options.seconds), options.workers);
     let faults = events.len();
     let mut told = Instant::now();
@@ -141,7 +148,12 @@ async fn run(options: Options) -> Result<Vec<String>, Error> {
     problems.extend(driver.missing(&pool).await?);
     problems.extend(fleet.shut_down().await?);
     problems.extend(oracle::leftovers(&pool).await?);
-    summarise(&pool, &driver, &fleet, faults, began).await?;
+    let figures = oracle::figures(&pool).await?;
+    problems.extend(figures.missing(options.seconds >= LONG));
+    if driver.acknowledged() == 0 {
+        problems.push("no call of the driver was acknowledged".to_owned());
+    }
+    summarise(&pool, &figures, &driver, &fleet, faults, began).await?;
     pool.close().await;
     drop(fleet);
     if problems.is_empty() {
@@ -218,6 +230,7 @@ async fn settle(began: Instant, pool: &PgPool, workers: usize, problems: &mut Ve
 
 async fn summarise(
     pool: &PgPool,
+    figures: &Figures,
     driver: &Driver,
     fleet: &Fleet,
     faults: usize,
@@ -228,22 +241,13 @@ async fn summarise(
     )
     .fetch_all(pool)
     .await?;
-    let (entries, claims, reaped, signals): (i64, i64, i64, i64) = sqlx::query_as(
-        "select count(*), count(*) filter (where new_status = 'executing' and old_status = 'runnable'),
-                count(*) filter (where old_status = 'executing' and new_status = 'runnable'
-                                 and old_step = new_step and new_attempt > old_attempt),
-                (select count(*) from chaos.signals where op = 'INSERT')
-         from chaos.log",
-    )
-    .fetch_one(pool)
-    .await?;
     println!("\nsummary, after {} s", began.elapsed().as_secs());
     for (fsm, status, count) in machines {
         println!("  {fsm:<10} {status:<7} {count:>7}");
     }
-    println!(
-        "  transitions {entries}, claims {claims}, replays and reaps {reaped}, signals {signals}"
-    );
+    let Figures { transitions, claims, reaps, signals, steps, recorded, .. } = figures;
+    println!("  transitions {transitions}, claims {claims}, reaps {reaps}, signals {signals}");
+    println!("  chained and keyed steps {steps}, whose runs are known {recorded}");
     println!("  events of the schedule {faults}: {}", fleet.suffered());
     println!(
         "  calls of the driver: {} acknowledged, {} failed and, where that is safe, tried again",

@@ -258,6 +258,62 @@ pub async fn transitions(pool: &PgPool) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("select count(*) from chaos.log").fetch_one(pool).await
 }
 
+/// How much there was to judge.
+#[derive(Clone, Copy, Debug, Default, sqlx::FromRow)]
+pub struct Figures {
+    /// Committed transitions.
+    pub transitions: i64,
+    /// Instances that were claimed.
+    pub claims: i64,
+    /// Instances that were taken from lost workers.
+    pub reaps: i64,
+    /// Instances that have ended.
+    pub ended: i64,
+    /// Signals that were delivered.
+    pub signals: i64,
+    /// Steps of chained and keyed machines that were committed.
+    pub steps: i64,
+    /// Those of them whose run is known from beginning to end.
+    pub recorded: i64,
+}
+
+impl Figures {
+    /// What there is too little of for a verdict: nothing is wrong where nothing happened. In a run
+    /// that is `long` enough some worker is lost, and some signal sent.
+    pub fn missing(&self, long: bool) -> Vec<String> {
+        let floors = [
+            ("no instance was claimed", self.claims > 0),
+            ("no instance has ended", self.ended > 0),
+            ("half of the steps ran unrecorded, or more", self.recorded > self.steps / 2),
+            ("no instance was taken from a lost worker", self.reaps > 0 || !long),
+            ("no signal was delivered", self.signals > 0 || !long),
+        ];
+        floors.iter().filter(|floor| !floor.1).map(|floor| floor.0.to_owned()).collect()
+    }
+}
+
+/// Counts what happened.
+///
+/// # Errors
+///
+/// [`sqlx::Error`] if the log cannot be read.
+pub async fn figures(pool: &PgPool) -> Result<Figures, sqlx::Error> {
+    sqlx::query_as(
+        "select count(*) as transitions,
+                count(*) filter (where old_status = 'runnable' and new_status = 'executing')
+                    as claims,
+                count(*) filter (where reaped) as reaps,
+                count(*) filter (where new_status in ('done', 'failed')) as ended,
+                (select count(*) from chaos.signals where op = 'INSERT') as signals,
+                count(*) filter (where new_n > old_n and fsm in ('chain', 'keyed')) as steps,
+                count(*) filter (where new_n > old_n and fsm in ('chain', 'keyed')
+                                   and ran is not null and ran_until is not null) as recorded
+         from chaos.log",
+    )
+    .fetch_one(pool)
+    .await
+}
+
 /// Everything that is wrong, once all instances should have ended.
 ///
 /// # Errors

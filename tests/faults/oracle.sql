@@ -24,6 +24,8 @@ create table chaos.log (
     old_n         bigint,
     new_n         bigint,
     locked_by     bigint,
+    -- Whether its worker was lost.
+    reaped        boolean not null default false,
     -- The run that the outcome is of, if it is one of a recorded run, and when its code had ended.
     ran           bigint,
     ran_until     bigint,
@@ -70,11 +72,11 @@ declare
 begin
     insert into chaos.log (
         id, fsm, partition_key, old_status, new_status, old_step, new_step, old_revision,
-        new_revision, old_attempt, new_attempt, old_n, new_n, locked_by, ran, ran_until
+        new_revision, old_attempt, new_attempt, old_n, new_n, locked_by, reaped, ran, ran_until
     ) values (
         new.id, new.fsm, new.partition_key, old.status, new.status, old.step, new.step,
         old.revision, new.revision, old.attempt, new.attempt, (old.state ->> 'n')::bigint,
-        (new.state ->> 'n')::bigint, new.locked_by,
+        (new.state ->> 'n')::bigint, new.locked_by, new.crashes > old.crashes,
         (run ->> 'began')::bigint, (run ->> 'ended')::bigint
     );
     return null;

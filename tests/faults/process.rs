@@ -9,6 +9,7 @@ use std::{
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    thread::JoinHandle,
 };
 
 use crate::clock::Clock;
@@ -54,6 +55,33 @@ pub struct Worker {
     pid: u32,
     stopped: bool,
     said: Arc<Mutex<Vec<String>>>,
+    hearing: Option<JoinHandle<()>>,
+}
+
+/// How a worker ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its status.
+    pub status: ExitStatus,
+    /// All that it has said on stdout.
+    pub said: Vec<String>,
+}
+
+impl Ended {
+    /// Whether its status is success.
+    pub fn success(&self) -> bool {
+        self.status.success()
+    }
+
+    /// How many outcomes it has lost.
+    pub fn lost_commits(&self) -> u64 {
+        lost_commits(&self.said)
+    }
+
+    /// What it has said of its panics, but for those on purpose.
+    pub fn panics(&self) -> impl Iterator<Item = &str> {
+        self.said.iter().filter_map(|line| line.strip_prefix("panic "))
+    }
 }
 
 impl Worker {
@@ -80,11 +108,11 @@ impl Worker {
         let pid = child.id();
         note('+', pid)?;
         let said = Arc::default();
-        if let Some(stdout) = child.stdout.take() {
+        let hearing = child.stdout.take().map(|stdout| {
             let said = Arc::clone(&said);
-            std::thread::spawn(move || hear(stdout, &said));
-        }
-        Ok(Self { child: Some(child), pid, stopped: false, said })
+            std::thread::spawn(move || hear(stdout, &said))
+        });
+        Ok(Self { child: Some(child), pid, stopped: false, said, hearing })
     }
 
     /// Its process.
@@ -119,9 +147,7 @@ impl Worker {
 
     /// How many outcomes it has lost so far.
     pub fn lost_commits(&self) -> u64 {
-        let said = lock(&self.said);
-        let counts = said.iter().filter_map(|line| line.strip_prefix("lost ")?.parse().ok());
-        counts.max().unwrap_or(0)
+        lost_commits(&lock(&self.said))
     }
 
     /// How much memory it has in use, in bytes; none if it has ended.
@@ -146,23 +172,20 @@ impl Worker {
     /// # Errors
     ///
     /// [`io::Error`] if it cannot be waited for.
-    pub fn kill(mut self) -> io::Result<()> {
+    pub fn kill(mut self) -> io::Result<Ended> {
+        if let Some(child) = &mut self.child {
+            child.kill()?;
+        }
         self.end()
     }
 
-    /// Closes its stdin, so that it shuts down; its status.
+    /// Closes its stdin, so that it shuts down, and waits until it is gone.
     ///
     /// # Errors
     ///
     /// [`io::Error`] if it cannot be waited for.
-    pub fn shut_down(mut self) -> io::Result<ExitStatus> {
-        let Some(mut child) = self.child.take() else {
-            return Err(io::Error::other("it has ended"));
-        };
-        drop(child.stdin.take());
-        let status = child.wait();
-        note('-', self.pid)?;
-        status
+    pub fn shut_down(mut self) -> io::Result<Ended> {
+        self.end()
     }
 
     fn signal(&self, signal: &str) -> io::Result<()> {
@@ -170,18 +193,31 @@ impl Worker {
         Ok(())
     }
 
-    fn end(&mut self) -> io::Result<()> {
-        let Some(mut child) = self.child.take() else { return Ok(()) };
-        child.kill()?;
-        child.wait()?;
-        note('-', self.pid)
+    fn end(&mut self) -> io::Result<Ended> {
+        let Some(mut child) = self.child.take() else {
+            return Err(io::Error::other("it has ended"));
+        };
+        drop(child.stdin.take());
+        let status = child.wait();
+        note('-', self.pid)?;
+        // What it said last may still be on its way.
+        let _ = self.hearing.take().map(JoinHandle::join);
+        Ok(Ended { status: status?, said: lock(&self.said).clone() })
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let _ = self.end();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = self.end();
+        }
     }
+}
+
+fn lost_commits(said: &[String]) -> u64 {
+    let counts = said.iter().filter_map(|line| line.strip_prefix("lost ")?.parse().ok());
+    counts.max().unwrap_or(0)
 }
 
 fn hear(stdout: ChildStdout, said: &Mutex<Vec<String>>) {

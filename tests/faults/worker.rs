@@ -2,7 +2,7 @@
 //!
 //! Invariant: it ends by itself when its parent is gone, unless it is stopped (`process` sees to that).
 
-use std::time::Duration;
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use gen_durable::Engine;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -12,6 +12,9 @@ use crate::{
     machines::{Chain, Collector, Deadly, Held, Keyed, Leaf, Once, Stopper},
     runs,
 };
+
+/// Its exit code if it was told to shut down and could not reach the database.
+pub const UNREACHED: u8 = 3;
 
 /// What a worker is told.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,20 +36,23 @@ pub struct Options {
     pub runs: Option<String>,
 }
 
-/// Runs until stdin is closed; says on stdout how many outcomes it lost.
+/// Runs until stdin is closed; says on stdout how many outcomes it lost, and what panicked.
 ///
 /// # Errors
 ///
-/// Those of the engine's shutdown, or an URL that is none.
-pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// Those of the engine's start and shutdown, but for a database that cannot be reached; or an URL that
+/// is none.
+pub async fn run(options: Options) -> Result<ExitCode, Box<dyn std::error::Error + Send + Sync>> {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .try_init();
     // The machines panic on purpose.
     std::panic::set_hook(Box::new(|panic| {
-        if !panic.to_string().contains("on purpose") {
+        let panic = panic.to_string().replace('\n', " ");
+        if !panic.contains("on purpose") {
             eprintln!("{panic}");
+            let _ = writeln!(std::io::stdout(), "panic {panic}");
         }
     }));
     if let Some(url) = &options.runs {
@@ -57,7 +63,7 @@ pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error + Sen
     });
     let engine = tokio::select! {
         engine = start(&options) => engine?,
-        _ = &mut closed => return Ok(()),
+        _ = &mut closed => return Ok(ExitCode::SUCCESS),
     };
     println!("worker {}", engine.worker());
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
@@ -73,8 +79,14 @@ pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error + Sen
             println!("lost {lost}");
         }
     }
-    engine.shutdown().await?;
-    Ok(())
+    match engine.shutdown().await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(gen_durable::Error::Database(error)) => {
+            tracing::debug!(%error, "could not say goodbye");
+            Ok(ExitCode::from(UNREACHED))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Starts the engine, again and again while there is no database.

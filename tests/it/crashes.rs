@@ -71,9 +71,11 @@ async fn p01_kill_9_at_any_moment_loses_nothing_and_undoes_nothing() {
     }
     eventually("everything has ended", async || (live(&db).await == 0).then_some(())).await;
     assert_eq!(oracle::check(pool).await.unwrap(), Vec::<String>::new());
+    assert_eq!(oracle::figures(pool).await.unwrap().missing(false), Vec::<String>::new());
     for worker in workers {
-        let status = worker.shut_down().unwrap();
-        assert!(status.success(), "{status:?}");
+        let ended = worker.shut_down().unwrap();
+        assert!(ended.success(), "{ended:?}");
+        assert_eq!(ended.panics().collect::<Vec<_>>(), Vec::<&str>::new());
     }
 }
 

@@ -247,6 +247,34 @@ async fn the_oracle_allows_what_an_outcome_never_comes_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_oracle_finds_that_there_was_nothing_to_judge() {
+    let db = database().await;
+    let pool = db.pool();
+    oracle::install(pool).await.unwrap();
+    let missing = async |long| oracle::figures(pool).await.unwrap().missing(long).join(", ");
+    let (lost, silent) = ("no instance was taken from a lost worker", "no signal was delivered");
+    let unrecorded = "half of the steps ran unrecorded, or more";
+    assert_eq!(
+        missing(true).await,
+        format!("no instance was claimed, no instance has ended, {unrecorded}, {lost}, {silent}")
+    );
+    run(pool, RUNS).await;
+    run(pool, LIFE).await;
+    assert_eq!(missing(false).await, "");
+    assert_eq!(missing(true).await, format!("{lost}, {silent}"));
+    run(
+        pool,
+        "update chaos.log set ran_until = null;
+         insert into gen_durable.signals (target_id, name, payload) values (1, 'ping', '{}')",
+    )
+    .await;
+    assert_eq!(missing(true).await, format!("{unrecorded}, {lost}"));
+    run(pool, "update gen_durable.instances set attempt = attempt + 1, crashes = crashes + 1")
+        .await;
+    assert_eq!(missing(true).await, unrecorded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_oracle_finds_what_workers_leave_behind() {
     let db = database().await;
     let options = (*db.pool().connect_options()).clone();
