@@ -9,7 +9,7 @@ use gen_durable_tests::{
     clock::Clock,
     process::{Ended, Worker},
     proxy::Proxy,
-    worker::UNREACHED,
+    worker::{SOCKETS_MAX, UNREACHED},
 };
 
 use crate::{Error, schedule::Fault};
@@ -246,6 +246,19 @@ impl Fleet {
         }
         let panics = ended.panics().map(|panic| format!("worker {index}: {panic}"));
         self.problems.extend(panics);
+    }
+
+    /// Who has more connections than its pools may have. A connection that is half open counts, for as
+    /// long as the worker has not given it up.
+    pub(crate) fn crowded(&self) -> Vec<String> {
+        let workers = self.workers.iter().flatten();
+        workers
+            .filter_map(|worker| Some((worker.pid(), worker.sockets()?)))
+            .filter(|(_, sockets)| *sockets > SOCKETS_MAX as usize)
+            .map(|(pid, sockets)| {
+                format!("worker {pid} has {sockets} sockets, and may have {SOCKETS_MAX}")
+            })
+            .collect()
     }
 
     /// Shuts all workers down; what was wrong with any, ever. Then nothing is half open any more.

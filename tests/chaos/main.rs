@@ -52,6 +52,10 @@ const SETTLE_MAX: Duration = Duration::from_mins(2);
 /// How long a worker may take to reach the size that it should keep.
 const WARM: Duration = Duration::from_secs(10);
 
+/// How long sessions and connections may be held after everything has ended: a transaction that nobody
+/// ends any more is ended by Postgres.
+const HELD_MAX: Duration = Duration::from_secs(30);
+
 /// How long a run is at least in which some worker is lost, whatever the seed.
 const LONG: u64 = 30;
 
@@ -146,6 +150,7 @@ async fn run(options: Options) -> Result<Vec<String>, Error> {
     settle(began, &pool, options.workers, &mut problems).await;
     problems.extend(oracle::check(&pool).await?);
     problems.extend(driver.missing(&pool).await?);
+    problems.extend(held(&pool, &fleet).await?);
     problems.extend(fleet.shut_down().await?);
     problems.extend(oracle::leftovers(&pool).await?);
     let figures = oracle::figures(&pool).await?;
@@ -223,6 +228,19 @@ async fn settle(began: Instant, pool: &PgPool, workers: usize, problems: &mut Ve
                 "{SETTLE_MAX:?} after the faults not everything has ended, or lost workers are left"
             ));
             return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Waits until nobody holds what is needed no more; what is held for too long.
+async fn held(pool: &PgPool, fleet: &Fleet) -> Result<Vec<String>, Error> {
+    let since = Instant::now();
+    loop {
+        let mut held = oracle::held(pool).await?;
+        held.extend(fleet.crowded());
+        if held.is_empty() || since.elapsed() > HELD_MAX {
+            return Ok(held);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

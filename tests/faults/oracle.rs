@@ -201,6 +201,14 @@ const CHECKS: &[(&str, &str)] = &[
     ),
 ];
 
+/// What must find no row for long when everything has ended and the workers still run.
+const HELD: &[(&str, &str)] = &[(
+    "a session stays in a transaction",
+    "select format('%s, %s: %s', a.pid, a.state, left(a.query, 60)) from pg_stat_activity a
+     where a.datname = current_database() and a.application_name <> 'oracle'
+       and a.state like 'idle in transaction%'",
+)];
+
 /// What must find no row when all workers have shut down.
 const LEFTOVERS: &[(&str, &str)] = &[
     ("a worker is left", "select format('worker %s, %s', w.id, w.name) from gen_durable.workers w"),
@@ -321,6 +329,16 @@ pub async fn figures(pool: &PgPool) -> Result<Figures, sqlx::Error> {
 /// [`sqlx::Error`] if the tables cannot be read.
 pub async fn check(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
     find(pool, CHECKS).await
+}
+
+/// Everything that is held although nothing is under way; a moment later it may be over. The looking
+/// pool's connections are called `oracle` (`application_name`).
+///
+/// # Errors
+///
+/// [`sqlx::Error`] if the tables cannot be read.
+pub async fn held(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    find(pool, HELD).await
 }
 
 /// Everything that workers left behind, once all have shut down. The looking pool's connections are

@@ -157,6 +157,13 @@ impl Worker {
         Some(pages * 4096)
     }
 
+    /// How many sockets it has open; none if it has ended.
+    pub fn sockets(&self) -> Option<usize> {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid)).ok()?;
+        let targets = open.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        Some(targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count())
+    }
+
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))

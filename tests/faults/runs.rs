@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 /// Connections that all steps of a worker write with.
-const CONNECTIONS: u32 = 3;
+pub const CONNECTIONS: u32 = 3;
 
 /// How long a step waits for them.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -16,6 +16,16 @@ use crate::{
 /// Its exit code if it was told to shut down and could not reach the database.
 pub const UNREACHED: u8 = 3;
 
+/// What its engine opens for itself, beside the one that listens.
+const ENGINE_CONNECTIONS: u32 = 10;
+/// What its steps may open.
+const STEP_CONNECTIONS: u32 = 5;
+/// What the runtime has for itself: a pair for signals, and one end of it again.
+const RUNTIME_SOCKETS: u32 = 3;
+/// How many sockets it may have open, once it is at rest.
+pub const SOCKETS_MAX: u32 =
+    ENGINE_CONNECTIONS + 1 + STEP_CONNECTIONS + runs::CONNECTIONS + RUNTIME_SOCKETS;
+
 /// What a worker is told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -93,7 +103,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Box<dyn std::error::Error
 async fn start(options: &Options) -> Result<Engine, Box<dyn std::error::Error + Send + Sync>> {
     let connect: PgConnectOptions = options.url.parse()?;
     let pool = PgPoolOptions::new()
-        .max_connections(5)
+        .max_connections(STEP_CONNECTIONS)
         .acquire_timeout(Duration::from_secs(5))
         .connect_lazy_with(connect);
     loop {
@@ -107,6 +117,7 @@ async fn start(options: &Options) -> Result<Engine, Box<dyn std::error::Error + 
             .machine::<Held>()
             .machine::<Deadly>()
             .resource(pool.clone())
+            .connections_max(ENGINE_CONNECTIONS)
             .queue("default", options.slots)
             .queue("keyed", 10)
             .lease_ttl(Duration::from_millis(options.lease))

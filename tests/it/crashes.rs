@@ -14,6 +14,7 @@ use gen_durable_tests::{
     process::Worker,
     proxy::{Direction, Effect},
     random::Random,
+    worker::SOCKETS_MAX,
 };
 
 use crate::support::{count, database, eventually, proxy, row, until, until_somebody_waits};
@@ -73,6 +74,11 @@ async fn p01_kill_9_at_any_moment_loses_nothing_and_undoes_nothing() {
     assert_eq!(oracle::check(pool).await.unwrap(), Vec::<String>::new());
     assert_eq!(oracle::figures(pool).await.unwrap().missing(false), Vec::<String>::new());
     for worker in workers {
+        eventually("it has no more connections than it may have", async || {
+            let sockets = worker.sockets().expect("it runs");
+            (sockets > 0 && sockets <= SOCKETS_MAX as usize).then_some(())
+        })
+        .await;
         let ended = worker.shut_down().unwrap();
         assert!(ended.success(), "{ended:?}");
         assert_eq!(ended.panics().collect::<Vec<_>>(), Vec::<&str>::new());

@@ -275,6 +275,24 @@ async fn the_oracle_finds_that_there_was_nothing_to_judge() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_oracle_finds_a_session_that_stays_in_a_transaction() {
+    let db = database().await;
+    let options = (*db.pool().connect_options()).clone();
+    let pool = PgPool::connect_with(options.clone().application_name("oracle")).await.unwrap();
+    let mut connection = sqlx::PgConnection::connect_with(&options).await.unwrap();
+    assert_eq!(oracle::held(&pool).await.unwrap(), Vec::<String>::new());
+    for statement in ["begin", "select no_such_column"] {
+        // The second one fails, and the transaction with it: it has not ended.
+        let _ = sqlx::raw_sql(statement).execute(&mut connection).await;
+        let found = oracle::held(&pool).await.unwrap();
+        let title = "a session stays in a transaction";
+        assert!(found.iter().any(|problem| problem.contains(title)), "{statement}: {found:?}");
+    }
+    sqlx::raw_sql("rollback").execute(&mut connection).await.unwrap();
+    assert_eq!(oracle::held(&pool).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_oracle_finds_what_workers_leave_behind() {
     let db = database().await;
     let options = (*db.pool().connect_options()).clone();
