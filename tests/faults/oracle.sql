@@ -4,6 +4,11 @@ create schema chaos;
 -- What orders all that is recorded. Clocks jump, a sequence does not.
 create sequence chaos.ticks;
 
+-- Which start of Postgres this is. What was not durable when it stopped is lost, ticks too: they are
+-- given out again.
+create function chaos.server() returns bigint stable language sql
+    return (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint;
+
 create table chaos.edges (fsm text, from_step text, to_step text);
 create table chaos.ends (fsm text, step text, status text);
 
@@ -70,6 +75,9 @@ declare
     -- A state that no step has left keeps the run of an earlier outcome.
     run jsonb := nullif(new.state -> 'run', old.state -> 'run');
 begin
+    if (run ->> 'server')::bigint is distinct from chaos.server() then
+        run := null;
+    end if;
     insert into chaos.log (
         id, fsm, partition_key, old_status, new_status, old_step, new_step, old_revision,
         new_revision, old_attempt, new_attempt, old_n, new_n, locked_by, reaped, ran, ran_until

@@ -4,7 +4,8 @@
 //! Times are ticks of the sequence that numbers the oracle's log: clocks jump, it does not.
 //!
 //! Invariant: a run whose beginning is not known to be written down is not spoken of, and its step goes
-//! on without. So a fault that meets the writing makes the account shorter, and never wrong.
+//! on without; nor is one whose outcome is committed after Postgres was started again. So a fault that
+//! meets the writing makes the account shorter, and never wrong.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -25,13 +26,15 @@ static POOL: OnceLock<PgPool> = OnceLock::new();
 pub struct Run {
     /// When its code began; no other run has this number.
     pub began: i64,
+    /// The start of Postgres that this was in.
+    pub server: i64,
     /// When its code ended; none if the database could not be asked.
     pub ended: Option<i64>,
 }
 
 /// A run whose code is under way; none if nobody records it.
 #[derive(Debug)]
-pub(crate) struct Running(Option<i64>);
+pub(crate) struct Running(Option<(i64, i64)>);
 
 /// Has this process record its runs in the oracle's tables.
 ///
@@ -40,7 +43,7 @@ pub(crate) struct Running(Option<i64>);
 /// [`sqlx::Error`] if the URL is none.
 pub(crate) fn record(url: &str) -> Result<(), sqlx::Error> {
     let options: sqlx::postgres::PgConnectOptions = url.parse()?;
-    // Nothing is lost out of order, and whoever commits an outcome later makes the run durable too.
+    // Whatever is committed later makes it durable too, until Postgres stops: then the run is void.
     let options = options.application_name("runs").options([("synchronous_commit", "off")]);
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
@@ -54,10 +57,10 @@ pub(crate) fn record(url: &str) -> Result<(), sqlx::Error> {
 /// Called first by a step. What it sees in the log is what was committed by then.
 pub(crate) async fn begin<M: Machine>(cx: &Context<M>, n: u32) -> Running {
     let Some(pool) = POOL.get() else { return Running(None) };
-    let written = sqlx::query_scalar(
+    let written = sqlx::query_as(
         "insert into chaos.runs (id, step, n, attempt, pid, saw)
          values ($1, $2, $3, $4, $5, (select max(l.seq) from chaos.log l where l.id = $1))
-         returning began",
+         returning began, chaos.server()",
     )
     .bind(cx.id().get())
     .bind(cx.step_name())
@@ -71,9 +74,9 @@ pub(crate) async fn begin<M: Machine>(cx: &Context<M>, n: u32) -> Running {
 impl Running {
     /// Called last by a step.
     pub(crate) async fn end(self) -> Option<Run> {
-        let (began, pool) = (self.0?, POOL.get()?);
+        let ((began, server), pool) = (self.0?, POOL.get()?);
         let tick = sqlx::query_scalar("select nextval('chaos.ticks')").fetch_one(pool);
-        Some(Run { began, ended: within(tick).await })
+        Some(Run { began, server, ended: within(tick).await })
     }
 }
 
@@ -81,8 +84,10 @@ impl Run {
     /// A text for an error or a panic, which takes the run to `handle` with it.
     pub(crate) fn tell(run: Option<Self>, what: &str) -> String {
         match run {
-            Some(Self { began, ended: Some(ended) }) => format!("run {began} {ended}: {what}"),
-            Some(Self { began, ended: None }) => format!("run {began}: {what}"),
+            Some(Self { began, server, ended: Some(ended) }) => {
+                format!("run {began} {server} {ended}: {what}")
+            }
+            Some(Self { began, server, ended: None }) => format!("run {began} {server}: {what}"),
             None => what.to_owned(),
         }
     }
@@ -91,11 +96,15 @@ impl Run {
     pub(crate) fn told(text: &str) -> Option<Self> {
         let (ticks, _) = text.split_once("run ")?.1.split_once(':')?;
         let mut ticks = ticks.split(' ').map(str::parse);
-        Some(Self { began: ticks.next()?.ok()?, ended: ticks.next().and_then(Result::ok) })
+        Some(Self {
+            began: ticks.next()?.ok()?,
+            server: ticks.next()?.ok()?,
+            ended: ticks.next().and_then(Result::ok),
+        })
     }
 }
 
-async fn within(statement: impl Future<Output = Result<i64, sqlx::Error>>) -> Option<i64> {
+async fn within<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Option<T> {
     tokio::time::timeout(PATIENCE, statement).await.ok()?.ok()
 }
 
@@ -105,9 +114,11 @@ mod tests {
 
     #[test]
     fn a_run_is_told_and_heard() {
-        for run in
-            [None, Some(Run { began: 12, ended: None }), Some(Run { began: 12, ended: Some(345) })]
-        {
+        for run in [
+            None,
+            Some(Run { began: 12, server: 7, ended: None }),
+            Some(Run { began: 12, server: 7, ended: Some(345) }),
+        ] {
             let text = format!("panicked: {}", Run::tell(run, "a panic on purpose"));
             assert_eq!(Run::told(&text), run, "{text}");
         }

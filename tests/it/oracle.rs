@@ -14,7 +14,9 @@ const RUNS: &str = "
     $$;
     create function chaos.end_run(id bigint) returns jsonb language sql as $$
         select jsonb_build_object(
-            'run', jsonb_build_object('began', max(r.began), 'ended', nextval('chaos.ticks'))
+            'run', jsonb_build_object(
+                'began', max(r.began), 'server', chaos.server(), 'ended', nextval('chaos.ticks')
+            )
         )
         from chaos.runs r where r.id = $1
     $$;
@@ -219,7 +221,7 @@ async fn the_oracle_finds_each_thing_that_it_looks_for() {
 }
 
 /// A worker that was stopped in the middle of a step has the instance taken from it, and goes on while it
-/// runs elsewhere.
+/// runs elsewhere. Then an outcome comes of a run that was lost when Postgres stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_oracle_allows_what_an_outcome_never_comes_of() {
     let db = database().await;
@@ -240,7 +242,10 @@ async fn the_oracle_allows_what_an_outcome_never_comes_of() {
          set step = 'second', state = '{\"n\": 1}' || chaos.end_run(1), attempt = 0, revision = 4
          where id = 1;
          select chaos.begin_run(1, 'first', 0);
-         update gen_durable.instances set status = 'done', revision = 5, finished_at = now() where id = 1",
+         update gen_durable.instances
+         set status = 'done', state = '{\"n\": 1, \"run\": {\"began\": 1, \"server\": 1}}', revision = 5,
+             finished_at = now()
+         where id = 1",
     )
     .await;
     assert_eq!(oracle::check(db.pool()).await.unwrap(), Vec::<String>::new());
