@@ -118,21 +118,22 @@ mod tests {
     use super::*;
 
     const TTL: Duration = Duration::from_secs(30);
-    const MARGIN: Duration = Duration::from_secs(3);
-    const MOMENT: Duration = Duration::from_nanos(1);
+    /// For how long steps may start, which is a tenth less.
+    const STARTS: Duration = Duration::from_secs(27);
+    const JUST_BEFORE_STARTS: Duration = Duration::new(26, 999_999_999);
+    const JUST_BEFORE_TTL: Duration = Duration::new(29, 999_999_999);
 
     #[test]
     fn no_step_starts_within_the_margin_and_a_commit_is_tried_to_the_end() {
         let asked = Instant::now();
         let lease = Lease::new(7, asked, TTL);
-        let (margin, end) = (asked + TTL - MARGIN, asked + TTL);
         assert!(lease.may_start_at(7, asked));
-        assert!(lease.may_start_at(7, margin - MOMENT));
-        assert!(!lease.may_start_at(7, margin));
-        assert!(lease.may_hold_at(margin));
-        assert!(lease.may_hold_at(end - MOMENT));
-        assert!(!lease.may_hold_at(end));
-        assert!(!lease.may_start_at(7, end));
+        assert!(lease.may_start_at(7, asked + JUST_BEFORE_STARTS));
+        assert!(!lease.may_start_at(7, asked + STARTS));
+        assert!(lease.may_hold_at(asked + STARTS));
+        assert!(lease.may_hold_at(asked + JUST_BEFORE_TTL));
+        assert!(!lease.may_hold_at(asked + TTL));
+        assert!(!lease.may_start_at(7, asked + TTL));
     }
 
     #[test]
@@ -143,8 +144,8 @@ mod tests {
         let asked = began + TTL * 2;
         assert!(!lease.may_hold_at(asked));
         lease.granted(7, asked);
-        assert!(lease.may_start_at(7, asked + TTL - MARGIN - MOMENT));
-        assert!(!lease.may_start_at(7, asked + TTL - MARGIN));
+        assert!(lease.may_start_at(7, asked + JUST_BEFORE_STARTS));
+        assert!(!lease.may_start_at(7, asked + STARTS));
         assert!(!lease.may_hold_at(asked + TTL));
     }
 
