@@ -18,8 +18,9 @@ use crate::{
     storage::{self, Ended},
 };
 
-/// The shortest and the longest pause between two looks for one instance.
-const PAUSE_MIN: Duration = Duration::from_millis(1);
+/// The shortest and the longest pause between two looks for one instance. A timer ends with the millisecond that
+/// it would end in, so the shortest is three quarters of one on average.
+const PAUSE_MIN: Duration = Duration::from_micros(250);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// The waiting calls of a client.
