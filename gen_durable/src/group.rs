@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Invariant: an item that was submitted is in the queue or in exactly one batch; while the queue is
-//! not empty, at least one task drains it. There is no timer.
+//! not empty, at least one task drains it. No batch begins by a timer, but one beside another that takes long.
 
 use std::{
     collections::VecDeque,
@@ -21,6 +21,11 @@ use std::{
 pub(crate) trait Item: Send + 'static {
     /// Its size in bytes, as far as it counts.
     fn weight(&self) -> usize;
+
+    /// Whether more work comes of it when it is done.
+    fn is_awaited(&self) -> bool {
+        true
+    }
 }
 
 /// Work on a batch.
@@ -34,6 +39,9 @@ pub(crate) const WEIGHT_MAX: usize = 2 * 1024 * 1024;
 /// How long a batch may wait for the tasks that are ready.
 const SETTLE_MAX: Duration = Duration::from_millis(1);
 
+/// How long a batch may be under way before nothing waits for its end any more.
+const SLOW: Duration = Duration::from_millis(50);
+
 /// A queue that is drained in batches by a bounded number of tasks.
 pub(crate) struct Group<T> {
     state: Mutex<State<T>>,
@@ -44,7 +52,13 @@ pub(crate) struct Group<T> {
 
 struct State<T> {
     queue: VecDeque<T>,
+    /// How many of the queue are awaited.
+    awaited: usize,
     tasks: usize,
+    /// How many of the tasks have had their batch for longer than [`SLOW`].
+    slow: usize,
+    /// Whether what nobody awaits is left for a larger batch.
+    patient: bool,
 }
 
 /// Goes behind the tasks that are ready, in the queue from which any thread may take it:
@@ -63,24 +77,52 @@ async fn go_behind() {
 
 impl<T: Item> Group<T> {
     pub(crate) fn new(batch_max: usize, tasks_max: usize, run: Run<T>) -> Arc<Self> {
-        let state = Mutex::new(State { queue: VecDeque::new(), tasks: 0 });
+        let state = Mutex::new(State {
+            queue: VecDeque::new(),
+            awaited: 0,
+            tasks: 0,
+            slow: 0,
+            patient: false,
+        });
         Arc::new(Self { state, batch_max, tasks_max, run })
     }
 
     /// Adds an item, and a task to drain the queue if there may be one more.
     pub(crate) fn submit(self: &Arc<Self>, item: T) {
         let mut state = self.lock();
+        state.awaited += usize::from(item.is_awaited());
         state.queue.push_back(item);
-        if state.tasks < self.tasks_max {
+        self.add_task(state);
+    }
+
+    /// Says whether what nobody [awaits](Item::is_awaited) is left for a larger batch: it then waits until the one
+    /// that is under way has ended, unless that takes long.
+    pub(crate) fn set_patient(self: &Arc<Self>, patient: bool) {
+        let mut state = self.lock();
+        state.patient = patient;
+        self.add_task(state);
+    }
+
+    /// Adds a task if there is something to do and may be one more.
+    fn add_task(self: &Arc<Self>, mut state: MutexGuard<'_, State<T>>) {
+        if !state.queue.is_empty() && state.tasks < self.tasks_allowed(&state) {
             state.tasks += 1;
             drop(state);
             tokio::spawn(self.place().drain());
         }
     }
 
+    fn tasks_allowed(&self, state: &State<T>) -> usize {
+        if state.patient && state.awaited == 0 {
+            self.tasks_max.min(1 + state.slow)
+        } else {
+            self.tasks_max
+        }
+    }
+
     /// The place of a task that has been counted.
     fn place(self: &Arc<Self>) -> Place<T> {
-        Place { group: Arc::clone(self), held: true, began: false }
+        Place { group: Arc::clone(self), held: true, began: false, slow: false }
     }
 
     /// Lets the tasks that are ready to run go first, for as long as they bring more, and for
@@ -111,6 +153,7 @@ struct Place<T: Item> {
     group: Arc<Group<T>>,
     held: bool,
     began: bool,
+    slow: bool,
 }
 
 impl<T: Item> Place<T> {
@@ -119,15 +162,27 @@ impl<T: Item> Place<T> {
         loop {
             self.group.settle().await;
             let Some(batch) = self.take() else { break };
-            (self.group.run)(batch).await;
+            let mut run = (self.group.run)(batch);
+            if tokio::time::timeout(SLOW, &mut run).await.is_err() {
+                self.set_slow(true);
+                run.await;
+                self.set_slow(false);
+            }
         }
     }
 
+    fn set_slow(&mut self, slow: bool) {
+        let mut state = self.group.lock();
+        state.slow = if slow { state.slow + 1 } else { state.slow - 1 };
+        self.slow = slow;
+        self.group.add_task(state);
+    }
+
     /// The next batch. If there is none the place is given up under the same lock, so an item that is
-    /// submitted from now on starts a new task.
+    /// submitted from now on starts a new task. So it is if there are more tasks than may be: another goes on.
     fn take(&mut self) -> Option<Vec<T>> {
         let mut state = self.group.lock();
-        if state.queue.is_empty() {
+        if state.queue.is_empty() || state.tasks > self.group.tasks_allowed(&state) {
             state.tasks -= 1;
             self.held = false;
             return None;
@@ -141,7 +196,9 @@ impl<T: Item> Place<T> {
             }
             count += 1;
         }
-        Some(state.queue.drain(..count).collect())
+        let batch: Vec<T> = state.queue.drain(..count).collect();
+        state.awaited -= batch.iter().filter(|item| item.is_awaited()).count();
+        Some(batch)
     }
 }
 
@@ -154,6 +211,7 @@ impl<T: Item> Drop for Place<T> {
             return;
         }
         let mut state = self.group.lock();
+        state.slow -= usize::from(self.slow);
         let panicked = self.began && std::thread::panicking();
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if panicked && !state.queue.is_empty() => {
@@ -183,7 +241,10 @@ mod tests {
         task::Poll,
     };
 
-    use tokio::sync::{Semaphore, mpsc::unbounded_channel};
+    use tokio::sync::{
+        Semaphore,
+        mpsc::{UnboundedReceiver, unbounded_channel},
+    };
 
     use super::*;
 
@@ -194,6 +255,85 @@ mod tests {
         fn weight(&self) -> usize {
             1
         }
+
+        fn is_awaited(&self) -> bool {
+            *self >= AWAITED
+        }
+    }
+
+    /// From here on items are awaited.
+    const AWAITED: usize = 100;
+
+    /// A patient group of two tasks, whose batches begin at once and end when they are let go.
+    fn patient() -> (Arc<Group<usize>>, UnboundedReceiver<Vec<usize>>, Arc<Semaphore>) {
+        let (ran, batches) = unbounded_channel();
+        let gate = Arc::new(Semaphore::new(0));
+        let gate_of_batches = Arc::clone(&gate);
+        let run = move |batch: Vec<usize>| {
+            let (gate, ran) = (Arc::clone(&gate_of_batches), ran.clone());
+            Box::pin(async move {
+                ran.send(batch).unwrap();
+                gate.acquire().await.unwrap().forget();
+            }) as _
+        };
+        let group = Group::new(usize::MAX, 2, Box::new(run));
+        group.set_patient(true);
+        (group, batches, gate)
+    }
+
+    async fn next(batches: &mut UnboundedReceiver<Vec<usize>>) -> Vec<usize> {
+        tokio::time::timeout(PATIENCE, batches.recv()).await.unwrap().expect("a batch")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_awaits_is_left_for_one_larger_batch() {
+        let (group, mut batches, gate) = patient();
+        group.submit(1);
+        assert_eq!(next(&mut batches).await, [1]);
+        group.submit(2);
+        group.submit(3);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(batches.try_recv().is_err(), "a second batch beside the first");
+        gate.add_permits(1);
+        assert_eq!(next(&mut batches).await, [2, 3]);
+        // Without patience it begins at once.
+        group.submit(4);
+        group.set_patient(false);
+        assert_eq!(next(&mut batches).await, [4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_awaited_and_what_came_with_it_waits_for_no_other_batch() {
+        let (group, mut batches, gate) = patient();
+        group.submit(1);
+        assert_eq!(next(&mut batches).await, [1]);
+        group.submit(2);
+        group.submit(AWAITED);
+        assert_eq!(next(&mut batches).await, [2, AWAITED]);
+        // Of two tasks one is too many when nothing is awaited any more; the other goes on.
+        group.submit(3);
+        gate.add_permits(2);
+        assert_eq!(next(&mut batches).await, [3]);
+        group.submit(4);
+        gate.add_permits(1);
+        assert_eq!(next(&mut batches).await, [4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_waits_for_a_batch_that_takes_long() {
+        let (group, mut batches, gate) = patient();
+        group.submit(1);
+        assert_eq!(next(&mut batches).await, [1]);
+        group.submit(2);
+        // The clock of a paused runtime goes on when nothing else can.
+        assert_eq!(next(&mut batches).await, [2]);
+        gate.add_permits(2);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(&*group.lock(), State { tasks: 0, slow: 0, .. }));
     }
 
     /// A task that is always ready, and brings one item more each time, would be let go first for ever.
@@ -229,7 +369,11 @@ mod tests {
     /// The thread that the draining task was on computes for long: another thread takes the task over.
     #[test]
     fn a_batch_does_not_wait_for_a_task_that_computes() {
-        let two = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let two = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_time()
+            .build()
+            .unwrap();
         let (ran, batch_ran) = mpsc::channel();
         let run = move |_batch: Vec<usize>| {
             let _ = ran.send(());

@@ -36,7 +36,7 @@ const HORIZON: Duration = Duration::from_millis(200);
 /// So many steps tell a queue's speed also in a short time.
 const MANY: u64 = 64;
 /// The most rows claimed ahead, per slot, and in all queues with few slots.
-const PREFETCH_PER_SLOT: usize = 16;
+const PREFETCH_PER_SLOT: usize = 40;
 const PREFETCH_MIN: usize = 64;
 /// The most rows in one claim of a queue.
 const CLAIM_MAX: usize = 1000;
@@ -187,7 +187,9 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 if turn.is_none() || !claim.rows.is_empty() {
                     shared.alarms.answered(!claim.rows.is_empty(), now);
                 }
-                let full = enter(shared, &request, claim.rows) || cleared;
+                let full = enter(shared, &request, claim.rows);
+                shared.flusher.set_backlog(full);
+                let full = full || cleared;
                 // A queue that had no room was not asked for: whoever makes some must wake the
                 // claimer, and room that was made meanwhile, and told nobody, is seen here.
                 let left_out = |pace: &Pace| {

@@ -1,7 +1,8 @@
 //! Committing outcomes in groups.
 //!
 //! Three lanes. Most outcomes touch their own rows alone; they never wait for anybody's lock, and two
-//! batches may be under way at a time. Outcomes that carry inserts and signals may have to wait (for
+//! batches may be under way at a time. While claims find all that they ask for, it is one, unless steps go on after
+//! it: more than one claim's work cannot end, and two small batches cost more than one. Outcomes that carry inserts and signals may have to wait (for
 //! the lock of a target, for a unique key that is being inserted); they go one batch at a time, so
 //! that two batches of one engine cannot wait for each other, and hold nobody else up. An outcome of the
 //! first kind whose row is locked whenever it is tried waits for its turn in the third lane, alone: one is in
@@ -91,6 +92,11 @@ impl Reply {
 }
 
 impl Item for Job {
+    /// The instance's next step begins when it is durable.
+    fn is_awaited(&self) -> bool {
+        matches!(self.commit.change, Change::Next { .. })
+    }
+
     fn weight(&self) -> usize {
         let result = match &self.commit.change {
             Change::Done { result } => result.0.len(),
@@ -143,6 +149,11 @@ impl Flusher {
         let (to, answer) = oneshot::channel();
         self.submit(Job { commit, reply: Reply::new(to), uncertain: false });
         answer.await.unwrap_or(Answer::Lost)
+    }
+
+    /// Says whether more work waits than this process can claim at a time.
+    pub(crate) fn set_backlog(&self, backlog: bool) {
+        self.plain.set_patient(backlog);
     }
 
     fn submit(&self, job: Job) {
