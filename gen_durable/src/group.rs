@@ -1,4 +1,5 @@
-//! Group commit without added delay: what arrives while a batch is under way forms the next one.
+//! Group commit without added delay: what arrives while a batch is under way forms the next one, beside it if there is
+//! a task for it. A group that is told to be patient leaves it for one larger batch, as far as nobody waits for it.
 //!
 //! ```text
 //!   submit ──► queue ──► drain task: take all (bounded) ──► run ──► again, until the queue is empty
@@ -54,6 +55,8 @@ struct State<T> {
     queue: VecDeque<T>,
     /// How many of the queue are awaited.
     awaited: usize,
+    /// What the queue weighs.
+    weight: usize,
     tasks: usize,
     /// How many of the tasks have had their batch for longer than [`SLOW`].
     slow: usize,
@@ -80,6 +83,7 @@ impl<T: Item> Group<T> {
         let state = Mutex::new(State {
             queue: VecDeque::new(),
             awaited: 0,
+            weight: 0,
             tasks: 0,
             slow: 0,
             patient: false,
@@ -91,12 +95,13 @@ impl<T: Item> Group<T> {
     pub(crate) fn submit(self: &Arc<Self>, item: T) {
         let mut state = self.lock();
         state.awaited += usize::from(item.is_awaited());
+        state.weight += item.weight();
         state.queue.push_back(item);
         self.add_task(state);
     }
 
     /// Says whether what nobody [awaits](Item::is_awaited) is left for a larger batch: it then waits until the one
-    /// that is under way has ended, unless that takes long.
+    /// that is under way has ended, unless that takes long or what waits is a full batch.
     pub(crate) fn set_patient(self: &Arc<Self>, patient: bool) {
         let mut state = self.lock();
         state.patient = patient;
@@ -113,7 +118,8 @@ impl<T: Item> Group<T> {
     }
 
     fn tasks_allowed(&self, state: &State<T>) -> usize {
-        if state.patient && state.awaited == 0 {
+        let full = state.queue.len() >= self.batch_max || state.weight >= WEIGHT_MAX;
+        if state.patient && state.awaited == 0 && !full {
             self.tasks_max.min(1 + state.slow)
         } else {
             self.tasks_max
@@ -198,6 +204,7 @@ impl<T: Item> Place<T> {
         }
         let batch: Vec<T> = state.queue.drain(..count).collect();
         state.awaited -= batch.iter().filter(|item| item.is_awaited()).count();
+        state.weight -= batch.iter().map(Item::weight).sum::<usize>();
         Some(batch)
     }
 }
@@ -265,7 +272,9 @@ mod tests {
     const AWAITED: usize = 100;
 
     /// A patient group of two tasks, whose batches begin at once and end when they are let go.
-    fn patient() -> (Arc<Group<usize>>, UnboundedReceiver<Vec<usize>>, Arc<Semaphore>) {
+    fn patient(
+        batch_max: usize,
+    ) -> (Arc<Group<usize>>, UnboundedReceiver<Vec<usize>>, Arc<Semaphore>) {
         let (ran, batches) = unbounded_channel();
         let gate = Arc::new(Semaphore::new(0));
         let gate_of_batches = Arc::clone(&gate);
@@ -276,7 +285,7 @@ mod tests {
                 gate.acquire().await.unwrap().forget();
             }) as _
         };
-        let group = Group::new(usize::MAX, 2, Box::new(run));
+        let group = Group::new(batch_max, 2, Box::new(run));
         group.set_patient(true);
         (group, batches, gate)
     }
@@ -287,7 +296,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_awaits_is_left_for_one_larger_batch() {
-        let (group, mut batches, gate) = patient();
+        let (group, mut batches, gate) = patient(usize::MAX);
         group.submit(1);
         assert_eq!(next(&mut batches).await, [1]);
         group.submit(2);
@@ -306,7 +315,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_awaited_and_what_came_with_it_waits_for_no_other_batch() {
-        let (group, mut batches, gate) = patient();
+        let (group, mut batches, gate) = patient(usize::MAX);
         group.submit(1);
         assert_eq!(next(&mut batches).await, [1]);
         group.submit(2);
@@ -322,8 +331,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_full_batch_waits_for_no_other() {
+        let (group, mut batches, gate) = patient(2);
+        group.submit(1);
+        assert_eq!(next(&mut batches).await, [1]);
+        group.submit(2);
+        group.submit(3);
+        assert_eq!(next(&mut batches).await, [2, 3]);
+        gate.add_permits(2);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(&*group.lock(), State { tasks: 0, weight: 0, awaited: 0, .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn nothing_waits_for_a_batch_that_takes_long() {
-        let (group, mut batches, gate) = patient();
+        let (group, mut batches, gate) = patient(usize::MAX);
         group.submit(1);
         assert_eq!(next(&mut batches).await, [1]);
         group.submit(2);

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Invariant: what is claimed and not finished stays within a queue's slots and its prefetch. The
-//! prefetch is what the queue gets done in [`HORIZON`]: fast steps find the next row waiting, slow
-//! ones hoard none that another process could run.
+//! prefetch is as many rows as the queue ran steps in [`HORIZON`] of late: fast steps find the next row waiting,
+//! slow ones hoard none that another process could run.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -123,6 +123,7 @@ struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
+        self.0.flusher.set_backlog(false);
         self.0.claimer_ended.open();
     }
 }
@@ -169,6 +170,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             Err(error) => {
                 // The claim may have been committed, and its answer lost.
                 shared.suspect_orphans();
+                shared.flusher.set_backlog(false);
                 if !storage::is_transient(&error) {
                     // An answer too large for Postgres, perhaps: large states, or large inboxes.
                     rows_max = (rows_max / 2).max(1);
@@ -188,7 +190,10 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     shared.alarms.answered(!claim.rows.is_empty(), now);
                 }
                 let full = enter(shared, &request, claim.rows);
-                shared.flusher.set_backlog(full);
+                // A turn that is refused says nothing of what waits.
+                if full || turn.is_none() {
+                    shared.flusher.set_backlog(full);
+                }
                 let full = full || cleared;
                 // A queue that had no room was not asked for: whoever makes some must wake the
                 // claimer, and room that was made meanwhile, and told nobody, is seen here.

@@ -1,8 +1,9 @@
 //! Committing outcomes in groups.
 //!
 //! Three lanes. Most outcomes touch their own rows alone; they never wait for anybody's lock, and two
-//! batches may be under way at a time. While claims find all that they ask for, it is one, unless steps go on after
-//! it: more than one claim's work cannot end, and two small batches cost more than one. Outcomes that carry inserts and signals may have to wait (for
+//! batches may be under way at a time. While claims find all that they ask for, it is one: two small batches cost
+//! more than one, and nobody waits. A second begins all the same if it is full, if the first takes long, or if steps
+//! go on or keys become free after it. Outcomes that carry inserts and signals may have to wait (for
 //! the lock of a target, for a unique key that is being inserted); they go one batch at a time, so
 //! that two batches of one engine cannot wait for each other, and hold nobody else up. An outcome of the
 //! first kind whose row is locked whenever it is tried waits for its turn in the third lane, alone: one is in
@@ -92,9 +93,9 @@ impl Reply {
 }
 
 impl Item for Job {
-    /// The instance's next step begins when it is durable.
+    /// The instance's next step begins when it is durable, or its partition key is free.
     fn is_awaited(&self) -> bool {
-        matches!(self.commit.change, Change::Next { .. })
+        matches!(self.commit.change, Change::Next { .. }) || self.commit.partition_key.is_some()
     }
 
     fn weight(&self) -> usize {

@@ -5,7 +5,7 @@
 //! claim's index: nobody would look for it but the service `partitions`, which comes every now and then.
 //!
 //! Invariant: a key is freed until what goes next is in the claim's index, by whoever freed it first, or by
-//! the service if that process ends.
+//! the service if that process ends, or never heard which keys these were.
 
 use std::{sync::Arc, time::Duration};
 
