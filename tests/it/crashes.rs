@@ -132,6 +132,8 @@ async fn p23_a_process_stopped_past_its_lease_commits_nothing() {
             .await
             .unwrap();
     assert_eq!(effects, 1, "the insert that the outcome carries happened once");
+    // A shutdown leaves what has not begun.
+    eventually("what was inserted has ended", async || (live(&db).await == 0).then_some(())).await;
     for worker in [first, second] {
         let status = tokio::task::spawn_blocking(|| worker.shut_down()).await.unwrap().unwrap();
         assert!(status.success(), "{status:?}");

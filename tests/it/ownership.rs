@@ -7,8 +7,8 @@ use gen_durable_test_postgres::TestDb;
 use sqlx::PgPool;
 
 use crate::support::{
-    Gate, PATIENCE, count, database, engine, eventually, expire_lease, row, sql, until,
-    until_somebody_waits,
+    Gate, PATIENCE, count, database, engine, eventually, expire_lease, lose_worker, row, sql,
+    until, until_somebody_waits,
 };
 
 #[derive(Clone, Debug, DurableSignal)]
@@ -256,16 +256,11 @@ async fn p24_an_instance_that_loses_every_worker_is_failed() {
         };
         let dies = start().await;
         gate.arrival().await;
-        expire_lease(pool, dies.worker()).await;
         // One that knows no machine reaps, so that nobody claims the row at once.
         let reaper = engine(&db).crashes_max(3).start().await.unwrap();
-        reaper.maintain().await.unwrap();
-        // Its service may reap at this moment, and is not waited for.
-        let row = eventually("the row was reaped", async || {
-            let row = row(pool, id).await;
-            (row.crashes == crash).then_some(row)
-        })
-        .await;
+        lose_worker(pool, dies.worker(), &reaper, id).await;
+        let row = row(pool, id).await;
+        assert_eq!(row.crashes, crash);
         if crash < 3 {
             assert_eq!(row.status, "runnable");
         } else {
@@ -301,8 +296,7 @@ async fn p24_by_default_twenty_lost_workers_are_too_many() {
             .unwrap();
     }
     let reaper = engine(&db).start().await.unwrap();
-    expire_lease(pool, dies.worker()).await;
-    reaper.maintain().await.unwrap();
+    lose_worker(pool, dies.worker(), &reaper, last).await;
     assert_eq!(
         row(pool, last).await.last_error.as_deref(),
         Some("step kill: its worker was lost 20 times in a row")

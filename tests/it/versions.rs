@@ -12,7 +12,7 @@ use gen_durable_test_postgres::TestDb;
 use sqlx::PgPool;
 
 use self::machines::{Stops, v1, v2, v3};
-use crate::support::{Gate, PATIENCE, count, database, engine, expire_lease, row, sql, until};
+use crate::support::{Gate, PATIENCE, count, database, engine, lose_worker, row, sql, until};
 
 /// What an instance is, as far as a version decides it.
 #[derive(Debug, PartialEq, sqlx::FromRow)]
@@ -187,9 +187,8 @@ async fn p32_what_is_released_or_lost_before_the_first_commit_is_of_the_older_ve
 
     let lost = start::<v2::Parcel>(&db, &gate).await;
     gate.arrival().await;
-    expire_lease(pool, lost.worker()).await;
     let reaper = engine(&db).start().await.unwrap();
-    reaper.maintain().await.unwrap();
+    lose_worker(pool, lost.worker(), &reaper, id).await;
     drop(lost);
     assert_eq!(stored(pool, id).await, before);
     let reaped = row(pool, id).await;

@@ -196,6 +196,18 @@ pub(crate) async fn expire_lease(pool: &PgPool, worker: i64) {
         .expect("the worker is in the table");
 }
 
+/// Lets a worker's lease run out and has its rows reaped, until this one is: the worker may renew its lease meanwhile,
+/// and a service that is reaping is not waited for.
+pub(crate) async fn lose_worker(pool: &PgPool, worker: i64, reaper: &Engine, id: impl Into<i64>) {
+    let id = id.into();
+    eventually("the row was reaped", async || {
+        expire_lease(pool, worker).await;
+        reaper.maintain().await.expect("the database is there");
+        (row(pool, id).await.locked_by != Some(worker)).then_some(())
+    })
+    .await;
+}
+
 /// Waits until a session waits for a lock in this database.
 pub(crate) async fn until_somebody_waits(pool: &PgPool, sessions: i64) {
     eventually("a session waits for a lock", async || {
