@@ -23,6 +23,7 @@ mod failures;
 mod golden;
 mod hostile;
 mod inserts;
+mod isolation;
 mod jobs;
 mod locks;
 mod maintenance;

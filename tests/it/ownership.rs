@@ -8,7 +8,7 @@ use sqlx::PgPool;
 
 use crate::support::{
     Gate, PATIENCE, count, database, engine, eventually, expire_lease, lose_worker, row, sql,
-    until, until_somebody_waits,
+    until_somebody_waits,
 };
 
 #[derive(Clone, Debug, DurableSignal)]
@@ -305,95 +305,6 @@ async fn p24_by_default_twenty_lost_workers_are_too_many() {
     assert_eq!((other.status.as_str(), other.crashes), ("runnable", 19));
     reaper.shutdown().await.unwrap();
     drop(dies);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn p28_two_engines_in_one_process_share_the_work_and_two_databases_share_nothing() {
-    let (db, other) = (database().await, database().await);
-    let gate = Arc::new(Gate::new());
-    let (one, two) = (start(&db, &gate).await, start(&db, &gate).await);
-    let apart = start(&other, &gate).await;
-    let ids = Child::insert_many(0..200).execute(&one).await.unwrap();
-    for id in ids {
-        two.wait(id.unwrap(), PATIENCE).await.unwrap();
-    }
-    assert_eq!((count(db.pool(), "done").await, count(other.pool(), "done").await), (200, 0));
-    assert_eq!(apart.metrics().steps, 0);
-    for engine in [one, two, apart] {
-        engine.shutdown().await.unwrap();
-    }
-    let id = Child::insert(1).execute(other.pool()).await.unwrap();
-    let again = start(&other, &gate).await;
-    until(other.pool(), id, "done").await;
-    again.shutdown().await.unwrap();
-}
-
-#[durable_fsm(state = u32, output = u32)]
-pub enum Echo {
-    Answer,
-}
-
-#[durable_fsm]
-impl Echo {
-    async fn answer(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
-        let n = cx.state;
-        cx.done(n)
-    }
-}
-
-/// Each database counts its ids from one, so that instances of the same ids run in one process at once, and
-/// are waited for.
-#[tokio::test(flavor = "multi_thread")]
-async fn p28_the_same_ids_in_two_databases_are_told_apart() {
-    const ROWS: u32 = 5;
-    let (db, other_db) = (database().await, database().await);
-    let (gate, other_gate) = (Arc::new(Gate::new()), Arc::new(Gate::new()));
-    // A shutdown that waited for the other database's steps would not end.
-    let start = async |db: &TestDb, gate: &Arc<Gate>| {
-        let engine = engine(db).machine::<Echo>().drain_timeout(Duration::from_hours(1));
-        engine.resource(Arc::clone(gate)).start().await.unwrap()
-    };
-    let (one, other) = (start(&db, &gate).await, start(&other_db, &other_gate).await);
-    let insert = async |engine: &Engine, states: std::ops::Range<u32>| -> Vec<i64> {
-        let ids = Echo::insert_many(states).execute(engine).await.unwrap();
-        ids.into_iter().map(|id| id.unwrap().get()).collect()
-    };
-    let ids = insert(&one, 0..ROWS).await;
-    assert_eq!(insert(&other, 100..100 + ROWS).await, ids);
-    for _ in 0..ROWS {
-        gate.arrival().await;
-        other_gate.arrival().await;
-    }
-    // All are waited for before any of them ends: each wait is polled once.
-    let wait = async |engine: &Engine| {
-        let mut waits = Vec::new();
-        for id in &ids {
-            let id = InstanceId::<Echo>::from_raw(*id);
-            let client = engine.client().clone();
-            let mut wait = Box::pin(async move { client.wait(id, PATIENCE).await.unwrap() });
-            tokio::select! {
-                biased;
-                _ = &mut wait => panic!("it has not ended"),
-                () = tokio::task::yield_now() => {}
-            }
-            waits.push(wait);
-        }
-        waits
-    };
-    let (waits, other_waits) = (wait(&one).await, wait(&other).await);
-    other_gate.open(ROWS as usize);
-    for (n, wait) in (100..).zip(other_waits) {
-        assert_eq!(wait.await, n);
-    }
-    let shutdown = tokio::time::timeout(PATIENCE, other.shutdown());
-    shutdown.await.expect("it waits for none of the other database's steps").unwrap();
-    assert_eq!(count(db.pool(), "executing").await, i64::from(ROWS));
-    gate.open(ROWS as usize);
-    for (n, wait) in (0..).zip(waits) {
-        assert_eq!(wait.await, n);
-    }
-    one.shutdown().await.unwrap();
 }
 
 /// Nothing but time takes the lease away: the worker's row is locked by somebody, so it cannot be
