@@ -290,6 +290,13 @@ mod tests {
         (group, batches, gate)
     }
 
+    /// Lets all tasks go on that can.
+    async fn others_first() {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     async fn next(batches: &mut UnboundedReceiver<Vec<usize>>) -> Vec<usize> {
         tokio::time::timeout(PATIENCE, batches.recv()).await.unwrap().expect("a batch")
     }
@@ -301,9 +308,7 @@ mod tests {
         assert_eq!(next(&mut batches).await, [1]);
         group.submit(2);
         group.submit(3);
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
+        others_first().await;
         assert!(batches.try_recv().is_err(), "a second batch beside the first");
         gate.add_permits(1);
         assert_eq!(next(&mut batches).await, [2, 3]);
@@ -339,9 +344,7 @@ mod tests {
         group.submit(3);
         assert_eq!(next(&mut batches).await, [2, 3]);
         gate.add_permits(2);
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
+        others_first().await;
         assert!(matches!(&*group.lock(), State { tasks: 0, weight: 0, awaited: 0, .. }));
     }
 
@@ -354,9 +357,7 @@ mod tests {
         // The clock of a paused runtime goes on when nothing else can.
         assert_eq!(next(&mut batches).await, [2]);
         gate.add_permits(2);
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
+        others_first().await;
         assert!(matches!(&*group.lock(), State { tasks: 0, slow: 0, .. }));
     }
 
