@@ -188,8 +188,7 @@ impl Bench {
 
     /// Empty tables, and what a bare loop works on; each of its partition keys is that of ten rows.
     pub async fn load_shape(&self, shape: Shape, rows: i64) -> Result<(), Error> {
-        // The state as it is before a step has counted.
-        let state = shape.state.replace("\"n\":1", "\"n\":0");
+        let state = shape.state_after(0);
         if !shape.keyed {
             return self.load(shape.fsm, shape.step, &state, rows).await;
         }

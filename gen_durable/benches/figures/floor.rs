@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{Postgres, pool::PoolConnection};
+use sqlx::{Connection, PgConnection};
 use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{
@@ -26,7 +26,7 @@ pub struct Floor {
 
 /// One of the connections that share the work.
 struct Lane {
-    connection: PoolConnection<Postgres>,
+    connection: PgConnection,
     worker: i64,
     shape: Shape,
     batch: i64,
@@ -66,7 +66,8 @@ impl Lane {
     }
 }
 
-/// Runs the same on each connection; how long it took.
+/// Runs the same on each connection; how long it took. The connections are new, as an engine's are: a session
+/// that has run for a while has its memory, and the shared buffers, mapped already.
 async fn each<F>(
     bench: &Bench,
     shape: Shape,
@@ -78,7 +79,7 @@ where
 {
     let mut lanes = Vec::new();
     for _ in 0..floor.connections {
-        let mut connection = bench.pool.acquire().await?;
+        let mut connection = PgConnection::connect(&bench.url).await?;
         let worker = bare::register(&mut connection).await?;
         let batch = floor.batch;
         lanes.push(Lane { connection, worker, shape, batch, marks: Marks::default() });

@@ -17,7 +17,8 @@ pub enum OneStep {
 
 #[durable_fsm]
 impl OneStep {
-    async fn go(cx: Context<Self>) -> Outcome<Self> {
+    async fn go(mut cx: Context<Self>) -> Outcome<Self> {
+        cx.state.n += 1;
         cx.done(())
     }
 }

@@ -49,45 +49,45 @@ pub fn figures() -> Vec<Figure> {
         one("one_step_1k", target, |bench| {
             Box::pin(async {
                 let shape = Shape { state: &STATE_1K, ..ONE_STEP };
-                against_bare(bench, one_step(bench), shape, bench.rows(30_000)).await
+                against_bare(bench, one_step(bench), shape, bench.rows(60_000)).await
             })
         }),
         ten("ten_steps_1k", target, |bench| {
             Box::pin(async {
                 let shape = Shape { state: &STATE_1K, ..TEN_STEPS };
-                against_bare(bench, ten_steps(bench), shape, bench.rows(5_000)).await
+                against_bare(bench, ten_steps(bench), shape, bench.rows(10_000)).await
             })
         }),
         one("one_step_16k", target, |bench| {
             Box::pin(async {
                 let shape = Shape { state: &STATE_16K, ..ONE_STEP };
-                against_bare(bench, one_step(bench), shape, bench.rows(5_000)).await
+                against_bare(bench, one_step(bench), shape, bench.rows(10_000)).await
             })
         }),
         ten("ten_steps_16k", target, |bench| {
             Box::pin(async {
                 let shape = Shape { state: &STATE_16K, ..TEN_STEPS };
-                against_bare(bench, ten_steps(bench), shape, bench.rows(1_000)).await
+                against_bare(bench, ten_steps(bench), shape, bench.rows(2_000)).await
             })
         }),
         one("one_step_keyed", target, |bench| {
             Box::pin(async {
                 let shape = Shape { keyed: true, ..ONE_STEP };
-                against_bare(bench, one_step(bench), shape, bench.rows(20_000)).await
+                against_bare(bench, one_step(bench), shape, bench.rows(40_000)).await
             })
         }),
         ten("ten_steps_keyed", target, |bench| {
             Box::pin(async {
                 let shape = Shape { keyed: true, ..TEN_STEPS };
-                against_bare(bench, ten_steps(bench), shape, bench.rows(5_000)).await
+                against_bare(bench, ten_steps(bench), shape, bench.rows(10_000)).await
             })
         }),
         one("park_and_signal", target, |bench| Box::pin(park_and_signal(bench))),
         one("one_step_life", target, |bench| {
-            Box::pin(lived::<OneStep>(bench, ONE_STEP, bench.rows(50_000)))
+            Box::pin(lived::<OneStep>(bench, ONE_STEP, bench.rows(100_000)))
         }),
         ten("ten_steps_life", target, |bench| {
-            Box::pin(lived::<TenSteps>(bench, TEN_STEPS, bench.rows(10_000)))
+            Box::pin(lived::<TenSteps>(bench, TEN_STEPS, bench.rows(20_000)))
         }),
     ];
     figures.into_iter().map(|figure| figure.rounds(3)).collect()
