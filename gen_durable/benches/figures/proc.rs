@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::bench::{Bench, Error};
 
-/// Processor time of this process and of the server's.
+/// Processor time of this process and of the server's, also of sessions that have ended.
 pub fn cpu_time(bench: &Bench) -> Result<Duration, Error> {
     const TICKS_PER_SECOND: u64 = 100;
     let own = std::process::id().to_string();
@@ -16,10 +16,18 @@ pub fn cpu_time(bench: &Bench) -> Result<Duration, Error> {
         // The name stands in parentheses and may hold anything: what follows is counted from its end.
         let Some((head, tail)) = stat.rsplit_once(')') else { continue };
         let fields: Vec<&str> = tail.split_whitespace().collect();
-        if head.split(' ').next() == Some(&own) || fields.get(1) == Some(&postmaster.as_str()) {
-            // utime and stime, the 14th and 15th field of the whole line.
-            ticks += fields.get(11).ok_or("no utime")?.parse::<u64>()?;
-            ticks += fields.get(12).ok_or("no stime")?.parse::<u64>()?;
+        let id = head.split(' ').next();
+        // utime, stime, cutime and cstime, the 14th to 17th field of the whole line; the last two are of children
+        // that have ended.
+        let counted = if id == Some(&own) || fields.get(1) == Some(&postmaster.as_str()) {
+            11..13
+        } else if id == Some(&postmaster) {
+            13..15
+        } else {
+            continue;
+        };
+        for field in fields.get(counted).ok_or("a short line")? {
+            ticks += field.parse::<u64>()?;
         }
     }
     Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
