@@ -9,7 +9,7 @@
 //!
 //! Invariant: what is claimed and not finished stays within a queue's slots and its prefetch. The
 //! prefetch is as many rows as the queue ran steps in [`HORIZON`] of late: fast steps find the next row waiting,
-//! slow ones hoard none that another process could run.
+//! slow ones hoard none that another process could run, and nobody more than there are free partition keys.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -38,6 +38,8 @@ const MANY: u64 = 64;
 /// The most rows claimed ahead, per slot, and in all queues with few slots.
 const PREFETCH_PER_SLOT: usize = 40;
 const PREFETCH_MIN: usize = 64;
+/// So many partition keys that a claim finds busy are more than a few popular ones.
+const BUSY_KEYS_MIN: usize = 32;
 /// The most rows in one claim of a queue.
 const CLAIM_MAX: usize = 1000;
 /// The first pause after a claim that found nothing.
@@ -57,6 +59,9 @@ const WAKE_MAX: i64 = 1000;
 /// Two bounds on what the queue gets done in [`HORIZON`], and the lower one counts. What it did of late
 /// knows how busy the database and the other workers are. How long a step holds its slot knows that
 /// steps which end together, a whole set of slots at once, are not fast steps for that.
+///
+/// A third bound is lowered when claims meet many keys of what was claimed before: each row that waits for its key
+/// is moved out of the claim's index and back, which costs more than smaller batches, and waits for what has not begun.
 struct Pace {
     queue: Arc<Queue>,
     finished: u64,
@@ -64,11 +69,14 @@ struct Pace {
     since: Instant,
     per_second: f64,
     seconds_per_step: f64,
+    /// The third bound.
+    ahead_max: usize,
 }
 
 impl Pace {
     fn new(queue: Arc<Queue>) -> Self {
         Self {
+            ahead_max: Self::prefetch_max(queue.slots),
             queue,
             finished: 0,
             held: 0,
@@ -76,6 +84,22 @@ impl Pace {
             per_second: 0.0,
             seconds_per_step: 0.0,
         }
+    }
+
+    fn prefetch_max(slots: usize) -> usize {
+        slots.saturating_mul(PREFETCH_PER_SLOT).max(PREFETCH_MIN)
+    }
+
+    /// Learns what a claim came to.
+    fn heard(&mut self, claimed: usize, busy_keys: usize) {
+        self.ahead_max = if busy_keys >= BUSY_KEYS_MIN && busy_keys > claimed / 2 {
+            // What runs holds its key by right.
+            let ahead = self.queue.claimed().saturating_sub(self.queue.slots);
+            (ahead.min(self.ahead_max) / 4 * 3).max(PREFETCH_MIN)
+        } else {
+            let more = self.ahead_max.saturating_add(self.ahead_max / 16);
+            more.min(Self::prefetch_max(self.queue.slots))
+        };
     }
 
     #[allow(
@@ -107,7 +131,7 @@ impl Pace {
         let possible =
             self.queue.slots as f64 * HORIZON.as_secs_f64() / self.seconds_per_step.max(1e-9);
         let ahead = done.min(possible) as usize;
-        ahead.min(self.queue.slots.saturating_mul(PREFETCH_PER_SLOT).max(PREFETCH_MIN))
+        ahead.min(self.ahead_max)
     }
 
     /// How many rows to ask for; none until it is worth a statement.
@@ -189,7 +213,9 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 if turn.is_none() || !claim.rows.is_empty() {
                     shared.alarms.answered(!claim.rows.is_empty(), now);
                 }
-                let full = enter(shared, &request, claim.rows);
+                let counts = enter(shared, &request, claim.rows);
+                tell(&mut paces, &request, &counts, &claim.busy_keys);
+                let full = got_all(&request, &counts);
                 // A turn that is refused says nothing of what waits.
                 if full || turn.is_none() {
                     shared.flusher.set_backlog(full);
@@ -302,9 +328,8 @@ async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim
     Ok(claim)
 }
 
-/// Hands the rows to their queues; whether any queue got all that was asked for, so that there may
-/// be more.
-fn enter(shared: &Arc<Shared>, request: &ClaimRequest, claimed: Vec<Claimed>) -> bool {
+/// Hands the rows to their queues; how many each queue of the request got.
+fn enter(shared: &Arc<Shared>, request: &ClaimRequest, claimed: Vec<Claimed>) -> Vec<usize> {
     let mut counts = vec![0; request.queues.len()];
     for row in claimed {
         // The claim asks for these queues and these machines alone.
@@ -324,7 +349,22 @@ fn enter(shared: &Arc<Shared>, request: &ClaimRequest, claimed: Vec<Claimed>) ->
     if shared.stopping.is_open() {
         shared.release_waiting();
     }
-    counts.iter().zip(&request.wanted).any(|(count, wanted)| count >= wanted)
+    counts
+}
+
+/// Tells the queues what a claim came to for them.
+fn tell(paces: &mut [Pace], request: &ClaimRequest, counts: &[usize], busy_keys: &[usize]) {
+    for ((queue, count), busy) in request.queues.iter().zip(counts).zip(busy_keys) {
+        if let Some(pace) = paces.iter_mut().find(|pace| *pace.queue.name == **queue) {
+            pace.heard(*count, *busy);
+        }
+    }
+}
+
+/// Whether any queue got all that was asked for, so that there may be more.
+fn got_all(request: &ClaimRequest, counts: &[usize]) -> bool {
+    let all = |(count, wanted): (&usize, &i64)| i64::try_from(*count).is_ok_and(|n| n >= *wanted);
+    counts.iter().zip(&request.wanted).any(all)
 }
 
 /// Looks for what is due later; how long to wait. What has come to be due since `asked`, when the claim
@@ -394,5 +434,47 @@ async fn wait(shared: &Shared, announced: impl Future<Output = ()>, pause: Durat
         () = announced => {}
         () = tokio::time::sleep(pause) => {}
         () = shared.stopping.wait() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A queue of ten slots, with so many rows claimed.
+    fn pace(claimed: usize) -> Pace {
+        let queue = Arc::new(Queue::new("q", 10));
+        queue.claimed.store(claimed, Ordering::SeqCst);
+        Pace::new(queue)
+    }
+
+    #[test]
+    fn fewer_rows_are_claimed_ahead_if_they_hold_the_keys_that_others_wait_for() {
+        let mut pace = pace(210);
+        assert_eq!(pace.ahead_max, 400);
+        pace.heard(50, 100);
+        assert_eq!(pace.ahead_max, 150, "three quarters of what is ahead of the slots");
+        pace.heard(50, 100);
+        assert_eq!(
+            pace.ahead_max, 111,
+            "three quarters of the bound, as what is ahead goes down by and by"
+        );
+        for _ in 0..10 {
+            pace.heard(0, 100);
+        }
+        assert_eq!(pace.ahead_max, PREFETCH_MIN);
+        let claims = (0..).take_while(|_| {
+            pace.heard(64, 0);
+            pace.ahead_max < 400
+        });
+        assert!(claims.count() < 40, "and more again when keys are free");
+    }
+
+    #[test]
+    fn a_few_popular_keys_do_not_hold_back_the_others() {
+        let mut pace = pace(210);
+        pace.heard(0, BUSY_KEYS_MIN - 1);
+        pace.heard(1000, 400);
+        assert_eq!(pace.ahead_max, 400);
     }
 }

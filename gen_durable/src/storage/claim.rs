@@ -3,7 +3,7 @@
 //! Invariant: a claimed row is `executing` and `locked_by` a worker whose lease was running; at most
 //! one row of a partition key is claimed at a time.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
@@ -20,8 +20,9 @@ const NEXT_DUE: &str = include_str!("sql/next_due.sql");
 const ORPHANS: &str = include_str!("sql/orphans.sql");
 const UNKNOWN_KINDS: &str = include_str!("sql/unknown_kinds.sql");
 
-/// So many candidates of which most wait for their keys are a sign that more of them come.
+/// So many candidates of which most wait for their keys, and so many for each key, are a sign that more of them come.
 const CROWD_MIN: usize = 32;
+const CROWD_OF_A_KEY_MIN: usize = 8;
 
 /// What a claim came to.
 #[derive(Debug, Default)]
@@ -31,6 +32,8 @@ pub(crate) struct Claim {
     pub(crate) cleared: bool,
     /// Rows were left to another claim, which held their keys.
     pub(crate) contended: bool,
+    /// For each queue that was asked for, of how many partition keys rows were found, and none was claimed.
+    pub(crate) busy_keys: Vec<usize>,
     /// Queues that were asked for and had a claim under way.
     pub(crate) refused: Vec<String>,
     /// From where on the next claim may look.
@@ -56,13 +59,36 @@ pub(crate) async fn claim(
     let (rows, candidates) = Arrays::read(&answer)?.split(request, &places)?;
     let first = read_first(&answer, request)?;
     let mut claim = Claim { rows, refused: answer.try_get(9)?, first, ..Claim::default() };
+    claim.busy_keys = vec![0; request.queues.len()];
     if !candidates.is_empty() {
-        let (heads, blocked) = claim_partitions(connection, request, &candidates).await?;
+        let ids: Vec<i64> = candidates.iter().map(|candidate| candidate.id).collect();
+        let (heads, blocked) = claim_partitions(connection, request, &ids).await?;
         claim.cleared = blocked > 0;
         claim.contended = heads.len() + blocked < candidates.len();
         claim.rows.extend(heads);
+        count_busy_keys(&mut claim, &candidates);
     }
     Ok(claim)
+}
+
+fn count_busy_keys(claim: &mut Claim, candidates: &[Candidate]) {
+    let mut known: HashSet<&str> =
+        claim.rows.iter().filter_map(|row| row.partition_key.as_deref()).collect();
+    for candidate in candidates {
+        if known.insert(&candidate.partition_key)
+            && let Some(count) = claim.busy_keys.get_mut(candidate.queue)
+        {
+            *count += 1;
+        }
+    }
+}
+
+/// A row with a partition key that was found, and not claimed at once.
+struct Candidate {
+    id: i64,
+    partition_key: String,
+    /// The place of its queue in the request.
+    queue: usize,
 }
 
 /// Runs the statement `claim`; `keyed` says whether rows with a partition key are claimed too.
@@ -153,12 +179,13 @@ impl Arrays {
         })
     }
 
-    /// The rows that were claimed, and the ids of those with a partition key that were not.
+    /// The rows that were claimed, and those with a partition key that were not.
     fn split(
         self,
         request: &ClaimRequest,
         places: &Places<'_>,
-    ) -> Result<(Vec<Claimed>, Vec<i64>), sqlx::Error> {
+    ) -> Result<(Vec<Claimed>, Vec<Candidate>), sqlx::Error> {
+        let kinds_of_a_queue = request.kinds.fsms.len().max(1);
         let mut claimed = Vec::with_capacity(self.ids.len());
         let mut candidates = Vec::new();
         let rows = self.ids.into_iter().zip(self.kinds).zip(self.partition_keys);
@@ -169,14 +196,15 @@ impl Arrays {
             ((attempt, revision), timed_out),
         ) in rows.zip(steps).zip(counts)
         {
+            let place = usize::try_from(kind - 1).unwrap_or(usize::MAX);
             // What was not claimed has no step.
             let (Some(step), Some(state)) = (step, state) else {
-                if partition_key.is_some() {
-                    candidates.push(id);
+                if let Some(partition_key) = partition_key {
+                    let queue = place / kinds_of_a_queue;
+                    candidates.push(Candidate { id, partition_key, queue });
                 }
                 continue;
             };
-            let place = usize::try_from(kind - 1).unwrap_or(usize::MAX);
             let (Some(queue), Some(fsm), Some(fsm_version)) =
                 (places.queues.get(place), places.fsms.get(place), places.versions.get(place))
             else {
@@ -242,7 +270,10 @@ async fn claim_partitions(
             claimed.push(read(row, request.worker)?);
         }
     }
-    if blocked > candidates.len() / 2 && candidates.len() >= CROWD_MIN {
+    if blocked > candidates.len() / 2
+        && candidates.len() >= CROWD_MIN
+        && blocked >= CROWD_OF_A_KEY_MIN * keys.len()
+    {
         let last = candidates.last();
         sqlx::query(BLOCK_AHEAD).bind(last).bind(&keys).execute(&mut *transaction).await?;
     }
