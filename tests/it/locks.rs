@@ -1,7 +1,7 @@
 //! Outcomes whose row somebody else has locked: they wait for nobody's sake but their own, and nobody waits for
 //! theirs.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use gen_durable::prelude::*;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
@@ -244,5 +244,45 @@ async fn an_outcome_is_tried_while_another_one_waits_for_its_row() {
     sql(pool, "delete from stays").await;
     until(pool, stuck, "done").await;
     assert_eq!(engine.metrics().lost_commits, 0);
+    engine.shutdown().await.unwrap();
+}
+
+/// A claim leaves out a row that somebody's signal has locked. Who has sent that tells nobody: the row was runnable
+/// before, and so is no news.
+#[tokio::test(flavor = "multi_thread")]
+async fn p20_a_row_that_a_claim_found_locked_does_not_wait_for_the_next_poll() {
+    let db = database().await;
+    let pool = db.pool();
+    let id = Sender::insert(None).execute(pool).await.unwrap();
+    let mut signal = pool.begin().await.unwrap();
+    lock(&mut signal, id).await;
+    let gate = Arc::new(Gate::new());
+    gate.open(100);
+    let engine = engine(&db).machine::<Sender>().resource(gate);
+    let engine = engine.poll_interval(Duration::from_hours(1)).start().await.unwrap();
+    // Each look that finds nothing doubles the pause before the next one, to an hour.
+    for _ in 0..30 {
+        let other = Sender::insert(None).execute(&engine).await.unwrap();
+        engine.wait(other, PATIENCE).await.unwrap();
+    }
+    let now: f64 = sqlx::query_scalar("select extract(epoch from clock_timestamp())::float8")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    eventually("the engine claims, also when nothing has happened for a second", async || {
+        let claims: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and query like '-- Claims runnable rows%'
+               and query_start > to_timestamp($1) + interval '1 second'",
+        )
+        .bind(now)
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        (claims > 0).then_some(())
+    })
+    .await;
+    signal.commit().await.unwrap();
+    engine.wait(id, PATIENCE).await.unwrap();
     engine.shutdown().await.unwrap();
 }

@@ -44,7 +44,7 @@ const BUSY_KEYS_MIN: usize = 32;
 const CLAIM_MAX: usize = 1000;
 /// The first pause after a claim that found nothing.
 const IDLE_PAUSE_MIN: Duration = Duration::from_millis(50);
-/// The pause after a claim whose keys others held: twice the first, and the longest.
+/// The pause after a claim whose keys or rows others held: twice the first, and the longest.
 const CONTENDED_PAUSE_MIN: Duration = Duration::from_micros(2500);
 const CONTENDED_PAUSE_MAX: Duration = Duration::from_millis(80);
 /// How long not to look again for what is due, while a turn is refused or a whole claim is to come soon.
@@ -238,15 +238,15 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     continue;
                 }
                 told &= turn.is_some();
-                // Another claim has keys, for as long as a statement takes, or somebody's transaction the
-                // row that goes first, for as long as it likes.
+                // Another claim has keys, for as long as a statement takes, or somebody's transaction rows, for
+                // as long as it likes. Neither tells when it has ended.
                 contended_pause = if contended {
                     (contended_pause * 2).min(CONTENDED_PAUSE_MAX)
                 } else {
                     CONTENDED_PAUSE_MIN
                 };
-                let keys = contended.then(|| now + jittered(contended_pause));
-                let again = [turn, keys, marks.again(&request)].into_iter().flatten().min();
+                let freed = contended.then(|| now + jittered(contended_pause));
+                let again = [turn, freed, marks.again(&request)].into_iter().flatten().min();
                 let pause = if again.is_none() || next_look <= now {
                     // What is due in a queue whose turn is refused is no news.
                     let queues = shared.queues.keys().filter(|queue| !turns.paused(queue, now));

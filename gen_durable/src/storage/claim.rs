@@ -30,7 +30,7 @@ pub(crate) struct Claim {
     pub(crate) rows: Vec<Claimed>,
     /// Rows that wait for their key were moved out of the way: others may have been hidden by them.
     pub(crate) cleared: bool,
-    /// Rows were left to another claim, which held their keys.
+    /// Rows were left to whoever had locked them, or to another claim, which held their keys.
     pub(crate) contended: bool,
     /// For each queue that was asked for, of how many partition keys rows were found, and none was claimed.
     pub(crate) busy_keys: Vec<usize>,
@@ -59,12 +59,13 @@ pub(crate) async fn claim(
     let (rows, candidates) = Arrays::read(&answer)?.split(request, &places)?;
     let first = read_first(&answer, request)?;
     let mut claim = Claim { rows, refused: answer.try_get(9)?, first, ..Claim::default() };
+    claim.contended = answer.try_get::<Option<_>, _>(13)?.unwrap_or(false);
     claim.busy_keys = vec![0; request.queues.len()];
     if !candidates.is_empty() {
         let ids: Vec<i64> = candidates.iter().map(|candidate| candidate.id).collect();
         let (heads, blocked) = claim_partitions(connection, request, &ids).await?;
         claim.cleared = blocked > 0;
-        claim.contended = heads.len() + blocked < candidates.len();
+        claim.contended |= heads.len() + blocked < candidates.len();
         claim.rows.extend(heads);
         count_busy_keys(&mut claim, &candidates);
     }

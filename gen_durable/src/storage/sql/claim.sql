@@ -30,7 +30,9 @@
 -- claim waits for it in the index: for a tenth of a second, less than what Postgres looks for deadlocks after.
 --
 -- The answer is one row of arrays, in the order in which the rows should run: a message for each
--- row would cost both sides more than the claim. `kinds` are places in the lists, from one.
+-- row would cost both sides more than the claim. `kinds` are places in the lists, from one. `left_out` says that
+-- rows were left out because somebody has locked them, and nothing was found in their place: nobody tells when
+-- they are free. It is null if there was nothing to claim.
 --
 -- The statement runs a thousand times a second. Its estimated cost must stay far below what makes
 -- Postgres compile it (jit_above_cost), however large the table is, and must not depend on the
@@ -229,7 +231,8 @@ select array_agg(row.id) as ids,
        array(select t.queue from turns t where not t.taken) as refused,
        array(select f.kind from first f) as first_kinds,
        array(select f.priority::smallint from first f) as first_priorities,
-       array(select f.since from first f) as first_since
+       array(select f.since from first f) as first_since,
+       (select count(*) from candidates) < (select sum(s.wanted) from shares s) as left_out
 from (
     select c.id, c.kind, c.partition_key,
            l.step, l.state, l.attempt, l.revision, l.awaits, l.inbox
