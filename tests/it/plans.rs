@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use crate::support::database;
 
@@ -178,6 +178,13 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             &[],
             0.0..=0.0,
         ),
+        case(
+            "insert_plain",
+            &[&m, &one, &s, &state, &q, &zero, &zero, &null, &null, &no],
+            &[],
+            0.0..=0.0,
+        ),
+        case("insert_alike", &["'m'", "1", "'s'", &state, "'q'", "0"], &[], 0.0..=0.0),
         case("inspect", &[&executing], by_id, batch(1)),
         case("lock_free_partitions", &[&keyed], by_id, batch(1)),
         case("lock_instances", &[&executing], by_id, batch(1)),
@@ -351,7 +358,9 @@ async fn p15_plans_made_when_the_tables_were_empty_serve_when_they_are_full() {
     let db = database().await;
     let mut connections = Vec::new();
     for _ in 0..cases(&mut db.pool().acquire().await.unwrap()).await.len() {
-        connections.push(db.pool().acquire().await.unwrap());
+        // More than the pool has.
+        let options = db.pool().connect_options();
+        connections.push(PgConnection::connect_with(&options).await.unwrap());
     }
     let first = &mut connections[0];
     run(first, STILL.to_owned()).await;

@@ -13,6 +13,7 @@ use super::{
 use crate::{error::Duplicate, insert::Status};
 
 const INSERT: &str = include_str!("sql/insert.sql");
+const INSERT_ALIKE: &str = include_str!("sql/insert_alike.sql");
 const INSERT_PLAIN: &str = include_str!("sql/insert_plain.sql");
 const UNIQUE_HOLDERS: &str = include_str!("sql/unique_holders.sql");
 
@@ -61,7 +62,8 @@ pub(crate) async fn insert(
         .collect()
 }
 
-/// Runs the statement `insert`, or `insert_plain` if no row has a unique key: an id for each row that was inserted.
+/// Runs the statement `insert`, or `insert_plain` if no row has a unique key, or `insert_alike` if they differ in
+/// their states alone: an id for each row that was inserted.
 pub(super) async fn insert_rows(
     connection: &mut PgConnection,
     rows: &[&NewInstance],
@@ -78,25 +80,52 @@ pub(super) async fn insert_rows(
                 .join(",")
         })
     };
+    let version = |row: &NewInstance| i32::try_from(row.fsm_version).unwrap_or(i32::MAX);
+    let states = column(rows, |row| row.state.0.as_str());
     let plain = rows.iter().all(|row| row.unique_key.is_none());
-    let query = if plain { sqlx::query(INSERT_PLAIN) } else { sqlx::query(INSERT) };
-    let mut query = query
-        .bind(column(rows, |row| row.fsm))
-        .bind(column(rows, |row| i32::try_from(row.fsm_version).unwrap_or(i32::MAX)))
-        .bind(column(rows, |row| row.step))
-        .bind(column(rows, |row| row.state.0.as_str()))
-        .bind(column(rows, |row| row.queue.as_str()))
-        .bind(column(rows, |row| row.priority))
-        .bind(column(rows, |row| delay(row.eligible)))
-        .bind(column(rows, |row| scheduled_at(row.eligible)))
-        .bind(column(rows, |row| row.partition_key.as_deref()))
-        .bind(blocked(rows));
-    if !plain {
-        query = query.bind(column(rows, |row| row.unique_key.as_deref())).bind(column(rows, scope));
-    }
+    let query = if let Some(row) = alike(rows) {
+        sqlx::query(INSERT_ALIKE)
+            .bind(row.fsm)
+            .bind(version(row))
+            .bind(row.step)
+            .bind(states)
+            .bind(&row.queue)
+            .bind(row.priority)
+    } else {
+        let query = if plain { sqlx::query(INSERT_PLAIN) } else { sqlx::query(INSERT) };
+        let query = query
+            .bind(column(rows, |row| row.fsm))
+            .bind(column(rows, version))
+            .bind(column(rows, |row| row.step))
+            .bind(states)
+            .bind(column(rows, |row| row.queue.as_str()))
+            .bind(column(rows, |row| row.priority))
+            .bind(column(rows, |row| delay(row.eligible)))
+            .bind(column(rows, |row| scheduled_at(row.eligible)))
+            .bind(column(rows, |row| row.partition_key.as_deref()))
+            .bind(blocked(rows));
+        if plain {
+            query
+        } else {
+            query.bind(column(rows, |row| row.unique_key.as_deref())).bind(column(rows, scope))
+        }
+    };
     let answer = query.fetch_one(connection).await?;
     // An aggregate of no rows is null.
     Ok(answer.try_get::<Option<_>, _>(0)?.unwrap_or_default())
+}
+
+/// The first of rows that may run at once, have no keys and differ in their states alone.
+fn alike<'a>(rows: &[&'a NewInstance]) -> Option<&'a NewInstance> {
+    let place = |row: &'a NewInstance| {
+        (row.fsm, row.fsm_version, row.step, row.queue.as_str(), row.priority)
+    };
+    let (first, others) = rows.split_first()?;
+    let keyless = |row: &NewInstance| row.partition_key.is_none() && row.unique_key.is_none();
+    let alike = |row: &&'a NewInstance| {
+        keyless(row) && matches!(row.eligible, Eligible::Now) && place(row) == place(first)
+    };
+    (alike(first) && others.iter().all(alike)).then_some(first)
 }
 
 /// Which rows wait behind another one of this insert, and need not be in the claim's index before their
