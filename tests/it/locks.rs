@@ -257,11 +257,14 @@ async fn p20_a_row_that_a_claim_found_locked_does_not_wait_for_the_next_poll() {
     let mut signal = pool.begin().await.unwrap();
     lock(&mut signal, id).await;
     let gate = Arc::new(Gate::new());
-    gate.open(100);
+    gate.open(1000);
     let engine = engine(&db).machine::<Sender>().resource(gate);
-    let engine = engine.poll_interval(Duration::from_hours(1)).start().await.unwrap();
-    // Each look that finds nothing doubles the pause before the next one, to an hour.
-    for _ in 0..30 {
+    // No service announces anything, and no renewal of the lease wakes the claimer.
+    let hour = Duration::from_hours(1);
+    let engine = engine.poll_interval(hour).lease_ttl(hour).maintenance(false);
+    let engine = engine.start().await.unwrap();
+    // Each look that finds nothing doubles the pause before the next one.
+    for _ in 0..500 {
         let other = Sender::insert(None).execute(&engine).await.unwrap();
         engine.wait(other, PATIENCE).await.unwrap();
     }
@@ -269,7 +272,7 @@ async fn p20_a_row_that_a_claim_found_locked_does_not_wait_for_the_next_poll() {
         .fetch_one(pool)
         .await
         .unwrap();
-    eventually("the engine claims, also when nothing has happened for a second", async || {
+    eventually("the engine claims, also when nothing else has happened for a second", async || {
         let claims: i64 = sqlx::query_scalar(
             "select count(*) from pg_stat_activity
              where datname = current_database() and query like '-- Claims runnable rows%'

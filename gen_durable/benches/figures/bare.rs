@@ -18,7 +18,7 @@ const WAKE_PARKED: &str = include_str!("../../src/storage/sql/wake_parked.sql");
 const LOCK_PARTITIONS: &str = include_str!("../../src/storage/sql/lock_partitions.sql");
 const UNBLOCK_PARTITIONS: &str = include_str!("../../src/storage/sql/unblock_partitions.sql");
 const STRANDED_PARTITIONS: &str = include_str!("../../src/storage/sql/stranded_partitions.sql");
-const INSERT: &str = include_str!("../../src/storage/sql/insert.sql");
+const INSERT: &str = include_str!("../../src/storage/sql/insert_alike.sql");
 const DELIVER: &str = include_str!("../../src/storage/sql/deliver.sql");
 const SESSION: &str = include_str!("../../src/storage/sql/session.sql");
 const REGISTER_WORKER: &str = include_str!("../../src/storage/sql/register_worker.sql");
@@ -335,19 +335,14 @@ pub async fn insert(
     shape: Shape,
     rows: usize,
 ) -> Result<Vec<i64>, Error> {
+    let state = shape.state_after(0);
     let answer = sqlx::query(INSERT)
-        .bind(vec![shape.fsm; rows])
-        .bind(vec![1_i32; rows])
-        .bind(vec![shape.step; rows])
-        .bind(vec![shape.state_after(0); rows])
-        .bind(vec!["checkout"; rows])
-        .bind(vec![0_i16; rows])
-        .bind(vec![0_i64; rows])
-        .bind(vec![None::<i64>; rows])
-        .bind(vec![None::<&str>; rows])
-        .bind(vec![false; rows])
-        .bind(vec![None::<&str>; rows])
-        .bind(vec![None::<&str>; rows])
+        .bind(shape.fsm)
+        .bind(1_i32)
+        .bind(shape.step)
+        .bind(vec![state.as_str(); rows])
+        .bind("checkout")
+        .bind(0_i16)
         .fetch_one(connection)
         .await?;
     Ok(answer.try_get(0)?)

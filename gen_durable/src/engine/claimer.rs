@@ -46,7 +46,7 @@ const CLAIM_MAX: usize = 1000;
 const IDLE_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The pause after a claim whose keys or rows others held: twice the first, and the longest.
 const CONTENDED_PAUSE_MIN: Duration = Duration::from_micros(2500);
-const CONTENDED_PAUSE_MAX: Duration = Duration::from_millis(80);
+const CONTENDED_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// How long not to look again for what is due, while a turn is refused or a whole claim is to come soon.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// What a statement's way to Postgres may take longer than another's.
@@ -92,14 +92,16 @@ impl Pace {
 
     /// Learns what a claim came to.
     fn heard(&mut self, claimed: usize, busy_keys: usize) {
-        self.ahead_max = if busy_keys >= BUSY_KEYS_MIN && busy_keys > claimed / 2 {
-            // What runs holds its key by right.
+        if busy_keys >= BUSY_KEYS_MIN && busy_keys > claimed / 2 {
+            // What runs holds its key by right, and others may hold them.
             let ahead = self.queue.claimed().saturating_sub(self.queue.slots);
-            (ahead.min(self.ahead_max) / 4 * 3).max(PREFETCH_MIN)
-        } else {
+            if ahead > PREFETCH_MIN {
+                self.ahead_max = (ahead.min(self.ahead_max) / 4 * 3).max(PREFETCH_MIN);
+            }
+        } else if claimed > 0 {
             let more = self.ahead_max.saturating_add(self.ahead_max / 16);
-            more.min(Self::prefetch_max(self.queue.slots))
-        };
+            self.ahead_max = more.min(Self::prefetch_max(self.queue.slots));
+        }
     }
 
     #[allow(
@@ -208,13 +210,14 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 let cleared = claim.cleared;
                 let now = Instant::now();
                 marks.heard(&request, &claim.refused, claim.first, asked, now);
+                let some = !claim.rows.is_empty();
+                let counts = enter(shared, &request, claim.rows);
+                tell(&mut paces, &request, &counts, &claim.busy_keys, &claim.refused);
                 turns.heard(&request.queues, claim.refused, now);
                 let turn = turns.next(now);
-                if turn.is_none() || !claim.rows.is_empty() {
-                    shared.alarms.answered(!claim.rows.is_empty(), now);
+                if turn.is_none() || some {
+                    shared.alarms.answered(some, now);
                 }
-                let counts = enter(shared, &request, claim.rows);
-                tell(&mut paces, &request, &counts, &claim.busy_keys);
                 let full = got_all(&request, &counts);
                 // A turn that is refused says nothing of what waits.
                 if full || turn.is_none() {
@@ -228,7 +231,9 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     !request.queues.iter().any(|queue| **queue == **name)
                         && !turns.paused(name, now)
                 };
-                shared.saturated.store(full || paces.iter().any(left_out), Ordering::SeqCst);
+                // Beside rows that were left out because they are locked there may be more of other machines.
+                let more = full || contended && some || paces.iter().any(left_out);
+                shared.saturated.store(more, Ordering::SeqCst);
                 let room = paces.iter_mut().any(|pace| left_out(pace) && pace.wanted() > 0);
                 if full || room {
                     idle_pause = IDLE_PAUSE_MIN;
@@ -239,8 +244,8 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 }
                 told &= turn.is_some();
                 // Another claim has keys, for as long as a statement takes, or somebody's transaction rows, for
-                // as long as it likes. Neither tells when it has ended.
-                contended_pause = if contended {
+                // as long as it likes. Neither tells when it has ended. The pause is as long as that has taken.
+                contended_pause = if contended && !some {
                     (contended_pause * 2).min(CONTENDED_PAUSE_MAX)
                 } else {
                     CONTENDED_PAUSE_MIN
@@ -352,10 +357,17 @@ fn enter(shared: &Arc<Shared>, request: &ClaimRequest, claimed: Vec<Claimed>) ->
     counts
 }
 
-/// Tells the queues what a claim came to for them.
-fn tell(paces: &mut [Pace], request: &ClaimRequest, counts: &[usize], busy_keys: &[usize]) {
+/// Tells the queues what a claim came to for them; nothing, if they were refused.
+fn tell(
+    paces: &mut [Pace],
+    request: &ClaimRequest,
+    counts: &[usize],
+    busy_keys: &[usize],
+    refused: &[String],
+) {
     for ((queue, count), busy) in request.queues.iter().zip(counts).zip(busy_keys) {
-        if let Some(pace) = paces.iter_mut().find(|pace| *pace.queue.name == **queue) {
+        let pace = paces.iter_mut().find(|pace| *pace.queue.name == **queue);
+        if let Some(pace) = pace.filter(|_| !refused.contains(queue)) {
             pace.heard(*count, *busy);
         }
     }
@@ -463,6 +475,8 @@ mod tests {
             pace.heard(0, 100);
         }
         assert_eq!(pace.ahead_max, PREFETCH_MIN);
+        pace.heard(0, 0);
+        assert_eq!(pace.ahead_max, PREFETCH_MIN, "a claim that found nothing says nothing");
         let claims = (0..).take_while(|_| {
             pace.heard(64, 0);
             pace.ahead_max < 400
@@ -475,6 +489,13 @@ mod tests {
         let mut pace = pace(210);
         pace.heard(0, BUSY_KEYS_MIN - 1);
         pace.heard(1000, 400);
+        assert_eq!(pace.ahead_max, 400);
+    }
+
+    #[test]
+    fn keys_that_what_runs_here_or_elsewhere_holds_do_not_either() {
+        let mut pace = pace(10);
+        pace.heard(0, 100);
         assert_eq!(pace.ahead_max, 400);
     }
 }

@@ -3,7 +3,10 @@
 //! Invariant: a claimed row is `executing` and `locked_by` a worker whose lease was running; at most
 //! one row of a partition key is claimed at a time.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
@@ -20,7 +23,7 @@ const NEXT_DUE: &str = include_str!("sql/next_due.sql");
 const ORPHANS: &str = include_str!("sql/orphans.sql");
 const UNKNOWN_KINDS: &str = include_str!("sql/unknown_kinds.sql");
 
-/// So many candidates of which most wait for their keys, and so many for each key, are a sign that more of them come.
+/// So many candidates of which most wait for their keys are a sign that more of them come, of keys that so many have.
 const CROWD_MIN: usize = 32;
 const CROWD_OF_A_KEY_MIN: usize = 8;
 
@@ -62,12 +65,14 @@ pub(crate) async fn claim(
     claim.contended = answer.try_get::<Option<_>, _>(13)?.unwrap_or(false);
     claim.busy_keys = vec![0; request.queues.len()];
     if !candidates.is_empty() {
-        let ids: Vec<i64> = candidates.iter().map(|candidate| candidate.id).collect();
-        let (heads, blocked) = claim_partitions(connection, request, &ids).await?;
+        let alone = claim.rows.is_empty();
+        let (heads, blocked) = claim_partitions(connection, request, &candidates, alone).await?;
         claim.cleared = blocked > 0;
         claim.contended |= heads.len() + blocked < candidates.len();
         claim.rows.extend(heads);
-        count_busy_keys(&mut claim, &candidates);
+        if claim.cleared {
+            count_busy_keys(&mut claim, &candidates);
+        }
     }
     Ok(claim)
 }
@@ -229,17 +234,18 @@ impl Arrays {
     }
 }
 
-/// Claims the heads of the candidates' partition keys; how many candidates wait for theirs.
+/// Claims the heads of the candidates' partition keys; how many candidates wait for theirs. If they are `alone`, nothing
+/// else was found.
 async fn claim_partitions(
     connection: &mut PgConnection,
     request: &ClaimRequest,
-    candidates: &[i64],
+    candidates: &[Candidate],
+    alone: bool,
 ) -> Result<(Vec<Claimed>, usize), sqlx::Error> {
+    let ids: Vec<i64> = candidates.iter().map(|candidate| candidate.id).collect();
     let mut transaction = begin(connection).await?;
-    let keys: Vec<String> = sqlx::query_scalar(LOCK_FREE_PARTITIONS)
-        .bind(candidates)
-        .fetch_all(&mut *transaction)
-        .await?;
+    let keys: Vec<String> =
+        sqlx::query_scalar(LOCK_FREE_PARTITIONS).bind(&ids).fetch_all(&mut *transaction).await?;
     if keys.is_empty() {
         // Ended here and not when it is dropped: the connection would be kept with it.
         transaction.rollback().await?;
@@ -247,7 +253,7 @@ async fn claim_partitions(
     }
     let claimed = sqlx::query(CLAIM_PARTITIONS)
         .bind(request.worker)
-        .bind(candidates)
+        .bind(&ids)
         .bind(&keys)
         .bind(&request.kinds.fsms)
         .bind(&request.kinds.versions)
@@ -271,15 +277,30 @@ async fn claim_partitions(
             claimed.push(read(row, request.worker)?);
         }
     }
-    if blocked > candidates.len() / 2
-        && candidates.len() >= CROWD_MIN
-        && blocked >= CROWD_OF_A_KEY_MIN * keys.len()
-    {
-        let last = candidates.last();
-        sqlx::query(BLOCK_AHEAD).bind(last).bind(&keys).execute(&mut *transaction).await?;
+    if blocked > candidates.len() / 2 && candidates.len() >= CROWD_MIN {
+        // Where there is nothing else at all, it is also many small crowds that hide the others.
+        let crowd_min = if alone && claimed.is_empty() { 1 } else { CROWD_OF_A_KEY_MIN };
+        let crowded = crowded_keys(candidates, keys, crowd_min);
+        if !crowded.is_empty() {
+            sqlx::query(BLOCK_AHEAD)
+                .bind(ids.last())
+                .bind(&crowded)
+                .execute(&mut *transaction)
+                .await?;
+        }
     }
     transaction.commit().await?;
     Ok((claimed, blocked))
+}
+
+/// Which of the keys that many candidates have.
+fn crowded_keys(candidates: &[Candidate], keys: Vec<String>, crowd_min: usize) -> Vec<String> {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for candidate in candidates {
+        *counts.entry(&candidate.partition_key).or_default() += 1;
+    }
+    let crowded = |key: &String| counts.get(key.as_str()).is_some_and(|count| *count >= crowd_min);
+    keys.into_iter().filter(crowded).collect()
 }
 
 fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {
@@ -396,5 +417,36 @@ impl Kinds {
             .iter()
             .zip(&self.versions)
             .any(|(fsm, version)| *fsm == kind.fsm && *version == kind.fsm_version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(id: i64, partition_key: &str, queue: usize) -> Candidate {
+        Candidate { id, partition_key: partition_key.to_owned(), queue }
+    }
+
+    #[test]
+    fn a_busy_key_counts_once_and_for_its_queue() {
+        let mut claim = Claim { busy_keys: vec![0; 2], ..Claim::default() };
+        let candidates = [
+            candidate(1, "a", 0),
+            candidate(2, "a", 0),
+            candidate(3, "b", 1),
+            candidate(4, "c", 1),
+        ];
+        count_busy_keys(&mut claim, &candidates);
+        assert_eq!(claim.busy_keys, [1, 2]);
+    }
+
+    #[test]
+    fn a_crowd_is_moved_also_if_others_wait_beside_it() {
+        let mut candidates: Vec<Candidate> = (0..8).map(|id| candidate(id, "a", 0)).collect();
+        candidates.extend((8..40).map(|id| candidate(id, &format!("key {id}"), 0)));
+        let keys: Vec<String> = ["a", "key 8", "key 9"].map(str::to_owned).into();
+        assert_eq!(crowded_keys(&candidates, keys.clone(), CROWD_OF_A_KEY_MIN), ["a"]);
+        assert_eq!(crowded_keys(&candidates, keys.clone(), 1), keys);
     }
 }
