@@ -7,9 +7,7 @@
 //!      └──────────── nothing (more) to claim ─────┘
 //! ```
 //!
-//! Invariant: what is claimed and not finished stays within a queue's slots and its prefetch. The
-//! prefetch is as many rows as the queue ran steps in [`HORIZON`] of late: fast steps find the next row waiting,
-//! slow ones hoard none that another process could run, and nobody more than there are free partition keys.
+//! Invariant: what is claimed and not finished stays within a queue's slots and its [prefetch](super::pace).
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -22,7 +20,8 @@ use super::{
     marks::Marks,
     orphans::Orphans,
     outage::Outage,
-    slots::{Queue, Row},
+    pace::{CLAIM_MAX, Pace},
+    slots::Row,
     turns::Turns,
 };
 use crate::{
@@ -31,17 +30,6 @@ use crate::{
     storage::{self, ClaimRequest, Claimed, Due, Kinds},
 };
 
-/// How far ahead rows are claimed: a few times what a claim and a commit take.
-const HORIZON: Duration = Duration::from_millis(200);
-/// So many steps tell a queue's speed also in a short time.
-const MANY: u64 = 64;
-/// The most rows claimed ahead, per slot, and in all queues with few slots.
-const PREFETCH_PER_SLOT: usize = 40;
-const PREFETCH_MIN: usize = 64;
-/// So many partition keys that a claim finds busy are more than a few popular ones.
-const BUSY_KEYS_MIN: usize = 32;
-/// The most rows in one claim of a queue.
-const CLAIM_MAX: usize = 1000;
 /// The first pause after a claim that found nothing.
 const IDLE_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The pause after a claim whose keys or rows others held: twice the first, and the longest.
@@ -53,96 +41,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const MARGIN: Duration = Duration::from_millis(5);
 /// Parked rows woken by one statement.
 const WAKE_MAX: i64 = 1000;
-
-/// What the claimer knows of a queue's speed.
-///
-/// Two bounds on what the queue gets done in [`HORIZON`], and the lower one counts. What it did of late
-/// knows how busy the database and the other workers are. How long a step holds its slot knows that
-/// steps which end together, a whole set of slots at once, are not fast steps for that.
-///
-/// A third bound is lowered when claims meet many keys of what was claimed before: each row that waits for its key
-/// is moved out of the claim's index and back, which costs more than smaller batches, and waits for what has not begun.
-struct Pace {
-    queue: Arc<Queue>,
-    finished: u64,
-    held: u64,
-    since: Instant,
-    per_second: f64,
-    seconds_per_step: f64,
-    /// The third bound.
-    ahead_max: usize,
-}
-
-impl Pace {
-    fn new(queue: Arc<Queue>) -> Self {
-        Self {
-            ahead_max: Self::prefetch_max(queue.slots),
-            queue,
-            finished: 0,
-            held: 0,
-            since: Instant::now(),
-            per_second: 0.0,
-            seconds_per_step: 0.0,
-        }
-    }
-
-    fn prefetch_max(slots: usize) -> usize {
-        slots.saturating_mul(PREFETCH_PER_SLOT).max(PREFETCH_MIN)
-    }
-
-    /// Learns what a claim came to.
-    fn heard(&mut self, claimed: usize, busy_keys: usize) {
-        if busy_keys >= BUSY_KEYS_MIN && busy_keys > claimed / 2 {
-            // What runs holds its key by right, and others may hold them.
-            let ahead = self.queue.claimed().saturating_sub(self.queue.slots);
-            if ahead > PREFETCH_MIN {
-                self.ahead_max = (ahead.min(self.ahead_max) / 4 * 3).max(PREFETCH_MIN);
-            }
-        } else if claimed > 0 {
-            let more = self.ahead_max.saturating_add(self.ahead_max / 16);
-            self.ahead_max = more.min(Self::prefetch_max(self.queue.slots));
-        }
-    }
-
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "estimates, far below what a float can hold exactly"
-    )]
-    fn prefetch(&mut self) -> usize {
-        let elapsed = self.since.elapsed();
-        let finished = self.queue.finished.load(Ordering::Relaxed);
-        let many = finished - self.finished >= MANY && elapsed >= HORIZON / 40;
-        if many || elapsed >= HORIZON / 2 {
-            let held = self.queue.held.load(Ordering::Relaxed);
-            let steps = (finished - self.finished) as f64;
-            let now = steps / elapsed.as_secs_f64();
-            // Quick to rise, slower to fall: by half in a horizon, and no further at one look, as a
-            // queue that had nothing to do has not become slow.
-            let kept = 0.5_f64.powf(elapsed.as_secs_f64() / HORIZON.as_secs_f64()).max(0.5);
-            self.per_second = now.max(kept * self.per_second + (1.0 - kept) * now);
-            if steps > 0.0 {
-                self.seconds_per_step = (held - self.held) as f64 / 1e9 / steps;
-            }
-            self.finished = finished;
-            self.held = held;
-            self.since = Instant::now();
-        }
-        let done = self.per_second * HORIZON.as_secs_f64();
-        let possible =
-            self.queue.slots as f64 * HORIZON.as_secs_f64() / self.seconds_per_step.max(1e-9);
-        let ahead = done.min(possible) as usize;
-        ahead.min(self.ahead_max)
-    }
-
-    /// How many rows to ask for; none until it is worth a statement.
-    fn wanted(&mut self) -> usize {
-        let prefetch = self.prefetch();
-        let wanted = self.queue.slots.saturating_add(prefetch).saturating_sub(self.queue.claimed());
-        if wanted > prefetch / 2 { wanted.min(CLAIM_MAX) } else { 0 }
-    }
-}
 
 /// Says that the claimer has ended, however it did.
 struct Ended<'a>(&'a Shared);
@@ -446,56 +344,5 @@ async fn wait(shared: &Shared, announced: impl Future<Output = ()>, pause: Durat
         () = announced => {}
         () = tokio::time::sleep(pause) => {}
         () = shared.stopping.wait() => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A queue of ten slots, with so many rows claimed.
-    fn pace(claimed: usize) -> Pace {
-        let queue = Arc::new(Queue::new("q", 10));
-        queue.claimed.store(claimed, Ordering::SeqCst);
-        Pace::new(queue)
-    }
-
-    #[test]
-    fn fewer_rows_are_claimed_ahead_if_they_hold_the_keys_that_others_wait_for() {
-        let mut pace = pace(210);
-        assert_eq!(pace.ahead_max, 400);
-        pace.heard(50, 100);
-        assert_eq!(pace.ahead_max, 150, "three quarters of what is ahead of the slots");
-        pace.heard(50, 100);
-        assert_eq!(
-            pace.ahead_max, 111,
-            "three quarters of the bound, as what is ahead goes down by and by"
-        );
-        for _ in 0..10 {
-            pace.heard(0, 100);
-        }
-        assert_eq!(pace.ahead_max, PREFETCH_MIN);
-        pace.heard(0, 0);
-        assert_eq!(pace.ahead_max, PREFETCH_MIN, "a claim that found nothing says nothing");
-        let claims = (0..).take_while(|_| {
-            pace.heard(64, 0);
-            pace.ahead_max < 400
-        });
-        assert!(claims.count() < 40, "and more again when keys are free");
-    }
-
-    #[test]
-    fn a_few_popular_keys_do_not_hold_back_the_others() {
-        let mut pace = pace(210);
-        pace.heard(0, BUSY_KEYS_MIN - 1);
-        pace.heard(1000, 400);
-        assert_eq!(pace.ahead_max, 400);
-    }
-
-    #[test]
-    fn keys_that_what_runs_here_or_elsewhere_holds_do_not_either() {
-        let mut pace = pace(10);
-        pace.heard(0, 100);
-        assert_eq!(pace.ahead_max, 400);
     }
 }

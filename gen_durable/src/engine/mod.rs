@@ -22,6 +22,7 @@ mod marks;
 mod notify;
 mod orphans;
 mod outage;
+mod pace;
 mod slots;
 mod tasks;
 mod turns;
