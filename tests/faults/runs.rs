@@ -43,8 +43,8 @@ pub(crate) struct Running(Option<(i64, i64)>);
 /// [`sqlx::Error`] if the URL is none.
 pub(crate) fn record(url: &str) -> Result<(), sqlx::Error> {
     let options: sqlx::postgres::PgConnectOptions = url.parse()?;
-    // Whatever is committed later makes it durable too, until Postgres stops: then the run is void.
-    let options = options.application_name("runs").options([("synchronous_commit", "off")]);
+    // Each is flushed before its step goes on: an account that can be lost must not accuse.
+    let options = options.application_name("runs");
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(PATIENCE)
