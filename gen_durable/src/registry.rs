@@ -257,7 +257,8 @@ impl<M: Steps> MachineRunner<M> {
     fn lower(&self, work: &Work, outcome: Outcome<M>) -> Result<Box<Commit>, StepError> {
         let Outcome { transition, state, inbox, inserts, signals } = outcome;
         let encode = |error: EncodeError| StepError::rejected(error);
-        let state = state.map(|state| state::encode("state", &state, self.value_max));
+        let likely = work.state.len();
+        let state = state.map(|state| state::encode_about("state", &state, self.value_max, likely));
         let state = state.transpose().map_err(encode)?;
         let mut error = None;
         let mut attempt = 0;
