@@ -14,7 +14,6 @@
 #![expect(clippy::vec_box, reason = "an outcome changes hands several times, and is large")]
 
 use std::{
-    collections::HashSet,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -167,13 +166,17 @@ impl Flusher {
 /// There are two if the instance was taken from this worker and claimed by it again while the old run of
 /// its step went on. What a commit consumes and what it answers goes by the instance's id: with both in
 /// one, the old run's signals and inserts would go out with the new one's.
-fn one_of_each(jobs: Vec<Job>) -> Vec<Vec<Job>> {
-    let mut ids = HashSet::with_capacity(jobs.len());
-    let (first, again): (Vec<_>, Vec<_>) =
-        jobs.into_iter().partition(|job| ids.insert(job.commit.id));
-    if again.is_empty() {
-        return vec![first];
+///
+/// Each part is in the order of ids, in which the statement looks rows up: Postgres would take longer to sort them.
+fn one_of_each(mut jobs: Vec<Job>) -> Vec<Vec<Job>> {
+    // Of one instance, what came first stays first.
+    jobs.sort_by_key(|job| job.commit.id);
+    if jobs.is_sorted_by(|one, next| one.commit.id < next.commit.id) {
+        return vec![jobs];
     }
+    let mut last = None;
+    let (first, again): (Vec<_>, Vec<_>) =
+        jobs.into_iter().partition(|job| last.replace(job.commit.id) != Some(job.commit.id));
     let mut parts = vec![first];
     parts.extend(one_of_each(again));
     parts
@@ -387,6 +390,42 @@ mod tests {
 
     /// The pause is longer than anybody's patience, so that only what was sent can end it.
     const PAUSE: Duration = Duration::from_hours(1);
+
+    fn job(id: i64, revision: i64) -> Job {
+        let commit = Commit {
+            id,
+            fsm: "m",
+            worker: 1,
+            revision,
+            attempt: 0,
+            change: Change::Release,
+            state: None,
+            upgraded: None,
+            error: None,
+            consumed: Vec::new(),
+            inserts: Vec::new(),
+            signals: Vec::new(),
+            partition_key: None,
+            listens: false,
+        };
+        Job { commit: Box::new(commit), reply: Reply::new(oneshot::channel().0), uncertain: false }
+    }
+
+    #[test]
+    fn no_part_of_a_batch_has_two_outcomes_of_one_instance_and_each_is_sorted() {
+        let parts = |jobs: &[(i64, i64)]| -> Vec<Vec<(i64, i64)>> {
+            let jobs = jobs.iter().map(|(id, revision)| job(*id, *revision)).collect();
+            let key = |job: &Job| (job.commit.id, job.commit.revision);
+            one_of_each(jobs).iter().map(|part| part.iter().map(key).collect()).collect()
+        };
+        assert_eq!(parts(&[(3, 0), (1, 0), (2, 0)]), [vec![(1, 0), (2, 0), (3, 0)]]);
+        // Of one instance in the order in which they came, whatever their revisions are.
+        assert_eq!(
+            parts(&[(2, 7), (1, 5), (2, 6), (3, 0), (2, 9), (1, 4)]),
+            [vec![(1, 5), (2, 7), (3, 0)], vec![(1, 4), (2, 6)], vec![(2, 9)]]
+        );
+        assert_eq!(parts(&[]), [vec![]; 1]);
+    }
 
     #[test]
     fn who_waited_in_vain_waits_again_but_ever_more_rarely() {
