@@ -163,8 +163,9 @@ async fn fan_out(bench: &Bench) -> Result<Sample, Error> {
         let id = Parent::insert(Small { n: children, ..Small::default() }).execute(&engine).await?;
         Ok::<i64, Error>(engine.wait(id, PATIENCE).await?)
     };
-    // An engine that has run before: its connections are open and its statements prepared.
-    join(10).await?;
+    // An engine that has run such a join before: its connections are open, their statements prepared, and they have
+    // the memory for batches of this size.
+    join(children).await?;
     let began = Instant::now();
     let joined = join(children).await?;
     let took = began.elapsed();
