@@ -50,8 +50,8 @@ impl Announcer {
                 let queues: Vec<String> = queues.into_iter().collect();
                 let result = async {
                     let mut connection = connections.get().await?;
-                    let notify = storage::notify(&mut connection, &queues);
-                    let result = connections.within(notify).await;
+                    let announce = storage::announce(&mut connection, &queues);
+                    let result = connections.within(announce).await;
                     connection.done(result)
                 };
                 if let Err(error) = result.await {

@@ -404,7 +404,7 @@ async fn announce_on_pool(connections: &Connections, queues: impl Iterator<Item 
         return;
     }
     if let Ok(mut connection) = connections.get().await
-        && let Err(error) = storage::notify(&mut connection, &queues).await
+        && let Err(error) = storage::announce(&mut connection, &queues).await
     {
         tracing::debug!(%error, "could not announce work; the engines' poll will find it");
     }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use gen_durable_test_postgres::Server;
-use sqlx::{AssertSqlSafe, Executor, PgPool, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Executor, PgPool, Row, SqlSafeStr, postgres::PgListener};
 
 use crate::support::database;
 
@@ -117,4 +117,24 @@ async fn what_is_due_later_is_not_hidden_by_what_is_overdue() {
     };
     assert!((50..=60).contains(&look(1_000_000).await), "the idle queue's");
     assert!(look(3_600_000_000).await < 0, "what has been due for less than an hour counts");
+}
+
+/// What comes after an announcement on its connection is acknowledged when it is on disk, as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcement_waits_for_no_disk_and_nothing_else_does_without() {
+    let db = database().await;
+    let mut listener = PgListener::connect_with(db.pool()).await.unwrap();
+    listener.listen("gen_durable").await.unwrap();
+    let mut connection = db.pool().acquire().await.unwrap();
+    sqlx::raw_sql("set synchronous_commit = 'on'").execute(&mut *connection).await.unwrap();
+    let announce = include_str!("../../gen_durable/src/storage/sql/announce.sql");
+    let rows = sqlx::query(announce).bind(["a", "b"]).fetch_all(&mut *connection).await.unwrap();
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|row| row.get::<String, _>(0) == "off"), "the statement itself");
+    for queue in ["a", "b"] {
+        assert_eq!(listener.recv().await.unwrap().payload(), queue);
+    }
+    let setting: String =
+        sqlx::query_scalar("show synchronous_commit").fetch_one(&mut *connection).await.unwrap();
+    assert_eq!(setting, "on");
 }

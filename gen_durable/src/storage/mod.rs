@@ -20,7 +20,7 @@ pub(crate) use self::{
         Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, InboxRow, Kind, Kinds,
         NewInstance, NewSignal, Orphan, Upgraded,
     },
-    upkeep::{Ended, ended, notify, prune, reap, rescue_stranded, wake_timed_out},
+    upkeep::{Ended, announce, ended, notify, prune, reap, rescue_stranded, wake_timed_out},
     workers::{isolation, register_worker, remove_worker, renew_lease, schema_version, session},
 };
 

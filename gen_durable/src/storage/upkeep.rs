@@ -9,6 +9,7 @@ use sqlx::{PgConnection, Row};
 
 use super::{begin, commit::free_partitions, micros};
 
+const ANNOUNCE: &str = include_str!("sql/announce.sql");
 const ENDED: &str = include_str!("sql/ended.sql");
 const NOTIFY: &str = include_str!("sql/notify.sql");
 const PRUNE: &str = include_str!("sql/prune.sql");
@@ -61,7 +62,16 @@ pub(crate) async fn ended(
         .collect()
 }
 
-/// Announces work to listening engines.
+/// Announces work to listening engines, in a transaction of its own: `connection` is in none.
+pub(crate) async fn announce(
+    connection: &mut PgConnection,
+    queues: &[String],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(ANNOUNCE).bind(queues).execute(connection).await?;
+    Ok(())
+}
+
+/// Announces work to listening engines, with the caller's transaction.
 pub(crate) async fn notify(
     connection: &mut PgConnection,
     queues: &[String],
