@@ -169,8 +169,10 @@ async fn p02_outcomes_of_an_old_and_a_new_run_in_one_batch_are_told_apart() {
     .execute(pool)
     .await
     .unwrap();
-    Child::insert(0).execute(&engine).await.unwrap();
+    let child = Child::insert(0).execute(&engine).await.unwrap();
     assert_eq!(gate.arrival().await, id.get());
+    // Steps are counted below, and this one's is none of them.
+    engine.wait(child, PATIENCE).await.unwrap();
     // The commit of the first instance waits for its row; what ends meanwhile is the next batch.
     let mut lock = pool.begin().await.unwrap();
     sqlx::query("select from gen_durable.instances where id = $1 for update")
