@@ -82,7 +82,7 @@ pub(crate) fn encode_about<T: Serialize>(
     let mut text = Vec::with_capacity(likely + likely / 8 + 128);
     serde_json::to_writer(&mut text, value)
         .map_err(|source| EncodeError::Serialize { what, reason: source.to_string() })?;
-    // It always is, and a look is cheap.
+    // JSON always is UTF-8, and a look is cheap.
     let text = String::from_utf8(text)
         .map_err(|source| EncodeError::Serialize { what, reason: source.to_string() })?;
     if text.len() > max {
