@@ -348,7 +348,7 @@ async fn perhaps_unlocked(mut sent: watch::Receiver<()>, pause: Duration) {
 /// What follows in this process from an outcome that is durable.
 fn follow(shared: &Shared, commit: &Commit) {
     match &commit.change {
-        Change::Later { delay, .. } | Change::Replay { delay } | Change::Defer { delay } => {
+        Change::Later { delay, .. } | Change::Repeat { delay, .. } | Change::Defer { delay } => {
             if delay.is_zero() {
                 shared.wake_claimer();
             } else {
@@ -356,7 +356,7 @@ fn follow(shared: &Shared, commit: &Commit) {
             }
         }
         Change::Await { timeout: Some(timeout), .. } => shared.due_in(*timeout),
-        Change::Done { .. } | Change::Failed { .. } => push(shared, commit),
+        Change::Done { .. } | Change::Failed => push(shared, commit),
         Change::Next { .. } | Change::Await { .. } | Change::Release => {}
     }
 }
@@ -378,6 +378,7 @@ fn push(shared: &Shared, commit: &Commit) {
         // A waiting call asks for neither.
         step: String::new(),
         attempt: commit.attempt,
+        failures: commit.failures,
         result,
         reason: commit.error.clone(),
     });
@@ -398,6 +399,7 @@ mod tests {
             worker: 1,
             revision,
             attempt: 0,
+            failures: 0,
             change: Change::Release,
             state: None,
             upgraded: None,
