@@ -7,8 +7,9 @@ use std::{
     future::Future,
     io,
     ops::{Deref, DerefMut},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgListener};
@@ -19,6 +20,8 @@ use crate::storage;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client's short statement may go without an answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+/// How late a timer is at least if the runtime stood still. Less than the shortest patience.
+const LATE: Duration = Duration::from_millis(250);
 /// What an engine's may have at least, however short its lease.
 const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
@@ -155,15 +158,23 @@ impl Connections {
 }
 
 /// Gives a statement up that has no answer for `patience`.
+///
+/// A timer that is late says that the runtime stood still: a step blocked its thread, or the process
+/// was stopped. The answer may have been there all the time, so the connection is not blamed, and
+/// the statement has its time anew.
 pub(crate) async fn within<T>(
     patience: Duration,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    match tokio::time::timeout(patience, statement).await {
-        Ok(result) => result,
-        Err(_elapsed) => {
+    let mut statement = pin!(statement);
+    loop {
+        let began = Instant::now();
+        if let Ok(result) = tokio::time::timeout(patience, &mut statement).await {
+            return result;
+        }
+        if began.elapsed() < patience + LATE {
             let error = format!("no answer within {patience:?}; the connection counts as lost");
-            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, error)))
+            return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, error)));
         }
     }
 }

@@ -398,6 +398,7 @@ mod state;
 mod storage;
 mod target;
 pub mod testing;
+mod throttle;
 mod upgrade;
 mod waiters;
 
