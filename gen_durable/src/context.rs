@@ -3,7 +3,13 @@
 //! Invariant: a context is consumed by exactly one outcome, which carries the state and the
 //! signals taken away with it.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     error::DecodeError,
@@ -54,6 +60,7 @@ pub(crate) struct Instance {
     pub(crate) partition_key: Option<String>,
     pub(crate) step: Cow<'static, str>,
     pub(crate) attempt: u32,
+    pub(crate) failures: u32,
     pub(crate) timed_out: bool,
 }
 
@@ -63,7 +70,18 @@ pub(crate) struct Received {
     pub(crate) id: i64,
     pub(crate) name: Arc<str>,
     pub(crate) payload: Arc<str>,
-    pub(crate) taken: bool,
+    pub(crate) mark: Mark,
+}
+
+/// Whether the outcome deletes a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// It stays in the inbox.
+    Kept,
+    /// An outcome that consumes signals deletes it.
+    Taken,
+    /// Any outcome deletes it.
+    Discarded,
 }
 
 impl<M: Machine> Context<M> {
@@ -82,9 +100,18 @@ impl<M: Machine> Context<M> {
     }
 
     /// How many runs of this step came before this one: 0 after `next` and after a wake-up, one
-    /// more after each `replay` and each lost worker.
+    /// more after each `replay` and each lost worker. A `snooze` adds none.
     pub fn attempt(&self) -> u32 {
         self.instance.attempt
+    }
+
+    /// How many runs of this step failed in a row, just before this one. A run fails if it returns
+    /// `Err`, panics or exceeds its timeout; a [`Retry`](crate::Retry) policy counts these alone.
+    ///
+    /// Any outcome of the step itself begins the count anew: a `replay`, a `snooze`, an await. A
+    /// lost worker changes nothing. In `handle`, the run that has just failed is not counted yet.
+    pub fn failures(&self) -> u32 {
+        self.instance.failures
     }
 
     /// The step that runs; in `handle`, the one that failed.
@@ -123,15 +150,15 @@ impl<M: Machine> Context<M> {
     ///
     /// # Errors
     ///
-    /// [`DecodeError`] if the stored payload does not fit the type. Returned from the step with
-    /// `?`, it fails the instance and leaves what is stored untouched.
+    /// [`DecodeError`] if the stored payload does not fit the type. The signal stays in the inbox,
+    /// and stays the oldest, until [`discard_signal`](Self::discard_signal) removes it.
     pub fn take_signal<S: DurableSignal>(&mut self) -> Result<Option<S>, DecodeError>
     where
         M: Accepts<S>,
     {
         let Some(index) = self.oldest(S::NAME) else { return Ok(None) };
         let signal = self.decode::<S>(index)?;
-        self.inbox[index].taken = true;
+        self.inbox[index].mark = Mark::Taken;
         Ok(Some(signal))
     }
 
@@ -191,13 +218,11 @@ impl<M: Machine> Context<M> {
     }
 
     fn take_oldest<S: DurableSignal>(&mut self, count: usize) -> Result<Vec<S>, DecodeError> {
-        let found = self.inbox.iter().enumerate();
-        let found = found.filter(|(_, signal)| !signal.taken && *signal.name == *S::NAME);
-        let found: Vec<usize> = found.map(|(index, _)| index).take(count).collect();
+        let found: Vec<usize> = self.kept(S::NAME).take(count).collect();
         let signals =
             found.iter().map(|&index| self.decode::<S>(index)).collect::<Result<_, _>>()?;
         for index in found {
-            self.inbox[index].taken = true;
+            self.inbox[index].mark = Mark::Taken;
         }
         Ok(signals)
     }
@@ -219,11 +244,70 @@ impl<M: Machine> Context<M> {
     where
         M: Accepts<S>,
     {
-        self.inbox.iter().filter(|signal| !signal.taken && *signal.name == *S::NAME).count()
+        self.kept(S::NAME).count()
+    }
+
+    /// Removes the oldest signal of this type that does not decode; whether there was one.
+    ///
+    /// Whatever outcome follows deletes it: a `replay`, a `snooze` and a `stop` as well. So `handle`
+    /// can discard what made the step fail, and let it run again:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use gen_durable::{StepErrorKind, prelude::*};
+    ///
+    /// #[derive(DurableSignal)]
+    /// pub struct Paid {
+    ///     amount: i64,
+    /// }
+    ///
+    /// #[durable_fsm(output = i64, signals(Paid))]
+    /// pub enum Order {
+    ///     AwaitPay,
+    /// }
+    ///
+    /// #[durable_fsm]
+    /// impl Order {
+    ///     async fn await_pay(mut cx: Context<Self>) -> StepResult<Self> {
+    ///         match cx.take_signal::<Paid>()? {
+    ///             Some(paid) => Ok(cx.done(paid.amount)),
+    ///             None => Ok(cx.await_signal::<Paid>()),
+    ///         }
+    ///     }
+    ///
+    ///     async fn handle(mut cx: Context<Self>, error: StepError) -> Outcome<Self> {
+    ///         if error.kind() == StepErrorKind::Undecodable && cx.discard_signal::<Paid>() {
+    ///             return cx.replay(Duration::ZERO);
+    ///         }
+    ///         cx.stop(error)
+    ///     }
+    /// }
+    /// ```
+    pub fn discard_signal<S: DurableSignal>(&mut self) -> bool
+    where
+        M: Accepts<S>,
+    {
+        // A payload on which `Deserialize` panics does not decode either.
+        let decodes = |index: usize| {
+            let decode = AssertUnwindSafe(|| self.decode::<S>(index).is_ok());
+            catch_unwind(decode).unwrap_or(false)
+        };
+        let Some(index) = self.kept(S::NAME).find(|index| !decodes(*index)) else { return false };
+        self.inbox[index].mark = Mark::Discarded;
+        true
     }
 
     fn oldest(&self, name: &str) -> Option<usize> {
-        self.inbox.iter().position(|signal| !signal.taken && *signal.name == *name)
+        self.kept(name).next()
+    }
+
+    /// The signals of this name that are not taken, the oldest first.
+    fn kept(&self, name: &str) -> impl Iterator<Item = usize> {
+        let found = self.inbox.iter().enumerate();
+        found
+            .filter(move |(_, signal)| signal.mark == Mark::Kept && *signal.name == *name)
+            .map(|(index, _)| index)
     }
 
     fn decode<S: DurableSignal>(&self, index: usize) -> Result<S, DecodeError> {
@@ -246,11 +330,39 @@ impl<M: Machine> Context<M> {
     }
 
     /// Runs the same step again after `delay`, with one more attempt. No signal is consumed.
-    pub fn replay(mut self, delay: Duration) -> Outcome<M> {
-        for signal in &mut self.inbox {
-            signal.taken = false;
-        }
-        self.outcome(Transition::Replay { delay })
+    pub fn replay(self, delay: Duration) -> Outcome<M> {
+        self.keeping_signals(Transition::Replay { delay })
+    }
+
+    /// Runs the same step again after `delay`, at the same attempt. No signal is consumed.
+    ///
+    /// This is how a step polls: it looks, and comes back later. The count of failures begins anew,
+    /// so one error now and then never uses up a retry policy.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use gen_durable::prelude::*;
+    /// # pub struct Bank;
+    /// # impl Bank { async fn is_settled(&self, _: i64) -> std::io::Result<bool> { Ok(true) } }
+    ///
+    /// #[durable_fsm(state = i64, output = (), retry(max_attempts = 5))]
+    /// pub enum Settle {
+    ///     Poll,
+    /// }
+    ///
+    /// #[durable_fsm]
+    /// impl Settle {
+    ///     async fn poll(cx: Context<Self>, bank: &Bank) -> StepResult<Self> {
+    ///         if bank.is_settled(cx.state).await? {
+    ///             return Ok(cx.done(()));
+    ///         }
+    ///         Ok(cx.snooze(Duration::from_mins(1)))
+    ///     }
+    /// }
+    /// ```
+    pub fn snooze(self, delay: Duration) -> Outcome<M> {
+        self.keeping_signals(Transition::Snooze { delay })
     }
 
     /// Parks the instance until a signal of this type arrives that this step has not seen; then
@@ -318,9 +430,19 @@ impl<M: Machine> Context<M> {
         self.outcome(Transition::Done(output))
     }
 
-    /// Ends the instance as failed; the inbox is emptied.
+    /// Ends the instance as failed. No signal is consumed: the inbox stays until the instance is
+    /// deleted.
     pub fn stop(self, reason: impl fmt::Display) -> Outcome<M> {
-        self.outcome(Transition::Stop(reason.to_string()))
+        let reason = reason.to_string();
+        self.keeping_signals(Transition::Stop(reason))
+    }
+
+    /// An outcome that consumes no signal.
+    fn keeping_signals(mut self, transition: Transition<M>) -> Outcome<M> {
+        for signal in self.inbox.iter_mut().filter(|signal| signal.mark == Mark::Taken) {
+            signal.mark = Mark::Kept;
+        }
+        self.outcome(transition)
     }
 
     fn outcome(self, transition: Transition<M>) -> Outcome<M> {

@@ -61,6 +61,37 @@ pub enum EncodeError {
         /// The limit in bytes.
         max: usize,
     },
+    /// A float in it is NaN or infinite: JSON has no such number.
+    #[error(
+        "{what} holds NaN or an infinity at field `{field}`, which JSON cannot hold; store an `Option` or a text instead"
+    )]
+    NotFinite {
+        /// What was encoded.
+        what: &'static str,
+        /// The path to the field.
+        field: String,
+    },
+    /// Its own type cannot read what it has written.
+    #[error(
+        "{what} could not be read back at field `{field}`: {reason}; \
+         change how the field is serialised, so that its type reads what it writes"
+    )]
+    Unreadable {
+        /// What was encoded.
+        what: &'static str,
+        /// The path to the field.
+        field: String,
+        /// What the reader said.
+        reason: String,
+    },
+    /// It is raw JSON text that holds half of a surrogate pair.
+    #[error(
+        "{what} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; write the whole pair"
+    )]
+    Surrogate {
+        /// What was encoded.
+        what: &'static str,
+    },
     /// It holds a NUL character, which Postgres cannot store in text or `jsonb`.
     #[error(
         "{what} holds a NUL character (\\u0000), which Postgres cannot store; remove it or encode the bytes"

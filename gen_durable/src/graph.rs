@@ -108,8 +108,10 @@ pub enum Edge {
         /// Whether after a delay: [`next_in`](crate::Context::next_in).
         delayed: bool,
     },
-    /// The same step again.
+    /// The same step again, with one more attempt.
     Replay,
+    /// The same step again later, at the same attempt.
+    Snooze,
     /// Parks until a signal arrives; one edge for each signal that is awaited.
     Await {
         /// The signal's name: its type's in `snake_case`, also if the type says `#[durable(name = "…")]`.

@@ -65,6 +65,7 @@ pub struct Outcome<M: Machine> {
 pub(crate) enum Transition<M: Machine> {
     Next { step: &'static str, delay: Option<Duration> },
     Replay { delay: Duration },
+    Snooze { delay: Duration },
     Await { names: Vec<&'static str>, timeout: Option<Duration> },
     Done(M::Output),
     Stop(String),
@@ -120,6 +121,7 @@ impl<M: Machine> fmt::Debug for Outcome<M> {
         let transition = match &self.transition {
             Transition::Next { step, .. } => format!("next({step})"),
             Transition::Replay { delay } => format!("replay({delay:?})"),
+            Transition::Snooze { delay } => format!("snooze({delay:?})"),
             Transition::Await { names, .. } => format!("await({})", names.join(", ")),
             Transition::Done(_) => "done".to_owned(),
             Transition::Stop(_) => "stop".to_owned(),

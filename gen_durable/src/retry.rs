@@ -88,9 +88,10 @@ impl Retry {
         Self { max_attempts: Self::MAX_ATTEMPTS, backoff, initial, max, jitter: false }
     }
 
-    /// How often the step runs in all, the first run included; 0 counts as 1.
+    /// How many runs of the step may fail in a row before it is given up; 0 counts as 1.
     ///
-    /// A run that a lost worker cut short counts as well.
+    /// A `replay`, a `snooze` and a wake-up of the step itself begin the count anew. A run that a
+    /// lost worker cut short is not counted.
     #[must_use]
     pub const fn max_attempts(mut self, runs: u32) -> Self {
         self.max_attempts = if runs == 0 { 1 } else { runs };
@@ -111,16 +112,17 @@ impl Retry {
         self
     }
 
-    /// The delay before the next run, after the run `attempt` (from 0) has failed; none if that was the last.
-    pub fn delay(&self, attempt: u32) -> Option<Duration> {
-        if attempt >= self.max_attempts - 1 {
+    /// The delay before the next run, after one that failed when `failures` had failed in a row before it; none if
+    /// that was the last.
+    pub fn delay(&self, failures: u32) -> Option<Duration> {
+        if failures >= self.max_attempts - 1 {
             return None;
         }
         let delay = match self.backoff {
             Backoff::Constant => self.initial,
-            Backoff::Linear => self.initial.saturating_mul(attempt.saturating_add(1)),
+            Backoff::Linear => self.initial.saturating_mul(failures.saturating_add(1)),
             Backoff::Exponential => {
-                self.initial.saturating_mul(2_u32.checked_pow(attempt).unwrap_or(u32::MAX))
+                self.initial.saturating_mul(2_u32.checked_pow(failures).unwrap_or(u32::MAX))
             }
         };
         let delay = delay.min(self.max);
@@ -132,7 +134,7 @@ impl Retry {
     /// What follows the error: [`replay`](Context::replay) after the delay, or [`stop`](Context::stop) with the error if
     /// there is no further run.
     pub fn decide<M: Machine>(&self, cx: Context<M>, error: StepError) -> Outcome<M> {
-        match self.delay(cx.attempt()) {
+        match self.delay(cx.failures()) {
             Some(delay) => cx.replay(delay),
             None => cx.stop(error),
         }

@@ -1,9 +1,14 @@
 //! What a machine may carry: serialisable state, and the checks that its stored form must pass.
 //!
-//! Invariant: a value that [`encode`] accepts can be stored by Postgres as `jsonb` and read back by [`decode`].
+//! Invariant: a value that [`encode`] accepts can be stored by Postgres as `json`, be cast to `jsonb` by
+//! hand, and be read back by [`decode`]. Each is read back at once: what serde writes and cannot read
+//! depends on the value, and not on its type alone.
+
+mod finite;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use self::finite::{Finite, NOT_FINITE, Path};
 use crate::error::{DecodeError, EncodeError};
 
 /// A value that is stored with an instance: its state or its result.
@@ -49,7 +54,7 @@ const DEPTH_MAX: usize = 127;
 /// The longest key, in bytes: it must fit an index entry together with its neighbours.
 const KEY_MAX: usize = 1024;
 
-/// JSON text that Postgres takes as `jsonb`.
+/// JSON text that Postgres takes as `json`.
 #[derive(Clone)]
 pub(crate) struct Json(pub(crate) String);
 
@@ -64,24 +69,33 @@ impl std::fmt::Debug for Json {
 pub(crate) const VALUE_MAX: usize = 8 * 1024 * 1024;
 
 /// Encodes a value and checks that it can be stored and read back.
-pub(crate) fn encode<T: Serialize>(
+pub(crate) fn encode<T: Serialize + DeserializeOwned>(
     what: &'static str,
     value: &T,
     max: usize,
 ) -> Result<Json, EncodeError> {
-    encode_about(what, value, max, 0)
+    encode_and_read(what, value, max, 0).map(|(json, _)| json)
 }
 
-/// [`encode`], for a value whose text is likely to have so many bytes: it need not be moved as it grows.
-pub(crate) fn encode_about<T: Serialize>(
+/// [`encode`], with what was read back. The text is `likely` to have so many bytes, so that it need
+/// not be moved as it grows.
+pub(crate) fn encode_and_read<T: Serialize + DeserializeOwned>(
     what: &'static str,
     value: &T,
     max: usize,
     likely: usize,
-) -> Result<Json, EncodeError> {
+) -> Result<(Json, T), EncodeError> {
     let mut text = Vec::with_capacity(likely + likely / 8 + 128);
-    serde_json::to_writer(&mut text, value)
-        .map_err(|source| EncodeError::Serialize { what, reason: source.to_string() })?;
+    let path = Path::default();
+    let mut writer = serde_json::Serializer::new(&mut text);
+    value.serialize(Finite::new(&mut writer, &path)).map_err(|error| {
+        let (field, reason) = (path.to_string(), error.to_string());
+        if reason == NOT_FINITE {
+            EncodeError::NotFinite { what, field }
+        } else {
+            EncodeError::Serialize { what, reason: format!("field `{field}`: {reason}") }
+        }
+    })?;
     // JSON always is UTF-8, and a look is cheap.
     let text = String::from_utf8(text)
         .map_err(|source| EncodeError::Serialize { what, reason: source.to_string() })?;
@@ -89,10 +103,16 @@ pub(crate) fn encode_about<T: Serialize>(
         return Err(EncodeError::TooLarge { what, bytes: text.len(), max });
     }
     check_storable(what, &text)?;
-    Ok(Json(text))
+    let read = read(&text).map_err(|Misfit { field, reason }| EncodeError::Unreadable {
+        what,
+        field,
+        reason,
+    })?;
+    Ok((Json(text), read))
 }
 
-/// Refuses what `jsonb` or the reader would refuse later: a NUL character, and nesting too deep.
+/// Refuses what a cast to `jsonb` or the reader would refuse later: a NUL character, half of a
+/// surrogate pair (raw JSON text may have one), and nesting too deep.
 fn check_storable(what: &'static str, text: &str) -> Result<(), EncodeError> {
     // Most texts escape nothing and have fewer brackets than may nest: that is seen many bytes at a time.
     if !text.contains('\\') && brackets(text) <= DEPTH_MAX {
@@ -103,11 +123,20 @@ fn check_storable(what: &'static str, text: &str) -> Result<(), EncodeError> {
     let mut bytes = text.as_bytes().iter();
     while let Some(byte) = bytes.next() {
         match (in_string, byte) {
-            (true, b'\\')
-                // The escape's second byte is skipped, so that `\\u0000` is not taken for a NUL.
-                if bytes.next() == Some(&b'u') && bytes.as_slice().starts_with(b"0000") => {
-                    return Err(EncodeError::Nul { what });
+            // The escape's second byte is skipped, so that `\\u0000` is not taken for a NUL.
+            (true, b'\\') if bytes.next() == Some(&b'u') => match escaped(bytes.as_slice()) {
+                Some(0) => return Err(EncodeError::Nul { what }),
+                Some(0xd800..=0xdbff) => {
+                    let low = bytes.as_slice()[4..].strip_prefix(b"\\u").and_then(escaped);
+                    if !matches!(low, Some(0xdc00..=0xdfff)) {
+                        return Err(EncodeError::Surrogate { what });
+                    }
+                    // The second half is not met by itself.
+                    bytes.nth(9);
                 }
+                Some(0xdc00..=0xdfff) => return Err(EncodeError::Surrogate { what }),
+                _ => {}
+            },
             (_, b'"') => in_string = !in_string,
             (false, b'[' | b'{') => {
                 depth += 1;
@@ -120,6 +149,12 @@ fn check_storable(what: &'static str, text: &str) -> Result<(), EncodeError> {
         }
     }
     Ok(())
+}
+
+/// The number of an escape `\\u` that continues with these bytes.
+fn escaped(hex: &[u8]) -> Option<u32> {
+    let digits = std::str::from_utf8(hex.get(..4)?).ok()?;
+    u32::from_str_radix(digits, 16).ok()
 }
 
 /// How many brackets open in a text, also in strings.
@@ -148,6 +183,22 @@ pub(crate) fn decode<T: DeserializeOwned>(
     version: u32,
     text: &str,
 ) -> Result<T, DecodeError> {
+    read(text).map_err(|Misfit { field, reason }| DecodeError {
+        what: what.to_owned(),
+        machine,
+        version,
+        field,
+        reason,
+    })
+}
+
+/// Where and why a text does not fit a type.
+struct Misfit {
+    field: String,
+    reason: String,
+}
+
+fn read<T: DeserializeOwned>(text: &str) -> Result<T, Misfit> {
     // The fast path does not track the path to a field: it is walked again for an error alone.
     serde_json::from_str(text).map_err(|_| {
         let mut reader = serde_json::Deserializer::from_str(text);
@@ -155,8 +206,7 @@ pub(crate) fn decode<T: DeserializeOwned>(
             Err(error) => (error.path().to_string(), error.inner().to_string()),
             Ok(_) => (".".to_owned(), "trailing characters".to_owned()),
         };
-        let reason = without_value(&reason);
-        DecodeError { what: what.to_owned(), machine, version, field, reason }
+        Misfit { field, reason: without_value(&reason) }
     })
 }
 
@@ -221,10 +271,11 @@ mod tests {
     #[test]
     fn a_text_may_be_shorter_or_longer_than_is_likely() {
         for likely in [0, 10, 5_000] {
-            let json = encode_about("state", &"a".repeat(1_000), 2_000, likely).expect("it fits");
-            assert_eq!(json.0.len(), 1_002);
+            let text = "a".repeat(1_000);
+            let (json, read) = encode_and_read("state", &text, 2_000, likely).expect("it fits");
+            assert_eq!((json.0.len(), read), (1_002, text));
         }
-        let error = encode_about("state", &"a".repeat(1_000), 1_000, 0).expect_err("too large");
+        let error = encode("state", &"a".repeat(1_000), 1_000).expect_err("too large");
         assert!(matches!(error, EncodeError::TooLarge { bytes: 1_002, max: 1_000, .. }));
     }
 

@@ -38,6 +38,7 @@ pub(crate) enum Edge {
         delayed: bool,
     },
     Replay,
+    Snooze,
     Await {
         signal: String,
         timeout: bool,

@@ -37,7 +37,7 @@ grant insert (target_id, dedup_key), select (target_id, dedup_key)
 -- The application: what a unique key and a signal look at, and what a waiting call is told. No state, no
 -- payload, no partition key.
 grant select (
-    id, fsm, status, step, attempt, result, last_error, queue, awaits, unique_guard, unique_scope
+    id, fsm, status, step, attempt, failures, result, last_error, queue, awaits, unique_guard, unique_scope
 ) on gen_durable.instances to gen_durable_app;
 -- A signal wakes its target. Postgres cannot grant that for parked rows alone.
 grant update (status, awaits, wake_at, eligible_at, unique_scope, updated_at)
@@ -47,7 +47,7 @@ grant update (status, awaits, wake_at, eligible_at, unique_scope, updated_at)
 -- as it was inserted.
 grant select, delete on gen_durable.instances to gen_durable_worker;
 grant update (
-    fsm_version, step, status, state, result, last_error, awaits, eligible_at, attempt, crashes, revision,
+    fsm_version, step, status, state, result, last_error, awaits, eligible_at, attempt, failures, crashes, revision,
     blocked, locked_by, unique_scope, wake_at, updated_at, finished_at
 ) on gen_durable.instances to gen_durable_worker;
 grant select (id, target_id, name, payload), delete on gen_durable.signals to gen_durable_worker;

@@ -157,7 +157,7 @@ const CHECKS: &[(&str, &str)] = &[
         "a collector has not got each of its signals exactly once",
         "select format('collector %s got %s', c.id, c.result)
          from gen_durable.instances c
-         where c.fsm = 'collector' and c.status = 'done' and c.result <> (
+         where c.fsm = 'collector' and c.status = 'done' and c.result::jsonb <> (
              select coalesce(jsonb_agg(n order by n), '[]')
              from (
                  select n from generate_series(0, (c.state ->> 'leaves')::int - 1) as n
@@ -196,7 +196,7 @@ const CHECKS: &[(&str, &str)] = &[
         "a chain did not hop as often as it was to",
         "select format('chain %s: %s', i.id, i.state) from gen_durable.instances i
          where i.fsm = 'chain' and i.status = 'done'
-           and ((i.state ->> 'n')::int <> (i.result)::int
+           and ((i.state ->> 'n')::int <> (i.result::text)::int
                 or (i.state ->> 'n')::int <= (i.state ->> 'hops')::int)",
     ),
 ];

@@ -73,7 +73,7 @@ end $$;
 create function chaos.record_updated() returns trigger language plpgsql as $$
 declare
     -- A state that no step has left keeps the run of an earlier outcome.
-    run jsonb := nullif(new.state -> 'run', old.state -> 'run');
+    run jsonb := nullif((new.state -> 'run')::jsonb, (old.state -> 'run')::jsonb);
 begin
     if (run ->> 'server')::bigint is distinct from chaos.server() then
         run := null;
@@ -103,8 +103,8 @@ create trigger record_inserted after insert on gen_durable.instances
 -- A row that is blocked or unblocked behind its partition key makes no transition.
 create trigger record_updated after update on gen_durable.instances
     for each row
-    when ((old.status, old.step, old.revision, old.attempt, old.state)
-          is distinct from (new.status, new.step, new.revision, new.attempt, new.state))
+    when ((old.status, old.step, old.revision, old.attempt, old.state::text)
+          is distinct from (new.status, new.step, new.revision, new.attempt, new.state::text))
     execute function chaos.record_updated();
 create trigger record_signal after insert or delete on gen_durable.signals
     for each row execute function chaos.record_signal();

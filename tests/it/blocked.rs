@@ -30,7 +30,7 @@ impl Waits {
 /// The places of rows, by their state, that are out of the claim's index.
 async fn blocked(pool: &sqlx::PgPool) -> Vec<i64> {
     sqlx::query_scalar(
-        "select state::bigint from gen_durable.instances where blocked order by state::bigint",
+        "select state::text::bigint from gen_durable.instances where blocked order by 1",
     )
     .fetch_all(pool)
     .await
@@ -193,7 +193,7 @@ async fn p06_a_crowd_behind_a_busy_key_is_moved_out_of_the_way_and_keeps_its_ord
     // Those of the other key come last, and are behind the whole crowd.
     sqlx::query(
         "insert into gen_durable.instances (fsm, fsm_version, step, state, partition_key)
-         select 'waits', 1, 'go', to_jsonb(n), case when n <= $1 then 'k' else 'other' end
+         select 'waits', 1, 'go', to_json(n), case when n <= $1 then 'k' else 'other' end
          from generate_series(2, $1 + 2) as n",
     )
     .bind(CROWD)
@@ -219,7 +219,8 @@ async fn p06_a_crowd_behind_a_busy_key_is_moved_out_of_the_way_and_keeps_its_ord
 /// A row that is locked, as a transaction that signals it has it, for as long as this transaction lives.
 async fn lock(pool: &sqlx::PgPool, place: i64) -> sqlx::Transaction<'_, sqlx::Postgres> {
     let mut signal = pool.begin().await.unwrap();
-    let lock = "select id from gen_durable.instances where state = to_jsonb($1) for no key update";
+    let lock =
+        "select id from gen_durable.instances where state::text = $1::text for no key update";
     sqlx::query(lock).bind(place).execute(&mut *signal).await.unwrap();
     signal
 }

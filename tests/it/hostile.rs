@@ -264,7 +264,7 @@ async fn insert_hostile(pool: &PgPool, random: &mut Random, rows: usize) {
         .await
         .unwrap();
     sqlx::query(
-        "update gen_durable.instances i set step = row.step, state = row.state::jsonb
+        "update gen_durable.instances i set step = row.step, state = row.state::json
          from unnest($1::bigint[], $2::text[], $3::text[]) as row (id, step, state)
          where i.id = row.id",
     )
@@ -281,7 +281,7 @@ async fn insert_hostile(pool: &PgPool, random: &mut Random, rows: usize) {
         .collect();
     sqlx::query(
         "insert into gen_durable.signals (target_id, name, payload)
-         select * from unnest($1::bigint[], $2::text[], $3::text[]::jsonb[])",
+         select * from unnest($1::bigint[], $2::text[], $3::text[]::json[])",
     )
     .bind(inbox.iter().map(|signal| signal.0).collect::<Vec<_>>())
     .bind(inbox.iter().map(|signal| signal.1.clone()).collect::<Vec<_>>())

@@ -29,11 +29,11 @@ const LIFE: &str = "
     update gen_durable.instances set status = 'executing', locked_by = 1, revision = 1 where id = 1;
     select chaos.begin_run(1, 'hop', 0);
     update gen_durable.instances
-    set step = 'finish', state = '{\"n\": 1, \"hops\": 0}' || chaos.end_run(1), revision = 2
+    set step = 'finish', state = '{\"n\": 1, \"hops\": 0}'::jsonb || chaos.end_run(1), revision = 2
     where id = 1;
     select chaos.begin_run(1, 'finish', 1);
     update gen_durable.instances
-    set status = 'done', state = state || chaos.end_run(1), result = '1', locked_by = null,
+    set status = 'done', state = state::jsonb || chaos.end_run(1), result = '1', locked_by = null,
         revision = 3, finished_at = now()
     where id = 1;
 ";
@@ -46,12 +46,12 @@ const IN_TURN: &str = "
     update gen_durable.instances set status = 'executing', revision = 1 where id = 12;
     select chaos.begin_run(12, 'first', 0);
     update gen_durable.instances
-    set status = 'runnable', step = 'second', state = '{\"n\": 1}' || chaos.end_run(12), revision = 2
+    set status = 'runnable', step = 'second', state = '{\"n\": 1}'::jsonb || chaos.end_run(12), revision = 2
     where id = 12;
     update gen_durable.instances set status = 'executing', revision = 1 where id = 13;
     select chaos.begin_run(13, 'first', 0);
     update gen_durable.instances
-    set status = 'runnable', step = 'second', state = '{\"n\": 1}' || chaos.end_run(13), revision = 2
+    set status = 'runnable', step = 'second', state = '{\"n\": 1}'::jsonb || chaos.end_run(13), revision = 2
     where id = 13;
     update gen_durable.instances set status = 'executing', revision = 3 where id = 12;
     update gen_durable.instances set status = 'done', revision = 4, finished_at = now() where id = 12;
@@ -144,7 +144,7 @@ const WRONGS: &[(&str, &str)] = &[
          update gen_durable.instances set status = 'runnable', revision = 2 where id = 14;
          update gen_durable.instances set status = 'executing', revision = 3 where id = 14;
          update gen_durable.instances
-         set status = 'runnable', step = 'second', state = '{\"n\": 1}' || chaos.end_run(14),
+         set status = 'runnable', step = 'second', state = '{\"n\": 1}'::jsonb || chaos.end_run(14),
              revision = 4
          where id = 14",
     ),
@@ -239,7 +239,7 @@ async fn the_oracle_allows_what_an_outcome_never_comes_of() {
          insert into chaos.runs (id, step, n, attempt, pid, saw)
          select 1, 'first', 0, 1, 2, max(seq) from chaos.log;
          update gen_durable.instances
-         set step = 'second', state = '{\"n\": 1}' || chaos.end_run(1), attempt = 0, revision = 4
+         set step = 'second', state = '{\"n\": 1}'::jsonb || chaos.end_run(1), attempt = 0, revision = 4
          where id = 1;
          select chaos.begin_run(1, 'first', 0);
          update gen_durable.instances

@@ -436,7 +436,7 @@ async fn p23_what_was_claimed_ahead_does_not_start_after_the_lease() {
     let metrics = slow.metrics();
     assert_eq!((metrics.steps, metrics.lost_commits), (steps + 1, 1), "the one that was running");
     let effects: Vec<i32> = sqlx::query_scalar(
-        "select state::int from gen_durable.instances where fsm = 'child' order by 1",
+        "select state::text::int from gen_durable.instances where fsm = 'child' order by 1",
     )
     .fetch_all(pool)
     .await

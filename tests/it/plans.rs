@@ -133,7 +133,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let commit = |status, step, result| {
         let parameters = [
             &executing, &seven, &zero, status, step, &state, result, &null, &zero, &null, &null,
-            &null, &yes, "'{}'", &null,
+            &null, &yes, "'{}'", &null, &zero,
         ];
         case("commit", &parameters, &["instances_pkey"], batch(6))
     };

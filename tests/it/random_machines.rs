@@ -167,7 +167,7 @@ impl World {
                     i.state, i.result,
                     (select count(*) from gen_durable.signals s where s.target_id = i.id),
                     (select count(*) from gen_durable.instances o
-                     where o.fsm = 'offspring' and o.state = to_jsonb(i.id))
+                     where o.fsm = 'offspring' and o.state::text = i.id::text)
              from gen_durable.instances i where i.id = $1",
         )
         .bind(id.get())

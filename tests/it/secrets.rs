@@ -207,7 +207,7 @@ impl Aged {
 /// Stores what does not decode.
 async fn spoil(pool: &PgPool, change: serde_json::Value) -> InstanceId<Keeper> {
     let id = Keeper::insert(keeps(How::Done)).execute(pool).await.unwrap();
-    sqlx::query("update gen_durable.instances set state = state || $1 where id = $2")
+    sqlx::query("update gen_durable.instances set state = state::jsonb || $1 where id = $2")
         .bind(change)
         .bind(id.get())
         .execute(pool)

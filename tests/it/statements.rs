@@ -69,6 +69,7 @@ async fn chained_commits_are_heap_only_updates() {
             .bind([false; ROWS])
             .bind(Vec::<i64>::new())
             .bind([None::<i32>; ROWS])
+            .bind([0_i32; ROWS])
             .fetch_one(&mut *connection)
             .await
             .unwrap();

@@ -1,6 +1,6 @@
 //! Values of every kind: stored and read back, or refused with a clear error and alone.
 
-use gen_durable::{EncodeError, InsertError, SignalError, prelude::*};
+use gen_durable::{EncodeError, InsertError, SignalError, StepErrorKind, prelude::*};
 use serde_json::{Value, json};
 
 use crate::support::{PATIENCE, database, engine, row, until};
@@ -141,7 +141,7 @@ async fn p09_what_postgres_refuses_fails_alone() {
     let pool = db.pool();
     crate::support::sql(
         pool,
-        "alter table gen_durable.instances add check (result is distinct from '\"forbidden\"')",
+        "alter table gen_durable.instances add check (result::text is distinct from '\"forbidden\"')",
     )
     .await;
     let engine = engine(&db)
@@ -233,8 +233,9 @@ impl Reader {
         Ok(cx.done(()))
     }
 
-    async fn handle(_cx: Context<Self>, _error: StepError) -> Outcome<Self> {
-        panic!("a row that does not decode must not reach `handle`")
+    async fn handle(cx: Context<Self>, error: StepError) -> Outcome<Self> {
+        assert_eq!(error.kind(), StepErrorKind::Undecodable, "a state does not reach `handle`");
+        cx.stop(error)
     }
 }
 

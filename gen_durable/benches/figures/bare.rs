@@ -325,6 +325,7 @@ async fn commit_once(
         .bind(vec![shape.listens; count])
         .bind(Vec::<i64>::new())
         .bind(vec![None::<i32>; count])
+        .bind(vec![0_i32; count])
         .fetch_one(connection)
         .await?;
     Ok(row.try_get::<Option<Vec<i64>>, _>(0)?.unwrap_or_default())

@@ -196,7 +196,7 @@ impl Bench {
         sqlx::query(
             "insert into gen_durable.instances
                  (fsm, fsm_version, step, state, queue, partition_key, unique_key, unique_scope)
-             select $1, 1, $2, $3::text::jsonb, 'checkout', 'customer:' || n % ($4 / 10), 'order:' || n,
+             select $1, 1, $2, $3::text::json, 'checkout', 'customer:' || n % ($4 / 10), 'order:' || n,
                     '{runnable,executing,awaiting_signal}'
              from generate_series(1, $4) as n",
         )
@@ -219,7 +219,7 @@ impl Bench {
     ) -> Result<(), Error> {
         sqlx::query(
             "insert into gen_durable.instances (fsm, fsm_version, step, state, queue, partition_key)
-             select $1, 1, $2, $3::text::jsonb, 'checkout', $5 from generate_series(1, $4)",
+             select $1, 1, $2, $3::text::json, 'checkout', $5 from generate_series(1, $4)",
         )
         .bind(fsm)
         .bind(step)

@@ -54,7 +54,7 @@ async fn idle_beside(bench: &Bench, parked: i64) -> Result<Vec<Sample>, Error> {
     sqlx::query(
         "insert into gen_durable.instances
              (fsm, fsm_version, step, state, queue, status, awaits, wake_at)
-         select $1, 1, $2, $3::text::jsonb, 'checkout', 'awaiting_signal', '{go}', now() + interval '1 day'
+         select $1, 1, $2, $3::text::json, 'checkout', 'awaiting_signal', '{go}', now() + interval '1 day'
          from generate_series(1, $4)",
     )
     .bind(LISTENER.fsm)

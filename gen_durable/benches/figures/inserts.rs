@@ -105,7 +105,7 @@ async fn in_thousands(bench: &Bench) -> Result<Sample, Error> {
     for _ in 0..batches {
         sqlx::query(
             "insert into gen_durable.instances (fsm, fsm_version, step, state, queue)
-             select 'one_step', 1, 'go', s::jsonb, 'checkout' from unnest($1::text[]) as s
+             select 'one_step', 1, 'go', s::json, 'checkout' from unnest($1::text[]) as s
              returning id",
         )
         .bind(&states)

@@ -3,7 +3,7 @@
 //! Invariant: what `expand/diagram.rs` of the macros writes is read here; nothing else does. Code that builds the same
 //! structs would take the compiler longer than the steps do.
 //!
-//! The words, the step's name in front: `next STEP`, `next_in STEP`, `replay`, `await SIGNAL`, `await_or_timeout SIGNAL`,
+//! The words, the step's name in front: `next STEP`, `next_in STEP`, `replay`, `snooze`, `await SIGNAL`, `await_or_timeout SIGNAL`,
 //! `done`, `stop`, `insert MACHINE`, `signal MACHINE SIGNAL`, `opaque`, `entry`; `?` for a machine or a signal that is not known.
 
 use crate::{
@@ -37,6 +37,7 @@ pub fn node(text: &'static str) -> StepNode {
             "next" => Edge::next(name()),
             "next_in" => Edge::Next { step: name(), delayed: true },
             "replay" => Edge::Replay,
+            "snooze" => Edge::Snooze,
             "await" => Edge::wait(name()),
             "await_or_timeout" => Edge::Await { signal: name(), timeout: true },
             "done" => Edge::Done,
@@ -64,11 +65,12 @@ mod tests {
 
     #[test]
     fn every_word_is_read() {
-        let text = "go next a next_in b replay await c await_or_timeout d done stop insert E insert ? signal F g signal ? ? opaque entry";
+        let text = "go next a next_in b replay snooze await c await_or_timeout d done stop insert E insert ? signal F g signal ? ? opaque entry";
         let expected = [
             Edge::next("a"),
             Edge::Next { step: "b", delayed: true },
             Edge::Replay,
+            Edge::Snooze,
             Edge::wait("c"),
             Edge::Await { signal: "d", timeout: true },
             Edge::Done,

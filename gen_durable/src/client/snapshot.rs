@@ -66,6 +66,8 @@ pub struct Snapshot<I = i64> {
     pub step: String,
     /// Runs of that step before the one that is under way or due.
     pub attempt: u32,
+    /// Runs of that step that failed in a row, just before that one.
+    pub failures: u32,
     /// Its result, if it is done.
     pub result: Option<serde_json::Value>,
     /// Its last error, if it failed.
@@ -90,6 +92,7 @@ impl<I: AnyId> Snapshot<I> {
             status,
             step: ended.step,
             attempt: u32::try_from(ended.attempt).unwrap_or(0),
+            failures: u32::try_from(ended.failures).unwrap_or(0),
             result: ended.result.as_deref().and_then(|text| serde_json::from_str(text).ok()),
             reason: ended.reason,
             text: ended.result,
@@ -123,6 +126,7 @@ impl<I: fmt::Debug> fmt::Debug for Snapshot<I> {
             .field("status", &self.status)
             .field("step", &self.step)
             .field("attempt", &self.attempt)
+            .field("failures", &self.failures)
             .field("reason", &self.reason)
             .finish_non_exhaustive()
     }

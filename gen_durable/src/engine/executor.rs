@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::{Cause, StepError},
-    registry::{Runner, Work},
+    registry::{self, Decoded, Ran, Runner, Work},
     storage::{Change, Commit},
 };
 
@@ -107,7 +107,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
             return;
         }
         let step_began = Instant::now();
-        let Some(mut commit) = run_step(shared, runner, &work).await else {
+        let Some(Ran { mut commit, next }) = run_step(shared, runner, &mut work).await else {
             slot.give();
             shared.flusher.commit(work.release()).await;
             return;
@@ -124,20 +124,20 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
         {
             yield_claim(&mut commit);
         }
-        if !flush(shared, slot, runner, &mut work, commit).await {
+        if !flush(shared, slot, runner, &mut work, commit, next).await {
             return;
         }
     }
 }
 
 /// Runs one step; none if it was cut off.
-async fn run_step(shared: &Shared, runner: &dyn Runner, work: &Work) -> Option<Box<Commit>> {
+async fn run_step(shared: &Shared, runner: &dyn Runner, work: &mut Work) -> Option<Ran> {
     if shared.stopping.is_open() {
         return None;
     }
     tokio::select! {
         biased;
-        commit = runner.run(work, &shared.resources) => Some(commit),
+        ran = registry::run(runner, work, &shared.resources) => Some(ran),
         () = shared.cut_off.wait() => None,
     }
 }
@@ -156,13 +156,14 @@ async fn flush(
     runner: &dyn Runner,
     work: &mut Work,
     mut commit: Box<Commit>,
+    next: Option<Decoded>,
 ) -> bool {
     let mut refusals = 0;
     loop {
         match shared.flusher.commit(commit).await {
             Answer::Durable(commit, inbox) => {
                 let Change::Next { step } = commit.change else { return false };
-                work.advance(step, *commit, inbox);
+                work.advance(step, *commit, inbox, next);
                 return true;
             }
             Answer::DurableBefore(done) => {
@@ -171,7 +172,6 @@ async fn flush(
                 if done.keeps_claim() {
                     let mut release = work.release();
                     release.revision += 1;
-                    release.attempt = 0;
                     shared.flusher.commit(release).await;
                 }
                 return false;
@@ -204,7 +204,7 @@ async fn flush(
                 refusals += 1;
                 slot.take().await;
                 let error = StepError::rejected(error);
-                commit = runner.recover(work, error, &shared.resources).await;
+                commit = registry::handle(runner, work, error, &shared.resources).await.commit;
                 slot.give();
                 yield_claim(&mut commit);
             }

@@ -349,7 +349,7 @@ async fn perhaps_unlocked(mut sent: watch::Receiver<()>, pause: Duration) {
 /// What follows in this process from an outcome that is durable.
 fn follow(shared: &Shared, commit: &Commit) {
     match &commit.change {
-        Change::Later { delay, .. } | Change::Replay { delay } | Change::Defer { delay } => {
+        Change::Later { delay, .. } | Change::Repeat { delay, .. } | Change::Defer { delay } => {
             if delay.is_zero() {
                 shared.wake_claimer();
             } else {
@@ -357,7 +357,7 @@ fn follow(shared: &Shared, commit: &Commit) {
             }
         }
         Change::Await { timeout: Some(timeout), .. } => shared.due_in(*timeout),
-        Change::Done { .. } | Change::Failed { .. } => push(shared, commit),
+        Change::Done { .. } | Change::Failed => push(shared, commit),
         Change::Next { .. } | Change::Await { .. } | Change::Release => {}
     }
 }
@@ -379,6 +379,7 @@ fn push(shared: &Shared, commit: &Commit) {
         // A waiting call asks for neither.
         step: String::new(),
         attempt: commit.attempt,
+        failures: commit.failures,
         result,
         reason: commit.error.clone(),
     });
@@ -399,6 +400,7 @@ mod tests {
             worker: 1,
             revision,
             attempt: 0,
+            failures: 0,
             change: Change::Release,
             state: None,
             upgraded: None,

@@ -54,8 +54,8 @@ pub enum StepErrorKind {
     TimedOut,
     /// What the step returned cannot be stored: its state, its result, or a message it sends.
     Rejected,
-    /// A stored payload no longer decodes. It does not reach `handle`: the instance fails and
-    /// its stored data stays as it was.
+    /// A stored payload does not decode: what the step returned is a [`DecodeError`], or was caused
+    /// by one.
     Undecodable,
 }
 

@@ -31,6 +31,7 @@ fn arrows(step: &StepNode) -> impl Iterator<Item = Arrow> {
             Edge::Next { step, delayed: false } => (Place::Step(step), String::new()),
             Edge::Next { step, delayed: true } => (Place::Step(step), "after a delay".to_owned()),
             Edge::Replay => (Place::Step(from), "replay".to_owned()),
+            Edge::Snooze => (Place::Step(from), "snooze".to_owned()),
             Edge::Await { signal, timeout: false } => {
                 (Place::Step(from), format!("await {signal}"))
             }

@@ -11,12 +11,15 @@
 
 use std::{
     any::TypeId,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use super::{Boxed, MachineRunner, Runner, Work, storable};
+use super::{
+    Boxed, MachineRunner, Ran, Runner, Work,
+    guard::{catch, describe},
+    storable,
+};
 use crate::{
     context::Instance,
     error::{Error, StepError},
@@ -59,8 +62,7 @@ impl<M: Steps> Upgrader<M> {
                 .map_err(|error| format!("the upgraded state cannot be stored: {error}"))?;
             Ok((step.name(), state.0))
         };
-        let (step, state) = catch_unwind(AssertUnwindSafe(upgrade))
-            .unwrap_or_else(|payload| Err(StepError::panicked(&*payload).to_string()))?;
+        let (step, state) = catch(upgrade).unwrap_or_else(|panic| Err(describe(&panic)))?;
         let fsm_version = i32::try_from(M::VERSION).unwrap_or(i32::MAX);
         Ok(Some(Box::new(work.upgraded(Upgraded { fsm_version, step }, state))))
     }
@@ -104,12 +106,14 @@ impl Work {
                 partition_key: self.instance.partition_key.clone(),
                 step: upgraded.step.into(),
                 attempt: self.instance.attempt,
+                failures: self.instance.failures,
                 timed_out: self.instance.timed_out,
             }),
             worker: self.worker,
             revision: self.revision,
             state,
             inbox: self.inbox.clone(),
+            decoded: None,
         }
     }
 }
@@ -151,30 +155,33 @@ impl<M: Steps> Runner for Upgrader<M> {
         self.runner.upgrader()
     }
 
-    fn run<'a>(&'a self, work: &'a Work, resources: &'a Resources) -> Boxed<'a, Box<Commit>> {
+    fn run<'a>(
+        &'a self,
+        work: &'a mut Work,
+        resources: &'a Resources,
+    ) -> Boxed<'a, Result<Ran, StepError>> {
         Box::pin(async move {
             match self.upgraded(work) {
-                Ok(upgraded) => {
-                    self.runner.run(upgraded.as_deref().unwrap_or(work), resources).await
-                }
-                Err(reason) => self.deferred(work, &reason),
+                Ok(Some(mut upgraded)) => self.runner.run(&mut upgraded, resources).await,
+                Ok(None) => self.runner.run(work, resources).await,
+                Err(reason) => Ok(self.deferred(work, &reason).into()),
             }
         })
     }
 
-    fn recover<'a>(
+    fn handle<'a>(
         &'a self,
-        work: &'a Work,
+        work: &'a mut Work,
         error: StepError,
         resources: &'a Resources,
-    ) -> Boxed<'a, Box<Commit>> {
+    ) -> Boxed<'a, Result<Ran, StepError>> {
         Box::pin(async move {
             match self.upgraded(work) {
-                Ok(upgraded) => {
-                    let work = upgraded.as_deref().unwrap_or(work);
-                    self.runner.recover(work, error, resources).await
+                Ok(Some(mut upgraded)) => {
+                    Runner::handle(&self.runner, &mut upgraded, error, resources).await
                 }
-                Err(reason) => self.deferred(work, &reason),
+                Ok(None) => Runner::handle(&self.runner, work, error, resources).await,
+                Err(reason) => Ok(self.deferred(work, &reason).into()),
             }
         })
     }

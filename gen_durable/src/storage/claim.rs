@@ -163,6 +163,7 @@ struct Arrays {
     steps: Vec<Option<String>>,
     states: Vec<Option<String>>,
     attempts: Vec<Option<i32>>,
+    failures: Vec<Option<i32>>,
     revisions: Vec<Option<i64>>,
     timed_out: Vec<Option<bool>>,
     inboxes: Vec<Option<String>>,
@@ -182,6 +183,7 @@ impl Arrays {
             revisions: row.try_get(6)?,
             timed_out: row.try_get(7)?,
             inboxes: row.try_get(8)?,
+            failures: row.try_get(14)?,
         })
     }
 
@@ -196,10 +198,11 @@ impl Arrays {
         let mut candidates = Vec::new();
         let rows = self.ids.into_iter().zip(self.kinds).zip(self.partition_keys);
         let steps = self.steps.into_iter().zip(self.states).zip(self.inboxes);
-        let counts = self.attempts.into_iter().zip(self.revisions).zip(self.timed_out);
+        let counts = self.attempts.into_iter().zip(self.failures);
+        let counts = counts.zip(self.revisions).zip(self.timed_out);
         for (
             (((id, kind), partition_key), ((step, state), inbox)),
-            ((attempt, revision), timed_out),
+            (((attempt, failures), revision), timed_out),
         ) in rows.zip(steps).zip(counts)
         {
             let place = usize::try_from(kind - 1).unwrap_or(usize::MAX);
@@ -226,6 +229,7 @@ impl Arrays {
                 queue: (*queue).to_owned(),
                 partition_key,
                 attempt: attempt.unwrap_or(0),
+                failures: failures.unwrap_or(0),
                 timed_out: timed_out.unwrap_or(false),
                 inbox: parse_inbox(inbox.as_deref())?,
             });
@@ -313,6 +317,7 @@ fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {
         state: row.try_get(5)?,
         queue: row.try_get(6)?,
         attempt: row.try_get(7)?,
+        failures: row.try_get::<Option<i32>, _>(12)?.unwrap_or(0),
         revision: row.try_get(8)?,
         timed_out: row.try_get::<Option<bool>, _>(9)?.unwrap_or(false),
         inbox: parse_inbox(row.try_get(10)?)?,
@@ -344,9 +349,8 @@ pub(crate) async fn orphans(
             Ok(Orphan {
                 id: row.try_get(0)?,
                 kind: Kind { fsm: row.try_get(1)?, fsm_version: row.try_get(2)? },
-                attempt: row.try_get(3)?,
-                revision: row.try_get(4)?,
-                partition_key: row.try_get(5)?,
+                revision: row.try_get(3)?,
+                partition_key: row.try_get(4)?,
             })
         })
         .collect()

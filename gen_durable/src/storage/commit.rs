@@ -109,8 +109,7 @@ fn frees_partition(outcome: &Commit) -> bool {
 }
 
 fn empties_inbox(outcome: &Commit) -> bool {
-    let ends = matches!(outcome.change, Change::Done { .. } | Change::Failed { keep_inbox: false });
-    outcome.listens && ends
+    outcome.listens && matches!(outcome.change, Change::Done { .. })
 }
 
 async fn empty_inboxes(
@@ -152,6 +151,7 @@ async fn apply(
         .bind(columns.listens)
         .bind(columns.consumed)
         .bind(columns.versions)
+        .bind(columns.failures)
         .fetch_one(connection)
         .await?;
     let ids: Option<Vec<i64>> = row.try_get(0)?;
@@ -187,7 +187,8 @@ struct Columns<'a> {
     states: Vec<Option<&'a str>>,
     results: Vec<Option<&'a str>>,
     errors: Vec<Option<&'a str>>,
-    attempts: Vec<i32>,
+    attempts: Vec<Option<i32>>,
+    failures: Vec<Option<i32>>,
     delays: Vec<Option<i64>>,
     awaits: Vec<Option<String>>,
     wakes: Vec<Option<i64>>,
@@ -218,7 +219,13 @@ impl<'a> Columns<'a> {
                 delay = Some(micros(*after));
                 "runnable"
             }
-            Change::Replay { delay: after } | Change::Defer { delay: after } => {
+            Change::Repeat { delay: after, timed_out } => {
+                delay = Some(micros(*after));
+                // No name that is awaited: the time was up.
+                awaits = timed_out.then(String::new);
+                "runnable"
+            }
+            Change::Defer { delay: after } => {
                 delay = Some(micros(*after));
                 "runnable"
             }
@@ -232,7 +239,7 @@ impl<'a> Columns<'a> {
                 result = Some(value.0.as_str());
                 "done"
             }
-            Change::Failed { .. } => "failed",
+            Change::Failed => "failed",
             Change::Release => "runnable",
         };
         if let Some(upgraded) = outcome.upgraded {
@@ -247,13 +254,15 @@ impl<'a> Columns<'a> {
         self.states.push(outcome.state.as_ref().map(|state| state.0.as_str()));
         self.results.push(result);
         self.errors.push(outcome.error.as_deref());
-        self.attempts.push(outcome.attempt);
+        let ran = outcome.change.ran();
+        self.attempts.push(ran.then_some(outcome.attempt));
+        self.failures.push(ran.then_some(outcome.failures));
         self.delays.push(delay);
         self.awaits.push(awaits);
         self.wakes.push(wake);
         self.listens.push(outcome.listens);
-        // A row must not be deleted twice by one statement: an ending empties the inbox anyway.
-        if !matches!(outcome.change, Change::Done { .. } | Change::Failed { .. }) {
+        // Whoever is done has no inbox left in any case.
+        if !matches!(outcome.change, Change::Done { .. }) {
             self.consumed.extend(&outcome.consumed);
         }
     }
@@ -408,7 +417,7 @@ async fn inspect(
             // A reap that fails the row for good adds one as well: only the outcome's own end counts.
             let ended = match outcome.change {
                 Change::Done { .. } => status == "done",
-                Change::Failed { .. } => status == "failed",
+                Change::Failed => status == "failed",
                 _ => false,
             };
             if mine && *revision == outcome.revision {

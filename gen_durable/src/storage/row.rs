@@ -96,6 +96,7 @@ pub(crate) struct Claimed {
     pub(crate) queue: String,
     pub(crate) partition_key: Option<String>,
     pub(crate) attempt: i32,
+    pub(crate) failures: i32,
     pub(crate) timed_out: bool,
     pub(crate) inbox: Vec<InboxRow>,
 }
@@ -113,7 +114,6 @@ pub(crate) struct InboxRow(
 pub(crate) struct Orphan {
     pub(crate) id: i64,
     pub(crate) kind: Kind,
-    pub(crate) attempt: i32,
     pub(crate) revision: i64,
     pub(crate) partition_key: Option<String>,
 }
@@ -132,7 +132,10 @@ pub(crate) struct Commit {
     pub(crate) fsm: &'static str,
     pub(crate) worker: i64,
     pub(crate) revision: i64,
+    /// Runs of the step that it stands at from here on; of no matter if the change is no [run](Change::ran).
     pub(crate) attempt: i32,
+    /// Runs of that step that failed in a row; likewise.
+    pub(crate) failures: i32,
     pub(crate) change: Change,
     /// None leaves the stored state as it is.
     pub(crate) state: Option<Json>,
@@ -160,8 +163,10 @@ pub(crate) enum Change {
         step: &'static str,
         delay: Duration,
     },
-    Replay {
+    /// To the same step, through the queue; `timed_out` as the run was told.
+    Repeat {
         delay: Duration,
+        timed_out: bool,
     },
     Await {
         names: Vec<&'static str>,
@@ -171,15 +176,20 @@ pub(crate) enum Change {
     Done {
         result: Json,
     },
-    Failed {
-        keep_inbox: bool,
-    },
+    Failed,
     /// Back to the queue as if it had not been claimed.
     Release,
     /// Likewise, but not before `delay` has passed.
     Defer {
         delay: Duration,
     },
+}
+
+impl Change {
+    /// Whether a run led to it. Otherwise the row keeps what it carried into the claim.
+    pub(crate) fn ran(&self) -> bool {
+        !matches!(self, Self::Release | Self::Defer { .. })
+    }
 }
 
 /// The version that an instance of an older one has become, and the step at which it stands in it.

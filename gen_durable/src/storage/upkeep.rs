@@ -26,6 +26,7 @@ pub(crate) struct Ended {
     pub(crate) status: String,
     pub(crate) step: String,
     pub(crate) attempt: i32,
+    pub(crate) failures: i32,
     pub(crate) result: Option<String>,
     pub(crate) reason: Option<String>,
 }
@@ -55,8 +56,9 @@ pub(crate) async fn ended(
                 status: row.try_get(2)?,
                 step: row.try_get(3)?,
                 attempt: row.try_get(4)?,
-                result: row.try_get(5)?,
-                reason: row.try_get(6)?,
+                failures: row.try_get(5)?,
+                result: row.try_get(6)?,
+                reason: row.try_get(7)?,
             })
         })
         .collect()

@@ -116,7 +116,7 @@ fn reread<M: Machine, T: Serialize + DeserializeOwned>(recorded: &Value) -> Resu
 }
 
 /// The value as it would be stored.
-fn stored<T: Serialize>(value: &T) -> Result<Value, String> {
+fn stored<T: Serialize + DeserializeOwned>(value: &T) -> Result<Value, String> {
     let text =
         state::encode("the value", value, state::VALUE_MAX).map_err(|error| error.to_string())?;
     serde_json::from_str(&text.0).map_err(|error| error.to_string())

@@ -64,6 +64,7 @@ fn words(edge: &Edge) -> String {
         Edge::Next { step, delayed: false, .. } => format!("next {step}"),
         Edge::Next { step, delayed: true, .. } => format!("next_in {step}"),
         Edge::Replay => "replay".to_owned(),
+        Edge::Snooze => "snooze".to_owned(),
         Edge::Await { signal, timeout: false } => format!("await {signal}"),
         Edge::Await { signal, timeout: true } => format!("await_or_timeout {signal}"),
         Edge::Done => "done".to_owned(),
@@ -126,6 +127,7 @@ fn arrows(step: &StepFn, aliases: &mut BTreeSet<String>) -> Vec<String> {
                 format!("{from} --> {}: after a delay", id(step, aliases))
             }
             Edge::Replay => format!("{from} --> {from}: replay"),
+            Edge::Snooze => format!("{from} --> {from}: snooze"),
             Edge::Await { signal, timeout: false } => format!("{from} --> {from}: await {signal}"),
             Edge::Await { signal, timeout: true } => {
                 format!("{from} --> {from}: await {signal} or a timeout")

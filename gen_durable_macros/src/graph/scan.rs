@@ -116,6 +116,7 @@ impl<'a> Scan<'a> {
             "next" => self.next(arguments, false),
             "next_in" => self.next(arguments, true),
             "replay" => self.flow.push(Edge::Replay),
+            "snooze" => self.flow.push(Edge::Snooze),
             "await_signal" | "await_any" => self.awaits(types, false),
             "await_signal_for" | "await_any_for" => self.awaits(types, true),
             "done" => self.flow.push(Edge::Done),

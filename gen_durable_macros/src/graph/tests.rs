@@ -40,6 +40,7 @@ fn words(machine: &MachineImpl) -> String {
             Edge::Next { step, delayed: false, .. } => step.clone(),
             Edge::Next { step, delayed: true, .. } => format!("later {step}"),
             Edge::Replay => "replay".to_owned(),
+            Edge::Snooze => "snooze".to_owned(),
             Edge::Await { signal, timeout: false } => format!("await {signal}"),
             Edge::Await { signal, timeout: true } => format!("await {signal} for"),
             Edge::Done => "done".to_owned(),
@@ -70,10 +71,11 @@ fn outcomes_wherever_they_stand() {
                     0 => Ok(cx.next(M::Ship)),
                     1 if cx.attempt() > 1 => return Ok(cx.stop(format!("at {}", cx.id()))),
                     2 => Ok(cx.replay(delay)),
+                    3 => Ok(cx.snooze(delay)),
                     _ => Ok(cx.done(())),
                 }
             },
-            "ship, stop, replay, done",
+            "ship, stop, replay, snooze, done",
         ),
         (
             quote! {

@@ -100,6 +100,7 @@ pub(crate) struct Row {
     pub(crate) result: Option<serde_json::Value>,
     pub(crate) last_error: Option<String>,
     pub(crate) attempt: i32,
+    pub(crate) failures: i32,
     pub(crate) crashes: i32,
     pub(crate) locked_by: Option<i64>,
     pub(crate) inbox: i64,
@@ -108,7 +109,7 @@ pub(crate) struct Row {
 /// Reads a row.
 pub(crate) async fn row(pool: &PgPool, id: impl Into<i64>) -> Row {
     sqlx::query_as(
-        "select i.status, i.step, i.state, i.result, i.last_error, i.attempt, i.crashes, i.locked_by,
+        "select i.status, i.step, i.state, i.result, i.last_error, i.attempt, i.failures, i.crashes, i.locked_by,
                 (select count(*) from gen_durable.signals s where s.target_id = i.id) as inbox
          from gen_durable.instances i where i.id = $1",
     )

@@ -37,7 +37,7 @@ async fn p33_a_failing_upgrade_leaves_the_row_as_it_was() {
     sql(pool, "update gen_durable.instances set attempt = 3, crashes = 2, awaits = '{}'").await;
     sql(
         pool,
-        r#"update gen_durable.instances set state = state || '{"n": "one"}' where state->>'plan' = 'state'"#,
+        r#"update gen_durable.instances set state = state::jsonb || '{"n": "one"}' where state->>'plan' = 'state'"#,
     )
     .await;
     sql(pool, "update gen_durable.instances set step = 'gone' where state->>'plan' = 'step'").await;

@@ -137,7 +137,7 @@ async fn p22_an_instance_keeps_its_key_through_an_upgrade() {
     })
     .await;
     taken().await;
-    sql(pool, r#"update gen_durable.instances set eligible_at = now(), state = state || '{"plan": "gate"}'"#)
+    sql(pool, r#"update gen_durable.instances set eligible_at = now(), state = state::jsonb || '{"plan": "gate"}'"#)
         .await;
     // In the middle of the first step after the upgrade, and of the next one.
     for version in [1, 2] {

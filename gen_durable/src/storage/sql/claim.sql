@@ -232,10 +232,11 @@ select array_agg(row.id) as ids,
        array(select f.kind from first f) as first_kinds,
        array(select f.priority::smallint from first f) as first_priorities,
        array(select f.since from first f) as first_since,
-       (select count(*) from candidates) < (select sum(s.wanted) from shares s) as left_out
+       (select count(*) from candidates) < (select sum(s.wanted) from shares s) as left_out,
+       array_agg(row.failures) as failures
 from (
     select c.id, c.kind, c.partition_key,
-           l.step, l.state, l.attempt, l.revision, l.awaits, l.inbox
+           l.step, l.state, l.attempt, l.failures, l.revision, l.awaits, l.inbox
     from candidates c
     left join loaded l on l.id = c.id
     order by c.place

@@ -111,7 +111,8 @@ select i.id,
            from gen_durable.signals s
            where s.target_id = i.id
        ) end as inbox,
-       (select count(*) from waiting) as blocked
+       (select count(*) from waiting) as blocked,
+       i.failures
 from (select) as answer
 left join claimed i on true
 order by i.priority, i.eligible_at, i.id

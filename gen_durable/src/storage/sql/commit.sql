@@ -20,12 +20,12 @@ with outcomes as materialized (
         unnest(
             $1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
             $8::text[], $9::int[], $10::bigint[], $11::text[], $12::bigint[], $13::boolean[],
-            $15::int[]
+            $15::int[], $16::int[]
         ),
         generate_subscripts($1::bigint[], 1)
     ) as o (
         id, locked_by, revision, status, step, state, result,
-        error, attempt, delay, awaits, wake, listens, fsm_version, nth
+        error, attempt, delay, awaits, wake, listens, fsm_version, failures, nth
     )
 ),
 held as materialized (
@@ -48,17 +48,18 @@ committed as (
         -- Null but for an instance that was upgraded; a value that does not change is no index's concern.
         fsm_version = coalesce(o.fsm_version, i.fsm_version),
         step = coalesce(o.step, i.step),
-        state = coalesce(o.state::jsonb, i.state),
-        result = o.result::jsonb,
+        state = coalesce(o.state::json, i.state),
+        result = o.result::json,
         last_error = coalesce(o.error, i.last_error),
-        attempt = o.attempt,
-        -- A row that is given back (runnable, with no state) has not run: what it carried into the
-        -- claim stays. Any other outcome ends a series of crashes.
-        crashes = case when o.status = 'runnable' and o.state is null then i.crashes else 0 end,
+        attempt = coalesce(o.attempt, i.attempt),
+        failures = coalesce(o.failures, i.failures),
+        -- A row that is given back without a run (`attempt` is null) keeps what it carried into the
+        -- claim. An outcome ends a series of crashes.
+        crashes = case when o.attempt is null then i.crashes else 0 end,
         revision = i.revision + 1,
         locked_by = case when o.status = 'executing' then i.locked_by end,
         awaits = case
-            when o.status = 'runnable' and o.state is null then i.awaits
+            when o.attempt is null then i.awaits
             else string_to_array(o.awaits, chr(31))
         end,
         eligible_at = coalesce(now() + o.delay * interval '1 microsecond', i.eligible_at),

@@ -49,7 +49,7 @@ fresh as materialized (
 ),
 delivered as (
     insert into gen_durable.signals (target_id, name, payload, dedup_key)
-    select f.target_id, f.name, f.payload::jsonb, f.dedup_key
+    select f.target_id, f.name, f.payload::json, f.dedup_key
     from fresh f
     order by f.place
 ),

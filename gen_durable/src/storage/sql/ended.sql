@@ -4,6 +4,7 @@ select i.id,
        i.status,
        i.step,
        i.attempt,
+       i.failures,
        case when i.status = 'done' then i.result::text end as result,
        case when i.status = 'failed' then i.last_error end as reason
 from gen_durable.instances i

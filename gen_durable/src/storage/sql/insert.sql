@@ -23,7 +23,7 @@ inserted as (
         id, fsm, fsm_version, step, state, queue, priority, eligible_at,
         partition_key, blocked, unique_key, unique_scope
     )
-    select e.id, e.fsm, e.fsm_version, e.step, e.state::jsonb, e.queue, e.priority,
+    select e.id, e.fsm, e.fsm_version, e.step, e.state::json, e.queue, e.priority,
            case
                when e.scheduled_at is not null
                then 'epoch'::timestamptz + e.scheduled_at * interval '1 microsecond'

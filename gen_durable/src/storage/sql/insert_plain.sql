@@ -7,7 +7,7 @@ with inserted as (
     insert into gen_durable.instances (
         fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key, blocked
     )
-    select e.fsm, e.fsm_version, e.step, e.state::jsonb, e.queue, e.priority,
+    select e.fsm, e.fsm_version, e.step, e.state::json, e.queue, e.priority,
            case
                when e.scheduled_at is not null
                then 'epoch'::timestamptz + e.scheduled_at * interval '1 microsecond'

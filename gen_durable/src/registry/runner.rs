@@ -1,0 +1,263 @@
+//! Running the steps of one machine.
+//!
+//! Invariant: a step and its `handle` are runs alike: both get the stored state and inbox, both are
+//! bounded by the step's timeout, and both end in a [`Commit`] that has been checked.
+
+use std::{any::TypeId, future::Future, sync::Arc};
+
+use tracing::Instrument;
+
+use super::{
+    Boxed, Ran, Runner, Upgrader, Work,
+    guard::{Decoded, catch, describe},
+    storable,
+};
+use crate::{
+    context::{Context, Mark},
+    error::{EncodeError, Error, StepError},
+    machine::{Requirement, Steps},
+    outcome::{Outcome, Transition},
+    resources::Resources,
+    state,
+    storage::{Change, Commit},
+    upgrade::Older,
+};
+
+/// The runner of the machine `M`.
+pub(crate) struct MachineRunner<M> {
+    value_max: usize,
+    machine: std::marker::PhantomData<fn() -> M>,
+}
+
+/// Who decided on an outcome.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Step,
+    Handle,
+}
+
+impl<M: Steps> MachineRunner<M> {
+    pub(crate) fn new(value_max: usize) -> Self {
+        Self { value_max, machine: std::marker::PhantomData }
+    }
+
+    async fn step(&self, work: &mut Work, resources: &Resources) -> Result<Ran, StepError> {
+        let (step, cx) = match Self::begin(work) {
+            Ok(begun) => begun,
+            Err(reason) => return Ok(work.broken(reason).into()),
+        };
+        let span = tracing::debug_span!(
+            "step",
+            machine = M::NAME,
+            instance = work.instance.id,
+            step = %work.instance.step,
+            attempt = work.instance.attempt
+        );
+        let limit = step.timeout();
+        let run = async { step.run(cx, resources).await };
+        let outcome = within(limit, run).instrument(span).await?;
+        self.lower(work, outcome, By::Step)
+    }
+
+    async fn handle(
+        &self,
+        work: &mut Work,
+        error: StepError,
+        resources: &Resources,
+    ) -> Result<Ran, StepError> {
+        let (step, cx) = match Self::begin(work) {
+            Ok(begun) => begun,
+            Err(reason) => return Ok(work.broken(reason).into()),
+        };
+        let span = tracing::debug_span!(
+            "handle",
+            machine = M::NAME,
+            instance = work.instance.id,
+            step = %work.instance.step,
+            attempt = work.instance.attempt
+        );
+        let run = async { M::handle(cx, error, resources).await };
+        let outcome = within(step.timeout(), run).instrument(span).await?;
+        self.lower(work, outcome, By::Handle)
+    }
+
+    /// The step that the instance stands at and its context, or why there is none.
+    fn begin(work: &mut Work) -> Result<(M, Context<M>), String> {
+        let step = M::from_name(&work.instance.step).ok_or_else(|| {
+            format!(
+                "machine `{}` version {} has no step `{}`; it has {}",
+                M::NAME,
+                M::VERSION,
+                work.instance.step,
+                M::STEPS.join(", ")
+            )
+        })?;
+        let state = match work.decoded.take().and_then(Decoded::take) {
+            Some(state) => state,
+            None => catch(|| state::decode("state", M::NAME, M::VERSION, &work.state))
+                .map_err(|panic| format!("the state does not decode: {}", describe(&panic)))?
+                .map_err(|error| error.to_string())?,
+        };
+        let cx = Context::new(state, Arc::clone(&work.instance), work.inbox.clone());
+        Ok((step, cx))
+    }
+
+    /// Translates an outcome into the row's change.
+    fn lower(&self, work: &Work, outcome: Outcome<M>, by: By) -> Result<Ran, StepError> {
+        let encode = |error: EncodeError| StepError::rejected(error);
+        let Outcome { transition, state, inbox, inserts, signals } = outcome;
+        let likely = work.state.len();
+        let state = state
+            .as_ref()
+            .map(|state| state::encode_and_read("state", state, self.value_max, likely))
+            .transpose()
+            .map_err(encode)?;
+        let (state, read) = state.map_or((None, None), |(json, read)| (Some(json), Some(read)));
+        let instance = &work.instance;
+        // Runs and failures of the step that the row stands at from here on.
+        let (mut attempt, mut failures) = (instance.attempt, instance.failures);
+        if by == By::Handle {
+            failures = failures.saturating_add(1);
+        } else {
+            failures = 0;
+        }
+        let mut error = None;
+        let mut next = None;
+        let change = match transition {
+            Transition::Next { step, delay } => {
+                (attempt, failures) = (0, 0);
+                match delay {
+                    None => {
+                        next = read.map(Decoded::new);
+                        Change::Next { step }
+                    }
+                    Some(delay) => Change::Later { step, delay },
+                }
+            }
+            Transition::Replay { delay } => {
+                attempt = attempt.saturating_add(1);
+                Change::Repeat { delay, timed_out: instance.timed_out }
+            }
+            Transition::Snooze { delay } => Change::Repeat { delay, timed_out: instance.timed_out },
+            Transition::Await { names, timeout } => {
+                attempt = 0;
+                let seen = inbox.iter().filter(|signal| signal.mark == Mark::Kept);
+                Change::Await { names, seen: seen.map(|signal| signal.id).collect(), timeout }
+            }
+            Transition::Done(output) => {
+                let result = state::encode("result", &output, self.value_max).map_err(encode)?;
+                Change::Done { result }
+            }
+            Transition::Stop(reason) => {
+                error = Some(storable(reason));
+                Change::Failed
+            }
+        };
+        let mut commit = work.commit(change, !M::SIGNALS.is_empty());
+        commit.attempt = i32::try_from(attempt).unwrap_or(i32::MAX);
+        commit.failures = i32::try_from(failures).unwrap_or(i32::MAX);
+        // What an upgrade made of the state is stored in any case.
+        commit.state = state.or_else(|| work.upgraded.map(|_| state::Json(work.state.clone())));
+        commit.upgraded = work.upgraded;
+        commit.error = error;
+        let consumed = inbox.iter().filter(|signal| signal.mark != Mark::Kept);
+        commit.consumed = consumed.map(|signal| signal.id).collect();
+        commit.inserts = inserts.into_iter().collect::<Result<_, _>>().map_err(encode)?;
+        commit.signals = signals.into_iter().collect::<Result<_, _>>().map_err(encode)?;
+        self.check_sizes(&commit).map_err(encode)?;
+        Ok(Ran { commit, next })
+    }
+
+    /// What an outcome carries was encoded without knowing the engine's limit.
+    fn check_sizes(&self, commit: &Commit) -> Result<(), EncodeError> {
+        let max = self.value_max;
+        let states = commit.inserts.iter().map(|insert| ("state", insert.state.0.len()));
+        let payloads =
+            commit.signals.iter().map(|signal| ("signal payload", signal.payload.0.len()));
+        match states.chain(payloads).find(|(_, bytes)| *bytes > max) {
+            Some((what, bytes)) => Err(EncodeError::TooLarge { what, bytes, max }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Bounds a run; past the limit it is dropped.
+async fn within<T>(
+    limit: Option<std::time::Duration>,
+    run: impl Future<Output = Result<T, StepError>>,
+) -> Result<T, StepError> {
+    match limit {
+        None => run.await,
+        Some(limit) => tokio::time::timeout(limit, run)
+            .await
+            .unwrap_or_else(|_elapsed| Err(StepError::timed_out(limit))),
+    }
+}
+
+impl<M: Steps> Runner for MachineRunner<M> {
+    fn name(&self) -> &'static str {
+        M::NAME
+    }
+
+    fn version(&self) -> u32 {
+        M::VERSION
+    }
+
+    fn queue(&self) -> &'static str {
+        M::QUEUE
+    }
+
+    fn listens(&self) -> bool {
+        !M::SIGNALS.is_empty()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let invalid = |reason: &str| Error::InvalidOption {
+            option: format!("machine `{}`", M::NAME),
+            reason: reason.to_owned(),
+        };
+        if M::NAME.is_empty() || M::NAME.contains('\0') {
+            return Err(invalid("a machine needs a name without NUL characters"));
+        }
+        if M::VERSION == 0 || i32::try_from(M::VERSION).is_err() {
+            return Err(invalid("a version is between 1 and 2,147,483,647"));
+        }
+        if M::SIGNALS.iter().any(|name| name.is_empty() || name.contains(char::is_control)) {
+            return Err(invalid("a signal needs a name without control characters"));
+        }
+        Ok(())
+    }
+
+    fn requirements(&self) -> Vec<Requirement> {
+        M::requirements()
+    }
+
+    fn machine(&self) -> TypeId {
+        TypeId::of::<M>()
+    }
+
+    fn older(&self) -> Vec<Older> {
+        M::UPGRADES.older()
+    }
+
+    fn upgrader(&self) -> Arc<dyn Runner> {
+        Arc::new(Upgrader::<M>::new(self.value_max))
+    }
+
+    fn run<'a>(
+        &'a self,
+        work: &'a mut Work,
+        resources: &'a Resources,
+    ) -> Boxed<'a, Result<Ran, StepError>> {
+        Box::pin(self.step(work, resources))
+    }
+
+    fn handle<'a>(
+        &'a self,
+        work: &'a mut Work,
+        error: StepError,
+        resources: &'a Resources,
+    ) -> Boxed<'a, Result<Ran, StepError>> {
+        Box::pin(self.handle(work, error, resources))
+    }
+}

@@ -1,0 +1,272 @@
+//! Panics in user code, wherever they come from: each is a failed run, and hurts nobody else.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use gen_durable::{StepErrorKind, prelude::*};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::support::{PATIENCE, database, engine, until};
+
+/// Panics where it says.
+#[derive(Clone, Debug)]
+pub struct Mine(String);
+
+/// What a step turns its state into, so that it panics from there on.
+fn armed(place: &str) -> String {
+    format!("armed: {place}")
+}
+
+impl Serialize for Mine {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        assert!(self.0 != armed("serialize"), "in serialize");
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mine {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let place = String::deserialize(deserializer)?;
+        assert!(place != armed("deserialize"), "in deserialize");
+        Ok(Self(place))
+    }
+}
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        // The one that is read back is armed as well, and dropped elsewhere.
+        if self.0.starts_with(&armed("drop")) && !std::thread::panicking() {
+            panic!("in drop");
+        }
+    }
+}
+
+impl DurableState for Mine {}
+
+/// Panics when it is printed, or dropped.
+#[derive(Debug)]
+struct Bad(&'static str);
+
+impl fmt::Display for Bad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        assert!(self.0 != "display", "in display");
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Bad {}
+
+impl Drop for Bad {
+    fn drop(&mut self) {
+        if self.0 == "drop of an error" && !std::thread::panicking() {
+            panic!("in drop of an error");
+        }
+    }
+}
+
+/// A panic's payload, or a local, that panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            std::panic::panic_any(Bomb);
+        }
+    }
+}
+
+/// How often each step ran.
+type Runs = Arc<AtomicU32>;
+
+#[durable_fsm(state = Mine, output = Mine)]
+pub enum Poison {
+    Run,
+    Hang,
+    End,
+}
+
+#[durable_fsm]
+impl Poison {
+    async fn run(mut cx: Context<Self>, runs: &Runs) -> StepResult<Self> {
+        runs.fetch_add(1, Ordering::SeqCst);
+        let place = cx.state.0.clone();
+        match place.as_str() {
+            "serialize" | "deserialize" | "drop" => cx.state.0 = armed(&place),
+            "drop with done" => return Ok(cx.done(Mine(armed("drop")))),
+            "serialize an output" => return Ok(cx.done(Mine(armed("serialize")))),
+            "read an output" => return Ok(cx.done(Mine(armed("deserialize")))),
+            "insert" => {
+                let child = Poison::insert(Mine(armed("serialize")));
+                return Ok(cx.next(Poison::End).insert(child));
+            }
+            "display" => return Err(Bad("display").into()),
+            "drop of an error" => return Err(Bad("drop of an error").into()),
+            "display of a reason" => return Ok(cx.stop(Bad("display"))),
+            "payload" => std::panic::panic_any(Bomb),
+            "local" => {
+                let _local = Bomb;
+                tokio::task::yield_now().await;
+            }
+            "timeout" => return Ok(cx.next(Poison::Hang)),
+            _ => {}
+        }
+        Ok(cx.next(Poison::End))
+    }
+
+    /// Holds something that panics when the timeout drops it.
+    #[step(timeout = "10ms")]
+    async fn hang(cx: Context<Self>) -> Outcome<Self> {
+        let _local = Bomb;
+        std::future::pending::<()>().await;
+        cx.next(Poison::End)
+    }
+
+    async fn end(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(Mine("the end".to_owned()))
+    }
+
+    async fn handle(cx: Context<Self>, error: StepError, handled: &AtomicU32) -> Outcome<Self> {
+        handled.fetch_add(1, Ordering::SeqCst);
+        if error.downcast_ref::<Bad>().is_some_and(|bad| bad.0 == "display") {
+            return cx.stop("its error has no words");
+        }
+        if error.downcast_ref::<Bad>().is_none() {
+            assert_eq!(error.kind(), StepErrorKind::Panicked);
+        }
+        cx.stop(error)
+    }
+}
+
+/// Each place, in the middle of neighbours that end as they should.
+#[tokio::test(flavor = "multi_thread")]
+async fn p50_a_panic_anywhere_is_a_failed_run() {
+    for (place, reason) in [
+        ("serialize", "panicked: in serialize"),
+        ("deserialize", "panicked: in deserialize"),
+        ("drop", "panicked: in drop"),
+        ("drop with done", "panicked: in drop"),
+        ("serialize an output", "panicked: in serialize"),
+        ("read an output", "panicked: in deserialize"),
+        ("insert", "panicked: in serialize"),
+        ("display", "its error has no words"),
+        ("drop of an error", "then `handle` failed: panicked: in drop of an error"),
+        ("display of a reason", "panicked: in display"),
+        ("payload", "panicked: a value that is not text"),
+        ("local", "panicked: a value that is not text"),
+        ("timeout", "panicked: a value that is not text"),
+    ] {
+        let db = database().await;
+        let runs = Runs::default();
+        let engine = engine(&db).machine::<Poison>().resource(Arc::clone(&runs));
+        let engine = engine.resource(AtomicU32::new(0)).start().await.unwrap();
+        let id = Poison::insert(Mine(place.to_owned())).execute(&engine).await.unwrap();
+        let well = Poison::insert_many((0..5).map(|_| Mine("well".to_owned())));
+        let well = well.execute(&engine).await.unwrap();
+        let row = until(db.pool(), id, "failed").await;
+        let error = row.last_error.clone().unwrap();
+        assert!(error.contains(reason), "{place}: {error}");
+        assert_eq!((row.crashes, row.attempt), (0, 0), "{place}: {row:?}");
+        assert!(row.state.as_str().is_some_and(|state| state == place), "{place}: {row:?}");
+        for id in well {
+            assert_eq!(engine.wait(id.unwrap(), PATIENCE).await.unwrap().0, "the end");
+        }
+        assert_eq!(runs.load(Ordering::SeqCst), 6, "{place}: once each");
+        // Its task ends after its commit.
+        let ended = async || (engine.metrics().claimed == 0).then_some(());
+        crate::support::eventually("nothing is left", ended).await;
+        assert_eq!(engine.metrics().lost_commits, 0, "{place}");
+        engine.shutdown().await.unwrap();
+    }
+}
+
+/// The text in the database is nobody's fault but that of its reader.
+#[tokio::test(flavor = "multi_thread")]
+async fn p50_a_state_whose_reader_panics_fails_its_instance_alone() {
+    let db = database().await;
+    let pool = db.pool();
+    let id = Poison::insert(Mine("well".to_owned())).execute(pool).await.unwrap();
+    sqlx::query("update gen_durable.instances set state = to_json($1::text)")
+        .bind(armed("deserialize"))
+        .execute(pool)
+        .await
+        .unwrap();
+    let well = Poison::insert(Mine("well".to_owned())).execute(pool).await.unwrap();
+    let engine = engine(&db).machine::<Poison>().resource(Runs::default());
+    let engine = engine.resource(AtomicU32::new(0)).start().await.unwrap();
+    let row = until(pool, id, "failed").await;
+    let error = row.last_error.unwrap();
+    assert!(error.contains("the state does not decode: panicked: in deserialize"), "{error}");
+    assert_eq!(row.state.as_str(), Some(armed("deserialize").as_str()), "it stays as it was");
+    assert_eq!(engine.wait(well, PATIENCE).await.unwrap().0, "the end");
+    engine.shutdown().await.unwrap();
+}
+
+/// Runs until its drain time is over, and then panics as it is dropped.
+#[durable_fsm(output = ())]
+pub enum CutOff {
+    Run,
+}
+
+#[durable_fsm]
+impl CutOff {
+    async fn run(cx: Context<Self>, gate: &Arc<crate::support::Gate>) -> Outcome<Self> {
+        let _local = Bomb;
+        gate.pass(cx.id()).await;
+        cx.done(())
+    }
+}
+
+/// A run that is cut off is given back: its destructor spends no attempt and harms no shutdown.
+#[tokio::test(flavor = "multi_thread")]
+async fn p50_a_panic_while_a_run_is_cut_off_spends_nothing() {
+    let db = database().await;
+    let gate = Arc::new(crate::support::Gate::new());
+    let engine = engine(&db).machine::<CutOff>().resource(Arc::clone(&gate));
+    let engine = engine.drain_timeout(Duration::from_millis(1)).start().await.unwrap();
+    let id = CutOff::insert(()).execute(&engine).await.unwrap();
+    assert_eq!(gate.arrival().await, id.get());
+    engine.shutdown().await.unwrap();
+    let row = until(db.pool(), id, "runnable").await;
+    assert_eq!((row.attempt, row.crashes, row.locked_by), (0, 0, None));
+}
+
+/// Hangs in its `handle`.
+#[durable_fsm(state = bool, output = (), timeout = "20ms")]
+pub enum Stuck {
+    Run,
+}
+
+#[durable_fsm]
+impl Stuck {
+    async fn run(cx: Context<Self>) -> StepResult<Self> {
+        if cx.state {
+            return Err(std::io::Error::other("it fails"))?;
+        }
+        Ok(cx.done(()))
+    }
+
+    async fn handle(cx: Context<Self>, _error: StepError) -> Outcome<Self> {
+        std::future::pending::<()>().await;
+        cx.done(())
+    }
+}
+
+/// The queue has one slot: its next instance runs only if the hang has given it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn p52_a_hang_in_handle_ends_with_the_timeout_and_frees_its_slot() {
+    let db = database().await;
+    let engine = engine(&db).queue("default", 1).machine::<Stuck>().start().await.unwrap();
+    let stuck = Stuck::insert(true).execute(&engine).await.unwrap();
+    let next = Stuck::insert(false).execute(&engine).await.unwrap();
+    engine.wait(next, PATIENCE).await.unwrap();
+    let row = until(db.pool(), stuck, "failed").await;
+    let error = row.last_error.unwrap();
+    assert_eq!(error, "it fails; then `handle` failed: ran longer than its timeout of 20ms");
+    engine.shutdown().await.unwrap();
+}
