@@ -69,10 +69,10 @@ impl<M: Machine> IntoStepResult<M> for Outcome<M> {
 
 impl<M: Machine, E> IntoStepResult<M> for Result<Outcome<M>, E>
 where
-    E: Into<std::boxed::Box<dyn std::error::Error + Send + Sync>>,
+    StepError: From<E>,
 {
     fn into_step_result(self) -> StepResult<M> {
-        self.map_err(StepError::from_boxed)
+        self.map_err(StepError::from)
     }
 }
 
@@ -93,10 +93,10 @@ pub trait IntoJobResult<T> {
 
 impl<T, E> IntoJobResult<T> for Result<T, E>
 where
-    E: Into<std::boxed::Box<dyn std::error::Error + Send + Sync>>,
+    StepError: From<E>,
 {
     fn into_job_result(self) -> Result<T, StepError> {
-        self.map_err(StepError::from_boxed)
+        self.map_err(StepError::from)
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 
 use crate::{
     connections::Connections,
+    error::Cause,
     group::{Group, Item},
     storage,
 };
@@ -55,6 +56,7 @@ impl Announcer {
                     connection.done(result)
                 };
                 if let Err(error) = result.await {
+                    let error = Cause(&error);
                     tracing::debug!(%error, "could not announce work; the engines' poll will find it");
                 }
                 tokio::time::sleep(PAUSE).await;

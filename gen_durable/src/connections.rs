@@ -1,7 +1,11 @@
 //! Connections for short statements: kept open by an engine, borrowed from the pool by a client.
 //!
 //! Invariant: a connection on which a statement failed is never kept; the pool tests it first. One
-//! that broke, or that gave no answer, is closed, and so are those that are kept beside it.
+//! that broke, or that gave no answer, is closed, and so are those that are kept beside it. One that
+//! was used on another runtime, which may have ended, is tested before it is used.
+
+mod held;
+mod probe;
 
 use std::{
     future::Future,
@@ -12,9 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgListener};
+use sqlx::{Connection as _, PgConnection, PgPool, postgres::PgListener};
+use tokio::runtime::Handle;
 
-use crate::storage;
+use self::{held::Held, probe::Probe};
+use crate::{error::DatabaseError, storage, throttle::Throttle};
 
 /// How long an engine waits for a connection before it counts as an outage.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,6 +28,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
 /// How late a timer is at least if the runtime stood still. Less than the shortest patience.
 const LATE: Duration = Duration::from_millis(250);
+/// How long a connection that was used on another runtime may take to answer.
+const TEST_PATIENCE: Duration = Duration::from_secs(1);
 /// What an engine's may have at least, however short its lease.
 const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
@@ -39,11 +47,14 @@ struct Inner {
     /// Whether sessions are this one's alone, to be set up for its statements.
     sessions: bool,
     patience: Duration,
+    probe: Probe,
+    /// What no call can succeed with, and was logged.
+    lasting: Throttle,
 }
 
 #[derive(Debug, Default)]
 struct Idle {
-    kept: Vec<PoolConnection<Postgres>>,
+    kept: Vec<Held>,
     /// Calls that found none kept and wait for the pool.
     waiting: usize,
 }
@@ -60,13 +71,19 @@ impl Drop for Waiting<'_> {
 impl Connections {
     /// Connections of the caller's pool, given back after each use.
     pub(crate) fn borrowed(pool: PgPool) -> Self {
+        Self::with(pool, 0, false, CLIENT_PATIENCE)
+    }
+
+    fn with(pool: PgPool, kept_max: usize, sessions: bool, patience: Duration) -> Self {
         Self {
             inner: Arc::new(Inner {
                 pool,
                 idle: Mutex::default(),
-                kept_max: 0,
-                sessions: false,
-                patience: CLIENT_PATIENCE,
+                kept_max,
+                sessions,
+                patience,
+                probe: Probe::default(),
+                lasting: Throttle::default(),
             }),
         }
     }
@@ -92,10 +109,7 @@ impl Connections {
             .min_connections(0)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with((*pool.connect_options()).clone());
-        let kept_max = connections_max as usize;
-        let patience = lease_ttl.max(PATIENCE_MIN);
-        let idle = Mutex::default();
-        Self { inner: Arc::new(Inner { pool, idle, kept_max, sessions, patience }) }
+        Self::with(pool, connections_max as usize, sessions, lease_ttl.max(PATIENCE_MIN))
     }
 
     /// How long a short statement may go without an answer.
@@ -113,22 +127,28 @@ impl Connections {
     }
 
     pub(crate) async fn get(&self) -> Result<Connection, sqlx::Error> {
-        let kept = {
-            let mut idle = self.idle();
-            let kept = idle.kept.pop();
-            // Under the lock under which a connection would be kept: whoever has one from here on
-            // gives it to the pool, which knows who waits.
-            idle.waiting += usize::from(kept.is_none());
-            kept
-        };
-        if let Some(connection) = kept {
-            return Ok(Connection { connection, home: self.clone() });
+        let here = Handle::current();
+        while let Some(mut held) = self.take_kept(&here) {
+            if held.is_of(&here) {
+                return Ok(Connection { held, home: self.clone() });
+            }
+            // Its runtime may have ended, and what drives it with that.
+            let tested = within(TEST_PATIENCE, held.ping()).await;
+            let connection = Connection { held: held.moved_to(&here), home: self.clone() };
+            match tested {
+                Ok(()) => return Ok(connection),
+                Err(error) => drop(connection.done::<()>(Err(error))),
+            }
         }
-        let connection = {
+        let acquired = {
             let _waiting = Waiting(self);
-            self.inner.pool.acquire().await?
+            self.inner.pool.acquire().await
         };
-        let mut connection = Connection { connection, home: self.clone() };
+        let acquired = match acquired {
+            Err(sqlx::Error::PoolTimedOut) => return Err(self.why().await),
+            acquired => acquired?,
+        };
+        let mut connection = Connection { held: Held::new(acquired, here), home: self.clone() };
         if self.inner.sessions {
             // A hook of the pool would take the place of the caller's.
             if let Err(error) = self.within(storage::session(&mut connection)).await {
@@ -136,6 +156,30 @@ impl Connections {
             }
         }
         Ok(connection)
+    }
+
+    /// A connection that was kept, of this runtime if there is one; without any, the call counts as
+    /// one that waits.
+    fn take_kept(&self, here: &Handle) -> Option<Held> {
+        let mut idle = self.idle();
+        let own = idle.kept.iter().rposition(|held| held.is_of(here));
+        let kept = own.map(|index| idle.kept.swap_remove(index)).or_else(|| idle.kept.pop());
+        // Under the lock under which a connection would be kept: whoever has one from here on
+        // gives it to the pool, which knows who waits.
+        idle.waiting += usize::from(kept.is_none());
+        kept
+    }
+
+    /// Why the pool has no connection to give.
+    pub(crate) async fn why(&self) -> sqlx::Error {
+        self.inner.probe.why(&self.inner.pool).await
+    }
+
+    /// Logs a failure that will not pass by itself, and that meets every call: now and then.
+    pub(crate) fn tell(&self, error: &DatabaseError) {
+        if error.is_lasting() && self.inner.lasting.allows(error.operation).is_some() {
+            tracing::warn!("{error}");
+        }
     }
 
     pub(crate) async fn listener(&self) -> Result<PgListener, sqlx::Error> {
@@ -182,7 +226,7 @@ pub(crate) async fn within<T>(
 /// A connection for a statement or two.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    connection: PoolConnection<Postgres>,
+    held: Held,
     home: Connections,
 }
 
@@ -193,7 +237,7 @@ impl Connection {
             Ok(_) if !self.home.inner.pool.is_closed() => {
                 let mut idle = self.home.idle();
                 if idle.waiting == 0 && idle.kept.len() < self.home.inner.kept_max {
-                    idle.kept.push(self.connection);
+                    idle.kept.push(self.held);
                 }
             }
             // Postgres answered: the connection is well, or the pool will find out.
@@ -202,8 +246,12 @@ impl Connection {
             // is likely to have broken the others.
             Err(_) => {
                 let kept = std::mem::take(&mut self.home.idle().kept);
-                for connection in kept.into_iter().chain([self.connection]) {
-                    drop(connection.detach());
+                for held in kept.into_iter().chain([self.held]) {
+                    held.discard();
+                }
+                // Nor those that the pool would test before it gives one away, each in vain.
+                while let Some(idle) = self.home.inner.pool.try_acquire() {
+                    drop(idle.detach());
                 }
             }
         }
@@ -215,12 +263,12 @@ impl Deref for Connection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.connection
+        &self.held
     }
 }
 
 impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.connection
+        &mut self.held
     }
 }

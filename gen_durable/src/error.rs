@@ -1,190 +1,21 @@
 //! Errors: of steps, of values that cannot be stored or read, of calls, of start.
 //!
-//! Invariant: a message names its subject and says what to do. Nothing of a state, a result or a payload is in it, nor in
-//! what `Debug` prints; what a user's own error says is passed on.
+//! Invariant: a message names its subject, its cause and what to do. A cause that is in the message is not returned from
+//! `source` as well. Nothing of a state, a result or a payload is in either, nor in what `Debug` prints; what a user's own
+//! error says is passed on.
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+mod cause;
+mod database;
+mod step;
 
-use crate::{insert::Status, outcome::Outcome};
+use std::time::Duration;
 
-/// What a step returns if it can fail.
-pub type StepResult<M> = Result<Outcome<M>, StepError>;
-
-type Boxed = Box<dyn StdError + Send + Sync>;
-
-/// Why a step failed; what a machine's `handle` is given.
-///
-/// Made by `?` from any error that is `Send + Sync + 'static`. It does not implement
-/// [`std::error::Error`] itself, as that would exclude this conversion.
-pub struct StepError {
-    kind: StepErrorKind,
-    source: Boxed,
-}
-
-/// The kinds of [`StepError`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StepErrorKind {
-    /// The step returned an error.
-    Failed,
-    /// The step panicked.
-    Panicked,
-    /// The step ran longer than its timeout, or the machine's, and was dropped.
-    TimedOut,
-    /// What the step returned cannot be stored: its state, its result, or a message it sends.
-    Rejected,
-    /// A stored payload no longer decodes. It does not reach `handle`: the instance fails and
-    /// its stored data stays as it was.
-    Undecodable,
-}
-
-impl StepError {
-    /// An error from a boxed one, which keeps its type for
-    /// [`downcast_ref`](Self::downcast_ref).
-    pub fn from_boxed(error: impl Into<Boxed>) -> Self {
-        // A `StepError` may have been boxed on its way through `Into<Box<dyn Error>>`.
-        let error: Boxed = error.into();
-        match error.downcast::<Passed>() {
-            Ok(passed) => passed.0,
-            Err(source) => {
-                let kind = if source.is::<DecodeError>() {
-                    StepErrorKind::Undecodable
-                } else {
-                    StepErrorKind::Failed
-                };
-                Self { kind, source }
-            }
-        }
-    }
-
-    pub(crate) fn panicked(payload: &(dyn std::any::Any + Send)) -> Self {
-        let message = payload
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "a value that is not text".to_owned());
-        Self { kind: StepErrorKind::Panicked, source: format!("panicked: {message}").into() }
-    }
-
-    pub(crate) fn timed_out(limit: Duration) -> Self {
-        let source = format!("ran longer than its timeout of {limit:?}").into();
-        Self { kind: StepErrorKind::TimedOut, source }
-    }
-
-    pub(crate) fn rejected(source: impl Into<Boxed>) -> Self {
-        Self { kind: StepErrorKind::Rejected, source: source.into() }
-    }
-
-    /// What kind of failure it was.
-    pub fn kind(&self) -> StepErrorKind {
-        self.kind
-    }
-
-    /// The error that the step returned, if it is of this type.
-    pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
-        self.source.downcast_ref()
-    }
-
-    /// The error that the step returned.
-    pub fn source(&self) -> &(dyn StdError + Send + Sync + 'static) {
-        &*self.source
-    }
-}
-
-impl<E: StdError + Send + Sync + 'static> From<E> for StepError {
-    fn from(error: E) -> Self {
-        Self::from_boxed(error)
-    }
-}
-
-/// The error with all its causes, on one line: it becomes the instance's `last_error`.
-impl fmt::Display for StepError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        with_causes(&*self.source, f)
-    }
-}
-
-fn with_causes(error: &dyn StdError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(f, "{error}")?;
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        write!(f, ": {error}")?;
-        cause = error.source();
-    }
-    Ok(())
-}
-
-impl fmt::Debug for StepError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut printed = f.debug_struct("StepError");
-        printed.field("kind", &self.kind);
-        match self.source.downcast_ref::<sqlx::Error>() {
-            // Its `Debug` prints Postgres's details, and those a whole row.
-            Some(error) => printed.field("source", &format_args!("{error}")),
-            None => printed.field("source", &self.source),
-        };
-        printed.finish()
-    }
-}
-
-/// A `StepError` as a standard error, so that it passes through `Into<Box<dyn Error>>` whole.
-#[derive(Debug)]
-struct Passed(StepError);
-
-impl fmt::Display for Passed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl StdError for Passed {}
-
-impl From<StepError> for Boxed {
-    fn from(error: StepError) -> Self {
-        Box::new(Passed(error))
-    }
-}
-
-/// Why an instance of an older version cannot be upgraded; see [`Upgrade`](crate::Upgrade).
-///
-/// Made by `?` from any error and from a text. It does not implement [`std::error::Error`] itself, as that would exclude
-/// this conversion.
-///
-/// ```
-/// use gen_durable::UpgradeError;
-///
-/// fn plan(code: &str) -> Result<u8, UpgradeError> {
-///     if code.is_empty() {
-///         return Err("the plan has no code".into());
-///     }
-///     Ok(code.parse()?)
-/// }
-///
-/// assert_eq!(plan("").unwrap_err().to_string(), "the plan has no code");
-/// assert_eq!(plan("x").unwrap_err().to_string(), "invalid digit found in string");
-/// ```
-pub struct UpgradeError {
-    source: Boxed,
-}
-
-impl<E: Into<Boxed>> From<E> for UpgradeError {
-    fn from(error: E) -> Self {
-        Self { source: error.into() }
-    }
-}
-
-/// The error with all its causes, on one line: it is part of the instance's `last_error`.
-impl fmt::Display for UpgradeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        with_causes(&*self.source, f)
-    }
-}
-
-impl fmt::Debug for UpgradeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UpgradeError").field("source", &self.source).finish()
-    }
-}
+pub(crate) use self::cause::Cause;
+pub use self::{
+    database::DatabaseError,
+    step::{StepError, StepErrorKind, StepResult, UpgradeError},
+};
+use crate::{id::InstanceId, status::Status};
 
 /// A stored value does not fit the type that reads it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -282,57 +113,73 @@ pub enum EncodeError {
     UniqueScope,
 }
 
-/// The database failed.
-///
-/// Its `Debug` output leaves out Postgres's details, which may hold a whole row; they are in its `source`.
-#[derive(Clone, thiserror::Error)]
-#[error("could not {operation}")]
-pub struct DatabaseError {
-    /// What was tried.
-    pub operation: &'static str,
-    /// What the driver said; calls that shared a commit share its failure.
-    pub source: Arc<sqlx::Error>,
-}
-
-impl fmt::Debug for DatabaseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DatabaseError")
-            .field("operation", &self.operation)
-            .field("source", &format_args!("{}", self.source))
-            .finish()
-    }
-}
-
-impl DatabaseError {
-    pub(crate) fn new(operation: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
-        move |source| Self { operation, source: Arc::new(source) }
-    }
-}
-
 /// The unique key of a new instance is taken.
+///
+/// The id is typed where the machine is known: what an [`Insert`](crate::Insert) answers has an
+/// [`InstanceId`], which can be waited for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[error("instance {id} of machine `{machine}` holds the unique key already")]
-pub struct Duplicate {
+pub struct Duplicate<I = i64> {
     /// The machine.
     pub machine: &'static str,
     /// The instance that holds the key.
-    pub id: i64,
+    pub id: I,
+}
+
+impl Duplicate {
+    pub(crate) fn typed<M>(self) -> Duplicate<InstanceId<M>> {
+        Duplicate { machine: self.machine, id: InstanceId::from_raw(self.id) }
+    }
+}
+
+impl<M> Duplicate<InstanceId<M>> {
+    fn untyped(self) -> Duplicate {
+        Duplicate { machine: self.machine, id: self.id.get() }
+    }
 }
 
 /// An insert failed.
+///
+/// `I` is the type of the id in a [`Duplicate`]: `?` makes an untyped `InsertError` of a typed one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum InsertError {
+pub enum InsertError<I = i64> {
     /// The unique key is taken.
-    #[error(transparent)]
-    Duplicate(#[from] Duplicate),
+    #[error("{0}")]
+    Duplicate(Duplicate<I>),
     /// The state or an option cannot be stored.
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// The database failed.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+}
+
+impl InsertError {
+    pub(crate) fn typed<M>(self) -> InsertError<InstanceId<M>> {
+        match self {
+            Self::Duplicate(duplicate) => InsertError::Duplicate(duplicate.typed()),
+            Self::Encode(error) => InsertError::Encode(error),
+            Self::Database(error) => InsertError::Database(error),
+        }
+    }
+}
+
+impl<M> From<InsertError<InstanceId<M>>> for InsertError {
+    fn from(error: InsertError<InstanceId<M>>) -> Self {
+        match error {
+            InsertError::Duplicate(duplicate) => Self::Duplicate(duplicate.untyped()),
+            InsertError::Encode(error) => Self::Encode(error),
+            InsertError::Database(error) => Self::Database(error),
+        }
+    }
+}
+
+impl<I> From<Duplicate<I>> for InsertError<I> {
+    fn from(duplicate: Duplicate<I>) -> Self {
+        Self::Duplicate(duplicate)
+    }
 }
 
 /// A signal was not accepted.
@@ -384,12 +231,17 @@ pub enum WaitError {
         reason: String,
     },
     /// It did not end in time; it may still do so.
-    #[error("instance {id} did not end within {timeout:?}; it may still do so")]
+    #[error(
+        "instance {id} did not end within {timeout:?}; it may still do so{}",
+        .obstacle.iter().map(|error| format!("; {error}")).collect::<String>()
+    )]
     TimedOut {
         /// The instance.
         id: i64,
         /// How long was waited.
         timeout: Duration,
+        /// What was in the way of looking for it at last, if anything was.
+        obstacle: Option<DatabaseError>,
     },
     /// There is no such instance, or it was pruned.
     #[error("instance {id} does not exist; it was never committed, or it ended and was pruned")]
@@ -410,6 +262,29 @@ pub enum WaitError {
     /// The result does not fit the machine's output type.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// The database failed in a way that no waiting will mend; or the pool is closed, or the engine
+    /// was shut down.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+/// Looking an instance up failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FindError {
+    /// The instance is of another machine.
+    #[error("instance {id} is of machine `{found}`, not `{expected}`")]
+    WrongMachine {
+        /// The instance.
+        id: i64,
+        /// The machine that its typed id names.
+        expected: &'static str,
+        /// The machine of the instance.
+        found: String,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
 }
 
 /// The engine did not start, or did not stop cleanly.

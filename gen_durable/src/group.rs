@@ -18,6 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::runtime::{Handle, TryCurrentError};
+
 /// Something that is worked on in batches.
 pub(crate) trait Item: Send + 'static {
     /// Its size in bytes, as far as it counts.
@@ -91,6 +93,11 @@ impl<T: Item> Group<T> {
         Arc::new(Self { state, batch_max, tasks_max, run })
     }
 
+    /// Whether no task drains the queue.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.lock().tasks == 0
+    }
+
     /// Adds an item, and a task to drain the queue if there may be one more.
     pub(crate) fn submit(self: &Arc<Self>, item: T) {
         let mut state = self.lock();
@@ -111,6 +118,11 @@ impl<T: Item> Group<T> {
     /// Adds a task if there is something to do and may be one more.
     fn add_task(self: &Arc<Self>, mut state: MutexGuard<'_, State<T>>) {
         if !state.queue.is_empty() && state.tasks < self.tasks_allowed(&state) {
+            // A thread that is ending, and drops what submits, has no runtime any more.
+            let runtime = Handle::try_current();
+            if runtime.as_ref().is_err_and(TryCurrentError::is_thread_local_destroyed) {
+                return;
+            }
             state.tasks += 1;
             drop(state);
             tokio::spawn(self.place().drain());
@@ -220,7 +232,7 @@ impl<T: Item> Drop for Place<T> {
         let mut state = self.group.lock();
         state.slow -= usize::from(self.slow);
         let panicked = self.began && std::thread::panicking();
-        match tokio::runtime::Handle::try_current() {
+        match Handle::try_current() {
             Ok(runtime) if panicked && !state.queue.is_empty() => {
                 drop(state);
                 runtime.spawn(self.group.place().drain());

@@ -13,59 +13,10 @@ use crate::{
     id::InstanceId,
     machine::Machine,
     state,
+    status::Status,
     storage::{Eligible, NewInstance},
     target::{Executor, Target},
 };
-
-/// The status of an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Status {
-    /// Waits for a worker, or for its time.
-    Runnable,
-    /// A worker runs it.
-    Executing,
-    /// Parked until a signal arrives.
-    AwaitingSignal,
-    /// Ended with a result.
-    Done,
-    /// Ended with a reason.
-    Failed,
-}
-
-impl Status {
-    /// The statuses of an instance that has not ended.
-    pub const LIVE: [Self; 3] = [Self::Runnable, Self::Executing, Self::AwaitingSignal];
-
-    /// The status as stored.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Runnable => "runnable",
-            Self::Executing => "executing",
-            Self::AwaitingSignal => "awaiting_signal",
-            Self::Done => "done",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// The status of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Runnable, Self::Executing, Self::AwaitingSignal, Self::Done, Self::Failed]
-            .into_iter()
-            .find(|status| status.name() == name)
-    }
-
-    /// Whether the instance has ended.
-    pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Done | Self::Failed)
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// A new instance that is about to be inserted; nothing happens before
 /// [`execute`](Self::execute).
@@ -185,17 +136,20 @@ impl<M: Machine> Insert<M> {
     ///
     /// [`InsertError`]: the unique key is taken; the state or an option cannot be stored; the
     /// database failed.
-    pub async fn execute<'e>(self, on: impl Executor<'e>) -> Result<InstanceId<M>, InsertError> {
+    pub async fn execute<'e>(
+        self,
+        on: impl Executor<'e>,
+    ) -> Result<InstanceId<M>, InsertError<InstanceId<M>>> {
         let target = on.into_target();
         let row = self.into_row(target.value_max())?;
         let inserted = match target {
-            Target::Client(client) => client.insert(row).await?,
-            Target::Pool(pool) => only(insert_on_pool(pool, vec![row]).await?),
+            Target::Client(client) => client.insert(row).await,
+            Target::Pool(pool) => insert_on_pool(pool, vec![row]).await.map(only),
             Target::Connection(connection) => {
-                only(insert_in_transaction(connection, vec![row]).await?)
+                insert_in_transaction(connection, vec![row]).await.map(only)
             }
         };
-        Ok(InstanceId::from_raw(inserted?))
+        Ok(InstanceId::from_raw(inserted.map_err(InsertError::typed)?.map_err(Duplicate::typed)?))
     }
 
     pub(crate) fn into_row(self, max: usize) -> Result<NewInstance, EncodeError> {
@@ -294,7 +248,7 @@ impl<M: Machine> InsertMany<M> {
     pub async fn execute<'e>(
         self,
         on: impl Executor<'e>,
-    ) -> Result<Vec<Result<InstanceId<M>, Duplicate>>, InsertError> {
+    ) -> Result<Vec<Result<InstanceId<M>, Duplicate<InstanceId<M>>>>, InsertError> {
         let target = on.into_target();
         let max = target.value_max();
         let rows: Vec<_> = self
@@ -307,7 +261,10 @@ impl<M: Machine> InsertMany<M> {
             Target::Pool(pool) => insert_on_pool(pool, rows).await?,
             Target::Connection(connection) => insert_in_transaction(connection, rows).await?,
         };
-        Ok(inserted.into_iter().map(|answer| answer.map(InstanceId::from_raw)).collect())
+        let typed = |answer: Result<_, Duplicate>| {
+            answer.map(InstanceId::from_raw).map_err(Duplicate::typed)
+        };
+        Ok(inserted.into_iter().map(typed).collect())
     }
 }
 

@@ -389,12 +389,14 @@ mod job;
 pub mod machine;
 mod maintenance;
 mod outcome;
+mod per_runtime;
 pub mod prelude;
 mod registry;
 mod resources;
 mod retry;
 mod signal;
 mod state;
+mod status;
 mod storage;
 mod target;
 pub mod testing;
@@ -404,16 +406,16 @@ mod waiters;
 
 #[doc(inline)]
 pub use crate::{
-    client::{Client, Snapshot},
+    client::{AnyId, Client, Snapshot},
     context::Context,
     engine::{Engine, EngineBuilder, Metrics},
     error::{
-        DatabaseError, DecodeError, Duplicate, EncodeError, Error, InsertError, SignalError,
-        StepError, StepErrorKind, StepResult, UpgradeError, WaitError,
+        DatabaseError, DecodeError, Duplicate, EncodeError, Error, FindError, InsertError,
+        SignalError, StepError, StepErrorKind, StepResult, UpgradeError, WaitError,
     },
     graph::Graph,
     id::InstanceId,
-    insert::{Insert, InsertMany, IntoInsert, Status},
+    insert::{Insert, InsertMany, IntoInsert},
     job::JobContext,
     machine::{Machine, Requirement, StepFuture, Steps},
     outcome::Outcome,
@@ -421,6 +423,7 @@ pub use crate::{
     retry::Retry,
     signal::{Accepts, AnyOf, Delivery, DurableSignal, Signal},
     state::DurableState,
+    status::{Status, UnknownStatus},
     target::{Executor, Target},
     upgrade::{Upgrade, Upgrades},
 };

@@ -1,20 +1,25 @@
 //! Calls that wait for an instance to end.
 //!
-//! Invariant: a waiting call is in the map until it is answered or dropped; while the map is not
-//! empty, one task looks in the database for all of them whose next look is due. A call that has waited
-//! for a while is looked for again after a quarter of that: it is answered late by no more.
+//! Invariant: a waiting call is in the map until it is answered or dropped. Each runtime with a
+//! waiting call has a task that looks in the database for those whose next look is due, whatever
+//! becomes of other runtimes. A call that has waited for a while is looked for again after a quarter
+//! of that: it is answered late by no more.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    runtime::{Handle, Id},
+    sync::{Notify, oneshot},
+};
 
 use crate::{
     connections::Connections,
+    error::DatabaseError,
     storage::{self, Ended},
 };
 
@@ -22,6 +27,11 @@ use crate::{
 /// it would end in, so the shortest is three quarters of one on average.
 const PAUSE_MIN: Duration = Duration::from_micros(250);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// How long to wait for a connection before it counts as an obstacle. A pool alone may try for half a minute.
+const OBSTACLE_AFTER: Duration = Duration::from_millis(500);
+
+/// What a call is told: what the instance has come to, nothing if there is none, or why nobody can tell.
+type Answer = Result<Option<Ended>, DatabaseError>;
 
 /// The waiting calls of a client.
 pub(crate) struct Waiters {
@@ -33,12 +43,15 @@ pub(crate) struct Waiters {
 #[derive(Default)]
 struct State {
     by_id: HashMap<i64, Awaited>,
-    looking: bool,
+    /// The runtimes on which a task looks.
+    looking: HashSet<Id>,
+    /// What was in the way of the last look.
+    obstacle: Option<DatabaseError>,
 }
 
 /// An instance that somebody waits for.
 struct Awaited {
-    calls: Vec<oneshot::Sender<Option<Ended>>>,
+    calls: Vec<oneshot::Sender<Answer>>,
     /// When the latest call came.
     since: Instant,
     next_look: Instant,
@@ -50,7 +63,8 @@ impl Waiters {
     }
 
     /// Waits until the instance has ended; none if it does not exist.
-    pub(crate) async fn wait(self: &Arc<Self>, id: i64) -> Option<Ended> {
+    pub(crate) async fn wait(self: &Arc<Self>, id: i64) -> Answer {
+        let runtime = Handle::current();
         let (sender, answer) = oneshot::channel();
         let start = {
             let mut state = self.lock();
@@ -63,14 +77,16 @@ impl Waiters {
             awaited.calls.push(sender);
             // A new call is looked for at once: the instance may have ended long ago.
             (awaited.since, awaited.next_look) = (now, now);
-            !std::mem::replace(&mut state.looking, true)
+            state.looking.insert(runtime.id())
         };
         if start {
-            tokio::spawn(Arc::clone(self).look());
+            // Outside of the task: a runtime that ends may drop it before it has begun.
+            let place = Place { waiters: Arc::clone(self), runtime: runtime.id(), held: true };
+            runtime.spawn(place.look());
         } else {
-            self.arrived.notify_one();
+            self.arrived.notify_waiters();
         }
-        answer.await.ok().flatten()
+        answer.await.unwrap_or(Ok(None))
     }
 
     /// Whether anybody waits for this instance.
@@ -80,42 +96,53 @@ impl Waiters {
 
     /// Answers those who wait for this instance.
     pub(crate) fn push(&self, ended: &Ended) {
-        self.answer(ended.id, Some(ended));
+        self.answer(ended.id, &Ok(Some(ended.clone())));
     }
 
-    fn answer(&self, id: i64, ended: Option<&Ended>) {
+    /// What is in the way of looking for those who wait, if anything.
+    pub(crate) fn obstacle(&self) -> Option<DatabaseError> {
+        self.lock().obstacle.clone()
+    }
+
+    fn answer(&self, id: i64, answer: &Answer) {
         let awaited = self.lock().by_id.remove(&id);
         for call in awaited.into_iter().flat_map(|awaited| awaited.calls) {
-            let _ = call.send(ended.cloned());
+            let _ = call.send(answer.clone());
         }
     }
 
-    /// Looks for those who wait, until nobody does.
-    async fn look(self: Arc<Self>) {
-        while let Some((ids, pause)) = self.due() {
-            if ids.is_empty() {
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = self.arrived.notified() => {}
+    /// Looks once for these instances.
+    async fn look_for(&self, ids: &[i64]) {
+        match self.find(ids).await {
+            Ok(found) => {
+                self.lock().obstacle = None;
+                self.take(ids, &found);
+            }
+            Err(error) if error.is_lasting() => {
+                self.connections.tell(&error);
+                for id in ids {
+                    self.answer(*id, &Err(error.clone()));
                 }
-                continue;
             }
-            match self.find(&ids).await {
-                Ok(found) => self.take(&ids, &found),
-                Err(error) => tracing::debug!(%error, "could not look for ended instances"),
-            }
+            Err(error) => self.hinder(error),
         }
+    }
+
+    fn hinder(&self, error: DatabaseError) {
+        tracing::debug!("{error}");
+        self.lock().obstacle = Some(error);
     }
 
     /// Whom to look for now, and, if there are none, how long to wait; nothing if nobody waits.
-    fn due(&self) -> Option<(Vec<i64>, Duration)> {
+    fn due(&self, runtime: Id) -> Option<(Vec<i64>, Duration)> {
         let mut state = self.lock();
         state.by_id.retain(|_, awaited| {
             awaited.calls.retain(|call| !call.is_closed());
             !awaited.calls.is_empty()
         });
         if state.by_id.is_empty() {
-            state.looking = false;
+            state.looking.remove(&runtime);
+            state.obstacle = None;
             return None;
         }
         let now = Instant::now();
@@ -131,17 +158,40 @@ impl Waiters {
         Some((ids, (wake - now).max(PAUSE_MIN)))
     }
 
-    async fn find(&self, ids: &[i64]) -> Result<Vec<Ended>, sqlx::Error> {
-        let mut connection = self.connections.get().await?;
-        let result = self.connections.within(storage::ended(&mut connection, ids)).await;
-        connection.done(result)
+    async fn find(&self, ids: &[i64]) -> Result<Vec<Ended>, DatabaseError> {
+        let failed = || DatabaseError::new("look for the end of instances");
+        let look = async {
+            let mut connection = self.connection().await?;
+            let look = storage::ended(&mut connection, ids);
+            let result = self.connections.within(look).await;
+            connection.done(result)
+        };
+        look.await.map_err(failed())
+    }
+
+    /// A connection. While there is none, those whose time is up are told why.
+    async fn connection(&self) -> Result<crate::connections::Connection, sqlx::Error> {
+        // Not given up meanwhile: it has its place among those who wait for the pool.
+        let mut get = std::pin::pin!(self.connections.get());
+        if let Ok(got) = tokio::time::timeout(OBSTACLE_AFTER, &mut get).await {
+            return got;
+        }
+        let why = async {
+            let why = self.connections.why().await;
+            self.hinder(DatabaseError::new("look for the end of instances")(why));
+            std::future::pending().await
+        };
+        tokio::select! {
+            got = &mut get => got,
+            never = why => never,
+        }
     }
 
     fn take(&self, ids: &[i64], found: &[Ended]) {
         let found: HashMap<i64, &Ended> = found.iter().map(|ended| (ended.id, ended)).collect();
         for id in ids {
             match found.get(id) {
-                None => self.answer(*id, None),
+                None => self.answer(*id, &Ok(None)),
                 Some(ended) if ended.status == "done" || ended.status == "failed" => {
                     self.push(ended);
                 }
@@ -152,6 +202,44 @@ impl Waiters {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A runtime's place among those on which a task looks; given up with the task, however it ends.
+struct Place {
+    waiters: Arc<Waiters>,
+    runtime: Id,
+    held: bool,
+}
+
+impl Place {
+    /// Looks for those who wait, until nobody does. The place is then given up under the same lock, so
+    /// a call that comes later starts a new task.
+    async fn look(mut self) {
+        loop {
+            // Before the look at who waits: a call that comes after it is heard of.
+            let arrived = self.waiters.arrived.notified();
+            let Some((ids, pause)) = self.waiters.due(self.runtime) else {
+                self.held = false;
+                break;
+            };
+            if ids.is_empty() {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = arrived => {}
+                }
+            } else {
+                self.waiters.look_for(&ids).await;
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.held {
+            self.waiters.lock().looking.remove(&self.runtime);
+        }
     }
 }
 

@@ -163,7 +163,7 @@ impl Shared {
             let insert = insert.unique_key(key.clone()).unique_while(FOR_EVER);
             let id = match self.call(insert.execute(&self.client)).await {
                 Some(Ok(id)) => id,
-                Some(Err(InsertError::Duplicate(duplicate))) => InstanceId::from_raw(duplicate.id),
+                Some(Err(InsertError::Duplicate(duplicate))) => duplicate.id,
                 _ => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;

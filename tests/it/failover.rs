@@ -404,7 +404,7 @@ impl Caller {
             let insert = Collector::insert(state.clone()).unique_key(&mark);
             match insert.execute(&self.client).await {
                 Ok(id) => break id,
-                Err(InsertError::Duplicate(held)) => break InstanceId::from_raw(held.id),
+                Err(InsertError::Duplicate(held)) => break held.id,
                 Err(InsertError::Database(_)) => pause().await,
                 Err(error) => panic!("{error}"),
             }

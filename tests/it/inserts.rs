@@ -42,7 +42,7 @@ async fn a_duplicate_names_the_holder_and_is_refused_alone() {
     let id = unique(1, "order 1").execute(&engine).await.unwrap();
     let error = unique(2, "order 1").execute(&engine).await.unwrap_err();
     assert!(
-        matches!(error, InsertError::Duplicate(Duplicate { id: holder, .. }) if holder == id.get()),
+        matches!(error, InsertError::Duplicate(Duplicate { id: holder, .. }) if holder == id),
         "{error}"
     );
     let error = unique(2, "order 1").execute(pool).await.unwrap_err();
@@ -51,8 +51,8 @@ async fn a_duplicate_names_the_holder_and_is_refused_alone() {
         vec![unique(3, "order 3"), unique(4, "order 1"), unique(5, "order 3"), Task::insert(6)];
     let answers = Task::insert_many(rows).execute(&engine).await.unwrap();
     let third = *answers[0].as_ref().unwrap();
-    assert_eq!(answers[1].as_ref().unwrap_err().id, id.get());
-    assert_eq!(answers[2].as_ref().unwrap_err().id, third.get(), "taken by an earlier entry");
+    assert_eq!(answers[1].as_ref().unwrap_err().id, id);
+    assert_eq!(answers[2].as_ref().unwrap_err().id, third, "taken by an earlier entry");
     assert!(answers[3].is_ok());
     // An ended instance holds its key no more.
     Task::signal_go(id, Go).execute(&engine).await.unwrap();
@@ -219,6 +219,6 @@ async fn p22_a_replay_never_collides_with_who_took_the_key_meanwhile() {
     assert_eq!(engine.wait(first, PATIENCE).await.unwrap(), 1);
     assert_eq!(engine.wait(second, PATIENCE).await.unwrap(), 2);
     let error = insert(4).execute(&engine).await.unwrap_err();
-    assert!(matches!(error, InsertError::Duplicate(Duplicate { id, .. }) if id == third.get()));
+    assert!(matches!(error, InsertError::Duplicate(Duplicate { id, .. }) if id == third));
     engine.shutdown().await.unwrap();
 }

@@ -128,7 +128,7 @@ async fn an_outcome_carries_a_job() {
         .fetch_one(db.pool())
         .await
         .unwrap();
-    let row = until(db.pool(), job, Status::Done.name()).await;
+    let row = until(db.pool(), job, Status::Done.as_str()).await;
     assert_eq!(row.result, Some(json!([job])));
     engine.shutdown().await.unwrap();
 }

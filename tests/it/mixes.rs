@@ -61,7 +61,7 @@ async fn signal_in_transaction(db: &TestDb, targets: &[InstanceId<Collector>], n
                     // It needs this one to end, and has not seen it.
                     Ok(delivery) => assert_eq!(delivery, Delivery::Delivered),
                     Err(SignalError::Database(error)) => {
-                        return Err(error.source.to_string().into());
+                        return Err(error.into());
                     }
                     Err(error) => panic!("{error}"),
                 }

@@ -72,10 +72,7 @@ async fn insert_all(pool: &PgPool) -> Vec<InstanceId<Collector>> {
     let once = || Once::insert(KeyedState::default()).unique_key("once").unique_while(always);
     let first = once().execute(pool).await.unwrap();
     let second = once().execute(&client).await;
-    assert!(
-        matches!(&second, Err(InsertError::Duplicate(held)) if held.id == first.get()),
-        "{second:?}"
-    );
+    assert!(matches!(&second, Err(InsertError::Duplicate(held)) if held.id == first), "{second:?}");
     let mut collectors = Vec::new();
     for _ in 0..10 {
         // Several statements in one transaction of the caller's, which is one session's.

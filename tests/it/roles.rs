@@ -128,7 +128,7 @@ async fn a_worker_and_an_application_do_their_whole_work() {
     // One by one, many, duplicates, partition keys.
     let plain = Tour::insert(1).unique_key("plain").execute(&client).await.unwrap();
     let taken = Tour::insert(1).unique_key("plain").execute(&app.pool).await.unwrap_err();
-    assert!(matches!(taken, InsertError::Duplicate(duplicate) if duplicate.id == plain.get()));
+    assert!(matches!(taken, InsertError::Duplicate(duplicate) if duplicate.id == plain));
     let keyed = (0..20).map(|n| Tour::insert(n).partition_key("same"));
     let keyed = Tour::insert_many(keyed).execute(&client).await.unwrap();
 

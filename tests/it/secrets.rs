@@ -227,8 +227,8 @@ async fn print_refusals(engine: &Engine, printed: &Kept) {
         printed.push(&format!("{error:?} {error:#?} {error}"));
         if let InsertError::Database(error) = &error {
             printed.push(&format!("{error:?}"));
-            let source = error.source.to_string();
-            assert!(source.contains("violates check constraint"), "{source}");
+            let text = error.to_string();
+            assert!(text.contains("violates check constraint"), "{text}");
         }
     }
 }

@@ -42,7 +42,7 @@ impl Order {
                 return Ok(cx.stop(error));
             }
             ("through anyhow", Err(error)) => {
-                return Err(StepError::from_boxed(anyhow::Error::new(error)));
+                return Err(anyhow::Error::new(error).into());
             }
             (_, Err(error)) => return Err(error.into()),
         };

@@ -249,7 +249,7 @@ async fn keys_stay_and_hold_across_versions() {
     assert_eq!(row(pool, second).await.status, "runnable", "the key is held");
     let twin = v2::Parcel::insert(v2::State::new(3, "")).unique_key("u").execute(pool).await;
     assert!(
-        matches!(twin, Err(InsertError::Duplicate(taken)) if taken.id == first.get()),
+        matches!(twin, Err(InsertError::Duplicate(taken)) if taken.id.get() == first.get()),
         "the unique key is held"
     );
     gate.open(1);

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    runtime,
+    sync::{self, Notify},
+};
 
 use super::{
     Counters, Engine, Shared,
@@ -17,7 +20,7 @@ use super::{
     gate::Gate,
     keeper::{self, Heart},
     lease::Lease,
-    notify,
+    notify, shutdown,
     slots::Queue,
     tasks::Tasks,
 };
@@ -224,6 +227,7 @@ impl EngineBuilder {
             .map(|(name, slots)| (name.clone(), Arc::new(Queue::new(name, *slots))))
             .collect();
         let shared = Arc::new_cyclic(|shared| Shared {
+            runtime: runtime::Handle::current(),
             config,
             connections,
             client,
@@ -246,6 +250,8 @@ impl EngineBuilder {
             claimer_ended: Gate::new(),
             cut_off: Gate::new(),
             stopped: Gate::new(),
+            deserted: Gate::new(),
+            shutdown: sync::Mutex::new(()),
         });
         let local = Arc::downgrade(&shared);
         shared.announcer.set_local(Box::new(move |queue| {
@@ -300,6 +306,7 @@ async fn register(connections: &Connections, config: &Config) -> Result<i64, Err
 }
 
 fn spawn_services(shared: &Arc<Shared>) {
+    shutdown::watch(shared);
     let service = Arc::clone(shared);
     tokio::spawn(async move { claimer::run(&service).await });
     let service = Arc::clone(shared);

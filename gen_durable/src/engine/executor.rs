@@ -22,7 +22,7 @@ use super::{
     slots::{Queue, Row},
 };
 use crate::{
-    error::StepError,
+    error::{Cause, StepError},
     registry::{self, Decoded, Ran, Runner, Work},
     storage::{Change, Commit},
 };
@@ -33,7 +33,8 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// Runs an instance that has a slot.
 pub(crate) fn spawn(shared: &Arc<Shared>, queue: &Arc<Queue>, row: Row) {
     let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
-    tokio::spawn(async move {
+    let runtime = shared.runtime.clone();
+    runtime.spawn(async move {
         let _end = End { shared: &shared, queue: &queue, id: row.work.instance.id };
         let mut slot = Slot { shared: &shared, queue: &queue, held: true };
         drive(&shared, &mut slot, &*row.runner, row.work).await;
@@ -189,14 +190,15 @@ async fn flush(
             }
             // Not even that, so there is nothing left to be committed: an orphan, tried again later.
             Answer::Refused(error) if refusals == 2 => {
-                tracing::error!(machine = runner.name(), instance = work.instance.id, %error, "the database refuses whatever is committed");
+                tracing::error!(machine = runner.name(), instance = work.instance.id, error = %Cause(&error), "the database refuses whatever is committed");
                 tokio::time::sleep(REFUSED_PAUSE).await;
                 shared.suspect_orphans();
                 return false;
             }
             Answer::Refused(error) if refusals == 1 => {
                 refusals += 1;
-                commit = work.broken(format!("the database refused the outcome twice: {error}"));
+                commit = work
+                    .broken(format!("the database refused the outcome twice: {}", Cause(&error)));
             }
             Answer::Refused(error) => {
                 refusals += 1;
@@ -213,8 +215,8 @@ async fn flush(
 /// Gives back a row that has not begun.
 pub(crate) fn release(shared: &Arc<Shared>, queue: &Arc<Queue>, row: Row) {
     let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
-    // An engine may be dropped outside of its runtime, when nothing runs any more: the reaper's then.
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    // An engine may be dropped anywhere. Where its runtime has ended the reaper gives the row back.
+    let runtime = shared.runtime.clone();
     runtime.spawn(async move {
         let _end = End { shared: &shared, queue: &queue, id: row.work.instance.id };
         shared.flusher.commit(row.work.release()).await;

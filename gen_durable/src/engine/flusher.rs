@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{Shared, freeing::free_again, outage::Outage};
 use crate::{
+    error::Cause,
     group::{Group, Item},
     storage::{self, Change, Commit, Ended, InboxRow, Verdict},
 };
@@ -210,7 +211,7 @@ async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>, waits: bool) {
         // Looked at first: after a shutdown that did not wait, every try fails, and not for a reason that
         // `handle` should hear of.
         if !shared.lease.may_hold() || shared.stopped.is_open() {
-            tracing::warn!(%error, outcomes = commits.len(), "outcomes given up: the lease ran out first");
+            tracing::warn!(error = %Cause(&error), outcomes = commits.len(), "outcomes given up: the lease ran out first");
             for reply in replies {
                 let _ = reply.to.send(Answer::Lost);
             }
@@ -235,7 +236,7 @@ async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>, waits: bool) {
 fn no_connection(error: sqlx::Error) -> sqlx::Error {
     match error {
         error if storage::is_transient(&error) => error,
-        error => sqlx::Error::Protocol(format!("no connection: {error}")),
+        error => sqlx::Error::Protocol(format!("no connection: {}", Cause(&error))),
     }
 }
 

@@ -17,10 +17,8 @@
 //! for [`STALL_MAX`] leases.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -31,44 +29,32 @@ use crate::connections::Connections;
 /// Leases for which a runtime may stand still before it counts as lost: a step may compute for
 /// minutes, but one that waits for itself waits for ever.
 const STALL_MAX: u32 = 10;
+/// How long the last connection may take to say goodbye.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 /// How often the thread looks at the steps, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Whether the caller's runtime runs.
+/// When the caller's runtime ran last.
 #[derive(Debug)]
-pub(crate) struct Heart {
-    beat: Mutex<Instant>,
-    gone: AtomicBool,
-}
+pub(crate) struct Heart(Mutex<Instant>);
 
 impl Heart {
     pub(crate) fn new() -> Self {
-        Self { beat: Mutex::new(Instant::now()), gone: AtomicBool::new(false) }
+        Self(Mutex::new(Instant::now()))
     }
 
     fn beat(&self) {
-        *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// For how long it has not beaten; none if it never will again.
-    fn silence(&self) -> Option<Duration> {
-        let silence = self.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-        (!self.gone.load(Ordering::Acquire)).then_some(silence)
-    }
-}
-
-/// Says that the runtime has ended: a runtime that ends drops its tasks.
-struct Gone<'a>(&'a Heart);
-
-impl Drop for Gone<'_> {
-    fn drop(&mut self) {
-        self.0.gone.store(true, Ordering::Release);
+    /// For how long it has not beaten.
+    fn silence(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 }
 
 /// Beats until the engine has stopped.
 pub(crate) async fn beat(shared: &Shared) {
-    let _gone = Gone(&shared.heart);
     loop {
         shared.heart.beat();
         tokio::select! {
@@ -92,30 +78,31 @@ pub(super) fn spawn(
     let run = move || {
         runtime.block_on(async move {
             let connections = connect();
-            keep(&shared, &connections).await;
+            tokio::select! {
+                never = keep(&shared, &connections) => match never {},
+                () = shared.stopped.wait() => {}
+                () = shared.deserted.wait() => {}
+            }
             // What the engine's last task leaves is dropped inside of a runtime.
             drop(shared);
-            connections.close().await;
+            let _ = tokio::time::timeout(CLOSE_MAX, connections.close()).await;
         });
     };
     thread::Builder::new().name("gen_durable lease".to_owned()).spawn(run)?;
     Ok(())
 }
 
-/// Renews the lease until the engine has stopped, or its runtime has ended.
-async fn keep(shared: &Shared, connections: &Connections) {
+/// Renews the lease, for as long as it may.
+async fn keep(shared: &Shared, connections: &Connections) -> Infallible {
     let ttl = shared.config.lease_ttl;
     let mut outage = Outage::new("renew the worker's lease");
     let mut stalled = false;
     let mut renew_at = Instant::now() + jittered(ttl / 3);
     loop {
         let pause = renew_at.saturating_duration_since(Instant::now()).min(LOOK_EVERY);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shared.stopped.wait() => return,
-        }
+        tokio::time::sleep(pause).await;
         shared.polls.report();
-        let Some(silence) = shared.heart.silence() else { return };
+        let silence = shared.heart.silence();
         if silence > ttl * STALL_MAX {
             if !std::mem::replace(&mut stalled, true) {
                 tracing::error!(

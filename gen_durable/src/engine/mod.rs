@@ -24,6 +24,7 @@ mod notify;
 mod orphans;
 mod outage;
 mod pace;
+mod shutdown;
 mod slots;
 mod tasks;
 mod turns;
@@ -38,7 +39,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    runtime,
+    sync::{self, Notify},
+};
 
 pub use self::builder::EngineBuilder;
 use self::{
@@ -56,16 +60,13 @@ use crate::{
     machine::Machine,
     registry::{Polls, Registry, Surroundings},
     resources::Resources,
-    storage,
 };
-
-/// How long shutdown waits for the last commits after steps were cut off.
-const LAST_COMMITS: Duration = Duration::from_secs(10);
 
 /// A running engine: it claims instances, runs their steps and commits their outcomes.
 ///
 /// Several engines may run in one process and on one database. Dropping an engine without
-/// [`shutdown`](Self::shutdown) cuts its steps off; they run again elsewhere.
+/// [`shutdown`](Self::shutdown) cuts its steps off; they run again elsewhere. An engine runs on the
+/// runtime that it was started on, and stops with it.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -97,6 +98,8 @@ pub struct Engine {
 
 /// What the engine's tasks share.
 pub(crate) struct Shared {
+    /// What everything of the engine runs on.
+    pub(crate) runtime: runtime::Handle,
     pub(crate) config: Config,
     pub(crate) connections: Connections,
     pub(crate) client: Client,
@@ -128,6 +131,10 @@ pub(crate) struct Shared {
     cut_off: Gate,
     /// Nothing is left to do.
     pub(crate) stopped: Gate,
+    /// The runtime has ended, and everything of the engine with it.
+    deserted: Gate,
+    /// Held by the shutdown that is under way.
+    shutdown: sync::Mutex<()>,
 }
 
 /// What an engine counts.
@@ -201,40 +208,25 @@ impl Engine {
     /// timeout, then they are cut off; what has not finished goes back to the queue with no
     /// attempt spent.
     ///
+    /// It takes up to eight seconds more than the drain timeout: for the last commits, and to remove
+    /// the worker. With the default that is less than the 30 s that Kubernetes leaves a process. The
+    /// future borrows nothing, and may be polled on any runtime. A second shutdown waits for the
+    /// first, and does nothing.
+    ///
+    /// If the engine's runtime has ended, its steps were cut off with it; the shutdown then gives
+    /// back what they had claimed.
+    ///
     /// # Errors
     ///
     /// [`Error::Database`] if the worker could not be removed; its lease then runs out by itself.
-    pub async fn shutdown(self) -> Result<(), Error> {
-        let shared = &self.shared;
-        shared.begin_stop();
-        if tokio::time::timeout(shared.config.drain_timeout, shared.drained()).await.is_err() {
-            tracing::warn!("steps still under way after the drain timeout are cut off");
-            shared.cut_off.open();
-            let _ = tokio::time::timeout(LAST_COMMITS, shared.drained()).await;
-        }
-        let mut removed = self.remove_worker().await;
-        if removed.is_err() {
-            // The connections that were kept may all have been lost meanwhile, and are closed now.
-            removed = self.remove_worker().await;
-        }
-        shared.stopped.open();
-        let _ = tokio::time::timeout(LAST_COMMITS, shared.connections.close()).await;
-        removed.map_err(DatabaseError::new("remove the worker"))?;
-        tracing::info!(worker = shared.lease.worker(), "engine stopped");
-        Ok(())
-    }
-
-    async fn remove_worker(&self) -> Result<(), sqlx::Error> {
-        let shared = &self.shared;
-        let mut connection = shared.connections.get().await?;
-        let removal = storage::remove_worker(&mut connection, shared.lease.worker());
-        let result = shared.connections.within(removal).await;
-        connection.done(result)
+    pub fn shutdown(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move { shutdown::run(&shared).await }
     }
 }
 
-/// Without a shutdown, steps are cut off; their rows are given back if the runtime goes on for long
-/// enough, and by the reaper otherwise.
+/// Without a shutdown, steps are cut off; their rows are given back if the engine's runtime goes on
+/// for long enough, and by the reaper otherwise.
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.begin_stop();

@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::task::JoinSet;
+
 use super::Shared;
 use crate::storage::{self, Change, Commit, Orphan};
 
@@ -47,11 +49,8 @@ impl Orphans {
         }
         // Before the look: a suspicion that arises during it leads to another look.
         shared.suspect.store(false, Ordering::Release);
-        let mut connection = shared.connections.get().await?;
-        let (worker, known) = (shared.lease.worker(), shared.tasks.ids());
-        let look = storage::orphans(&mut connection, worker, &known, BATCH_MAX);
-        let result = shared.connections.within(look).await;
-        let orphans = connection.done(result)?;
+        let worker = shared.lease.worker();
+        let orphans = find(shared, worker, &shared.tasks.ids()).await?;
         let ids: Vec<i64> = orphans.iter().map(|orphan| orphan.id).collect();
         let lost = shared.tasks.take_lost(&ids);
         let (begun, in_vain): (Vec<Orphan>, Vec<Orphan>) =
@@ -68,7 +67,13 @@ impl Orphans {
             tracing::warn!(rows = in_vain.len(), "giving back rows that were claimed in vain");
         }
         for orphan in in_vain {
-            give_back(shared, worker, orphan);
+            if let Some(release) = release(shared, worker, orphan) {
+                let shared = Arc::clone(shared);
+                tokio::spawn(async move {
+                    shared.flusher.commit(release).await;
+                    shared.wake_claimer();
+                });
+            }
         }
         self.next = now + shared.config.lease_ttl / 3;
         self.until = self.until.filter(|until| now < *until);
@@ -91,10 +96,36 @@ async fn abandon(shared: &Shared, worker: i64, ids: &[i64]) -> Result<(), sqlx::
     result
 }
 
-fn give_back(shared: &Arc<Shared>, worker: i64, orphan: Orphan) {
+/// Gives back all that the worker has claimed: nothing of it is on its way any more.
+pub(super) async fn give_all_back(shared: &Arc<Shared>) -> Result<(), sqlx::Error> {
+    loop {
+        let worker = shared.lease.worker();
+        let mut releases = JoinSet::new();
+        for orphan in find(shared, worker, &[]).await? {
+            if let Some(release) = release(shared, worker, orphan) {
+                let shared = Arc::clone(shared);
+                releases.spawn(async move { shared.flusher.commit(release).await });
+            }
+        }
+        if releases.is_empty() {
+            return Ok(());
+        }
+        while releases.join_next().await.is_some() {}
+    }
+}
+
+/// Rows in the worker's name, but for those known.
+async fn find(shared: &Shared, worker: i64, known: &[i64]) -> Result<Vec<Orphan>, sqlx::Error> {
+    let mut connection = shared.connections.get().await?;
+    let look = storage::orphans(&mut connection, worker, known, BATCH_MAX);
+    let result = shared.connections.within(look).await;
+    connection.done(result)
+}
+
+fn release(shared: &Shared, worker: i64, orphan: Orphan) -> Option<Box<Commit>> {
     // The claim asks for known machines alone.
-    let Some(fsm) = shared.registry.get(&orphan.kind).map(|runner| runner.name()) else { return };
-    let release = Commit {
+    let fsm = shared.registry.get(&orphan.kind)?.name();
+    Some(Box::new(Commit {
         id: orphan.id,
         fsm,
         worker,
@@ -110,10 +141,5 @@ fn give_back(shared: &Arc<Shared>, worker: i64, orphan: Orphan) {
         signals: Vec::new(),
         partition_key: orphan.partition_key,
         listens: false,
-    };
-    let shared = Arc::clone(shared);
-    tokio::spawn(async move {
-        shared.flusher.commit(Box::new(release)).await;
-        shared.wake_claimer();
-    });
+    }))
 }

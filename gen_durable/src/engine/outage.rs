@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::jitter::jittered;
+use crate::error::Cause;
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -24,6 +25,7 @@ impl Outage {
 
     /// Records a failure; how long to wait before the next try.
     pub(crate) fn failed(&mut self, error: &sqlx::Error) -> Duration {
+        let error = Cause(error);
         if self.failures == 0 {
             tracing::warn!(%error, "could not {}; trying again until it works", self.activity);
         } else {

@@ -5,7 +5,7 @@
 use sqlx::{PgConnection, Row};
 
 use super::row::NewSignal;
-use crate::{error::SignalError, insert::Status, signal::Delivery};
+use crate::{error::SignalError, signal::Delivery, status::Status};
 
 const DELIVER: &str = include_str!("sql/deliver.sql");
 
@@ -57,7 +57,9 @@ fn judge(
     fresh: bool,
 ) -> Result<Delivery, SignalError> {
     let id = signal.target;
-    let (Some(found), Some(status)) = (found, status.and_then(Status::from_name)) else {
+    let (Some(found), Some(status)) =
+        (found, status.and_then(|status| status.parse::<Status>().ok()))
+    else {
         return Err(SignalError::Unknown { id });
     };
     match &signal.fsm {

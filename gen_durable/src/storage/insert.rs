@@ -10,7 +10,7 @@ use super::{
     micros,
     row::{Eligible, NewInstance},
 };
-use crate::{error::Duplicate, insert::Status};
+use crate::error::Duplicate;
 
 const INSERT: &str = include_str!("sql/insert.sql");
 const INSERT_ALIKE: &str = include_str!("sql/insert_alike.sql");
@@ -73,11 +73,7 @@ pub(super) async fn insert_rows(
     }
     let scope = |row: &NewInstance| {
         row.unique_key.as_ref().map(|_| {
-            row.unique_scope
-                .iter()
-                .map(|status| Status::name(*status))
-                .collect::<Vec<_>>()
-                .join(",")
+            row.unique_scope.iter().map(|status| status.as_str()).collect::<Vec<_>>().join(",")
         })
     };
     let version = |row: &NewInstance| i32::try_from(row.fsm_version).unwrap_or(i32::MAX);

@@ -57,6 +57,27 @@ pub(crate) fn is_lock_timeout(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("55P03")
 }
 
+/// Whether an error lasts until somebody mends the database, the login or the program: who waits
+/// for something need not wait longer.
+pub(crate) fn is_lasting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code();
+            let code = code.as_deref().unwrap_or_default();
+            // The login is refused, no such database, no such schema; syntax, no such table or
+            // column, no right to it.
+            ["28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class))
+        }
+        sqlx::Error::PoolClosed
+        | sqlx::Error::Configuration(_)
+        | sqlx::Error::TypeNotFound { .. }
+        | sqlx::Error::ColumnIndexOutOfBounds { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnDecode { .. } => true,
+        _ => false,
+    }
+}
+
 /// Whether an error says that the connection, and not the statement, failed: trying again may help.
 pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
     match error {

@@ -21,7 +21,7 @@ pub(crate) struct NewInstance {
     pub(crate) eligible: Eligible,
     pub(crate) partition_key: Option<String>,
     pub(crate) unique_key: Option<String>,
-    pub(crate) unique_scope: Vec<crate::insert::Status>,
+    pub(crate) unique_scope: Vec<crate::status::Status>,
 }
 
 /// From when on an instance may run.

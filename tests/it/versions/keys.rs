@@ -89,7 +89,7 @@ async fn p22_what_an_upgrade_puts_back_never_collides_with_who_took_its_key() {
         let error = v2::Parcel::insert(v2::State::new(1, "")).unique_key(plan);
         let error = error.execute(&engine).await.unwrap_err();
         assert!(
-            matches!(error, InsertError::Duplicate(Duplicate { id, .. }) if id == other.get()),
+            matches!(error, InsertError::Duplicate(Duplicate { id, .. }) if id.get() == other.get()),
             "a newer version's key is the same key: {error}"
         );
         holders.push(other);
@@ -122,7 +122,8 @@ async fn p22_an_instance_keeps_its_key_through_an_upgrade() {
         let error = insert().execute(pool).await.unwrap_err();
         let newer = v2::Parcel::insert(v2::State::new(1, "")).unique_key("k");
         let newer = newer.execute(pool).await.unwrap_err();
-        for error in [error, newer] {
+        let errors: [InsertError; 2] = [error.into(), newer.into()];
+        for error in errors {
             assert!(
                 matches!(error, InsertError::Duplicate(Duplicate { id: by, .. }) if by == id.get()),
                 "{error}"

@@ -27,8 +27,8 @@ const EACH: u32 = 40;
 impl Fleet {
     /// Brings them about with an old engine, which has one of them at its gate.
     async fn sail(pool: &PgPool, old: &Engine, gate: &Gate) -> Self {
-        let ids = |ids: Vec<Result<InstanceId<v1::Parcel>, _>>| -> Vec<i64> {
-            ids.into_iter().map(|id: Result<_, gen_durable::Duplicate>| id.unwrap().get()).collect()
+        let ids = |ids: Vec<Result<InstanceId<v1::Parcel>, Duplicate<_>>>| -> Vec<i64> {
+            ids.into_iter().map(|id| id.unwrap().get()).collect()
         };
         let parked = (0..EACH).map(|n| v1::State::new(n, "await"));
         let parked = ids(v1::Parcel::insert_many(parked).execute(old).await.unwrap());

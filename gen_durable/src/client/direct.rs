@@ -1,0 +1,84 @@
+//! Inserts and signals by themselves: on a pool, or in the caller's transaction.
+//!
+//! Invariant: work is announced when it is committed, and never before.
+
+use sqlx::{PgConnection, PgPool};
+
+use super::calls::{deliver_with, insert_with};
+use crate::{
+    connections::Connections,
+    error::{Cause, DatabaseError, Duplicate, InsertError, SignalError},
+    signal::Delivery,
+    storage::{self, NewInstance, NewSignal},
+};
+
+pub(crate) async fn insert_on_pool(
+    pool: &PgPool,
+    rows: Vec<NewInstance>,
+) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
+    let connections = Connections::borrowed(pool.clone());
+    let answers = insert_with(&connections, &rows).await?;
+    // After the commit, so that no inserter waits for another's: Postgres lets one transaction
+    // with a notification commit at a time. If it fails, the engines' poll finds the rows.
+    announce_on_pool(&connections, rows.iter().map(|row| row.queue.clone())).await;
+    Ok(answers)
+}
+
+pub(crate) async fn signal_on_pool(
+    pool: &PgPool,
+    signal: NewSignal,
+) -> Result<Delivery, SignalError> {
+    let connections = Connections::borrowed(pool.clone());
+    let mut sent = deliver_with(&connections, &[&signal]).await?;
+    announce_on_pool(&connections, sent.queues.into_iter()).await;
+    sent.deliveries.remove(0)
+}
+
+async fn announce_on_pool(connections: &Connections, queues: impl Iterator<Item = String>) {
+    let queues = distinct(queues);
+    if queues.is_empty() {
+        return;
+    }
+    if let Ok(mut connection) = connections.get().await
+        && let Err(error) = storage::announce(&mut connection, &queues).await
+    {
+        let error = Cause(&error);
+        tracing::debug!(%error, "could not announce work; the engines' poll will find it");
+    }
+}
+
+pub(crate) async fn insert_in_transaction(
+    connection: &mut PgConnection,
+    rows: Vec<NewInstance>,
+) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
+    let failed = DatabaseError::new("insert instances");
+    let answers = storage::insert(connection, &rows).await.map_err(failed)?;
+    notify_in_transaction(connection, rows.into_iter().map(|row| row.queue)).await?;
+    Ok(answers)
+}
+
+pub(crate) async fn signal_in_transaction(
+    connection: &mut PgConnection,
+    signal: NewSignal,
+) -> Result<Delivery, SignalError> {
+    let failed = DatabaseError::new("deliver a signal");
+    let mut sent = storage::deliver(connection, &[&signal]).await.map_err(failed)?;
+    notify_in_transaction(connection, sent.queues.into_iter()).await?;
+    sent.deliveries.remove(0)
+}
+
+/// Announces work with the caller's transaction: nobody else knows when it commits.
+async fn notify_in_transaction(
+    connection: &mut PgConnection,
+    queues: impl Iterator<Item = String>,
+) -> Result<(), DatabaseError> {
+    let queues = distinct(queues);
+    if queues.is_empty() {
+        return Ok(());
+    }
+    storage::notify(connection, &queues).await.map_err(DatabaseError::new("announce work"))
+}
+
+fn distinct(queues: impl Iterator<Item = String>) -> Vec<String> {
+    queues.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+}

@@ -1,0 +1,133 @@
+//! What an instance has come to, as it is found.
+//!
+//! Invariant: an id that says its machine finds an instance of that machine alone.
+
+use std::fmt;
+
+use crate::{
+    error::{DecodeError, FindError},
+    id::InstanceId,
+    machine::Machine,
+    state,
+    status::Status,
+    storage::Ended,
+};
+
+/// An instance's id, typed or a plain number.
+pub trait AnyId: sealed::Sealed + Copy {
+    #[doc(hidden)]
+    fn number(self) -> i64;
+
+    /// The machine that the instance must be of.
+    #[doc(hidden)]
+    fn machine() -> Option<&'static str>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+impl sealed::Sealed for i64 {}
+impl AnyId for i64 {
+    fn number(self) -> i64 {
+        self
+    }
+
+    fn machine() -> Option<&'static str> {
+        None
+    }
+}
+
+impl<M: Machine> sealed::Sealed for InstanceId<M> {}
+impl<M: Machine> AnyId for InstanceId<M> {
+    fn number(self) -> i64 {
+        self.get()
+    }
+
+    fn machine() -> Option<&'static str> {
+        Some(M::NAME)
+    }
+}
+
+/// What is known of an instance; [`Client::find`](crate::Client::find) looks it up.
+///
+/// By a typed id it knows its machine, and has [`step`](Self::step) and [`output`](Self::output) as
+/// the machine's own types.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Snapshot<I = i64> {
+    /// Its id.
+    pub id: I,
+    /// The name of its machine.
+    pub machine: String,
+    /// Its status.
+    pub status: Status,
+    /// The name of the step that it stands at.
+    pub step: String,
+    /// Runs of that step before the one that is under way or due.
+    pub attempt: u32,
+    /// Runs of that step that failed in a row, just before that one.
+    pub failures: u32,
+    /// Its result, if it is done.
+    pub result: Option<serde_json::Value>,
+    /// Its last error, if it failed.
+    pub reason: Option<String>,
+    /// The result as it is stored.
+    text: Option<String>,
+}
+
+impl<I: AnyId> Snapshot<I> {
+    pub(super) fn of(id: I, found: Vec<Ended>) -> Result<Option<Self>, FindError> {
+        let Some(ended) = found.into_iter().next() else { return Ok(None) };
+        if let Some(expected) = I::machine()
+            && ended.fsm != expected
+        {
+            return Err(FindError::WrongMachine { id: ended.id, expected, found: ended.fsm });
+        }
+        // A check of the table's knows no other status.
+        let Ok(status) = ended.status.parse() else { return Ok(None) };
+        Ok(Some(Self {
+            id,
+            machine: ended.fsm,
+            status,
+            step: ended.step,
+            attempt: u32::try_from(ended.attempt).unwrap_or(0),
+            failures: u32::try_from(ended.failures).unwrap_or(0),
+            result: ended.result.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+            reason: ended.reason,
+            text: ended.result,
+        }))
+    }
+}
+
+impl<M: Machine> Snapshot<InstanceId<M>> {
+    /// The step that it stands at; none if this version of the machine has no such step.
+    pub fn step(&self) -> Option<M> {
+        M::from_name(&self.step)
+    }
+
+    /// Its result, if it is done.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] if it does not fit the machine's output type.
+    pub fn output(&self) -> Result<Option<M::Output>, DecodeError> {
+        let decode = |text: &str| state::decode("result", M::NAME, M::VERSION, text);
+        self.text.as_deref().map(decode).transpose()
+    }
+}
+
+/// Prints no result: it may be confidential.
+impl<I: fmt::Debug> fmt::Debug for Snapshot<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("id", &self.id)
+            .field("machine", &self.machine)
+            .field("status", &self.status)
+            .field("step", &self.step)
+            .field("attempt", &self.attempt)
+            .field("failures", &self.failures)
+            .field("reason", &self.reason)
+            .finish_non_exhaustive()
+    }
+}

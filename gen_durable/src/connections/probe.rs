@@ -1,0 +1,48 @@
+//! Why a pool had no connection to give.
+//!
+//! A pool that finds the server gone, full or starting up tries again until its time is up, and
+//! then says no more than that. A connection of one's own says why.
+//!
+//! Invariant: one is tried at a time, and no more often than [`FRESH`]: many calls may ask at once.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use sqlx::{ConnectOptions, Connection, PgPool};
+use tokio::sync::Mutex;
+
+use super::within;
+use crate::error::Cause;
+
+/// How long a connection may take to be made.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an answer stands for those who ask after it.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The last answer: when it came, and what went wrong, if anything did.
+#[derive(Debug, Default)]
+pub(super) struct Probe {
+    last: Mutex<Option<(Instant, Option<String>)>>,
+}
+
+impl Probe {
+    /// What went wrong. If a connection can be made, all of the pool's were in use.
+    pub(super) async fn why(&self, pool: &PgPool) -> sqlx::Error {
+        let mut last = self.last.lock().await;
+        match &*last {
+            Some((at, said)) if at.elapsed() < FRESH => match said {
+                Some(text) => sqlx::Error::Io(io::Error::other(text.clone())),
+                None => sqlx::Error::PoolTimedOut,
+            },
+            _ => {
+                let options = pool.connect_options();
+                let made = within(PATIENCE, async { options.connect().await?.close().await }).await;
+                let said = made.as_ref().err().map(|error| Cause(error).to_string());
+                *last = Some((Instant::now(), said));
+                made.err().unwrap_or(sqlx::Error::PoolTimedOut)
+            }
+        }
+    }
+}

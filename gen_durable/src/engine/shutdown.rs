@@ -1,0 +1,103 @@
+//! Stopping an engine, on its own runtime or on another, also after its own has ended.
+//!
+//! ```text
+//!   stopping ──► drained ────────────────────────────────────► worker removed ──► stopped
+//!      │            ▲                                                 ▲
+//!      ├── drain timeout: steps are cut off, the last commits ────────┤
+//!      └── the runtime has ended: what it had claimed is given back ──┘
+//! ```
+//!
+//! Invariant: a shutdown ends, whatever the database and the engine's runtime do: each part has its
+//! time. All but the drain take 8 s together.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use super::{Shared, orphans};
+use crate::{
+    connections::within,
+    error::{Cause, DatabaseError, Error},
+    storage,
+};
+
+/// How long the last commits may take after steps were cut off. With the default drain timeout of
+/// 20 s, and what follows, a shutdown ends within the 30 s that Kubernetes leaves a process.
+const LAST_COMMITS: Duration = Duration::from_secs(4);
+/// How long it may take to remove the worker: two tries, a connection and a statement each.
+const REMOVAL: Duration = Duration::from_secs(3);
+/// How long it may take to close the connections.
+const CLOSE: Duration = Duration::from_secs(1);
+
+/// Says that the engine's runtime has ended, when it drops its tasks.
+pub(super) struct Deserted(Arc<Shared>);
+
+impl Drop for Deserted {
+    fn drop(&mut self) {
+        self.0.deserted.open();
+    }
+}
+
+/// Watches for the end of the runtime until the engine has stopped.
+pub(super) fn watch(shared: &Arc<Shared>) {
+    // Made here and not in the task, which may be dropped before it has begun.
+    let deserted = Deserted(Arc::clone(shared));
+    shared.runtime.spawn(async move {
+        deserted.0.stopped.wait().await;
+    });
+}
+
+/// Stops the engine, unless it has stopped before.
+pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
+    let _turn = shared.shutdown.lock().await;
+    if shared.stopped.is_open() {
+        return Ok(());
+    }
+    shared.begin_stop();
+    if timeout(shared.config.drain_timeout, drained(shared)).await.is_err() {
+        tracing::warn!("steps still under way after the drain timeout are cut off");
+        shared.cut_off.open();
+    }
+    let last = async {
+        drained(shared).await;
+        if shared.deserted.is_open() {
+            give_back(shared).await;
+        }
+    };
+    let _ = timeout(LAST_COMMITS, last).await;
+    let mut removed = remove_worker(shared).await;
+    if removed.is_err() {
+        // The connections that were kept may all have been lost meanwhile, and are closed now.
+        removed = remove_worker(shared).await;
+    }
+    shared.stopped.open();
+    let _ = timeout(CLOSE, shared.connections.close()).await;
+    removed.map_err(DatabaseError::new("remove the worker"))?;
+    tracing::info!(worker = shared.lease.worker(), "engine stopped");
+    Ok(())
+}
+
+/// Waits until nothing is claimed, or nothing of the engine runs any more.
+async fn drained(shared: &Shared) {
+    tokio::select! {
+        () = shared.drained() => {}
+        () = shared.deserted.wait() => {}
+    }
+}
+
+/// Gives back what was claimed when the runtime ended, on the one that this is called on.
+async fn give_back(shared: &Arc<Shared>) {
+    tracing::warn!("the engine's runtime ended before its shutdown; what ran there was cut off");
+    if let Err(error) = orphans::give_all_back(shared).await {
+        let error = Cause(&error);
+        tracing::warn!(%error, "could not give back what had been claimed; its lease runs out");
+    }
+}
+
+async fn remove_worker(shared: &Shared) -> Result<(), sqlx::Error> {
+    let mut connection = within(REMOVAL / 4, shared.connections.get()).await?;
+    let removal = storage::remove_worker(&mut connection, shared.lease.worker());
+    let removed = within(REMOVAL / 4, removal).await;
+    // A connection without an answer is closed, and with it all that are kept.
+    connection.done(removed)
+}

@@ -1,0 +1,119 @@
+//! The database failed: what was tried, why it failed, and what helps.
+//!
+//! Invariant: `Display` states the cause, so `source` has none: whoever prints a chain of errors
+//! prints it once. No type of the driver's is in a field or a signature.
+
+use std::{error::Error as StdError, fmt, sync::Arc};
+
+use super::cause::Cause;
+use crate::storage;
+
+/// The database failed.
+///
+/// Its text says what was tried, what the database or the driver said, and, where it is known, what
+/// to do. Everything is in that text, so [`source`](std::error::Error::source) returns nothing: a
+/// printer of whole chains would repeat it. [`sqlstate`](Self::sqlstate) tells one failure from
+/// another.
+///
+/// Neither its text nor its `Debug` output has Postgres's details, which may hold a whole row; they
+/// are in [`driver_error`](Self::driver_error).
+///
+/// ```
+/// use gen_durable::prelude::*;
+/// # #[durable_fsm(state = i64, output = ())]
+/// # pub enum Invoice { Send }
+/// # #[durable_fsm]
+/// # impl Invoice { async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+///
+/// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+/// match Invoice::insert(42).execute(&client).await {
+///     Err(InsertError::Database(error)) if error.sqlstate() == Some("42501") => {
+///         eprintln!("this login may not insert instances: {error}");
+///     }
+///     other => println!("instance {}", other?),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct DatabaseError {
+    /// What was tried.
+    pub operation: &'static str,
+    /// What the driver said; calls that shared a commit share its failure.
+    source: Arc<sqlx::Error>,
+}
+
+impl DatabaseError {
+    pub(crate) fn new(operation: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self { operation, source: Arc::new(source) }
+    }
+
+    /// Postgres's code for what is wrong, of five characters, if it was Postgres that said so: `23514`
+    /// for a check that failed, `42501` for a missing right.
+    pub fn sqlstate(&self) -> Option<&str> {
+        let error = self.source.as_database_error()?;
+        let error = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
+        Some(error.code())
+    }
+
+    /// Whether the same call may succeed a little later although nobody mends anything: the
+    /// connection broke, the server restarts, every connection was in use.
+    pub fn is_transient(&self) -> bool {
+        storage::is_transient(&self.source)
+    }
+
+    pub(crate) fn is_lasting(&self) -> bool {
+        storage::is_lasting(&self.source)
+    }
+
+    /// The driver's own error, to be downcast to its type (`sqlx::Error`).
+    ///
+    /// It may hold Postgres's details, and those a whole row: print it with care.
+    pub fn driver_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        &*self.source
+    }
+
+    /// What to do about it, where the code tells.
+    fn cure(&self) -> Option<&'static str> {
+        match self.sqlstate()? {
+            // No such table, or no such schema.
+            "42P01" | "3F000" => Some(
+                "the database has no gen_durable schema: \
+                 run `gen-durable-migrate up` or call `gen_durable_migrate::up(&pool)`",
+            ),
+            // No such column.
+            "42703" => Some(
+                "the database's gen_durable schema is of another version: \
+                 run `gen-durable-migrate up` or call `gen_durable_migrate::up(&pool)`",
+            ),
+            // A right is missing.
+            "42501" => Some(
+                "run `gen-durable-migrate roles` and grant the login \
+                 gen_durable_app or gen_durable_worker",
+            ),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for DatabaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "could not {}: {}", self.operation, Cause(&self.source))?;
+        match self.cure() {
+            Some(cure) => write!(f, "; {cure}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for DatabaseError {}
+
+impl fmt::Debug for DatabaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseError")
+            .field("operation", &self.operation)
+            .field("cause", &format_args!("{}", Cause(&self.source)))
+            .finish()
+    }
+}

@@ -1,0 +1,109 @@
+//! The life cycle of an instance.
+//!
+//! Invariant: the names are those of the table's check.
+
+use std::{fmt, str::FromStr};
+
+/// The status of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Status {
+    /// Waits for a worker, or for its time.
+    Runnable,
+    /// A worker runs it.
+    Executing,
+    /// Parked until a signal arrives.
+    AwaitingSignal,
+    /// Ended with a result.
+    Done,
+    /// Ended with a reason.
+    Failed,
+}
+
+impl Status {
+    /// The statuses of an instance that has not ended.
+    pub const LIVE: &'static [Self] = &[Self::Runnable, Self::Executing, Self::AwaitingSignal];
+
+    /// Every status.
+    pub const ALL: &'static [Self] =
+        &[Self::Runnable, Self::Executing, Self::AwaitingSignal, Self::Done, Self::Failed];
+
+    /// The status as stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Runnable => "runnable",
+            Self::Executing => "executing",
+            Self::AwaitingSignal => "awaiting_signal",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether the instance has ended.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Done | Self::Failed)
+    }
+}
+
+/// The status as stored: `done`.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl AsRef<str> for Status {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl From<Status> for &'static str {
+    fn from(status: Status) -> Self {
+        status.as_str()
+    }
+}
+
+/// There is no status of this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no status `{name}`; the statuses are {}", Status::ALL.iter().map(|status| status.as_str()).collect::<Vec<_>>().join(", "))]
+pub struct UnknownStatus {
+    name: String,
+}
+
+/// Reads what [`Display`](fmt::Display) prints.
+impl FromStr for Status {
+    type Err = UnknownStatus;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.iter().find(|status| status.as_str() == name);
+        found.copied().ok_or_else(|| UnknownStatus { name: name.to_owned() })
+    }
+}
+
+impl TryFrom<&str> for Status {
+    type Error = UnknownStatus;
+
+    fn try_from(name: &str) -> Result<Self, Self::Error> {
+        name.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_from_what_it_prints() {
+        for &status in Status::ALL {
+            assert_eq!(status.to_string().parse(), Ok(status));
+            assert_eq!(Status::try_from(status.as_ref()), Ok(status));
+            assert_eq!(Status::LIVE.contains(&status), !status.is_terminal());
+        }
+        let error = "Done".parse::<Status>().expect_err("it is written in lower case");
+        assert_eq!(
+            error.to_string(),
+            "there is no status `Done`; the statuses are runnable, executing, awaiting_signal, done, failed"
+        );
+    }
+}
