@@ -11,15 +11,16 @@ use std::{
     future::Future,
     io,
     ops::{Deref, DerefMut},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{Connection as _, PgConnection, PgPool, postgres::PgListener};
 use tokio::runtime::Handle;
 
 use self::{held::Held, probe::Probe};
-use crate::{error::DatabaseError, rarely::Rarely, storage};
+use crate::{error::DatabaseError, storage, throttle::Throttle};
 
 /// How long an engine waits for a connection before it counts as an outage.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +28,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a connection that was used on another runtime may take to answer.
 const TEST_PATIENCE: Duration = Duration::from_secs(1);
+/// How late a timer is at least if the runtime stood still. Less than the shortest patience.
+const LATE: Duration = Duration::from_millis(250);
 /// What an engine's may have at least, however short its lease.
 const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
@@ -46,7 +49,7 @@ struct Inner {
     patience: Duration,
     probe: Probe,
     /// What no call can succeed with, and was logged.
-    lasting: Rarely,
+    lasting: Throttle,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +83,7 @@ impl Connections {
                 sessions,
                 patience,
                 probe: Probe::default(),
-                lasting: Rarely::default(),
+                lasting: Throttle::default(),
             }),
         }
     }
@@ -174,7 +177,8 @@ impl Connections {
 
     /// Logs a failure that will not pass by itself, and that meets every call: now and then.
     pub(crate) fn tell(&self, error: &DatabaseError) {
-        if error.is_lasting() && self.inner.lasting.is_due() {
+        let subject = error.sqlstate().unwrap_or("no connection");
+        if error.is_lasting() && self.inner.lasting.allows(subject).is_some() {
             tracing::warn!("{error}");
         }
     }
@@ -199,15 +203,23 @@ impl Connections {
 }
 
 /// Gives a statement up that has no answer for `patience`.
+///
+/// A timer that is late says that the runtime stood still: a step blocked its thread, or the process
+/// was stopped. The answer may have been there all the time, so the connection is not blamed, and
+/// the statement has its time anew.
 pub(crate) async fn within<T>(
     patience: Duration,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    match tokio::time::timeout(patience, statement).await {
-        Ok(result) => result,
-        Err(_elapsed) => {
+    let mut statement = pin!(statement);
+    loop {
+        let began = Instant::now();
+        if let Ok(result) = tokio::time::timeout(patience, &mut statement).await {
+            return result;
+        }
+        if began.elapsed() < patience + LATE {
             let error = format!("no answer within {patience:?}; the connection counts as lost");
-            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, error)))
+            return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, error)));
         }
     }
 }

@@ -336,6 +336,9 @@ pub enum Error {
         /// The version.
         version: u32,
     },
+    /// The thread that keeps the worker's lease did not start.
+    #[error("could not start the thread that keeps the worker's lease: {0}")]
+    Thread(#[source] std::io::Error),
     /// An option of the engine or of a machine does not make sense.
     #[error("{option}: {reason}")]
     InvalidOption {

@@ -391,7 +391,6 @@ mod maintenance;
 mod outcome;
 mod per_runtime;
 pub mod prelude;
-mod rarely;
 mod registry;
 mod resources;
 mod retry;
@@ -401,6 +400,7 @@ mod status;
 mod storage;
 mod target;
 pub mod testing;
+mod throttle;
 mod upgrade;
 mod waiters;
 

@@ -4,10 +4,11 @@
 
 mod guard;
 mod kinds;
+mod polls;
 mod runner;
 mod upgrader;
 
-use std::{any::TypeId, borrow::Cow, future::Future, pin::Pin, sync::Arc};
+use std::{any::TypeId, borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{
     context::{Instance, Mark, Received},
@@ -20,6 +21,7 @@ use crate::{
 pub(crate) use guard::Decoded;
 use guard::{Guarded, describe};
 pub(crate) use kinds::Registry;
+pub(crate) use polls::Polls;
 pub(crate) use runner::MachineRunner;
 use upgrader::Upgrader;
 
@@ -168,6 +170,9 @@ pub(crate) trait Runner: Send + Sync {
     /// The older versions that it upgrades.
     fn older(&self) -> Vec<Older>;
 
+    /// How long a run of this step may take.
+    fn timeout(&self, step: &str) -> Option<Duration>;
+
     /// Runs their instances.
     fn upgrader(&self) -> Arc<dyn Runner>;
 
@@ -187,21 +192,30 @@ pub(crate) trait Runner: Send + Sync {
     ) -> Boxed<'a, Result<Ran, StepError>>;
 }
 
+/// What a run needs besides its row.
+#[derive(Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) resources: &'a Resources,
+    pub(crate) polls: &'a Polls,
+}
+
 /// Runs the step that `work` stands at, and `handle` if it fails.
-pub(crate) async fn run(runner: &dyn Runner, work: &mut Work, resources: &Resources) -> Ran {
-    match Guarded::new(runner.run(work, resources)).await {
+pub(crate) async fn run(runner: &dyn Runner, work: &mut Work, around: Surroundings<'_>) -> Ran {
+    let (limit, instance) = (limit(runner, work), Arc::clone(&work.instance));
+    let run = Guarded::new(runner.run(work, around.resources));
+    match around.polls.within(limit, runner.name(), instance, run).await {
         Ok(ran) => ran,
-        Err(error) => handle(runner, work, error, resources).await,
+        Err(error) => handle(runner, work, error, around).await,
     }
 }
 
-/// Lets `handle` decide after a run that failed, or after an outcome that the database refused. If
-/// that fails as well, the instance has failed.
+/// Lets `handle` decide after a run that failed, or after an outcome that the database refused. It is
+/// a run as well, with the step's timeout. If it fails, so does the instance.
 pub(crate) async fn handle(
     runner: &dyn Runner,
     work: &mut Work,
     error: StepError,
-    resources: &Resources,
+    around: Surroundings<'_>,
 ) -> Ran {
     let text = describe(&error);
     tracing::warn!(
@@ -212,7 +226,9 @@ pub(crate) async fn handle(
         kind = ?error.kind(),
         "step failed: {text}"
     );
-    match Guarded::new(runner.handle(work, error, resources)).await {
+    let (limit, instance) = (limit(runner, work), Arc::clone(&work.instance));
+    let run = Guarded::new(runner.handle(work, error, around.resources));
+    match around.polls.within(limit, runner.name(), instance, run).await {
         Ok(mut ran) => {
             ran.commit.error.get_or_insert_with(|| storable(text));
             ran
@@ -221,4 +237,9 @@ pub(crate) async fn handle(
             work.broken(format!("{text}; then `handle` failed: {}", describe(&second))).into()
         }
     }
+}
+
+/// The timeout is user code as well, in a machine that is written by hand.
+fn limit(runner: &dyn Runner, work: &Work) -> Option<Duration> {
+    guard::catch(|| runner.timeout(&work.instance.step)).unwrap_or_default()
 }

@@ -15,6 +15,7 @@
 
 mod awaits;
 mod blocked;
+mod blocking;
 mod claims;
 mod clocks;
 mod crashes;

@@ -18,7 +18,8 @@ use super::{
     claimer,
     flusher::Flusher,
     gate::Gate,
-    lease::{self, Lease},
+    keeper::{self, Heart},
+    lease::Lease,
     notify, shutdown,
     slots::Queue,
     tasks::Tasks,
@@ -31,7 +32,7 @@ use crate::{
     error::{DatabaseError, Error},
     machine::Steps,
     maintenance,
-    registry::{MachineRunner, Registry, Runner},
+    registry::{MachineRunner, Polls, Registry, Runner},
     resources::Resources,
     storage,
 };
@@ -162,7 +163,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The most connections that the engine opens for itself; the default is 10, at least 5.
+    /// The most connections that the engine opens for its statements; the default is 10, at least 5.
+    /// Two more keep the worker's lease and listen for work.
     pub fn connections_max(mut self, connections: u32) -> Self {
         self.config.connections_max = connections;
         self
@@ -196,16 +198,16 @@ impl EngineBuilder {
                 );
             }
         }
-        let connections = Connections::own(
-            &self.pool,
-            self.config.connections_max,
-            self.config.lease_ttl,
-            !self.config.poll_only,
-        );
+        let (pool, config) = (self.pool.clone(), self.config.clone());
+        let own = move |connections_max| {
+            Connections::own(&pool, connections_max, config.lease_ttl, !config.poll_only)
+        };
+        let connections = own(self.config.connections_max);
         let asked = Instant::now();
         let worker = register(&connections, &self.config).await?;
         let lease = Lease::new(worker, asked, self.config.lease_ttl);
         let shared = self.share(connections, registry, lease);
+        keeper::spawn(&shared, move || own(1)).map_err(Error::Thread)?;
         spawn_services(&shared);
         tracing::info!(worker, queues = ?shared.config.queues, "engine started");
         Ok(Engine { shared })
@@ -232,8 +234,10 @@ impl EngineBuilder {
             announcer,
             registry,
             resources: self.resources,
+            polls: Polls::default(),
             queues,
             lease,
+            heart: Heart::new(),
             flusher: Flusher::new(shared),
             tasks: Tasks::default(),
             metrics: Counters::default(),
@@ -306,7 +310,7 @@ fn spawn_services(shared: &Arc<Shared>) {
     let service = Arc::clone(shared);
     tokio::spawn(async move { claimer::run(&service).await });
     let service = Arc::clone(shared);
-    tokio::spawn(async move { lease::keep(&service).await });
+    tokio::spawn(async move { keeper::beat(&service).await });
     if !shared.config.poll_only {
         let service = Arc::clone(shared);
         tokio::spawn(async move { notify::listen(&service).await });

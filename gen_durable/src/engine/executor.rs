@@ -51,7 +51,7 @@ struct End<'a> {
 impl Drop for End<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.shared.suspect_orphans();
+            self.shared.lose_run(self.id);
         }
         // In one order with the claimer's: it sees the room, or is seen to wait for it.
         self.queue.claimed.fetch_sub(1, Ordering::SeqCst);
@@ -137,7 +137,7 @@ async fn run_step(shared: &Shared, runner: &dyn Runner, work: &mut Work) -> Opti
     }
     tokio::select! {
         biased;
-        ran = registry::run(runner, work, &shared.resources) => Some(ran),
+        ran = registry::run(runner, work, shared.surroundings()) => Some(ran),
         () = shared.cut_off.wait() => None,
     }
 }
@@ -179,7 +179,7 @@ async fn flush(
             Answer::Lost => {
                 shared.metrics.lost_commits.fetch_add(1, Ordering::Relaxed);
                 // Given up, perhaps, and not lost to somebody else.
-                shared.suspect_orphans();
+                shared.lose_run(work.instance.id);
                 tracing::warn!(
                     machine = runner.name(),
                     instance = work.instance.id,
@@ -204,7 +204,7 @@ async fn flush(
                 refusals += 1;
                 slot.take().await;
                 let error = StepError::rejected(error);
-                commit = registry::handle(runner, work, error, &shared.resources).await.commit;
+                commit = registry::handle(runner, work, error, shared.surroundings()).await.commit;
                 slot.give();
                 yield_claim(&mut commit);
             }

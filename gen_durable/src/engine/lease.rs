@@ -19,8 +19,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Shared, jitter::jittered, outage::Outage};
-use crate::{connections::within, storage};
+use super::Shared;
+use crate::{
+    connections::{Connections, within},
+    storage,
+};
 
 /// The lease of this engine.
 #[derive(Debug)]
@@ -62,41 +65,19 @@ impl Lease {
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn granted(&self, worker: i64, asked: Instant) {
+    pub(super) fn granted(&self, worker: i64, asked: Instant) {
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = asked + self.ttl;
         self.worker.store(worker, Ordering::Release);
     }
 }
 
-/// Renews the lease until the engine has stopped.
-pub(crate) async fn keep(shared: &Shared) {
-    let mut outage = Outage::new("renew the worker's lease");
-    let mut pause = jittered(shared.lease.ttl / 3);
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shared.stopped.wait() => return,
-        }
-        let asked = Instant::now();
-        pause = match renew(shared).await {
-            Ok(worker) => {
-                outage.over();
-                shared.lease.granted(worker, asked);
-                shared.wake_claimer();
-                jittered(shared.lease.ttl / 3)
-            }
-            Err(error) => outage.failed(&error).min(shared.lease.ttl / 6),
-        };
-    }
-}
-
 /// Renews the lease, or registers the engine anew if its worker was removed.
-async fn renew(shared: &Shared) -> Result<i64, sqlx::Error> {
+pub(super) async fn renew(shared: &Shared, connections: &Connections) -> Result<i64, sqlx::Error> {
     let worker = shared.lease.worker();
     let ttl = shared.lease.ttl;
     // A second try, on a new connection, must fit into what is left of the lease.
     let patience = ttl / 4;
-    let mut connection = within(patience, shared.connections.get()).await?;
+    let mut connection = within(patience, connections.get()).await?;
     let renewal = async {
         if storage::renew_lease(&mut connection, worker, ttl).await? {
             return Ok(worker);

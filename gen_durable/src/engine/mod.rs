@@ -17,6 +17,7 @@ mod flusher;
 mod freeing;
 mod gate;
 mod jitter;
+mod keeper;
 mod lease;
 mod marks;
 mod notify;
@@ -45,7 +46,8 @@ use tokio::{
 
 pub use self::builder::EngineBuilder;
 use self::{
-    alarms::Alarms, flusher::Flusher, gate::Gate, lease::Lease, slots::Queue, tasks::Tasks,
+    alarms::Alarms, flusher::Flusher, gate::Gate, keeper::Heart, lease::Lease, slots::Queue,
+    tasks::Tasks,
 };
 pub(crate) use self::{jitter::jittered, outage::Outage};
 use crate::{
@@ -56,7 +58,7 @@ use crate::{
     error::{DatabaseError, Error, WaitError},
     id::InstanceId,
     machine::Machine,
-    registry::Registry,
+    registry::{Polls, Registry, Surroundings},
     resources::Resources,
 };
 
@@ -104,8 +106,10 @@ pub(crate) struct Shared {
     pub(crate) announcer: Arc<Announcer>,
     pub(crate) registry: Registry,
     pub(crate) resources: Resources,
+    pub(crate) polls: Polls,
     pub(crate) queues: BTreeMap<String, Arc<Queue>>,
     pub(crate) lease: Lease,
+    heart: Heart,
     pub(crate) flusher: Flusher,
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Counters,
@@ -241,6 +245,18 @@ impl fmt::Debug for Engine {
 }
 
 impl Shared {
+    /// What a run needs besides its row.
+    pub(crate) fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings { resources: &self.resources, polls: &self.polls }
+    }
+
+    /// A run has ended without an outcome, though its worker lives: its task panicked, or its outcome
+    /// was given up. If the row is still this worker's, it counts as one whose worker was lost.
+    fn lose_run(&self, id: i64) {
+        self.tasks.lose(id);
+        self.suspect_orphans();
+    }
+
     /// Has the claimer look for orphans.
     pub(crate) fn suspect_orphans(&self) {
         self.suspect.store(true, Ordering::Release);

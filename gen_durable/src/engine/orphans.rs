@@ -4,6 +4,9 @@
 //! outcome may be given up because the lease ran out, and the lease be renewed after all. Nobody
 //! works on such a row, and no reaper takes it while its worker lives: the worker must give it back.
 //!
+//! A row on which a run has begun is left to the reaper instead: no bug and no outage makes a step run
+//! again and again for nothing.
+//!
 //! Invariant: a row is given back only if it is not on its way. The claimer alone looks, and between
 //! its claims, so that no row is claimed and not yet known. A release carries the revision that was
 //! read, so it does nothing to a row that has changed hands since.
@@ -48,10 +51,22 @@ impl Orphans {
         shared.suspect.store(false, Ordering::Release);
         let worker = shared.lease.worker();
         let orphans = find(shared, worker, &shared.tasks.ids()).await?;
-        if !orphans.is_empty() {
-            tracing::warn!(rows = orphans.len(), "giving back rows that were claimed in vain");
+        let ids: Vec<i64> = orphans.iter().map(|orphan| orphan.id).collect();
+        let lost = shared.tasks.take_lost(&ids);
+        let (begun, in_vain): (Vec<Orphan>, Vec<Orphan>) =
+            orphans.into_iter().partition(|orphan| lost.contains(&orphan.id));
+        if !begun.is_empty() {
+            let ids: Vec<i64> = begun.iter().map(|orphan| orphan.id).collect();
+            tracing::warn!(
+                ?ids,
+                "instances whose runs ended without an outcome are left to the reaper"
+            );
+            abandon(shared, worker, &ids).await?;
         }
-        for orphan in orphans {
+        if !in_vain.is_empty() {
+            tracing::warn!(rows = in_vain.len(), "giving back rows that were claimed in vain");
+        }
+        for orphan in in_vain {
             if let Some(release) = release(shared, worker, orphan) {
                 let shared = Arc::clone(shared);
                 tokio::spawn(async move {
@@ -64,6 +79,21 @@ impl Orphans {
         self.until = self.until.filter(|until| now < *until);
         Ok(())
     }
+}
+
+/// A run has begun on these rows, so they must not run again as if nothing had happened: the reaper
+/// counts a lost worker, and fails a row that has lost too many.
+async fn abandon(shared: &Shared, worker: i64, ids: &[i64]) -> Result<(), sqlx::Error> {
+    let mut connection = shared.connections.get().await?;
+    let result = shared.connections.within(storage::abandon(&mut connection, worker, ids)).await;
+    let result = connection.done(result);
+    if result.is_err() {
+        for id in ids {
+            shared.tasks.lose(*id);
+        }
+        shared.suspect_orphans();
+    }
+    result
 }
 
 /// Gives back all that the worker has claimed: nothing of it is on its way any more.

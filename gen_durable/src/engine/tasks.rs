@@ -4,7 +4,7 @@
 //! Invariant: every `begin` has one `end`; `none` returns when they are equal in number.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,6 +16,8 @@ pub(crate) struct Tasks {
     /// How often each id is on its way: a row that was given back may be claimed again before the
     /// task that gave it back has ended.
     running: Mutex<HashMap<i64, u32>>,
+    /// Those of which a run ended without an outcome, and whose row may still be this worker's.
+    lost: Mutex<HashSet<i64>>,
     ended: Notify,
 }
 
@@ -41,6 +43,20 @@ impl Tasks {
 
     pub(crate) fn ids(&self) -> Vec<i64> {
         self.lock().keys().copied().collect()
+    }
+
+    /// A run of this instance has ended without an outcome.
+    pub(crate) fn lose(&self, id: i64) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    /// Which of these have lost a run. Forgets all others that are not on their way.
+    pub(crate) fn take_lost(&self, ids: &[i64]) -> Vec<i64> {
+        let running = self.lock();
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = ids.iter().copied().filter(|id| lost.contains(id)).collect();
+        lost.retain(|id| running.contains_key(id));
+        found
     }
 
     pub(crate) async fn none(&self) {

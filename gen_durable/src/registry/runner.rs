@@ -1,9 +1,9 @@
 //! Running the steps of one machine.
 //!
-//! Invariant: a step and its `handle` are runs alike: both get the stored state and inbox, both are
-//! bounded by the step's timeout, and both end in a [`Commit`] that has been checked.
+//! Invariant: a step and its `handle` are runs alike: both get the stored state and inbox, and both
+//! end in a [`Commit`] that has been checked.
 
-use std::{any::TypeId, future::Future, sync::Arc};
+use std::{any::TypeId, sync::Arc, time::Duration};
 
 use tracing::Instrument;
 
@@ -53,9 +53,8 @@ impl<M: Steps> MachineRunner<M> {
             step = %work.instance.step,
             attempt = work.instance.attempt
         );
-        let limit = step.timeout();
         let run = async { step.run(cx, resources).await };
-        let outcome = within(limit, run).instrument(span).await?;
+        let outcome = run.instrument(span).await?;
         self.lower(work, outcome, By::Step)
     }
 
@@ -65,7 +64,7 @@ impl<M: Steps> MachineRunner<M> {
         error: StepError,
         resources: &Resources,
     ) -> Result<Ran, StepError> {
-        let (step, cx) = match Self::begin(work) {
+        let (_, cx) = match Self::begin(work) {
             Ok(begun) => begun,
             Err(reason) => return Ok(work.broken(reason).into()),
         };
@@ -77,7 +76,7 @@ impl<M: Steps> MachineRunner<M> {
             attempt = work.instance.attempt
         );
         let run = async { M::handle(cx, error, resources).await };
-        let outcome = within(step.timeout(), run).instrument(span).await?;
+        let outcome = run.instrument(span).await?;
         self.lower(work, outcome, By::Handle)
     }
 
@@ -181,19 +180,6 @@ impl<M: Steps> MachineRunner<M> {
     }
 }
 
-/// Bounds a run; past the limit it is dropped.
-async fn within<T>(
-    limit: Option<std::time::Duration>,
-    run: impl Future<Output = Result<T, StepError>>,
-) -> Result<T, StepError> {
-    match limit {
-        None => run.await,
-        Some(limit) => tokio::time::timeout(limit, run)
-            .await
-            .unwrap_or_else(|_elapsed| Err(StepError::timed_out(limit))),
-    }
-}
-
 impl<M: Steps> Runner for MachineRunner<M> {
     fn name(&self) -> &'static str {
         M::NAME
@@ -238,6 +224,10 @@ impl<M: Steps> Runner for MachineRunner<M> {
 
     fn older(&self) -> Vec<Older> {
         M::UPGRADES.older()
+    }
+
+    fn timeout(&self, step: &str) -> Option<Duration> {
+        M::from_name(step)?.timeout()
     }
 
     fn upgrader(&self) -> Arc<dyn Runner> {

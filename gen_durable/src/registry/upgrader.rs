@@ -151,6 +151,11 @@ impl<M: Steps> Runner for Upgrader<M> {
         self.runner.older()
     }
 
+    /// The newer version's, of the step of that name. If it has none, where the instance will stand is not known yet.
+    fn timeout(&self, step: &str) -> Option<Duration> {
+        M::from_name(step).map_or(M::TIMEOUT, |step| step.timeout())
+    }
+
     fn upgrader(&self) -> Arc<dyn Runner> {
         self.runner.upgrader()
     }

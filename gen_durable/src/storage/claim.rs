@@ -21,6 +21,7 @@ const CLAIM_PARTITIONS: &str = include_str!("sql/claim_partitions.sql");
 const BLOCK_AHEAD: &str = include_str!("sql/block_ahead.sql");
 const NEXT_DUE: &str = include_str!("sql/next_due.sql");
 const ORPHANS: &str = include_str!("sql/orphans.sql");
+const ABANDON: &str = include_str!("sql/abandon.sql");
 const UNKNOWN_KINDS: &str = include_str!("sql/unknown_kinds.sql");
 
 /// So many candidates of which most wait for their keys are a sign that more of them come, of keys that so many have.
@@ -354,6 +355,16 @@ pub(crate) async fn orphans(
             })
         })
         .collect()
+}
+
+/// Leaves rows that a worker holds to the reaper.
+pub(crate) async fn abandon(
+    connection: &mut PgConnection,
+    worker: i64,
+    ids: &[i64],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(ABANDON).bind(worker).bind(ids).execute(connection).await?;
+    Ok(())
 }
 
 /// When the next scheduled row, and the next timeout of a park, is due; of rows that are due already, only those

@@ -1,0 +1,131 @@
+//! The thread that keeps the lease, and watches the runtime that runs the steps.
+//!
+//! ```text
+//!   runtime of the caller              thread of the engine's own
+//!   ─────────────────────              ─────────────────────────────────────────
+//!   heart: a task that beats  ───────► beats?  yes: renew the lease
+//!   steps: polls are timed    ───────►         no: say which step blocks, and renew all the same,
+//!                                                  for STALL_MAX leases
+//!                                              deserted: the runtime has ended, and so does the thread
+//! ```
+//!
+//! A step that blocks its thread may block the whole runtime. If the lease were renewed there, it
+//! would run out: all that the worker holds would count as lost, and a step that does it again and
+//! again would make its neighbours fail. The one thread costs a connection and a look a second.
+//!
+//! Invariant: a lease is not renewed for a runtime that has ended, nor for one that has stood still
+//! for [`STALL_MAX`] leases.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Shared, jitter::jittered, lease, outage::Outage};
+use crate::connections::Connections;
+
+/// Leases for which a runtime may stand still before it counts as lost: a step may compute for
+/// minutes, but one that waits for itself waits for ever.
+const STALL_MAX: u32 = 10;
+/// How often the thread looks at the steps, at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Whether the caller's runtime runs.
+#[derive(Debug)]
+pub(crate) struct Heart {
+    beat: Mutex<Instant>,
+}
+
+impl Heart {
+    pub(crate) fn new() -> Self {
+        Self { beat: Mutex::new(Instant::now()) }
+    }
+
+    fn beat(&self) {
+        *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// For how long it has not beaten.
+    fn silence(&self) -> Duration {
+        self.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+/// Beats until the engine has stopped.
+pub(crate) async fn beat(shared: &Shared) {
+    loop {
+        shared.heart.beat();
+        tokio::select! {
+            () = tokio::time::sleep(shared.config.lease_ttl / 4) => {}
+            () = shared.stopped.wait() => return,
+        }
+    }
+}
+
+/// Starts the thread, with connections like those that `connect` makes.
+///
+/// # Errors
+///
+/// The operating system has no thread to give.
+pub(super) fn spawn(
+    shared: &Arc<Shared>,
+    connect: impl FnOnce() -> Connections + Send + 'static,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let shared = Arc::clone(shared);
+    let run = move || {
+        runtime.block_on(async move {
+            let connections = connect();
+            keep(&shared, &connections).await;
+            // What the engine's last task leaves is dropped inside of a runtime.
+            drop(shared);
+            connections.close().await;
+        });
+    };
+    thread::Builder::new().name("gen_durable lease".to_owned()).spawn(run)?;
+    Ok(())
+}
+
+/// Renews the lease until the engine has stopped, or its runtime has ended.
+async fn keep(shared: &Shared, connections: &Connections) {
+    let ttl = shared.config.lease_ttl;
+    let mut outage = Outage::new("renew the worker's lease");
+    let mut stalled = false;
+    let mut renew_at = Instant::now() + jittered(ttl / 3);
+    loop {
+        let pause = renew_at.saturating_duration_since(Instant::now()).min(LOOK_EVERY);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.stopped.wait() => return,
+            () = shared.deserted.wait() => return,
+        }
+        shared.polls.report();
+        let silence = shared.heart.silence();
+        if silence > ttl * STALL_MAX {
+            if !std::mem::replace(&mut stalled, true) {
+                tracing::error!(
+                    ?silence,
+                    "the runtime that runs the steps stands still: the lease is not renewed, and what \
+                     this worker holds runs elsewhere; look for a step that blocks its thread"
+                );
+            }
+            continue;
+        }
+        stalled = false;
+        if Instant::now() < renew_at {
+            continue;
+        }
+        let asked = Instant::now();
+        let pause = match lease::renew(shared, connections).await {
+            Ok(worker) => {
+                outage.over();
+                shared.lease.granted(worker, asked);
+                shared.wake_claimer();
+                jittered(ttl / 3)
+            }
+            Err(error) => outage.failed(&error).min(ttl / 6),
+        };
+        renew_at = Instant::now() + pause;
+    }
+}

@@ -1,0 +1,176 @@
+//! Steps that block their thread: they are named, and nobody else is charged.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use gen_durable::prelude::*;
+
+use crate::{
+    secrets::Kept,
+    support::{Gate, PATIENCE, count_reaps, database, engine, eventually, reaps, row, sql, until},
+};
+
+const LEASE: Duration = Duration::from_millis(400);
+
+/// What a step tells, and waits for, while it blocks its thread.
+pub struct Block {
+    began: mpsc::Sender<()>,
+    ends: std::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+#[durable_fsm(state = String, output = u32, timeout = "600ms")]
+pub enum Neighbours {
+    Run,
+    Held,
+}
+
+#[durable_fsm]
+impl Neighbours {
+    /// Two waits, so that it is not over when the thread is free again.
+    async fn run(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        if cx.state == "waits" {
+            gate.pass(cx.id()).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        let attempt = cx.attempt();
+        cx.done(attempt)
+    }
+
+    #[step(entry, timeout = "1h")]
+    async fn held(cx: Context<Self>, block: &Block) -> Outcome<Self> {
+        block.began.send(()).unwrap();
+        block.ends.lock().unwrap().recv().unwrap();
+        let attempt = cx.attempt();
+        cx.done(attempt)
+    }
+}
+
+/// One thread runs everything. While a step blocks it for several leases, another engine looks for
+/// lost workers all the time, and finds none.
+#[tokio::test]
+async fn p53_a_step_that_blocks_its_thread_is_named_and_charges_nobody() {
+    let (log, _here) = Kept::log("gen_durable=warn");
+    let db = database().await;
+    let pool = db.pool();
+    count_reaps(pool).await;
+    let gate = Arc::new(Gate::new());
+    let (began, has_begun) = mpsc::channel();
+    let (end, ends) = mpsc::channel();
+    let engine = engine(&db).machine::<Neighbours>().resource(Arc::clone(&gate)).lease_ttl(LEASE);
+    let engine = engine.resource(Block { began, ends: std::sync::Mutex::new(ends) });
+    let engine = engine.maintenance(false).start().await.unwrap();
+    let waits = Neighbours::insert("waits".to_owned()).execute(&engine).await.unwrap();
+    assert_eq!(gate.arrival().await, waits.get());
+    let blocks = Neighbours::insert(String::new()).step(Neighbours::Held);
+    let blocks = blocks.execute(&engine).await.unwrap();
+
+    // On a thread and a runtime of its own, beside the one that is blocked.
+    let options = (*pool.connect_options()).clone();
+    let watcher = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let pool = sqlx::PgPool::connect_with(options).await.unwrap();
+            let reaper = Engine::builder(pool).start().await.unwrap();
+            has_begun.recv_timeout(PATIENCE).unwrap();
+            // From the block's begin on the lease would run out.
+            let until = std::time::Instant::now() + LEASE * 4;
+            while std::time::Instant::now() < until {
+                reaper.maintain().await.unwrap();
+            }
+            reaper.shutdown().await.unwrap();
+            end.send(()).unwrap();
+        });
+    });
+    assert_eq!(engine.wait(blocks, PATIENCE).await.unwrap(), 0);
+    gate.open(1);
+    assert_eq!(engine.wait(waits, PATIENCE).await.unwrap(), 0, "nor did its time run out");
+    watcher.join().unwrap();
+    assert_eq!(reaps(pool).await, 0, "nobody lost a worker");
+    let log = log.text();
+    for part in ["blocked its thread", "neighbours", "held", "spawn_blocking"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    for blamed in ["lease", "connection", "no answer"] {
+        assert!(!log.contains(blamed), "{blamed}: {log}");
+    }
+    engine.shutdown().await.unwrap();
+}
+
+/// The engine is forgotten and its runtime ends: nothing renews the lease any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn p53_no_lease_is_kept_for_a_runtime_that_has_ended() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let options = (*pool.connect_options()).clone();
+    let gate_of_the_lost = Arc::clone(&gate);
+    let lost = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let engine = runtime.block_on(async {
+            let pool = sqlx::PgPool::connect_with(options).await.unwrap();
+            let engine = Engine::builder(pool).machine::<Neighbours>().lease_ttl(LEASE);
+            let (began, ends) = (mpsc::channel().0, std::sync::Mutex::new(mpsc::channel().1));
+            let engine = engine.resource(gate_of_the_lost).resource(Block { began, ends });
+            engine.maintenance(false).start().await.unwrap()
+        });
+        let id = runtime.block_on(Neighbours::insert("waits".to_owned()).execute(&engine));
+        // Its steps are dropped, and its worker is not told.
+        std::mem::forget(engine);
+        (runtime, id.unwrap())
+    });
+    let (runtime, id) = tokio::task::spawn_blocking(|| lost.join().unwrap()).await.unwrap();
+    assert_eq!(gate.arrival().await, id.get());
+    let worker = row(pool, id).await.locked_by;
+    tokio::task::spawn_blocking(|| drop(runtime)).await.unwrap();
+    let reaper = engine(&db).start().await.unwrap();
+    let row = eventually("its lease has run out", async || {
+        reaper.maintain().await.unwrap();
+        let row = row(pool, id).await;
+        (row.locked_by != worker).then_some(row)
+    });
+    let row = row.await;
+    assert_eq!((row.status.as_str(), row.attempt, row.crashes), ("runnable", 1, 1));
+    reaper.shutdown().await.unwrap();
+}
+
+/// A run that ends without an outcome, though its worker lives, is not repeated for nothing: it counts
+/// as one whose worker was lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn p50_a_run_without_an_outcome_spends_an_attempt() {
+    let db = database().await;
+    let pool = db.pool();
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Hold>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let id = Hold::insert(()).execute(&engine).await.unwrap();
+    assert_eq!(gate.arrival().await, id.get());
+    // Its outcome finds another revision, and its row is still in this worker's name.
+    sql(pool, "update gen_durable.instances set revision = revision + 7").await;
+    gate.open(1);
+    eventually("the reaper has it", async || {
+        engine.maintain().await.unwrap();
+        (row(pool, id).await.crashes == 1).then_some(())
+    })
+    .await;
+    assert_eq!(gate.arrival().await, id.get());
+    gate.open(1);
+    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 1);
+    let row = until(pool, id, "done").await;
+    assert_eq!(row.attempt, 1);
+    engine.shutdown().await.unwrap();
+}
+
+#[durable_fsm(output = u32)]
+pub enum Hold {
+    Run,
+}
+
+#[durable_fsm]
+impl Hold {
+    async fn run(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        gate.pass(cx.id()).await;
+        let attempt = cx.attempt();
+        cx.done(attempt)
+    }
+}
