@@ -26,10 +26,10 @@ use crate::{error::DatabaseError, storage, throttle::Throttle};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client's short statement may go without an answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
-/// How late a timer is at least if the runtime stood still. Less than the shortest patience.
-const LATE: Duration = Duration::from_millis(250);
 /// How long a connection that was used on another runtime may take to answer.
 const TEST_PATIENCE: Duration = Duration::from_secs(1);
+/// How late a timer is at least if the runtime stood still. Less than the shortest patience.
+const LATE: Duration = Duration::from_millis(250);
 /// What an engine's may have at least, however short its lease.
 const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
@@ -177,7 +177,8 @@ impl Connections {
 
     /// Logs a failure that will not pass by itself, and that meets every call: now and then.
     pub(crate) fn tell(&self, error: &DatabaseError) {
-        if error.is_lasting() && self.inner.lasting.allows(error.operation).is_some() {
+        let subject = error.sqlstate().unwrap_or("no connection");
+        if error.is_lasting() && self.inner.lasting.allows(subject).is_some() {
             tracing::warn!("{error}");
         }
     }

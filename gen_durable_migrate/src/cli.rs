@@ -2,12 +2,15 @@
 //!
 //! Invariant: it does what the library does, and nothing of its own.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use clap::{Parser, Subcommand};
-use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
 
 use crate::{Down, Error, LATEST, Status};
+
+/// How long the server may take to accept a connection: it may be starting up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Brings a database to `gen_durable`'s schema.
 #[derive(Debug, Parser)]
@@ -63,7 +66,8 @@ pub async fn run(args: Args) -> Result<String, Box<dyn std::error::Error + Send 
     let url = args
         .database_url
         .ok_or("no database: give `--database-url postgres://…` or set DATABASE_URL")?;
-    let pool = PgPool::connect(&url).await.map_err(Error::database("connect to the database"))?;
+    let options = PgPoolOptions::new().acquire_timeout(PATIENCE);
+    let pool = options.connect_lazy(&url).map_err(Error::database("read the database's URL"))?;
     let result = match args.command {
         Command::Up { to } => {
             let to = to.unwrap_or(LATEST);

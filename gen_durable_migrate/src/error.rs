@@ -1,8 +1,16 @@
 //! Why a migration did not happen.
 //!
-//! Invariant: nothing was changed.
+//! Invariant: nothing was changed. `Display` states the cause, so `source` has none: whoever prints a chain of errors
+//! prints it once.
+
+use std::{fmt, time::Duration};
+
+use sqlx::{ConnectOptions, Connection, PgPool};
 
 use crate::Migration;
+
+/// How long a connection that says why the pool had none may take to be made.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A migration failed; the database is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +51,7 @@ pub enum Error {
         live: i64,
     },
     /// A migration's statements failed.
-    #[error("migration {version} ({name}) {direction} failed")]
+    #[error("migration {version} ({name}) {direction} failed: {cause}")]
     Migration {
         /// Its number.
         version: i32,
@@ -52,21 +60,82 @@ pub enum Error {
         /// `up` or `down`.
         direction: &'static str,
         /// What the database said.
-        source: sqlx::Error,
+        cause: Cause,
     },
     /// The database failed.
-    #[error("could not {operation}")]
+    #[error("could not {operation}: {cause}")]
     Database {
         /// What was tried.
         operation: &'static str,
-        /// What the driver said.
-        source: sqlx::Error,
+        /// What the database or the driver said.
+        cause: Cause,
     },
+}
+
+/// What the database or the driver said.
+pub struct Cause(sqlx::Error);
+
+impl Cause {
+    /// Postgres's code for what is wrong, of five characters, if it was Postgres that said so.
+    pub fn sqlstate(&self) -> Option<&str> {
+        let error = self.0.as_database_error()?;
+        let error = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
+        Some(error.code())
+    }
+
+    /// The driver's own error, to be downcast to its type (`sqlx::Error`).
+    pub fn driver_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        &self.0
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            // Without the line of Postgres's own source that the driver adds.
+            sqlx::Error::Database(error) => {
+                f.write_str(error.message())?;
+                error.code().map_or(Ok(()), |code| write!(f, " (SQLSTATE {code})"))
+            }
+            sqlx::Error::Io(error) => error.fmt(f),
+            sqlx::Error::Tls(error) => write!(f, "TLS: {error}"),
+            sqlx::Error::Configuration(error) => error.fmt(f),
+            sqlx::Error::Protocol(text) => f.write_str(text),
+            sqlx::Error::PoolTimedOut => f.write_str(
+                "every connection of the pool was in use for as long as its `acquire_timeout`",
+            ),
+            error => error.fmt(f),
+        }
+    }
+}
+
+/// Without Postgres's details, which may hold a row.
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why a pool has no connection to give: where the server is gone, full or starting up, it says no more than that its
+/// time is up.
+pub(crate) async fn why(pool: &PgPool, error: sqlx::Error) -> sqlx::Error {
+    if !matches!(error, sqlx::Error::PoolTimedOut) {
+        return error;
+    }
+    let options = pool.connect_options();
+    let made = async { options.connect().await?.close().await };
+    match tokio::time::timeout(PATIENCE, made).await {
+        Ok(Err(error)) => error,
+        Ok(Ok(())) => sqlx::Error::PoolTimedOut,
+        Err(_elapsed) => {
+            sqlx::Error::Protocol(format!("no answer from the server within {PATIENCE:?}"))
+        }
+    }
 }
 
 impl Error {
     pub(crate) fn database(operation: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
-        move |source| Self::Database { operation, source }
+        move |error| Self::Database { operation, cause: Cause(error) }
     }
 
     pub(crate) fn migration(
@@ -74,6 +143,6 @@ impl Error {
         direction: &'static str,
     ) -> impl FnOnce(sqlx::Error) -> Self {
         let (version, name) = (migration.version, migration.name);
-        move |source| Self::Migration { version, name, direction, source }
+        move |error| Self::Migration { version, name, direction, cause: Cause(error) }
     }
 }

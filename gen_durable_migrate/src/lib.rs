@@ -20,9 +20,11 @@ mod error;
 
 use std::fmt::Write;
 
-use sqlx::{AssertSqlSafe, Executor, PgPool, Postgres, Row, Transaction};
+use sqlx::{AssertSqlSafe, Executor, PgPool, Postgres, Row, Transaction, pool::PoolConnection};
 
-pub use crate::error::Error;
+use crate::error::why;
+
+pub use crate::error::{Cause, Error};
 
 /// A migration.
 #[derive(Debug)]
@@ -177,7 +179,7 @@ pub async fn down(pool: &PgPool, options: Down) -> Result<(), Error> {
 /// [`Error::Database`].
 pub async fn status(pool: &PgPool) -> Result<Vec<Status>, Error> {
     let failed = "read the ledger";
-    let mut connection = pool.acquire().await.map_err(Error::database(failed))?;
+    let mut connection = acquire(pool).await?;
     let ledger: bool =
         sqlx::query_scalar("select to_regclass('gen_durable.migrations') is not null")
             .fetch_one(&mut *connection)
@@ -259,13 +261,22 @@ fn check_version(version: i32) -> Result<(), Error> {
 
 /// A transaction that holds the lock; it is released with the transaction.
 async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
-    let mut transaction = pool.begin().await.map_err(Error::database("connect to the database"))?;
+    let mut transaction = Transaction::begin(acquire(pool).await?, None)
+        .await
+        .map_err(Error::database("begin a transaction"))?;
     sqlx::query("select pg_advisory_xact_lock($1)")
         .bind(LOCK)
         .execute(&mut *transaction)
         .await
         .map_err(Error::database("wait for other migrations"))?;
     Ok(transaction)
+}
+
+async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, Error> {
+    match pool.acquire().await {
+        Ok(connection) => Ok(connection),
+        Err(error) => Err(Error::database("connect to the database")(why(pool, error).await)),
+    }
 }
 
 /// The version found without a lock; 0 if there is no ledger.

@@ -3,7 +3,7 @@
 //! Invariant: the exit status is 0 if it did what it was told, and 1 with one line on standard
 //! error if not.
 
-use std::{fmt::Write, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
 use gen_durable_migrate::cli;
@@ -16,13 +16,8 @@ async fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            let mut line = format!("error: {error}");
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                let _ = write!(line, ": {error}");
-                cause = error.source();
-            }
-            eprintln!("{line}");
+            // Its text has its causes.
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }

@@ -329,6 +329,7 @@ async fn p26_what_a_shutdown_could_not_commit_is_given_up() {
         .unwrap();
     gate.open(1);
     engine.shutdown().await.unwrap();
+    drop(engine);
     eventually("nothing of the engine is left", async || {
         (Arc::strong_count(&gate) == 1).then_some(())
     })

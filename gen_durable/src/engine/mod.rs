@@ -279,7 +279,9 @@ impl Shared {
     fn hear(&self, queue: &str) -> bool {
         let Some(queue) = self.queues.get(queue) else { return false };
         self.wake_claimer();
-        queue.claimed() < queue.slots && !self.stopping.is_open()
+        // An engine whose runtime has ended claims nothing, and its client is used all the same.
+        let claims = !self.stopping.is_open() && !self.deserted.is_open();
+        queue.claimed() < queue.slots && claims
     }
 
     /// Has the claimer look when this much time has passed.

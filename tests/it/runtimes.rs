@@ -1,0 +1,400 @@
+//! Clients and engines beside runtimes that end, and waits that cannot come to anything.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use gen_durable::{Engine, prelude::*};
+use gen_durable_test_postgres::TestDb;
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{
+    secrets::Kept,
+    support::{
+        Gate, PATIENCE, database, empty_database, engine, eventually, row, sql, until,
+        until_somebody_waits,
+    },
+};
+
+#[durable_fsm(state = u32, output = u32)]
+pub enum Echo {
+    Answer,
+}
+
+#[durable_fsm]
+impl Echo {
+    async fn answer(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+        if cx.state == 0 {
+            gate.pass(cx.id()).await;
+        }
+        let n = cx.state;
+        cx.done(n)
+    }
+}
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+fn single_runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// An engine with a step under way, which will never be let go.
+async fn at_work(db: &TestDb) -> (Engine, InstanceId<Echo>) {
+    let gate = Arc::new(Gate::new());
+    let engine = engine(db).machine::<Echo>().resource(Arc::clone(&gate));
+    let engine = engine.maintenance(false).drain_timeout(Duration::from_millis(10));
+    let engine = engine.start().await.unwrap();
+    let done = Echo::insert(1).execute(&engine).await.unwrap();
+    engine.wait(done, PATIENCE).await.unwrap();
+    let id = Echo::insert(0).execute(&engine).await.unwrap();
+    gate.arrival().await;
+    (engine, id)
+}
+
+/// Polls a call until it is under way somewhere, and leaves it.
+async fn begin<T>(call: impl Future<Output = T>) {
+    let gone = tokio::time::timeout(Duration::from_millis(20), call).await;
+    assert!(gone.is_err(), "it has nothing to wait for");
+}
+
+/// The first call starts what looks for all of them.
+#[test]
+fn p54_a_wait_works_after_the_runtime_of_the_first_call_has_ended() {
+    let main = runtime();
+    let (db, engine, held, client) = main.block_on(async {
+        let db = database().await;
+        let (engine, held) = at_work(&db).await;
+        let client = Client::new(db.pool().clone());
+        (db, engine, held, client)
+    });
+    for first in [runtime(), single_runtime()] {
+        first.block_on(begin(client.wait(held, PATIENCE)));
+        drop(first);
+        let again = main.block_on(async {
+            let id = Echo::insert(2).execute(&client).await.unwrap();
+            client.wait(id, PATIENCE).await
+        });
+        assert_eq!(again.unwrap(), 2);
+    }
+    main.block_on(engine.shutdown()).unwrap();
+    drop((engine, db));
+}
+
+/// Two runtimes wait at once, and the one that looked for both ends.
+#[test]
+fn p54_a_wait_goes_on_when_the_runtime_that_looked_for_it_ends() {
+    let main = runtime();
+    let db = main.block_on(database());
+    let (client, pool) = (Client::new(db.pool().clone()), db.pool().clone());
+    let id = main.block_on(Echo::insert(1).execute(&client)).unwrap();
+    let first = runtime();
+    first.block_on(begin(client.wait(id, PATIENCE)));
+    // The first runtime's task goes on: it has another call to look for.
+    let beside = first.spawn({
+        let client = client.clone();
+        async move { client.wait(id, PATIENCE).await }
+    });
+    let wait = main.spawn(async move { client.wait(id, PATIENCE).await });
+    main.block_on(begin(pending::<()>()));
+    drop(first);
+    main.block_on(async {
+        sqlx::query("update gen_durable.instances set status = 'done', result = '7'")
+            .execute(&pool)
+            .await
+            .unwrap();
+        assert_eq!(wait.await.unwrap().unwrap(), 7);
+        assert!(beside.await.unwrap_err().is_cancelled());
+    });
+    drop(db);
+}
+
+/// Calls of one runtime are in no batch with another's.
+#[test]
+fn p54_a_call_is_not_lost_with_another_runtime() {
+    let main = runtime();
+    let db = main.block_on(database());
+    let (client, pool) = (Client::new(db.pool().clone()), db.pool().clone());
+    let mut holder = main.block_on(async {
+        sql(
+            &pool,
+            "create function hold() returns trigger language plpgsql as $$
+             begin
+                 perform pg_advisory_xact_lock_shared(54);
+                 return new;
+             end $$;
+             create trigger hold before insert on gen_durable.instances
+             for each row execute function hold();",
+        )
+        .await;
+        let mut holder = pool.begin().await.unwrap();
+        sqlx::query("select pg_advisory_xact_lock(54)").execute(&mut *holder).await.unwrap();
+        holder
+    });
+    let first = runtime();
+    // As many batches as are under way at a time.
+    for sessions in 1..=2 {
+        first.spawn({
+            let client = client.clone();
+            async move { Echo::insert(1).execute(&client).await }
+        });
+        main.block_on(until_somebody_waits(&pool, sessions));
+    }
+    let call = main.spawn(async move { Echo::insert(2).execute(&client).await });
+    main.block_on(async {
+        until_somebody_waits(&pool, 3).await;
+        drop(tokio::task::spawn_blocking(move || drop(first)).await);
+        sqlx::query("select pg_advisory_unlock_all()").execute(&mut *holder).await.unwrap();
+        holder.rollback().await.unwrap();
+        let id = call.await.unwrap().expect("its own runtime goes on");
+        assert_eq!(row(&pool, id).await.state, 2);
+    });
+    drop(db);
+}
+
+/// In whatever order, wherever, and with a step under way: nothing panics, and so nothing aborts.
+#[test]
+fn p54_an_engine_may_outlive_its_runtime() {
+    type End = fn(Runtime, Engine);
+    let ends: [End; 5] = [
+        |runtime, engine| {
+            drop(runtime);
+            drop(engine);
+        },
+        |runtime, engine| {
+            runtime.shutdown_background();
+            drop(engine);
+        },
+        |runtime, engine| {
+            drop(runtime);
+            std::thread::spawn(move || drop(engine)).join().unwrap();
+        },
+        |runtime, engine| {
+            drop(runtime);
+            single_runtime().block_on(async move { drop(engine) });
+        },
+        |runtime, engine| {
+            let client = engine.client().clone();
+            drop(runtime);
+            drop(engine);
+            drop(client);
+        },
+    ];
+    let main = runtime();
+    let db = main.block_on(database());
+    for end in ends {
+        for new in [runtime, single_runtime] {
+            let own = new();
+            let (engine, _) = own.block_on(at_work(&db));
+            end(own, engine);
+        }
+    }
+    // A future of the engine's own, with a connection in it.
+    let own = runtime();
+    let (engine, _) = own.block_on(at_work(&db));
+    let holder = main.block_on(async {
+        let mut holder = db.pool().begin().await.unwrap();
+        sqlx::query("lock table gen_durable.instances").execute(&mut *holder).await.unwrap();
+        holder
+    });
+    let client = Client::new(db.pool().clone());
+    let mut calls: Vec<std::pin::Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
+    let maintained = &engine;
+    calls.push(Box::pin(async move { drop(maintained.maintain().await) }));
+    calls.push(Box::pin(async move { drop(client.find(1).await) }));
+    for call in &mut calls {
+        own.block_on(begin(call));
+    }
+    drop(calls);
+    own.shutdown_background();
+    drop(engine);
+    main.block_on(async { holder.rollback().await.unwrap() });
+    drop(db);
+}
+
+/// Its runtime goes on, and gives back what it had claimed, wherever the engine is dropped.
+#[test]
+fn p54_an_engine_that_is_dropped_on_a_thread_gives_its_rows_back() {
+    let main = runtime();
+    let db = main.block_on(database());
+    let (engine, id) = main.block_on(at_work(&db));
+    std::thread::spawn(move || drop(engine)).join().unwrap();
+    let row = main.block_on(until(db.pool(), id, "runnable"));
+    assert_eq!((row.attempt, row.crashes), (0, 0));
+    drop(db);
+}
+
+async fn workers(pool: &PgPool) -> i64 {
+    sqlx::query_scalar("select count(*) from gen_durable.workers").fetch_one(pool).await.unwrap()
+}
+
+/// It cuts off what runs, or finds it cut off, gives it back, and removes the worker.
+#[test]
+fn p54_a_shutdown_works_on_another_runtime_before_and_after_its_own_has_ended() {
+    let main = runtime();
+    let db = main.block_on(database());
+    for (new, ended) in
+        [(runtime as fn() -> Runtime, false), (runtime, true), (single_runtime, true)]
+    {
+        let own = new();
+        let (engine, id) = own.block_on(async {
+            let gate = Arc::new(Gate::new());
+            let builder = engine(&db).machine::<Echo>().resource(Arc::clone(&gate));
+            // A shutdown that waited for what is gone would take as long.
+            let drain = if ended { Duration::MAX } else { Duration::from_millis(10) };
+            let engine = builder.maintenance(false).drain_timeout(drain).start().await.unwrap();
+            let id = Echo::insert(0).partition_key("k").execute(&engine).await.unwrap();
+            gate.arrival().await;
+            (engine, id)
+        });
+        let mut own = Some(own);
+        if ended {
+            drop(own.take());
+        }
+        main.block_on(async {
+            let shutdown = tokio::time::timeout(PATIENCE, engine.shutdown());
+            shutdown.await.expect("it ends").unwrap();
+            let row = row(db.pool(), id).await;
+            assert_eq!((row.status.as_str(), row.attempt, row.crashes), ("runnable", 0, 0));
+            assert_eq!(workers(db.pool()).await, 0);
+            engine.shutdown().await.expect("a second one does nothing");
+            sql(db.pool(), "truncate gen_durable.instances").await;
+        });
+        drop((engine, own));
+    }
+    drop(db);
+}
+
+/// Two at once: the second waits for the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn p54_two_shutdowns_at_once_are_one() {
+    let db = database().await;
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Echo>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let id = Echo::insert(0).execute(&engine).await.unwrap();
+    gate.arrival().await;
+    let shutdowns = [tokio::spawn(engine.shutdown()), tokio::spawn(engine.shutdown())];
+    // One that is given up does not keep the others.
+    begin(engine.shutdown()).await;
+    assert!(shutdowns.iter().all(|shutdown| !shutdown.is_finished()));
+    gate.open(1);
+    for shutdown in shutdowns {
+        shutdown.await.unwrap().unwrap();
+    }
+    assert_eq!(row(db.pool(), id).await.status, "done");
+    assert_eq!(workers(db.pool()).await, 0);
+}
+
+/// The engine's client, with the connections that the engine kept on the runtime that has ended.
+#[test]
+fn p54_an_engines_client_works_after_the_engines_runtime_has_ended() {
+    let main = runtime();
+    let db = main.block_on(database());
+    let own = runtime();
+    let (engine, _) = own.block_on(at_work(&db));
+    drop(own);
+    let elsewhere = main.block_on(async {
+        let gate = Arc::new(Gate::new());
+        let elsewhere = crate::support::engine(&db).machine::<Echo>().resource(gate);
+        // What the engine announces to itself alone is found by the poll, which does not come.
+        let elsewhere = elsewhere.poll_interval(Duration::from_hours(1)).maintenance(false);
+        elsewhere.start().await.unwrap()
+    });
+    main.block_on(async {
+        for n in 1..20 {
+            let id = Echo::insert(n).execute(&engine).await.expect("connections are tested");
+            assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), n);
+        }
+        elsewhere.shutdown().await.unwrap();
+    });
+    drop((engine, elsewhere, db));
+}
+
+/// What no waiting will mend is an error at once, and not when the time is up.
+#[tokio::test(flavor = "multi_thread")]
+async fn p54_a_wait_that_cannot_come_to_anything_is_an_error_at_once() {
+    let fails = async |client: &Client, part: &str| {
+        let error = client.wait(InstanceId::<Echo>::from_raw(1), Duration::MAX);
+        let error = tokio::time::timeout(PATIENCE, error).await.expect("at once").unwrap_err();
+        assert!(matches!(error, WaitError::Database(_)), "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    };
+    let empty = empty_database().await;
+    fails(&Client::new(empty.pool().clone()), "run `gen-durable-migrate up`").await;
+
+    let db = database().await;
+    let role = format!("{}_stranger", db.name());
+    let make = format!("create role {role} login password 'enter'");
+    sqlx::raw_sql(AssertSqlSafe(make)).execute(db.pool()).await.unwrap();
+    let options = db.pool().connect_options().as_ref().clone();
+    let stranger = options.clone().username(&role).password("enter");
+    let stranger = PgPoolOptions::new().connect_with(stranger).await.unwrap();
+    fails(&Client::new(stranger.clone()), "grant the login").await;
+    stranger.close().await;
+    fails(&Client::new(stranger), "pool is closed").await;
+    let drop_role = format!("drop role {role}");
+    sqlx::raw_sql(AssertSqlSafe(drop_role)).execute(db.pool()).await.unwrap();
+    let nobody = PgPoolOptions::new().connect_lazy_with(options.clone().username(&role));
+    fails(&Client::new(nobody), &role).await;
+    let nowhere = PgPoolOptions::new().connect_lazy_with(options.database("no_such_database"));
+    fails(&Client::new(nowhere), "no_such_database").await;
+
+    // Also a wait that is under way.
+    let (engine, id) = at_work(&db).await;
+    let client = engine.client().clone();
+    let wait = tokio::spawn({
+        let client = client.clone();
+        async move { client.wait(id, Duration::MAX).await }
+    });
+    engine.client().find(id).await.unwrap();
+    let cut_off = crate::support::engine(&db).start().await.unwrap();
+    cut_off.shutdown().await.unwrap();
+    fails(cut_off.client(), "the engine was shut down").await;
+    sql(db.pool(), "alter schema gen_durable rename to gone").await;
+    let ended = tokio::time::timeout(PATIENCE, wait).await.expect("at once").unwrap();
+    assert!(matches!(ended, Err(WaitError::Database(_))), "{ended:?}");
+    sql(db.pool(), "alter schema gone rename to gen_durable").await;
+}
+
+/// What passes is waited out, and named if it does not pass in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn p54_a_wait_that_is_over_says_what_was_in_the_way() {
+    let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap();
+    let client = Client::new(pool);
+    let id = InstanceId::<Echo>::from_raw(1);
+    let error = eventually("it is known what is in the way", async || {
+        let error = client.wait(id, Duration::from_secs(1)).await.unwrap_err();
+        let WaitError::TimedOut { obstacle, .. } = &error else { panic!("{error}") };
+        obstacle.is_some().then_some(error)
+    })
+    .await;
+    let text = error.to_string();
+    assert!(text.contains("did not end within 1s; it may still do so; could not"), "{text}");
+    assert!(text.contains("Connection refused"), "{text}");
+
+    // An outage that is over is forgotten.
+    let db = database().await;
+    let client = Client::new(db.pool().clone());
+    let id = Echo::insert(1).execute(&client).await.unwrap();
+    let error = client.wait(id, Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(error, WaitError::TimedOut { obstacle: None, .. }), "{error}");
+}
+
+/// Once, however many calls fail for it.
+#[tokio::test]
+async fn p54_a_client_on_a_database_without_the_schema_is_logged() {
+    let (log, _here) = Kept::log("gen_durable=info");
+    let db = empty_database().await;
+    let client = Client::new(db.pool().clone());
+    for _ in 0..3 {
+        Echo::insert(1).execute(&client).await.unwrap_err();
+        Echo::insert_many([1]).execute(&client).await.unwrap_err();
+        client.find(1).await.unwrap_err();
+        client.wait(InstanceId::<Echo>::from_raw(1), PATIENCE).await.unwrap_err();
+        client.signal_by_name(1, "go", &serde_json::json!(1), None).await.unwrap_err();
+    }
+    let log = log.text();
+    let lines: Vec<&str> =
+        log.lines().filter(|line| line.contains("gen-durable-migrate up")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+}
