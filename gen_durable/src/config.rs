@@ -49,6 +49,11 @@ impl Default for Config {
 const DEFAULT_QUEUE: (&str, usize) = ("default", 10);
 
 impl Config {
+    /// The names of the queues that are served.
+    pub(crate) fn queue_names(&self) -> Vec<String> {
+        self.queues.keys().cloned().collect()
+    }
+
     pub(crate) fn check(&mut self) -> Result<(), Error> {
         if self.queues.is_empty() {
             self.queues.insert(DEFAULT_QUEUE.0.to_owned(), DEFAULT_QUEUE.1);

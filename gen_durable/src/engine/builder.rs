@@ -35,6 +35,7 @@ use crate::{
     registry::{MachineRunner, Polls, Registry, Runner},
     resources::Resources,
     storage,
+    throttle::Throttle,
 };
 
 /// Options of an engine that has not started.
@@ -189,6 +190,13 @@ impl EngineBuilder {
         let runners = self.machines.iter().map(|make| make(value_max)).collect();
         let registry = Registry::new(runners, &self.resources)?;
         for runner in registry.runners() {
+            for step in runner.dead_ends() {
+                tracing::warn!(
+                    machine = runner.name(),
+                    step,
+                    "this step awaits a signal, with no timeout, and leads nowhere else: an instance that comes to it never ends; add a way out, or a timeout"
+                );
+            }
             if !self.config.queues.contains_key(runner.queue()) {
                 tracing::warn!(
                     machine = runner.name(),
@@ -235,6 +243,7 @@ impl EngineBuilder {
             registry,
             resources: self.resources,
             polls: Polls::default(),
+            throttle: Throttle::default(),
             queues,
             lease,
             heart: Heart::new(),
@@ -300,7 +309,12 @@ async fn register(connections: &Connections, config: &Config) -> Result<i64, Err
         });
     }
     let result = connections
-        .within(storage::register_worker(&mut connection, &config.name, config.lease_ttl))
+        .within(storage::register_worker(
+            &mut connection,
+            &config.name,
+            config.lease_ttl,
+            &config.queue_names(),
+        ))
         .await;
     Ok(connection.done(result).map_err(DatabaseError::new("register the worker"))?)
 }
