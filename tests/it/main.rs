@@ -34,6 +34,7 @@ mod marks;
 mod migrations;
 mod mixes;
 mod networks;
+mod options;
 mod oracle;
 mod outages;
 mod outcomes;

@@ -87,14 +87,15 @@ impl EngineBuilder {
     }
 
     /// Serves this queue, with at most `slots` of its steps running user code at once in this
-    /// process. Without any queue, an engine serves `default` with 10 slots.
+    /// process. Without any queue, an engine serves `default` with 10 slots. Said again of the same
+    /// queue, it replaces what was said before.
     pub fn queue(mut self, name: impl Into<String>, slots: usize) -> Self {
         self.config.queues.insert(name.into(), slots);
         self
     }
 
     /// Gives the steps a resource, which they take by reference as a parameter. There is one of
-    /// each type: a second one replaces the first.
+    /// each type: a second one is an error at start.
     pub fn resource<T: Send + Sync + 'static>(mut self, resource: T) -> Self {
         self.resources.insert(resource);
         self
@@ -107,14 +108,15 @@ impl EngineBuilder {
     }
 
     /// How long after its last sign of life a worker counts as lost and its instances run
-    /// elsewhere; the default is 30 s, at least 100 ms. It is renewed every third of it.
+    /// elsewhere; the default is 30 s, at least 100 ms and at most a week. It is renewed every third
+    /// of it.
     pub fn lease_ttl(mut self, ttl: Duration) -> Self {
         self.config.lease_ttl = ttl;
         self
     }
 
     /// The longest pause between two looks for work that nobody announced; the default is 5 s, at
-    /// least 1 ms. An engine that has just become idle looks sooner.
+    /// least 1 ms, and more than a week is a week. An engine that has just become idle looks sooner.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.config.poll_interval = interval;
         self
@@ -127,7 +129,10 @@ impl EngineBuilder {
         self
     }
 
-    /// How long `shutdown` lets steps finish before it cuts them off; the default is 30 s.
+    /// How long `shutdown` lets steps finish before it cuts them off; the default is 20 s.
+    ///
+    /// The whole shutdown takes up to 8 s more. Together that must fit into what the process is left:
+    /// Kubernetes kills it 30 s after it has asked it to end (`terminationGracePeriodSeconds`).
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.config.drain_timeout = timeout;
         self
@@ -139,7 +144,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The largest state, result or payload, in bytes of JSON; the default is 8 MiB.
+    /// The largest state, result or payload, in bytes of JSON; the default is 8 MiB, at least 64 bytes
+    /// and at most 256 MiB.
     ///
     /// It applies to the engine's steps and to calls on the engine and its client. Calls on a pool,
     /// in a transaction or on a [`Client::new`] keep to 8 MiB.
@@ -163,7 +169,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The most connections that the engine opens for its statements; the default is 10, at least 5.
+    /// The most connections that the engine opens for its statements; the default is 10, at least 5 and
+    /// at most 1,000.
     /// Two more keep the worker's lease and listen for work.
     pub fn connections_max(mut self, connections: u32) -> Self {
         self.config.connections_max = connections;
@@ -185,6 +192,9 @@ impl EngineBuilder {
     /// does not fit, or the database cannot be reached.
     pub async fn start(mut self) -> Result<Engine, Error> {
         self.config.check()?;
+        if let Some(resource) = self.resources.replaced() {
+            return Err(Error::DuplicateResource { resource });
+        }
         let value_max = self.config.value_max;
         let runners = self.machines.iter().map(|make| make(value_max)).collect();
         let registry = Registry::new(runners, &self.resources)?;
