@@ -8,6 +8,7 @@ use crate::{
     error::Error,
     keys::{check_key, check_name},
     state,
+    storage::Retention,
 };
 
 /// The longest lease, and the longest pause between two polls.
@@ -29,6 +30,8 @@ pub(crate) struct Config {
     pub(crate) poll_only: bool,
     pub(crate) drain_timeout: Duration,
     pub(crate) retention: Option<Duration>,
+    /// Of machines that differ from it, by name.
+    pub(crate) retentions: BTreeMap<&'static str, Retention>,
     pub(crate) value_max: usize,
     pub(crate) crashes_max: u32,
     pub(crate) run_ahead_steps_max: usize,
@@ -45,8 +48,9 @@ impl Default for Config {
             lease_ttl: Duration::from_secs(30),
             poll_interval: Duration::from_secs(5),
             poll_only: false,
-            drain_timeout: Duration::from_secs(20),
+            drain_timeout: Self::DRAIN_TIMEOUT,
             retention: Some(Duration::from_hours(168)),
+            retentions: BTreeMap::new(),
             value_max: state::VALUE_MAX,
             crashes_max: 20,
             run_ahead_steps_max: 100,
@@ -61,6 +65,10 @@ impl Default for Config {
 const DEFAULT_QUEUE: (&str, usize) = ("default", 10);
 
 impl Config {
+    /// How long a shutdown drains, unless it is said otherwise. Kubernetes kills a process 30 s after it has asked it to
+    /// end; the engine needs some of them for what follows the drain.
+    pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+
     pub(crate) fn check(&mut self) -> Result<(), Error> {
         if self.queues.is_empty() {
             self.queues.insert(DEFAULT_QUEUE.0.to_owned(), DEFAULT_QUEUE.1);

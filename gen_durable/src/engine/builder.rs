@@ -20,7 +20,7 @@ use super::{
     gate::Gate,
     keeper::{self, Heart},
     lease::Lease,
-    notify, shutdown,
+    notify, register, shutdown,
     slots::Queue,
     tasks::Tasks,
 };
@@ -29,12 +29,12 @@ use crate::{
     client::Client,
     config::Config,
     connections::Connections,
-    error::{DatabaseError, Error},
-    machine::Steps,
+    error::Error,
+    machine::{Machine, Steps},
     maintenance,
     registry::{MachineRunner, Polls, Registry, Runner},
     resources::Resources,
-    storage,
+    storage::Retention,
 };
 
 /// Options of an engine that has not started.
@@ -139,8 +139,45 @@ impl EngineBuilder {
     }
 
     /// How long ended instances are kept; the default is 7 days, `None` keeps them for ever.
+    ///
+    /// It applies to the machines of which nothing else [is said](Self::retention_of), those included that
+    /// no process knows any more.
     pub fn retention(mut self, retention: impl Into<Option<Duration>>) -> Self {
         self.config.retention = retention.into();
+        self
+    }
+
+    /// How long ended instances of this machine are kept, in whatever version; `None` keeps them for ever.
+    ///
+    /// It is stored in the database, in `gen_durable.retention`, and so holds for every engine: one that
+    /// does not know the machine must not delete what another was told to keep. An engine that runs the
+    /// machine and says nothing of it lets [`retention`](Self::retention) apply again, so engines that run
+    /// the same machine should say the same.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use gen_durable::prelude::*;
+    /// # #[durable_fsm(output = ())]
+    /// # pub enum Ping { Send }
+    /// # #[durable_fsm]
+    /// # impl Ping { async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+    /// # #[durable_fsm(output = ())]
+    /// # pub enum Invoice { Send }
+    /// # #[durable_fsm]
+    /// # impl Invoice { async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), gen_durable::Error> {
+    /// let engine = Engine::builder(pool)
+    ///     .machine::<Ping>()
+    ///     .machine::<Invoice>()
+    ///     .retention_of::<Ping>(Duration::from_mins(10))
+    ///     .retention_of::<Invoice>(None)
+    ///     .start()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn retention_of<M: Machine>(mut self, retention: impl Into<Option<Duration>>) -> Self {
+        self.config.retentions.insert(M::NAME, Retention(retention.into()));
         self
     }
 
@@ -214,7 +251,7 @@ impl EngineBuilder {
         };
         let connections = own(self.config.connections_max);
         let asked = Instant::now();
-        let worker = register(&connections, &self.config).await?;
+        let worker = register::register(&connections, &self.config, &registry).await?;
         let lease = Lease::new(worker, asked, self.config.lease_ttl);
         let shared = self.share(connections, registry, lease);
         keeper::spawn(&shared, move || own(1)).map_err(Error::Thread)?;
@@ -278,41 +315,6 @@ impl std::fmt::Debug for EngineBuilder {
             .field("resources", &self.resources)
             .finish_non_exhaustive()
     }
-}
-
-/// Checks the schema's version and registers the worker.
-async fn register(connections: &Connections, config: &Config) -> Result<i64, Error> {
-    let mut connection =
-        connections.get().await.map_err(DatabaseError::new("connect to the database"))?;
-    let found = connections
-        .within(storage::schema_version(&mut connection))
-        .await
-        .map_err(DatabaseError::new("read the schema's version"))?;
-    let needed = storage::SCHEMA_VERSION;
-    if found < needed {
-        return Err(Error::SchemaTooOld { found, needed });
-    }
-    if found > needed {
-        return Err(Error::SchemaTooNew { found, needed });
-    }
-    let isolation = connections
-        .within(storage::isolation(&mut connection))
-        .await
-        .map_err(DatabaseError::new("read the isolation level"))?;
-    // Who locks a row, and looks again, must see what was committed meanwhile.
-    if isolation != "read committed" {
-        return Err(Error::InvalidOption {
-            option: "default_transaction_isolation".to_owned(),
-            reason: format!(
-                "it is `{isolation}` for this pool's sessions, and the engine needs `read committed`: set \
-                 it for the role or in the pool's options"
-            ),
-        });
-    }
-    let result = connections
-        .within(storage::register_worker(&mut connection, &config.name, config.lease_ttl))
-        .await;
-    Ok(connection.done(result).map_err(DatabaseError::new("register the worker"))?)
 }
 
 fn spawn_services(shared: &Arc<Shared>) {
