@@ -40,6 +40,7 @@ mod outages;
 mod outcomes;
 mod ownership;
 mod panics;
+mod papercuts;
 mod partitions;
 mod pedantic;
 mod plans;
