@@ -69,6 +69,11 @@ impl Config {
     /// end; the engine needs some of them for what follows the drain.
     pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
+    /// The names of the queues that are served.
+    pub(crate) fn queue_names(&self) -> Vec<String> {
+        self.queues.keys().cloned().collect()
+    }
+
     pub(crate) fn check(&mut self) -> Result<(), Error> {
         if self.queues.is_empty() {
             self.queues.insert(DEFAULT_QUEUE.0.to_owned(), DEFAULT_QUEUE.1);

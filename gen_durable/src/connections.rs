@@ -26,7 +26,7 @@ use crate::{error::DatabaseError, storage, throttle::Throttle};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client's short statement may go without an answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a connection that was used on another runtime may take to answer.
+/// How long a connection that is tested may take to answer.
 const TEST_PATIENCE: Duration = Duration::from_secs(1);
 /// How late a timer is at least if the runtime stood still. Less than the shortest patience.
 const LATE: Duration = Duration::from_millis(250);
@@ -142,13 +142,16 @@ impl Connections {
         }
         let acquired = {
             let _waiting = Waiting(self);
-            self.inner.pool.acquire().await
+            match self.take_idle(&here).await {
+                Some(idle) => Ok(idle),
+                None => self.inner.pool.acquire().await.map(|new| Held::new(new, here)),
+            }
         };
-        let acquired = match acquired {
+        let held = match acquired {
             Err(sqlx::Error::PoolTimedOut) => return Err(self.why().await),
             acquired => acquired?,
         };
-        let mut connection = Connection { held: Held::new(acquired, here), home: self.clone() };
+        let mut connection = Connection { held, home: self.clone() };
         if self.inner.sessions {
             // A hook of the pool would take the place of the caller's.
             if let Err(error) = self.within(storage::session(&mut connection)).await {
@@ -156,6 +159,19 @@ impl Connections {
             }
         }
         Ok(connection)
+    }
+
+    /// A connection that an engine's own pool has, if it answers. The pool would test it as well, but
+    /// wait for one that is half open until the call's time is up.
+    async fn take_idle(&self, here: &Handle) -> Option<Held> {
+        while self.inner.kept_max > 0 {
+            let mut held = Held::new(self.inner.pool.try_acquire()?, here.clone());
+            match within(TEST_PATIENCE, held.ping()).await {
+                Ok(()) => return Some(held),
+                Err(_) => held.discard(),
+            }
+        }
+        None
     }
 
     /// A connection that was kept, of this runtime if there is one; without any, the call counts as
@@ -249,6 +265,10 @@ impl Connection {
                 let kept = std::mem::take(&mut self.home.idle().kept);
                 for held in kept.into_iter().chain([self.held]) {
                     held.discard();
+                }
+                // Nor those that the pool would test before it gives one away, each in vain.
+                while let Some(idle) = self.home.inner.pool.try_acquire() {
+                    drop(idle.detach());
                 }
             }
         }

@@ -213,6 +213,20 @@ impl Graph {
         self.steps.iter().find(|step| step.name == name)
     }
 
+    /// The steps that await a signal without a timeout and lead to no other step and to no end.
+    pub(crate) fn dead_ends(&self) -> Vec<&'static str> {
+        let parks = |edge: &Edge| matches!(edge, Edge::Await { timeout: false, .. });
+        let leaves = |edge: &Edge| match edge {
+            Edge::Next { .. } | Edge::Done | Edge::Stop | Edge::Await { timeout: true, .. } => true,
+            Edge::Await { .. } | Edge::Replay | Edge::Snooze => false,
+            Edge::Inserts { .. } | Edge::Sends { .. } => false,
+        };
+        let stuck = |step: &&StepNode| {
+            !step.opaque && step.edges.iter().any(parks) && !step.edges.iter().any(leaves)
+        };
+        self.steps.iter().filter(stuck).map(|step| step.name).collect()
+    }
+
     /// Whether every way out of every step is known.
     pub fn is_complete(&self) -> bool {
         self.nodes().all(|step| !step.opaque)

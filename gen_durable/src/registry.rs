@@ -165,6 +165,8 @@ pub(crate) trait Runner: Send + Sync {
     fn listens(&self) -> bool;
     fn check(&self) -> Result<(), Error>;
     fn requirements(&self) -> Vec<Requirement>;
+    /// Steps that await a signal and lead nowhere.
+    fn dead_ends(&self) -> Vec<&'static str>;
     fn machine(&self) -> TypeId;
 
     /// The older versions that it upgrades.

@@ -147,5 +147,7 @@ create table gen_durable.workers (
     id               bigint generated always as identity primary key,
     name             text not null,
     started_at       timestamptz not null default now(),
-    lease_expires_at timestamptz not null
+    lease_expires_at timestamptz not null,
+    -- The queues that it serves.
+    queues           text[] not null default '{}'
 ) with (fillfactor = 50);

@@ -54,6 +54,7 @@ mod runtimes;
 mod secrets;
 mod shutdown;
 mod signals;
+mod silence;
 mod start;
 mod statements;
 mod support;

@@ -120,7 +120,7 @@ async fn p13_restarts_and_terminated_connections_lose_nothing_and_double_nothing
     let children = all * i64::from(STEPS / 3 + 1);
     let kinds = eventually("everything is done", async || {
         let kinds: Vec<(String, i64, i64)> = sqlx::query_as(
-            "select fsm, count(*), count(distinct (state, case when fsm <> 'child' then id end))
+            "select fsm, count(*), count(distinct (state::text, case when fsm <> 'child' then id end))
              from gen_durable.instances
              group by fsm having bool_and(status = 'done') order by fsm",
         )

@@ -99,6 +99,7 @@ pub async fn register(connection: &mut PgConnection) -> Result<i64, Error> {
     Ok(sqlx::query_scalar(REGISTER_WORKER)
         .bind("bare")
         .bind(3_600_000_000_i64)
+        .bind(vec!["checkout"])
         .fetch_one(connection)
         .await?)
 }

@@ -35,6 +35,7 @@ use crate::{
     registry::{MachineRunner, Polls, Registry, Runner},
     resources::Resources,
     storage::Retention,
+    throttle::Throttle,
 };
 
 /// Options of an engine that has not started.
@@ -236,6 +237,13 @@ impl EngineBuilder {
         let runners = self.machines.iter().map(|make| make(value_max)).collect();
         let registry = Registry::new(runners, &self.resources)?;
         for runner in registry.runners() {
+            for step in runner.dead_ends() {
+                tracing::warn!(
+                    machine = runner.name(),
+                    step,
+                    "this step awaits a signal, with no timeout, and leads nowhere else: an instance that comes to it never ends; add a way out, or a timeout"
+                );
+            }
             if !self.config.queues.contains_key(runner.queue()) {
                 tracing::warn!(
                     machine = runner.name(),
@@ -282,6 +290,7 @@ impl EngineBuilder {
             registry,
             resources: self.resources,
             polls: Polls::default(),
+            throttle: Throttle::default(),
             queues,
             lease,
             heart: Heart::new(),

@@ -279,10 +279,14 @@ fn finish(
     }
     tracing::debug!(outcomes = commits.len(), "committed");
     for (target, name) in done.dropped_signals {
-        tracing::warn!(target_instance = target, signal = %name, "an outcome's signal was dropped: its target has ended or does not exist");
+        if let Some(held_back) = shared.throttle.allows(&format!("signal {name}")) {
+            tracing::warn!(target_instance = target, signal = %name, held_back, "an outcome's signal was dropped: its target has ended or does not exist");
+        }
     }
     for (machine, key) in done.dropped_inserts {
-        tracing::debug!(machine, unique_key = %key, "an outcome's insert was dropped: its unique key is taken");
+        if let Some(held_back) = shared.throttle.allows(&format!("insert {machine}")) {
+            tracing::warn!(machine, unique_key = %key, held_back, "an outcome's insert was dropped: an instance that has not ended holds its unique key");
+        }
     }
     free_again(shared, done.locked_partitions);
     shared.announcer.announce(done.queues.iter().map(String::as_str));

@@ -6,7 +6,7 @@
 //!   heart: a task that beats  ───────► beats?  yes: renew the lease
 //!   steps: polls are timed    ───────►         no: say which step blocks, and renew all the same,
 //!                                                  for STALL_MAX leases
-//!                                              deserted: the runtime has ended, and so does the thread
+//!                                              gone: the runtime has ended, and so does the thread
 //! ```
 //!
 //! A step that blocks its thread may block the whole runtime. If the lease were renewed there, it
@@ -17,6 +17,7 @@
 //! for [`STALL_MAX`] leases.
 
 use std::{
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -28,27 +29,27 @@ use crate::connections::Connections;
 /// Leases for which a runtime may stand still before it counts as lost: a step may compute for
 /// minutes, but one that waits for itself waits for ever.
 const STALL_MAX: u32 = 10;
+/// How long the last connection may take to say goodbye.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 /// How often the thread looks at the steps, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Whether the caller's runtime runs.
+/// When the caller's runtime ran last.
 #[derive(Debug)]
-pub(crate) struct Heart {
-    beat: Mutex<Instant>,
-}
+pub(crate) struct Heart(Mutex<Instant>);
 
 impl Heart {
     pub(crate) fn new() -> Self {
-        Self { beat: Mutex::new(Instant::now()) }
+        Self(Mutex::new(Instant::now()))
     }
 
     fn beat(&self) {
-        *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// For how long it has not beaten.
     fn silence(&self) -> Duration {
-        self.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 }
 
@@ -77,29 +78,29 @@ pub(super) fn spawn(
     let run = move || {
         runtime.block_on(async move {
             let connections = connect();
-            keep(&shared, &connections).await;
+            tokio::select! {
+                never = keep(&shared, &connections) => match never {},
+                () = shared.stopped.wait() => {}
+                () = shared.deserted.wait() => {}
+            }
             // What the engine's last task leaves is dropped inside of a runtime.
             drop(shared);
-            connections.close().await;
+            let _ = tokio::time::timeout(CLOSE_MAX, connections.close()).await;
         });
     };
     thread::Builder::new().name("gen_durable lease".to_owned()).spawn(run)?;
     Ok(())
 }
 
-/// Renews the lease until the engine has stopped, or its runtime has ended.
-async fn keep(shared: &Shared, connections: &Connections) {
+/// Renews the lease, for as long as it may.
+async fn keep(shared: &Shared, connections: &Connections) -> Infallible {
     let ttl = shared.config.lease_ttl;
     let mut outage = Outage::new("renew the worker's lease");
     let mut stalled = false;
     let mut renew_at = Instant::now() + jittered(ttl / 3);
     loop {
         let pause = renew_at.saturating_duration_since(Instant::now()).min(LOOK_EVERY);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shared.stopped.wait() => return,
-            () = shared.deserted.wait() => return,
-        }
+        tokio::time::sleep(pause).await;
         shared.polls.report();
         let silence = shared.heart.silence();
         if silence > ttl * STALL_MAX {

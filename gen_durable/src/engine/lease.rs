@@ -82,7 +82,13 @@ pub(super) async fn renew(shared: &Shared, connections: &Connections) -> Result<
         if storage::renew_lease(&mut connection, worker, ttl).await? {
             return Ok(worker);
         }
-        let anew = storage::register_worker(&mut connection, &shared.config.name, ttl).await?;
+        let anew = storage::register_worker(
+            &mut connection,
+            &shared.config.name,
+            ttl,
+            &shared.config.queue_names(),
+        )
+        .await?;
         tracing::warn!(
             worker,
             anew,

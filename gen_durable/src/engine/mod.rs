@@ -61,6 +61,7 @@ use crate::{
     machine::Machine,
     registry::{Polls, Registry, Surroundings},
     resources::Resources,
+    throttle::Throttle,
 };
 
 /// A running engine: it claims instances, runs their steps and commits their outcomes.
@@ -108,6 +109,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) resources: Resources,
     pub(crate) polls: Polls,
+    pub(crate) throttle: Throttle,
     pub(crate) queues: BTreeMap<String, Arc<Queue>>,
     pub(crate) lease: Lease,
     heart: Heart,

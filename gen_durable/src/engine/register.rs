@@ -32,7 +32,9 @@ pub(super) async fn register(
     }
     let worker = async {
         let mut connection = connections.get().await?;
-        let register = storage::register_worker(&mut connection, &config.name, config.lease_ttl);
+        let (name, queues) = (&config.name, config.queue_names());
+        let register =
+            storage::register_worker(&mut connection, name, config.lease_ttl, &queues);
         let result = connections.within(register).await;
         connection.done(result)
     };

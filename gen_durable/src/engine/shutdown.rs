@@ -24,9 +24,9 @@ use crate::{
 
 /// How long the last commits may take after steps were cut off. With the default drain timeout of
 /// 20 s, and what follows, a shutdown ends within the 30 s that Kubernetes leaves a process.
-const LAST_COMMITS: Duration = Duration::from_secs(5);
-/// How long it may take to remove the worker.
-const REMOVAL: Duration = Duration::from_secs(2);
+const LAST_COMMITS: Duration = Duration::from_secs(4);
+/// How long it may take to remove the worker: two tries, a connection and a statement each.
+const REMOVAL: Duration = Duration::from_secs(3);
 /// How long it may take to close the connections.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -104,10 +104,9 @@ async fn give_back(shared: &Arc<Shared>) {
 }
 
 async fn remove_worker(shared: &Shared) -> Result<(), sqlx::Error> {
-    let removal = async {
-        let mut connection = shared.connections.get().await?;
-        let removal = storage::remove_worker(&mut connection, shared.lease.worker()).await;
-        connection.done(removal)
-    };
-    within(REMOVAL / 2, removal).await
+    let mut connection = within(REMOVAL / 4, shared.connections.get()).await?;
+    let removal = storage::remove_worker(&mut connection, shared.lease.worker());
+    let removed = within(REMOVAL / 4, removal).await;
+    // A connection without an answer is closed, and with it all that are kept.
+    connection.done(removed)
 }

@@ -7,6 +7,7 @@ mod reaper;
 mod retention;
 mod timeouts;
 mod unknown;
+mod unserved;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -17,6 +18,9 @@ use crate::{
 
 /// Rows that a service touches in one statement.
 const BATCH_MAX: i64 = 1000;
+
+/// When a service runs first, at the latest: whoever has just started wants to hear of what is wrong.
+const FIRST: Duration = Duration::from_secs(10);
 
 /// Whether a service has more to do at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,9 @@ pub(crate) fn spawn(shared: &Arc<Shared>) {
         Box::pin(unknown::run_once(shared))
     });
     tick(shared, "prune", Duration::from_mins(1), |shared| Box::pin(retention::run_once(shared)));
+    tick(shared, "look for unserved queues", Duration::from_mins(1), |shared| {
+        Box::pin(unserved::run_once(shared))
+    });
 }
 
 /// Runs each service until it is idle, now.
@@ -51,7 +58,8 @@ pub(crate) async fn run_once(shared: &Shared) -> Result<(), DatabaseError> {
         while timeouts::run_once(shared).await? == Progress::More {}
         while partitions::run_once(shared).await? == Progress::More {}
         while retention::run_once(shared).await? == Progress::More {}
-        unknown::run_once(shared).await
+        unknown::run_once(shared).await?;
+        unserved::run_once(shared).await
     };
     all.await.map_err(failed)?;
     Ok(())
@@ -68,7 +76,7 @@ fn tick(
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let mut outage = Outage::new(activity);
-        let mut pause = jittered(interval);
+        let mut pause = jittered(interval.min(FIRST));
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}

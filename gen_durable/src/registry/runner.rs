@@ -230,6 +230,10 @@ impl<M: Steps> Runner for MachineRunner<M> {
         M::requirements()
     }
 
+    fn dead_ends(&self) -> Vec<&'static str> {
+        M::graph().dead_ends()
+    }
+
     fn machine(&self) -> TypeId {
         TypeId::of::<M>()
     }

@@ -143,6 +143,10 @@ impl<M: Steps> Runner for Upgrader<M> {
         self.runner.requirements()
     }
 
+    fn dead_ends(&self) -> Vec<&'static str> {
+        self.runner.dead_ends()
+    }
+
     fn machine(&self) -> TypeId {
         self.runner.machine()
     }

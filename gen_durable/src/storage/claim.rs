@@ -22,6 +22,7 @@ const BLOCK_AHEAD: &str = include_str!("sql/block_ahead.sql");
 const NEXT_DUE: &str = include_str!("sql/next_due.sql");
 const ORPHANS: &str = include_str!("sql/orphans.sql");
 const ABANDON: &str = include_str!("sql/abandon.sql");
+const UNSERVED_QUEUES: &str = include_str!("sql/unserved_queues.sql");
 const UNKNOWN_KINDS: &str = include_str!("sql/unknown_kinds.sql");
 
 /// So many candidates of which most wait for their keys are a sign that more of them come, of keys that so many have.
@@ -388,6 +389,13 @@ pub(crate) async fn next_due(
     };
     let eligible: Option<i64> = row.try_get(0)?;
     Ok(Due { eligible: from_now(eligible), wake: from_now(row.try_get(1)?) })
+}
+
+/// Queues with runnable rows that no living worker serves.
+pub(crate) async fn unserved_queues(
+    connection: &mut PgConnection,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(UNSERVED_QUEUES).fetch_all(connection).await
 }
 
 /// The kinds of runnable rows in these queues, with their queue.

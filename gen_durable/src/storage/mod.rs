@@ -12,7 +12,7 @@ mod upkeep;
 mod workers;
 
 pub(crate) use self::{
-    claim::{Claim, abandon, claim, next_due, orphans, unknown_kinds},
+    claim::{Claim, abandon, claim, next_due, orphans, unknown_kinds, unserved_queues},
     commit::{Committed, Freed, Verdict, commit, free_again},
     deliver::{Sent, deliver},
     insert::insert,

@@ -20,8 +20,10 @@ pub(crate) async fn register_worker(
     connection: &mut PgConnection,
     name: &str,
     ttl: Duration,
+    queues: &[String],
 ) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(REGISTER_WORKER).bind(name).bind(micros(ttl)).fetch_one(connection).await
+    let register = sqlx::query_scalar(REGISTER_WORKER).bind(name).bind(micros(ttl)).bind(queues);
+    register.fetch_one(connection).await
 }
 
 /// Renews a lease; false if the worker was removed.

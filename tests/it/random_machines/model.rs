@@ -86,6 +86,7 @@ pub(super) fn expect(case: &Case, last: When, flaw: Flaw) -> Expected {
         at = to % acts.len();
     };
     let left = i64::try_from(inbox.len()).expect("a few");
-    let inbox = if fate == Fate::Waits { left } else { 0 };
+    // Only `done` empties an inbox.
+    let inbox = if fate == Fate::Done { 0 } else { left };
     Expected { fate, end, inbox, inserted }
 }

@@ -1,0 +1,28 @@
+-- Queues that have runnable rows and that no worker with a running lease serves. Found by one descent
+-- of the claim's index for each queue.
+with recursive queues (queue) as (
+    (
+        select i.queue
+        from gen_durable.instances i
+        where i.status = 'runnable' and not i.blocked
+        order by i.queue, i.fsm, i.fsm_version
+        limit 1
+    )
+    union all
+    select head.queue
+    from queues q
+    cross join lateral (
+        select i.queue
+        from gen_durable.instances i
+        where i.queue > q.queue and i.status = 'runnable' and not i.blocked
+        order by i.queue, i.fsm, i.fsm_version
+        limit 1
+    ) as head
+)
+select q.queue
+from queues q
+where not exists (
+    select from gen_durable.workers w
+    where w.lease_expires_at > now() and q.queue = any (w.queues)
+)
+limit 100
