@@ -386,6 +386,7 @@ pub mod guide;
 mod id;
 mod insert;
 mod job;
+mod keys;
 pub mod machine;
 mod maintenance;
 mod outcome;

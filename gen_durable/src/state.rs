@@ -59,9 +59,6 @@ impl<A: DurableState, B: DurableState, C: DurableState> DurableState for (A, B, 
 /// How deep arrays and objects may nest: the reader's own recursion limit.
 const DEPTH_MAX: usize = 127;
 
-/// The longest key, in bytes: it must fit an index entry together with its neighbours.
-const KEY_MAX: usize = 1024;
-
 /// JSON text that Postgres takes as `json`.
 #[derive(Clone)]
 pub(crate) struct Json(pub(crate) String);
@@ -170,18 +167,6 @@ fn brackets(text: &str) -> usize {
     // So many at a time that a byte holds their count: that is done for many places at once.
     let opens = |count: u8, byte: &u8| count + u8::from(matches!(byte, b'[' | b'{'));
     text.as_bytes().chunks(192).map(|chunk| usize::from(chunk.iter().fold(0, opens))).sum()
-}
-
-/// Refuses a key that a `text` column cannot hold.
-pub(crate) fn check_key(what: &'static str, key: Option<&str>) -> Result<(), EncodeError> {
-    match key {
-        Some(key) if key.contains('\0') => Err(EncodeError::Nul { what }),
-        // A B-tree entry must fit a third of a page.
-        Some(key) if key.len() > KEY_MAX => {
-            Err(EncodeError::TooLarge { what, bytes: key.len(), max: KEY_MAX })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Decodes a stored value; an error names the field that does not fit.

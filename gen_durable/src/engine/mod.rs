@@ -24,6 +24,7 @@ mod notify;
 mod orphans;
 mod outage;
 mod pace;
+mod register;
 mod shutdown;
 mod slots;
 mod tasks;

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::{Shared, orphans};
 use crate::{
+    config::Config,
     connections::within,
     error::{Cause, DatabaseError, Error},
     storage,
@@ -28,6 +29,14 @@ const LAST_COMMITS: Duration = Duration::from_secs(4);
 const REMOVAL: Duration = Duration::from_secs(3);
 /// How long it may take to close the connections.
 const CLOSE: Duration = Duration::from_secs(1);
+
+/// What a shutdown with the default options has, less a second for what else a process does at its end.
+const GRACE: Duration = Duration::from_secs(29);
+
+const _: () = {
+    let ends = Config::DRAIN_TIMEOUT.as_secs() + LAST_COMMITS.as_secs();
+    assert!(ends + REMOVAL.as_secs() + CLOSE.as_secs() < GRACE.as_secs());
+};
 
 /// Says that the engine's runtime has ended, when it drops its tasks.
 pub(super) struct Deserted(Arc<Shared>);
