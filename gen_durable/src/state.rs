@@ -43,7 +43,7 @@ macro_rules! durable {
 }
 
 durable! {
-    serde_json::Value () bool char String
+    () serde_json::Value bool char String
     i8 i16 i32 i64 i128 isize u8 u16 u32 u64 u128 usize f32 f64
     std::time::Duration std::time::SystemTime
 }
