@@ -8,7 +8,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
@@ -62,6 +62,9 @@ pub(crate) struct Instance {
     pub(crate) attempt: u32,
     pub(crate) failures: u32,
     pub(crate) timed_out: bool,
+    /// The database's time at the claim, and when the claim's answer came.
+    pub(crate) claimed_at: SystemTime,
+    pub(crate) received: Instant,
 }
 
 /// A signal in the inbox.
@@ -141,6 +144,14 @@ impl<M: Machine> Context<M> {
     /// Whether this run was woken by the timeout of its await and not by a signal.
     pub fn timed_out(&self) -> bool {
         self.instance.timed_out
+    }
+
+    /// The database's time at the claim of this instance. All clocks of a fleet differ, and this one
+    /// decides when delays and timeouts are over.
+    ///
+    /// Steps that run on one claim, one after the other, see one time.
+    pub fn now(&self) -> SystemTime {
+        self.instance.claimed_at
     }
 
     /// Takes the oldest signal of this type out of the inbox.
@@ -381,6 +392,71 @@ impl<M: Machine> Context<M> {
         M: Accepts<S>,
     {
         self.outcome(Transition::Await { names: vec![S::NAME], timeout: Some(timeout) })
+    }
+
+    /// As [`await_signal_for`](Self::await_signal_for), but wakes at `deadline` at the latest, by the
+    /// database's clock.
+    ///
+    /// Each park begins a timeout anew; a deadline that the state carries does not begin anew, however
+    /// often the step wakes. Past the deadline the step wakes at once, and
+    /// [`timed_out`](Self::timed_out) says why.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use gen_durable::prelude::*;
+    ///
+    /// #[derive(DurableSignal)]
+    /// pub struct Bid {
+    ///     amount: u64,
+    /// }
+    ///
+    /// #[derive(Default, DurableState)]
+    /// pub struct Auction {
+    ///     highest: u64,
+    ///     ends_at: Option<SystemTime>,
+    /// }
+    ///
+    /// #[durable_fsm(state = Auction, output = u64, signals(Bid))]
+    /// pub enum Sale {
+    ///     Collect,
+    /// }
+    ///
+    /// #[durable_fsm]
+    /// impl Sale {
+    ///     async fn collect(mut cx: Context<Self>) -> StepResult<Self> {
+    ///         let now = cx.now();
+    ///         let ends_at = *cx.state.ends_at.get_or_insert(now + Duration::from_mins(15));
+    ///         for bid in cx.take_signals::<Bid>()? {
+    ///             cx.state.highest = cx.state.highest.max(bid.amount);
+    ///         }
+    ///         if cx.timed_out() {
+    ///             let highest = cx.state.highest;
+    ///             return Ok(cx.done(highest));
+    ///         }
+    ///         Ok(cx.await_signal_until::<Bid>(ends_at))
+    ///     }
+    /// }
+    /// ```
+    pub fn await_signal_until<S: DurableSignal>(self, deadline: SystemTime) -> Outcome<M>
+    where
+        M: Accepts<S>,
+    {
+        let timeout = self.time_until(deadline);
+        self.await_signal_for::<S>(timeout)
+    }
+
+    /// As [`await_any_for`](Self::await_any_for), but wakes at `deadline` at the latest: see
+    /// [`await_signal_until`](Self::await_signal_until).
+    pub fn await_any_until<S: AnyOf<M>>(self, deadline: SystemTime) -> Outcome<M> {
+        let timeout = self.time_until(deadline);
+        self.await_any_for::<S>(timeout)
+    }
+
+    /// How long it is until then, by the database's clock.
+    fn time_until(&self, deadline: SystemTime) -> Duration {
+        let left = deadline.duration_since(self.instance.claimed_at).unwrap_or_default();
+        left.saturating_sub(self.instance.received.elapsed())
     }
 
     /// Parks the instance until a signal of any of these types arrives that this step has not seen; then the same step

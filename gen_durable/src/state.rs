@@ -6,6 +6,8 @@
 
 mod finite;
 
+use std::collections::{BTreeMap, HashMap};
+
 use serde::{Serialize, de::DeserializeOwned};
 
 use self::finite::{Finite, NOT_FINITE, Path};
@@ -36,17 +38,23 @@ use crate::error::{DecodeError, EncodeError};
 )]
 pub trait DurableState: Serialize + DeserializeOwned + Send + Sync + 'static {}
 
-impl DurableState for serde_json::Value {}
-impl DurableState for () {}
-impl DurableState for bool {}
-impl DurableState for i32 {}
-impl DurableState for i64 {}
-impl DurableState for u32 {}
-impl DurableState for u64 {}
-impl DurableState for f64 {}
-impl DurableState for String {}
+macro_rules! durable {
+    ($($ty:ty)*) => {$( impl DurableState for $ty {} )*};
+}
+
+durable! {
+    () serde_json::Value bool char String
+    i8 i16 i32 i64 i128 isize u8 u16 u32 u64 u128 usize f32 f64
+    std::time::Duration std::time::SystemTime
+}
+
 impl<T: DurableState> DurableState for Option<T> {}
 impl<T: DurableState> DurableState for Vec<T> {}
+impl<T: DurableState> DurableState for Box<T> {}
+impl<T: DurableState> DurableState for BTreeMap<String, T> {}
+impl<T: DurableState> DurableState for HashMap<String, T> {}
+impl<A: DurableState, B: DurableState> DurableState for (A, B) {}
+impl<A: DurableState, B: DurableState, C: DurableState> DurableState for (A, B, C) {}
 
 /// How deep arrays and objects may nest: the reader's own recursion limit.
 const DEPTH_MAX: usize = 127;
