@@ -368,8 +368,9 @@
 //! - [`Steps::graph`]: where a machine's steps go, as data and as a diagram.
 //! - [`error`]: every error, and what to do about it.
 //!
-//! The engine emits `tracing` events, and a span for each step, under the target `gen_durable`. The
-//! crate has no cargo features; TLS is a feature of sqlx.
+//! The engine emits `tracing` events, and a span for each step, under the target `gen_durable`. TLS is a
+//! feature of sqlx. The cargo features `anyhow` and `eyre`, both on by default, let
+//! [`StepError::downcast_ref`] find the error that an error of theirs holds.
 
 #[doc(hidden)]
 pub mod __private;
