@@ -418,7 +418,7 @@ pub use crate::{
     graph::Graph,
     id::InstanceId,
     insert::{Insert, InsertMany, IntoInsert},
-    job::JobContext,
+    job::{JobContext, JobOutcome},
     machine::{Machine, Requirement, StepFuture, Steps},
     outcome::Outcome,
     resources::Resources,
