@@ -22,6 +22,7 @@ use crate::{
     connections::Connections,
     error::{DatabaseError, Duplicate, FindError, InsertError, SignalError, WaitError},
     id::InstanceId,
+    keys::{check_key, check_name},
     machine::Machine,
     per_runtime::PerRuntime,
     signal::Delivery,
@@ -180,8 +181,8 @@ impl Client {
         payload: &serde_json::Value,
         dedup_key: Option<&str>,
     ) -> Result<Delivery, SignalError> {
-        state::check_key("signal name", Some(name))?;
-        state::check_key("dedup_key", dedup_key)?;
+        check_name("signal name", name)?;
+        check_key("dedup_key", dedup_key)?;
         self.signal(NewSignal {
             target: id,
             fsm: None,

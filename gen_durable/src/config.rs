@@ -4,7 +4,20 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{error::Error, state};
+use crate::{
+    error::Error,
+    keys::{check_key, check_name},
+    state,
+    storage::Retention,
+};
+
+/// The longest lease, and the longest pause between two polls.
+const WEEK: Duration = Duration::from_hours(7 * 24);
+/// More connections than a server has; each of them takes its place in memory at once.
+const CONNECTIONS_MAX: u32 = 1_000;
+/// The smallest and the largest `value_max`, in bytes. Postgres holds, and sends at once, 1 GiB at most.
+const VALUE_MAX_MIN: usize = 64;
+const VALUE_MAX_MAX: usize = 256 * 1024 * 1024;
 
 /// What an engine runs by.
 #[derive(Clone, Debug)]
@@ -17,6 +30,8 @@ pub(crate) struct Config {
     pub(crate) poll_only: bool,
     pub(crate) drain_timeout: Duration,
     pub(crate) retention: Option<Duration>,
+    /// Of machines that differ from it, by name.
+    pub(crate) retentions: BTreeMap<&'static str, Retention>,
     pub(crate) value_max: usize,
     pub(crate) crashes_max: u32,
     pub(crate) run_ahead_steps_max: usize,
@@ -33,8 +48,9 @@ impl Default for Config {
             lease_ttl: Duration::from_secs(30),
             poll_interval: Duration::from_secs(5),
             poll_only: false,
-            drain_timeout: Duration::from_secs(30),
+            drain_timeout: Self::DRAIN_TIMEOUT,
             retention: Some(Duration::from_hours(168)),
+            retentions: BTreeMap::new(),
             value_max: state::VALUE_MAX,
             crashes_max: 20,
             run_ahead_steps_max: 100,
@@ -49,6 +65,10 @@ impl Default for Config {
 const DEFAULT_QUEUE: (&str, usize) = ("default", 10);
 
 impl Config {
+    /// How long a shutdown drains, unless it is said otherwise. Kubernetes kills a process 30 s after it has asked it to
+    /// end; the engine needs some of them for what follows the drain.
+    pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(18);
+
     /// The names of the queues that are served.
     pub(crate) fn queue_names(&self) -> Vec<String> {
         self.queues.keys().cloned().collect()
@@ -58,38 +78,66 @@ impl Config {
         if self.queues.is_empty() {
             self.queues.insert(DEFAULT_QUEUE.0.to_owned(), DEFAULT_QUEUE.1);
         }
-        let invalid = |option: &str, reason: &str| {
-            Err(Error::InvalidOption { option: option.to_owned(), reason: reason.to_owned() })
-        };
         for (queue, slots) in &self.queues {
+            check_name("its name", queue)
+                .map_err(|error| invalid(&format!("queue `{queue}`"), &error.to_string()))?;
             if *slots == 0 {
-                return invalid(
+                return Err(invalid(
                     &format!("queue `{queue}`"),
                     "it may run 0 steps at once; give it at least 1, or leave it out",
-                );
-            }
-            if queue.contains('\0') {
-                return invalid("queue", "its name holds a NUL character; remove it");
+                ));
             }
         }
+        check_key("name", Some(&self.name)).map_err(|error| invalid("name", &error.to_string()))?;
         if self.lease_ttl < Duration::from_millis(100) {
-            return invalid("lease_ttl", "shorter than 100 ms; a renewal must fit well inside");
+            return Err(invalid(
+                "lease_ttl",
+                "shorter than 100 ms; a renewal must fit well inside",
+            ));
+        }
+        if self.lease_ttl > WEEK {
+            return Err(invalid(
+                "lease_ttl",
+                "longer than a week: what a lost worker held would wait as long; give it less",
+            ));
         }
         if self.poll_interval < Duration::from_millis(1) {
-            return invalid("poll_interval", "shorter than 1 ms; give it at least that");
+            return Err(invalid("poll_interval", "shorter than 1 ms; give it at least that"));
         }
+        // Hardly ever, and never, are the same.
+        self.poll_interval = self.poll_interval.min(WEEK);
         if self.connections_max < 5 {
-            return invalid("connections_max", "an engine needs at least 5 connections");
+            return Err(invalid("connections_max", "an engine needs at least 5 connections"));
+        }
+        if self.connections_max > CONNECTIONS_MAX {
+            return Err(invalid(
+                "connections_max",
+                "over 1,000, which no server has for one engine; ten are plenty",
+            ));
         }
         if self.run_ahead_steps_max == 0 {
-            return invalid(
+            return Err(invalid(
                 "run_ahead_steps_max",
                 "it must be at least 1, which turns run-ahead off",
-            );
+            ));
         }
         if self.crashes_max == 0 {
-            return invalid("crashes_max", "it must be at least 1");
+            return Err(invalid("crashes_max", "it must be at least 1"));
+        }
+        if self.value_max < VALUE_MAX_MIN {
+            return Err(invalid("value_max", "less than 64 bytes, which holds hardly any state"));
+        }
+        if self.value_max > VALUE_MAX_MAX {
+            return Err(invalid(
+                "value_max",
+                "over 256 MiB, of which Postgres can hardly send two together; \
+                 store large data elsewhere and keep a reference",
+            ));
         }
         Ok(())
     }
+}
+
+fn invalid(option: &str, reason: &str) -> Error {
+    Error::InvalidOption { option: option.to_owned(), reason: reason.to_owned() }
 }

@@ -61,6 +61,22 @@ pub enum EncodeError {
         /// The limit in bytes.
         max: usize,
     },
+    /// It is longer than an index can hold.
+    #[error("{what} has {bytes} bytes, over the limit of {max}; shorten it, or use a hash of it")]
+    TooLong {
+        /// Which key or name.
+        what: &'static str,
+        /// Its length in bytes.
+        bytes: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// It is an empty text. All who left it empty by mistake would share it.
+    #[error("{what} is empty; give it a value, or leave it out")]
+    Empty {
+        /// Which key or name.
+        what: &'static str,
+    },
     /// A float in it is NaN or infinite: JSON has no such number.
     #[error(
         "{what} holds NaN or an infinity at field `{field}`, which JSON cannot hold; store an `Option` or a text instead"
@@ -233,7 +249,7 @@ pub enum WaitError {
     /// It did not end in time; it may still do so.
     #[error(
         "instance {id} did not end within {timeout:?}; it may still do so{}",
-        .obstacle.iter().map(|error| format!("; {error}")).collect::<String>()
+        .obstacle.as_ref().map_or_else(String::new, |error| format!("; {error}"))
     )]
     TimedOut {
         /// The instance.
@@ -326,6 +342,14 @@ pub enum Error {
         /// The resource's type.
         resource: &'static str,
     },
+    /// The engine was given two resources of one type: a step could be given either.
+    #[error(
+        "two resources are of type `{resource}`; leave one out, or give it a type of its own:          `struct Other({resource})`"
+    )]
+    DuplicateResource {
+        /// The resources' type.
+        resource: &'static str,
+    },
     /// Two machines have one name and version.
     #[error(
         "two machines are called `{machine}` version {version}; give one of them another `name` or `version`"
@@ -338,7 +362,7 @@ pub enum Error {
     },
     /// The thread that keeps the worker's lease did not start.
     #[error("could not start the thread that keeps the worker's lease: {0}")]
-    Thread(#[source] std::io::Error),
+    Thread(std::io::Error),
     /// An option of the engine or of a machine does not make sense.
     #[error("{option}: {reason}")]
     InvalidOption {

@@ -3,12 +3,41 @@
 //! Invariant: an id of one machine cannot be used as another's without saying so
 //! ([`InstanceId::from_raw`]).
 
-use std::{fmt, hash, marker::PhantomData};
+use std::{fmt, hash, marker::PhantomData, num::ParseIntError, str::FromStr};
+
+use sqlx::{
+    Decode, Encode, Postgres, Type,
+    encode::IsNull,
+    error::BoxDynError,
+    postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef},
+};
 
 /// The id of an instance of the machine `M`.
 ///
 /// Two machines' ids are two types, so a signal of one cannot be sent to the other. Tools that
 /// know only a number use [`from_raw`](Self::from_raw) and [`get`](Self::get).
+///
+/// It is printed as its number, and read from that. In a query of one's own it is a `bigint`, to
+/// bind and to fetch, alone and in an array:
+///
+/// ```
+/// use gen_durable::prelude::*;
+/// # #[durable_fsm(output = ())]
+/// # pub enum Invoice { Send }
+/// # #[durable_fsm]
+/// # impl Invoice { async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+///
+/// let id: InstanceId<Invoice> = "17".parse()?;
+/// assert_eq!(id.to_string(), "17");
+///
+/// # async fn example(pool: sqlx::PgPool, id: InstanceId<Invoice>) -> Result<(), sqlx::Error> {
+/// sqlx::query("update orders set invoice = $1 where number = 7").bind(id).execute(&pool).await?;
+/// let ids: Vec<InstanceId<Invoice>> =
+///     sqlx::query_scalar("select invoice from orders").fetch_all(&pool).await?;
+/// # Ok(())
+/// # }
+/// # Ok::<(), std::num::ParseIntError>(())
+/// ```
 pub struct InstanceId<M> {
     raw: i64,
     machine: PhantomData<fn() -> M>,
@@ -76,6 +105,38 @@ impl<M> fmt::Display for InstanceId<M> {
 impl<M> From<InstanceId<M>> for i64 {
     fn from(id: InstanceId<M>) -> Self {
         id.raw
+    }
+}
+
+impl<M> FromStr for InstanceId<M> {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self::from_raw)
+    }
+}
+
+impl<M> Type<Postgres> for InstanceId<M> {
+    fn type_info() -> PgTypeInfo {
+        <i64 as Type<Postgres>>::type_info()
+    }
+}
+
+impl<M> PgHasArrayType for InstanceId<M> {
+    fn array_type_info() -> PgTypeInfo {
+        i64::array_type_info()
+    }
+}
+
+impl<M> Encode<'_, Postgres> for InstanceId<M> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        Encode::<Postgres>::encode_by_ref(&self.raw, buffer)
+    }
+}
+
+impl<'r, M> Decode<'r, Postgres> for InstanceId<M> {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        <i64 as Decode<Postgres>>::decode(value).map(Self::from_raw)
     }
 }
 

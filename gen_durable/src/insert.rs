@@ -11,6 +11,7 @@ use crate::{
     client::{insert_in_transaction, insert_on_pool},
     error::{Duplicate, EncodeError, InsertError},
     id::InstanceId,
+    keys::{check_key, check_name},
     machine::Machine,
     state,
     status::Status,
@@ -153,9 +154,12 @@ impl<M: Machine> Insert<M> {
     }
 
     pub(crate) fn into_row(self, max: usize) -> Result<NewInstance, EncodeError> {
-        state::check_key("partition_key", self.partition_key.as_deref())?;
-        state::check_key("unique_key", self.unique_key.as_deref())?;
-        state::check_key("queue", self.queue.as_deref())?;
+        let queue = self.queue.unwrap_or_else(|| M::QUEUE.to_owned());
+        check_key("partition_key", self.partition_key.as_deref())?;
+        check_key("unique_key", self.unique_key.as_deref())?;
+        check_name("queue", &queue)?;
+        check_name("the machine's name", M::NAME)?;
+        check_name("step", self.step)?;
         if self.unique_key.is_some() && !self.unique_scope.contains(&Status::Runnable) {
             return Err(EncodeError::UniqueScope);
         }
@@ -164,7 +168,7 @@ impl<M: Machine> Insert<M> {
             fsm_version: M::VERSION,
             step: self.step,
             state: state::encode("state", &self.state, max)?,
-            queue: self.queue.unwrap_or_else(|| M::QUEUE.to_owned()),
+            queue,
             priority: self.priority,
             eligible: self.eligible,
             partition_key: self.partition_key,
@@ -177,6 +181,22 @@ impl<M: Machine> Insert<M> {
 /// The answer to an insert of one row.
 fn only(mut inserted: Vec<Result<i64, Duplicate>>) -> Result<i64, Duplicate> {
     inserted.pop().expect("one row was inserted, so there is one answer")
+}
+
+// Written by hand: a derive would ask it of `M`.
+impl<M: Machine<State: Clone>> Clone for Insert<M> {
+    fn clone(&self) -> Self {
+        Self {
+            state: self.state.clone(),
+            step: self.step,
+            queue: self.queue.clone(),
+            priority: self.priority,
+            eligible: self.eligible,
+            partition_key: self.partition_key.clone(),
+            unique_key: self.unique_key.clone(),
+            unique_scope: self.unique_scope.clone(),
+        }
+    }
 }
 
 /// Prints no state: it may be confidential.
@@ -265,6 +285,12 @@ impl<M: Machine> InsertMany<M> {
             answer.map(InstanceId::from_raw).map_err(Duplicate::typed)
         };
         Ok(inserted.into_iter().map(typed).collect())
+    }
+}
+
+impl<M: Machine<State: Clone>> Clone for InsertMany<M> {
+    fn clone(&self) -> Self {
+        Self { inserts: self.inserts.clone() }
     }
 }
 

@@ -8,7 +8,14 @@ mod polls;
 mod runner;
 mod upgrader;
 
-use std::{any::TypeId, borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    any::TypeId,
+    borrow::Cow,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     context::{Instance, Mark, Received},
@@ -70,6 +77,8 @@ impl Work {
                 attempt: u32::try_from(claimed.attempt).unwrap_or(0),
                 failures: u32::try_from(claimed.failures).unwrap_or(0),
                 timed_out: claimed.timed_out,
+                claimed_at: claimed.now,
+                received: Instant::now(),
             }),
             worker: claimed.worker,
             revision: claimed.revision,

@@ -13,12 +13,21 @@ use std::{
 #[derive(Default)]
 pub struct Resources {
     by_type: HashMap<TypeId, (&'static str, Box<dyn Any + Send + Sync>)>,
+    /// The type of the first that was replaced.
+    replaced: Option<&'static str>,
 }
 
 impl Resources {
-    /// Adds a resource; one of the same type is replaced.
+    /// Adds a resource; one of the same type is replaced. An engine takes no second one.
     pub fn insert<T: Send + Sync + 'static>(&mut self, resource: T) {
-        self.by_type.insert(TypeId::of::<T>(), (type_name::<T>(), Box::new(resource)));
+        let replaced =
+            self.by_type.insert(TypeId::of::<T>(), (type_name::<T>(), Box::new(resource)));
+        self.replaced = self.replaced.or(replaced.map(|(name, _)| name));
+    }
+
+    /// The type of a resource that was replaced, if one was.
+    pub(crate) fn replaced(&self) -> Option<&'static str> {
+        self.replaced
     }
 
     /// The resource of this type.

@@ -9,6 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     error::{EncodeError, SignalError},
     id::InstanceId,
+    keys::{check_key, check_name},
     machine::Machine,
     state,
     storage::NewSignal,
@@ -179,7 +180,8 @@ impl<M: Machine> Signal<M> {
                 max,
             });
         }
-        state::check_key("dedup_key", self.dedup_key.as_deref())?;
+        check_name("signal name", self.name)?;
+        check_key("dedup_key", self.dedup_key.as_deref())?;
         Ok(NewSignal {
             target: self.target,
             fsm: Some(M::NAME.to_owned()),
@@ -187,6 +189,19 @@ impl<M: Machine> Signal<M> {
             payload,
             dedup_key: self.dedup_key,
         })
+    }
+}
+
+// Written by hand: a derive would ask it of `M`.
+impl<M> Clone for Signal<M> {
+    fn clone(&self) -> Self {
+        Self {
+            target: self.target,
+            name: self.name,
+            payload: self.payload.clone(),
+            dedup_key: self.dedup_key.clone(),
+            machine: PhantomData,
+        }
     }
 }
 

@@ -6,6 +6,11 @@
 
 mod finite;
 
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::BuildHasher,
+};
+
 use serde::{Serialize, de::DeserializeOwned};
 
 use self::finite::{Finite, NOT_FINITE, Path};
@@ -36,23 +41,31 @@ use crate::error::{DecodeError, EncodeError};
 )]
 pub trait DurableState: Serialize + DeserializeOwned + Send + Sync + 'static {}
 
-impl DurableState for serde_json::Value {}
-impl DurableState for () {}
-impl DurableState for bool {}
-impl DurableState for i32 {}
-impl DurableState for i64 {}
-impl DurableState for u32 {}
-impl DurableState for u64 {}
-impl DurableState for f64 {}
-impl DurableState for String {}
+macro_rules! durable {
+    ($($ty:ty)*) => {$( impl DurableState for $ty {} )*};
+}
+
+durable! {
+    () serde_json::Value bool char String
+    i8 i16 i32 i64 i128 isize u8 u16 u32 u64 u128 usize f32 f64
+    std::time::Duration std::time::SystemTime
+}
+
 impl<T: DurableState> DurableState for Option<T> {}
 impl<T: DurableState> DurableState for Vec<T> {}
+impl<T: DurableState> DurableState for Box<T> {}
+impl<T: DurableState> DurableState for BTreeMap<String, T> {}
+impl<T, S> DurableState for HashMap<String, T, S>
+where
+    T: DurableState,
+    S: BuildHasher + Default + Send + Sync + 'static,
+{
+}
+impl<A: DurableState, B: DurableState> DurableState for (A, B) {}
+impl<A: DurableState, B: DurableState, C: DurableState> DurableState for (A, B, C) {}
 
 /// How deep arrays and objects may nest: the reader's own recursion limit.
 const DEPTH_MAX: usize = 127;
-
-/// The longest key, in bytes: it must fit an index entry together with its neighbours.
-const KEY_MAX: usize = 1024;
 
 /// JSON text that Postgres takes as `json`.
 #[derive(Clone)]
@@ -162,18 +175,6 @@ fn brackets(text: &str) -> usize {
     // So many at a time that a byte holds their count: that is done for many places at once.
     let opens = |count: u8, byte: &u8| count + u8::from(matches!(byte, b'[' | b'{'));
     text.as_bytes().chunks(192).map(|chunk| usize::from(chunk.iter().fold(0, opens))).sum()
-}
-
-/// Refuses a key that a `text` column cannot hold.
-pub(crate) fn check_key(what: &'static str, key: Option<&str>) -> Result<(), EncodeError> {
-    match key {
-        Some(key) if key.contains('\0') => Err(EncodeError::Nul { what }),
-        // A B-tree entry must fit a third of a page.
-        Some(key) if key.len() > KEY_MAX => {
-            Err(EncodeError::TooLarge { what, bytes: key.len(), max: KEY_MAX })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Decodes a stored value; an error names the field that does not fit.

@@ -1,4 +1,5 @@
 drop table gen_durable.workers;
+drop table gen_durable.retention;
 drop table gen_durable.signal_keys;
 drop table gen_durable.signals;
 drop table gen_durable.instances;

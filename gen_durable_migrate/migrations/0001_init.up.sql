@@ -76,8 +76,9 @@ create unique index instances_unique_guard
     on gen_durable.instances (fsm, unique_guard)
     where unique_guard is not null;
 
+-- By machine, as machines may differ in how long their ended instances are kept.
 create index instances_finished
-    on gen_durable.instances (finished_at)
+    on gen_durable.instances (fsm, finished_at)
     where finished_at is not null;
 
 create index instances_wake
@@ -133,6 +134,13 @@ create trigger delete_inboxes
     after delete on gen_durable.instances
     referencing old table as deleted
     for each statement execute function gen_durable.delete_inboxes();
+
+-- For how long ended instances of a machine are kept, where an engine was told; null: for ever. It is here, so
+-- that engines which do not know the machine keep them as well.
+create table gen_durable.retention (
+    fsm      text collate "C" primary key,
+    keep_for interval
+);
 
 -- One row per running engine: its lease covers everything that it has claimed.
 create table gen_durable.workers (

@@ -54,6 +54,7 @@ grant select (id, target_id, name, payload), delete on gen_durable.signals to ge
 grant insert (name, lease_expires_at, queues), update (lease_expires_at),
     select (id, lease_expires_at, queues), delete
     on gen_durable.workers to gen_durable_worker;
+grant select, insert (fsm, keep_for), update (keep_for), delete on gen_durable.retention to gen_durable_worker;
 grant select (version) on gen_durable.migrations to gen_durable_worker;
 
 -- The operator: reads everything, changes nothing.

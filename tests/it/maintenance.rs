@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use gen_durable::prelude::*;
+use gen_durable::{EngineBuilder, prelude::*};
+use sqlx::PgPool;
 
-use crate::support::{PATIENCE, count, database, engine, until};
+use crate::support::{PATIENCE, count, database, engine, sql, until};
 
 #[durable_fsm(state = (), output = ())]
 pub enum Quick {
@@ -57,6 +58,137 @@ async fn ended_instances_are_pruned_after_their_retention_and_live_ones_never() 
     assert_eq!((count(pool, "done").await, count(pool, "runnable").await), (1, 1));
     assert!(engine.client().find(later.get()).await.unwrap().is_some());
     engine.shutdown().await.unwrap();
+}
+
+#[durable_fsm(output = ())]
+pub enum Audited {
+    Go,
+}
+
+#[durable_fsm]
+impl Audited {
+    async fn go(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
+/// An instance that ended some hours ago, of a machine in a version.
+async fn ended(pool: &PgPool, machine: &str, version: i32, hours: i32) {
+    sqlx::query(
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, status, result, finished_at)
+         values ($1, $2, 'go', 'null', 'done', 'null', now() - $3 * interval '1 hour')",
+    )
+    .bind(machine)
+    .bind(version)
+    .bind(hours)
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+/// What is left, as machine and hours.
+async fn left(pool: &PgPool) -> Vec<(String, i32)> {
+    sqlx::query_as(
+        "select fsm, round(extract(epoch from now() - finished_at) / 3600)::int
+         from gen_durable.instances order by 1, 2",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap()
+}
+
+/// Whether or not the engine that prunes knows the machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn p57_each_machine_has_its_own_retention() {
+    let db = database().await;
+    let pool = db.pool();
+    let hours = |hours| Duration::from_hours(hours);
+    let keeps = |machines: &[(&str, i32)]| -> Vec<(String, i32)> {
+        machines.iter().map(|(machine, hours)| ((*machine).to_owned(), *hours)).collect()
+    };
+    let fill = async || {
+        sql(pool, "truncate gen_durable.instances").await;
+        for machine in ["quick", "audited", "listening", "gone"] {
+            for hours in [1, 3, 5] {
+                // Versions are no machines of their own.
+                ended(pool, machine, hours, hours).await;
+            }
+        }
+    };
+    let prune = async |engine: EngineBuilder| {
+        let engine = engine.start().await.unwrap();
+        fill().await;
+        engine.maintain().await.unwrap();
+        engine.shutdown().await.unwrap();
+        left(pool).await
+    };
+    let several = || {
+        engine(&db)
+            .machine::<Quick>()
+            .machine::<Audited>()
+            .retention(hours(4))
+            .retention_of::<Quick>(hours(2))
+            .retention_of::<Audited>(None)
+    };
+    let by_default = [("gone", 1), ("gone", 3), ("listening", 1), ("listening", 3)];
+    let kept = [("audited", 1), ("audited", 3), ("audited", 5)];
+    let expected = keeps(&[&kept[..], &by_default, &[("quick", 1)]].concat());
+    assert_eq!(prune(several()).await, expected);
+    // Another one that knows neither, and has a default of its own.
+    let strange = engine(&db).machine::<Listening>().retention(hours(2));
+    let ones = [("gone", 1), ("listening", 1), ("quick", 1)];
+    assert_eq!(prune(strange).await, keeps(&[&kept[..], &ones].concat()));
+    // One that keeps all the others, and says less of one.
+    let less = several().retention(None).retention_of::<Audited>(Duration::ZERO);
+    let all = ["gone", "listening"].map(|machine| [1, 3, 5].map(|hours| (machine, hours)));
+    assert_eq!(prune(less).await, keeps(&[&all.concat()[..], &[("quick", 1)]].concat()));
+    // One that runs them and says nothing of them: the default applies.
+    let nothing = engine(&db).machine::<Quick>().machine::<Audited>().retention(hours(4));
+    let default =
+        ["audited", "gone", "listening", "quick"].map(|machine| [(machine, 1), (machine, 3)]);
+    assert_eq!(prune(nothing).await, keeps(&default.concat()));
+}
+
+/// A machine with more to delete than a batch keeps no other one waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn p57_all_that_is_due_is_pruned_batch_by_batch() {
+    let db = database().await;
+    let pool = db.pool();
+    sql(
+        pool,
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, status, result, finished_at)
+         select 'm' || n % 3, 1, 's', 'null', 'done', 'null', now() - interval '2 hours'
+         from generate_series(1, 4000) as n",
+    )
+    .await;
+    let engine = engine(&db).retention(Duration::from_hours(1)).start().await.unwrap();
+    engine.maintain().await.unwrap();
+    assert_eq!(count(pool, "done").await, 0);
+    engine.shutdown().await.unwrap();
+}
+
+/// Engines that start at once, and say different things in different orders.
+#[tokio::test(flavor = "multi_thread")]
+async fn p57_engines_state_their_retentions_at_once() {
+    let db = database().await;
+    let mut starts = tokio::task::JoinSet::new();
+    for n in 0..12 {
+        let builder = engine(&db).machine::<Quick>().machine::<Audited>().maintenance(false);
+        let builder = if n % 2 == 0 {
+            builder.retention_of::<Quick>(Duration::from_secs(n))
+        } else {
+            builder.retention_of::<Audited>(Duration::from_secs(n))
+        };
+        starts.spawn(async move { builder.start().await });
+    }
+    while let Some(started) = starts.join_next().await {
+        started.unwrap().unwrap().shutdown().await.unwrap();
+    }
+    let said: i64 = sqlx::query_scalar("select count(*) from gen_durable.retention")
+        .fetch_one(db.pool())
+        .await
+        .unwrap();
+    assert_eq!(said, 1);
 }
 
 /// A row that a claim took out of its index, and whose key was freed without it: the sweep finds it.

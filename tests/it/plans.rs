@@ -79,7 +79,12 @@ const ARRIVALS: &str = "
     from generate_series(1, 5000);
     insert into gen_durable.signals (target_id, name, payload)
     select id, 'a', '{}' from gen_durable.instances
-    where locked_by = 7 or wake_at < now();";
+    where locked_by = 7 or wake_at < now();
+    insert into gen_durable.retention (fsm, keep_for) values ('m', null), ('l', interval '100 days')
+    on conflict do nothing;
+    insert into gen_durable.instances (fsm, fsm_version, step, state, queue, status, result, finished_at)
+    select fsm, 1, 's', '{}', 'q', 'done', '1', now() - interval '10 days'
+    from unnest('{l,n,o}'::text[]) as fsm, generate_series(1, 5000);";
 
 /// A hot statement, and what it may do.
 struct Case {
@@ -195,6 +200,14 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             2.0..=10.0,
         ),
         case("orphans", &["7", "'{}'", "200"], &["instances_lease"], ARRIVED..=ARRIVED),
+        // A thousand, looked up twice. Of the machines that are kept, however many ended, it looks at
+        // the first row.
+        case(
+            "prune",
+            &["86400000000"],
+            &["instances_finished", "instances_pkey"],
+            2_000.0..=2_100.0,
+        ),
         case(
             "unblock_partitions",
             &[&busy],

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use gen_durable::prelude::*;
@@ -189,5 +189,64 @@ async fn p48_a_lost_worker_neither_adds_to_the_failures_nor_resets_them() {
     assert_eq!((found.attempt, found.failures), (3, 0), "its end is an outcome of the step");
     assert_eq!(row(pool, id).await.crashes, 0);
     assert_eq!(count(pool, "done").await, 1);
+    engine.shutdown().await.unwrap();
+}
+
+/// Wakes for each signal, and ends when its deadline has come.
+#[durable_fsm(state = Option<SystemTime>, output = u32, signals(Paid))]
+pub enum Deadline {
+    Wait,
+}
+
+#[durable_fsm]
+impl Deadline {
+    async fn wait(mut cx: Context<Self>, told: &Told) -> StepResult<Self> {
+        let now = cx.now();
+        let ends_at = *cx.state.get_or_insert(now + Duration::from_hours(1));
+        told.lock().unwrap().push((cx.timed_out(), 0, 0));
+        let paid = cx.count_signals::<Paid>();
+        if cx.timed_out() {
+            return Ok(cx.done(u32::try_from(paid)?));
+        }
+        Ok(cx.await_signal_until::<Paid>(ends_at))
+    }
+}
+
+/// A deadline stays where it is, however often the step parks again; one that has passed wakes at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn p47_a_deadline_does_not_begin_anew_with_each_park() {
+    let db = database().await;
+    let pool = db.pool();
+    let told = Told::default();
+    let engine = engine(&db).machine::<Deadline>().resource(Arc::clone(&told));
+    let engine = engine.start().await.unwrap();
+    let id = Deadline::insert(None).execute(&engine).await.unwrap();
+    let wakes = async |runs: usize| -> f64 {
+        eventually("it is parked again", async || {
+            (told.lock().unwrap().len() == runs).then_some(())
+        })
+        .await;
+        until(pool, id, "awaiting_signal").await;
+        let wake = "select extract(epoch from wake_at)::float8 from gen_durable.instances";
+        sqlx::query_scalar(wake).fetch_one(pool).await.unwrap()
+    };
+    let first = wakes(1).await;
+    // As if the instance had waited for half an hour.
+    let half = "update gen_durable.instances set state = json_build_object(
+        'secs_since_epoch', (state ->> 'secs_since_epoch')::bigint - 1800, 'nanos_since_epoch', 0)";
+    sql(pool, half).await;
+    Deadline::signal_paid(id, Paid {}).execute(&engine).await.unwrap();
+    let second = wakes(2).await;
+    // To the tenth of a minute: what passes between the claim and the commit is all that it can be late.
+    assert!((first - 1800.0 - second).abs() < 6.0, "{first} and {second}");
+    sql(
+        pool,
+        "update gen_durable.instances set state = '{\"secs_since_epoch\": 1, \"nanos_since_epoch\": 0}'",
+    )
+    .await;
+    Deadline::signal_paid(id, Paid {}).execute(&engine).await.unwrap();
+    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 2);
+    let told: Vec<bool> = told.lock().unwrap().iter().map(|told| told.0).collect();
+    assert_eq!(told, [false, false, false, true]);
     engine.shutdown().await.unwrap();
 }

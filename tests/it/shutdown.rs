@@ -311,6 +311,28 @@ async fn a_row_that_came_while_the_queue_was_full_is_claimed_when_there_is_room(
     engine.shutdown().await.unwrap();
 }
 
+/// What follows the drain has its own time, whatever the lease: a process that is asked to end is killed if it does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn p57_a_shutdown_ends_although_the_database_does_not_answer() {
+    let db = database().await;
+    let gate = Arc::new(Gate::new());
+    let engine = engine(&db).machine::<Slow>().resource(Arc::clone(&gate)).maintenance(false);
+    let engine = engine.lease_ttl(Duration::from_hours(1)).drain_timeout(Duration::from_millis(1));
+    let engine = engine.start().await.unwrap();
+    Slow::insert(0).execute(&engine).await.unwrap();
+    gate.arrival().await;
+    let mut holder = db.pool().begin().await.unwrap();
+    sqlx::query("lock table gen_durable.workers, gen_durable.instances")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    gate.open(1);
+    let shutdown = tokio::time::timeout(PATIENCE, engine.shutdown()).await;
+    let error = shutdown.expect("it does not wait for the lock").unwrap_err();
+    assert!(error.to_string().contains("could not remove the worker: no answer within"), "{error}");
+    holder.rollback().await.unwrap();
+}
+
 /// An outcome that cannot be committed for longer than a shutdown waits: it is given up, and nothing of the
 /// engine is left that would try again.
 #[tokio::test(flavor = "multi_thread")]

@@ -121,16 +121,12 @@ pub(super) async fn insert_with(
         let result =
             if rows.len() > BATCH_MAX { insert.await } else { connections.within(insert).await };
         match connection.done(result) {
-            Err(error) if is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => tries += 1,
+            Err(error) if storage::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => {
+                tries += 1;
+            }
             result => return result.map_err(DatabaseError::new(failed)),
         }
     }
-}
-
-/// Whether Postgres rolled the transaction back to resolve a conflict: it is safe to try again.
-fn is_rolled_back(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| code == "40P01" || code == "40001")
 }
 
 /// A signal that waits for its batch.
@@ -192,7 +188,9 @@ pub(super) async fn deliver_with(
         let mut connection = connections.get().await.map_err(DatabaseError::new(failed))?;
         let result = connections.within(storage::deliver(&mut connection, signals)).await;
         match connection.done(result) {
-            Err(error) if is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => tries += 1,
+            Err(error) if storage::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => {
+                tries += 1;
+            }
             result => return result.map_err(DatabaseError::new(failed)),
         }
     }

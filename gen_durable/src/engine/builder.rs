@@ -20,7 +20,7 @@ use super::{
     gate::Gate,
     keeper::{self, Heart},
     lease::Lease,
-    notify, shutdown,
+    notify, register, shutdown,
     slots::Queue,
     tasks::Tasks,
 };
@@ -29,12 +29,12 @@ use crate::{
     client::Client,
     config::Config,
     connections::Connections,
-    error::{DatabaseError, Error},
-    machine::Steps,
+    error::Error,
+    machine::{Machine, Steps},
     maintenance,
     registry::{MachineRunner, Polls, Registry, Runner},
     resources::Resources,
-    storage,
+    storage::Retention,
     throttle::Throttle,
 };
 
@@ -88,14 +88,15 @@ impl EngineBuilder {
     }
 
     /// Serves this queue, with at most `slots` of its steps running user code at once in this
-    /// process. Without any queue, an engine serves `default` with 10 slots.
+    /// process. Without any queue, an engine serves `default` with 10 slots. Said again of the same
+    /// queue, it replaces what was said before.
     pub fn queue(mut self, name: impl Into<String>, slots: usize) -> Self {
         self.config.queues.insert(name.into(), slots);
         self
     }
 
     /// Gives the steps a resource, which they take by reference as a parameter. There is one of
-    /// each type: a second one replaces the first.
+    /// each type: a second one is an error at start.
     pub fn resource<T: Send + Sync + 'static>(mut self, resource: T) -> Self {
         self.resources.insert(resource);
         self
@@ -108,14 +109,15 @@ impl EngineBuilder {
     }
 
     /// How long after its last sign of life a worker counts as lost and its instances run
-    /// elsewhere; the default is 30 s, at least 100 ms. It is renewed every third of it.
+    /// elsewhere; the default is 30 s, at least 100 ms and at most a week. It is renewed every third
+    /// of it.
     pub fn lease_ttl(mut self, ttl: Duration) -> Self {
         self.config.lease_ttl = ttl;
         self
     }
 
     /// The longest pause between two looks for work that nobody announced; the default is 5 s, at
-    /// least 1 ms. An engine that has just become idle looks sooner.
+    /// least 1 ms, and more than a week is a week. An engine that has just become idle looks sooner.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.config.poll_interval = interval;
         self
@@ -128,19 +130,60 @@ impl EngineBuilder {
         self
     }
 
-    /// How long `shutdown` lets steps finish before it cuts them off; the default is 30 s.
+    /// How long `shutdown` lets steps finish before it cuts them off; the default is 18 s.
+    ///
+    /// The whole shutdown takes up to 10 s more. Together that must fit into what the process is left:
+    /// Kubernetes kills it 30 s after it has asked it to end (`terminationGracePeriodSeconds`).
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.config.drain_timeout = timeout;
         self
     }
 
     /// How long ended instances are kept; the default is 7 days, `None` keeps them for ever.
+    ///
+    /// It applies to the machines of which nothing else [is said](Self::retention_of), those included that
+    /// no process knows any more.
     pub fn retention(mut self, retention: impl Into<Option<Duration>>) -> Self {
         self.config.retention = retention.into();
         self
     }
 
-    /// The largest state, result or payload, in bytes of JSON; the default is 8 MiB.
+    /// How long ended instances of this machine are kept, in whatever version; `None` keeps them for ever.
+    ///
+    /// It is stored in the database, in `gen_durable.retention`, and so holds for every engine: one that
+    /// does not know the machine must not delete what another was told to keep. An engine that runs the
+    /// machine and says nothing of it lets [`retention`](Self::retention) apply again, so engines that run
+    /// the same machine should say the same.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use gen_durable::prelude::*;
+    /// # #[durable_fsm(output = ())]
+    /// # pub enum Ping { Send }
+    /// # #[durable_fsm]
+    /// # impl Ping { async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+    /// # #[durable_fsm(output = ())]
+    /// # pub enum Invoice { Send }
+    /// # #[durable_fsm]
+    /// # impl Invoice { async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), gen_durable::Error> {
+    /// let engine = Engine::builder(pool)
+    ///     .machine::<Ping>()
+    ///     .machine::<Invoice>()
+    ///     .retention_of::<Ping>(Duration::from_mins(10))
+    ///     .retention_of::<Invoice>(None)
+    ///     .start()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn retention_of<M: Machine>(mut self, retention: impl Into<Option<Duration>>) -> Self {
+        self.config.retentions.insert(M::NAME, Retention(retention.into()));
+        self
+    }
+
+    /// The largest state, result or payload, in bytes of JSON; the default is 8 MiB, at least 64 bytes
+    /// and at most 256 MiB.
     ///
     /// It applies to the engine's steps and to calls on the engine and its client. Calls on a pool,
     /// in a transaction or on a [`Client::new`] keep to 8 MiB.
@@ -164,7 +207,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The most connections that the engine opens for its statements; the default is 10, at least 5.
+    /// The most connections that the engine opens for its statements; the default is 10, at least 5 and
+    /// at most 1,000.
     /// Two more keep the worker's lease and listen for work.
     pub fn connections_max(mut self, connections: u32) -> Self {
         self.config.connections_max = connections;
@@ -186,6 +230,9 @@ impl EngineBuilder {
     /// does not fit, or the database cannot be reached.
     pub async fn start(mut self) -> Result<Engine, Error> {
         self.config.check()?;
+        if let Some(resource) = self.resources.replaced() {
+            return Err(Error::DuplicateResource { resource });
+        }
         let value_max = self.config.value_max;
         let runners = self.machines.iter().map(|make| make(value_max)).collect();
         let registry = Registry::new(runners, &self.resources)?;
@@ -212,7 +259,7 @@ impl EngineBuilder {
         };
         let connections = own(self.config.connections_max);
         let asked = Instant::now();
-        let worker = register(&connections, &self.config).await?;
+        let worker = register::register(&connections, &self.config, &registry).await?;
         let lease = Lease::new(worker, asked, self.config.lease_ttl);
         let shared = self.share(connections, registry, lease);
         keeper::spawn(&shared, move || own(1)).map_err(Error::Thread)?;
@@ -277,46 +324,6 @@ impl std::fmt::Debug for EngineBuilder {
             .field("resources", &self.resources)
             .finish_non_exhaustive()
     }
-}
-
-/// Checks the schema's version and registers the worker.
-async fn register(connections: &Connections, config: &Config) -> Result<i64, Error> {
-    let mut connection =
-        connections.get().await.map_err(DatabaseError::new("connect to the database"))?;
-    let found = connections
-        .within(storage::schema_version(&mut connection))
-        .await
-        .map_err(DatabaseError::new("read the schema's version"))?;
-    let needed = storage::SCHEMA_VERSION;
-    if found < needed {
-        return Err(Error::SchemaTooOld { found, needed });
-    }
-    if found > needed {
-        return Err(Error::SchemaTooNew { found, needed });
-    }
-    let isolation = connections
-        .within(storage::isolation(&mut connection))
-        .await
-        .map_err(DatabaseError::new("read the isolation level"))?;
-    // Who locks a row, and looks again, must see what was committed meanwhile.
-    if isolation != "read committed" {
-        return Err(Error::InvalidOption {
-            option: "default_transaction_isolation".to_owned(),
-            reason: format!(
-                "it is `{isolation}` for this pool's sessions, and the engine needs `read committed`: set \
-                 it for the role or in the pool's options"
-            ),
-        });
-    }
-    let result = connections
-        .within(storage::register_worker(
-            &mut connection,
-            &config.name,
-            config.lease_ttl,
-            &config.queue_names(),
-        ))
-        .await;
-    Ok(connection.done(result).map_err(DatabaseError::new("register the worker"))?)
 }
 
 fn spawn_services(shared: &Arc<Shared>) {

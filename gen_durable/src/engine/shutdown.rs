@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Invariant: a shutdown ends, whatever the database and the engine's runtime do: each part has its
-//! time. All but the drain take 8 s together.
+//! time. All but the drain take 10 s together.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,18 +16,27 @@ use tokio::time::timeout;
 
 use super::{Shared, orphans};
 use crate::{
+    config::Config,
     connections::within,
     error::{Cause, DatabaseError, Error},
     storage,
 };
 
 /// How long the last commits may take after steps were cut off. With the default drain timeout of
-/// 20 s, and what follows, a shutdown ends within the 30 s that Kubernetes leaves a process.
-const LAST_COMMITS: Duration = Duration::from_secs(4);
+/// 18 s, and what follows, a shutdown ends within the 30 s that Kubernetes leaves a process.
+const LAST_COMMITS: Duration = Duration::from_secs(5);
 /// How long it may take to remove the worker: two tries, a connection and a statement each.
-const REMOVAL: Duration = Duration::from_secs(3);
+const REMOVAL: Duration = Duration::from_secs(4);
 /// How long it may take to close the connections.
 const CLOSE: Duration = Duration::from_secs(1);
+
+/// What a shutdown with the default options has, less a second for what else a process does at its end.
+const GRACE: Duration = Duration::from_secs(29);
+
+const _: () = {
+    let ends = Config::DRAIN_TIMEOUT.as_secs() + LAST_COMMITS.as_secs();
+    assert!(ends + REMOVAL.as_secs() + CLOSE.as_secs() < GRACE.as_secs());
+};
 
 /// Says that the engine's runtime has ended, when it drops its tasks.
 pub(super) struct Deserted(Arc<Shared>);

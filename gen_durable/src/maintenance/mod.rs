@@ -44,14 +44,10 @@ pub(crate) fn spawn(shared: &Arc<Shared>) {
     tick(shared, "look for unknown machines", Duration::from_mins(1), |shared| {
         Box::pin(unknown::run_once(shared))
     });
+    tick(shared, "prune", Duration::from_mins(1), |shared| Box::pin(retention::run_once(shared)));
     tick(shared, "look for unserved queues", Duration::from_mins(1), |shared| {
         Box::pin(unserved::run_once(shared))
     });
-    if shared.config.retention.is_some() {
-        tick(shared, "prune", Duration::from_mins(1), |shared| {
-            Box::pin(retention::run_once(shared))
-        });
-    }
 }
 
 /// Runs each service until it is idle, now.

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     context::{Context, Mark},
     error::{EncodeError, Error, StepError},
+    keys::check_name,
     machine::{Requirement, Steps},
     outcome::{Outcome, Transition},
     resources::Resources,
@@ -202,14 +203,25 @@ impl<M: Steps> Runner for MachineRunner<M> {
             option: format!("machine `{}`", M::NAME),
             reason: reason.to_owned(),
         };
-        if M::NAME.is_empty() || M::NAME.contains('\0') {
-            return Err(invalid("a machine needs a name without NUL characters"));
-        }
+        check_name("its name", M::NAME).map_err(|error| invalid(&error.to_string()))?;
+        check_name("its queue", M::QUEUE).map_err(|error| invalid(&error.to_string()))?;
         if M::VERSION == 0 || i32::try_from(M::VERSION).is_err() {
             return Err(invalid("a version is between 1 and 2,147,483,647"));
         }
-        if M::SIGNALS.iter().any(|name| name.is_empty() || name.contains(char::is_control)) {
-            return Err(invalid("a signal needs a name without control characters"));
+        for name in M::STEPS {
+            check_name("the name of a step", name).map_err(|error| invalid(&error.to_string()))?;
+            if M::from_name(name).and_then(|step| step.timeout()) == Some(Duration::ZERO) {
+                return Err(invalid(&format!(
+                    "step `{name}` has a timeout of 0, which cuts every run off; give it time, or no timeout"
+                )));
+            }
+        }
+        for name in M::SIGNALS {
+            check_name("the name of a signal", name)
+                .map_err(|error| invalid(&error.to_string()))?;
+            if name.contains(char::is_control) {
+                return Err(invalid("a signal needs a name without control characters"));
+            }
         }
         Ok(())
     }

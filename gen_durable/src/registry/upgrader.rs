@@ -108,6 +108,8 @@ impl Work {
                 attempt: self.instance.attempt,
                 failures: self.instance.failures,
                 timed_out: self.instance.timed_out,
+                claimed_at: self.instance.claimed_at,
+                received: self.instance.received,
             }),
             worker: self.worker,
             revision: self.revision,

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use sqlx::{PgConnection, Row, postgres::PgRow};
@@ -61,7 +61,8 @@ pub(crate) async fn claim(
         }
         answer => answer?,
     };
-    let (rows, candidates) = Arrays::read(&answer)?.split(request, &places)?;
+    let (rows, candidates) =
+        Arrays::read(&answer)?.split(request, &places, time(answer.try_get(15)?))?;
     let first = read_first(&answer, request)?;
     let mut claim = Claim { rows, refused: answer.try_get(9)?, first, ..Claim::default() };
     claim.contended = answer.try_get::<Option<_>, _>(13)?.unwrap_or(false);
@@ -194,6 +195,7 @@ impl Arrays {
         self,
         request: &ClaimRequest,
         places: &Places<'_>,
+        now: SystemTime,
     ) -> Result<(Vec<Claimed>, Vec<Candidate>), sqlx::Error> {
         let kinds_of_a_queue = request.kinds.fsms.len().max(1);
         let mut claimed = Vec::with_capacity(self.ids.len());
@@ -233,6 +235,7 @@ impl Arrays {
                 attempt: attempt.unwrap_or(0),
                 failures: failures.unwrap_or(0),
                 timed_out: timed_out.unwrap_or(false),
+                now,
                 inbox: parse_inbox(inbox.as_deref())?,
             });
         }
@@ -322,8 +325,20 @@ fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {
         failures: row.try_get::<Option<i32>, _>(12)?.unwrap_or(0),
         revision: row.try_get(8)?,
         timed_out: row.try_get::<Option<bool>, _>(9)?.unwrap_or(false),
+        now: time(row.try_get(13)?),
         inbox: parse_inbox(row.try_get(10)?)?,
     })
+}
+
+/// Microseconds since 1970 as a time.
+fn time(micros: i64) -> SystemTime {
+    let since = Duration::from_micros(micros.unsigned_abs());
+    let time = if micros < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(since)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(since)
+    };
+    time.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Reads an inbox that a statement aggregated.

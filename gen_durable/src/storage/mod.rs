@@ -20,7 +20,10 @@ pub(crate) use self::{
         Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, InboxRow, Kind, Kinds,
         NewInstance, NewSignal, Orphan, Upgraded,
     },
-    upkeep::{Ended, announce, ended, notify, prune, reap, rescue_stranded, wake_timed_out},
+    upkeep::{
+        Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,
+        wake_timed_out,
+    },
     workers::{isolation, register_worker, remove_worker, renew_lease, schema_version, session},
 };
 
@@ -55,6 +58,12 @@ fn micros(duration: Duration) -> i64 {
 /// Whether a statement has waited for a lock for as long as it may.
 pub(crate) fn is_lock_timeout(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("55P03")
+}
+
+/// Whether Postgres rolled the transaction back to resolve a conflict: it is safe to try again.
+pub(crate) fn is_rolled_back(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code == "40P01" || code == "40001")
 }
 
 /// Whether an error lasts until somebody mends the database, the login or the program: who waits

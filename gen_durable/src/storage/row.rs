@@ -98,6 +98,8 @@ pub(crate) struct Claimed {
     pub(crate) attempt: i32,
     pub(crate) failures: i32,
     pub(crate) timed_out: bool,
+    /// The database's time at the claim.
+    pub(crate) now: SystemTime,
     pub(crate) inbox: Vec<InboxRow>,
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: each is limited to a batch and skips what others have locked, so that any number of
 //! processes may run it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::{PgConnection, Row};
 
@@ -14,9 +14,17 @@ const ENDED: &str = include_str!("sql/ended.sql");
 const NOTIFY: &str = include_str!("sql/notify.sql");
 const PRUNE: &str = include_str!("sql/prune.sql");
 const REAP: &str = include_str!("sql/reap.sql");
+const RETAIN: &str = include_str!("sql/retain.sql");
 const REMOVE_LOST_WORKERS: &str = include_str!("sql/remove_lost_workers.sql");
 const STRANDED_PARTITIONS: &str = include_str!("sql/stranded_partitions.sql");
 const WAKE_TIMED_OUT: &str = include_str!("sql/wake_timed_out.sql");
+
+/// The batch of `prune`, as its text has it.
+pub(crate) const PRUNE_MAX: u64 = 1000;
+
+/// For how long ended instances of a machine are kept; `None` for ever.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Retention(pub(crate) Option<Duration>);
 
 /// What an instance has come to.
 #[derive(Clone, Debug)]
@@ -82,15 +90,30 @@ pub(crate) async fn notify(
     Ok(())
 }
 
-/// Deletes a batch of instances that ended long ago; how many.
+/// Deletes a batch of instances that ended long ago, [`PRUNE_MAX`] at most; how many. Without a retention those are kept of
+/// whose machines nothing else is said.
 pub(crate) async fn prune(
     connection: &mut PgConnection,
-    older_than: Duration,
-    batch_max: i64,
+    retention: Option<Duration>,
 ) -> Result<u64, sqlx::Error> {
-    let done =
-        sqlx::query(PRUNE).bind(micros(older_than)).bind(batch_max).execute(connection).await?;
+    let retention = retention.map(micros);
+    let done = sqlx::query(PRUNE).bind(retention).execute(connection).await?;
     Ok(done.rows_affected())
+}
+
+/// States for how long ended instances of these machines are kept; `None` where nothing is said.
+pub(crate) async fn retain(
+    connection: &mut PgConnection,
+    retentions: &BTreeMap<&'static str, Option<Retention>>,
+) -> Result<(), sqlx::Error> {
+    let machines: Vec<&str> = retentions.keys().copied().collect();
+    let keep_for: Vec<Option<i64>> = retentions
+        .values()
+        .map(|retention| retention.and_then(|kept| kept.0).map(micros))
+        .collect();
+    let said: Vec<bool> = retentions.values().map(Option::is_some).collect();
+    sqlx::query(RETAIN).bind(machines).bind(keep_for).bind(said).execute(connection).await?;
+    Ok(())
 }
 
 /// Returns a batch of rows of lost workers to the queue.

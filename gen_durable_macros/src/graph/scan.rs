@@ -118,7 +118,9 @@ impl<'a> Scan<'a> {
             "replay" => self.flow.push(Edge::Replay),
             "snooze" => self.flow.push(Edge::Snooze),
             "await_signal" | "await_any" => self.awaits(types, false),
-            "await_signal_for" | "await_any_for" => self.awaits(types, true),
+            "await_signal_for" | "await_signal_until" | "await_any_for" | "await_any_until" => {
+                self.awaits(types, true);
+            }
             "done" => self.flow.push(Edge::Done),
             "stop" => self.flow.push(Edge::Stop),
             // A method of the user's own may do anything.

@@ -91,6 +91,8 @@ fn outcomes_wherever_they_stand() {
             "await paid, await cancelled_by_user",
         ),
         (quote!(Ok(cx.await_any_for::<(Paid, Gone)>(wait))), "await paid for, await gone for"),
+        (quote!(Ok(cx.await_signal_until::<Paid>(end))), "await paid for"),
+        (quote!(Ok(cx.await_any_until::<(Paid, Gone)>(end))), "await paid for, await gone for"),
         (
             quote!(Ok(items
                 .iter()

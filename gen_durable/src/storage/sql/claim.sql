@@ -233,7 +233,8 @@ select array_agg(row.id) as ids,
        array(select f.priority::smallint from first f) as first_priorities,
        array(select f.since from first f) as first_since,
        (select count(*) from candidates) < (select sum(s.wanted) from shares s) as left_out,
-       array_agg(row.failures) as failures
+       array_agg(row.failures) as failures,
+       (extract(epoch from now()) * 1000000)::bigint as claimed_at
 from (
     select c.id, c.kind, c.partition_key,
            l.step, l.state, l.attempt, l.failures, l.revision, l.awaits, l.inbox

@@ -112,7 +112,8 @@ select i.id,
            where s.target_id = i.id
        ) end as inbox,
        (select count(*) from waiting) as blocked,
-       i.failures
+       i.failures,
+       (extract(epoch from now()) * 1000000)::bigint as claimed_at
 from (select) as answer
 left join claimed i on true
 order by i.priority, i.eligible_at, i.id

@@ -1,0 +1,91 @@
+//! What an engine finds in the database when it starts, and what it leaves there.
+//!
+//! Invariant: nothing is written before all has been found to fit.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    config::Config,
+    connections::Connections,
+    error::{DatabaseError, Error},
+    registry::Registry,
+    storage::{self, Retention},
+};
+
+/// How often a statement is tried that Postgres rolls back to resolve a conflict with another engine's.
+const TRIES_MAX: usize = 5;
+
+/// Checks the schema and the sessions, states the retentions, and registers the worker.
+pub(super) async fn register(
+    connections: &Connections,
+    config: &Config,
+    registry: &Registry,
+) -> Result<i64, Error> {
+    check(connections).await?;
+    let retentions = retentions(config, registry);
+    let mut tries = 0;
+    while let Err(error) = retain(connections, &retentions).await {
+        tries += 1;
+        if tries == TRIES_MAX || !storage::is_rolled_back(&error) {
+            return Err(DatabaseError::new("state for how long instances are kept")(error).into());
+        }
+    }
+    let worker = async {
+        let mut connection = connections.get().await?;
+        let (name, queues) = (&config.name, config.queue_names());
+        let register = storage::register_worker(&mut connection, name, config.lease_ttl, &queues);
+        let result = connections.within(register).await;
+        connection.done(result)
+    };
+    Ok(worker.await.map_err(DatabaseError::new("register the worker"))?)
+}
+
+/// Checks the schema's version and the isolation level.
+async fn check(connections: &Connections) -> Result<(), Error> {
+    let mut connection =
+        connections.get().await.map_err(DatabaseError::new("connect to the database"))?;
+    let found = connections
+        .within(storage::schema_version(&mut connection))
+        .await
+        .map_err(DatabaseError::new("read the schema's version"))?;
+    let needed = storage::SCHEMA_VERSION;
+    if found < needed {
+        return Err(Error::SchemaTooOld { found, needed });
+    }
+    if found > needed {
+        return Err(Error::SchemaTooNew { found, needed });
+    }
+    let result = connections.within(storage::isolation(&mut connection)).await;
+    let isolation =
+        connection.done(result).map_err(DatabaseError::new("read the isolation level"))?;
+    // Who locks a row, and looks again, must see what was committed meanwhile.
+    if isolation != "read committed" {
+        return Err(Error::InvalidOption {
+            option: "default_transaction_isolation".to_owned(),
+            reason: format!(
+                "it is `{isolation}` for this pool's sessions, and the engine needs `read committed`: set \
+                 it for the role or in the pool's options"
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// What is said of each machine that the engine runs, and of others; nothing where the default applies.
+fn retentions(config: &Config, registry: &Registry) -> BTreeMap<&'static str, Option<Retention>> {
+    let run = registry.runners().map(|runner| (runner.name(), None));
+    let said = config.retentions.iter().map(|(machine, retention)| (*machine, Some(*retention)));
+    run.chain(said).collect()
+}
+
+async fn retain(
+    connections: &Connections,
+    retentions: &BTreeMap<&'static str, Option<Retention>>,
+) -> Result<(), sqlx::Error> {
+    if retentions.is_empty() {
+        return Ok(());
+    }
+    let mut connection = connections.get().await?;
+    let result = connections.within(storage::retain(&mut connection, retentions)).await;
+    connection.done(result)
+}
