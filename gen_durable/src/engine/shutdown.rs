@@ -10,7 +10,10 @@
 //! Invariant: a shutdown ends, whatever the database and the engine's runtime do: each part has its
 //! time. All but the drain take 10 s together.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::time::timeout;
 
@@ -63,6 +66,7 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
         return Ok(());
     }
     shared.begin_stop();
+    let began = Instant::now();
     if timeout(shared.config.drain_timeout, drained(shared)).await.is_err() {
         tracing::warn!("steps still under way after the drain timeout are cut off");
         shared.cut_off.open();
@@ -73,7 +77,13 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
             give_back(shared).await;
         }
     };
-    let _ = timeout(LAST_COMMITS, last).await;
+    // A runtime that has ended leaves no step to wait for: what is given back has that time too.
+    let left = if shared.deserted.is_open() {
+        shared.config.drain_timeout.saturating_sub(began.elapsed())
+    } else {
+        Duration::ZERO
+    };
+    let _ = timeout(LAST_COMMITS.saturating_add(left), last).await;
     let mut removed = remove_worker(shared).await;
     if removed.is_err() {
         // The connections that were kept may all have been lost meanwhile, and are closed now.
