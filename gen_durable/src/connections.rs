@@ -169,13 +169,11 @@ impl Connections {
         }
         loop {
             let mut held = Held::new(self.inner.pool.try_acquire()?, here.clone());
-            match within(TEST_PATIENCE, held.ping()).await {
-                Ok(()) => return Some(held),
-                Err(_) => {
-                    held.discard();
-                    self.discard_idle();
-                }
+            if within(TEST_PATIENCE, held.ping()).await.is_ok() {
+                return Some(held);
             }
+            held.discard();
+            self.discard_idle();
         }
     }
 

@@ -30,6 +30,8 @@ use crate::{
 const LAST_COMMITS: Duration = Duration::from_secs(5);
 /// How long it may take to remove the worker: two tries, a connection and a statement each.
 const REMOVAL: Duration = Duration::from_secs(4);
+/// How long to wait before what could not be given back is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
 /// How long it may take to close the connections.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -107,9 +109,10 @@ async fn drained(shared: &Shared) {
 /// Gives back what was claimed when the runtime ended, on the one that this is called on.
 async fn give_back(shared: &Arc<Shared>) {
     tracing::warn!("the engine's runtime ended before its shutdown; what ran there was cut off");
-    if let Err(error) = orphans::give_all_back(shared).await {
+    while let Err(error) = orphans::give_all_back(shared).await {
         let error = Cause(&error);
-        tracing::warn!(%error, "could not give back what had been claimed; its lease runs out");
+        tracing::warn!(%error, "could not give back what had been claimed; trying again while there is time");
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
