@@ -16,7 +16,7 @@
 # `rm -rf DIR` removes it all. Mounts are private to the script and end with it. No check runs this: it
 # takes minutes, and its servers are a mirror's.
 #
-# SUITE (this machine's, or bookworm) and MIRROR choose another Debian.
+# SUITE (this machine's, or bookworm) and MIRROR (this machine's) choose another Debian.
 set -euo pipefail
 
 if [[ $# -ne 1 ]]; then
@@ -32,10 +32,16 @@ dir=$(cd "$1" && pwd)
 root=$dir/root
 suite=${SUITE:-$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)}
 
+# The Debian mirror that this machine's apt has.
+machines_mirror() {
+    apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' |
+        sed -n 's/^Debian //p' | head -1
+}
+
 if [[ ! -e $dir/complete ]]; then
     rm -rf "$root"
     debootstrap --variant=minbase --include=gcc,libc6-dev,git,ca-certificates \
-        "${suite:-bookworm}" "$root" "${MIRROR:-http://deb.debian.org/debian}"
+        "${suite:-bookworm}" "$root" "${MIRROR:-$(machines_mirror)}"
     chroot "$root" useradd --create-home newcomer
     touch "$dir/complete"
 fi

@@ -234,3 +234,24 @@ fn p58_a_cache_that_cannot_be_used_is_named() {
     let why = fetched.expect_err("a file is no directory");
     assert!(why.contains(&file.display().to_string()) && why.contains("XDG_CACHE_HOME"), "{why}");
 }
+
+#[test]
+fn p58_a_fetched_server_can_be_run_by_another_user() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let cache = Cache::new();
+    // As under root's umask, and in a cache that somebody has closed.
+    let closed = [means(
+        "closed",
+        "umask 077; mkdir -p server/bin
+         printf '#!/bin/sh\\n' >server/bin/postgres; chmod 700 server/bin/postgres
+         cp server/bin/postgres server/bin/initdb",
+    )];
+    fs::set_permissions(&cache.0, fs::Permissions::from_mode(0o700)).expect("works");
+    let (fetched, out) = fetch_into(&cache.0, &closed);
+    let bin = fetched.expect(&out);
+    for path in [&cache.0, &closed[0].place(&cache.0), &bin, &bin.join("postgres")] {
+        let mode = path.metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o005, 0o005, "{} is {mode:o}", path.display());
+    }
+}

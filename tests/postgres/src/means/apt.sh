@@ -30,7 +30,15 @@ apt-get -qs -c "$PWD/apt.conf" --no-install-recommends install postgresql >plan
 # without it interprets them. Perl is for scripts that manage clusters.
 wanted=$(sed -n 's/^Inst \([^ ]*\) .*/\1/p' plan |
     grep -E '^(lib.*|postgresql(-client)?-[0-9]+)$' |
-    grep -Ev '^lib(c6|c-.*|llvm.*|z3-4|perl.*|.*-perl)$')
+    grep -Ev '^lib(c6|c-.*|llvm.*|z3-4|perl.*|.*-perl)$') || true
+case "$wanted" in
+    *postgresql-[0-9]*) ;;
+    *)
+        # dpkg takes the server for installed, though its programs are not where they belong.
+        echo "apt has no server to fetch: apt-get install --reinstall postgresql may mend it" >&2
+        exit 1
+        ;;
+esac
 (
     cd packages
     # Names of packages, one word each.

