@@ -2,7 +2,11 @@
 //!
 //! Invariant: a job owns its arguments while it runs, and what is stored of them stays as it was inserted.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
     context::{Context, Instance, Received},
@@ -53,9 +57,51 @@ impl<S> JobContext<S> {
         self.instance.id
     }
 
-    /// How many runs came before this one.
+    /// How many runs came before this one. A `snooze` adds none.
     pub fn attempt(&self) -> u32 {
         self.instance.attempt
+    }
+
+    /// How many runs failed in a row, just before this one; see
+    /// [`Context::failures`](crate::Context::failures).
+    pub fn failures(&self) -> u32 {
+        self.instance.failures
+    }
+
+    /// The database's time at the claim of this job; see [`Context::now`](crate::Context::now).
+    pub fn now(&self) -> SystemTime {
+        self.instance.claimed_at
+    }
+
+    /// Ends the job with its result: for a job that may also run again.
+    pub fn done<T>(self, result: T) -> JobOutcome<T> {
+        JobOutcome(Decision::Done(result))
+    }
+
+    /// Runs the job again after `delay`, at the same attempt: this is how a job polls.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use gen_durable::prelude::*;
+    /// # pub struct Bank;
+    /// # impl Bank { async fn receipt(&self, _: i64) -> std::io::Result<Option<String>> { Ok(None) } }
+    ///
+    /// #[durable_job(retry(max_attempts = 5))]
+    /// async fn settle(cx: JobContext<i64>, bank: &Bank) -> Result<JobOutcome<String>, std::io::Error> {
+    ///     Ok(match bank.receipt(cx.state).await? {
+    ///         Some(receipt) => cx.done(receipt),
+    ///         None => cx.snooze(Duration::from_mins(1)),
+    ///     })
+    /// }
+    /// ```
+    pub fn snooze<T>(self, delay: Duration) -> JobOutcome<T> {
+        JobOutcome(Decision::Snooze(delay))
+    }
+
+    /// Runs the job again after `delay`, with one more attempt.
+    pub fn replay<T>(self, delay: Duration) -> JobOutcome<T> {
+        JobOutcome(Decision::Replay(delay))
     }
 
     /// The queue that the job runs in.
@@ -66,6 +112,28 @@ impl<S> JobContext<S> {
     /// The partition key that it was inserted with.
     pub fn partition_key(&self) -> Option<&str> {
         self.instance.partition_key.as_deref()
+    }
+}
+
+/// What a job returns that may run again: made by [`JobContext::done`], [`JobContext::snooze`] and
+/// [`JobContext::replay`].
+#[must_use = "an outcome takes effect only if the job returns it"]
+pub struct JobOutcome<T>(Decision<T>);
+
+enum Decision<T> {
+    Done(T),
+    Snooze(Duration),
+    Replay(Duration),
+}
+
+/// Prints no result: it may be confidential.
+impl<T> fmt::Debug for JobOutcome<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Decision::Done(_) => f.write_str("JobOutcome(done)"),
+            Decision::Snooze(delay) => write!(f, "JobOutcome(snooze({delay:?}))"),
+            Decision::Replay(delay) => write!(f, "JobOutcome(replay({delay:?}))"),
+        }
     }
 }
 
@@ -91,6 +159,16 @@ impl JobEnd {
     /// Ends the instance with its result.
     pub fn done<M: Machine>(self, output: M::Output) -> Outcome<M> {
         Outcome::new(Transition::Done(output), None, self.inbox)
+    }
+
+    /// Ends the instance, or runs it again.
+    pub fn decide<M: Machine>(self, outcome: JobOutcome<M::Output>) -> Outcome<M> {
+        let transition = match outcome.0 {
+            Decision::Done(output) => Transition::Done(output),
+            Decision::Snooze(delay) => Transition::Snooze { delay },
+            Decision::Replay(delay) => Transition::Replay { delay },
+        };
+        Outcome::new(transition, None, self.inbox)
     }
 }
 

@@ -6,7 +6,10 @@
 
 mod finite;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::BuildHasher,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -52,7 +55,12 @@ impl<T: DurableState> DurableState for Option<T> {}
 impl<T: DurableState> DurableState for Vec<T> {}
 impl<T: DurableState> DurableState for Box<T> {}
 impl<T: DurableState> DurableState for BTreeMap<String, T> {}
-impl<T: DurableState> DurableState for HashMap<String, T> {}
+impl<T, S> DurableState for HashMap<String, T, S>
+where
+    T: DurableState,
+    S: BuildHasher + Default + Send + Sync + 'static,
+{
+}
 impl<A: DurableState, B: DurableState> DurableState for (A, B) {}
 impl<A: DurableState, B: DurableState, C: DurableState> DurableState for (A, B, C) {}
 

@@ -200,14 +200,16 @@ pub(crate) struct Job {
     pub(crate) state: Type,
     pub(crate) resources: Vec<Type>,
     pub(crate) output: Type,
-    /// Whether it returns a `Result` of its output.
+    /// Whether it returns a `Result`.
     pub(crate) fallible: bool,
+    /// Whether it returns a `JobOutcome`, or a `Result` of one.
+    pub(crate) decides: bool,
     /// Where the return type begins.
     pub(crate) output_at: Span,
 }
 
 impl Job {
-    pub(crate) fn new(item: ItemFn) -> Self {
+    pub(crate) fn new(item: ItemFn, options: &MachineOptions) -> Self {
         let sig = &item.sig;
         let machine = camel_case(&sig.ident.unraw().to_string());
         let machine = syn::parse_str::<Ident>(&machine).ok();
@@ -227,8 +229,15 @@ impl Job {
                 None => ((**ty).clone(), false, ends(ty).0),
             },
         };
+        // `JobOutcome<Receipt>`: it is done with a receipt, or runs again.
+        let decides = is_named(&output, "JobOutcome");
+        let output = match argument(&output) {
+            Some(done) if decides => done.clone(),
+            _ => output,
+        };
         Self {
-            machine,
+            machine: options.machine.clone().or(machine),
+            decides,
             state: state.unwrap_or_else(|| parse_quote!(())),
             resources: resources(sig, 1),
             output,

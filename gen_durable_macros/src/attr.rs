@@ -18,7 +18,10 @@ use crate::errors::Errors;
 #[derive(Default)]
 pub(crate) struct MachineOptions {
     pub(crate) version: Option<u32>,
-    pub(crate) queue: Option<LitStr>,
+    /// A string, or a path to a constant.
+    pub(crate) queue: Option<TokenStream>,
+    /// What a job's machine is called.
+    pub(crate) machine: Option<Ident>,
     pub(crate) state: Option<Type>,
     pub(crate) output: Option<Type>,
     pub(crate) name: Option<LitStr>,
@@ -86,6 +89,7 @@ const MACHINE: Known = &[
 ];
 
 const JOB: Known = &[
+    ("machine", "machine = SendMailJob"),
     ("version", "version = 1"),
     ("queue", "queue = \"mail\""),
     ("name", "name = \"send_mail\""),
@@ -145,7 +149,8 @@ impl MachineOptions {
     fn take(&mut self, name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<()> {
         match name {
             "version" => self.version = Some(values::version(input)?),
-            "queue" => self.queue = Some(values::text(name, input, errors)?),
+            "queue" => self.queue = Some(values::text_or_constant(name, input, errors)?),
+            "machine" => self.machine = Some(values::type_name(name, input)?),
             "name" => self.name = Some(values::text(name, input, errors)?),
             "state" => self.state = Some(values::ty(name, input, errors)?),
             "output" => self.output = Some(values::ty(name, input, errors)?),

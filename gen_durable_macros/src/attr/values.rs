@@ -33,6 +33,42 @@ pub(super) fn version(input: ParseStream<'_>) -> syn::Result<u32> {
     }
 }
 
+/// `= "checkout"` or `= QUEUE`: a constant of the type `&'static str`.
+pub(super) fn text_or_constant(
+    name: &str,
+    input: ParseStream<'_>,
+    errors: &mut Errors,
+) -> syn::Result<TokenStream> {
+    let ahead = input.fork();
+    ahead.parse::<Token![=]>()?;
+    if let Ok(path) = ahead.parse::<Path>()
+        && path.segments.last().is_some_and(|last| is_constant(&last.ident.to_string()))
+        && (ahead.is_empty() || ahead.peek(Token![,]))
+    {
+        input.parse::<Token![=]>()?;
+        input.parse::<Path>()?;
+        return Ok(path.into_token_stream());
+    }
+    text(name, input, errors).map(ToTokens::into_token_stream)
+}
+
+/// Whether a name is written as constants are: `QUEUE`, `MAIL_QUEUE_2`.
+fn is_constant(name: &str) -> bool {
+    name.starts_with(char::is_uppercase) && !name.contains(char::is_lowercase)
+}
+
+/// `= SendMailJob`
+pub(super) fn type_name(name: &str, input: ParseStream<'_>) -> syn::Result<Ident> {
+    input.parse::<Token![=]>()?;
+    if !input.peek(syn::Ident) {
+        return Err(not(
+            input,
+            &format!("expected a name for the type: write `{name} = SendMailJob`"),
+        ));
+    }
+    input.parse()
+}
+
 /// `= "checkout"`
 pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<LitStr> {
     input.parse::<Token![=]>()?;

@@ -47,6 +47,14 @@ pub(crate) fn check_job(job: &Job, errors: &mut Errors) {
             format!("{name} gives its machine its name in CamelCase, and of this none can be made: rename it"),
         );
     }
+    if let (Some(machine), Type::Path(state)) = (&job.machine, &job.state)
+        && state.path.segments.last().is_some_and(|last| last.ident == *machine)
+    {
+        errors.at(
+            &job.state,
+            format!("{name} gives its machine the name `{machine}`, which its arguments' type has: write `#[durable_job(machine = {machine}Job)]`, or rename one of them"),
+        );
+    }
     check_context(job, &name, errors);
     check_output(&sig.output, &name, errors);
     for input in sig.inputs.iter().skip(1) {

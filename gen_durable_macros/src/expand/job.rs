@@ -27,7 +27,11 @@ pub(super) fn expand(job: &Job, options: MachineOptions, correct: bool) -> Token
     // What is generated has no mistakes of its own, and the body that calls the function tells nothing.
     errors.discard();
     for step in &mut block.steps {
-        step.flow = Flow { edges: vec![Edge::Done], ..Flow::default() };
+        let mut edges = vec![Edge::Done];
+        if job.decides {
+            edges.extend([Edge::Replay, Edge::Snooze]);
+        }
+        step.flow = Flow { edges, ..Flow::default() };
     }
     let block = handlers::expand(&block, correct);
     quote!(#function #machine #block)
@@ -86,6 +90,7 @@ fn impl_item(job: &Job, machine: &Ident, options: &MachineOptions, correct: bool
     } else {
         returned.clone()
     };
+    let end = Ident::new(if job.decides { "decide" } else { "done" }, at);
     parse_quote_spanned! {at=>
         #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
         impl #machine {
@@ -95,7 +100,7 @@ fn impl_item(job: &Job, machine: &Ident, options: &MachineOptions, correct: bool
             ) -> #private::StepResult<Self> {
                 let (job, end) = #private::job(cx);
                 let #returned = #function(job #(, #names)*).await;
-                #private::Ok(end.done(#output))
+                #private::Ok(end.#end(#output))
             }
         }
     }

@@ -58,7 +58,7 @@ pub(crate) fn durable_job(options: TokenStream, item: TokenStream) -> TokenStrea
     let expanded = match syn::parse2::<Item>(item.clone()) {
         Ok(Item::Fn(item)) => {
             let options = MachineOptions::read_job(options, &mut errors);
-            let job = Job::new(item);
+            let job = Job::new(item, &options);
             check::check_job(&job, &mut errors);
             job::expand(&job, options, errors.is_empty())
         }
