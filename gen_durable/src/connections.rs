@@ -1,8 +1,9 @@
 //! Connections for short statements: kept open by an engine, borrowed from the pool by a client.
 //!
 //! Invariant: a connection on which a statement failed is never kept; the pool tests it first. One
-//! that broke, or that gave no answer, is closed, and so are those that are kept beside it. None is left
-//! of a runtime that has ended, and one that was used on another runtime is tested before it is used.
+//! that broke, or that gave no answer, is closed, and so are those that are kept beside it. None is
+//! left of a runtime that has ended, and one that was used on another runtime is tested before it
+//! is used.
 
 mod held;
 mod homes;
@@ -30,7 +31,7 @@ use crate::{error::DatabaseError, storage, throttle::Throttle};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client's short statement may go without an answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a connection that is tested may take to answer.
+/// The time that a connection has to answer a test.
 const TEST_PATIENCE: Duration = Duration::from_secs(1);
 /// How late a timer is at least if the runtime stood still. Less than the shortest patience.
 const LATE: Duration = Duration::from_millis(250);
@@ -52,7 +53,7 @@ struct Inner {
     sessions: bool,
     patience: Duration,
     probe: Probe,
-    /// What no call can succeed with, and was logged.
+    /// Failures that meet every call, as they were logged.
     lasting: Throttle,
     /// Dropped with the last of these connections; none if no runtime is watched for them.
     over: Option<watch::Sender<()>>,
@@ -65,7 +66,7 @@ struct Idle {
     waiting: usize,
     /// The runtimes on which connections are used.
     homes: Vec<Id>,
-    /// How many of them have ended.
+    /// The number of them that have ended.
     ended: u64,
 }
 
@@ -177,7 +178,7 @@ impl Connections {
             if held.is_of(&here) {
                 return Ok(connection(held));
             }
-            // What drives it may stand still, for all that is known here.
+            // The runtime that drives it may stand still.
             let tested = within(TEST_PATIENCE, held.ping()).await;
             let connection = connection(held.moved_to(&here));
             match tested {
@@ -206,8 +207,8 @@ impl Connections {
         Ok(connection)
     }
 
-    /// A connection that an engine's own pool has, if it answers. The pool would test it as well, but
-    /// wait for one that is half open until the call's time is up.
+    /// A connection that an engine's own pool has, if it answers. The pool would test it as well,
+    /// but wait for one that is half open until the call's time is up.
     async fn take_idle(&self, here: &Handle) -> Option<Held> {
         if self.inner.kept_max == 0 {
             return None;
@@ -281,9 +282,9 @@ impl Connections {
 
 /// Gives a statement up that has no answer for `patience`.
 ///
-/// A timer that is late says that the runtime stood still: a step blocked its thread, or the process
-/// was stopped. The answer may have been there all the time, so the connection is not blamed, and
-/// the statement has its time anew.
+/// A timer that is late says that the runtime stood still: a step blocked its thread, or the
+/// process was stopped. The answer may have been there all the time, so the connection is not
+/// blamed, and the statement has its time anew.
 pub(crate) async fn within<T>(
     patience: Duration,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
@@ -306,7 +307,7 @@ pub(crate) async fn within<T>(
 pub(crate) struct Connection {
     held: Held,
     home: Connections,
-    /// How many runtimes had ended when it was taken.
+    /// The number of runtimes that had ended when it was taken.
     ended: u64,
 }
 
@@ -317,7 +318,7 @@ impl Connection {
             Ok(_) | Err(sqlx::Error::Database(_)) => {
                 let mut idle = self.home.idle();
                 if idle.ended != self.ended {
-                    // What drives it may have ended meanwhile.
+                    // The runtime that drives it may have ended meanwhile.
                     drop(idle);
                     self.held.discard();
                 } else if result.is_ok()

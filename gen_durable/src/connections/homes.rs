@@ -1,8 +1,8 @@
 //! The runtimes on which connections are used, and what becomes of connections when one ends.
 //!
-//! A connection is driven by the runtime that it was opened on. When that ends, the connection never
-//! hears of an answer again. A test does not tell for sure: an answer that is there at once is read
-//! all the same.
+//! A connection is driven by the runtime that it was opened on. When that ends, the connection
+//! never hears of an answer again. A test does not tell for sure: an answer that is there at once
+//! is read all the same.
 //!
 //! Invariant: once a runtime has ended, none of its idle connections is left.
 
