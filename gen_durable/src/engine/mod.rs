@@ -211,7 +211,7 @@ impl Engine {
     /// timeout, then they are cut off; what has not finished goes back to the queue with no
     /// attempt spent.
     ///
-    /// It takes up to eight seconds more than the drain timeout: for the last commits, and to
+    /// It takes up to ten seconds more than the drain timeout: for the last commits, and to
     /// remove the worker. With the default that is less than the 30 s that Kubernetes leaves a
     /// process. The future borrows nothing, and may be polled on any runtime. A second shutdown
     /// waits for the first, and does nothing.
