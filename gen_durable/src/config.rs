@@ -66,7 +66,7 @@ impl Default for Config {
 const DEFAULT_QUEUE: (&str, usize) = ("default", 10);
 
 impl Config {
-    /// How long a shutdown drains, unless it is said otherwise. Kubernetes kills a process 30 s
+    /// The default drain timeout. Kubernetes kills a process 30 s
     /// after it has asked it to end; the engine needs some of them for what follows the drain.
     pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(18);
 

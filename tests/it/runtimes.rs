@@ -152,6 +152,29 @@ fn p54_a_call_is_not_lost_with_another_runtime() {
     drop(db);
 }
 
+/// Nothing drives them any more, and a test would not tell for sure: an answer that is there at once
+/// is read all the same.
+#[test]
+fn p54_a_runtime_that_ends_leaves_no_idle_connection() {
+    let main = runtime();
+    let db = main.block_on(database());
+    let options = db.pool().connect_options().as_ref().clone();
+    let pool = main.block_on(async { PgPoolOptions::new().connect_lazy_with(options) });
+    let client = Client::new(pool.clone());
+    for new in [runtime, single_runtime] {
+        let other = new();
+        other.block_on(async {
+            assert!(client.find(1).await.unwrap().is_none());
+            eventually("the connection is back", async || (pool.num_idle() == 1).then_some(()))
+                .await;
+        });
+        drop(other);
+        assert_eq!((pool.num_idle(), pool.size()), (0, 0));
+    }
+    main.block_on(client.find(1)).unwrap();
+    drop(db);
+}
+
 /// In whatever order, wherever, and with a step under way: nothing panics, and so nothing aborts.
 #[test]
 fn p54_an_engine_may_outlive_its_runtime() {
