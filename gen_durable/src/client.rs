@@ -101,9 +101,9 @@ impl Client {
     /// # Errors
     ///
     /// [`WaitError`]: the instance failed, does not exist, is of another machine, did not end
-    /// within `timeout`, or its result does not fit the machine's output type. What no waiting will
-    /// mend is an error at once: a schema or a right that is missing, a login that is refused, a
-    /// pool that is closed, an engine that was shut down. While the database cannot be reached,
+    /// within `timeout`, or its result does not fit the machine's output type. The call fails at
+    /// once if no waiting will help: a schema or a right that is missing, a login that is refused,
+    /// a pool that is closed, an engine that was shut down. While the database cannot be reached,
     /// waiting goes on; if the time is up before it can, the error says what was in the way.
     pub async fn wait<M: Machine>(
         &self,
@@ -128,7 +128,7 @@ impl Client {
         }
     }
 
-    /// What an instance has come to; none if it does not exist.
+    /// Looks an instance up; none if it does not exist.
     ///
     /// Takes a typed id, and answers with one and the machine's own types, or for tools a plain
     /// number, and answers with that.

@@ -15,7 +15,8 @@ use crate::{
 const WEEK: Duration = Duration::from_hours(7 * 24);
 /// More connections than a server has; each of them takes its place in memory at once.
 const CONNECTIONS_MAX: u32 = 1_000;
-/// The smallest and the largest `value_max`, in bytes. Postgres holds, and sends at once, 1 GiB at most.
+/// The smallest and the largest `value_max`, in bytes. Postgres holds, and sends at once, 1 GiB at
+/// most.
 const VALUE_MAX_MIN: usize = 64;
 const VALUE_MAX_MAX: usize = 256 * 1024 * 1024;
 
@@ -30,7 +31,7 @@ pub(crate) struct Config {
     pub(crate) poll_only: bool,
     pub(crate) drain_timeout: Duration,
     pub(crate) retention: Option<Duration>,
-    /// Of machines that differ from it, by name.
+    /// Retentions of single machines, by name.
     pub(crate) retentions: BTreeMap<&'static str, Retention>,
     pub(crate) value_max: usize,
     pub(crate) crashes_max: u32,
@@ -65,8 +66,8 @@ impl Default for Config {
 const DEFAULT_QUEUE: (&str, usize) = ("default", 10);
 
 impl Config {
-    /// How long a shutdown drains, unless it is said otherwise. Kubernetes kills a process 30 s after it has asked it to
-    /// end; the engine needs some of them for what follows the drain.
+    /// The default drain timeout. Kubernetes kills a process 30 s
+    /// after it has asked it to end; the engine needs some of them for what follows the drain.
     pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(18);
 
     /// The names of the queues that are served.

@@ -1,10 +1,12 @@
 //! Connections for short statements: kept open by an engine, borrowed from the pool by a client.
 //!
 //! Invariant: a connection on which a statement failed is never kept; the pool tests it first. One
-//! that broke, or that gave no answer, is closed, and so are those that are kept beside it. One that
-//! was used on another runtime, which may have ended, is tested before it is used.
+//! that broke, or that gave no answer, is closed, and so are those that are kept beside it. None is
+//! left of a runtime that has ended, and one that was used on another runtime is tested before it
+//! is used.
 
 mod held;
+mod homes;
 mod probe;
 
 use std::{
@@ -12,12 +14,15 @@ use std::{
     io,
     ops::{Deref, DerefMut},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use sqlx::{Connection as _, PgConnection, PgPool, postgres::PgListener};
-use tokio::runtime::Handle;
+use tokio::{
+    runtime::{Handle, Id},
+    sync::watch,
+};
 
 use self::{held::Held, probe::Probe};
 use crate::{error::DatabaseError, storage, throttle::Throttle};
@@ -26,7 +31,7 @@ use crate::{error::DatabaseError, storage, throttle::Throttle};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client's short statement may go without an answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a connection that is tested may take to answer.
+/// The time that a connection has to answer a test.
 const TEST_PATIENCE: Duration = Duration::from_secs(1);
 /// How late a timer is at least if the runtime stood still. Less than the shortest patience.
 const LATE: Duration = Duration::from_millis(250);
@@ -48,8 +53,10 @@ struct Inner {
     sessions: bool,
     patience: Duration,
     probe: Probe,
-    /// What no call can succeed with, and was logged.
+    /// Failures that meet every call, as they were logged.
     lasting: Throttle,
+    /// Dropped with the last of these connections; none if no runtime is watched for them.
+    over: Option<watch::Sender<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +64,30 @@ struct Idle {
     kept: Vec<Held>,
     /// Calls that found none kept and wait for the pool.
     waiting: usize,
+    /// The runtimes on which connections are used.
+    homes: Vec<Id>,
+    /// The number of them that have ended.
+    ended: u64,
+}
+
+impl Inner {
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes what is idle: this runtime has ended, and it may have been opened there.
+    fn leave(&self, runtime: &Handle) {
+        let kept = {
+            let mut idle = self.idle();
+            idle.homes.retain(|home| *home != runtime.id());
+            idle.ended += 1;
+            std::mem::take(&mut idle.kept)
+        };
+        kept.into_iter().for_each(Held::discard);
+        while let Some(idle) = self.pool.try_acquire() {
+            Held::new(idle, runtime.clone()).discard();
+        }
+    }
 }
 
 /// Counts a call out that waited for the pool, also one that was dropped meanwhile.
@@ -69,12 +100,23 @@ impl Drop for Waiting<'_> {
 }
 
 impl Connections {
-    /// Connections of the caller's pool, given back after each use.
+    /// Connections of the caller's pool, given back after each use, for many calls.
     pub(crate) fn borrowed(pool: PgPool) -> Self {
-        Self::with(pool, 0, false, CLIENT_PATIENCE)
+        Self::with(pool, 0, false, CLIENT_PATIENCE, Some(watch::Sender::new(())))
     }
 
-    fn with(pool: PgPool, kept_max: usize, sessions: bool, patience: Duration) -> Self {
+    /// Connections of the caller's pool, for one call.
+    pub(crate) fn once(pool: PgPool) -> Self {
+        Self::with(pool, 0, false, CLIENT_PATIENCE, None)
+    }
+
+    fn with(
+        pool: PgPool,
+        kept_max: usize,
+        sessions: bool,
+        patience: Duration,
+        over: Option<watch::Sender<()>>,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 pool,
@@ -84,6 +126,7 @@ impl Connections {
                 patience,
                 probe: Probe::default(),
                 lasting: Throttle::default(),
+                over,
             }),
         }
     }
@@ -109,7 +152,8 @@ impl Connections {
             .min_connections(0)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with((*pool.connect_options()).clone());
-        Self::with(pool, connections_max as usize, sessions, lease_ttl.max(PATIENCE_MIN))
+        let (kept_max, patience) = (connections_max as usize, lease_ttl.max(PATIENCE_MIN));
+        Self::with(pool, kept_max, sessions, patience, Some(watch::Sender::new(())))
     }
 
     /// How long a short statement may go without an answer.
@@ -128,13 +172,15 @@ impl Connections {
 
     pub(crate) async fn get(&self) -> Result<Connection, sqlx::Error> {
         let here = Handle::current();
+        let ended = self.enter(&here);
+        let connection = |held| Connection { held, home: self.clone(), ended };
         while let Some(mut held) = self.take_kept(&here) {
             if held.is_of(&here) {
-                return Ok(Connection { held, home: self.clone() });
+                return Ok(connection(held));
             }
-            // Its runtime may have ended, and what drives it with that.
+            // The runtime that drives it may stand still.
             let tested = within(TEST_PATIENCE, held.ping()).await;
-            let connection = Connection { held: held.moved_to(&here), home: self.clone() };
+            let connection = connection(held.moved_to(&here));
             match tested {
                 Ok(()) => return Ok(connection),
                 Err(error) => drop(connection.done::<()>(Err(error))),
@@ -144,14 +190,14 @@ impl Connections {
             let _waiting = Waiting(self);
             match self.take_idle(&here).await {
                 Some(idle) => Ok(idle),
-                None => self.inner.pool.acquire().await.map(|new| Held::new(new, here)),
+                None => self.inner.pool.acquire().await.map(|new| Held::new(new, here.clone())),
             }
         };
         let held = match acquired {
             Err(sqlx::Error::PoolTimedOut) => return Err(self.why().await),
             acquired => acquired?,
         };
-        let mut connection = Connection { held, home: self.clone() };
+        let mut connection = connection(held);
         if self.inner.sessions {
             // A hook of the pool would take the place of the caller's.
             if let Err(error) = self.within(storage::session(&mut connection)).await {
@@ -161,8 +207,8 @@ impl Connections {
         Ok(connection)
     }
 
-    /// A connection that an engine's own pool has, if it answers. The pool would test it as well, but
-    /// wait for one that is half open until the call's time is up.
+    /// A connection that an engine's own pool has, if it answers. The pool would test it as well,
+    /// but wait for one that is half open until the call's time is up.
     async fn take_idle(&self, here: &Handle) -> Option<Held> {
         if self.inner.kept_max == 0 {
             return None;
@@ -182,6 +228,20 @@ impl Connections {
         while let Some(idle) = self.inner.pool.try_acquire() {
             drop(idle.detach());
         }
+    }
+
+    /// Notes that connections are used on this runtime; how many such runtimes have ended.
+    fn enter(&self, here: &Handle) -> u64 {
+        let mut idle = self.inner.idle();
+        let ended = idle.ended;
+        if let Some(over) = &self.inner.over
+            && !idle.homes.contains(&here.id())
+        {
+            idle.homes.push(here.id());
+            drop(idle);
+            homes::watch(Arc::downgrade(&self.inner), over.subscribe(), here);
+        }
+        ended
     }
 
     /// A connection that was kept, of this runtime if there is one; without any, the call counts as
@@ -223,16 +283,16 @@ impl Connections {
         self.inner.pool.close().await;
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
-        self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.inner.idle()
     }
 }
 
 /// Gives a statement up that has no answer for `patience`.
 ///
-/// A timer that is late says that the runtime stood still: a step blocked its thread, or the process
-/// was stopped. The answer may have been there all the time, so the connection is not blamed, and
-/// the statement has its time anew.
+/// A timer that is late says that the runtime stood still: a step blocked its thread, or the
+/// process was stopped. The answer may have been there all the time, so the connection is not
+/// blamed, and the statement has its time anew.
 pub(crate) async fn within<T>(
     patience: Duration,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
@@ -255,20 +315,29 @@ pub(crate) async fn within<T>(
 pub(crate) struct Connection {
     held: Held,
     home: Connections,
+    /// The number of runtimes that had ended when it was taken.
+    ended: u64,
 }
 
 impl Connection {
     /// Keeps the connection for the next use if the result is good.
     pub(crate) fn done<T>(self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         match &result {
-            Ok(_) if !self.home.inner.pool.is_closed() => {
+            Ok(_) | Err(sqlx::Error::Database(_)) => {
                 let mut idle = self.home.idle();
-                if idle.waiting == 0 && idle.kept.len() < self.home.inner.kept_max {
+                if idle.ended != self.ended {
+                    // The runtime that drives it may have ended meanwhile.
+                    drop(idle);
+                    self.held.discard();
+                } else if result.is_ok()
+                    && idle.waiting == 0
+                    && idle.kept.len() < self.home.inner.kept_max
+                    && !self.home.inner.pool.is_closed()
+                {
                     idle.kept.push(self.held);
                 }
+                // Otherwise it goes back to the pool: it is well, or the pool will find out.
             }
-            // Postgres answered: the connection is well, or the pool will find out.
-            Ok(_) | Err(sqlx::Error::Database(_)) => {}
             // Not back to the pool, whose test of it could wait for ever. What broke one connection
             // is likely to have broken the others.
             Err(_) => {

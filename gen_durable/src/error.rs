@@ -1,8 +1,8 @@
 //! Errors: of steps, of values that cannot be stored or read, of calls, of start.
 //!
-//! Invariant: a message names its subject, its cause and what to do. A cause that is in the message is not returned from
-//! `source` as well. Nothing of a state, a result or a payload is in either, nor in what `Debug` prints; what a user's own
-//! error says is passed on.
+//! Invariant: a message names its subject, its cause and what to do. A cause that is in the message
+//! is not returned from `source` as well. Nothing of a state, a result or a payload is in either,
+//! nor in what `Debug` prints; what a user's own error says is passed on.
 
 mod cause;
 mod database;
@@ -64,7 +64,7 @@ pub enum EncodeError {
     /// It is longer than an index can hold.
     #[error("{what} has {bytes} bytes, over the limit of {max}; shorten it, or use a hash of it")]
     TooLong {
-        /// Which key or name.
+        /// The key or the name.
         what: &'static str,
         /// Its length in bytes.
         bytes: usize,
@@ -74,7 +74,7 @@ pub enum EncodeError {
     /// It is an empty text. All who left it empty by mistake would share it.
     #[error("{what} is empty; give it a value, or leave it out")]
     Empty {
-        /// Which key or name.
+        /// The key or the name.
         what: &'static str,
     },
     /// A float in it is NaN or infinite: JSON has no such number.
@@ -256,7 +256,7 @@ pub enum WaitError {
         id: i64,
         /// How long was waited.
         timeout: Duration,
-        /// What was in the way of looking for it at last, if anything was.
+        /// The last obstacle to looking for it, if there was any.
         obstacle: Option<DatabaseError>,
     },
     /// There is no such instance, or it was pruned.

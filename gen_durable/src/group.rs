@@ -93,7 +93,7 @@ impl<T: Item> Group<T> {
         Arc::new(Self { state, batch_max, tasks_max, run })
     }
 
-    /// Whether no task drains the queue.
+    /// Tells whether no task drains the queue.
     pub(crate) fn is_idle(&self) -> bool {
         self.lock().tasks == 0
     }

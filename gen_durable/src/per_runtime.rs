@@ -1,7 +1,7 @@
 //! One value for each runtime that a client is used on.
 //!
 //! A client may be used on several runtimes, and outlive some: it lies in a `static`, and each test
-//! has a runtime. What it spawns ends with the runtime that it was spawned on.
+//! has a runtime. A task ends with the runtime that it was spawned on.
 //!
 //! Invariant: a call uses what belongs to its own runtime alone, so the end of another one cannot
 //! take the call's task away.

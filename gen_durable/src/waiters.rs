@@ -2,8 +2,8 @@
 //!
 //! Invariant: a waiting call is in the map until it is answered or dropped. Each runtime with a
 //! waiting call has a task that looks in the database for those whose next look is due, whatever
-//! becomes of other runtimes. A call that has waited for a while is looked for again after a quarter
-//! of that: it is answered late by no more.
+//! becomes of other runtimes. A call that has waited for a while is looked for again after a
+//! quarter of that: it is answered late by no more.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,14 +23,14 @@ use crate::{
     storage::{self, Ended},
 };
 
-/// The shortest and the longest pause between two looks for one instance. A timer ends with the millisecond that
-/// it would end in, so the shortest is three quarters of one on average.
+/// The shortest and the longest pause between two looks for one instance. A timer ends with the
+/// millisecond that it would end in, so the shortest is three quarters of one on average.
 const PAUSE_MIN: Duration = Duration::from_micros(250);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
-/// How long to wait for a connection before it counts as an obstacle. A pool alone may try for half a minute.
+/// The wait for a connection that counts as an obstacle. A pool alone may try for half a minute.
 const OBSTACLE_AFTER: Duration = Duration::from_millis(500);
 
-/// What a call is told: what the instance has come to, nothing if there is none, or why nobody can tell.
+/// The answer to a call: the instance at its end, nothing if there is none, or why nobody can tell.
 type Answer = Result<Option<Ended>, DatabaseError>;
 
 /// The waiting calls of a client.
@@ -45,7 +45,7 @@ struct State {
     by_id: HashMap<i64, Awaited>,
     /// The runtimes on which a task looks.
     looking: HashSet<Id>,
-    /// What was in the way of the last look.
+    /// The reason why the last look failed, if it did.
     obstacle: Option<DatabaseError>,
 }
 
@@ -99,7 +99,7 @@ impl Waiters {
         self.answer(ended.id, &Ok(Some(ended.clone())));
     }
 
-    /// What is in the way of looking for those who wait, if anything.
+    /// The reason why nobody can look for those who wait, if there is one.
     pub(crate) fn obstacle(&self) -> Option<DatabaseError> {
         self.lock().obstacle.clone()
     }
@@ -213,8 +213,8 @@ struct Place {
 }
 
 impl Place {
-    /// Looks for those who wait, until nobody does. The place is then given up under the same lock, so
-    /// a call that comes later starts a new task.
+    /// Looks for those who wait, until nobody does. The place is then given up under the same lock,
+    /// so a call that comes later starts a new task.
     async fn look(mut self) {
         loop {
             // Before the look at who waits: a call that comes after it is heard of.

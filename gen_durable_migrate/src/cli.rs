@@ -9,7 +9,7 @@ use sqlx::postgres::PgPoolOptions;
 
 use crate::{Down, Error, LATEST, Status};
 
-/// How long the server may take to accept a connection: it may be starting up.
+/// The time that the server has to accept a connection: it may be starting up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Brings a database to `gen_durable`'s schema.

@@ -1,7 +1,7 @@
 //! Why a migration did not happen.
 //!
-//! Invariant: nothing was changed. `Display` states the cause, so `source` has none: whoever prints a chain of errors
-//! prints it once.
+//! Invariant: nothing was changed. `Display` states the cause, so `source` has none: whoever prints
+//! a chain of errors prints it once.
 
 use std::{fmt, time::Duration};
 
@@ -9,7 +9,7 @@ use sqlx::{ConnectOptions, Connection, PgPool};
 
 use crate::Migration;
 
-/// How long a connection that says why the pool had none may take to be made.
+/// The time for a connection that shows why the pool had none.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A migration failed; the database is as it was.
@@ -116,8 +116,8 @@ impl fmt::Debug for Cause {
     }
 }
 
-/// Why a pool has no connection to give: where the server is gone, full or starting up, it says no more than that its
-/// time is up.
+/// Why a pool has no connection to give: where the server is gone, full or starting up, it says no
+/// more than that its time is up.
 pub(crate) async fn why(pool: &PgPool, error: sqlx::Error) -> sqlx::Error {
     if !matches!(error, sqlx::Error::PoolTimedOut) {
         return error;

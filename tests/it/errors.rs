@@ -1,4 +1,5 @@
-//! Errors keep their type and their cause: of steps through whatever they come, and the library's own.
+//! Errors keep their type and their cause: of steps through whatever they come, and the library's
+//! own.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -189,7 +190,7 @@ fn p51_a_steps_error_says_each_cause_once() {
     assert_eq!(StepError::from(String::from("no stock")).to_string(), "no stock");
 }
 
-/// What a printer of whole chains makes of an error is what the error says itself.
+/// A printer of whole chains says no more than the error itself.
 #[track_caller]
 fn says(error: impl std::error::Error + Send + Sync + 'static, parts: &[&str]) {
     let text = error.to_string();

@@ -86,7 +86,7 @@ async fn ended(pool: &PgPool, machine: &str, version: i32, hours: i32) {
     .unwrap();
 }
 
-/// What is left, as machine and hours.
+/// The instances that are left, as machine and hours.
 async fn left(pool: &PgPool) -> Vec<(String, i32)> {
     sqlx::query_as(
         "select fsm, round(extract(epoch from now() - finished_at) / 3600)::int
@@ -97,7 +97,7 @@ async fn left(pool: &PgPool) -> Vec<(String, i32)> {
     .unwrap()
 }
 
-/// Whether or not the engine that prunes knows the machine.
+/// The engine that prunes need not know the machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn p57_each_machine_has_its_own_retention() {
     let db = database().await;

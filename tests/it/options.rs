@@ -80,7 +80,8 @@ fn extremes() -> Vec<(&'static str, Set)> {
     all
 }
 
-/// Starts an engine with these options, and has it run an instance; the option that it refused, if it did.
+/// Starts an engine with these options, and has it run an instance; the option that it refused, if
+/// it did.
 async fn try_out(db: &TestDb, options: &[&(&'static str, Set)]) -> Option<String> {
     let builder = options.iter().fold(engine(db).machine::<Add>(), |engine, (_, set)| set(engine));
     match builder.start().await {
@@ -266,7 +267,7 @@ macro_rules! by_hand {
     };
 }
 
-/// As long as a name may be, and as hard to compress.
+/// The longest name, and hard to compress.
 const LONG: &str = "0a1c9f4be27d835640fe9ab1c7d25e38b60f7a41d9c3e852076fb94ac1d8e53f\
                     72b0965ea3f8cd14079be6d2815c3fa4e967b0d8f21c5a3e7940bd68f15ca2e7\
                     9306db84fe17ca52039be6f8d41a75c20e983bf6d5a17c4e0289fb63da5e71c4\
@@ -306,7 +307,7 @@ async fn p55_names_of_machines_are_checked_at_start_and_at_every_insert() {
     refused(error.into(), "queue");
     Insert::<NoQueue>::new(()).queue("other").execute(&client).await.unwrap();
 
-    // As long as each may be, all in one index.
+    // Each at its longest, all in one index.
     let engine = engine(&db).machine::<Long>().machine::<Endless>().queue(LONG, 1);
     let engine = engine.start().await.unwrap();
     assert_eq!(LONG.len(), 255);

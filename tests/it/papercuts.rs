@@ -1,4 +1,5 @@
-//! What a newcomer stumbled over: ids in queries and texts, typed answers, what can be cloned and converted.
+//! Papercuts of a newcomer: ids in queries and texts, typed answers, what can be cloned and
+//! converted.
 
 use std::collections::HashSet;
 

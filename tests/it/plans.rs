@@ -200,8 +200,8 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             2.0..=10.0,
         ),
         case("orphans", &["7", "'{}'", "200"], &["instances_lease"], ARRIVED..=ARRIVED),
-        // A thousand, looked up twice. Of the machines that are kept, however many ended, it looks at
-        // the first row.
+        // A thousand, looked up twice. It looks at the first row of a
+        // machine that keeps its instances, however many have ended.
         case(
             "prune",
             &["86400000000"],

@@ -132,7 +132,7 @@ fn p54_a_call_is_not_lost_with_another_runtime() {
         holder
     });
     let first = runtime();
-    // As many batches as are under way at a time.
+    // The most batches that are under way at a time.
     for sessions in 1..=2 {
         first.spawn({
             let client = client.clone();
@@ -149,6 +149,29 @@ fn p54_a_call_is_not_lost_with_another_runtime() {
         let id = call.await.unwrap().expect("its own runtime goes on");
         assert_eq!(row(&pool, id).await.state, 2);
     });
+    drop(db);
+}
+
+/// Nothing drives them any more, and a test would not tell for sure: an answer that is there at once
+/// is read all the same.
+#[test]
+fn p54_a_runtime_that_ends_leaves_no_idle_connection() {
+    let main = runtime();
+    let db = main.block_on(database());
+    let options = db.pool().connect_options().as_ref().clone();
+    let pool = main.block_on(async { PgPoolOptions::new().connect_lazy_with(options) });
+    let client = Client::new(pool.clone());
+    for new in [runtime, single_runtime] {
+        let other = new();
+        other.block_on(async {
+            assert!(client.find(1).await.unwrap().is_none());
+            eventually("the connection is back", async || (pool.num_idle() == 1).then_some(()))
+                .await;
+        });
+        drop(other);
+        assert_eq!((pool.num_idle(), pool.size()), (0, 0));
+    }
+    main.block_on(client.find(1)).unwrap();
     drop(db);
 }
 
@@ -296,7 +319,7 @@ fn p54_an_engines_client_works_after_the_engines_runtime_has_ended() {
     let elsewhere = main.block_on(async {
         let gate = Arc::new(Gate::new());
         let elsewhere = crate::support::engine(&db).machine::<Echo>().resource(gate);
-        // What the engine announces to itself alone is found by the poll, which does not come.
+        // Work that it hears nothing of is found by the poll, which does not come.
         let elsewhere = elsewhere.poll_interval(Duration::from_hours(1)).maintenance(false);
         elsewhere.start().await.unwrap()
     });
@@ -310,7 +333,7 @@ fn p54_an_engines_client_works_after_the_engines_runtime_has_ended() {
     drop((engine, elsewhere, db));
 }
 
-/// What no waiting will mend is an error at once, and not when the time is up.
+/// It fails at once, and not when its time is up.
 #[tokio::test(flavor = "multi_thread")]
 async fn p54_a_wait_that_cannot_come_to_anything_is_an_error_at_once() {
     let fails = async |client: &Client, part: &str| {
@@ -356,7 +379,7 @@ async fn p54_a_wait_that_cannot_come_to_anything_is_an_error_at_once() {
     sql(db.pool(), "alter schema gone rename to gen_durable").await;
 }
 
-/// What passes is waited out, and named if it does not pass in time.
+/// An outage is waited out, and named if it does not pass in time.
 #[tokio::test(flavor = "multi_thread")]
 async fn p54_a_wait_that_is_over_says_what_was_in_the_way() {
     let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap();

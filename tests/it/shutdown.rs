@@ -117,8 +117,8 @@ async fn p26_a_shutdown_waits_for_the_claim_that_is_under_way() {
     let claiming = engines().machine::<Slow>().start().await.unwrap();
     until_somebody_waits(pool, 1).await;
     let worker = claiming.worker();
-    // Nothing runs, so a shutdown that looked at the running steps alone would be over, and leave the row
-    // in its name. Others come and go meanwhile, all the way: it had time to do the same.
+    // Nothing runs, so a shutdown that looked at the running steps alone would be over, and leave
+    // the row in its name. Others come and go meanwhile, all the way: it had time to do the same.
     let others = async {
         for _ in 0..3 {
             engines().start().await.unwrap().shutdown().await.unwrap();
@@ -283,8 +283,8 @@ async fn p27_a_wait_that_is_dropped_harms_nobody() {
     engine.shutdown().await.unwrap();
 }
 
-/// A row that comes while so much is claimed that no further claim is worth a statement: it is claimed
-/// as soon as there is room, not when the poll comes round.
+/// A row that comes while so much is claimed that no further claim is worth a statement: it is
+/// claimed as soon as there is room, not when the poll comes round.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_came_while_the_queue_was_full_is_claimed_when_there_is_room() {
     let db = database().await;
@@ -311,7 +311,8 @@ async fn a_row_that_came_while_the_queue_was_full_is_claimed_when_there_is_room(
     engine.shutdown().await.unwrap();
 }
 
-/// What follows the drain has its own time, whatever the lease: a process that is asked to end is killed if it does not.
+/// The rest of a shutdown has its own time, whatever the lease: a process that is asked to end is
+/// killed if it does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn p57_a_shutdown_ends_although_the_database_does_not_answer() {
     let db = database().await;
@@ -333,8 +334,8 @@ async fn p57_a_shutdown_ends_although_the_database_does_not_answer() {
     holder.rollback().await.unwrap();
 }
 
-/// An outcome that cannot be committed for longer than a shutdown waits: it is given up, and nothing of the
-/// engine is left that would try again.
+/// An outcome that cannot be committed for longer than a shutdown waits: it is given up, and
+/// nothing of the engine is left that would try again.
 #[tokio::test(flavor = "multi_thread")]
 async fn p26_what_a_shutdown_could_not_commit_is_given_up() {
     let db = database().await;

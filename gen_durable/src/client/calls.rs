@@ -20,7 +20,7 @@ use crate::{
 const BATCH_MAX: usize = 500;
 /// Shared commits under way at a time.
 const TASKS_MAX: usize = 2;
-/// How often a batch that Postgres rolled back to resolve a deadlock is tried again.
+/// Tries of a batch that Postgres rolled back to resolve a deadlock, after the first.
 const DEADLOCK_TRIES_MAX: usize = 10;
 
 /// The calls of one runtime.
@@ -117,7 +117,7 @@ pub(super) async fn insert_with(
     loop {
         let mut connection = connections.get().await.map_err(DatabaseError::new(failed))?;
         let insert = storage::insert(&mut connection, rows);
-        // How long very many rows take is the caller's to know.
+        // The caller knows how long very many rows take.
         let result =
             if rows.len() > BATCH_MAX { insert.await } else { connections.within(insert).await };
         match connection.done(result) {

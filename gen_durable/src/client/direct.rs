@@ -16,7 +16,7 @@ pub(crate) async fn insert_on_pool(
     pool: &PgPool,
     rows: Vec<NewInstance>,
 ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
-    let connections = Connections::borrowed(pool.clone());
+    let connections = Connections::once(pool.clone());
     let answers = insert_with(&connections, &rows).await?;
     // After the commit, so that no inserter waits for another's: Postgres lets one transaction
     // with a notification commit at a time. If it fails, the engines' poll finds the rows.
@@ -28,7 +28,7 @@ pub(crate) async fn signal_on_pool(
     pool: &PgPool,
     signal: NewSignal,
 ) -> Result<Delivery, SignalError> {
-    let connections = Connections::borrowed(pool.clone());
+    let connections = Connections::once(pool.clone());
     let mut sent = deliver_with(&connections, &[&signal]).await?;
     announce_on_pool(&connections, sent.queues.into_iter()).await;
     sent.deliveries.remove(0)

@@ -1,4 +1,4 @@
-//! What an instance has come to, as it is found.
+//! A look at an instance: its status, its step, its result.
 //!
 //! Invariant: an id that says its machine finds an instance of that machine alone.
 
@@ -49,7 +49,7 @@ impl<M: Machine> AnyId for InstanceId<M> {
     }
 }
 
-/// What is known of an instance; [`Client::find`](crate::Client::find) looks it up.
+/// A look at an instance, by [`Client::find`](crate::Client::find).
 ///
 /// By a typed id it knows its machine, and has [`step`](Self::step) and [`output`](Self::output) as
 /// the machine's own types.

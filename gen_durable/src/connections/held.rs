@@ -22,7 +22,7 @@ impl Held {
         Self { connection: Some(connection), runtime }
     }
 
-    /// Whether it was used on this runtime.
+    /// Tells whether it was used on this runtime.
     pub(super) fn is_of(&self, runtime: &Handle) -> bool {
         self.runtime.id() == runtime.id()
     }

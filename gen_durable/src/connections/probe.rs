@@ -16,9 +16,9 @@ use tokio::sync::Mutex;
 use super::within;
 use crate::error::Cause;
 
-/// How long a connection may take to be made.
+/// The time that a connection may take to be made.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long an answer stands for those who ask after it.
+/// The time for which an answer stands for those who ask after it.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// The last answer: when it came, and what went wrong, if anything did.
@@ -28,7 +28,7 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// What went wrong. If a connection can be made, all of the pool's were in use.
+    /// Tries a connection. If it can be made, all of the pool's were in use.
     pub(super) async fn why(&self, pool: &PgPool) -> sqlx::Error {
         let mut last = self.last.lock().await;
         match &*last {

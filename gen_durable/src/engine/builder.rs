@@ -109,15 +109,16 @@ impl EngineBuilder {
     }
 
     /// How long after its last sign of life a worker counts as lost and its instances run
-    /// elsewhere; the default is 30 s, at least 100 ms and at most a week. It is renewed every third
-    /// of it.
+    /// elsewhere; the default is 30 s, at least 100 ms and at most a week. It is renewed every
+    /// third of it.
     pub fn lease_ttl(mut self, ttl: Duration) -> Self {
         self.config.lease_ttl = ttl;
         self
     }
 
     /// The longest pause between two looks for work that nobody announced; the default is 5 s, at
-    /// least 1 ms, and more than a week is a week. An engine that has just become idle looks sooner.
+    /// least 1 ms, and more than a week is a week. An engine that has just become idle looks
+    /// sooner.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.config.poll_interval = interval;
         self
@@ -132,8 +133,9 @@ impl EngineBuilder {
 
     /// How long `shutdown` lets steps finish before it cuts them off; the default is 18 s.
     ///
-    /// The whole shutdown takes up to 10 s more. Together that must fit into what the process is left:
-    /// Kubernetes kills it 30 s after it has asked it to end (`terminationGracePeriodSeconds`).
+    /// The whole shutdown takes up to 10 s more. Together that must fit into what the process is
+    /// left: Kubernetes kills it 30 s after it has asked it to end
+    /// (`terminationGracePeriodSeconds`).
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.config.drain_timeout = timeout;
         self
@@ -141,19 +143,20 @@ impl EngineBuilder {
 
     /// How long ended instances are kept; the default is 7 days, `None` keeps them for ever.
     ///
-    /// It applies to the machines of which nothing else [is said](Self::retention_of), those included that
-    /// no process knows any more.
+    /// It applies to the machines of which nothing else [is said](Self::retention_of), those
+    /// included that no process knows any more.
     pub fn retention(mut self, retention: impl Into<Option<Duration>>) -> Self {
         self.config.retention = retention.into();
         self
     }
 
-    /// How long ended instances of this machine are kept, in whatever version; `None` keeps them for ever.
+    /// Keeps ended instances of this machine for so long, in whatever version; `None` keeps them
+    /// for ever.
     ///
-    /// It is stored in the database, in `gen_durable.retention`, and so holds for every engine: one that
-    /// does not know the machine must not delete what another was told to keep. An engine that runs the
-    /// machine and says nothing of it lets [`retention`](Self::retention) apply again, so engines that run
-    /// the same machine should say the same.
+    /// It is stored in the database, in `gen_durable.retention`, and so holds for every engine: one
+    /// that does not know the machine must not delete what another was told to keep. An engine that
+    /// runs the machine and says nothing of it lets [`retention`](Self::retention) apply again, so
+    /// engines that run the same machine should say the same.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -182,8 +185,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The largest state, result or payload, in bytes of JSON; the default is 8 MiB, at least 64 bytes
-    /// and at most 256 MiB.
+    /// The largest state, result or payload, in bytes of JSON; the default is 8 MiB, at least 64
+    /// bytes and at most 256 MiB.
     ///
     /// It applies to the engine's steps and to calls on the engine and its client. Calls on a pool,
     /// in a transaction or on a [`Client::new`] keep to 8 MiB.
@@ -207,9 +210,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The most connections that the engine opens for its statements; the default is 10, at least 5 and
-    /// at most 1,000.
-    /// Two more keep the worker's lease and listen for work.
+    /// The most connections that the engine opens for its statements; the default is 10, at least 5
+    /// and at most 1,000. Two more keep the worker's lease and listen for work.
     pub fn connections_max(mut self, connections: u32) -> Self {
         self.config.connections_max = connections;
         self

@@ -215,7 +215,7 @@ async fn flush(
 /// Gives back a row that has not begun.
 pub(crate) fn release(shared: &Arc<Shared>, queue: &Arc<Queue>, row: Row) {
     let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
-    // An engine may be dropped anywhere. Where its runtime has ended the reaper gives the row back.
+    // An engine may be dropped anywhere. The reaper gives the row back if the runtime has ended.
     let runtime = shared.runtime.clone();
     runtime.spawn(async move {
         let _end = End { shared: &shared, queue: &queue, id: row.work.instance.id };

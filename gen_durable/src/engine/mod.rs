@@ -100,7 +100,7 @@ pub struct Engine {
 
 /// What the engine's tasks share.
 pub(crate) struct Shared {
-    /// What everything of the engine runs on.
+    /// Everything of the engine runs on it.
     pub(crate) runtime: runtime::Handle,
     pub(crate) config: Config,
     pub(crate) connections: Connections,
@@ -211,10 +211,10 @@ impl Engine {
     /// timeout, then they are cut off; what has not finished goes back to the queue with no
     /// attempt spent.
     ///
-    /// It takes up to eight seconds more than the drain timeout: for the last commits, and to remove
-    /// the worker. With the default that is less than the 30 s that Kubernetes leaves a process. The
-    /// future borrows nothing, and may be polled on any runtime. A second shutdown waits for the
-    /// first, and does nothing.
+    /// It takes up to ten seconds more than the drain timeout: for the last commits, and to
+    /// remove the worker. With the default that is less than the 30 s that Kubernetes leaves a
+    /// process. The future borrows nothing, and may be polled on any runtime. A second shutdown
+    /// waits for the first, and does nothing.
     ///
     /// If the engine's runtime has ended, its steps were cut off with it; the shutdown then gives
     /// back what they had claimed.
@@ -254,8 +254,9 @@ impl Shared {
         Surroundings { resources: &self.resources, polls: &self.polls }
     }
 
-    /// A run has ended without an outcome, though its worker lives: its task panicked, or its outcome
-    /// was given up. If the row is still this worker's, it counts as one whose worker was lost.
+    /// A run has ended without an outcome, though its worker lives: its task panicked, or its
+    /// outcome was given up. If the row is still this worker's, it counts as one whose worker was
+    /// lost.
     fn lose_run(&self, id: i64) {
         self.tasks.lose(id);
         self.suspect_orphans();

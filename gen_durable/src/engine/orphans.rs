@@ -2,14 +2,15 @@
 //!
 //! A connection may break after Postgres has committed a claim and before its rows arrive; an
 //! outcome may be given up because the lease ran out, and the lease be renewed after all. Nobody
-//! works on such a row, and no reaper takes it while its worker lives: the worker must give it back.
+//! works on such a row, and no reaper takes it while its worker lives: the worker must give it
+//! back.
 //!
-//! A row on which a run has begun is left to the reaper instead: no bug and no outage makes a step run
-//! again and again for nothing.
+//! A row on which a run has begun is left to the reaper instead: no bug and no outage makes a step
+//! run again and again for nothing.
 //!
-//! Invariant: a row is given back only if it is not on its way. The claimer alone looks, and between
-//! its claims, so that no row is claimed and not yet known. A release carries the revision that was
-//! read, so it does nothing to a row that has changed hands since.
+//! Invariant: a row is given back only if it is not on its way. The claimer alone looks, and
+//! between its claims, so that no row is claimed and not yet known. A release carries the revision
+//! that was read, so it does nothing to a row that has changed hands since.
 
 use std::{
     sync::{Arc, atomic::Ordering},

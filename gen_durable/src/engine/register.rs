@@ -1,4 +1,4 @@
-//! What an engine finds in the database when it starts, and what it leaves there.
+//! The start of an engine in the database: checks, retentions, the worker.
 //!
 //! Invariant: nothing is written before all has been found to fit.
 
@@ -12,7 +12,7 @@ use crate::{
     storage::{self, Retention},
 };
 
-/// How often a statement is tried that Postgres rolls back to resolve a conflict with another engine's.
+/// Tries of a statement that Postgres rolls back to resolve a conflict with another engine's.
 const TRIES_MAX: usize = 5;
 
 /// Checks the schema and the sessions, states the retentions, and registers the worker.
@@ -71,7 +71,8 @@ async fn check(connections: &Connections) -> Result<(), Error> {
     Ok(())
 }
 
-/// What is said of each machine that the engine runs, and of others; nothing where the default applies.
+/// The retention of each machine that the engine runs, and of others; none where the default
+/// applies.
 fn retentions(config: &Config, registry: &Registry) -> BTreeMap<&'static str, Option<Retention>> {
     let run = registry.runners().map(|runner| (runner.name(), None));
     let said = config.retentions.iter().map(|(machine, retention)| (*machine, Some(*retention)));

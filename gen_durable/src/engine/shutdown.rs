@@ -30,12 +30,13 @@ use crate::{
 const LAST_COMMITS: Duration = Duration::from_secs(5);
 /// How long it may take to remove the worker: two tries, a connection and a statement each.
 const REMOVAL: Duration = Duration::from_secs(4);
-/// How long to wait before what could not be given back is tried again.
+/// The pause before what could not be given back is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long it may take to close the connections.
+/// The time that it may take to close the connections.
 const CLOSE: Duration = Duration::from_secs(1);
 
-/// What a shutdown with the default options has, less a second for what else a process does at its end.
+/// The time that a shutdown with the default options has, less a second for the rest of the
+/// process.
 const GRACE: Duration = Duration::from_secs(29);
 
 const _: () = {

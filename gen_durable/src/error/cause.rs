@@ -1,4 +1,4 @@
-//! What went wrong, in one line: the texts of sqlx's errors, and of an error with all its causes.
+//! Causes in one line: the texts of sqlx's errors, and of an error with all its causes.
 //!
 //! Invariant: each cause is stated once. The text has no line number of Postgres's own source, and
 //! none of Postgres's details, which may hold a whole row.
@@ -81,7 +81,7 @@ fn source<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError +
     if error.is::<sqlx::Error>() { None } else { error.source() }
 }
 
-/// Whether one of the causes is sqlx's, whose `Debug` prints Postgres's details.
+/// Tells whether one of the causes is sqlx's: its `Debug` prints Postgres's details.
 pub(crate) fn holds_details(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {

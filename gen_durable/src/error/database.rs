@@ -38,7 +38,7 @@ use crate::storage;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct DatabaseError {
-    /// What was tried.
+    /// The operation that failed, to follow "could not".
     pub operation: &'static str,
     /// What the driver said; calls that shared a commit share its failure.
     source: Arc<sqlx::Error>,
@@ -49,15 +49,15 @@ impl DatabaseError {
         move |source| Self { operation, source: Arc::new(source) }
     }
 
-    /// Postgres's code for what is wrong, of five characters, if it was Postgres that said so: `23514`
-    /// for a check that failed, `42501` for a missing right.
+    /// Postgres's code for what is wrong, of five characters, if it was Postgres that said so:
+    /// `23514` for a check that failed, `42501` for a missing right.
     pub fn sqlstate(&self) -> Option<&str> {
         let error = self.source.as_database_error()?;
         let error = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
         Some(error.code())
     }
 
-    /// Whether the same call may succeed a little later although nobody mends anything: the
+    /// Tells whether the same call may succeed a little later although nobody mends anything: the
     /// connection broke, the server restarts, every connection was in use.
     pub fn is_transient(&self) -> bool {
         storage::is_transient(&self.source)
@@ -74,7 +74,7 @@ impl DatabaseError {
         &*self.source
     }
 
-    /// What to do about it, where the code tells.
+    /// The way to mend it, if the code tells.
     fn cure(&self) -> Option<&'static str> {
         match self.sqlstate()? {
             // No such table, or no such schema.

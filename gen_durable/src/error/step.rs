@@ -17,9 +17,9 @@ type Boxed = Box<dyn StdError + Send + Sync>;
 
 /// Why a step failed; what a machine's `handle` is given.
 ///
-/// Made by `?` from any error that is `Send + Sync + 'static`, from a boxed one, from `anyhow::Error`
-/// and `eyre::Report`, and from a text. It does not implement [`std::error::Error`] itself, as that
-/// would exclude these conversions.
+/// Made by `?` from any error that is `Send + Sync + 'static`, from a boxed one, from
+/// `anyhow::Error` and `eyre::Report`, and from a text. It does not implement [`std::error::Error`]
+/// itself, as that would exclude these conversions.
 ///
 /// ```
 /// use gen_durable::prelude::*;
@@ -59,7 +59,8 @@ pub enum StepErrorKind {
     Undecodable,
 }
 
-/// An error as it was returned. Those that hide the error that they hold when they are boxed are kept.
+/// An error as it was returned. Those that hide the error that they hold when they are boxed are
+/// kept.
 enum Source {
     Boxed(Boxed),
     #[cfg(feature = "anyhow")]
@@ -210,8 +211,8 @@ impl fmt::Debug for Printed<'_> {
 
 /// Why an instance of an older version cannot be upgraded; see [`Upgrade`](crate::Upgrade).
 ///
-/// Made by `?` from any error and from a text. It does not implement [`std::error::Error`] itself, as that would exclude
-/// this conversion.
+/// Made by `?` from any error and from a text. It does not implement [`std::error::Error`] itself,
+/// as that would exclude this conversion.
 ///
 /// ```
 /// use gen_durable::UpgradeError;

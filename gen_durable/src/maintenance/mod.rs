@@ -19,7 +19,8 @@ use crate::{
 /// Rows that a service touches in one statement.
 const BATCH_MAX: i64 = 1000;
 
-/// When a service runs first, at the latest: whoever has just started wants to hear of what is wrong.
+/// When a service runs first, at the latest: whoever has just started wants to hear of what is
+/// wrong.
 const FIRST: Duration = Duration::from_secs(10);
 
 /// Whether a service has more to do at once.

@@ -1,7 +1,7 @@
 //! Deletes instances that ended long ago.
 //!
-//! Invariant: only ended instances are deleted, of each machine the oldest first, and none of a machine that some engine
-//! was told to keep.
+//! Invariant: only ended instances are deleted, of each machine the oldest first, and none of a
+//! machine that some engine was told to keep.
 
 use super::Progress;
 use crate::{engine::Shared, storage};

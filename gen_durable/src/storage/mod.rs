@@ -66,8 +66,8 @@ pub(crate) fn is_rolled_back(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code == "40P01" || code == "40001")
 }
 
-/// Whether an error lasts until somebody mends the database, the login or the program: who waits
-/// for something need not wait longer.
+/// Tells whether an error lasts until somebody mends the database, the login or the program: who
+/// waits for something need not wait longer.
 pub(crate) fn is_lasting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {

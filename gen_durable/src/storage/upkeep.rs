@@ -90,8 +90,8 @@ pub(crate) async fn notify(
     Ok(())
 }
 
-/// Deletes a batch of instances that ended long ago, [`PRUNE_MAX`] at most; how many. Without a retention those are kept of
-/// whose machines nothing else is said.
+/// Deletes a batch of instances that ended long ago, [`PRUNE_MAX`] at most; how many. Without a
+/// retention those are kept of whose machines nothing else is said.
 pub(crate) async fn prune(
     connection: &mut PgConnection,
     retention: Option<Duration>,
