@@ -9,7 +9,7 @@ mod walk;
 use std::time::Duration;
 
 use proc_macro2::{Ident, Span, TokenStream};
-use syn::{Attribute, LitStr, Path, Type, parse::ParseStream, spanned::Spanned};
+use syn::{Attribute, ExprPath, LitStr, Path, Type, parse::ParseStream, spanned::Spanned};
 
 use self::walk::{Known, Walk};
 use crate::errors::Errors;
@@ -18,10 +18,10 @@ use crate::errors::Errors;
 #[derive(Default)]
 pub(crate) struct MachineOptions {
     pub(crate) version: Option<u32>,
-    pub(crate) queue: Option<LitStr>,
+    pub(crate) queue: Option<Text>,
     pub(crate) state: Option<Type>,
     pub(crate) output: Option<Type>,
-    pub(crate) name: Option<LitStr>,
+    pub(crate) name: Option<Text>,
     pub(crate) initial: Option<Ident>,
     pub(crate) signals: Vec<Path>,
     pub(crate) timeout: Option<Duration>,
@@ -29,6 +29,15 @@ pub(crate) struct MachineOptions {
     pub(crate) retired: bool,
     pub(crate) retry: Option<Retry>,
     pub(crate) krate: Option<Path>,
+}
+
+/// A text: as it stands, or by the name of a constant.
+#[derive(Clone)]
+pub(crate) enum Text {
+    /// `"checkout"`
+    Literal(LitStr),
+    /// `queues::CHECKOUT`, checked when constants are evaluated.
+    Constant(ExprPath),
 }
 
 /// The options of a step, or of `handle`.
@@ -66,7 +75,7 @@ pub(crate) enum Backoff {
 #[derive(Default)]
 pub(crate) struct DeriveOptions {
     pub(crate) external_serde: bool,
-    pub(crate) name: Option<LitStr>,
+    pub(crate) name: Option<Text>,
     pub(crate) krate: Option<Path>,
 }
 

@@ -5,12 +5,13 @@
 
 mod islands;
 mod scan;
+mod uses;
 
 use proc_macro2::Ident;
 use syn::{FnArg, ImplItemFn, Pat, ext::IdentExt};
 
-pub(crate) use self::islands::islands;
 use self::scan::Scan;
+pub(crate) use self::{islands::islands, uses::Uses};
 use crate::{
     ast::{MachineImpl, StepFn},
     errors::Errors,

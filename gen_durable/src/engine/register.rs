@@ -33,8 +33,7 @@ pub(super) async fn register(
     let worker = async {
         let mut connection = connections.get().await?;
         let (name, queues) = (&config.name, config.queue_names());
-        let register =
-            storage::register_worker(&mut connection, name, config.lease_ttl, &queues);
+        let register = storage::register_worker(&mut connection, name, config.lease_ttl, &queues);
         let result = connections.within(register).await;
         connection.done(result)
     };

@@ -7,13 +7,13 @@ use std::time::Duration;
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
-    LitInt, LitStr, Path, Token, Type,
+    ExprPath, LitInt, LitStr, Path, Token, Type,
     ext::IdentExt,
     parse::{Parse, ParseStream, Parser},
     token::Paren,
 };
 
-use super::Backoff;
+use super::{Backoff, Text};
 use crate::{
     errors::Errors,
     names::{self, camel_case, compact},
@@ -33,18 +33,26 @@ pub(super) fn version(input: ParseStream<'_>) -> syn::Result<u32> {
     }
 }
 
-/// `= "checkout"`
-pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<LitStr> {
+/// `= "checkout"` or `= QUEUE`
+pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Text> {
     input.parse::<Token![=]>()?;
+    let wrong = |text: &str| {
+        format!("expected a string, or a constant such as `NAME`: write `{name} = \"{text}\"`")
+    };
     if !input.peek(LitStr) {
-        if input.is_empty() || input.peek(Token![,]) {
-            return Err(input.error(format!("expected a string: write `{name} = \"checkout\"`")));
+        let tokens = value_tokens(input);
+        if tokens.is_empty() {
+            return Err(input.error(wrong("checkout")));
+        }
+        if let Ok(path) = syn::parse2::<ExprPath>(tokens.clone())
+            && may_be_constant(&path)
+        {
+            return Ok(Text::Constant(path));
         }
         // What stands there instead is most often the text without its quotes.
-        let tokens = value_tokens(input);
         let text = tokens.to_string().replace([' ', '"'], "");
-        errors.at(&tokens, format!("expected a string: write `{name} = \"{text}\"`"));
-        return Ok(LitStr::new(&text, Span::call_site()));
+        errors.at(&tokens, wrong(&text));
+        return Ok(Text::Literal(LitStr::new(&text, Span::call_site())));
     }
     let literal: LitStr = input.parse()?;
     let value = literal.value();
@@ -60,7 +68,13 @@ pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> s
             format!("`{name}` holds a control character: remove it"),
         ));
     }
-    Ok(literal)
+    Ok(Text::Literal(literal))
+}
+
+/// Whether a path names a constant. A word in small letters is a text without its quotes.
+fn may_be_constant(path: &ExprPath) -> bool {
+    let capitals = |ident: &Ident| !ident.unraw().to_string().contains(char::is_lowercase);
+    path.qself.is_some() || path.path.get_ident().is_none_or(capitals)
 }
 
 /// `= CheckoutState`

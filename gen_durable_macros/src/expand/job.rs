@@ -6,10 +6,10 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::{ItemEnum, ItemFn, ItemImpl, LitStr, parse_quote, parse_quote_spanned};
 
-use super::{handlers, private_at, steps};
+use super::{handlers, import::alias, private_at, steps};
 use crate::{
     ast::{Job, MachineEnum, MachineImpl},
-    attr::MachineOptions,
+    attr::{MachineOptions, Text},
     errors::Errors,
     graph::{Edge, Flow},
 };
@@ -18,19 +18,19 @@ pub(super) fn expand(job: &Job, options: MachineOptions, correct: bool) -> Token
     let function = function(&job.item);
     let Some(machine) = &job.machine else { return quote!(#function) };
     let item = enum_item(job, machine);
-    let block = impl_item(job, machine, &options, correct);
-    let krate = options.krate.clone();
-    let machine = MachineEnum::new(item, with_types(job, options));
-    let machine = steps::expand(&machine, correct);
+    let block = impl_item(job, machine, correct);
     let mut errors = Errors::default();
-    let mut block = MachineImpl::new(block, krate.as_ref(), &mut errors);
+    let mut block = MachineImpl::new(block, &mut errors);
+    block.import = alias();
     // What is generated has no mistakes of its own, and the body that calls the function tells nothing.
     errors.discard();
     for step in &mut block.steps {
         step.flow = Flow { edges: vec![Edge::Done], ..Flow::default() };
     }
-    let block = handlers::expand(&block, correct);
-    quote!(#function #machine #block)
+    let block = handlers::items(&block, correct);
+    let machine = MachineEnum::new(item, with_types(job, options));
+    let machine = steps::expand(&machine, correct, &block);
+    quote!(#function #machine)
 }
 
 /// The function as it stands. It need not await: it is async because the engine says so.
@@ -60,12 +60,11 @@ fn enum_item(job: &Job, machine: &Ident) -> ItemEnum {
 }
 
 /// The step that calls the function. It has the function's place, so that what is wrong with that is reported there.
-fn impl_item(job: &Job, machine: &Ident, options: &MachineOptions, correct: bool) -> ItemImpl {
+fn impl_item(job: &Job, machine: &Ident, correct: bool) -> ItemImpl {
     let at = job.item.sig.ident.span();
-    let krate = crate::ast::krate(options.krate.as_ref());
-    let private = private_at(&krate, at);
-    let function = &job.item.sig.ident;
     let run = Ident::new("run", at);
+    let private = private_at(&alias(), at);
+    let function = &job.item.sig.ident;
     if !correct {
         return parse_quote! {
             impl #machine {
@@ -104,7 +103,8 @@ fn impl_item(job: &Job, machine: &Ident, options: &MachineOptions, correct: bool
 /// The options, with what the function's signature says.
 fn with_types(job: &Job, mut options: MachineOptions) -> MachineOptions {
     let name = syn::ext::IdentExt::unraw(&job.item.sig.ident).to_string();
-    options.name.get_or_insert_with(|| LitStr::new(&name, job.item.sig.ident.span()));
+    let name = LitStr::new(&name, job.item.sig.ident.span());
+    options.name.get_or_insert(Text::Literal(name));
     options.state = Some(job.state.clone());
     options.output = Some(job.output.clone());
     options
