@@ -388,7 +388,10 @@ fn versions_agree() {
     let version = value(&workspace, "\nversion");
     let mut problems = Vec::new();
     for krate in PUBLISHED {
-        let dependency = format!("{krate} = {{ version = \"{version}\", path = \"{krate}\" }}");
+        // Generated code calls what one version of the runtime has.
+        let exact = if krate == "gen_durable_macros" { "=" } else { "" };
+        let dependency =
+            format!("{krate} = {{ version = \"{exact}{version}\", path = \"{krate}\" }}");
         if !workspace.contains(&dependency) {
             problems.push(format!("Cargo.toml: expected `{dependency}`"));
         }

@@ -67,7 +67,7 @@ const DEFAULT_QUEUE: (&str, usize) = ("default", 10);
 impl Config {
     /// How long a shutdown drains, unless it is said otherwise. Kubernetes kills a process 30 s after it has asked it to
     /// end; the engine needs some of them for what follows the drain.
-    pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+    pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(18);
 
     /// The names of the queues that are served.
     pub(crate) fn queue_names(&self) -> Vec<String> {

@@ -164,14 +164,16 @@ impl Connections {
     /// A connection that an engine's own pool has, if it answers. The pool would test it as well, but
     /// wait for one that is half open until the call's time is up.
     async fn take_idle(&self, here: &Handle) -> Option<Held> {
-        while self.inner.kept_max > 0 {
+        if self.inner.kept_max == 0 {
+            return None;
+        }
+        loop {
             let mut held = Held::new(self.inner.pool.try_acquire()?, here.clone());
             match within(TEST_PATIENCE, held.ping()).await {
                 Ok(()) => return Some(held),
                 Err(_) => held.discard(),
             }
         }
-        None
     }
 
     /// A connection that was kept, of this runtime if there is one; without any, the call counts as

@@ -3,21 +3,20 @@
 //! Invariant: a context is consumed by exactly one outcome, which carries the state and the
 //! signals taken away with it.
 
+mod inbox;
+
 use std::{
     borrow::Cow,
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
-    error::DecodeError,
     id::InstanceId,
     machine::Machine,
     outcome::{Outcome, Transition},
     signal::{Accepts, AnyOf, DurableSignal},
-    state,
 };
 
 /// Owned by a step while it runs; every outcome consumes it.
@@ -152,179 +151,6 @@ impl<M: Machine> Context<M> {
     /// Steps that run on one claim, one after the other, see one time.
     pub fn now(&self) -> SystemTime {
         self.instance.claimed_at
-    }
-
-    /// Takes the oldest signal of this type out of the inbox.
-    ///
-    /// It is deleted in the same commit as the outcome; on `replay`, and if the step fails, it
-    /// stays in the inbox and is seen again.
-    ///
-    /// # Errors
-    ///
-    /// [`DecodeError`] if the stored payload does not fit the type. The signal stays in the inbox,
-    /// and stays the oldest, until [`discard_signal`](Self::discard_signal) removes it.
-    pub fn take_signal<S: DurableSignal>(&mut self) -> Result<Option<S>, DecodeError>
-    where
-        M: Accepts<S>,
-    {
-        let Some(index) = self.oldest(S::NAME) else { return Ok(None) };
-        let signal = self.decode::<S>(index)?;
-        self.inbox[index].mark = Mark::Taken;
-        Ok(Some(signal))
-    }
-
-    /// Takes all signals of this type out of the inbox, the oldest first.
-    ///
-    /// # Errors
-    ///
-    /// [`DecodeError`], as [`take_signal`](Self::take_signal); none is taken then.
-    pub fn take_signals<S: DurableSignal>(&mut self) -> Result<Vec<S>, DecodeError>
-    where
-        M: Accepts<S>,
-    {
-        self.take_oldest(usize::MAX)
-    }
-
-    /// Takes the `count` oldest signals of this type out of the inbox, or none if there are not that many yet: then the
-    /// step awaits the next one, and those that have come stay.
-    ///
-    /// The step runs once for each signal that arrives while it is parked, and reads the whole inbox each time. Where
-    /// thousands are gathered, add up what has come in the state instead, with [`take_signals`](Self::take_signals).
-    ///
-    /// ```
-    /// use gen_durable::prelude::*;
-    ///
-    /// #[derive(DurableSignal)]
-    /// pub struct Vote {
-    ///     yes: bool,
-    /// }
-    ///
-    /// #[durable_fsm(output = bool, signals(Vote))]
-    /// pub enum Ballot {
-    ///     Count,
-    /// }
-    ///
-    /// #[durable_fsm]
-    /// impl Ballot {
-    ///     async fn count(mut cx: Context<Self>) -> StepResult<Self> {
-    ///         let Some(votes) = cx.gather::<Vote>(3)? else {
-    ///             return Ok(cx.await_signal::<Vote>());
-    ///         };
-    ///         Ok(cx.done(votes.iter().all(|vote| vote.yes)))
-    ///     }
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`DecodeError`], as [`take_signal`](Self::take_signal); none is taken then.
-    pub fn gather<S: DurableSignal>(&mut self, count: usize) -> Result<Option<Vec<S>>, DecodeError>
-    where
-        M: Accepts<S>,
-    {
-        if self.count_signals::<S>() < count {
-            return Ok(None);
-        }
-        self.take_oldest(count).map(Some)
-    }
-
-    fn take_oldest<S: DurableSignal>(&mut self, count: usize) -> Result<Vec<S>, DecodeError> {
-        let found: Vec<usize> = self.kept(S::NAME).take(count).collect();
-        let signals =
-            found.iter().map(|&index| self.decode::<S>(index)).collect::<Result<_, _>>()?;
-        for index in found {
-            self.inbox[index].mark = Mark::Taken;
-        }
-        Ok(signals)
-    }
-
-    /// Looks at the oldest signal of this type and leaves it in the inbox.
-    ///
-    /// # Errors
-    ///
-    /// [`DecodeError`], as [`take_signal`](Self::take_signal).
-    pub fn peek_signal<S: DurableSignal>(&self) -> Result<Option<S>, DecodeError>
-    where
-        M: Accepts<S>,
-    {
-        self.oldest(S::NAME).map(|index| self.decode::<S>(index)).transpose()
-    }
-
-    /// How many signals of this type are in the inbox and not taken.
-    pub fn count_signals<S: DurableSignal>(&self) -> usize
-    where
-        M: Accepts<S>,
-    {
-        self.kept(S::NAME).count()
-    }
-
-    /// Removes the oldest signal of this type that does not decode; whether there was one.
-    ///
-    /// Whatever outcome follows deletes it: a `replay`, a `snooze` and a `stop` as well. So `handle`
-    /// can discard what made the step fail, and let it run again:
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use gen_durable::{StepErrorKind, prelude::*};
-    ///
-    /// #[derive(DurableSignal)]
-    /// pub struct Paid {
-    ///     amount: i64,
-    /// }
-    ///
-    /// #[durable_fsm(output = i64, signals(Paid))]
-    /// pub enum Order {
-    ///     AwaitPay,
-    /// }
-    ///
-    /// #[durable_fsm]
-    /// impl Order {
-    ///     async fn await_pay(mut cx: Context<Self>) -> StepResult<Self> {
-    ///         match cx.take_signal::<Paid>()? {
-    ///             Some(paid) => Ok(cx.done(paid.amount)),
-    ///             None => Ok(cx.await_signal::<Paid>()),
-    ///         }
-    ///     }
-    ///
-    ///     async fn handle(mut cx: Context<Self>, error: StepError) -> Outcome<Self> {
-    ///         if error.kind() == StepErrorKind::Undecodable && cx.discard_signal::<Paid>() {
-    ///             return cx.replay(Duration::ZERO);
-    ///         }
-    ///         cx.stop(error)
-    ///     }
-    /// }
-    /// ```
-    pub fn discard_signal<S: DurableSignal>(&mut self) -> bool
-    where
-        M: Accepts<S>,
-    {
-        // A payload on which `Deserialize` panics does not decode either.
-        let decodes = |index: usize| {
-            let decode = AssertUnwindSafe(|| self.decode::<S>(index).is_ok());
-            catch_unwind(decode).unwrap_or(false)
-        };
-        let Some(index) = self.kept(S::NAME).find(|index| !decodes(*index)) else { return false };
-        self.inbox[index].mark = Mark::Discarded;
-        true
-    }
-
-    fn oldest(&self, name: &str) -> Option<usize> {
-        self.kept(name).next()
-    }
-
-    /// The signals of this name that are not taken, the oldest first.
-    fn kept(&self, name: &str) -> impl Iterator<Item = usize> {
-        let found = self.inbox.iter().enumerate();
-        found
-            .filter(move |(_, signal)| signal.mark == Mark::Kept && *signal.name == *name)
-            .map(|(index, _)| index)
-    }
-
-    fn decode<S: DurableSignal>(&self, index: usize) -> Result<S, DecodeError> {
-        let signal = &self.inbox[index];
-        let what = format!("payload of signal `{}` (signal {})", signal.name, signal.id);
-        state::decode(&what, M::NAME, M::VERSION, &signal.payload)
     }
 
     /// Goes to `step`, at once.

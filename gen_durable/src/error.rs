@@ -249,7 +249,7 @@ pub enum WaitError {
     /// It did not end in time; it may still do so.
     #[error(
         "instance {id} did not end within {timeout:?}; it may still do so{}",
-        .obstacle.iter().map(|error| format!("; {error}")).collect::<String>()
+        .obstacle.as_ref().map_or_else(String::new, |error| format!("; {error}"))
     )]
     TimedOut {
         /// The instance.

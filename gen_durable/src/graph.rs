@@ -218,8 +218,11 @@ impl Graph {
         let parks = |edge: &Edge| matches!(edge, Edge::Await { timeout: false, .. });
         let leaves = |edge: &Edge| match edge {
             Edge::Next { .. } | Edge::Done | Edge::Stop | Edge::Await { timeout: true, .. } => true,
-            Edge::Await { .. } | Edge::Replay | Edge::Snooze => false,
-            Edge::Inserts { .. } | Edge::Sends { .. } => false,
+            Edge::Await { .. }
+            | Edge::Replay
+            | Edge::Snooze
+            | Edge::Inserts { .. }
+            | Edge::Sends { .. } => false,
         };
         let stuck = |step: &&StepNode| {
             !step.opaque && step.edges.iter().any(parks) && !step.edges.iter().any(leaves)

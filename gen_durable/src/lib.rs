@@ -69,12 +69,14 @@
 //! |---|---|---|
 //! | [`cx.next(step)`](Context::next) | goes to `step`, at once | 0 |
 //! | [`cx.next_in(step, delay)`](Context::next_in) | goes to `step` after `delay` | 0 |
-//! | [`cx.replay(delay)`](Context::replay) | the same step again after `delay` | +1 |
+//! | [`cx.replay(delay)`](Context::replay) | the same step again after `delay`; consumes no signal | +1 |
+//! | [`cx.snooze(delay)`](Context::snooze) | the same step again after `delay`; consumes no signal: this is how a step polls | as it is |
 //! | [`cx.await_signal::<S>()`](Context::await_signal) | parks until a signal `S` arrives that this step has not seen; then the same step again | 0 |
-//! | [`cx.await_signal_for::<S>(timeout)`](Context::await_signal_for) | likewise, for `timeout` at most | 0 |
-//! | [`cx.await_any::<(S, T)>()`](Context::await_any) | parks until a signal of any of these types arrives; with a timeout, [`await_any_for`](Context::await_any_for) | 0 |
-//! | [`cx.done(output)`](Context::done) | ends with a result | |
-//! | [`cx.stop(reason)`](Context::stop) | ends as failed | |
+//! | [`cx.await_signal_for::<S>(timeout)`](Context::await_signal_for) | likewise, for `timeout` at most; each park begins it anew | 0 |
+//! | [`cx.await_signal_until::<S>(deadline)`](Context::await_signal_until) | likewise, until `deadline` at the latest, which no park moves | 0 |
+//! | [`cx.await_any::<(S, T)>()`](Context::await_any) | parks until a signal of any of these types arrives; with a timeout or a deadline, [`await_any_for`](Context::await_any_for) and [`await_any_until`](Context::await_any_until) | 0 |
+//! | [`cx.done(output)`](Context::done) | ends with a result, and empties the inbox | |
+//! | [`cx.stop(reason)`](Context::stop) | ends as failed, and keeps the inbox | |
 //!
 //! After `next` the same task goes on with the next step as soon as the commit is durable, without
 //! another claim.
@@ -368,8 +370,9 @@
 //! - [`Steps::graph`]: where a machine's steps go, as data and as a diagram.
 //! - [`error`]: every error, and what to do about it.
 //!
-//! The engine emits `tracing` events, and a span for each step, under the target `gen_durable`. The
-//! crate has no cargo features; TLS is a feature of sqlx.
+//! The engine emits `tracing` events, and a span for each step, under the target `gen_durable`. TLS is a
+//! feature of sqlx. The cargo features `anyhow` and `eyre`, both on by default, let
+//! [`StepError::downcast_ref`] find the error that an error of theirs holds.
 
 #[doc(hidden)]
 pub mod __private;
@@ -417,7 +420,7 @@ pub use crate::{
     graph::Graph,
     id::InstanceId,
     insert::{Insert, InsertMany, IntoInsert},
-    job::JobContext,
+    job::{Job, JobContext, JobOutcome},
     machine::{Machine, Requirement, StepFuture, Steps},
     outcome::Outcome,
     resources::Resources,

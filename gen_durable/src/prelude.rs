@@ -7,9 +7,9 @@ pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm, durable_j
 
 pub use crate::{
     Client, Context, DatabaseError, DecodeError, Delivery, Duplicate, EncodeError, Engine,
-    FindError, Insert, InsertError, InstanceId, JobContext, Machine, Outcome, Resources, Retry,
-    Signal, SignalError, Status, StepError, StepErrorKind, StepResult, Steps, Upgrade,
-    UpgradeError, WaitError,
+    FindError, Insert, InsertError, InstanceId, JobContext, JobOutcome, Machine, Outcome,
+    Resources, Retry, Signal, SignalError, Status, StepError, StepErrorKind, StepResult, Steps,
+    Upgrade, UpgradeError, WaitError,
     signal::{Accepts, DurableSignal},
     state::DurableState,
 };

@@ -77,7 +77,7 @@ impl Work {
                 attempt: u32::try_from(claimed.attempt).unwrap_or(0),
                 failures: u32::try_from(claimed.failures).unwrap_or(0),
                 timed_out: claimed.timed_out,
-                claimed_at: claimed.claimed_at,
+                claimed_at: claimed.now,
                 received: Instant::now(),
             }),
             worker: claimed.worker,

@@ -16,7 +16,7 @@ use syn::{
 use crate::{
     attr::{MachineOptions, StepOptions},
     errors::Errors,
-    graph::{self, Flow, Uses},
+    graph::{self, Edge, Flow, Uses},
     names::{camel_case, compact, snake_case},
 };
 
@@ -174,7 +174,7 @@ impl StepFn {
             },
             cfgs: cfgs(&function.attrs),
             options: StepOptions::read(&function.attrs, skip == 2, errors),
-            flow: Flow::read(function, machine),
+            flow: Flow::read(sig, &function.block, machine),
             uses: uses(sig, &function.block),
             trusted: false,
         }
@@ -213,14 +213,19 @@ pub(crate) struct Job {
     pub(crate) state: Type,
     pub(crate) resources: Vec<Type>,
     pub(crate) output: Type,
-    /// Whether it returns a `Result` of its output.
+    /// Whether it returns a `Result`.
     pub(crate) fallible: bool,
+    /// Whether it returns a `JobOutcome`, or a `Result` of one.
+    pub(crate) decides: bool,
+    /// Where its body goes, for one that decides.
+    pub(crate) flow: Flow,
+    pub(crate) uses: Uses,
     /// Where the return type begins.
     pub(crate) output_at: Span,
 }
 
 impl Job {
-    pub(crate) fn new(item: ItemFn) -> Self {
+    pub(crate) fn new(item: ItemFn, options: &MachineOptions) -> Self {
         let sig = &item.sig;
         let machine = camel_case(&sig.ident.unraw().to_string());
         let machine = syn::parse_str::<Ident>(&machine).ok();
@@ -240,8 +245,21 @@ impl Job {
                 None => ((**ty).clone(), false, ends(ty).0),
             },
         };
+        // `JobOutcome<Receipt>`: it is done with a receipt, or runs again.
+        let decides = is_named(&output, "JobOutcome");
+        let output = match argument(&output) {
+            Some(done) if decides => done.clone(),
+            _ => output,
+        };
         Self {
-            machine,
+            machine: options.machine.clone().or(machine),
+            decides,
+            flow: if decides {
+                Flow::read(sig, &item.block, "")
+            } else {
+                Flow { edges: vec![Edge::Done], ..Flow::default() }
+            },
+            uses: uses(sig, &item.block),
             state: state.unwrap_or_else(|| parse_quote!(())),
             resources: resources(sig, 1),
             output,
@@ -249,6 +267,47 @@ impl Job {
             output_at,
             item,
         }
+    }
+}
+
+impl Job {
+    /// A type of the signature that would have the machine's name.
+    pub(crate) fn twin(&self) -> Option<&Type> {
+        let machine = self.machine.as_ref()?;
+        let types = [&self.state, &self.output];
+        types.into_iter().chain(&self.resources).find_map(|ty| named(ty, machine))
+    }
+}
+
+/// A type that is called so in the module at hand, in `ty`. One that only names a machine, as an
+/// instance's id does, is none.
+fn named<'a>(ty: &'a Type, name: &Ident) -> Option<&'a Type> {
+    match ty {
+        Type::Path(path) => {
+            let segments: Vec<_> = path.path.segments.iter().collect();
+            let here = match segments[..] {
+                [_] => path.path.leading_colon.is_none(),
+                [module, _] => module.ident == "self",
+                _ => false,
+            };
+            let last = segments.last()?;
+            if here && last.ident == *name {
+                return Some(ty);
+            }
+            let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+            if ["InstanceId", "Insert", "Signal"].iter().any(|of| last.ident == of) {
+                return None;
+            }
+            arguments.args.iter().find_map(|argument| match argument {
+                GenericArgument::Type(ty) => named(ty, name),
+                _ => None,
+            })
+        }
+        Type::Group(group) => named(&group.elem, name),
+        Type::Paren(paren) => named(&paren.elem, name),
+        Type::Array(array) => named(&array.elem, name),
+        Type::Tuple(tuple) => tuple.elems.iter().find_map(|ty| named(ty, name)),
+        _ => None,
     }
 }
 

@@ -19,6 +19,8 @@ use crate::errors::Errors;
 pub(crate) struct MachineOptions {
     pub(crate) version: Option<u32>,
     pub(crate) queue: Option<Text>,
+    /// What a job's machine is called.
+    pub(crate) machine: Option<Ident>,
     pub(crate) state: Option<Type>,
     pub(crate) output: Option<Type>,
     pub(crate) name: Option<Text>,
@@ -95,6 +97,7 @@ const MACHINE: Known = &[
 ];
 
 const JOB: Known = &[
+    ("machine", "machine = SendMailJob"),
     ("version", "version = 1"),
     ("queue", "queue = \"mail\""),
     ("name", "name = \"send_mail\""),
@@ -155,6 +158,7 @@ impl MachineOptions {
         match name {
             "version" => self.version = Some(values::version(input)?),
             "queue" => self.queue = Some(values::text(name, input, errors)?),
+            "machine" => self.machine = Some(values::type_name(name, input)?),
             "name" => self.name = Some(values::text(name, input, errors)?),
             "state" => self.state = Some(values::ty(name, input, errors)?),
             "output" => self.output = Some(values::ty(name, input, errors)?),

@@ -30,7 +30,7 @@ use proc_macro::TokenStream;
 /// | option | meaning | default |
 /// |---|---|---|
 /// | `version = 1` | the version of the steps and the state | 1 |
-/// | `queue = "…"` | the queue that instances run in | `"default"` |
+/// | `queue = "…"` | the queue that instances run in; or a constant: `queue = QUEUE` | `"default"` |
 /// | `state = Type` | what is carried from step to step, a `DurableState` | `()` |
 /// | `output = Type` | the result, a `DurableState` | `serde_json::Value` |
 /// | `name = "…"` | the machine's name in the database | the enum's name in `snake_case` |
@@ -98,16 +98,18 @@ pub fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// | option of a job | meaning | default |
 /// |---|---|---|
+/// | `machine = SendMailJob` | what the machine is called in code | the function's name in `CamelCase` |
 /// | `version = 1` | the version of what it does and of its arguments | 1 |
-/// | `queue = "…"` | the queue that it runs in | `"default"` |
+/// | `queue = "…"` | the queue that it runs in; or a constant: `queue = QUEUE` | `"default"` |
 /// | `name = "…"` | the machine's name in the database | the function's name |
 /// | `timeout = "30s"` | how long it may run (`ms`, `s`, `m`, `h`) | no limit |
 /// | `retry(max_attempts = 5)` | tries it again after an error, as on a machine | no second run |
 /// | `crate = path` | where `gen_durable` is, if it was renamed | `::gen_durable` |
 ///
 /// Its first parameter is a `JobContext` with the type of its arguments, a `DurableState`; further
-/// parameters are resources, by reference. It returns its result, a `DurableState`, or a `Result`
-/// of that. Generated on the machine `SendMail`: `insert` and `insert_many`. The function itself
+/// parameters are resources, by reference. It returns its result, a `DurableState`, or a
+/// `JobOutcome` of that if it may run again, or a `Result` of either. The machine is as visible as
+/// the function: whoever inserts it elsewhere needs a `pub async fn`. Generated on the machine `SendMail`: `insert` and `insert_many`. The function itself
 /// stays as it stands.
 #[proc_macro_attribute]
 pub fn durable_job(options: TokenStream, item: TokenStream) -> TokenStream {

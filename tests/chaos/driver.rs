@@ -18,6 +18,7 @@ use gen_durable_tests::{
         Stopper,
     },
     random::Random,
+    wild::{Wild, WildState},
 };
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::task::JoinHandle;
@@ -116,12 +117,12 @@ impl Driver {
 impl Shared {
     async fn insert(&self, mut random: Random) {
         while !self.stopping.load(Ordering::Relaxed) {
-            match random.below(10) {
+            match random.below(12) {
                 0..3 => {
                     let seed = u32::try_from(random.below(1 << 30)).unwrap_or(0);
                     let hops = u32::try_from(random.between(1, 30)).unwrap_or(1);
-                    self.keep(Chain::insert(ChainState { hops, seed, ..ChainState::default() }))
-                        .await;
+                    let chain = ChainState { hops, seed, ..ChainState::default() };
+                    self.keep(Chain::insert(chain)).await;
                 }
                 3..5 => self.insert_collector(&mut random).await,
                 5..8 => {
@@ -137,7 +138,10 @@ impl Shared {
                         self.inserted.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
                     }
                 }
-                8 => self.keep(Stopper::insert(KeyedState::default())).await,
+                8 => {
+                    self.keep(Stopper::insert(KeyedState::default())).await;
+                }
+                9..11 => self.insert_wild(&mut random).await,
                 _ => {
                     // Tried again until it is there.
                     let key = format!("once {}", random.below(200));
@@ -175,10 +179,20 @@ impl Shared {
         }
     }
 
-    async fn keep<M: Machine>(&self, insert: gen_durable::Insert<M>) {
-        if let Some(Ok(id)) = self.call(insert.execute(&self.client)).await {
-            self.inserted.lock().unwrap_or_else(PoisonError::into_inner).push(id.get());
-        }
+    async fn insert_wild(&self, random: &mut Random) {
+        let seed = u32::try_from(random.below(1 << 30)).unwrap_or(0);
+        let insert = Wild::insert(WildState { seed, ..WildState::default() });
+        // Into an inbox before its instance runs, or into the one of an instance that runs.
+        let insert = insert.schedule_in(Duration::from_millis(random.below(20)));
+        let Some(id) = self.keep(insert).await else { return };
+        let bad = serde_json::json!({ "n": "not a number" });
+        let _ = self.call(self.client.signal_by_name(id.get(), "ping", &bad, None)).await;
+    }
+
+    async fn keep<M: Machine>(&self, insert: gen_durable::Insert<M>) -> Option<InstanceId<M>> {
+        let id = self.call(insert.execute(&self.client)).await?.ok()?;
+        self.inserted.lock().unwrap_or_else(PoisonError::into_inner).push(id.get());
+        Some(id)
     }
 
     /// Sends what is owed, in any order, and often a second time.

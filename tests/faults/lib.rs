@@ -17,4 +17,5 @@ pub mod process;
 pub mod proxy;
 pub mod random;
 pub mod runs;
+pub mod wild;
 pub mod worker;

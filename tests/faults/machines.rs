@@ -23,6 +23,7 @@ pub const EDGES: &[(&str, &str, &str)] = &[
     ("collector", "begin", "wait"),
     ("collector", "wait", "sum"),
     ("keyed", "first", "second"),
+    ("wild", "try", "end"),
 ];
 
 /// In which step a machine may end, and how.
@@ -35,6 +36,7 @@ pub const ENDS: &[(&str, &str, &str)] = &[
     ("stopper", "try", "failed"),
     ("once", "do", "done"),
     ("held", "hold", "done"),
+    ("wild", "end", "done"),
 ];
 
 /// What the external signals of a [`Collector`] are numbered from.

@@ -196,7 +196,9 @@ impl Worker {
     }
 
     fn signal(&self, signal: &str) -> io::Result<()> {
-        Command::new("kill").args([signal, &self.pid.to_string()]).status()?;
+        // The shell's own: not every system has a program of this name.
+        let arguments = ["-c", "kill \"$@\"", "kill", signal, &self.pid.to_string()];
+        Command::new("/bin/sh").args(arguments).status()?;
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use tokio::io::AsyncReadExt;
 use crate::{
     machines::{Chain, Collector, Deadly, Held, Keyed, Leaf, Once, Stopper},
     runs,
+    wild::Wild,
 };
 
 /// Its exit code if it was told to shut down and could not reach the database.
@@ -114,6 +115,7 @@ async fn start(options: &Options) -> Result<Engine, Box<dyn std::error::Error + 
             .machine::<Keyed>()
             .machine::<Stopper>()
             .machine::<Once>()
+            .machine::<Wild>()
             .machine::<Held>()
             .machine::<Deadly>()
             .resource(pool.clone())

@@ -32,6 +32,7 @@ impl Neighbours {
     async fn run(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
         if cx.state == "waits" {
             gate.pass(cx.id()).await;
+            // A time: it is what the timeout bounds, and what the block must not be counted into.
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
         let attempt = cx.attempt();

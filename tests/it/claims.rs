@@ -251,7 +251,7 @@ async fn p25_claiming_ahead_keeps_the_order_of_each_key() {
 async fn p21_no_key_serialises_nothing_and_keys_that_look_alike_are_different() {
     // Cases, spaces, numbers, what a collation may take for equal, and ids of the rows that have no key.
     let keys = [
-        "", " ", "0", "00", "1", "01", "1.0", "+1", " 1", "1 ", "2", "3", "null", "NULL", "a", "A",
+        " ", "0", "00", "1", "01", "1.0", "+1", " 1", "1 ", "2", "3", "null", "NULL", "a", "A",
         "\u{e9}", "e\u{301}", "ss", "\u{df}", "\u{1f}", "%", "_", "\\", "'", "\"",
     ];
     let db = database().await;

@@ -1,11 +1,14 @@
 //! Jobs: machines of one step, written as a function.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
-use gen_durable::{Status, prelude::*};
+use gen_durable::{Status, graph::Edge, prelude::*};
 use serde_json::json;
 
 use crate::support::{PATIENCE, database, engine, row, until};
@@ -47,7 +50,7 @@ async fn nothing(_cx: JobContext) {}
 #[durable_job(version = 3, name = "other")]
 async fn third(cx: JobContext<u32>) -> anyhow::Result<Vec<i64>> {
     anyhow::ensure!(cx.state > 0, "nothing to do");
-    Ok(vec![cx.id()])
+    Ok(vec![cx.id().get()])
 }
 
 #[test]
@@ -101,6 +104,54 @@ async fn a_job_runs_and_is_tried_again() {
     let id = Third::insert(0).execute(&engine).await.unwrap();
     let error = engine.wait(id, PATIENCE).await.unwrap_err();
     assert_eq!(error.to_string(), format!("instance {id} failed: nothing to do"));
+    engine.shutdown().await.unwrap();
+}
+
+/// Arguments with the name that the job's machine would have.
+#[derive(Clone, Debug, DurableState)]
+pub struct Settle {
+    snoozes: u32,
+}
+
+const SLOW: &str = "slow";
+
+/// Polls, and fails now and then.
+#[durable_job(
+    machine = SettleJob,
+    queue = SLOW,
+    retry(max_attempts = 2, backoff = "constant", initial = "1ms")
+)]
+pub async fn settle(
+    cx: JobContext<Settle>,
+    runs: &AtomicU32,
+) -> Result<JobOutcome<(u32, u32)>, std::io::Error> {
+    let run = runs.fetch_add(1, Ordering::SeqCst);
+    if run % 2 == 1 {
+        return Err(std::io::Error::other("busy"));
+    }
+    if run < cx.state.snoozes {
+        return Ok(cx.snooze(Duration::from_millis(1)));
+    }
+    if run == cx.state.snoozes {
+        return Ok(cx.replay(Duration::from_millis(1)));
+    }
+    let counts = (cx.attempt(), cx.failures());
+    Ok(cx.done(counts))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p60_a_job_snoozes_and_replays_and_its_failures_are_counted_in_a_row() {
+    assert_eq!((SettleJob::NAME, SettleJob::QUEUE), ("settle", "slow"));
+    let edges = &SettleJob::graph().steps[0].edges;
+    assert!(edges.contains(&Edge::Snooze) && edges.contains(&Edge::Replay), "{edges:?}");
+    let db = database().await;
+    let engine = engine(&db).machine::<SettleJob>().queue("slow", 1).resource(AtomicU32::new(0));
+    let engine = engine.start().await.unwrap();
+    let id = SettleJob::insert(Settle { snoozes: 10 }).execute(&engine).await.unwrap();
+    // Six failures, five snoozes and a replay: a failure adds an attempt, and so does the replay.
+    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), (7, 1));
+    let row = row(db.pool(), id).await;
+    assert_eq!(row.state, json!({ "snoozes": 10 }), "the arguments stay as they were");
     engine.shutdown().await.unwrap();
 }
 

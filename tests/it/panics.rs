@@ -41,9 +41,8 @@ impl<'de> Deserialize<'de> for Mine {
 impl Drop for Mine {
     fn drop(&mut self) {
         // The one that is read back is armed as well, and dropped elsewhere.
-        if self.0.starts_with(&armed("drop")) && !std::thread::panicking() {
-            panic!("in drop");
-        }
+        let armed = self.0.starts_with(&armed("drop")) && !std::thread::panicking();
+        assert!(!armed, "in drop");
     }
 }
 
@@ -64,9 +63,8 @@ impl std::error::Error for Bad {}
 
 impl Drop for Bad {
     fn drop(&mut self) {
-        if self.0 == "drop of an error" && !std::thread::panicking() {
-            panic!("in drop of an error");
-        }
+        let armed = self.0 == "drop of an error" && !std::thread::panicking();
+        assert!(!armed, "in drop of an error");
     }
 }
 

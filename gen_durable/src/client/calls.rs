@@ -122,7 +122,7 @@ pub(super) async fn insert_with(
             if rows.len() > BATCH_MAX { insert.await } else { connections.within(insert).await };
         match connection.done(result) {
             Err(error) if storage::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => {
-                tries += 1
+                tries += 1;
             }
             result => return result.map_err(DatabaseError::new(failed)),
         }
@@ -189,7 +189,7 @@ pub(super) async fn deliver_with(
         let result = connections.within(storage::deliver(&mut connection, signals)).await;
         match connection.done(result) {
             Err(error) if storage::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => {
-                tries += 1
+                tries += 1;
             }
             result => return result.map_err(DatabaseError::new(failed)),
         }

@@ -130,9 +130,9 @@ impl EngineBuilder {
         self
     }
 
-    /// How long `shutdown` lets steps finish before it cuts them off; the default is 20 s.
+    /// How long `shutdown` lets steps finish before it cuts them off; the default is 18 s.
     ///
-    /// The whole shutdown takes up to 8 s more. Together that must fit into what the process is left:
+    /// The whole shutdown takes up to 10 s more. Together that must fit into what the process is left:
     /// Kubernetes kills it 30 s after it has asked it to end (`terminationGracePeriodSeconds`).
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.config.drain_timeout = timeout;

@@ -224,7 +224,8 @@ impl Engine {
     /// [`Error::Database`] if the worker could not be removed; its lease then runs out by itself.
     pub fn shutdown(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let shared = Arc::clone(&self.shared);
-        async move { shutdown::run(&shared).await }
+        // On the heap: it holds the statements of every part of it.
+        Box::pin(async move { shutdown::run(&shared).await })
     }
 }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Invariant: a shutdown ends, whatever the database and the engine's runtime do: each part has its
-//! time. All but the drain take 8 s together.
+//! time. All but the drain take 10 s together.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,10 +23,10 @@ use crate::{
 };
 
 /// How long the last commits may take after steps were cut off. With the default drain timeout of
-/// 20 s, and what follows, a shutdown ends within the 30 s that Kubernetes leaves a process.
-const LAST_COMMITS: Duration = Duration::from_secs(4);
+/// 18 s, and what follows, a shutdown ends within the 30 s that Kubernetes leaves a process.
+const LAST_COMMITS: Duration = Duration::from_secs(5);
 /// How long it may take to remove the worker: two tries, a connection and a statement each.
-const REMOVAL: Duration = Duration::from_secs(3);
+const REMOVAL: Duration = Duration::from_secs(4);
 /// How long it may take to close the connections.
 const CLOSE: Duration = Duration::from_secs(1);
 

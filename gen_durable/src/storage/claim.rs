@@ -195,7 +195,7 @@ impl Arrays {
         self,
         request: &ClaimRequest,
         places: &Places<'_>,
-        claimed_at: SystemTime,
+        now: SystemTime,
     ) -> Result<(Vec<Claimed>, Vec<Candidate>), sqlx::Error> {
         let kinds_of_a_queue = request.kinds.fsms.len().max(1);
         let mut claimed = Vec::with_capacity(self.ids.len());
@@ -235,7 +235,7 @@ impl Arrays {
                 attempt: attempt.unwrap_or(0),
                 failures: failures.unwrap_or(0),
                 timed_out: timed_out.unwrap_or(false),
-                claimed_at,
+                now,
                 inbox: parse_inbox(inbox.as_deref())?,
             });
         }
@@ -325,7 +325,7 @@ fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {
         failures: row.try_get::<Option<i32>, _>(12)?.unwrap_or(0),
         revision: row.try_get(8)?,
         timed_out: row.try_get::<Option<bool>, _>(9)?.unwrap_or(false),
-        claimed_at: time(row.try_get(13)?),
+        now: time(row.try_get(13)?),
         inbox: parse_inbox(row.try_get(10)?)?,
     })
 }

@@ -99,7 +99,7 @@ pub(crate) struct Claimed {
     pub(crate) failures: i32,
     pub(crate) timed_out: bool,
     /// The database's time at the claim.
-    pub(crate) claimed_at: SystemTime,
+    pub(crate) now: SystemTime,
     pub(crate) inbox: Vec<InboxRow>,
 }
 

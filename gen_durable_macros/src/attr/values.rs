@@ -33,6 +33,18 @@ pub(super) fn version(input: ParseStream<'_>) -> syn::Result<u32> {
     }
 }
 
+/// `= SendMailJob`
+pub(super) fn type_name(name: &str, input: ParseStream<'_>) -> syn::Result<Ident> {
+    input.parse::<Token![=]>()?;
+    if !input.peek(syn::Ident) {
+        return Err(not(
+            input,
+            &format!("expected a name for the type: write `{name} = SendMailJob`"),
+        ));
+    }
+    input.parse()
+}
+
 /// `= "checkout"` or `= QUEUE`
 pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Text> {
     input.parse::<Token![=]>()?;

@@ -3,15 +3,14 @@
 //! Invariant: what is generated is what `#[durable_fsm]` takes, an enum and its impl block, and is expanded as such.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
-use syn::{ItemEnum, ItemFn, ItemImpl, LitStr, parse_quote, parse_quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::{ItemEnum, ItemFn, ItemImpl, LitStr, Visibility, parse_quote, parse_quote_spanned};
 
 use super::{handlers, import::alias, private_at, steps};
 use crate::{
     ast::{Job, MachineEnum, MachineImpl},
     attr::{MachineOptions, Text},
     errors::Errors,
-    graph::{Edge, Flow},
 };
 
 pub(super) fn expand(job: &Job, options: MachineOptions, correct: bool) -> TokenStream {
@@ -22,15 +21,17 @@ pub(super) fn expand(job: &Job, options: MachineOptions, correct: bool) -> Token
     let mut errors = Errors::default();
     let mut block = MachineImpl::new(block, &mut errors);
     block.import = alias();
-    // What is generated has no mistakes of its own, and the body that calls the function tells nothing.
+    // What is generated has no mistakes of its own, and its body calls the function that tells.
     errors.discard();
     for step in &mut block.steps {
-        step.flow = Flow { edges: vec![Edge::Done], ..Flow::default() };
+        step.flow = job.flow.clone();
     }
     let block = handlers::items(&block, correct);
     let machine = MachineEnum::new(item, with_types(job, options));
-    let machine = steps::expand(&machine, correct, &block);
-    quote!(#function #machine)
+    let generated = steps::generated(&machine, correct, &block);
+    // The other type of its name stands in: no use of the machine is reported then.
+    let item = job.twin().is_none().then(|| visible(&machine.item));
+    quote!(#function #item #generated)
 }
 
 /// The function as it stands. It need not await: it is async because the engine says so.
@@ -44,7 +45,7 @@ fn function(item: &ItemFn) -> ItemFn {
 fn enum_item(job: &Job, machine: &Ident) -> ItemEnum {
     let vis = &job.item.vis;
     let docs = job.item.attrs.iter().filter(|attr| attr.path().is_ident("doc"));
-    let about = format!(" The machine of the job [`{}`].", job.item.sig.ident);
+    let about = format!(" The machine of the job [`{}`], and as visible.", job.item.sig.ident);
     let blank = job.item.attrs.iter().any(|attr| attr.path().is_ident("doc"));
     let blank = blank.then(|| quote!(#[doc = ""]));
     parse_quote! {
@@ -56,6 +57,22 @@ fn enum_item(job: &Job, machine: &Ident) -> ItemEnum {
             /// Runs the function.
             Run,
         }
+    }
+}
+
+/// The machine's type, which is as visible as the function. Where that is not everywhere, a macro of
+/// this name makes it: the compiler shows it to whoever uses the machine from outside.
+fn visible(item: &ItemEnum) -> TokenStream {
+    if matches!(item.vis, Visibility::Public(_)) {
+        return item.to_token_stream();
+    }
+    quote! {
+        macro_rules! a_private_function_makes_a_private_machine_so_write_pub_async_fn {
+            () => {
+                #item
+            };
+        }
+        a_private_function_makes_a_private_machine_so_write_pub_async_fn! {}
     }
 }
 
@@ -85,6 +102,7 @@ fn impl_item(job: &Job, machine: &Ident, correct: bool) -> ItemImpl {
     } else {
         returned.clone()
     };
+    let end = Ident::new(if job.decides { "decide" } else { "done" }, at);
     parse_quote_spanned! {at=>
         #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
         impl #machine {
@@ -94,7 +112,7 @@ fn impl_item(job: &Job, machine: &Ident, correct: bool) -> ItemImpl {
             ) -> #private::StepResult<Self> {
                 let (job, end) = #private::job(cx);
                 let #returned = #function(job #(, #names)*).await;
-                #private::Ok(end.done(#output))
+                #private::Ok(end.#end(#output))
             }
         }
     }

@@ -32,7 +32,7 @@ pub(crate) fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStrea
             let options = MachineOptions::read(options, &mut errors);
             let machine = MachineEnum::new(item, options);
             check::check_enum(&machine, &mut errors);
-            steps::expand(&machine, errors.is_empty(), &TokenStream::new())
+            steps::expand(&machine, errors.is_empty())
         }
         Ok(Item::Impl(item)) => {
             let krate = read_impl_options(options, &mut errors);
@@ -59,7 +59,7 @@ pub(crate) fn durable_job(options: TokenStream, item: TokenStream) -> TokenStrea
     let expanded = match syn::parse2::<Item>(item.clone()) {
         Ok(Item::Fn(item)) => {
             let options = MachineOptions::read_job(options, &mut errors);
-            let job = Job::new(item);
+            let job = Job::new(item, &options);
             check::check_job(&job, &mut errors);
             job::expand(&job, options, errors.is_empty())
         }

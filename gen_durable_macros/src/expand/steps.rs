@@ -6,7 +6,7 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::{Attribute, Path, ext::IdentExt, spanned::Spanned};
+use syn::{Attribute, Path, Visibility, ext::IdentExt, parse_quote, spanned::Spanned};
 
 use super::{
     constant, duration,
@@ -19,15 +19,19 @@ use crate::{
     names::{compact, function_name, snake_case},
 };
 
-/// The enum and what is generated beside it, with `beside`, which a job has there too.
-pub(crate) fn expand(machine: &MachineEnum, correct: bool, beside: &TokenStream) -> TokenStream {
+/// The enum and what is generated beside it.
+pub(crate) fn expand(machine: &MachineEnum, correct: bool) -> TokenStream {
     let mut item = machine.item.clone();
     for variant in &mut item.variants {
         variant.attrs.retain(|attr| !is_step(attr));
     }
-    if !item.generics.params.is_empty() {
-        return quote!(#item);
-    }
+    let generated =
+        item.generics.params.is_empty().then(|| generated(machine, correct, &TokenStream::new()));
+    quote!(#item #generated)
+}
+
+/// What is generated beside the enum, with `beside`, which a job has there too.
+pub(super) fn generated(machine: &MachineEnum, correct: bool, beside: &TokenStream) -> TokenStream {
     let correct = correct && !machine.has_twins();
     let machine_impl = machine_impl(machine, correct);
     // Nothing begins in a version that is kept for what it has stored.
@@ -38,8 +42,6 @@ pub(crate) fn expand(machine: &MachineEnum, correct: bool, beside: &TokenStream)
     let constants = [("queue", &machine.options.queue), ("name", &machine.options.name)];
     let constants = constants.into_iter().filter_map(|(name, text)| constant(name, text.as_ref()?));
     quote! {
-        #item
-
         const _: () = {
             #import
             #(#constants)*
@@ -171,7 +173,7 @@ fn first(steps: &[Variant], of: impl Copy + Fn(&Variant) -> TokenStream) -> Toke
 /// `insert` and `insert_many`, but for those that a step is wrongly called like.
 fn helpers(machine: &MachineEnum) -> TokenStream {
     let private = alias();
-    let (ident, vis) = (&machine.item.ident, &machine.item.vis);
+    let (ident, vis) = (&machine.item.ident, visibility(machine));
     let state = state(machine);
     let insert = free(machine, "insert").then(|| {
         quote! {
@@ -208,6 +210,15 @@ fn helpers(machine: &MachineEnum) -> TokenStream {
     }
 }
 
+/// The visibility of generated functions: the enum's. Those of a private one are public, so that the
+/// compiler reports the enum alone to whoever cannot see it.
+fn visibility(machine: &MachineEnum) -> Visibility {
+    match &machine.item.vis {
+        Visibility::Inherited => parse_quote!(pub),
+        vis => vis.clone(),
+    }
+}
+
 /// Whether no step is called so.
 fn free(machine: &MachineEnum, name: &str) -> bool {
     machine.steps.iter().all(|step| step.name != name)
@@ -217,7 +228,7 @@ fn free(machine: &MachineEnum, name: &str) -> bool {
 fn signals(machine: &MachineEnum) -> TokenStream {
     let signals = distinct_signals(machine);
     let private = alias();
-    let (ident, vis) = (&machine.item.ident, &machine.item.vis);
+    let (ident, vis) = (&machine.item.ident, visibility(machine));
     let signal = free(machine, "signal").then(|| {
         quote! {
             /// A signal to an instance, of any type that the machine declares; `.execute(…)`
@@ -270,7 +281,7 @@ fn distinct_signals(machine: &MachineEnum) -> Vec<(&Path, Ident)> {
 
 fn signal_fn(machine: &MachineEnum, helper: &Ident, signal: &Path) -> TokenStream {
     let private = alias();
-    let vis = &machine.item.vis;
+    let vis = visibility(machine);
     let body = private_at(&alias(), signal.span());
     let body = quote_spanned!(signal.span()=> #body::Signal::new(id, &payload));
     let doc = format!(" A [`{}`] to an instance; `.execute(…)` sends it.", compact(signal));

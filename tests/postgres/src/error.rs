@@ -1,29 +1,27 @@
 //! Why no server could be had.
 //!
-//! Invariant: the message says what to do; a server that did not start is quoted.
+//! Invariant: the message says what to do; a server that did not start is quoted. `Debug` prints the
+//! message too: `expect` and `main` show errors by it, and are the last that a user sees.
 
-use std::{io, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
+
+use crate::binaries::has_program;
 
 /// A server could not be started, or a database not be made.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No binaries were found.
-    #[error(
-        "no Postgres server was found; there are three ways out:\n\
-         \x20 1. install one: `apt-get install postgresql`, `dnf install postgresql-server`, or `brew install postgresql`\n\
-         \x20 2. set PG_BIN_DIR to the directory that holds `initdb` and `postgres`\n\
-         \x20 3. set DATABASE_URL to a server that is running already"
-    )]
-    NoBinaries,
+    /// No server is installed, and none was fetched.
+    #[error("no Postgres server was found, and {why}\n{}", ways_out())]
+    NoServer {
+        /// Why none was fetched, for each means.
+        why: String,
+    },
     /// `PG_BIN_DIR` is set, and holds no server.
     #[error(
         "PG_BIN_DIR is {0}, which holds no `initdb` and `postgres`; set it to a directory that does"
     )]
     WrongBinDir(PathBuf),
-    /// The server's binaries could not be downloaded.
-    #[error("Postgres could not be downloaded: {0}")]
-    Download(String),
     /// A command failed.
     #[error("`{command}` failed; it said:\n{output}")]
     Command {
@@ -42,7 +40,7 @@ pub enum Error {
     #[error("could not {operation}: {source}")]
     Io {
         /// What was tried.
-        operation: &'static str,
+        operation: String,
         /// Why not.
         source: io::Error,
     },
@@ -56,12 +54,38 @@ pub enum Error {
     },
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
 impl Error {
-    pub(crate) fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { operation, source }
+    pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation: operation.into(), source }
     }
 
     pub(crate) fn database(operation: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| Self::Database { operation, source }
     }
+}
+
+/// What a user can do who has no server.
+fn ways_out() -> String {
+    let installers = [
+        ("apt-get", "apt-get update && apt-get install postgresql"),
+        ("dnf", "dnf install postgresql-server"),
+        ("zypper", "zypper install postgresql-server"),
+        ("apk", "apk add postgresql"),
+        ("pacman", "pacman -S postgresql"),
+        ("brew", "brew install postgresql"),
+    ];
+    let installer = installers.iter().find(|(program, _)| has_program(program));
+    let install = installer.map_or(String::new(), |(_, command)| format!(": `{command}`"));
+    format!(
+        "there are three ways out:\n\
+         \x20 1. install the system's package{install}\n\
+         \x20 2. set PG_BIN_DIR to the directory that holds `initdb` and `postgres`\n\
+         \x20 3. set DATABASE_URL to a server that is running already"
+    )
 }

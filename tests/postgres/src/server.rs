@@ -19,7 +19,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Error, binaries, watchdog::Watchdog};
+use crate::{
+    Error,
+    binaries::{Binaries, unprivileged},
+    watchdog::Watchdog,
+};
 
 /// How long a start may take: recovery after an immediate stop included.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
@@ -47,7 +51,7 @@ pub struct Builder {
 /// A running server; dropped, it is gone with its directory.
 #[derive(Debug)]
 pub struct Server {
-    bin: PathBuf,
+    binaries: Binaries,
     /// Our directory: the socket, the log and, unless it is kept, the data.
     work: PathBuf,
     data: PathBuf,
@@ -120,8 +124,8 @@ impl Builder {
 
     /// Everything but the data.
     fn make(&self) -> Result<Server, Error> {
-        let bin = binaries::find()?;
-        let user = binaries::unprivileged()?;
+        let binaries = Binaries::find()?;
+        let user = unprivileged()?;
         let work = work_dir(user)?;
         let data = match &self.data {
             Some(dir) => {
@@ -133,7 +137,7 @@ impl Builder {
         let options = self.options(&work);
         let environment = self.environment.clone();
         Ok(Server {
-            bin,
+            binaries,
             work,
             data,
             user,
@@ -197,8 +201,9 @@ impl Server {
             Mode::Fast => "-INT",
             Mode::Immediate => "-QUIT",
         };
-        Command::new("kill")
-            .args([signal, &postgres.id().to_string()])
+        // The shell's own: not every system has a program of this name.
+        Command::new("/bin/sh")
+            .args(["-c", "kill \"$@\"", "kill", signal, &postgres.id().to_string()])
             .status()
             .map_err(Error::io("signal the server"))?;
         postgres.wait().map_err(Error::io("wait for the server"))?;
@@ -273,7 +278,10 @@ impl Server {
     /// Runs a program of the server's to its end. The watchdog knows of it meanwhile.
     fn run(&self, mut command: Command, name: &str) -> Result<(), Error> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let child = command.spawn().map_err(Error::io("run a program of the server's"))?;
+        let child = command.spawn().map_err(|error| Error::Command {
+            command: name.to_owned(),
+            output: format!("{}: {error}", command.get_program().display()),
+        })?;
         let pid_file = self.work.join("program.pid");
         let mut file = fs::File::create(&pid_file).map_err(Error::io("write a pid file"))?;
         writeln!(file, "{}", child.id()).map_err(Error::io("write a pid file"))?;
@@ -291,12 +299,7 @@ impl Server {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.bin.join(program));
-        command.current_dir("/").env_remove("PGDATA").env("LC_ALL", "C");
-        if let Some((uid, gid)) = self.user {
-            command.uid(uid).gid(gid);
-        }
-        command
+        self.binaries.command(program, self.user)
     }
 }
 
@@ -340,7 +343,7 @@ fn make_dir(dir: &Path, user: Option<(u32, u32)>) -> Result<(), Error> {
         .mode(0o700)
         .recursive(true)
         .create(dir)
-        .map_err(Error::io("make the server's directory"))?;
+        .map_err(Error::io(format!("make the server's directory {}", dir.display())))?;
     if let Some((uid, gid)) = user {
         std::os::unix::fs::chown(dir, Some(uid), Some(gid))
             .map_err(Error::io("hand the directory to the server's user"))?;
