@@ -3,14 +3,40 @@
 //! It is on a throw-away Postgres, unless `DATABASE_URL` names another one, or `--data DIR` keeps
 //! the cluster in a directory.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use clap::Parser;
 use gen_durable_test_postgres::Server;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 /// The error of an example: whatever went wrong.
-pub type Error = Box<dyn std::error::Error + Send + Sync>;
+pub struct Error(Box<dyn std::error::Error + Send + Sync>);
+
+/// Any error becomes one by `?`, and so does a text.
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Error {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+/// `main` prints its error by `Debug`. A person reads it, so this is the message and its causes.
+impl fmt::Debug for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said = self.0.to_string();
+        formatter.write_str(&said)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Some messages end with their cause already.
+            if !said.ends_with(&text) {
+                write!(formatter, "\n  caused by: {text}")?;
+            }
+            said = text;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
 
 /// The options that every example takes.
 #[derive(Debug, Parser)]
@@ -67,5 +93,34 @@ impl Session {
         let pool = PgPoolOptions::new().connect(&url).await?;
         gen_durable_migrate::up(&pool).await?;
         Ok(Self { pool, url, _server: server })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the disk is full")]
+    struct Disk;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("could not write: {source}")]
+    struct Write {
+        source: Disk,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("no receipt")]
+    struct Receipt(#[source] Write);
+
+    #[test]
+    fn p58_an_error_is_printed_with_its_causes_once() {
+        let error = Error::from(Receipt(Write { source: Disk }));
+        assert_eq!(
+            format!("{error:?}"),
+            "no receipt\n  caused by: could not write: the disk is full"
+        );
+        assert_eq!(format!("{:?}", Error::from("a text")), "a text");
     }
 }

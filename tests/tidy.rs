@@ -289,7 +289,8 @@ fn the_tests_that_the_promises_name_exist() {
     let sources = sources();
     let modules = |path: &str| {
         let path = path.trim_end_matches("::tests").replace("::", "/");
-        let ends = [format!("/{path}.rs"), format!("/{path}/mod.rs")];
+        // A module's tests may have a file of their own.
+        let ends = ["", "/mod", "/tests"].map(|end| format!("/{path}{end}.rs"));
         sources.iter().filter(move |file| ends.iter().any(|end| file.path.ends_with(end)))
     };
     let tests = |file: &File, begin: &str| {

@@ -179,7 +179,7 @@ impl Means {
         let place = self.place(cache);
         let _ = writeln!(
             out,
-            "no Postgres server is installed; fetching one with {}, some 10 to 40 MB, once, into\n  {} ({SWITCH}=0 forbids it)",
+            "no Postgres server is installed; fetching one with {}, some 10 to 50 MB, once, into\n  {} ({SWITCH}=0 forbids it)",
             self.name,
             place.display()
         );
@@ -228,7 +228,7 @@ impl Means {
                 break status;
             }
             if Instant::now() > report {
-                let _ = writeln!(out, "  {} MB so far", size(work) / 1_000_000);
+                let _ = writeln!(out, "  {} MB written so far", size(work) / 1_000_000);
                 report += REPORT;
             }
             std::thread::sleep(Duration::from_millis(50));
