@@ -169,10 +169,18 @@ impl Connections {
         }
         loop {
             let mut held = Held::new(self.inner.pool.try_acquire()?, here.clone());
-            match within(TEST_PATIENCE, held.ping()).await {
-                Ok(()) => return Some(held),
-                Err(_) => held.discard(),
+            if within(TEST_PATIENCE, held.ping()).await.is_ok() {
+                return Some(held);
             }
+            held.discard();
+            self.discard_idle();
+        }
+    }
+
+    /// Closes what the pool has idle: what broke one connection is likely to have broken the others.
+    fn discard_idle(&self) {
+        while let Some(idle) = self.inner.pool.try_acquire() {
+            drop(idle.detach());
         }
     }
 
@@ -269,9 +277,7 @@ impl Connection {
                     held.discard();
                 }
                 // Nor those that the pool would test before it gives one away, each in vain.
-                while let Some(idle) = self.home.inner.pool.try_acquire() {
-                    drop(idle.detach());
-                }
+                self.home.discard_idle();
             }
         }
         result

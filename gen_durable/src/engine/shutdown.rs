@@ -10,7 +10,10 @@
 //! Invariant: a shutdown ends, whatever the database and the engine's runtime do: each part has its
 //! time. All but the drain take 10 s together.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::time::timeout;
 
@@ -27,6 +30,8 @@ use crate::{
 const LAST_COMMITS: Duration = Duration::from_secs(5);
 /// How long it may take to remove the worker: two tries, a connection and a statement each.
 const REMOVAL: Duration = Duration::from_secs(4);
+/// How long to wait before what could not be given back is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
 /// How long it may take to close the connections.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -63,6 +68,7 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
         return Ok(());
     }
     shared.begin_stop();
+    let began = Instant::now();
     if timeout(shared.config.drain_timeout, drained(shared)).await.is_err() {
         tracing::warn!("steps still under way after the drain timeout are cut off");
         shared.cut_off.open();
@@ -73,7 +79,13 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
             give_back(shared).await;
         }
     };
-    let _ = timeout(LAST_COMMITS, last).await;
+    // A runtime that has ended leaves no step to wait for: what is given back has that time too.
+    let left = if shared.deserted.is_open() {
+        shared.config.drain_timeout.saturating_sub(began.elapsed())
+    } else {
+        Duration::ZERO
+    };
+    let _ = timeout(LAST_COMMITS.saturating_add(left), last).await;
     let mut removed = remove_worker(shared).await;
     if removed.is_err() {
         // The connections that were kept may all have been lost meanwhile, and are closed now.
@@ -97,9 +109,10 @@ async fn drained(shared: &Shared) {
 /// Gives back what was claimed when the runtime ended, on the one that this is called on.
 async fn give_back(shared: &Arc<Shared>) {
     tracing::warn!("the engine's runtime ended before its shutdown; what ran there was cut off");
-    if let Err(error) = orphans::give_all_back(shared).await {
+    while let Err(error) = orphans::give_all_back(shared).await {
         let error = Cause(&error);
-        tracing::warn!(%error, "could not give back what had been claimed; its lease runs out");
+        tracing::warn!(%error, "could not give back what had been claimed; trying again while there is time");
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
