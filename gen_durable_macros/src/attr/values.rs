@@ -48,8 +48,9 @@ pub(super) fn type_name(name: &str, input: ParseStream<'_>) -> syn::Result<Ident
 /// `= "checkout"` or `= QUEUE`
 pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Text> {
     input.parse::<Token![=]>()?;
+    let constant = name.to_uppercase();
     let wrong = |text: &str| {
-        format!("expected a string, or a constant such as `NAME`: write `{name} = \"{text}\"`")
+        format!("expected a string, or a constant as `{constant}`: write `{name} = \"{text}\"`")
     };
     if !input.peek(LitStr) {
         let tokens = value_tokens(input);

@@ -67,12 +67,12 @@ fn visible(item: &ItemEnum) -> TokenStream {
         return item.to_token_stream();
     }
     quote! {
-        macro_rules! a_private_function_makes_a_private_machine_so_write_pub_async_fn {
+        macro_rules! the_machine_is_as_visible_as_its_function {
             () => {
                 #item
             };
         }
-        a_private_function_makes_a_private_machine_so_write_pub_async_fn! {}
+        the_machine_is_as_visible_as_its_function! {}
     }
 }
 

@@ -5,7 +5,6 @@
 
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use quote::quote;
-use syn::ext::IdentExt;
 
 use super::scan::{call, ends_with, flat, follows, is_punct};
 
@@ -138,7 +137,7 @@ fn chain(trees: &[TokenTree]) -> Use {
         if let TokenTree::Ident(member) = member
             && !CONVERSIONS.iter().any(|conversion| member == conversion)
         {
-            name = member.unraw().to_string();
+            name = member.to_string();
         }
         if let Some((_, _, behind)) = call(&trees[end..]) {
             end = trees.len() - behind.len();
@@ -209,9 +208,100 @@ impl Late {
         let Use { name, tokens } = &self.of;
         let name = if name.is_empty() { "value" } else { name };
         let text = quote!(#tokens).to_string().replace(" . ", ".").replace(" ()", "()");
+        // A field that is moved out would leave a context that no outcome takes.
+        let is_field = !text.ends_with(')');
+        let (clone, unless) =
+            if is_field { (".clone()", ", without `.clone()` if it is `Copy`,") } else { ("", "") };
         format!(
-            "`{outcome}(…)` consumes the context before this is evaluated: write `let {name} = {text};` before it, and use `{name}` here",
+            "`{outcome}(…)` consumes the context before this is evaluated: write `let {name} = {text}{clone};` before it{unless} and use `{name}` here",
             outcome = self.outcome
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: TokenStream) -> Uses {
+        Uses::read(&quote::format_ident!("cx"), body)
+    }
+
+    fn late(body: TokenStream) -> Vec<String> {
+        let uses = read(body);
+        uses.late.iter().map(|late| format!("{} {}", late.outcome, late.of.name)).collect()
+    }
+
+    #[test]
+    fn arguments_that_use_a_consumed_context() {
+        for (body, expected) in [
+            (quote!(cx.replay(backoff(cx.attempt()))), "cx.replay attempt"),
+            (quote!(Ok(cx.done(cx.state.name.clone()))), "cx.done name"),
+            (quote!(cx.stop(format!("{} of {}", why, cx.id()))), "cx.stop id"),
+            (quote!(cx.next(M::A).insert(A::insert(1)).signal(B::go(cx.state.b))), "cx.next b"),
+            (
+                quote!({
+                    let mut cx = cx;
+                    cx.next_in(M::A, cx.state.0)
+                }),
+                "cx.next_in 0",
+            ),
+        ] {
+            assert_eq!(late(body), [expected]);
+        }
+    }
+
+    #[test]
+    fn arguments_that_may_use_something_else() {
+        for body in [
+            quote!({
+                let attempt = cx.attempt();
+                cx.replay(backoff(attempt))
+            }),
+            quote!(cx.done(cx)),
+            quote!(cx.done(self.cx.id())),
+            quote!(cx.replay(wait(&cx, cx.attempt()))),
+            quote!(numbers.map(|cx| cx.next(cx.number()))),
+            quote!({
+                let (cx, end) = split(cx);
+                cx.next(cx.number())
+            }),
+            quote!(match find(cx) {
+                Some(cx) => cx.next(cx.number()),
+                None => 1,
+            }),
+            quote!(for cx in all {
+                cx.next(cx.number());
+            }),
+            quote!({
+                let cx = Mine(cx);
+                cx.next(cx.number())
+            }),
+            quote!({
+                fn f(cx: &Mine) -> u8 {
+                    cx.next(cx.number())
+                }
+                f(&mine)
+            }),
+        ] {
+            let text = body.to_string();
+            assert!(late(body).is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn fields_of_a_state_and_not_its_methods() {
+        let field = |body| read(body).field.map(|field| field.name);
+        assert_eq!(field(quote!(cx.state.order += 1)).as_deref(), Some("order"));
+        assert_eq!(field(quote!(print(&mut cx.state.0))).as_deref(), Some("0"));
+        assert_eq!(field(quote!(cx.state.clone().order)), None);
+        assert_eq!(field(quote!(self.cx.state.order)), None);
+        assert_eq!(
+            field(quote!({
+                let cx = Mine(cx);
+                cx.state.order
+            })),
+            None
+        );
     }
 }

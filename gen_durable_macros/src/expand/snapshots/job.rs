@@ -5,7 +5,7 @@ pub async fn send_mail(cx: JobContext<Mail>, mailer: &Mailer) -> Result<(), Erro
 }
 /// Sends a mail.
 ///
-/// The machine of the job [`send_mail`].
+/// The machine of the job [`send_mail`], and as visible.
 #[derive(::core::clone::Clone, ::core::marker::Copy, ::core::fmt::Debug)]
 pub enum SendMail {
     /// Runs the function.
