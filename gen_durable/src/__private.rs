@@ -4,6 +4,7 @@
 
 mod checks;
 mod nodes;
+mod twin;
 
 pub use std::{
     boxed::Box,
@@ -15,13 +16,16 @@ pub use std::{
     vec::Vec,
 };
 
+pub use crate::remove_serdes_derives_or_write_durable_serde_external;
 pub use serde;
 pub use serde_json::Value;
 
 pub use self::checks::{
-    Checks, Functions, Reached, name_is_new, upgrades_an_older_version, upgrades_the_same_machine,
+    Checks, Functions, HasState, Reached, StateOf, has_state, is_a_name, name_is_new,
+    upgrades_an_older_version, upgrades_the_same_machine,
 };
 pub use self::nodes::{graph, node};
+pub use self::twin::SerdeFallback;
 pub use crate::{
     context::Context,
     error::{StepError, StepResult},
@@ -131,27 +135,3 @@ struct UndeclaredTarget {
     step: &'static str,
     declared: String,
 }
-
-/// Has the functions that serde's derive would generate, for a type where it found a mistake. Inherent functions, which
-/// it generates otherwise, go before these.
-pub trait SerdeFallback: Sized {
-    /// Never called.
-    ///
-    /// # Errors
-    ///
-    /// Always.
-    fn serialize<T, S: serde::Serializer>(_: &T, _: S) -> Result<S::Ok, S::Error> {
-        Err(serde::ser::Error::custom("serde's derive reported a mistake"))
-    }
-
-    /// Never called.
-    ///
-    /// # Errors
-    ///
-    /// Always.
-    fn deserialize<'de, T, D: serde::Deserializer<'de>>(_: D) -> Result<T, D::Error> {
-        Err(serde::de::Error::custom("serde's derive reported a mistake"))
-    }
-}
-
-impl<T> SerdeFallback for T {}

@@ -251,6 +251,13 @@ impl Graph {
     }
 }
 
+/// What the compiler shows in its warning of a step that nothing leads to. It is of no other use.
+///
+/// Generated code drops a value of it for each such step, at the step's variant, and the lint
+/// `unused_must_use` reports that: a macro on a stable compiler has no warning of its own.
+#[must_use = "no step goes here, and instances do not begin here: remove the variant, go to it from a step, or put `#[step(entry)]` on its function if instances are inserted at it or upgraded to it"]
+pub trait UnreachableStep {}
+
 /// What a graph takes from its machine. No generic code beyond this: it would be compiled once more for each machine, with the
 /// user's crate.
 pub(crate) struct Names {

@@ -4,12 +4,14 @@
 
 use std::{
     fmt,
+    marker::PhantomData,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use crate::{
     context::{Context, Instance, Received},
+    id::InstanceId,
     machine::Machine,
     outcome::{Outcome, Transition},
 };
@@ -36,7 +38,7 @@ use crate::{
 /// #[durable_job(queue = "mail", retry(max_attempts = 5))]
 /// async fn send_mail(cx: JobContext<Mail>, mailer: &Mailer) -> Result<(), std::io::Error> {
 ///     // The id is the same in each run: the receiver can tell a repetition by it.
-///     mailer.send(&cx.state.to, cx.id()).await
+///     mailer.send(&cx.state.to, cx.id().get()).await
 /// }
 ///
 /// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
@@ -45,16 +47,25 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-pub struct JobContext<S = ()> {
+pub struct JobContext<S = (), M = Job> {
     /// The arguments, as they were inserted.
     pub state: S,
     instance: Arc<Instance>,
+    machine: PhantomData<fn() -> M>,
 }
 
-impl<S> JobContext<S> {
+/// The machine of a job whose context does not name it: `JobContext<Mail>` stands for
+/// `JobContext<Mail, Job>`.
+#[derive(Clone, Copy, Debug)]
+pub enum Job {}
+
+impl<S, M> JobContext<S, M> {
     /// The instance's id: the same in each run, so that others can tell a repetition by it.
-    pub fn id(&self) -> i64 {
-        self.instance.id
+    ///
+    /// It is of the machine that the context names: of `SendMail` for `JobContext<Mail, SendMail>`.
+    /// That of a `JobContext<Mail>` is a number without a machine, [`get`](InstanceId::get).
+    pub fn id(&self) -> InstanceId<M> {
+        InstanceId::from_raw(self.instance.id)
     }
 
     /// How many runs came before this one. A `snooze` adds none.
@@ -138,7 +149,7 @@ impl<T> fmt::Debug for JobOutcome<T> {
 }
 
 /// Prints no arguments: they may be confidential.
-impl<S> fmt::Debug for JobContext<S> {
+impl<S, M> fmt::Debug for JobContext<S, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JobContext").field("instance", &self.instance).finish_non_exhaustive()
     }
@@ -172,8 +183,19 @@ impl JobEnd {
     }
 }
 
+/// What the context of a job of `M` may name as its machine: `M`, or nothing.
+#[diagnostic::on_unimplemented(
+    message = "the context of a job of `{M}` names another machine, `{Self}`",
+    label = "takes the context of another machine's job",
+    note = "write `JobContext<Mail, {M}>` with the type of its arguments, or `JobContext<Mail>`"
+)]
+pub trait JobOf<M> {}
+
+impl<M: Machine> JobOf<M> for M {}
+impl<M: Machine> JobOf<M> for Job {}
+
 /// Splits the context of a job's step.
-pub fn job<M: Machine>(cx: Context<M>) -> (JobContext<M::State>, JobEnd) {
+pub fn job<M: Machine, N: JobOf<M>>(cx: Context<M>) -> (JobContext<M::State, N>, JobEnd) {
     let (state, instance, inbox) = cx.into_parts();
-    (JobContext { state, instance }, JobEnd { inbox })
+    (JobContext { state, instance, machine: PhantomData }, JobEnd { inbox })
 }

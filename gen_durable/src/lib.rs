@@ -420,7 +420,7 @@ pub use crate::{
     graph::Graph,
     id::InstanceId,
     insert::{Insert, InsertMany, IntoInsert},
-    job::{JobContext, JobOutcome},
+    job::{Job, JobContext, JobOutcome},
     machine::{Machine, Requirement, StepFuture, Steps},
     outcome::Outcome,
     resources::Resources,

@@ -34,7 +34,8 @@ use crate::{
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a signal: it does not implement `DurableSignal`",
     label = "not a signal",
-    note = "add `#[derive(DurableSignal)]` to `{Self}`"
+    note = "add `#[derive(DurableSignal)]` to `{Self}`; if it implements serde's traits already, add `#[durable(serde = external)]` as well",
+    note = "a type of another crate cannot have the derive: wrap it in a type of yours, as `#[derive(DurableSignal)] struct Message({Self});`, where serde's traits are enough"
 )]
 pub trait DurableSignal: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The name under which the signal is stored and awaited.

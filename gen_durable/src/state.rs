@@ -5,11 +5,7 @@
 //! depends on the value, and not on its type alone.
 
 mod finite;
-
-use std::{
-    collections::{BTreeMap, HashMap},
-    hash::BuildHasher,
-};
+mod provided;
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -33,36 +29,27 @@ use crate::error::{DecodeError, EncodeError};
 /// ```
 ///
 /// A type that already implements serde's traits says `#[durable(serde = external)]`, and the
-/// derive adds this trait alone.
+/// derive adds this trait alone. A type of another crate cannot have the derive: a type of yours that
+/// holds it can, as serde's traits are all that a field needs:
+///
+/// ```
+/// use std::net::IpAddr;
+///
+/// use gen_durable::prelude::*;
+///
+/// #[derive(Clone, Debug, DurableState)]
+/// pub struct Host(IpAddr);
+/// ```
+///
+/// Numbers, texts, durations and times can be stored as they are, and so can tuples, arrays and
+/// collections of what can.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored with an instance: it does not implement `DurableState`",
     label = "not a durable state",
-    note = "add `#[derive(DurableState)]` to `{Self}`; if it implements serde's traits already, add `#[durable(serde = external)]` as well"
+    note = "add `#[derive(DurableState)]` to `{Self}`; if it implements serde's traits already, add `#[durable(serde = external)]` as well",
+    note = "a type of another crate cannot have the derive: wrap it in a type of yours, as `#[derive(DurableState)] struct State({Self});`, where serde's traits are enough"
 )]
 pub trait DurableState: Serialize + DeserializeOwned + Send + Sync + 'static {}
-
-macro_rules! durable {
-    ($($ty:ty)*) => {$( impl DurableState for $ty {} )*};
-}
-
-durable! {
-    () serde_json::Value bool char String
-    i8 i16 i32 i64 i128 isize u8 u16 u32 u64 u128 usize f32 f64
-    std::time::Duration std::time::SystemTime
-}
-
-impl<T: DurableState> DurableState for Option<T> {}
-impl<T: DurableState> DurableState for Vec<T> {}
-impl<T: DurableState> DurableState for Box<T> {}
-impl<T: DurableState> DurableState for BTreeMap<String, T> {}
-impl<T, S> DurableState for HashMap<String, T, S>
-where
-    T: DurableState,
-    S: BuildHasher + Default + Send + Sync + 'static,
-{
-}
-impl<A: DurableState, B: DurableState> DurableState for (A, B) {}
-impl<A: DurableState, B: DurableState, C: DurableState> DurableState for (A, B, C) {}
 
 /// How deep arrays and objects may nest: the reader's own recursion limit.
 const DEPTH_MAX: usize = 127;

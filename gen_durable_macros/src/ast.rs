@@ -6,16 +6,17 @@
 use std::collections::BTreeSet;
 
 use proc_macro2::{Ident, Span};
-use quote::ToTokens;
+use quote::{ToTokens, format_ident};
 use syn::{
-    Attribute, FnArg, GenericArgument, ImplItem, ImplItemFn, ItemEnum, ItemFn, ItemImpl, Path,
-    PathArguments, ReturnType, Signature, Type, TypeReference, ext::IdentExt, parse_quote,
+    Attribute, Block, FnArg, GenericArgument, ImplItem, ImplItemFn, ItemEnum, ItemFn, ItemImpl,
+    Pat, Path, PathArguments, ReturnType, Signature, Type, TypeReference, ext::IdentExt,
+    parse_quote,
 };
 
 use crate::{
     attr::{MachineOptions, StepOptions},
     errors::Errors,
-    graph::{self, Flow},
+    graph::{self, Edge, Flow, Uses},
     names::{camel_case, compact, snake_case},
 };
 
@@ -70,17 +71,13 @@ impl MachineEnum {
         let mut seen = BTreeSet::new();
         !self.steps.iter().filter(plain).all(|step| seen.insert(&step.ident))
     }
-
-    /// Where `gen_durable` is.
-    pub(crate) fn krate(&self) -> Path {
-        krate(self.options.krate.as_ref())
-    }
 }
 
 /// The impl block: the behaviour of a machine.
 pub(crate) struct MachineImpl {
     pub(crate) item: ItemImpl,
-    pub(crate) krate: Path,
+    /// What the expansion imports `gen_durable` as.
+    pub(crate) import: Ident,
     pub(crate) steps: Vec<StepFn>,
     pub(crate) handle: Option<StepFn>,
     pub(crate) others: Vec<OtherFn>,
@@ -97,6 +94,7 @@ pub(crate) struct StepFn {
     pub(crate) cfgs: Vec<Attribute>,
     pub(crate) options: StepOptions,
     pub(crate) flow: Flow,
+    pub(crate) uses: Uses,
     /// Whether its targets are declared and could not all be read: then they are checked when it runs.
     pub(crate) trusted: bool,
 }
@@ -123,7 +121,7 @@ pub(crate) enum WhyNot {
 }
 
 impl MachineImpl {
-    pub(crate) fn new(item: ItemImpl, krate_option: Option<&Path>, errors: &mut Errors) -> Self {
+    pub(crate) fn new(item: ItemImpl, errors: &mut Errors) -> Self {
         let (mut steps, mut others) = (Vec::new(), Vec::new());
         let mut handle = None;
         let machine = machine_name(&item);
@@ -138,7 +136,10 @@ impl MachineImpl {
                 Some(why) => others.push(OtherFn::new(function, why)),
             }
         }
-        let mut machine = Self { krate: krate(krate_option), item, steps, handle, others };
+        // In the user's module: each block has a name of its own.
+        let first = steps.first().map(|step: &StepFn| &*step.name).unwrap_or_default();
+        let import = format_ident!("__gen_durable_{}_{first}", machine.trim_start_matches("r#"));
+        let mut machine = Self { import, item, steps, handle, others };
         graph::resolve(&mut machine, errors);
         machine
     }
@@ -173,9 +174,21 @@ impl StepFn {
             },
             cfgs: cfgs(&function.attrs),
             options: StepOptions::read(&function.attrs, skip == 2, errors),
-            flow: Flow::read(function, machine),
+            flow: Flow::read(sig, &function.block, machine),
+            uses: uses(sig, &function.block),
             trusted: false,
         }
+    }
+}
+
+/// How a function uses its context, if it gives it a name.
+fn uses(sig: &Signature, body: &Block) -> Uses {
+    match sig.inputs.first() {
+        Some(FnArg::Typed(first)) => match &*first.pat {
+            Pat::Ident(context) => Uses::read(&context.ident, body.to_token_stream()),
+            _ => Uses::default(),
+        },
+        _ => Uses::default(),
     }
 }
 
@@ -204,6 +217,9 @@ pub(crate) struct Job {
     pub(crate) fallible: bool,
     /// Whether it returns a `JobOutcome`, or a `Result` of one.
     pub(crate) decides: bool,
+    /// Where its body goes, for one that decides.
+    pub(crate) flow: Flow,
+    pub(crate) uses: Uses,
     /// Where the return type begins.
     pub(crate) output_at: Span,
 }
@@ -238,6 +254,12 @@ impl Job {
         Self {
             machine: options.machine.clone().or(machine),
             decides,
+            flow: if decides {
+                Flow::read(sig, &item.block, "")
+            } else {
+                Flow { edges: vec![Edge::Done], ..Flow::default() }
+            },
+            uses: uses(sig, &item.block),
             state: state.unwrap_or_else(|| parse_quote!(())),
             resources: resources(sig, 1),
             output,
@@ -245,6 +267,47 @@ impl Job {
             output_at,
             item,
         }
+    }
+}
+
+impl Job {
+    /// A type of the signature that would have the machine's name.
+    pub(crate) fn twin(&self) -> Option<&Type> {
+        let machine = self.machine.as_ref()?;
+        let types = [&self.state, &self.output];
+        types.into_iter().chain(&self.resources).find_map(|ty| named(ty, machine))
+    }
+}
+
+/// A type that is called so in the module at hand, in `ty`. One that only names a machine, as an
+/// instance's id does, is none.
+fn named<'a>(ty: &'a Type, name: &Ident) -> Option<&'a Type> {
+    match ty {
+        Type::Path(path) => {
+            let segments: Vec<_> = path.path.segments.iter().collect();
+            let here = match segments[..] {
+                [_] => path.path.leading_colon.is_none(),
+                [module, _] => module.ident == "self",
+                _ => false,
+            };
+            let last = segments.last()?;
+            if here && last.ident == *name {
+                return Some(ty);
+            }
+            let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+            if ["InstanceId", "Insert", "Signal"].iter().any(|of| last.ident == of) {
+                return None;
+            }
+            arguments.args.iter().find_map(|argument| match argument {
+                GenericArgument::Type(ty) => named(ty, name),
+                _ => None,
+            })
+        }
+        Type::Group(group) => named(&group.elem, name),
+        Type::Paren(paren) => named(&paren.elem, name),
+        Type::Array(array) => named(&array.elem, name),
+        Type::Tuple(tuple) => tuple.elems.iter().find_map(|ty| named(ty, name)),
+        _ => None,
     }
 }
 
@@ -315,11 +378,6 @@ pub(crate) fn is_named(ty: &Type, name: &str) -> bool {
         Type::Paren(paren) => is_named(&paren.elem, name),
         _ => false,
     }
-}
-
-/// The path to `gen_durable`.
-pub(crate) fn krate(option: Option<&Path>) -> Path {
-    option.cloned().unwrap_or_else(|| parse_quote!(::gen_durable))
 }
 
 fn cfgs(attrs: &[Attribute]) -> Vec<Attribute> {

@@ -9,7 +9,7 @@ mod walk;
 use std::time::Duration;
 
 use proc_macro2::{Ident, Span, TokenStream};
-use syn::{Attribute, LitStr, Path, Type, parse::ParseStream, spanned::Spanned};
+use syn::{Attribute, ExprPath, LitStr, Path, Type, parse::ParseStream, spanned::Spanned};
 
 use self::walk::{Known, Walk};
 use crate::errors::Errors;
@@ -18,13 +18,12 @@ use crate::errors::Errors;
 #[derive(Default)]
 pub(crate) struct MachineOptions {
     pub(crate) version: Option<u32>,
-    /// A string, or a path to a constant.
-    pub(crate) queue: Option<TokenStream>,
+    pub(crate) queue: Option<Text>,
     /// What a job's machine is called.
     pub(crate) machine: Option<Ident>,
     pub(crate) state: Option<Type>,
     pub(crate) output: Option<Type>,
-    pub(crate) name: Option<LitStr>,
+    pub(crate) name: Option<Text>,
     pub(crate) initial: Option<Ident>,
     pub(crate) signals: Vec<Path>,
     pub(crate) timeout: Option<Duration>,
@@ -32,6 +31,15 @@ pub(crate) struct MachineOptions {
     pub(crate) retired: bool,
     pub(crate) retry: Option<Retry>,
     pub(crate) krate: Option<Path>,
+}
+
+/// A text: as it stands, or by the name of a constant.
+#[derive(Clone)]
+pub(crate) enum Text {
+    /// `"checkout"`
+    Literal(LitStr),
+    /// `queues::CHECKOUT`, checked when constants are evaluated.
+    Constant(ExprPath),
 }
 
 /// The options of a step, or of `handle`.
@@ -69,7 +77,7 @@ pub(crate) enum Backoff {
 #[derive(Default)]
 pub(crate) struct DeriveOptions {
     pub(crate) external_serde: bool,
-    pub(crate) name: Option<LitStr>,
+    pub(crate) name: Option<Text>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -149,7 +157,7 @@ impl MachineOptions {
     fn take(&mut self, name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<()> {
         match name {
             "version" => self.version = Some(values::version(input)?),
-            "queue" => self.queue = Some(values::text_or_constant(name, input, errors)?),
+            "queue" => self.queue = Some(values::text(name, input, errors)?),
             "machine" => self.machine = Some(values::type_name(name, input)?),
             "name" => self.name = Some(values::text(name, input, errors)?),
             "state" => self.state = Some(values::ty(name, input, errors)?),

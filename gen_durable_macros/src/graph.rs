@@ -5,12 +5,14 @@
 
 mod islands;
 mod scan;
+mod uses;
 
 use proc_macro2::Ident;
-use syn::{FnArg, ImplItemFn, Pat, ext::IdentExt};
+use quote::ToTokens;
+use syn::{Block, FnArg, Pat, Signature, ext::IdentExt};
 
-pub(crate) use self::islands::islands;
 use self::scan::Scan;
+pub(crate) use self::{islands::islands, uses::Uses};
 use crate::{
     ast::{MachineImpl, StepFn},
     errors::Errors,
@@ -18,7 +20,7 @@ use crate::{
 };
 
 /// What the body of a step does in the end.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Flow {
     /// Each once, in the order of the code.
     pub(crate) edges: Vec<Edge>,
@@ -62,17 +64,17 @@ impl Edge {
 }
 
 impl Flow {
-    /// Reads the body of a step, or of `handle`.
-    pub(crate) fn read(function: &ImplItemFn, machine: &str) -> Self {
+    /// Reads the body of a step, of `handle` or of a job.
+    pub(crate) fn read(sig: &Signature, body: &Block, machine: &str) -> Self {
         let mut flow = Self::default();
-        let context = match function.sig.inputs.first() {
+        let context = match sig.inputs.first() {
             Some(FnArg::Typed(first)) => &*first.pat,
             _ => return flow,
         };
         match context {
             Pat::Ident(context) => {
                 let mut scan = Scan::new(&context.ident, machine, &mut flow);
-                scan.tokens(quote::ToTokens::to_token_stream(&function.block));
+                scan.tokens(body.to_token_stream());
             }
             // Without its context a step decides nothing.
             Pat::Wild(_) => {}

@@ -33,14 +33,14 @@ use proc_macro::TokenStream;
 /// | `queue = "…"` | the queue that instances run in; or a constant: `queue = QUEUE` | `"default"` |
 /// | `state = Type` | what is carried from step to step, a `DurableState` | `()` |
 /// | `output = Type` | the result, a `DurableState` | `serde_json::Value` |
-/// | `name = "…"` | the machine's name in the database | the enum's name in `snake_case` |
+/// | `name = "…"` | the machine's name in the database; or a constant | the enum's name in `snake_case` |
 /// | `initial = Variant` | the step that an instance begins with | the first variant |
 /// | `signals(Type, …)` | the signals that it accepts | none |
 /// | `timeout = "30s"` | how long a step may run (`ms`, `s`, `m`, `h`) | no limit |
 /// | `upgrades = Type` | the version before, whose instances this one takes over (`Upgrade`) | none |
 /// | `retired` | a version kept for `upgrades` alone: without steps, and nothing begins in it | not retired |
 /// | `retry(max_attempts = 5)` | tries again what failed, instead of a `handle`; its options are below | no second run |
-/// | `crate = path` | where `gen_durable` is, if it was renamed | `::gen_durable` |
+/// | `crate = path` | where `gen_durable` is, if it was renamed: `crate = durable`; also on the impl block | `::gen_durable` |
 ///
 /// Variants are unit variants. Generated on the enum: `insert`, `insert_many`, `signal`, and
 /// `signal_<name>` for each declared signal.
@@ -81,9 +81,9 @@ use proc_macro::TokenStream;
 /// a step that goes anywhere else does not compile; where its code does not tell (its context is
 /// handed to a function, the target is a variable), it fails when it does so.
 ///
-/// A step that nothing leads to is warned of at its variant, by the lint `deprecated` (the one lint
-/// that a macro can use), unless a step's code does not tell where it goes. `#[step(entry)]` says
-/// that instances begin there; `allow(deprecated)` on the variant silences it.
+/// The compiler warns of a step that nothing leads to, at its variant, unless a step's code does not
+/// tell where it goes. `#[step(entry)]` says that instances begin there. The warning is the lint
+/// `unused_must_use`: `allow(unused_must_use)` on the variant silences it.
 #[proc_macro_attribute]
 pub fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
     expand::durable_fsm(options.into(), item.into()).into()
@@ -93,7 +93,7 @@ pub fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// ```text
 /// #[durable_job(queue = "mail", retry(max_attempts = 5))]
-/// async fn send_mail(cx: JobContext<Mail>, mailer: &Mailer) -> Result<(), Error> { … }
+/// pub async fn send_mail(cx: JobContext<Mail>, mailer: &Mailer) -> Result<(), Error> { … }
 /// ```
 ///
 /// | option of a job | meaning | default |
@@ -101,16 +101,20 @@ pub fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | `machine = SendMailJob` | what the machine is called in code | the function's name in `CamelCase` |
 /// | `version = 1` | the version of what it does and of its arguments | 1 |
 /// | `queue = "…"` | the queue that it runs in; or a constant: `queue = QUEUE` | `"default"` |
-/// | `name = "…"` | the machine's name in the database | the function's name |
+/// | `name = "…"` | the machine's name in the database; or a constant | the function's name |
 /// | `timeout = "30s"` | how long it may run (`ms`, `s`, `m`, `h`) | no limit |
 /// | `retry(max_attempts = 5)` | tries it again after an error, as on a machine | no second run |
 /// | `crate = path` | where `gen_durable` is, if it was renamed | `::gen_durable` |
 ///
 /// Its first parameter is a `JobContext` with the type of its arguments, a `DurableState`; further
 /// parameters are resources, by reference. It returns its result, a `DurableState`, or a
-/// `JobOutcome` of that if it may run again, or a `Result` of either. The machine is as visible as
-/// the function: whoever inserts it elsewhere needs a `pub async fn`. Generated on the machine `SendMail`: `insert` and `insert_many`. The function itself
-/// stays as it stands.
+/// `JobOutcome` of that if it may run again, or a `Result` of either. Generated on the machine
+/// `SendMail`: `insert` and `insert_many`. The function itself stays as it stands.
+///
+/// The machine is as visible as the function: a private function makes a private machine. Write
+/// `pub async fn` where another module inserts it. A type of the function's signature cannot have the
+/// machine's name; `machine = SendMailJob` gives the machine another one. A context that names the
+/// machine, `JobContext<Mail, SendMail>`, knows the type of its id.
 #[proc_macro_attribute]
 pub fn durable_job(options: TokenStream, item: TokenStream) -> TokenStream {
     expand::durable_job(options.into(), item.into()).into()
@@ -119,7 +123,8 @@ pub fn durable_job(options: TokenStream, item: TokenStream) -> TokenStream {
 /// Makes a type a state or a result: implements serde's traits and `DurableState`.
 ///
 /// `#[serde(…)]` attributes are taken as serde takes them. `#[durable(serde = external)]` leaves
-/// serde's traits to the user; `#[durable(crate = path)]` says where `gen_durable` is.
+/// serde's traits to the user, and so to serde's own derives: beside this one they need it.
+/// `#[durable(crate = path)]` says where `gen_durable` is.
 #[proc_macro_derive(DurableState, attributes(serde, durable))]
 pub fn durable_state(item: TokenStream) -> TokenStream {
     expand::durable_state(item.into()).into()
@@ -127,7 +132,7 @@ pub fn durable_state(item: TokenStream) -> TokenStream {
 
 /// Makes a type a signal: implements serde's traits and `DurableSignal`.
 ///
-/// The signal's name is the type's in `snake_case`, or that of `#[durable(name = "…")]`. Otherwise
+/// The signal's name is the type's in `snake_case`, or that of `#[durable(name = "…")]`, where a constant may stand. Otherwise
 /// as the derive `DurableState`.
 #[proc_macro_derive(DurableSignal, attributes(serde, durable))]
 pub fn durable_signal(item: TokenStream) -> TokenStream {

@@ -50,7 +50,7 @@ async fn nothing(_cx: JobContext) {}
 #[durable_job(version = 3, name = "other")]
 async fn third(cx: JobContext<u32>) -> anyhow::Result<Vec<i64>> {
     anyhow::ensure!(cx.state > 0, "nothing to do");
-    Ok(vec![cx.id()])
+    Ok(vec![cx.id().get()])
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Invariant: a mistake is reported once, on the user's own span: that of the call, since each function that fails is
 //! `#[track_caller]`.
 
-use crate::machine::Machine;
+use crate::{graph::UnreachableStep, machine::Machine};
 
 /// The names of the functions of an impl block.
 #[derive(Clone, Copy, Debug)]
@@ -134,8 +134,32 @@ const fn fail(parts: &[&str]) -> ! {
     panic!("{}", text.as_str());
 }
 
-/// Warns of a step that nothing reaches, by the lint `deprecated`: a macro has no other way to warn.
+/// A machine's state, to tell whether it has one.
 #[derive(Debug)]
+pub struct StateOf<S>(std::marker::PhantomData<S>);
+
+impl StateOf<()> {
+    /// It has none. An inherent constant goes before a trait's.
+    pub const IS_NONE: bool = true;
+}
+
+/// What holds of a state of any other type.
+pub trait HasState {
+    /// It has one.
+    const IS_NONE: bool = false;
+}
+
+impl<S> HasState for StateOf<S> {}
+
+/// Fails if a machine has no state, where its code names a field of it.
+#[track_caller]
+pub const fn has_state(is_none: bool, message: &str) {
+    assert!(!is_none, "{}", message);
+}
+
+/// Warns of a step that nothing reaches, by the lint `unused_must_use`: a macro on a stable compiler
+/// has no warning of its own.
+#[derive(Clone, Copy, Debug)]
 pub struct Reached<const YES: bool>;
 
 impl Reached<true> {
@@ -143,12 +167,32 @@ impl Reached<true> {
     pub const fn step() {}
 }
 
+impl UnreachableStep for Reached<false> {}
+
 impl Reached<false> {
-    /// Warns.
-    #[deprecated(
-        note = "no step goes here, and instances do not begin here: remove the variant, go to it from a step, or put `#[step(entry)]` on its function if instances are inserted at it or upgraded to it"
-    )]
-    pub const fn step() {}
+    /// Warns where its result is dropped: of an opaque type, as the compiler proposes to rewrite the
+    /// variant otherwise.
+    pub const fn step() -> impl UnreachableStep + Copy {
+        Self
+    }
+}
+
+/// Fails if a constant that stands for the option's text is empty or holds a control character.
+#[track_caller]
+pub const fn is_a_name(text: &str, option: &str) {
+    let bytes = text.as_bytes();
+    if bytes.is_empty() {
+        fail(&["`", option, "` is empty: give the constant a name, or leave the option out"]);
+    }
+    let mut index = 0;
+    while index < bytes.len() {
+        // The second block of control characters is 0xC2, and then a byte below 0xA0.
+        let of_two = bytes[index] == 0xC2 && bytes[index + 1] < 0xA0;
+        if bytes[index].is_ascii_control() || of_two {
+            fail(&["`", option, "` holds a control character: remove it from the constant"]);
+        }
+        index += 1;
+    }
 }
 
 /// Fails if the name at `index` stands before it as well.
@@ -338,6 +382,20 @@ mod tests {
         checks.variant_has_step(0, "ship", "reported at the function", "ship");
         checks.is_no_step("pack", "no variant is called so");
         checks.is_no_step("ship", "must be async");
+    }
+
+    #[test]
+    fn names_of_any_language() {
+        for name in ["mail", "Grüße", "a b", "\u{a0}", "\u{7ff}", "邮件"] {
+            is_a_name(name, "queue");
+        }
+    }
+
+    #[test]
+    fn names_that_nobody_can_read() {
+        for name in ["", "a\0", "\n", "\u{7f}", "a\u{80}", "\u{9f}"] {
+            std::panic::catch_unwind(|| is_a_name(name, "queue")).expect_err(name);
+        }
     }
 
     #[test]

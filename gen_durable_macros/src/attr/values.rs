@@ -7,13 +7,13 @@ use std::time::Duration;
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
-    LitInt, LitStr, Path, Token, Type,
+    ExprPath, LitInt, LitStr, Path, Token, Type,
     ext::IdentExt,
     parse::{Parse, ParseStream, Parser},
     token::Paren,
 };
 
-use super::Backoff;
+use super::{Backoff, Text};
 use crate::{
     errors::Errors,
     names::{self, camel_case, compact},
@@ -33,30 +33,6 @@ pub(super) fn version(input: ParseStream<'_>) -> syn::Result<u32> {
     }
 }
 
-/// `= "checkout"` or `= QUEUE`: a constant of the type `&'static str`.
-pub(super) fn text_or_constant(
-    name: &str,
-    input: ParseStream<'_>,
-    errors: &mut Errors,
-) -> syn::Result<TokenStream> {
-    let ahead = input.fork();
-    ahead.parse::<Token![=]>()?;
-    if let Ok(path) = ahead.parse::<Path>()
-        && path.segments.last().is_some_and(|last| is_constant(&last.ident.to_string()))
-        && (ahead.is_empty() || ahead.peek(Token![,]))
-    {
-        input.parse::<Token![=]>()?;
-        input.parse::<Path>()?;
-        return Ok(path.into_token_stream());
-    }
-    text(name, input, errors).map(ToTokens::into_token_stream)
-}
-
-/// Whether a name is written as constants are: `QUEUE`, `MAIL_QUEUE_2`.
-fn is_constant(name: &str) -> bool {
-    name.starts_with(char::is_uppercase) && !name.contains(char::is_lowercase)
-}
-
 /// `= SendMailJob`
 pub(super) fn type_name(name: &str, input: ParseStream<'_>) -> syn::Result<Ident> {
     input.parse::<Token![=]>()?;
@@ -69,18 +45,27 @@ pub(super) fn type_name(name: &str, input: ParseStream<'_>) -> syn::Result<Ident
     input.parse()
 }
 
-/// `= "checkout"`
-pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<LitStr> {
+/// `= "checkout"` or `= QUEUE`
+pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Text> {
     input.parse::<Token![=]>()?;
+    let constant = name.to_uppercase();
+    let wrong = |text: &str| {
+        format!("expected a string, or a constant as `{constant}`: write `{name} = \"{text}\"`")
+    };
     if !input.peek(LitStr) {
-        if input.is_empty() || input.peek(Token![,]) {
-            return Err(input.error(format!("expected a string: write `{name} = \"checkout\"`")));
+        let tokens = value_tokens(input);
+        if tokens.is_empty() {
+            return Err(input.error(wrong("checkout")));
+        }
+        if let Ok(path) = syn::parse2::<ExprPath>(tokens.clone())
+            && may_be_constant(&path)
+        {
+            return Ok(Text::Constant(path));
         }
         // What stands there instead is most often the text without its quotes.
-        let tokens = value_tokens(input);
         let text = tokens.to_string().replace([' ', '"'], "");
-        errors.at(&tokens, format!("expected a string: write `{name} = \"{text}\"`"));
-        return Ok(LitStr::new(&text, Span::call_site()));
+        errors.at(&tokens, wrong(&text));
+        return Ok(Text::Literal(LitStr::new(&text, Span::call_site())));
     }
     let literal: LitStr = input.parse()?;
     let value = literal.value();
@@ -96,7 +81,13 @@ pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> s
             format!("`{name}` holds a control character: remove it"),
         ));
     }
-    Ok(literal)
+    Ok(Text::Literal(literal))
+}
+
+/// Whether a path names a constant. A word in small letters is a text without its quotes.
+fn may_be_constant(path: &ExprPath) -> bool {
+    let capitals = |ident: &Ident| !ident.unraw().to_string().contains(char::is_lowercase);
+    path.qself.is_some() || path.path.get_ident().is_none_or(capitals)
 }
 
 /// `= CheckoutState`

@@ -35,6 +35,9 @@ pub(crate) fn check_impl(machine: &MachineImpl, errors: &mut Errors) {
             ));
         }
     }
+    for late in machine.steps.iter().chain(&machine.handle).flat_map(|step| &step.uses.late) {
+        errors.at(&late.of.tokens, late.message());
+    }
     for function in functions(item) {
         let name = function.sig.ident.unraw().to_string();
         if name == "handle" {

@@ -47,13 +47,22 @@ pub(crate) fn check_job(job: &Job, errors: &mut Errors) {
             format!("{name} gives its machine its name in CamelCase, and of this none can be made: rename it"),
         );
     }
-    if let (Some(machine), Type::Path(state)) = (&job.machine, &job.state)
-        && state.path.segments.last().is_some_and(|last| last.ident == *machine)
+    if let (Some(machine), Some(twin)) = (&job.machine, job.twin()) {
+        errors.at(
+            twin,
+            format!("{name} and its machine have the type `{machine}` both: give the machine another name, with `#[durable_job(machine = {machine}Job)]`, or rename the type"),
+        );
+    }
+    if let (Type::Tuple(state), Some(field)) = (&job.state, &job.uses.field)
+        && state.elems.is_empty()
     {
         errors.at(
-            &job.state,
-            format!("{name} gives its machine the name `{machine}`, which its arguments' type has: write `#[durable_job(machine = {machine}Job)]`, or rename one of them"),
+            &field.tokens,
+            format!("{name} takes no arguments, and so no field `{}` in them: write `cx: JobContext<Mail>`, with a type that has the field and derives `DurableState`", field.name),
         );
+    }
+    for late in &job.uses.late {
+        errors.at(&late.of.tokens, late.message());
     }
     check_context(job, &name, errors);
     check_output(&sig.output, &name, errors);

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, fmt::Write};
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, TokenStream};
 use quote::quote;
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// `fn graph`, of the trait `Steps`.
-pub(super) fn graph_fn(machine: &MachineImpl, private: &TokenStream) -> TokenStream {
+pub(super) fn graph_fn(machine: &MachineImpl, private: &Ident) -> TokenStream {
     let steps = machine.steps.iter().map(|step| {
         let (cfgs, node) = (&step.cfgs, node(step));
         quote!(#(#cfgs)* #node)

@@ -5,17 +5,30 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::{ImplItem, ItemImpl, Type, parse_quote, spanned::Spanned};
+use syn::{ImplItem, ItemImpl, Path, Type, parse_quote, spanned::Spanned};
 
-use super::{diagram, duration, private_at, retry_policy};
+use super::{
+    diagram, duration,
+    import::{Hint, import},
+    private_at, retry_policy,
+};
 use crate::{
-    ast::{MachineImpl, StepFn, WhyNot, why_not},
+    ast::{MachineImpl, StepFn, WhyNot, ends, why_not},
     attr::is_step,
     graph::islands,
     names::camel_case,
 };
 
-pub(crate) fn expand(machine: &MachineImpl, correct: bool) -> TokenStream {
+pub(crate) fn expand(machine: &MachineImpl, krate: Option<&Path>, correct: bool) -> TokenStream {
+    let items = items(machine, correct);
+    // Nothing is generated beside the impl of a trait.
+    let import =
+        machine.item.trait_.is_none().then(|| import(krate, &machine.import, Hint::Option));
+    quote!(#import #items)
+}
+
+/// The block and what is generated beside it, where `gen_durable` is imported already.
+pub(super) fn items(machine: &MachineImpl, correct: bool) -> TokenStream {
     let item = block(machine);
     if item.trait_.is_some() || has_arguments(&item.self_ty) {
         return quote!(#item);
@@ -158,7 +171,7 @@ fn steps(machine: &MachineImpl) -> TokenStream {
 fn call(machine: &MachineImpl, step: &StepFn, arguments: &[&str]) -> TokenStream {
     let (ident, resources) = (&step.ident, &step.resources);
     let at = ident.span();
-    let private = private_at(&machine.krate, at);
+    let private = private_at(&machine.import, at);
     let arguments = arguments.iter().map(|name| local(machine, name, at));
     let given = local(machine, "resources", at);
     let returned = quote_spanned!(step.output=> returned);
@@ -222,7 +235,7 @@ fn requirements(machine: &MachineImpl) -> TokenStream {
     let functions = machine.steps.iter().chain(&machine.handle);
     let requirements: Vec<_> = functions
         .flat_map(|step| {
-            let private = private_at(&machine.krate, step.ident.span());
+            let private = private_at(&machine.import, step.ident.span());
             step.resources.iter().map(move |resource| {
                 let (cfgs, name) = (&step.cfgs, &step.name);
                 quote_spanned!(step.ident.span()=>
@@ -293,8 +306,10 @@ fn checks(machine: &MachineImpl) -> TokenStream {
             const _: () = CHECKS.is_no_step #arguments;
         }
     });
+    let state = state_check(machine);
     quote! {
         const _: () = {
+            #state
             const CHECKS: &#private::Checks = &#private::Checks {
                 machine: #name,
                 steps: <#ty as #private::Machine>::STEPS,
@@ -306,7 +321,34 @@ fn checks(machine: &MachineImpl) -> TokenStream {
     }
 }
 
+/// Whether a machine whose code names a field of the state has a state: only the enum tells. The
+/// compiler says of the field alone that `()` has none.
+fn state_check(machine: &MachineImpl) -> Option<TokenStream> {
+    let functions = machine.steps.iter().chain(&machine.handle);
+    let (step, field) =
+        functions.filter_map(|step| Some((step, step.uses.field.as_ref()?))).next()?;
+    let (private, ty, cfgs) = (private(machine), &machine.item.self_ty, &step.cfgs);
+    let name = machine.machine();
+    let message = format!(
+        "`{name}` has no state, and so no field `{field}` in it: write `#[durable_fsm(state = {name}State)]` on the enum, with a type of yours that has the field and derives `DurableState`",
+        field = field.name
+    );
+    let (begin, end) = ends(&field.tokens);
+    let at = private_at(&machine.import, begin);
+    let arguments = quote_spanned!(end=> (
+        #private::StateOf::<<#ty as #private::Machine>::State>::IS_NONE, #message
+    ));
+    Some(quote_spanned! {begin=>
+        #(#cfgs)*
+        const _: () = {
+            #[allow(unused_imports)]
+            use #private::HasState as _;
+            #at::has_state #arguments
+        };
+    })
+}
+
 /// Spanned at the machine's name: there it is reported if that is no machine.
-fn private(machine: &MachineImpl) -> TokenStream {
-    private_at(&machine.krate, machine.item.self_ty.span())
+fn private(machine: &MachineImpl) -> Ident {
+    private_at(&machine.import, machine.item.self_ty.span())
 }

@@ -3,38 +3,35 @@
 //! Invariant: what is generated is what `#[durable_fsm]` takes, an enum and its impl block, and is expanded as such.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
-use syn::{ItemEnum, ItemFn, ItemImpl, LitStr, parse_quote, parse_quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::{ItemEnum, ItemFn, ItemImpl, LitStr, Visibility, parse_quote, parse_quote_spanned};
 
-use super::{handlers, private_at, steps};
+use super::{handlers, import::alias, private_at, steps};
 use crate::{
     ast::{Job, MachineEnum, MachineImpl},
-    attr::MachineOptions,
+    attr::{MachineOptions, Text},
     errors::Errors,
-    graph::{Edge, Flow},
 };
 
 pub(super) fn expand(job: &Job, options: MachineOptions, correct: bool) -> TokenStream {
     let function = function(&job.item);
     let Some(machine) = &job.machine else { return quote!(#function) };
     let item = enum_item(job, machine);
-    let block = impl_item(job, machine, &options, correct);
-    let krate = options.krate.clone();
-    let machine = MachineEnum::new(item, with_types(job, options));
-    let machine = steps::expand(&machine, correct);
+    let block = impl_item(job, machine, correct);
     let mut errors = Errors::default();
-    let mut block = MachineImpl::new(block, krate.as_ref(), &mut errors);
-    // What is generated has no mistakes of its own, and the body that calls the function tells nothing.
+    let mut block = MachineImpl::new(block, &mut errors);
+    block.import = alias();
+    // What is generated has no mistakes of its own, and its body calls the function that tells.
     errors.discard();
     for step in &mut block.steps {
-        let mut edges = vec![Edge::Done];
-        if job.decides {
-            edges.extend([Edge::Replay, Edge::Snooze]);
-        }
-        step.flow = Flow { edges, ..Flow::default() };
+        step.flow = job.flow.clone();
     }
-    let block = handlers::expand(&block, correct);
-    quote!(#function #machine #block)
+    let block = handlers::items(&block, correct);
+    let machine = MachineEnum::new(item, with_types(job, options));
+    let generated = steps::generated(&machine, correct, &block);
+    // The other type of its name stands in: no use of the machine is reported then.
+    let item = job.twin().is_none().then(|| visible(&machine.item));
+    quote!(#function #item #generated)
 }
 
 /// The function as it stands. It need not await: it is async because the engine says so.
@@ -48,7 +45,7 @@ fn function(item: &ItemFn) -> ItemFn {
 fn enum_item(job: &Job, machine: &Ident) -> ItemEnum {
     let vis = &job.item.vis;
     let docs = job.item.attrs.iter().filter(|attr| attr.path().is_ident("doc"));
-    let about = format!(" The machine of the job [`{}`].", job.item.sig.ident);
+    let about = format!(" The machine of the job [`{}`], and as visible.", job.item.sig.ident);
     let blank = job.item.attrs.iter().any(|attr| attr.path().is_ident("doc"));
     let blank = blank.then(|| quote!(#[doc = ""]));
     parse_quote! {
@@ -63,13 +60,28 @@ fn enum_item(job: &Job, machine: &Ident) -> ItemEnum {
     }
 }
 
+/// The machine's type, which is as visible as the function. Where that is not everywhere, a macro of
+/// this name makes it: the compiler shows it to whoever uses the machine from outside.
+fn visible(item: &ItemEnum) -> TokenStream {
+    if matches!(item.vis, Visibility::Public(_)) {
+        return item.to_token_stream();
+    }
+    quote! {
+        macro_rules! the_machine_is_as_visible_as_its_function {
+            () => {
+                #item
+            };
+        }
+        the_machine_is_as_visible_as_its_function! {}
+    }
+}
+
 /// The step that calls the function. It has the function's place, so that what is wrong with that is reported there.
-fn impl_item(job: &Job, machine: &Ident, options: &MachineOptions, correct: bool) -> ItemImpl {
+fn impl_item(job: &Job, machine: &Ident, correct: bool) -> ItemImpl {
     let at = job.item.sig.ident.span();
-    let krate = crate::ast::krate(options.krate.as_ref());
-    let private = private_at(&krate, at);
-    let function = &job.item.sig.ident;
     let run = Ident::new("run", at);
+    let private = private_at(&alias(), at);
+    let function = &job.item.sig.ident;
     if !correct {
         return parse_quote! {
             impl #machine {
@@ -109,7 +121,8 @@ fn impl_item(job: &Job, machine: &Ident, options: &MachineOptions, correct: bool
 /// The options, with what the function's signature says.
 fn with_types(job: &Job, mut options: MachineOptions) -> MachineOptions {
     let name = syn::ext::IdentExt::unraw(&job.item.sig.ident).to_string();
-    options.name.get_or_insert_with(|| LitStr::new(&name, job.item.sig.ident.span()));
+    let name = LitStr::new(&name, job.item.sig.ident.span());
+    options.name.get_or_insert(Text::Literal(name));
     options.state = Some(job.state.clone());
     options.output = Some(job.output.clone());
     options

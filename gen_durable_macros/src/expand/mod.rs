@@ -1,23 +1,24 @@
 //! Generating code: the only module that quotes.
 //!
-//! Invariant: output depends on the input alone, in its order; every path is absolute, through
-//! `__private`.
+//! Invariant: output depends on the input alone, in its order; every path is absolute, or begins with
+//! the import of `__private`.
 
 mod diagram;
 mod handlers;
+mod import;
 mod job;
 mod steps;
 mod stored;
 
 use std::time::Duration;
 
-use proc_macro2::{Span, TokenStream};
-use quote::{ToTokens, quote};
-use syn::{DeriveInput, Item, Path};
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::{DeriveInput, Item};
 
 use crate::{
-    ast::{Job, MachineEnum, MachineImpl},
-    attr::{Backoff, MachineOptions, Retry, read_impl_options},
+    ast::{Job, MachineEnum, MachineImpl, ends},
+    attr::{Backoff, MachineOptions, Retry, Text, read_impl_options},
     check,
     errors::Errors,
 };
@@ -35,9 +36,9 @@ pub(crate) fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStrea
         }
         Ok(Item::Impl(item)) => {
             let krate = read_impl_options(options, &mut errors);
-            let machine = MachineImpl::new(item, krate.as_ref(), &mut errors);
+            let machine = MachineImpl::new(item, &mut errors);
             check::check_impl(&machine, &mut errors);
-            handlers::expand(&machine, errors.is_empty())
+            handlers::expand(&machine, krate.as_ref(), errors.is_empty())
         }
         Ok(other) => {
             check::check_other(&other, &mut errors);
@@ -98,13 +99,45 @@ fn derive(item: TokenStream, expand: fn(&DeriveInput, &mut Errors) -> TokenStrea
     quote!(#expanded #errors)
 }
 
-/// The path to what generated code uses, with the span of what it is used for: the compiler then reports there.
-fn private_at(krate: &Path, span: Span) -> TokenStream {
-    respan(&quote!(#krate::__private), span)
+/// What generated code is imported as, with the span of what it is used for: the compiler then
+/// reports there.
+fn private_at(alias: &Ident, span: Span) -> Ident {
+    let mut alias = alias.clone();
+    alias.set_span(span);
+    alias
+}
+
+/// The text of an option: a literal, or [`constant`]'s name.
+fn text(option: &str, text: &Text) -> TokenStream {
+    match text {
+        Text::Literal(literal) => literal.to_token_stream(),
+        Text::Constant(_) => constant_name(option).into_token_stream(),
+    }
+}
+
+fn constant_name(option: &str) -> Ident {
+    format_ident!("__{}", option.to_uppercase())
+}
+
+/// The constant that an option names, under a name of the expansion's own, and its check: a literal
+/// is checked where it is read.
+fn constant(option: &str, text: &Text) -> Option<TokenStream> {
+    let Text::Constant(path) = text else { return None };
+    let private = import::alias();
+    let name = constant_name(option);
+    let (begin, end) = ends(path);
+    let at = private_at(&private, begin);
+    // From the path's first token to its last: that is what the compiler underlines.
+    let arguments = quote_spanned!(end=> (#name, #option));
+    let check = quote_spanned!(begin=> const _: () = #at::is_a_name #arguments;);
+    Some(quote! {
+        const #name: &#private::str = #path;
+        #check
+    })
 }
 
 /// A policy, as the runtime's type.
-fn retry_policy(retry: &Retry, private: &TokenStream) -> TokenStream {
+fn retry_policy(retry: &Retry, private: &Ident) -> TokenStream {
     let backoff = match retry.backoff {
         Backoff::Constant => quote!(constant),
         Backoff::Linear => quote!(linear),
@@ -116,18 +149,9 @@ fn retry_policy(retry: &Retry, private: &TokenStream) -> TokenStream {
     quote!(#private::Retry::#backoff(#initial).max_attempts(#attempts).max(#max) #jitter)
 }
 
-fn duration(duration: Duration, private: &TokenStream) -> TokenStream {
+fn duration(duration: Duration, private: &Ident) -> TokenStream {
     let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
     quote!(#private::Duration::new(#seconds, #nanos))
-}
-
-/// The same tokens, none of them a group, in another place.
-fn respan(tokens: &TokenStream, span: Span) -> TokenStream {
-    let tokens = tokens.clone().into_iter().map(|mut token| {
-        token.set_span(span);
-        token
-    });
-    tokens.collect()
 }
 
 #[cfg(test)]

@@ -6,44 +6,65 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::{Attribute, Path, ext::IdentExt, spanned::Spanned};
+use syn::{Attribute, Path, Visibility, ext::IdentExt, parse_quote, spanned::Spanned};
 
-use super::{duration, private_at, retry_policy};
+use super::{
+    constant, duration,
+    import::{Hint, alias, import},
+    private_at, retry_policy, text,
+};
 use crate::{
     ast::{MachineEnum, Variant, ends, signal_helper},
     attr::is_step,
     names::{compact, function_name, snake_case},
 };
 
+/// The enum and what is generated beside it.
 pub(crate) fn expand(machine: &MachineEnum, correct: bool) -> TokenStream {
     let mut item = machine.item.clone();
     for variant in &mut item.variants {
         variant.attrs.retain(|attr| !is_step(attr));
     }
-    if !item.generics.params.is_empty() {
-        return quote!(#item);
-    }
+    let generated =
+        item.generics.params.is_empty().then(|| generated(machine, correct, &TokenStream::new()));
+    quote!(#item #generated)
+}
+
+/// What is generated beside the enum, with `beside`, which a job has there too.
+pub(super) fn generated(machine: &MachineEnum, correct: bool, beside: &TokenStream) -> TokenStream {
     let correct = correct && !machine.has_twins();
     let machine_impl = machine_impl(machine, correct);
     // Nothing begins in a version that is kept for what it has stored.
     let helpers = (!machine.options.retired).then(|| helpers(machine));
     let signals = signals(machine);
     let checks = checks(machine, correct);
-    quote!(#item #machine_impl #helpers #signals #checks)
+    let import = import(machine.options.krate.as_ref(), &alias(), Hint::Option);
+    let constants = [("queue", &machine.options.queue), ("name", &machine.options.name)];
+    let constants = constants.into_iter().filter_map(|(name, text)| constant(name, text.as_ref()?));
+    quote! {
+        const _: () = {
+            #import
+            #(#constants)*
+            #machine_impl
+            #helpers
+            #signals
+            #checks
+            #beside
+        };
+    }
 }
 
 fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
-    let private = private(machine);
+    let private = alias();
     let ident = &machine.item.ident;
     let options = &machine.options;
-    let name = if let Some(name) = &options.name {
-        quote!(#name)
-    } else {
-        let name = snake_case(&ident.unraw().to_string());
-        quote!(#name)
+    let name = match &options.name {
+        Some(name) => text("name", name),
+        None => snake_case(&ident.unraw().to_string()).into_token_stream(),
     };
     let version = options.version.unwrap_or(1);
-    let queue = options.queue.as_ref().map_or_else(|| quote!("default"), |queue| quote!(#queue));
+    let queue =
+        options.queue.as_ref().map_or_else(|| quote!("default"), |queue| text("queue", queue));
     let state = state(machine);
     let output =
         options.output.as_ref().map_or_else(|| quote!(#private::Value), |output| quote!(#output));
@@ -56,7 +77,7 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
         quote!(const RETRY: #private::Option<#private::Retry> = #private::Some(#retry);)
     });
     let upgrades = options.upgrades.as_ref().map(|older| {
-        let at = private_at(&machine.krate(), ends(older).0);
+        let at = private_at(&alias(), ends(older).0);
         let from = quote_spanned!(ends(older).0=> #at::Upgrades::<Self>::from::<#older>());
         quote!(const UPGRADES: #private::Upgrades<Self> = #from;)
     });
@@ -151,8 +172,8 @@ fn first(steps: &[Variant], of: impl Copy + Fn(&Variant) -> TokenStream) -> Toke
 
 /// `insert` and `insert_many`, but for those that a step is wrongly called like.
 fn helpers(machine: &MachineEnum) -> TokenStream {
-    let private = private(machine);
-    let (ident, vis) = (&machine.item.ident, &machine.item.vis);
+    let private = alias();
+    let (ident, vis) = (&machine.item.ident, visibility(machine));
     let state = state(machine);
     let insert = free(machine, "insert").then(|| {
         quote! {
@@ -189,6 +210,15 @@ fn helpers(machine: &MachineEnum) -> TokenStream {
     }
 }
 
+/// The visibility of generated functions: the enum's. Those of a private one are public, so that the
+/// compiler reports the enum alone to whoever cannot see it.
+fn visibility(machine: &MachineEnum) -> Visibility {
+    match &machine.item.vis {
+        Visibility::Inherited => parse_quote!(pub),
+        vis => vis.clone(),
+    }
+}
+
 /// Whether no step is called so.
 fn free(machine: &MachineEnum, name: &str) -> bool {
     machine.steps.iter().all(|step| step.name != name)
@@ -197,8 +227,8 @@ fn free(machine: &MachineEnum, name: &str) -> bool {
 /// `signal`, and `signal_<name>` for each declared signal.
 fn signals(machine: &MachineEnum) -> TokenStream {
     let signals = distinct_signals(machine);
-    let private = private(machine);
-    let (ident, vis) = (&machine.item.ident, &machine.item.vis);
+    let private = alias();
+    let (ident, vis) = (&machine.item.ident, visibility(machine));
     let signal = free(machine, "signal").then(|| {
         quote! {
             /// A signal to an instance, of any type that the machine declares; `.execute(…)`
@@ -219,7 +249,7 @@ fn signals(machine: &MachineEnum) -> TokenStream {
         .filter(|(_, helper)| free(machine, &helper.to_string()))
         .map(|(signal, helper)| signal_fn(machine, helper, signal));
     let accepts = signals.iter().map(|(signal, _)| {
-        let private = private_at(&machine.krate(), signal.span());
+        let private = private_at(&alias(), signal.span());
         quote_spanned! {signal.span()=>
             #[automatically_derived]
             impl #private::Accepts<#signal> for #ident {}
@@ -250,9 +280,9 @@ fn distinct_signals(machine: &MachineEnum) -> Vec<(&Path, Ident)> {
 }
 
 fn signal_fn(machine: &MachineEnum, helper: &Ident, signal: &Path) -> TokenStream {
-    let private = private(machine);
-    let vis = &machine.item.vis;
-    let body = private_at(&machine.krate(), signal.span());
+    let private = alias();
+    let vis = visibility(machine);
+    let body = private_at(&alias(), signal.span());
     let body = quote_spanned!(signal.span()=> #body::Signal::new(id, &payload));
     let doc = format!(" A [`{}`] to an instance; `.execute(…)` sends it.", compact(signal));
     quote! {
@@ -268,14 +298,14 @@ fn signal_fn(machine: &MachineEnum, helper: &Ident, signal: &Path) -> TokenStrea
 
 /// Checks that are made when the constants are evaluated: only then is the impl block known.
 fn checks(machine: &MachineEnum, correct: bool) -> TokenStream {
-    let private = private(machine);
+    let private = alias();
     let ident = &machine.item.ident;
     let signals = distinct_signals(machine).into_iter().enumerate().skip(1).map(|(index, (signal, _))| {
         let message = format!(
             "the signal `{0}` has the name of another that `{ident}` declares: give `{0}` a name of its own with `#[durable(name = \"…\")]`",
             compact(signal)
         );
-        let private = private_at(&machine.krate(), signal.span());
+        let private = private_at(&alias(), signal.span());
         quote_spanned! {signal.span()=>
             const _: () = #private::name_is_new(SIGNALS, #index, #message);
         }
@@ -298,7 +328,7 @@ fn checks(machine: &MachineEnum, correct: bool) -> TokenStream {
 
 /// Whether each variant has a step, and a warning at each whose step nothing reaches.
 fn step_checks(machine: &MachineEnum, correct: bool) -> TokenStream {
-    let private = private(machine);
+    let private = alias();
     let ident = &machine.item.ident;
     let name = ident.to_string();
     let initial = correct.then(|| initial_name(machine));
@@ -310,7 +340,7 @@ fn step_checks(machine: &MachineEnum, correct: bool) -> TokenStream {
         let initial = initial
             .as_ref()
             .filter(|initial| initial.to_string() != name.to_token_stream().to_string());
-        let reached = initial.map(|_| reached(machine, step));
+        let reached = initial.map(|_| reached(step));
         let check = quote_spanned! {step.ident.span()=>
             CHECKS.variant_has_step(#index, #name, #variant_name, #function)
         };
@@ -343,11 +373,12 @@ fn step_checks(machine: &MachineEnum, correct: bool) -> TokenStream {
     }
 }
 
-/// A warning if nothing reaches this step: the use of something deprecated, as that is what a macro can have a stable
-/// compiler warn of. It is `deprecated` that allows or denies it, also on the variant or on the enum.
-fn reached(machine: &MachineEnum, step: &Variant) -> TokenStream {
+/// A warning if nothing reaches this step: a value that must be used and is not, as that is what a
+/// macro can have a stable compiler warn of. The lint `unused_must_use` allows or denies it, also on
+/// the variant or on the enum.
+fn reached(step: &Variant) -> TokenStream {
     let (at, name) = (step.ident.span(), &step.name);
-    let private = private_at(&machine.krate(), at);
+    let private = private_at(&alias(), at);
     quote_spanned!(at=> #private::Reached::<{ CHECKS.reach(#name, INITIAL) }>::step();)
 }
 
@@ -364,7 +395,7 @@ fn upgrade_checks(machine: &MachineEnum) -> Option<TokenStream> {
         "`{ident}` upgrades `{text}`, which has another name in the database: give both the same `name = \"…\"`"
     );
     let (begin, end) = ends(older);
-    let at = private_at(&machine.krate(), begin);
+    let at = private_at(&alias(), begin);
     // From the type's first token to its last: that is what the compiler underlines.
     let (not_lower, another) =
         (quote_spanned!(end=> (#not_lower)), quote_spanned!(end=> (#another)));
@@ -382,9 +413,4 @@ fn lints(attrs: &[Attribute]) -> impl Iterator<Item = &Attribute> {
 
 fn state(machine: &MachineEnum) -> TokenStream {
     machine.options.state.as_ref().map_or_else(|| quote!(()), |state| quote!(#state))
-}
-
-fn private(machine: &MachineEnum) -> TokenStream {
-    let krate = machine.krate();
-    quote!(#krate::__private)
 }

@@ -11,8 +11,12 @@ use syn::{
     parse_quote, punctuated::Punctuated, spanned::Spanned,
 };
 
+use super::{
+    constant,
+    import::{Hint, alias, import},
+    text,
+};
 use crate::{
-    ast::krate,
     attr::DeriveOptions,
     check::{check_signal, check_state},
     errors::Errors,
@@ -22,17 +26,20 @@ use crate::{
 pub(crate) fn expand_state(input: &DeriveInput, errors: &mut Errors) -> TokenStream {
     let options = DeriveOptions::read(&input.attrs, false, errors);
     check_state(input, errors);
-    expand(input, &options, |private| (quote!(#private::DurableState), TokenStream::new()))
+    let check = TokenStream::new();
+    expand(input, &options, &check, |private| (quote!(#private::DurableState), TokenStream::new()))
 }
 
 pub(crate) fn expand_signal(input: &DeriveInput, errors: &mut Errors) -> TokenStream {
     let options = DeriveOptions::read(&input.attrs, true, errors);
     check_signal(input, errors);
     let name = match &options.name {
-        Some(name) => name.value(),
-        None => snake_case(&input.ident.unraw().to_string()),
+        Some(name) => text("name", name),
+        None => snake_case(&input.ident.unraw().to_string()).into_token_stream(),
     };
-    expand(input, &options, |private| {
+    let check = options.name.as_ref().and_then(|name| constant("name", name));
+    let check = check.unwrap_or_default();
+    expand(input, &options, &check, |private| {
         let name = quote!(const NAME: &'static #private::str = #name;);
         (quote!(#private::DurableSignal), name)
     })
@@ -42,57 +49,40 @@ pub(crate) fn expand_signal(input: &DeriveInput, errors: &mut Errors) -> TokenSt
 fn expand(
     input: &DeriveInput,
     options: &DeriveOptions,
-    of: impl FnOnce(&TokenStream) -> (TokenStream, TokenStream),
+    check: &TokenStream,
+    of: impl FnOnce(&Ident) -> (TokenStream, TokenStream),
 ) -> TokenStream {
     if !input.generics.params.is_empty() || matches!(input.data, Data::Union(_)) {
         return TokenStream::new();
     }
-    let krate = krate(options.krate.as_ref());
-    let private = quote!(#krate::__private);
+    let private = alias();
+    let import = import(options.krate.as_ref(), &private, Hint::Attribute);
     let ident = &input.ident;
     let (ours, body) = of(&private);
-    let serde =
-        if options.external_serde { TokenStream::new() } else { serde_impls(input, &private) };
+    let serde = (!options.external_serde).then(|| serde_impls(input, options, &private));
     quote! {
-        #serde
-        #[automatically_derived]
-        impl #ours for #ident {
-            #body
-        }
+        const _: () = {
+            #import
+            #serde
+            #[automatically_derived]
+            impl #ours for #ident {
+                #body
+            }
+            #check
+        };
     }
 }
 
-fn serde_impls(input: &DeriveInput, private: &TokenStream) -> TokenStream {
+/// The call of the macro that implements serde's traits by the twin. Its name says what to do: the
+/// compiler shows it if the user's type implements them as well.
+fn serde_impls(input: &DeriveInput, options: &DeriveOptions, private: &Ident) -> TokenStream {
     let ident = &input.ident;
-    let twin = twin(input, private);
+    let twin = twin(input, options, private);
     let twin_ident = twin_ident(input);
     quote! {
-        const _: () = {
-            #twin
-
-            // Stands in if serde's derive found a mistake: that alone is reported.
-            #[allow(unused_imports)]
-            use #private::SerdeFallback as _;
-
-            #[automatically_derived]
-            impl #private::serde::Serialize for #ident {
-                fn serialize<__S: #private::serde::Serializer>(
-                    &self,
-                    serializer: __S,
-                ) -> #private::Result<__S::Ok, __S::Error> {
-                    #twin_ident::serialize(self, serializer)
-                }
-            }
-
-            #[automatically_derived]
-            impl<'de> #private::serde::Deserialize<'de> for #ident {
-                fn deserialize<__D: #private::serde::Deserializer<'de>>(
-                    deserializer: __D,
-                ) -> #private::Result<Self, __D::Error> {
-                    #twin_ident::deserialize(deserializer)
-                }
-            }
-        };
+        #private::remove_serdes_derives_or_write_durable_serde_external! {
+            #ident #twin_ident #twin
+        }
     }
 }
 
@@ -101,7 +91,7 @@ fn twin_ident(input: &DeriveInput) -> Ident {
 }
 
 /// A type of the same shape, with serde's attributes and no others.
-fn twin(input: &DeriveInput, private: &TokenStream) -> TokenStream {
+fn twin(input: &DeriveInput, options: &DeriveOptions, private: &Ident) -> TokenStream {
     let mut twin = input.clone();
     twin.ident = twin_ident(input);
     twin.vis = Visibility::Inherited;
@@ -120,7 +110,10 @@ fn twin(input: &DeriveInput, private: &TokenStream) -> TokenStream {
         Data::Union(_) => {}
     }
     let remote = input.ident.to_string();
-    let serde = quote!(#private::serde).to_string().replace(' ', "");
+    // Serde's derive reads a path in a string: from the crate, as the string has no block around it.
+    let krate =
+        options.krate.as_ref().map_or_else(|| quote!(::gen_durable), |krate| quote!(#krate));
+    let serde = quote!(#krate::__private::serde).to_string().replace(' ', "");
     quote! {
         #[derive(#private::serde::Serialize, #private::serde::Deserialize)]
         #[serde(crate = #serde, remote = #remote)]

@@ -20,8 +20,11 @@ use crate::names::snake_case;
 const READERS: &[&str] = &[
     "attempt",
     "count_signals",
+    "discard_signal",
+    "failures",
     "gather",
     "id",
+    "now",
     "partition_key",
     "peek_signal",
     "queue",
@@ -275,7 +278,7 @@ impl<'a> Scan<'a> {
 }
 
 /// Tokens without the invisible groups around what a macro of the user's inserted.
-fn flat(tokens: TokenStream) -> Vec<TokenTree> {
+pub(super) fn flat(tokens: TokenStream) -> Vec<TokenTree> {
     let mut trees = Vec::new();
     for tree in tokens {
         match tree {
@@ -288,17 +291,17 @@ fn flat(tokens: TokenStream) -> Vec<TokenTree> {
     trees
 }
 
-fn is_punct(tree: &TokenTree, wanted: char) -> bool {
+pub(super) fn is_punct(tree: &TokenTree, wanted: char) -> bool {
     matches!(tree, TokenTree::Punct(punct) if punct.as_char() == wanted)
 }
 
-fn ends_with(before: &[TokenTree], puncts: &[char]) -> bool {
+pub(super) fn ends_with(before: &[TokenTree], puncts: &[char]) -> bool {
     before.last().is_some_and(|tree| puncts.iter().any(|punct| is_punct(tree, *punct)))
         // `..` is no field access.
         && !(before.len() > 1 && is_punct(&before[before.len() - 2], '.'))
 }
 
-fn follows(before: &[TokenTree], word: &str) -> bool {
+pub(super) fn follows(before: &[TokenTree], word: &str) -> bool {
     matches!(before.last(), Some(TokenTree::Ident(ident)) if ident == word)
 }
 
@@ -309,7 +312,7 @@ fn is_rebound(before: &[TokenTree], context: &Ident) -> bool {
 }
 
 /// Reads a call behind a method's name: its types, its arguments, and what is behind it.
-fn call(after: &[TokenTree]) -> Option<(&[TokenTree], &Group, &[TokenTree])> {
+pub(super) fn call(after: &[TokenTree]) -> Option<(&[TokenTree], &Group, &[TokenTree])> {
     let (types, rest) = match after {
         [one, two, open, rest @ ..]
             if is_punct(one, ':') && is_punct(two, ':') && is_punct(open, '<') =>

@@ -19,7 +19,7 @@ fn with_body(body: &proc_macro2::TokenStream) -> ItemImpl {
 
 fn read(item: ItemImpl) -> (MachineImpl, String) {
     let mut errors = Errors::default();
-    let machine = MachineImpl::new(item, None, &mut errors);
+    let machine = MachineImpl::new(item, &mut errors);
     (machine, errors.report().to_string())
 }
 

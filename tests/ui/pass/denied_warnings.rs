@@ -71,6 +71,36 @@ impl Unused {
     }
 }
 
+/// A machine that is as private as its arguments.
+#[durable_job]
+async fn tidy_up(cx: JobContext<Order>) -> i64 {
+    cx.state.id
+}
+
+/// Not a late use: another name, and another value.
+#[durable_fsm(output = i64)]
+enum Shadowed {
+    Step,
+}
+
+#[durable_fsm]
+impl Shadowed {
+    async fn step(cx: Context<Self>) -> Outcome<Self> {
+        let numbers = [1, 2].map(|cx: i64| cx.next(cx.pow(2)));
+        cx.done(numbers[0])
+    }
+}
+
+trait Next {
+    fn next(self, other: i64) -> i64;
+}
+
+impl Next for i64 {
+    fn next(self, other: i64) -> i64 {
+        self + other
+    }
+}
+
 fn main() {
     assert_eq!(Checkout::from_name("ship"), Some(Checkout::Ship));
 }

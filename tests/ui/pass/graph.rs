@@ -71,7 +71,7 @@ impl Untold {
 }
 
 #[durable_fsm(output = ())]
-#[allow(deprecated)]
+#[allow(unused_must_use)]
 pub enum Allowed {
     Start,
     Never,

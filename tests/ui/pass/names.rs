@@ -1,6 +1,6 @@
 //! Raw identifiers, names in other scripts, and names given by hand.
 
-#![allow(deprecated, reason = "no step goes to another one here")]
+#![allow(unused_must_use, reason = "no step goes to another one here")]
 
 use gen_durable::prelude::*;
 

@@ -166,6 +166,13 @@ impl Sorting {
     }
 }
 
+/// A type of another crate.
+#[derive(Clone, Debug, PartialEq, DurableState)]
+struct Host(std::net::IpAddr);
+
+/// What can be stored as it is.
+fn provided<T: DurableState>() {}
+
 #[track_caller]
 fn round<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(
     value: &T,
@@ -205,6 +212,10 @@ fn main() {
     round(&Unit, json!(null));
     round(&Pair(1, "a".into()), json!([1, "a"]));
     round(&Wrapped { number: 1 }, json!(1));
+    round(&Host([1, 2, 3, 4].into()), json!("1.2.3.4"));
+    provided::<(u8, i128, char, [f32; 3], std::collections::HashSet<String>)>();
+    provided::<Result<Box<Order>, BTreeMap<String, std::time::Duration>>>();
+    provided::<InstanceId<Sorting>>();
     round(&External { id: 1 }, json!({ "ID": 1 }));
     round(&UnitSignal, json!(null));
     round(&TupleSignal(1), json!(1));

@@ -1,6 +1,6 @@
 //! A machine of 200 steps, written by a macro of the user's own.
 
-#![allow(deprecated, reason = "no step goes to another one here")]
+#![allow(unused_must_use, reason = "no step goes to another one here")]
 
 use gen_durable::prelude::*;
 

@@ -1,6 +1,12 @@
+macro_rules! if_gen_durable_has_another_name_write_crate_equals_that_name {
+    () => {
+        use ::gen_durable::__private as __gen_durable_Checkout_start;
+    };
+}
+if_gen_durable_has_another_name_write_crate_equals_that_name! {}
 impl Checkout
 where
-    Self: ::gen_durable::__private::Machine,
+    Self: __gen_durable_Checkout_start::Machine,
 {
     #[allow(clippy::unused_async)]
     async fn start(mut cx: Context<Self>) -> Outcome<Self> {
@@ -18,8 +24,8 @@ where
     fn helper() {}
 }
 #[automatically_derived]
-impl ::gen_durable::__private::StepsInOneImplBlock for Checkout {
-    const FUNCTIONS: ::gen_durable::__private::Functions = ::gen_durable::__private::Functions {
+impl __gen_durable_Checkout_start::StepsInOneImplBlock for Checkout {
+    const FUNCTIONS: __gen_durable_Checkout_start::Functions = __gen_durable_Checkout_start::Functions {
         steps: &["start", "await_pay"],
         others: &["helper"],
         handle: true,
@@ -39,67 +45,69 @@ stateDiagram-v2
 */
 #[automatically_derived]
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
-impl ::gen_durable::__private::Steps for Checkout
+impl __gen_durable_Checkout_start::Steps for Checkout
 where
-    Self: ::gen_durable::__private::Machine,
+    Self: __gen_durable_Checkout_start::Machine,
 {
     fn run<'a>(
         self,
-        cx: ::gen_durable::__private::Context<Self>,
-        resources: &'a ::gen_durable::__private::Resources,
-    ) -> ::gen_durable::__private::StepFuture<'a, Self> {
+        cx: __gen_durable_Checkout_start::Context<Self>,
+        resources: &'a __gen_durable_Checkout_start::Resources,
+    ) -> __gen_durable_Checkout_start::StepFuture<'a, Self> {
         let _ = resources;
-        match ::gen_durable::__private::Machine::name(&self) {
+        match __gen_durable_Checkout_start::Machine::name(&self) {
             "start" => {
-                ::gen_durable::__private::Box::pin(async move {
+                __gen_durable_Checkout_start::Box::pin(async move {
                     let returned = Self::start(cx).await;
-                    ::gen_durable::__private::IntoStepResult::<
+                    __gen_durable_Checkout_start::IntoStepResult::<
                         Self,
                     >::into_step_result(returned)
                 })
             }
             "await_pay" => {
-                ::gen_durable::__private::Box::pin(async move {
+                __gen_durable_Checkout_start::Box::pin(async move {
                     let returned = Self::await_pay(cx, resources.get::<Carrier>()).await;
-                    ::gen_durable::__private::IntoStepResult::<
+                    __gen_durable_Checkout_start::IntoStepResult::<
                         Self,
                     >::into_step_result(returned)
                 })
             }
-            _ => ::gen_durable::__private::no_such_step(),
+            _ => __gen_durable_Checkout_start::no_such_step(),
         }
     }
     fn handle<'a>(
-        cx: ::gen_durable::__private::Context<Self>,
-        error: ::gen_durable::__private::StepError,
-        resources: &'a ::gen_durable::__private::Resources,
-    ) -> ::gen_durable::__private::StepFuture<'a, Self> {
+        cx: __gen_durable_Checkout_start::Context<Self>,
+        error: __gen_durable_Checkout_start::StepError,
+        resources: &'a __gen_durable_Checkout_start::Resources,
+    ) -> __gen_durable_Checkout_start::StepFuture<'a, Self> {
         let _ = resources;
-        ::gen_durable::__private::Box::pin(async move {
+        __gen_durable_Checkout_start::Box::pin(async move {
             let returned = Self::handle(cx, error).await;
-            ::gen_durable::__private::IntoStepResult::<Self>::into_step_result(returned)
+            __gen_durable_Checkout_start::IntoStepResult::<
+                Self,
+            >::into_step_result(returned)
         })
     }
-    fn requirements() -> ::gen_durable::__private::Vec<
-        ::gen_durable::__private::Requirement,
+    fn requirements() -> __gen_durable_Checkout_start::Vec<
+        __gen_durable_Checkout_start::Requirement,
     > {
-        ::gen_durable::__private::Vec::from([
-            ::gen_durable::__private::Requirement::of::<Carrier>("await_pay"),
+        __gen_durable_Checkout_start::Vec::from([
+            __gen_durable_Checkout_start::Requirement::of::<Carrier>("await_pay"),
         ])
     }
-    fn graph() -> ::gen_durable::__private::Graph {
-        let graph = ::gen_durable::__private::graph::<
+    fn graph() -> __gen_durable_Checkout_start::Graph {
+        let graph = __gen_durable_Checkout_start::graph::<
             Self,
         >(&["start next await_pay", "await_pay done"]);
-        let graph = graph.on_error(::gen_durable::__private::node("handle stop"));
+        let graph = graph.on_error(__gen_durable_Checkout_start::node("handle stop"));
         graph
     }
 }
 const _: () = {
-    const CHECKS: &::gen_durable::__private::Checks = &::gen_durable::__private::Checks {
+    const CHECKS: &__gen_durable_Checkout_start::Checks = &__gen_durable_Checkout_start::Checks {
         machine: "Checkout",
-        steps: <Checkout as ::gen_durable::__private::Machine>::STEPS,
-        functions: <Checkout as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS,
+        steps: <Checkout as __gen_durable_Checkout_start::Machine>::STEPS,
+        functions: <Checkout as __gen_durable_Checkout_start::StepsInOneImplBlock>::FUNCTIONS,
     };
     const _: () = CHECKS.step_has_variant(0usize, "start", "Start");
     const _: () = CHECKS.step_has_variant(1usize, "await_pay", "AwaitPay");

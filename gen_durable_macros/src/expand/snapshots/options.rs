@@ -1,6 +1,12 @@
+macro_rules! if_gen_durable_has_another_name_write_crate_equals_that_name {
+    () => {
+        use ::gen_durable::__private as __gen_durable_Checkout_start;
+    };
+}
+if_gen_durable_has_another_name_write_crate_equals_that_name! {}
 impl Checkout
 where
-    Self: ::gen_durable::__private::Machine,
+    Self: __gen_durable_Checkout_start::Machine,
 {
     #[allow(clippy::unused_async)]
     async fn start(cx: Context<Self>) -> Outcome<Self> {
@@ -12,8 +18,8 @@ where
     }
 }
 #[automatically_derived]
-impl ::gen_durable::__private::StepsInOneImplBlock for Checkout {
-    const FUNCTIONS: ::gen_durable::__private::Functions = ::gen_durable::__private::Functions {
+impl __gen_durable_Checkout_start::StepsInOneImplBlock for Checkout {
+    const FUNCTIONS: __gen_durable_Checkout_start::Functions = __gen_durable_Checkout_start::Functions {
         steps: &["start", "ship"],
         others: &[],
         handle: false,
@@ -34,22 +40,22 @@ stateDiagram-v2
 */
 #[automatically_derived]
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
-impl ::gen_durable::__private::Steps for Checkout
+impl __gen_durable_Checkout_start::Steps for Checkout
 where
-    Self: ::gen_durable::__private::Machine,
+    Self: __gen_durable_Checkout_start::Machine,
 {
     fn run<'a>(
         self,
-        cx: ::gen_durable::__private::Context<Self>,
-        resources: &'a ::gen_durable::__private::Resources,
-    ) -> ::gen_durable::__private::StepFuture<'a, Self> {
+        cx: __gen_durable_Checkout_start::Context<Self>,
+        resources: &'a __gen_durable_Checkout_start::Resources,
+    ) -> __gen_durable_Checkout_start::StepFuture<'a, Self> {
         let _ = resources;
-        match ::gen_durable::__private::Machine::name(&self) {
+        match __gen_durable_Checkout_start::Machine::name(&self) {
             "start" => {
-                ::gen_durable::__private::Box::pin(async move {
+                __gen_durable_Checkout_start::Box::pin(async move {
                     let returned = Self::start(cx).await;
-                    ::gen_durable::__private::going_to(
-                        ::gen_durable::__private::IntoStepResult::<
+                    __gen_durable_Checkout_start::going_to(
+                        __gen_durable_Checkout_start::IntoStepResult::<
                             Self,
                         >::into_step_result(returned),
                         &["ship"],
@@ -57,57 +63,58 @@ where
                 })
             }
             "ship" => {
-                ::gen_durable::__private::Box::pin(async move {
+                __gen_durable_Checkout_start::Box::pin(async move {
                     let returned = Self::ship(cx).await;
-                    ::gen_durable::__private::IntoStepResult::<
+                    __gen_durable_Checkout_start::IntoStepResult::<
                         Self,
                     >::into_step_result(returned)
                 })
             }
-            _ => ::gen_durable::__private::no_such_step(),
+            _ => __gen_durable_Checkout_start::no_such_step(),
         }
     }
     fn timeout(
         &self,
-    ) -> ::gen_durable::__private::Option<::gen_durable::__private::Duration> {
-        match ::gen_durable::__private::Machine::name(self) {
+    ) -> __gen_durable_Checkout_start::Option<__gen_durable_Checkout_start::Duration> {
+        match __gen_durable_Checkout_start::Machine::name(self) {
             "start" => {
-                ::gen_durable::__private::Some(
-                    ::gen_durable::__private::Duration::new(30u64, 0u32),
+                __gen_durable_Checkout_start::Some(
+                    __gen_durable_Checkout_start::Duration::new(30u64, 0u32),
                 )
             }
-            _ => <Self as ::gen_durable::__private::Machine>::TIMEOUT,
+            _ => <Self as __gen_durable_Checkout_start::Machine>::TIMEOUT,
         }
     }
     fn retry(
         &self,
-    ) -> ::gen_durable::__private::Option<::gen_durable::__private::Retry> {
-        match ::gen_durable::__private::Machine::name(self) {
+    ) -> __gen_durable_Checkout_start::Option<__gen_durable_Checkout_start::Retry> {
+        match __gen_durable_Checkout_start::Machine::name(self) {
             "ship" => {
-                ::gen_durable::__private::Some(
-                    ::gen_durable::__private::Retry::linear(
-                            ::gen_durable::__private::Duration::new(1u64, 0u32),
+                __gen_durable_Checkout_start::Some(
+                    __gen_durable_Checkout_start::Retry::linear(
+                            __gen_durable_Checkout_start::Duration::new(1u64, 0u32),
                         )
                         .max_attempts(3u32)
-                        .max(::gen_durable::__private::Duration::new(300u64, 0u32)),
+                        .max(__gen_durable_Checkout_start::Duration::new(300u64, 0u32)),
                 )
             }
-            _ => <Self as ::gen_durable::__private::Machine>::RETRY,
+            _ => <Self as __gen_durable_Checkout_start::Machine>::RETRY,
         }
     }
-    fn graph() -> ::gen_durable::__private::Graph {
-        let graph = ::gen_durable::__private::graph::<
+    fn graph() -> __gen_durable_Checkout_start::Graph {
+        let graph = __gen_durable_Checkout_start::graph::<
             Self,
         >(&["start next ship", "ship done entry"]);
-        let graph = graph.on_error(::gen_durable::__private::node("handle replay stop"));
+        let graph = graph
+            .on_error(__gen_durable_Checkout_start::node("handle replay stop"));
         graph
     }
 }
 const _: () = {
-    const CHECKS: &::gen_durable::__private::Checks = &::gen_durable::__private::Checks {
+    const CHECKS: &__gen_durable_Checkout_start::Checks = &__gen_durable_Checkout_start::Checks {
         machine: "Checkout",
-        steps: <Checkout as ::gen_durable::__private::Machine>::STEPS,
-        functions: <Checkout as ::gen_durable::__private::StepsInOneImplBlock>::FUNCTIONS,
+        steps: <Checkout as __gen_durable_Checkout_start::Machine>::STEPS,
+        functions: <Checkout as __gen_durable_Checkout_start::StepsInOneImplBlock>::FUNCTIONS,
     };
     const _: () = CHECKS.step_has_variant(0usize, "start", "Start");
     const _: () = CHECKS.step_has_variant(1usize, "ship", "Ship");

@@ -1,34 +1,17 @@
 const _: () = {
-    #[derive(
-        ::gen_durable::__private::serde::Serialize,
-        ::gen_durable::__private::serde::Deserialize
-    )]
-    #[serde(crate = "::gen_durable::__private::serde", remote = "CheckoutState")]
-    #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
-    struct __DurableCheckoutState {
-        order: i64,
-        #[serde(default)]
-        paid: Option<i64>,
+    macro_rules! if_gen_durable_has_another_name_write_durable_crate_equals_that_name {
+        () => {
+            use ::gen_durable::__private as __gen_durable;
+        };
     }
-    #[allow(unused_imports)]
-    use ::gen_durable::__private::SerdeFallback as _;
-    #[automatically_derived]
-    impl ::gen_durable::__private::serde::Serialize for CheckoutState {
-        fn serialize<__S: ::gen_durable::__private::serde::Serializer>(
-            &self,
-            serializer: __S,
-        ) -> ::gen_durable::__private::Result<__S::Ok, __S::Error> {
-            __DurableCheckoutState::serialize(self, serializer)
-        }
+    if_gen_durable_has_another_name_write_durable_crate_equals_that_name! {}
+    __gen_durable::remove_serdes_derives_or_write_durable_serde_external! {
+        CheckoutState __DurableCheckoutState #[derive(__gen_durable::serde::Serialize,
+        __gen_durable::serde::Deserialize)] #[serde(crate =
+        "::gen_durable::__private::serde", remote = "CheckoutState")] #[allow(dead_code,
+        clippy::all, clippy::pedantic, clippy::nursery)] struct __DurableCheckoutState {
+        order : i64, #[serde(default)] paid : Option < i64 >, }
     }
     #[automatically_derived]
-    impl<'de> ::gen_durable::__private::serde::Deserialize<'de> for CheckoutState {
-        fn deserialize<__D: ::gen_durable::__private::serde::Deserializer<'de>>(
-            deserializer: __D,
-        ) -> ::gen_durable::__private::Result<Self, __D::Error> {
-            __DurableCheckoutState::deserialize(deserializer)
-        }
-    }
+    impl __gen_durable::DurableState for CheckoutState {}
 };
-#[automatically_derived]
-impl ::gen_durable::__private::DurableState for CheckoutState {}

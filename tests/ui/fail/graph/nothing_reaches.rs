@@ -1,5 +1,5 @@
 //! A warning, unless somebody denies it.
-#![deny(deprecated)]
+#![deny(unused_must_use)]
 
 use gen_durable::prelude::*;
 
@@ -9,7 +9,7 @@ pub enum Checkout {
     Ship,
     Left,
     Right,
-    #[allow(deprecated)]
+    #[allow(unused_must_use)]
     Allowed,
     Entered,
     Inserted,

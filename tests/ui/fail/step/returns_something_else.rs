@@ -1,4 +1,4 @@
-#![allow(unused, deprecated)]
+#![allow(unused)]
 
 use gen_durable::prelude::*;
 

@@ -1,0 +1,307 @@
+//! How a body uses its context, where the compiler's own words do not say what to do.
+//!
+//! Invariant: a use is noted only if it is one for sure. A body that binds the context's name anew
+//! has none.
+
+use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
+use quote::quote;
+
+use super::scan::{call, ends_with, flat, follows, is_punct};
+
+/// Uses of a context that deserve a word of ours if they are wrong.
+#[derive(Default)]
+pub(crate) struct Uses {
+    /// The first field of the state that is named: `cx.state.order`.
+    pub(crate) field: Option<Use>,
+    /// Those behind an outcome, which has consumed the context by then: `cx.replay(f(cx.attempt()))`.
+    pub(crate) late: Vec<Late>,
+}
+
+/// A use, from the context on.
+pub(crate) struct Use {
+    /// The last name in it: `order` of `cx.state.order`.
+    pub(crate) name: String,
+    pub(crate) tokens: TokenStream,
+}
+
+/// A use of a context that an outcome has consumed.
+pub(crate) struct Late {
+    /// `cx.replay`
+    pub(crate) outcome: String,
+    pub(crate) of: Use,
+}
+
+/// Methods that consume the context and take arguments.
+const OUTCOMES: &[&str] = &[
+    "await_any_for",
+    "await_any_until",
+    "await_signal_for",
+    "await_signal_until",
+    "done",
+    "next",
+    "next_in",
+    "replay",
+    "snooze",
+    "stop",
+];
+
+/// Methods at the end of a use that give it no name.
+const CONVERSIONS: &[&str] =
+    &["as_deref", "as_ref", "as_str", "clone", "cloned", "into", "to_owned", "to_string", "unwrap"];
+
+impl Uses {
+    pub(crate) fn read(context: &Ident, body: TokenStream) -> Self {
+        let mut uses = Self::default();
+        if !binds(context, &body) {
+            uses.walk(context, body);
+        }
+        uses
+    }
+
+    fn walk(&mut self, context: &Ident, tokens: TokenStream) {
+        let trees = flat(tokens);
+        for (index, tree) in trees.iter().enumerate() {
+            match tree {
+                TokenTree::Group(group) => self.walk(context, group.stream()),
+                TokenTree::Ident(ident)
+                    if ident == context && !ends_with(&trees[..index], &['.']) =>
+                {
+                    self.note(context, &trees[index..]);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Notes a use, if it is of interest; `trees` begin with the context.
+    fn note(&mut self, context: &Ident, trees: &[TokenTree]) {
+        let [_, dot, TokenTree::Ident(member), after @ ..] = trees else { return };
+        if !is_punct(dot, '.') {
+            return;
+        }
+        if member == "state" {
+            if let [dot, field, behind @ ..] = after
+                && is_punct(dot, '.')
+                && call(behind).is_none()
+                && self.field.is_none()
+            {
+                let name = field.to_string().trim_start_matches("r#").to_owned();
+                let tokens = trees[..5].iter().cloned().collect();
+                self.field = Some(Use { name, tokens });
+            }
+        } else if OUTCOMES.iter().any(|outcome| member == outcome) {
+            let outcome = format!("{context}.{member}");
+            let mut rest = after;
+            // The outcome's arguments, and those of what it carries.
+            while let Some((_, arguments, behind)) = call(rest) {
+                let of = first_use(context, &arguments.stream());
+                self.late.extend(of.map(|of| Late { outcome: outcome.clone(), of }));
+                let [dot, TokenTree::Ident(_), after @ ..] = behind else { return };
+                if !is_punct(dot, '.') {
+                    return;
+                }
+                rest = after;
+            }
+        }
+    }
+}
+
+/// The first use of the context in an argument; none if it is not used with a `.` each time.
+fn first_use(context: &Ident, arguments: &TokenStream) -> Option<Use> {
+    let trees = flat(arguments.clone());
+    let mut first = None;
+    for (index, tree) in trees.iter().enumerate() {
+        let found = match tree {
+            TokenTree::Group(group) => first_use(context, &group.stream()),
+            TokenTree::Ident(ident) if ident == context && !ends_with(&trees[..index], &['.']) => {
+                if !trees.get(index + 1).is_some_and(|next| is_punct(next, '.')) {
+                    return None;
+                }
+                Some(chain(&trees[index..]))
+            }
+            _ => None,
+        };
+        first = first.or(found);
+    }
+    first
+}
+
+/// A context and the fields and calls behind it.
+fn chain(trees: &[TokenTree]) -> Use {
+    let (mut name, mut end) = (String::new(), 1);
+    while let [dot, member, ..] = &trees[end..] {
+        if !is_punct(dot, '.') {
+            break;
+        }
+        end += 2;
+        if let TokenTree::Ident(member) = member
+            && !CONVERSIONS.iter().any(|conversion| member == conversion)
+        {
+            name = member.to_string();
+        }
+        if let Some((_, _, behind)) = call(&trees[end..]) {
+            end = trees.len() - behind.len();
+        }
+    }
+    Use { name, tokens: trees[..end].iter().cloned().collect() }
+}
+
+/// Whether a body gives the context's name to something else, as far as that can be seen.
+fn binds(context: &Ident, tokens: &TokenStream) -> bool {
+    let trees = flat(tokens.clone());
+    trees.iter().enumerate().any(|(index, tree)| {
+        let (before, after) = (&trees[..index], &trees[index + 1..]);
+        match tree {
+            TokenTree::Ident(ident) if ident == context => is_pattern(context, before, after),
+            // `Some(cx) => …`, `let (cx, end) = …`
+            TokenTree::Group(group) if group.delimiter() != Delimiter::Brace => {
+                let in_pattern = matches!(after, [equals, ..] if is_punct(equals, '='));
+                (in_pattern && mentions(context, &group.stream()))
+                    || binds(context, &group.stream())
+            }
+            TokenTree::Group(group) => binds(context, &group.stream()),
+            _ => false,
+        }
+    })
+}
+
+/// Whether a context's name stands where something is bound to it.
+fn is_pattern(context: &Ident, before: &[TokenTree], after: &[TokenTree]) -> bool {
+    let next = |first: char, second: Option<char>| {
+        after.first().is_some_and(|tree| is_punct(tree, first))
+            && second.is_none_or(|second| after.get(1).is_some_and(|tree| is_punct(tree, second)))
+    };
+    let is_mut = follows(before, "mut");
+    let before_mut = if is_mut { &before[..before.len() - 1] } else { before };
+    if follows(before_mut, "let") {
+        // `let mut cx = cx;` leaves it what it is.
+        let itself = matches!(
+            after,
+            [equals, TokenTree::Ident(value), end, ..]
+                if is_punct(equals, '=') && value == context && is_punct(end, ';')
+        );
+        return !itself;
+    }
+    let bound = ["for", "ref"].iter().any(|word| follows(before_mut, word))
+        || ends_with(before_mut, &['|'])
+        || (is_mut && !ends_with(before_mut, &['&']));
+    let typed = next(':', None) && !next(':', Some(':'));
+    bound
+        || typed
+        || next('|', None)
+        || next('@', None)
+        || next('=', Some('>'))
+        || matches!(after, [TokenTree::Ident(word), ..] if word == "in")
+}
+
+fn mentions(context: &Ident, tokens: &TokenStream) -> bool {
+    tokens.clone().into_iter().any(|tree| match tree {
+        TokenTree::Group(group) => mentions(context, &group.stream()),
+        TokenTree::Ident(ident) => ident == *context,
+        _ => false,
+    })
+}
+
+impl Late {
+    /// What to write instead.
+    pub(crate) fn message(&self) -> String {
+        let Use { name, tokens } = &self.of;
+        let name = if name.is_empty() { "value" } else { name };
+        let text = quote!(#tokens).to_string().replace(" . ", ".").replace(" ()", "()");
+        // A field that is moved out would leave a context that no outcome takes.
+        let is_field = !text.ends_with(')');
+        let (clone, unless) =
+            if is_field { (".clone()", ", without `.clone()` if it is `Copy`,") } else { ("", "") };
+        format!(
+            "`{outcome}(…)` consumes the context before this is evaluated: write `let {name} = {text}{clone};` before it{unless} and use `{name}` here",
+            outcome = self.outcome
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: TokenStream) -> Uses {
+        Uses::read(&quote::format_ident!("cx"), body)
+    }
+
+    fn late(body: TokenStream) -> Vec<String> {
+        let uses = read(body);
+        uses.late.iter().map(|late| format!("{} {}", late.outcome, late.of.name)).collect()
+    }
+
+    #[test]
+    fn arguments_that_use_a_consumed_context() {
+        for (body, expected) in [
+            (quote!(cx.replay(backoff(cx.attempt()))), "cx.replay attempt"),
+            (quote!(Ok(cx.done(cx.state.name.clone()))), "cx.done name"),
+            (quote!(cx.stop(format!("{} of {}", why, cx.id()))), "cx.stop id"),
+            (quote!(cx.next(M::A).insert(A::insert(1)).signal(B::go(cx.state.b))), "cx.next b"),
+            (
+                quote!({
+                    let mut cx = cx;
+                    cx.next_in(M::A, cx.state.0)
+                }),
+                "cx.next_in 0",
+            ),
+        ] {
+            assert_eq!(late(body), [expected]);
+        }
+    }
+
+    #[test]
+    fn arguments_that_may_use_something_else() {
+        for body in [
+            quote!({
+                let attempt = cx.attempt();
+                cx.replay(backoff(attempt))
+            }),
+            quote!(cx.done(cx)),
+            quote!(cx.done(self.cx.id())),
+            quote!(cx.replay(wait(&cx, cx.attempt()))),
+            quote!(numbers.map(|cx| cx.next(cx.number()))),
+            quote!({
+                let (cx, end) = split(cx);
+                cx.next(cx.number())
+            }),
+            quote!(match find(cx) {
+                Some(cx) => cx.next(cx.number()),
+                None => 1,
+            }),
+            quote!(for cx in all {
+                cx.next(cx.number());
+            }),
+            quote!({
+                let cx = Mine(cx);
+                cx.next(cx.number())
+            }),
+            quote!({
+                fn f(cx: &Mine) -> u8 {
+                    cx.next(cx.number())
+                }
+                f(&mine)
+            }),
+        ] {
+            let text = body.to_string();
+            assert!(late(body).is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn fields_of_a_state_and_not_its_methods() {
+        let field = |body| read(body).field.map(|field| field.name);
+        assert_eq!(field(quote!(cx.state.order += 1)).as_deref(), Some("order"));
+        assert_eq!(field(quote!(print(&mut cx.state.0))).as_deref(), Some("0"));
+        assert_eq!(field(quote!(cx.state.clone().order)), None);
+        assert_eq!(field(quote!(self.cx.state.order)), None);
+        assert_eq!(
+            field(quote!({
+                let cx = Mine(cx);
+                cx.state.order
+            })),
+            None
+        );
+    }
+}
