@@ -9,8 +9,8 @@ use proc_macro2::{Ident, Span};
 use quote::{ToTokens, format_ident};
 use syn::{
     Attribute, Block, FnArg, GenericArgument, ImplItem, ImplItemFn, ItemEnum, ItemFn, ItemImpl,
-    Pat, Path, PathArguments, ReturnType, Signature, Type, TypeReference, ext::IdentExt,
-    parse_quote,
+    Pat, Path, PathArguments, ReturnType, Signature, Type, TypeParamBound, TypeReference,
+    ext::IdentExt, parse_quote,
 };
 
 use crate::{
@@ -272,43 +272,70 @@ impl Job {
 
 impl Job {
     /// A type of the signature that would have the machine's name.
-    pub(crate) fn twin(&self) -> Option<&Type> {
+    pub(crate) fn twin(&self) -> Option<&Path> {
         let machine = self.machine.as_ref()?;
-        let types = [&self.state, &self.output];
-        types.into_iter().chain(&self.resources).find_map(|ty| named(ty, machine))
+        // This includes the error of a `Result`.
+        let returned = match &self.item.sig.output {
+            ReturnType::Type(_, ty) => Some(&**ty),
+            ReturnType::Default => None,
+        };
+        let mut types = [&self.state].into_iter().chain(returned).chain(&self.resources);
+        types.find_map(|ty| named(ty, machine))
+    }
+
+    /// Whether that type can implement what is generated for the machine. The arguments' type and
+    /// the result's can, unless std owns them; any other may be a trait.
+    pub(crate) fn twin_stands_in(&self) -> bool {
+        self.machine.as_ref().is_some_and(|machine| {
+            let stored = [&self.state, &self.output];
+            OF_STD.iter().all(|of_std| machine != of_std)
+                && stored.into_iter().any(|ty| named(ty, machine).is_some())
+        })
     }
 }
 
+/// Types that are in scope everywhere, and whose traits are not the user's to implement.
+const OF_STD: &[&str] = &["Box", "Option", "Result", "String", "Vec"];
+
 /// A type that is called so in the module at hand, in `ty`. One that only names a machine, as an
 /// instance's id does, is none.
-fn named<'a>(ty: &'a Type, name: &Ident) -> Option<&'a Type> {
+fn named<'a>(ty: &'a Type, name: &Ident) -> Option<&'a Path> {
     match ty {
-        Type::Path(path) => {
-            let segments: Vec<_> = path.path.segments.iter().collect();
-            let here = match segments[..] {
-                [_] => path.path.leading_colon.is_none(),
-                [module, _] => module.ident == "self",
-                _ => false,
-            };
-            let last = segments.last()?;
-            if here && last.ident == *name {
-                return Some(ty);
-            }
-            let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
-            if ["InstanceId", "Insert", "Signal"].iter().any(|of| last.ident == of) {
-                return None;
-            }
-            arguments.args.iter().find_map(|argument| match argument {
-                GenericArgument::Type(ty) => named(ty, name),
-                _ => None,
-            })
-        }
+        Type::Path(path) => named_path(&path.path, name),
         Type::Group(group) => named(&group.elem, name),
         Type::Paren(paren) => named(&paren.elem, name),
         Type::Array(array) => named(&array.elem, name),
+        Type::Slice(slice) => named(&slice.elem, name),
+        Type::Reference(reference) => named(&reference.elem, name),
         Type::Tuple(tuple) => tuple.elems.iter().find_map(|ty| named(ty, name)),
+        // Traits and types share their names.
+        Type::TraitObject(object) => object.bounds.iter().find_map(|bound| match bound {
+            TypeParamBound::Trait(bound) => named_path(&bound.path, name),
+            _ => None,
+        }),
         _ => None,
     }
+}
+
+fn named_path<'a>(path: &'a Path, name: &Ident) -> Option<&'a Path> {
+    let segments: Vec<_> = path.segments.iter().collect();
+    let here = match segments[..] {
+        [_] => path.leading_colon.is_none(),
+        [module, _] => module.ident == "self",
+        _ => false,
+    };
+    let last = segments.last()?;
+    if here && last.ident == *name {
+        return Some(path);
+    }
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    if ["InstanceId", "Insert", "Signal"].iter().any(|of| last.ident == of) {
+        return None;
+    }
+    arguments.args.iter().find_map(|argument| match argument {
+        GenericArgument::Type(ty) => named(ty, name),
+        _ => None,
+    })
 }
 
 /// What a type is a `Result` of, whatever its error.

@@ -16,6 +16,9 @@ use crate::{
 pub(super) fn expand(job: &Job, options: MachineOptions, correct: bool) -> TokenStream {
     let function = function(&job.item);
     let Some(machine) = &job.machine else { return quote!(#function) };
+    if job.twin().is_some() && !job.twin_stands_in() {
+        return quote!(#function);
+    }
     let item = enum_item(job, machine);
     let block = impl_item(job, machine, correct);
     let mut errors = Errors::default();

@@ -278,3 +278,73 @@ fn no_job_and_no_step_makes_it_panic() {
         let _ = durable_fsm(TokenStream::new(), item.clone());
     }
 }
+
+/// A machine that is called like a type of its job's signature would have all of its uses reported.
+#[test]
+fn a_jobs_machine_may_not_be_called_like_a_type_of_its_signature() {
+    for (job, clashes) in [
+        (
+            quote!(
+                async fn mail(cx: JobContext<Mail>) {}
+            ),
+            true,
+        ),
+        (
+            quote!(
+                async fn mail(cx: JobContext<Vec<self::Mail>>) {}
+            ),
+            true,
+        ),
+        (
+            quote!(
+                async fn mail(cx: JobContext) -> Result<JobOutcome<Mail>, E> {}
+            ),
+            true,
+        ),
+        (
+            quote!(
+                async fn mail_error(cx: JobContext) -> Result<(), MailError> {}
+            ),
+            true,
+        ),
+        (
+            quote!(
+                async fn result(cx: JobContext) -> Result<(), E> {}
+            ),
+            true,
+        ),
+        (
+            quote!(
+                async fn mail(cx: JobContext, mail: &Mail) {}
+            ),
+            true,
+        ),
+        (
+            quote!(
+                async fn mail(cx: JobContext, mail: &Arc<dyn Mail>) {}
+            ),
+            true,
+        ),
+        (
+            quote!(
+                async fn mail(cx: JobContext<arguments::Mail>) {}
+            ),
+            false,
+        ),
+        (
+            quote!(
+                async fn mail(cx: JobContext<Vec<InstanceId<Mail>>>) {}
+            ),
+            false,
+        ),
+        (
+            quote!(
+                async fn mail(cx: JobContext<(), Mail>) {}
+            ),
+            false,
+        ),
+    ] {
+        let expanded = durable_job(TokenStream::new(), job.clone()).to_string();
+        assert_eq!(expanded.contains("compile_error"), clashes, "{job}: {expanded}");
+    }
+}

@@ -1,9 +1,9 @@
 //! What is read from a body, and what is not.
 
 use quote::quote;
-use syn::{ItemImpl, parse_quote};
+use syn::{FnArg, ImplItem, Item, ItemImpl, Visibility, parse_quote};
 
-use super::{Edge, islands};
+use super::{Edge, Uses, islands};
 use crate::{ast::MachineImpl, errors::Errors};
 
 /// The steps `a` with this body, `ship`, `cancel` and `next_step`.
@@ -263,4 +263,71 @@ fn islands_are_what_nothing_leads_to() {
         assert_eq!(errors, "");
         assert_eq!(format!("{:?}", islands(&machine)), expected);
     }
+}
+
+/// The first late use in a body, as the variable that would hold it.
+fn late(body: &proc_macro2::TokenStream) -> String {
+    let uses = Uses::read(&parse_quote!(cx), body.clone());
+    uses.late.first().map(|late| format!("{} {}", late.outcome, late.of.name)).unwrap_or_default()
+}
+
+#[test]
+fn a_use_behind_an_outcome_is_late() {
+    for (body, expected) in [
+        (quote!(cx.replay(f(cx.attempt()))), "cx.replay attempt"),
+        (quote!(cx.done(()).insert(M::insert(cx.state.order))), "cx.done order"),
+        (quote!(cx.done(all.map_or_else(|| { cx.attempt() }, |x| x))), "cx.done attempt"),
+        (quote!(let n = cx.attempt(); cx.replay(f(n))), ""),
+        // Other things of that name: what is legal must compile.
+        (quote!(cx.done(circle.cx.powi(2))), ""),
+        (quote!(cx.done(all.map(|cx| cx.len()).sum())), ""),
+        (quote!(cx.done(all.map(|(cx, cy)| 2 * cx.max(cy)).sum())), ""),
+        (quote!(cx.done(all.map(|Circle { cx, .. }| 2.0 * cx.powi(2)).sum())), ""),
+        (quote!(cx.done(all.map(|Circle { cx, .. }: Circle| 2.0 * cx.powi(2)).sum())), ""),
+        (
+            quote!(cx.done({
+                let Circle { cx, .. } = circle;
+                cx.powi(2)
+            })),
+            "",
+        ),
+        (
+            quote!(cx.done(match circle {
+                Circle { cx, .. } => cx.powi(2),
+            })),
+            "",
+        ),
+    ] {
+        assert_eq!(late(&body), expected, "{body}");
+    }
+}
+
+/// Methods of a context that are not known make the steps that call them opaque.
+#[test]
+fn each_method_of_a_context_is_known() {
+    let runtime = concat!(env!("CARGO_MANIFEST_DIR"), "/../gen_durable/src");
+    let mut count = 0;
+    for file in ["context.rs", "context/inbox.rs"] {
+        let text = std::fs::read_to_string(format!("{runtime}/{file}")).expect("it is there");
+        let items = syn::parse_file(&text).expect("it is Rust").items;
+        let blocks = items.iter().filter_map(|item| match item {
+            Item::Impl(block) if block.trait_.is_none() => Some(&block.items),
+            _ => None,
+        });
+        for item in blocks.flatten() {
+            let ImplItem::Fn(method) = item else { continue };
+            let sig = &method.sig;
+            if !matches!(method.vis, Visibility::Public(_))
+                || !matches!(sig.inputs.first(), Some(FnArg::Receiver(_)))
+            {
+                continue;
+            }
+            let name = &sig.ident;
+            let types = sig.generics.type_params().next().map(|_| quote!(::<(Paid,)>));
+            let read = edges(&quote!(cx.#name #types (M::Ship); Ok(cx.done(()))));
+            assert!(!read.contains('?'), "`{name}` is not known: {read}");
+            count += 1;
+        }
+    }
+    assert!(count > 20, "only {count} methods were found");
 }

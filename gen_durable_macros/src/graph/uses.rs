@@ -153,13 +153,14 @@ fn binds(context: &Ident, tokens: &TokenStream) -> bool {
         let (before, after) = (&trees[..index], &trees[index + 1..]);
         match tree {
             TokenTree::Ident(ident) if ident == context => is_pattern(context, before, after),
-            // `Some(cx) => …`, `let (cx, end) = …`
-            TokenTree::Group(group) if group.delimiter() != Delimiter::Brace => {
-                let in_pattern = matches!(after, [equals, ..] if is_punct(equals, '='));
+            // `Some(cx) => …`, `let (cx, end) = …`, `|Circle { cx, .. }| …`
+            TokenTree::Group(group) => {
+                let opens = ends_with(before, &['|']) && group.delimiter() != Delimiter::Brace;
+                let next = |mark| after.first().is_some_and(|next| is_punct(next, mark));
+                let in_pattern = opens || next('=') || next('|') || next(':');
                 (in_pattern && mentions(context, &group.stream()))
                     || binds(context, &group.stream())
             }
-            TokenTree::Group(group) => binds(context, &group.stream()),
             _ => false,
         }
     })
