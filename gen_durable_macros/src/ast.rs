@@ -139,7 +139,7 @@ impl MachineImpl {
         // In the user's module: each block has a name of its own.
         let first = steps.first().map(|step: &StepFn| &*step.name).unwrap_or_default();
         let import = format_ident!("__gen_durable_{}_{first}", machine.trim_start_matches("r#"));
-        let mut machine = Self { import, item, steps, handle, others };
+        let mut machine = Self { item, import, steps, handle, others };
         graph::resolve(&mut machine, errors);
         machine
     }

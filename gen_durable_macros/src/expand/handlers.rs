@@ -324,9 +324,8 @@ fn checks(machine: &MachineImpl) -> TokenStream {
 /// Whether a machine whose code names a field of the state has a state: only the enum tells. The
 /// compiler says of the field alone that `()` has none.
 fn state_check(machine: &MachineImpl) -> Option<TokenStream> {
-    let functions = machine.steps.iter().chain(&machine.handle);
-    let (step, field) =
-        functions.filter_map(|step| Some((step, step.uses.field.as_ref()?))).next()?;
+    let mut functions = machine.steps.iter().chain(&machine.handle);
+    let (step, field) = functions.find_map(|step| Some((step, step.uses.field.as_ref()?)))?;
     let (private, ty, cfgs) = (private(machine), &machine.item.self_ty, &step.cfgs);
     let name = machine.machine();
     let message = format!(

@@ -245,7 +245,7 @@ mod tests {
                     let mut cx = cx;
                     cx.next_in(M::A, cx.state.0)
                 }),
-                "cx.next_in 0",
+                "cx.next_in state",
             ),
         ] {
             assert_eq!(late(body), [expected]);
