@@ -30,7 +30,7 @@ struct Mail {
 )]
 async fn send_mail(cx: JobContext<Mail>, mailer: &Mailer) -> Result<u32, MailError> {
     println!("  send_mail: {}, attempt {}", cx.state.to, cx.attempt());
-    mailer.send(cx.id(), &cx.state, cx.attempt()).await?;
+    mailer.send(cx.id().get(), &cx.state, cx.attempt()).await?;
     Ok(cx.attempt() + 1)
 }
 

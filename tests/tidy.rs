@@ -65,7 +65,9 @@ fn files(dir: &str, extension: &str) -> Vec<File> {
 fn sources() -> Vec<File> {
     let mut sources = files(".", "rs");
     sources.retain(|file| {
-        let wrong_use = file.path.starts_with("tests/ui/") && file.path != "tests/ui/main.rs";
+        let cases = ["tests/ui/", "tests/renamed/fail/"];
+        let wrong_use =
+            cases.iter().any(|dir| file.path.starts_with(dir)) && file.path != "tests/ui/main.rs";
         !wrong_use && !file.path.contains("/snapshots/")
     });
     sources

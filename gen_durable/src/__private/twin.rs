@@ -13,7 +13,7 @@ macro_rules! remove_serdes_derives_or_write_durable_serde_external {
         $($item)*
 
         // Stands in if serde's derive found a mistake: that alone is reported.
-        #[allow(unused_imports)]
+        #[allow(unused_imports, reason = "serde's derive finds no mistake in most types")]
         use $crate::__private::SerdeFallback as _;
 
         #[automatically_derived]
