@@ -180,7 +180,7 @@
 //! #[durable_fsm]
 //! impl Fetch {
 //!     async fn get(cx: Context<Self>) -> StepResult<Self> {
-//!         let page = std::fs::read_to_string("/etc/hostname")?;
+//!         let page = tokio::fs::read_to_string("/etc/hostname").await?;
 //!         Ok(cx.done(page))
 //!     }
 //!
@@ -208,7 +208,7 @@
 //! #[durable_fsm]
 //! impl Fetch {
 //!     async fn get(cx: Context<Self>) -> StepResult<Self> {
-//!         std::fs::read_to_string("/etc/hostname")?;
+//!         tokio::fs::read_to_string("/etc/hostname").await?;
 //!         Ok(cx.next(Fetch::Store))
 //!     }
 //!
@@ -269,7 +269,7 @@
 //!
 //! #[durable_job(queue = "pages", timeout = "30s", retry(max_attempts = 5))]
 //! async fn count_lines(cx: JobContext<Page>) -> Result<u64, std::io::Error> {
-//!     let text = std::fs::read_to_string(&cx.state.path)?;
+//!     let text = tokio::fs::read_to_string(&cx.state.path).await?;
 //!     Ok(text.lines().count() as u64)
 //! }
 //!

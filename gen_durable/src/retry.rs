@@ -25,7 +25,7 @@ use crate::{
 /// #[durable_fsm]
 /// impl Fetch {
 ///     async fn get(cx: Context<Self>) -> StepResult<Self> {
-///         let page = std::fs::read_to_string("/etc/hostname")?;
+///         let page = tokio::fs::read_to_string("/etc/hostname").await?;
 ///         Ok(cx.done(page))
 ///     }
 ///

@@ -297,8 +297,23 @@ impl Job {
 /// Types that are in scope everywhere, and whose traits are not the user's to implement.
 const OF_STD: &[&str] = &["Box", "Option", "Result", "String", "Vec"];
 
-/// A type that is called so in the module at hand, in `ty`. One that only names a machine, as an
-/// instance's id does, is none.
+/// Types that hold a value of the type in their brackets. Any other may take a machine there, as
+/// `InstanceId` does.
+const CONTAINERS: &[&str] = &[
+    "Arc",
+    "BTreeMap",
+    "BTreeSet",
+    "Box",
+    "HashMap",
+    "HashSet",
+    "JobOutcome",
+    "Option",
+    "Result",
+    "Vec",
+    "VecDeque",
+];
+
+/// A type of this name in the module at hand, in `ty`.
 fn named<'a>(ty: &'a Type, name: &Ident) -> Option<&'a Path> {
     match ty {
         Type::Path(path) => named_path(&path.path, name),
@@ -329,7 +344,7 @@ fn named_path<'a>(path: &'a Path, name: &Ident) -> Option<&'a Path> {
         return Some(path);
     }
     let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
-    if ["InstanceId", "Insert", "Signal"].iter().any(|of| last.ident == of) {
+    if CONTAINERS.iter().all(|of| last.ident != of) {
         return None;
     }
     arguments.args.iter().find_map(|argument| match argument {

@@ -50,7 +50,9 @@ pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> s
     input.parse::<Token![=]>()?;
     let constant = name.to_uppercase();
     let wrong = |text: &str| {
-        format!("expected a string, or a constant as `{constant}`: write `{name} = \"{text}\"`")
+        format!(
+            "expected a string, or a constant such as `{constant}`: write `{name} = \"{text}\"`"
+        )
     };
     if !input.peek(LitStr) {
         let tokens = value_tokens(input);

@@ -50,7 +50,7 @@ pub(crate) fn check_job(job: &Job, errors: &mut Errors) {
     if let (Some(machine), Some(twin)) = (&job.machine, job.twin()) {
         errors.at(
             twin,
-            format!("{name} and its machine have the type `{machine}` both: give the machine another name, with `#[durable_job(machine = {machine}Job)]`, or rename the type"),
+            format!("{name} gives its machine the name `{machine}`, which a type in its signature already has: choose another name for the machine, with `#[durable_job(machine = {machine}Job)]`"),
         );
     }
     if let (Type::Tuple(state), Some(field)) = (&job.state, &job.uses.field)

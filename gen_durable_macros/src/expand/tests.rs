@@ -333,6 +333,12 @@ fn a_jobs_machine_may_not_be_called_like_a_type_of_its_signature() {
         ),
         (
             quote!(
+                async fn mail(cx: JobContext, registry: &Registry<Mail>) {}
+            ),
+            false,
+        ),
+        (
+            quote!(
                 async fn mail(cx: JobContext<Vec<InstanceId<Mail>>>) {}
             ),
             false,

@@ -25,7 +25,7 @@ async fn mailing(cx: JobContext<i64>) {
     let _ = cx;
 }
 
-// Neither is reported: a path leads elsewhere, and an id names the machine itself.
+// None is reported: a path leads elsewhere, and an id or a user's generic type names the machine.
 mod arguments {
     #[derive(gen_durable::DurableState)]
     pub struct Remind(pub i64);
@@ -35,6 +35,13 @@ mod arguments {
 async fn remind(cx: JobContext<arguments::Remind>) -> Option<InstanceId<Remind>> {
     let _ = cx;
     None
+}
+
+pub struct Registry<M>(std::marker::PhantomData<M>);
+
+#[durable_job]
+async fn register(cx: JobContext<i64>, registry: &Registry<Register>) {
+    let _ = (cx, &registry.0);
 }
 
 async fn send(engine: &Engine) -> Result<(), Box<dyn std::error::Error>> {
