@@ -27,7 +27,7 @@ use crate::{
     per_runtime::PerRuntime,
     signal::Delivery,
     state,
-    storage::{self, NewInstance, NewSignal},
+    storage::{self, Locked, NewInstance, NewSignal},
     waiters::Waiters,
 };
 
@@ -207,7 +207,13 @@ impl Client {
         // The semaphore is never closed, so `acquire` cannot fail.
         let _turn = self.inner.large.acquire().await;
         let connections = &self.inner.connections;
-        let answers = calls::insert_with(connections, &rows).await;
+        let wait = calls::Wait::new(connections, "insert instances", "a unique key");
+        let answers = loop {
+            let tried = calls::insert_with(connections, &rows, Locked::WaitBriefly).await;
+            if let Some(answers) = wait.over(tried) {
+                break answers;
+            }
+        };
         let answers = answers.inspect_err(|error| connections.tell(error))?;
         self.inner.announcer.announce(rows.iter().map(|row| row.queue.as_str()));
         Ok(answers)

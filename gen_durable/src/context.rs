@@ -7,6 +7,7 @@ mod inbox;
 
 use std::{
     borrow::Cow,
+    collections::HashMap,
     fmt,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -49,6 +50,8 @@ pub struct Context<M: Machine> {
     pub state: M::State,
     instance: Arc<Instance>,
     inbox: Vec<Received>,
+    /// How many signals are in the inbox beyond those that are loaded.
+    beyond: Arc<Beyond>,
 }
 
 /// What a context knows of its row.
@@ -75,6 +78,9 @@ pub(crate) struct Received {
     pub(crate) mark: Mark,
 }
 
+/// How many signals are in an inbox and not loaded, by name.
+pub(crate) type Beyond = HashMap<Arc<str>, usize>;
+
 /// Whether the outcome deletes a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
@@ -87,8 +93,13 @@ pub(crate) enum Mark {
 }
 
 impl<M: Machine> Context<M> {
-    pub(crate) fn new(state: M::State, instance: Arc<Instance>, inbox: Vec<Received>) -> Self {
-        Self { state, instance, inbox }
+    pub(crate) fn new(
+        state: M::State,
+        instance: Arc<Instance>,
+        inbox: Vec<Received>,
+        beyond: Arc<Beyond>,
+    ) -> Self {
+        Self { state, instance, inbox, beyond }
     }
 
     /// What a job is made of.

@@ -405,6 +405,7 @@ mod storage;
 mod target;
 pub mod testing;
 mod throttle;
+mod tries;
 mod upgrade;
 mod waiters;
 

@@ -3,6 +3,7 @@
 //! Invariant: beyond this module the engine knows no machine's types.
 
 mod guard;
+mod inbox;
 mod kinds;
 mod polls;
 mod runner;
@@ -18,15 +19,16 @@ use std::{
 };
 
 use crate::{
-    context::{Instance, Mark, Received},
+    context::Instance,
     error::{Error, StepError},
     machine::Requirement,
     resources::Resources,
-    storage::{Change, Claimed, Commit, InboxRow, Upgraded},
+    storage::{Change, Claimed, Commit, Inbox, Upgraded},
     upgrade::Older,
 };
 pub(crate) use guard::Decoded;
 use guard::{Guarded, describe};
+pub(crate) use inbox::Loaded;
 pub(crate) use kinds::Registry;
 pub(crate) use polls::Polls;
 pub(crate) use runner::MachineRunner;
@@ -45,7 +47,9 @@ pub(crate) struct Work {
     pub(crate) revision: i64,
     /// The state as it is stored.
     pub(crate) state: String,
-    pub(crate) inbox: Vec<Received>,
+    pub(crate) inbox: Loaded,
+    /// The stored state was too large to be loaded.
+    pub(crate) too_large: bool,
     /// The state, if the step before has left it decoded.
     decoded: Option<Decoded>,
 }
@@ -82,18 +86,20 @@ impl Work {
             }),
             worker: claimed.worker,
             revision: claimed.revision,
-            state: claimed.state,
-            inbox: received(claimed.inbox),
+            too_large: claimed.state.is_none(),
+            state: claimed.state.unwrap_or_default(),
+            inbox: Loaded::new(claimed.inbox),
             decoded: None,
         }
     }
 
-    /// Becomes what a fresh claim would show after this commit to the next step.
+    /// Becomes what a fresh claim would show after this commit to the next step. `inbox` is what has
+    /// come since the last one.
     pub(crate) fn advance(
         &mut self,
         step: &'static str,
         commit: Commit,
-        inbox: Vec<InboxRow>,
+        inbox: Inbox,
         decoded: Option<Decoded>,
     ) {
         // Whoever had the context of the step before has dropped it, as a rule.
@@ -107,10 +113,13 @@ impl Work {
         }
         self.upgraded = None;
         self.revision += 1;
+        self.inbox.advance(&commit.consumed, inbox);
+        if commit.awaits_loaded {
+            self.inbox.want();
+        }
         if let Some(state) = commit.state {
             self.state = state.0;
         }
-        self.inbox = received(inbox);
         self.decoded = decoded;
     }
 
@@ -127,6 +136,8 @@ impl Work {
             upgraded: None,
             error: None,
             consumed: Vec::new(),
+            known: self.inbox.known(),
+            awaits_loaded: false,
             inserts: Vec::new(),
             signals: Vec::new(),
             partition_key: self.instance.partition_key.clone(),
@@ -147,21 +158,23 @@ impl Work {
     }
 }
 
-fn received(inbox: Vec<InboxRow>) -> Vec<Received> {
-    inbox
-        .into_iter()
-        .map(|InboxRow(id, name, payload)| Received {
-            id,
-            name: name.into(),
-            payload: Box::<str>::from(payload).into(),
-            mark: Mark::Kept,
-        })
-        .collect()
+/// The most bytes of a text that is recorded or logged as an error: some pages.
+const TEXT_MAX: usize = 16 * 1024;
+
+/// A text that Postgres can store, and a person read.
+fn storable(text: String) -> String {
+    let text = shortened(text);
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 
-/// A text that Postgres can store.
-fn storable(text: String) -> String {
-    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+/// The beginning of a text that is too long.
+fn shortened(mut text: String) -> String {
+    if text.len() > TEXT_MAX {
+        let more = text.len() - TEXT_MAX;
+        text.truncate(text.floor_char_boundary(TEXT_MAX));
+        text.push_str(&format!(" [and {more} more bytes]"));
+    }
+    text
 }
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

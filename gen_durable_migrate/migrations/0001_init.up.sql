@@ -1,3 +1,13 @@
+-- The time of the transaction, and the time of the moment. Statements and defaults read the time from
+-- these alone, so that one place decides what time it is. Postgres inlines both.
+create function gen_durable.now() returns timestamptz
+    language sql stable parallel safe
+    as 'select pg_catalog.now()';
+
+create function gen_durable.clock() returns timestamptz
+    language sql volatile parallel safe
+    as 'select pg_catalog.clock_timestamp()';
+
 -- An instance of a machine: one row that moves from step to step.
 --
 -- No index may name a column that a commit to the next step writes (step, state, attempt, failures,
@@ -17,7 +27,7 @@ create table gen_durable.instances (
     awaits        text[],
     queue         text collate "C" not null default 'default',
     priority      smallint not null default 0,
-    eligible_at   timestamptz not null default now(),
+    eligible_at   timestamptz not null default gen_durable.now(),
     -- Runs of the current step before this one.
     attempt       integer not null default 0,
     -- Runs of the current step that failed in a row, just before this one.
@@ -38,8 +48,8 @@ create table gen_durable.instances (
                   generated always as (case when status = any (unique_scope) then unique_key end) stored,
     -- When a parked instance wakes without a signal.
     wake_at       timestamptz,
-    inserted_at   timestamptz not null default now(),
-    updated_at    timestamptz not null default now(),
+    inserted_at   timestamptz not null default gen_durable.now(),
+    updated_at    timestamptz not null default gen_durable.now(),
     finished_at   timestamptz
 ) with (
     fillfactor = 30,
@@ -90,18 +100,25 @@ create index instances_wake
 -- A signal is inserted under the lock of its target, which was seen to be there: a foreign key would
 -- look again, row by row, for a third of what a delivery costs. So there is none; a trigger does
 -- the cascade (below).
+--
+-- Its id is drawn under that lock too, so that an instance's signals are committed in the order of their
+-- ids. The primary key reads an inbox in that order, from any signal on.
 create table gen_durable.signals (
-    id          bigint generated always as identity primary key,
+    id          bigint generated always as identity,
     target_id   bigint not null,
     name        text not null,
     payload     json not null,
     dedup_key   text collate "C",
-    inserted_at timestamptz not null default now(),
-    unique (target_id, dedup_key)
+    inserted_at timestamptz not null default gen_durable.now(),
+    primary key (target_id, id)
 ) with (
     autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_vacuum_cost_delay = 1
 );
+
+create unique index signals_dedup
+    on gen_durable.signals (target_id, dedup_key)
+    where dedup_key is not null;
 
 -- The deduplication keys that an instance has accepted. They outlive the signals, so that a
 -- redelivery after the signal was consumed is still recognised.
@@ -146,7 +163,7 @@ create table gen_durable.retention (
 create table gen_durable.workers (
     id               bigint generated always as identity primary key,
     name             text not null,
-    started_at       timestamptz not null default now(),
+    started_at       timestamptz not null default gen_durable.now(),
     lease_expires_at timestamptz not null,
     -- The queues that it serves.
     queues           text[] not null default '{}'

@@ -24,6 +24,8 @@ revoke all on schema gen_durable from gen_durable_app, gen_durable_worker, gen_d
 revoke all on all tables in schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_operator;
 revoke all on all sequences in schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_operator;
 grant usage on schema gen_durable to gen_durable_app, gen_durable_worker, gen_durable_operator;
+grant execute on function gen_durable.now(), gen_durable.clock()
+    to gen_durable_app, gen_durable_worker, gen_durable_operator;
 
 -- The application and the worker: insert and signal.
 grant usage on sequence gen_durable.instances_id_seq to gen_durable_app, gen_durable_worker;
@@ -50,7 +52,7 @@ grant update (
     fsm_version, step, status, state, result, last_error, awaits, eligible_at, attempt, failures, crashes, revision,
     blocked, locked_by, unique_scope, wake_at, updated_at, finished_at
 ) on gen_durable.instances to gen_durable_worker;
-grant select (id, target_id, name, payload), delete on gen_durable.signals to gen_durable_worker;
+grant select (ctid, id, target_id, name, payload), delete on gen_durable.signals to gen_durable_worker;
 grant insert (name, lease_expires_at, queues), update (lease_expires_at),
     select (id, lease_expires_at, queues), delete
     on gen_durable.workers to gen_durable_worker;

@@ -374,6 +374,7 @@ async fn a_claim_locks_the_keys_that_it_takes_and_no_others() {
             .bind(Vec::<i64>::new())
             .bind(Vec::<i16>::new())
             .bind(Vec::<i64>::new())
+            .bind(2_097_152_i64)
             .fetch_one(&mut *claim)
             .await
             .unwrap()

@@ -131,7 +131,7 @@ async fn claim(
          ) as free";
     let parameters = format!(
         "7, '{{q0, q0, q1, q1}}', '{{3, 3, 20, 20}}', '{{m0, m1, m0, m1}}', '{{1, 1, 1, 1}}',
-         '{{m1}}', '{{}}', {with_keys}, {marks}"
+         '{{m1}}', '{{}}', {with_keys}, {marks}, 2097152"
     );
     let (plan, answer) = run(tx, "claim", &parameters).await;
     plans[0].insert(plan);

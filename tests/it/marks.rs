@@ -45,6 +45,7 @@ async fn claim(connection: &mut PgConnection, marks: &[Mark]) -> (Vec<String>, V
         .bind(marks.iter().map(|mark| mark.0).collect::<Vec<_>>())
         .bind(marks.iter().map(|mark| mark.1).collect::<Vec<_>>())
         .bind(marks.iter().map(|mark| mark.2).collect::<Vec<_>>())
+        .bind(2_097_152_i64)
         .fetch_one(connection)
         .await
         .unwrap();

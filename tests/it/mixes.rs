@@ -302,16 +302,14 @@ impl Source {
     }
 }
 
-/// A caller's transaction has locked one row of a commit and waits for the other. Postgres aborts the
-/// commit, which began to wait first; it is tried again, and what it carries arrives once.
+/// A caller's transaction has locked one row of a commit and waits for the other. The commit waits for no
+/// lock for long, and then has none: the caller goes on, and what the commit carries arrives once.
 #[tokio::test(flavor = "multi_thread")]
-async fn p19_a_commit_that_postgres_aborts_for_a_deadlock_is_tried_again() {
+async fn p19_a_commit_and_a_callers_transaction_wait_in_no_circle() {
     let db = database().await;
     let pool = db.pool();
-    // The engine's sessions look for a deadlock when they have waited for so long; the caller's, below,
-    // look much later, so that they are not the ones to be aborted. Each session looks once: before that the
-    // caller must have begun to wait, also on a busy machine.
-    let options = (*pool.connect_options()).clone().options([("deadlock_timeout", "10s")]);
+    // No session looks for a deadlock before the test is over.
+    let options = (*pool.connect_options()).clone().options([("deadlock_timeout", "1h")]);
     let own = sqlx::postgres::PgPoolOptions::new().connect_lazy_with(options);
     let gate = Arc::new(Gate::new());
     let engine = Engine::builder(own).machine::<Sink>().machine::<Source>().queue("default", 10);
@@ -321,7 +319,7 @@ async fn p19_a_commit_that_postgres_aborts_for_a_deadlock_is_tried_again() {
     let source = Source::insert(sink.get()).execute(pool).await.unwrap();
     gate.arrival().await;
     let mut tx = pool.begin().await.unwrap();
-    sqlx::query("set local deadlock_timeout = '1min'").execute(&mut *tx).await.unwrap();
+    sqlx::query("set local deadlock_timeout = '1h'").execute(&mut *tx).await.unwrap();
     sqlx::query("select from gen_durable.instances where id = $1 for no key update")
         .bind(source.get())
         .execute(&mut *tx)
@@ -331,22 +329,12 @@ async fn p19_a_commit_that_postgres_aborts_for_a_deadlock_is_tried_again() {
     // The commit has locked the sink, and waits for its own row.
     until_somebody_waits(pool, 1).await;
     let sent = Sink::signal_token(sink, Token { n: 2 }).execute(&mut *tx).await;
-    sent.expect("the commit is aborted, and not the caller's transaction");
+    sent.expect("the commit gives up, and not the caller's transaction");
     tx.commit().await.unwrap();
     engine.wait(source, PATIENCE).await.unwrap();
     assert_eq!(engine.wait(sink, PATIENCE).await.unwrap(), [1, 2]);
     assert_eq!(engine.metrics().lost_commits, 0);
     assert_eq!(row(pool, source).await.attempt, 0);
-    eventually("Postgres has counted it", async || {
-        let deadlocks: i64 = sqlx::query_scalar(
-            "select deadlocks from pg_stat_database where datname = current_database()",
-        )
-        .fetch_one(pool)
-        .await
-        .unwrap();
-        (deadlocks > 0).then_some(())
-    })
-    .await;
     engine.shutdown().await.unwrap();
 }
 

@@ -129,6 +129,8 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let parked = ids(connection, "wake_at < now()").await;
     let first = "select coalesce(min(id), 0)::text from gen_durable.instances where fsm = 'k'";
     let first: String = sqlx::query_scalar(first).fetch_one(&mut *connection).await.unwrap();
+    let target = "select coalesce(min(target_id), 0)::text from gen_durable.signals";
+    let target: String = sqlx::query_scalar(target).fetch_one(&mut *connection).await.unwrap();
     let [seven, zero, one, yes, no, null] = ["7", "0", "1", "t", "f", "null"].map(repeated);
     let [m, q, s, a, state, next, done] =
         ["m", "q", "s", "a", "\"{}\"", "executing", "done"].map(repeated);
@@ -138,7 +140,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let commit = |status, step, result| {
         let parameters = [
             &executing, &seven, &zero, status, step, &state, result, &null, &zero, &null, &null,
-            &null, &yes, "'{}'", &null, &zero,
+            &null, &yes, "'{}'", &null, &zero, "'{}'", &zero,
         ];
         case("commit", &parameters, &["instances_pkey"], batch(6))
     };
@@ -150,7 +152,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             "claim",
             &[
                 "7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{m}'", "'{}'", "true", "'{}'", "'{}'",
-                "'{}'",
+                "'{}'", "2097152",
             ],
             claims,
             batch(4),
@@ -160,7 +162,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             "claim",
             &[
                 "7", "'{q}'", "'{200}'", "'{k}'", "'{1}'", "'{}'", "'{}'", "true", "'{}'", "'{}'",
-                "'{}'",
+                "'{}'", "2097152",
             ],
             claims,
             batch(6),
@@ -175,11 +177,12 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         case("block_ahead", &[&first, &free], claims, 2000.0..=3000.0),
         commit(&next, &s, &null),
         commit(&done, &null, &one),
-        case("deliver", &[&parked, &m, &a, &state, &null], by_id, batch(3)),
+        case("deliver", &[&parked, &m, &a, &state, &null, "false", "'1s'"], by_id, batch(3)),
+        case("deliver", &[&parked, &m, &a, &state, &null, "true", "'20ms'"], by_id, batch(3)),
         case("ended", &[&executing], by_id, batch(1)),
         case(
             "insert",
-            &[&m, &one, &s, &state, &q, &zero, &zero, &null, &null, &no, &new, &scopes],
+            &[&m, &one, &s, &state, &q, &zero, &zero, &null, &null, &no, &new, &scopes, "'1s'"],
             &[],
             0.0..=0.0,
         ),
@@ -192,7 +195,9 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         case("insert_alike", &["'m'", "1", "'s'", &state, "'q'", "0"], &[], 0.0..=0.0),
         case("inspect", &[&executing], by_id, batch(1)),
         case("lock_free_partitions", &[&keyed], by_id, batch(1)),
-        case("lock_instances", &[&executing], by_id, batch(1)),
+        case("lock_instances", &[&executing, "false", "'20ms'"], by_id, batch(2)),
+        case("lock_instances", &[&executing, "true", "'20ms'"], by_id, batch(2)),
+        case("load_inbox", &[&target, "0", "100", "65536"], &[], 0.0..=20.0),
         case(
             "next_due",
             &["'{q}'", "'{m}'", "'{1}'", "1000000"],
@@ -432,7 +437,8 @@ async fn p15_a_claim_does_not_step_over_all_that_was_claimed_before() {
     let mut looked = Vec::new();
     for marks in [["'{}'"; 3], ["'{1}'", "'{0}'", &format!("'{{{first}}}'")]] {
         let queue = ["7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{}'", "'{}'", "true"];
-        let parameters = [&queue[..], &marks].concat().into_iter().map(str::to_owned).collect();
+        let parameters =
+            [&queue[..], &marks, &["2097152"]].concat().into_iter().map(str::to_owned).collect();
         let case =
             Case { statement: "claim", parameters, indexes: &["instances_claim"], rows: batch(4) };
         prepare(&mut connection, &case).await;

@@ -51,19 +51,6 @@ async fn the_schema_must_fit() {
 }
 
 #[tokio::test]
-async fn the_isolation_level_must_be_read_committed() {
-    let db = database().await;
-    let options = (*db.pool().connect_options()).clone();
-    let options = options.options([("default_transaction_isolation", "serializable")]);
-    let pool = sqlx::postgres::PgPoolOptions::new().connect_lazy_with(options);
-    let error = Engine::builder(pool).queue("default", 1).start().await.unwrap_err();
-    let text = error.to_string();
-    for part in ["default_transaction_isolation", "`serializable`", "`read committed`"] {
-        assert!(text.contains(part), "{text}");
-    }
-}
-
-#[tokio::test]
 async fn a_missing_resource_is_named() {
     let db = database().await;
     let error = engine(&db).machine::<Mail>().start().await.unwrap_err();

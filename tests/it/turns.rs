@@ -53,6 +53,7 @@ async fn claim(
         .bind(Vec::<i64>::new())
         .bind(Vec::<i16>::new())
         .bind(Vec::<i64>::new())
+        .bind(2_097_152_i64)
         .fetch_one(connection)
         .await
         .unwrap();

@@ -4,12 +4,12 @@
 
 use sqlx::{PgConnection, PgPool};
 
-use super::calls::{deliver_with, insert_with};
+use super::calls::{Wait, deliver_with, insert_with};
 use crate::{
     connections::Connections,
     error::{Cause, DatabaseError, Duplicate, InsertError, SignalError},
     signal::Delivery,
-    storage::{self, NewInstance, NewSignal},
+    storage::{self, Locked, NewInstance, NewSignal},
 };
 
 pub(crate) async fn insert_on_pool(
@@ -17,7 +17,13 @@ pub(crate) async fn insert_on_pool(
     rows: Vec<NewInstance>,
 ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
     let connections = Connections::once(pool.clone());
-    let answers = insert_with(&connections, &rows).await?;
+    let wait = Wait::new(&connections, "insert instances", "a unique key");
+    let answers = loop {
+        let tried = insert_with(&connections, &rows, Locked::WaitBriefly).await;
+        if let Some(answers) = wait.over(tried) {
+            break answers?;
+        }
+    };
     // After the commit, so that no inserter waits for another's: Postgres lets one transaction
     // with a notification commit at a time. If it fails, the engines' poll finds the rows.
     announce_on_pool(&connections, rows.iter().map(|row| row.queue.clone())).await;
@@ -29,9 +35,16 @@ pub(crate) async fn signal_on_pool(
     signal: NewSignal,
 ) -> Result<Delivery, SignalError> {
     let connections = Connections::once(pool.clone());
-    let mut sent = deliver_with(&connections, &[&signal]).await?;
-    announce_on_pool(&connections, sent.queues.into_iter()).await;
-    sent.deliveries.remove(0)
+    let target = format!("instance {}", signal.target);
+    let wait = Wait::new(&connections, "deliver a signal", &target);
+    let mut sent = loop {
+        let tried = deliver_with(&connections, &[&signal], Locked::WaitBriefly).await;
+        if let Some(sent) = wait.over(tried) {
+            break sent?;
+        }
+    };
+    announce_on_pool(&connections, std::mem::take(&mut sent.queues).into_iter()).await;
+    sent.only(signal.target)
 }
 
 async fn announce_on_pool(connections: &Connections, queues: impl Iterator<Item = String>) {
@@ -52,7 +65,7 @@ pub(crate) async fn insert_in_transaction(
     rows: Vec<NewInstance>,
 ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
     let failed = DatabaseError::new("insert instances");
-    let answers = storage::insert(connection, &rows).await.map_err(failed)?;
+    let answers = storage::insert(connection, &rows, Locked::Wait).await.map_err(failed)?;
     notify_in_transaction(connection, rows.into_iter().map(|row| row.queue)).await?;
     Ok(answers)
 }
@@ -62,9 +75,9 @@ pub(crate) async fn signal_in_transaction(
     signal: NewSignal,
 ) -> Result<Delivery, SignalError> {
     let failed = DatabaseError::new("deliver a signal");
-    let mut sent = storage::deliver(connection, &[&signal]).await.map_err(failed)?;
-    notify_in_transaction(connection, sent.queues.into_iter()).await?;
-    sent.deliveries.remove(0)
+    let mut sent = storage::deliver(connection, &[&signal], Locked::Wait).await.map_err(failed)?;
+    notify_in_transaction(connection, std::mem::take(&mut sent.queues).into_iter()).await?;
+    sent.only(signal.target)
 }
 
 /// Announces work with the caller's transaction: nobody else knows when it commits.

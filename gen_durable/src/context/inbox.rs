@@ -34,6 +34,10 @@ impl<M: Machine> Context<M> {
 
     /// Takes all signals of this type out of the inbox, the oldest first.
     ///
+    /// A step is given the oldest ten thousand signals of an inbox, and 1 MiB of them at most. Those that are left
+    /// follow in the next step, or if the step awaits them: [`count_signals`](Self::count_signals) tells
+    /// whether there are any.
+    ///
     /// # Errors
     ///
     /// [`DecodeError`], as [`take_signal`](Self::take_signal); none is taken then.
@@ -47,8 +51,10 @@ impl<M: Machine> Context<M> {
     /// Takes the `count` oldest signals of this type out of the inbox, or none if there are not that many yet: then the
     /// step awaits the next one, and those that have come stay.
     ///
-    /// The step runs once for each signal that arrives while it is parked, and reads the whole inbox each time. Where
-    /// thousands are gathered, add up what has come in the state instead, with [`take_signals`](Self::take_signals).
+    /// The step runs once for each signal that arrives while it is parked, and reads what is in the inbox each time.
+    /// Where thousands are gathered, add up what has come in the state instead, with
+    /// [`take_signals`](Self::take_signals). Of an inbox with more than ten thousand signals or 1 MiB the step has the
+    /// oldest; the others come when it awaits them.
     ///
     /// ```
     /// use gen_durable::prelude::*;
@@ -81,7 +87,8 @@ impl<M: Machine> Context<M> {
     where
         M: Accepts<S>,
     {
-        if self.count_signals::<S>() < count {
+        // Those that are not loaded come when the step awaits them.
+        if self.kept(S::NAME).count() < count {
             return Ok(None);
         }
         self.take_oldest(count).map(Some)
@@ -109,12 +116,12 @@ impl<M: Machine> Context<M> {
         self.oldest(S::NAME).map(|index| self.decode::<S>(index)).transpose()
     }
 
-    /// How many signals of this type are in the inbox and not taken.
+    /// How many signals of this type are in the inbox and not taken, also of those that are not loaded yet.
     pub fn count_signals<S: DurableSignal>(&self) -> usize
     where
         M: Accepts<S>,
     {
-        self.kept(S::NAME).count()
+        self.kept(S::NAME).count() + self.beyond.get(S::NAME).copied().unwrap_or_default()
     }
 
     /// Removes the oldest signal of this type that does not decode; whether there was one.

@@ -10,24 +10,19 @@
 //! Invariant: what is claimed and not finished stays within a queue's slots and its [prefetch](super::pace).
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use super::{
-    Shared, executor,
-    jitter::jittered,
-    marks::Marks,
-    orphans::Orphans,
-    outage::Outage,
-    pace::{CLAIM_MAX, Pace},
-    slots::Row,
-    turns::Turns,
+    Shared, executor, jitter::jittered, limits::Limits, marks::Marks, orphans::Orphans,
+    outage::Outage, pace::Pace, slots::Row, turns::Turns,
 };
 use crate::{
     group::WEIGHT_MAX,
     registry::Work,
-    storage::{self, ClaimRequest, Claimed, Due, Kinds},
+    storage::{self, ClaimRequest, Claimed, Due, Fault, Kinds},
 };
 
 /// The first pause after a claim that found nothing.
@@ -61,7 +56,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     let mut idle_pause = IDLE_PAUSE_MIN;
     let mut contended_pause = CONTENDED_PAUSE_MIN;
     let mut orphans = Orphans::new();
-    let mut rows_max = CLAIM_MAX;
+    let mut limits = Limits::default();
     let mut told = false;
     let mut turns = Turns::default();
     let mut marks = Marks::default();
@@ -75,18 +70,19 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             continue;
         }
         let asked = Instant::now();
-        let Some(mut request) = request(shared, &mut paces, &kinds, rows_max, &turns, asked)
+        let Some(mut request) = request(shared, &mut paces, &kinds, &mut limits, &turns, asked)
             .or_else(|| {
                 // There is no room. Whoever makes some wakes the claimer from here on; what was made
                 // before, and told nobody, is seen by the second look.
                 let no_room = paces.iter().any(|pace| !turns.paused(&pace.queue.name, asked));
                 shared.saturated.store(no_room, Ordering::SeqCst);
-                request(shared, &mut paces, &kinds, rows_max, &turns, asked)
+                request(shared, &mut paces, &kinds, &mut limits, &turns, asked)
             })
         else {
             // No slot is free, or the lease has lapsed; either change wakes the claimer. Or the turns
             // are refused, and asked for again after a pause.
-            wait(shared, announced, until(shared.config.poll_interval, turns.next(asked))).await;
+            let again = [turns.next(asked), limits.next(asked)].into_iter().flatten().min();
+            wait(shared, announced, until(shared.config.poll_interval, again)).await;
             continue;
         };
         request.known = marks.known(&request.queues, asked);
@@ -95,17 +91,20 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 // The claim may have been committed, and its answer lost.
                 shared.suspect_orphans();
                 shared.flusher.set_backlog(false);
-                if !storage::is_transient(&error) {
-                    // An answer too large for Postgres, perhaps: large states, or large inboxes.
-                    rows_max = (rows_max / 2).max(1);
+                match Fault::of(&error) {
+                    Fault::Connection | Fault::Database | Fault::Locked => {
+                        pause(shared, outage.failed(&error)).await;
+                    }
+                    Fault::Data | Fault::Size | Fault::Unclear => {
+                        limits.failed(&request.queues, &error, Instant::now());
+                    }
                 }
-                pause(shared, outage.failed(&error)).await;
             }
             Ok(claim) => {
                 outage.over();
-                rows_max = (rows_max * 2).min(rows_of_weight(&claim.rows));
+                limits.heard(&request.queues, &claim.rows);
                 let contended = claim.contended;
-                let cleared = claim.cleared;
+                let more_at_once = claim.cleared || claim.cut;
                 let now = Instant::now();
                 marks.heard(&request, &claim.refused, claim.first, asked, now);
                 let some = !claim.rows.is_empty();
@@ -121,7 +120,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 if full || turn.is_none() {
                     shared.flusher.set_backlog(full);
                 }
-                let full = full || cleared;
+                let full = full || more_at_once;
                 // A queue that had no room was not asked for: whoever makes some must wake the
                 // claimer, and room that was made meanwhile, and told nobody, is seen here.
                 let left_out = |pace: &Pace| {
@@ -149,7 +148,8 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     CONTENDED_PAUSE_MIN
                 };
                 let freed = contended.then(|| now + jittered(contended_pause));
-                let again = [turn, freed, marks.again(&request)].into_iter().flatten().min();
+                let again = [turn, freed, marks.again(&request), limits.next(now)];
+                let again = again.into_iter().flatten().min();
                 let pause = if again.is_none() || next_look <= now {
                     // What is due in a queue whose turn is refused is no news.
                     let queues = shared.queues.keys().filter(|queue| !turns.paused(queue, now));
@@ -174,7 +174,7 @@ fn request(
     shared: &Shared,
     paces: &mut [Pace],
     kinds: &Arc<Kinds>,
-    rows_max: usize,
+    limits: &mut Limits,
     turns: &Turns,
     now: Instant,
 ) -> Option<ClaimRequest> {
@@ -189,29 +189,24 @@ fn request(
         kinds: Arc::clone(kinds),
         out_of_turn: Vec::new(),
         known: Vec::new(),
+        bytes_max: i64::try_from(WEIGHT_MAX).unwrap_or(i64::MAX),
     };
-    for pace in paces {
-        if turns.paused(&pace.queue.name, now) {
-            continue;
-        }
-        let wanted = pace.wanted().min(rows_max);
-        if wanted > 0 {
-            let name = pace.queue.name.to_string();
-            if turns.lost(&name, now) {
-                request.out_of_turn.push(name.clone());
-            }
-            request.queues.push(name);
-            request.wanted.push(i64::try_from(wanted).unwrap_or(i64::MAX));
+    let mut wanted: BTreeMap<String, usize> = BTreeMap::new();
+    for pace in paces.iter_mut().filter(|pace| !turns.paused(&pace.queue.name, now)) {
+        let rows = pace.wanted().min(limits.rows_max(&pace.queue.name));
+        if rows > 0 {
+            wanted.insert(pace.queue.name.to_string(), rows);
         }
     }
+    for queue in limits.together(wanted.keys().cloned().collect(), now) {
+        if turns.lost(&queue, now) {
+            request.out_of_turn.push(queue.clone());
+        }
+        let rows = wanted.get(&queue).copied().unwrap_or_default();
+        request.wanted.push(i64::try_from(rows).unwrap_or(i64::MAX));
+        request.queues.push(queue);
+    }
     (!request.queues.is_empty()).then_some(request)
-}
-
-/// How many rows like these one claim should hold.
-fn rows_of_weight(rows: &[Claimed]) -> usize {
-    let weight: usize = rows.iter().map(|row| row.state.len()).sum();
-    let each = weight / rows.len().max(1);
-    (WEIGHT_MAX / each.max(1)).clamp(1, CLAIM_MAX)
 }
 
 /// Tells other processes that there is more than this one can do, once in a row of full claims: what

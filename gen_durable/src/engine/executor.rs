@@ -19,12 +19,13 @@ use std::{
 use super::{
     Shared,
     flusher::Answer,
+    outage::Outage,
     slots::{Queue, Row},
 };
 use crate::{
     error::{Cause, StepError},
     registry::{self, Decoded, Ran, Runner, Work},
-    storage::{Change, Commit},
+    storage::{self, Change, Commit},
 };
 
 /// How long an instance is left alone of which the database refuses every outcome.
@@ -95,6 +96,15 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
     let began = Instant::now();
     let mut steps = 0;
     loop {
+        if work.too_large {
+            let commit = work.broken("the stored state takes more than 256 MiB, the most that an engine loads; store large data elsewhere and keep a reference".to_owned());
+            flush(shared, slot, runner, &mut work, commit, None).await;
+            return;
+        }
+        if !load_inbox(shared, &mut work).await {
+            shared.flusher.commit(work.release()).await;
+            return;
+        }
         slot.take().await;
         if !shared.lease.may_start(work.worker) {
             // Whoever has the lease's rows now, it is not this worker: there is nothing to give back.
@@ -117,17 +127,42 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
         slot.queue.held.fetch_add(held, Ordering::Relaxed);
         slot.queue.finished.fetch_add(1, Ordering::Relaxed);
         steps += 1;
-        if steps >= shared.config.run_ahead_steps_max
+        // What was loaded of a long inbox would be loaded again, and the step awaits the rest of it.
+        let yields = steps >= shared.config.run_ahead_steps_max
             || began.elapsed() >= shared.config.run_ahead_time_max
-            || shared.stopping.is_open()
-            || commit.signals_itself()
-        {
+            || commit.signals_itself();
+        if shared.stopping.is_open() || yields && !commit.awaits_loaded {
             yield_claim(&mut commit);
         }
         if !flush(shared, slot, runner, &mut work, commit, next).await {
             return;
         }
     }
+}
+
+/// Loads what the next step needs of an inbox that is too long to come with the claim; false if it
+/// cannot be loaded while the lease holds.
+async fn load_inbox(shared: &Shared, work: &mut Work) -> bool {
+    let mut outage = Outage::new("load an inbox");
+    while let Some(missing) = work.inbox.missing() {
+        let load = async {
+            let mut connection = shared.connections.get().await?;
+            let load = storage::load_inbox(&mut connection, work.instance.id, missing);
+            let result = shared.connections.within(load).await;
+            connection.done(result)
+        };
+        match load.await {
+            Ok(portion) => {
+                outage.over();
+                work.inbox.extend(portion);
+                // A portion that brings little is all that there is.
+                break;
+            }
+            Err(_) if shared.stopping.is_open() || !shared.lease.may_hold() => return false,
+            Err(error) => tokio::time::sleep(outage.failed(&error)).await,
+        }
+    }
+    true
 }
 
 /// Runs one step; none if it was cut off.

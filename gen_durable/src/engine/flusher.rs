@@ -7,43 +7,56 @@
 //! the lock of a target, for a unique key that is being inserted); they go one batch at a time, so
 //! that two batches of one engine cannot wait for each other, and hold nobody else up. An outcome of the
 //! first kind whose row is locked whenever it is tried waits for its turn in the third lane, alone: one is in
-//! there, none is queued, and the others are tried in their own lanes meanwhile.
+//! there, none is queued, and the others are tried in their own lanes meanwhile. So is one of the second kind if
+//! somebody else's transaction has the row of a target. Outcomes that are very large are committed one by one.
 //!
 //! Invariant: every outcome gets exactly one answer; one that was applied is never applied again.
 
 #![expect(clippy::vec_box, reason = "an outcome changes hands several times, and is large")]
 
+mod faulty;
+mod locked;
+
 use std::{
-    sync::{Arc, Weak},
-    time::Duration,
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
+use self::locked::retry_locked;
 use super::{Shared, freeing::free_again, outage::Outage};
 use crate::{
+    connections::within,
     error::Cause,
-    group::{Group, Item},
-    storage::{self, Change, Commit, Ended, InboxRow, Verdict},
+    group::{Group, Item, WEIGHT_MAX},
+    storage::{self, Change, Commit, Ended, Fault, Inbox, Locked, Verdict},
+    tries::Tries,
 };
 
 /// The most outcomes in one commit.
 const BATCH_MAX: usize = 1000;
 /// Commits of the plain lane under way at a time.
 const TASKS_MAX: usize = 2;
-/// The first and the longest pause before a row that somebody else has locked is tried again.
-const LOCKED_PAUSE_MIN: Duration = Duration::from_millis(2);
-const LOCKED_PAUSE_MAX: Duration = Duration::from_millis(100);
-/// After so many tries that found its row locked, an outcome takes its place among those who wait for it. Twice
-/// as many after it waited in vain, up to the most: at the longest pause, that is about a minute.
-const LOCKED_TRIES_MIN: u32 = 5;
-const LOCKED_TRIES_MAX: u32 = 640;
+/// Partition keys that one commit frees: it takes a lock for each, and a thousand would fill a small
+/// server's table of locks.
+const KEYS_MAX: usize = 250;
+/// An outcome with more rows to send, or of more bytes, is committed by itself: others must not wait for
+/// as long as it takes.
+const SENT_MAX: usize = 1000;
+const LARGE: usize = 4 * WEIGHT_MAX;
+/// For so long a lane that found rows locked leaves them out, instead of waiting for a moment.
+const SKIPS_FOR: Duration = Duration::from_secs(1);
 
 /// What became of an outcome.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// Durable, with the inbox for the next step.
-    Durable(Box<Commit>, Vec<InboxRow>),
+    /// Durable, with the signals that have come since the last commit.
+    Durable(Box<Commit>, Inbox),
     /// Durable since an earlier try whose answer was lost.
     DurableBefore(Box<Commit>),
     /// The database refused it: a value or a constraint.
@@ -60,35 +73,15 @@ pub(crate) struct Job {
     uncertain: bool,
 }
 
-/// Where to answer, how often the row was found locked since the outcome last waited for it, at how many such
-/// tries it may wait for it again, and how long to pause before the next one.
+/// Where to answer, and how often the row was found locked.
 struct Reply {
     to: oneshot::Sender<Answer>,
-    locked_tries: u32,
-    locked_tries_max: u32,
-    locked_pause: Duration,
+    locked: Tries,
 }
 
 impl Reply {
     fn new(to: oneshot::Sender<Answer>) -> Self {
-        Self {
-            to,
-            locked_tries: 0,
-            locked_tries_max: LOCKED_TRIES_MIN,
-            locked_pause: LOCKED_PAUSE_MIN,
-        }
-    }
-
-    /// Counts a try that found the row locked; whether the outcome may wait for it now.
-    fn found_locked(&mut self) -> bool {
-        self.locked_tries = self.locked_tries.saturating_add(1);
-        self.locked_tries >= self.locked_tries_max
-    }
-
-    /// The outcome has waited in vain.
-    fn waited(&mut self) {
-        self.locked_tries = 0;
-        self.locked_tries_max = (self.locked_tries_max * 2).min(LOCKED_TRIES_MAX);
+        Self { to, locked: Tries::new() }
     }
 }
 
@@ -114,34 +107,45 @@ impl Item for Job {
 pub(crate) struct Flusher {
     plain: Arc<Group<Job>>,
     sending: Arc<Group<Job>>,
+    large: Arc<Group<Job>>,
     /// Whoever has the permit is the one that waits for its row.
     waiting: Arc<Semaphore>,
     /// Told when a batch of those that send has ended.
     sent: watch::Sender<()>,
+    /// Until when rows that are locked are left out at once.
+    skips: Mutex<Option<Instant>>,
+    /// Whoever has the permit is the outcome that is tried by itself, as its batch failed.
+    alone: Arc<Semaphore>,
+    /// Batches that were committed.
+    batches: AtomicU64,
 }
 
 impl Flusher {
     pub(crate) fn new(shared: &Weak<Shared>) -> Self {
-        let lane = |tasks_max| {
+        let lane = |batch_max, tasks_max| {
             let shared = shared.clone();
             let run = move |jobs| {
                 let shared = shared.clone();
                 Box::pin(async move {
                     // An engine that is gone owns nothing; its jobs' replies are dropped.
                     if let Some(shared) = shared.upgrade() {
-                        for jobs in one_of_each(jobs) {
+                        for jobs in one_of_each(jobs).into_iter().flat_map(few_keys) {
                             commit_batch(&shared, jobs, false).await;
                         }
                     }
                 }) as _
             };
-            Group::new(BATCH_MAX, tasks_max, Box::new(run))
+            Group::new(batch_max, tasks_max, Box::new(run))
         };
         Self {
-            plain: lane(TASKS_MAX),
-            sending: lane(1),
+            plain: lane(BATCH_MAX, TASKS_MAX),
+            sending: lane(BATCH_MAX, 1),
+            large: lane(1, 1),
             waiting: Arc::new(Semaphore::new(1)),
             sent: watch::Sender::new(()),
+            skips: Mutex::default(),
+            alone: Arc::new(Semaphore::new(1)),
+            batches: AtomicU64::new(0),
         }
     }
 
@@ -158,7 +162,29 @@ impl Flusher {
     }
 
     fn submit(&self, job: Job) {
-        if job.commit.sends() { self.sending.submit(job) } else { self.plain.submit(job) }
+        let sent = job.commit.inserts.len() + job.commit.signals.len();
+        if sent > SENT_MAX || job.weight() > LARGE {
+            self.large.submit(job);
+        } else if sent > 0 {
+            self.sending.submit(job);
+        } else {
+            self.plain.submit(job);
+        }
+    }
+
+    /// What to do about rows that somebody else has locked: most are free in a moment. If one was not,
+    /// further ones that need it may come, and others must not wait for them.
+    fn locked(&self) -> Locked {
+        let skips = *self.skips.lock().unwrap_or_else(PoisonError::into_inner);
+        match skips {
+            Some(until) if Instant::now() < until => Locked::Skip,
+            _ => Locked::WaitAMoment,
+        }
+    }
+
+    fn skip_locked(&self) {
+        let until = Instant::now() + SKIPS_FOR;
+        *self.skips.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 }
 
@@ -183,51 +209,118 @@ fn one_of_each(mut jobs: Vec<Job>) -> Vec<Vec<Job>> {
     parts
 }
 
+/// Divides a batch so that no part frees more than [`KEYS_MAX`] partition keys.
+fn few_keys(jobs: Vec<Job>) -> Vec<Vec<Job>> {
+    let freed = |job: &Job| job.commit.partition_key.is_some() && !job.commit.keeps_claim();
+    if jobs.iter().filter(|job| freed(job)).count() <= KEYS_MAX {
+        return vec![jobs];
+    }
+    let mut parts = vec![Vec::new()];
+    let mut keys = HashSet::new();
+    for job in jobs {
+        if freed(&job) && keys.len() == KEYS_MAX && !keys.contains(&job.commit.partition_key) {
+            parts.push(Vec::new());
+            keys.clear();
+        }
+        if freed(&job) {
+            keys.insert(job.commit.partition_key.clone());
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push(job);
+        }
+    }
+    parts
+}
+
+/// Why a try of a batch failed, and the batch.
+struct Failed {
+    jobs: Vec<Job>,
+    error: sqlx::Error,
+}
+
 /// Commits a batch, trying again while the lease holds. If it `waits`, then for the locks of its rows, for
 /// as long as [`storage::commit`] does.
-async fn commit_batch(shared: &Arc<Shared>, jobs: Vec<Job>, waits: bool) {
+async fn commit_batch(shared: &Arc<Shared>, mut jobs: Vec<Job>, waits: bool) {
     let mut outage = Outage::new("commit outcomes");
-    let mut uncertain = jobs.iter().any(|job| job.uncertain);
-    let (commits, replies): (Vec<Box<Commit>>, Vec<_>) =
-        jobs.into_iter().map(|job| (job.commit, job.reply)).unzip();
     loop {
         // Before the try: what ends while it is on its way may be what had the row locked.
         let sent = shared.flusher.sent.subscribe();
+        let failed = match try_batch(shared, jobs, waits, shared.connections.patience()).await {
+            Ok(()) => return outage.over(),
+            Err(failed) => failed,
+        };
+        if given_up(shared, &failed.error) {
+            return give_up(failed);
+        }
+        match Fault::of(&failed.error) {
+            Fault::Locked if waits => {
+                for mut job in failed.jobs {
+                    job.reply.locked.waited();
+                    retry_locked(shared, job, sent.clone());
+                }
+                return;
+            }
+            Fault::Connection => {
+                tokio::time::sleep(outage.failed(&failed.error)).await;
+                jobs = failed.jobs;
+            }
+            _ => return faulty::divide(shared, failed).await,
+        }
+    }
+}
+
+/// Whether there is nobody left to commit for. After a shutdown that did not wait every try fails, and not
+/// for a reason that `handle` should hear of.
+fn given_up(shared: &Shared, error: &sqlx::Error) -> bool {
+    let over = !shared.lease.may_hold() || shared.stopped.is_open();
+    if over {
+        tracing::warn!(error = %Cause(error), "outcomes given up: the lease ran out first");
+    }
+    over
+}
+
+fn give_up(failed: Failed) {
+    for job in failed.jobs {
+        let _ = job.reply.to.send(Answer::Lost);
+    }
+}
+
+/// Commits a batch and answers it, or says why not.
+async fn try_batch(
+    shared: &Arc<Shared>,
+    jobs: Vec<Job>,
+    waits: bool,
+    patience: Duration,
+) -> Result<(), Failed> {
+    let sent = shared.flusher.sent.subscribe();
+    let mut uncertain = jobs.iter().any(|job| job.uncertain);
+    let (commits, replies): (Vec<Box<Commit>>, Vec<_>) =
+        jobs.into_iter().map(|job| (job.commit, job.reply)).unzip();
+    let mut locked = if waits { Locked::WaitBriefly } else { shared.flusher.locked() };
+    loop {
         let result = async {
             let mut connection = shared.connections.get().await.map_err(no_connection)?;
-            let commit = storage::commit(&mut connection, &commits, uncertain, waits);
-            let result = shared.connections.within(commit).await;
+            let commit = storage::commit(&mut connection, &commits, uncertain, locked);
+            let result = within(patience, commit).await;
             // Postgres said that it rolled back, or nobody can say.
             uncertain |= matches!(&result, Err(error) if error.as_database_error().is_none());
             connection.done(result)
         };
-        let error = match result.await {
+        match result.await {
             Ok(done) => {
-                outage.over();
-                return finish(shared, commits, replies, done, uncertain, &sent);
+                finish(shared, commits, replies, done, uncertain, &sent);
+                return Ok(());
             }
-            Err(error) => error,
-        };
-        // Looked at first: after a shutdown that did not wait, every try fails, and not for a reason that
-        // `handle` should hear of.
-        if !shared.lease.may_hold() || shared.stopped.is_open() {
-            tracing::warn!(error = %Cause(&error), outcomes = commits.len(), "outcomes given up: the lease ran out first");
-            for reply in replies {
-                let _ = reply.to.send(Answer::Lost);
+            Err(error) if locked == Locked::WaitAMoment && storage::is_lock_timeout(&error) => {
+                shared.flusher.skip_locked();
+                locked = Locked::Skip;
             }
-            return;
-        }
-        if waits && storage::is_lock_timeout(&error) {
-            for (commit, mut reply) in commits.into_iter().zip(replies) {
-                reply.waited();
-                retry_locked(shared, Job { commit, reply, uncertain }, sent.clone());
+            Err(error) => {
+                let jobs = commits.into_iter().zip(replies);
+                let jobs = jobs.map(|(commit, reply)| Job { commit, reply, uncertain });
+                return Err(Failed { jobs: jobs.collect(), error });
             }
-            return;
         }
-        if !storage::is_transient(&error) {
-            return isolate(shared, commits, replies, error, uncertain).await;
-        }
-        tokio::time::sleep(outage.failed(&error)).await;
     }
 }
 
@@ -240,31 +333,6 @@ fn no_connection(error: sqlx::Error) -> sqlx::Error {
     }
 }
 
-/// Finds the outcome that Postgres refuses: halves the batch until it stands alone.
-async fn isolate(
-    shared: &Arc<Shared>,
-    commits: Vec<Box<Commit>>,
-    mut replies: Vec<Reply>,
-    error: sqlx::Error,
-    uncertain: bool,
-) {
-    if commits.len() == 1 {
-        if let Some(reply) = replies.pop() {
-            let _ = reply.to.send(Answer::Refused(error));
-        }
-        return;
-    }
-    let mut left: Vec<Job> = commits
-        .into_iter()
-        .zip(replies)
-        .map(|(commit, reply)| Job { commit, reply, uncertain })
-        .collect();
-    let right = left.split_off(left.len() / 2);
-    // A batch that waits for locks is one outcome.
-    Box::pin(commit_batch(shared, left, false)).await;
-    Box::pin(commit_batch(shared, right, false)).await;
-}
-
 /// Answers a batch that was committed.
 fn finish(
     shared: &Arc<Shared>,
@@ -274,6 +342,7 @@ fn finish(
     uncertain: bool,
     sent: &watch::Receiver<()>,
 ) {
+    shared.flusher.batches.fetch_add(1, Ordering::Relaxed);
     if commits.iter().any(|commit| commit.sends()) {
         shared.flusher.sent.send_replace(());
     }
@@ -302,52 +371,13 @@ fn finish(
             }
             Verdict::Lost => Answer::Lost,
             Verdict::Locked => {
+                shared.flusher.skip_locked();
                 retry_locked(shared, Job { commit, reply, uncertain }, sent.clone());
                 continue;
             }
         };
         let _ = reply.to.send(answer);
     }
-}
-
-/// Tries a row that somebody else has locked again a little later, or as soon as a batch of this engine's
-/// own signals has ended: if many go to one instance, they have it locked most of the time.
-///
-/// If others have it locked one after another, it may be so at every try. So after some of them the outcome waits
-/// in Postgres's own queue for the row, behind whoever came before. It does so by itself and not
-/// in its batch, and holds nothing meanwhile: it holds nobody up, and is in no deadlock.
-///
-/// One outcome waits at a time, for a second at most. The others are tried as before, so that they miss no moment
-/// at which their row is free, and each asks at every further try whether it may wait now. Nobody starves. Whoever
-/// waited in vain asks only after twice as many tries: in time, those whose rows are locked for long leave the place free
-/// most of the time, some dozens of them as well, and one whose row quick transactions have locked in turn finds it
-/// so at one of its next tries. If there are so many that it never stays free, all who ask have the same chance
-/// each time that it changes hands. And it asks again however often it waited in vain.
-fn retry_locked(shared: &Arc<Shared>, mut job: Job, sent: watch::Receiver<()>) {
-    if job.reply.found_locked()
-        && let Ok(place) = Arc::clone(&shared.flusher.waiting).try_acquire_owned()
-    {
-        tokio::spawn(wait_for_row(Arc::clone(shared), job, place));
-        return;
-    }
-    let shared = Arc::clone(shared);
-    let pause = job.reply.locked_pause;
-    job.reply.locked_pause = (pause * 2).min(LOCKED_PAUSE_MAX);
-    tokio::spawn(async move {
-        perhaps_unlocked(sent, pause).await;
-        shared.flusher.submit(job);
-    });
-}
-
-/// The third lane.
-async fn wait_for_row(shared: Arc<Shared>, job: Job, place: OwnedSemaphorePermit) {
-    commit_batch(&shared, vec![job], true).await;
-    drop(place);
-}
-
-/// Waits until something has been sent since `sent` was made, or the pause is over.
-async fn perhaps_unlocked(mut sent: watch::Receiver<()>, pause: Duration) {
-    let _ = tokio::time::timeout(pause, sent.changed()).await;
 }
 
 /// What follows in this process from an outcome that is durable.
@@ -394,9 +424,6 @@ fn push(shared: &Shared, commit: &Commit) {
 mod tests {
     use super::*;
 
-    /// The pause is longer than anybody's patience, so that only what was sent can end it.
-    const PAUSE: Duration = Duration::from_hours(1);
-
     fn job(id: i64, revision: i64) -> Job {
         let commit = Commit {
             id,
@@ -410,6 +437,8 @@ mod tests {
             upgraded: None,
             error: None,
             consumed: Vec::new(),
+            known: 0,
+            awaits_loaded: false,
             inserts: Vec::new(),
             signals: Vec::new(),
             partition_key: None,
@@ -435,37 +464,15 @@ mod tests {
     }
 
     #[test]
-    fn who_waited_in_vain_waits_again_but_ever_more_rarely() {
-        let mut reply = Reply::new(oneshot::channel().0);
-        let tries = [5, 10, 20, 40, 80, 160, 320, 640, 640, 640];
-        for tries in tries {
-            for _ in 1..tries {
-                assert!(!reply.found_locked());
-            }
-            // At every further try as well, if somebody else is waiting.
-            assert!(reply.found_locked());
-            assert!(reply.found_locked());
-            reply.waited();
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_sent_ends_the_pause_also_if_it_was_sent_before_it_began() {
-        let sent = watch::Sender::new(());
-        let (before, during) = (sent.subscribe(), sent.subscribe());
-        let waits = tokio::spawn(perhaps_unlocked(during, PAUSE));
-        tokio::task::yield_now().await;
-        sent.send_replace(());
-        let ends = async {
-            waits.await.unwrap();
-            perhaps_unlocked(before, PAUSE).await;
+    fn a_commit_frees_a_bounded_number_of_partition_keys() {
+        let keyed = |id: i64| {
+            let mut job = job(id, 0);
+            job.commit.partition_key = Some(format!("key {id}"));
+            job
         };
-        tokio::time::timeout(Duration::from_mins(1), ends).await.expect("it does not wait");
-        let nothing_since = perhaps_unlocked(sent.subscribe(), PAUSE);
-        tokio::select! {
-            biased;
-            () = nothing_since => panic!("what was sent before the try is none of its concern"),
-            () = std::future::ready(()) => {}
-        }
+        let parts = few_keys((0..1000).map(keyed).collect());
+        assert!(parts.iter().all(|part| part.len() == KEYS_MAX) && parts.len() == 4);
+        let plain = few_keys((0..1000).map(|id| job(id, 0)).collect());
+        assert_eq!(plain.len(), 1, "a row without a key takes no lock");
     }
 }

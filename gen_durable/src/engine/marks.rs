@@ -145,6 +145,7 @@ mod tests {
             queues,
             kinds: Arc::new(Kinds::default()),
             out_of_turn: Vec::new(),
+            bytes_max: 1,
         };
         Claim { request, refused: Vec::new(), asked, took }
     }

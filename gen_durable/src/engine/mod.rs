@@ -19,6 +19,7 @@ mod gate;
 mod jitter;
 mod keeper;
 mod lease;
+mod limits;
 mod marks;
 mod notify;
 mod orphans;

@@ -138,6 +138,8 @@ fn release(shared: &Shared, worker: i64, orphan: Orphan) -> Option<Box<Commit>> 
         upgraded: None,
         error: None,
         consumed: Vec::new(),
+        known: 0,
+        awaits_loaded: false,
         inserts: Vec::new(),
         signals: Vec::new(),
         partition_key: orphan.partition_key,

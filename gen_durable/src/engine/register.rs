@@ -40,7 +40,7 @@ pub(super) async fn register(
     Ok(worker.await.map_err(DatabaseError::new("register the worker"))?)
 }
 
-/// Checks the schema's version and the isolation level.
+/// Checks the schema's version.
 async fn check(connections: &Connections) -> Result<(), Error> {
     let mut connection =
         connections.get().await.map_err(DatabaseError::new("connect to the database"))?;
@@ -54,19 +54,6 @@ async fn check(connections: &Connections) -> Result<(), Error> {
     }
     if found > needed {
         return Err(Error::SchemaTooNew { found, needed });
-    }
-    let result = connections.within(storage::isolation(&mut connection)).await;
-    let isolation =
-        connection.done(result).map_err(DatabaseError::new("read the isolation level"))?;
-    // Who locks a row, and looks again, must see what was committed meanwhile.
-    if isolation != "read committed" {
-        return Err(Error::InvalidOption {
-            option: "default_transaction_isolation".to_owned(),
-            reason: format!(
-                "it is `{isolation}` for this pool's sessions, and the engine needs `read committed`: set \
-                 it for the role or in the pool's options"
-            ),
-        });
     }
     Ok(())
 }

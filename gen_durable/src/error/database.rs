@@ -6,7 +6,7 @@
 use std::{error::Error as StdError, fmt, sync::Arc};
 
 use super::cause::Cause;
-use crate::storage;
+use crate::storage::{self, Fault};
 
 /// The database failed.
 ///
@@ -61,6 +61,18 @@ impl DatabaseError {
     /// connection broke, the server restarts, every connection was in use.
     pub fn is_transient(&self) -> bool {
         storage::is_transient(&self.source)
+    }
+
+    /// Whether somebody else had something locked for too long.
+    pub(crate) fn is_locked(&self) -> bool {
+        Fault::of(&self.source) == Fault::Locked
+    }
+
+    /// Whether a part of the batch may work. The batch was rolled back: Postgres itself said so.
+    pub(crate) fn is_divisible(&self) -> bool {
+        let fault = Fault::of(&self.source);
+        self.source.as_database_error().is_some()
+            && matches!(fault, Fault::Data | Fault::Size | Fault::Locked | Fault::Unclear)
     }
 
     pub(crate) fn is_lasting(&self) -> bool {

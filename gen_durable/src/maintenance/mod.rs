@@ -18,6 +18,9 @@ use crate::{
 
 /// Rows that a service touches in one statement.
 const BATCH_MAX: i64 = 1000;
+/// The same for a service that takes a lock for each row's partition key: a thousand would fill a small
+/// server's table of locks.
+const KEYED_BATCH_MAX: i64 = 250;
 
 /// When a service runs first, at the latest: whoever has just started wants to hear of what is
 /// wrong.
@@ -94,8 +97,8 @@ fn tick(
     });
 }
 
-fn progress(rows: usize) -> Progress {
-    if i64::try_from(rows).is_ok_and(|rows| rows < BATCH_MAX) {
+fn progress(rows: usize, batch_max: i64) -> Progress {
+    if i64::try_from(rows).is_ok_and(|rows| rows < batch_max) {
         Progress::Idle
     } else {
         Progress::More

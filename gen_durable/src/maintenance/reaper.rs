@@ -2,14 +2,14 @@
 //!
 //! Invariant: a row is reaped only while its worker has no running lease, by the database's clock.
 
-use super::{BATCH_MAX, Progress, progress};
+use super::{KEYED_BATCH_MAX, Progress, progress};
 use crate::{engine::Shared, storage};
 
 /// Reaps one batch.
 pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
     let crashes_max = i32::try_from(shared.config.crashes_max).unwrap_or(i32::MAX);
     let mut connection = shared.connections.get().await?;
-    let reap = storage::reap(&mut connection, BATCH_MAX, crashes_max);
+    let reap = storage::reap(&mut connection, KEYED_BATCH_MAX, crashes_max);
     let result = shared.connections.within(reap).await;
     let reaped = connection.done(result)?;
     let rows = reaped.returned + reaped.failed;
@@ -21,5 +21,5 @@ pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
         );
         shared.announcer.announce(reaped.queues.iter().map(String::as_str));
     }
-    Ok(progress(rows))
+    Ok(progress(rows, KEYED_BATCH_MAX))
 }

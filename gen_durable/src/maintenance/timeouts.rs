@@ -13,5 +13,5 @@ pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
     let result = shared.connections.within(wake).await;
     let queues = connection.done(result)?;
     shared.announcer.announce(queues.iter().map(String::as_str));
-    Ok(progress(queues.len()))
+    Ok(progress(queues.len(), BATCH_MAX))
 }

@@ -15,7 +15,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::Boxed;
+use super::{Boxed, shortened};
 use crate::error::StepError;
 
 /// A future of user code: a panic in it, or in its drop, is its error.
@@ -69,7 +69,8 @@ pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, StepError> {
 
 /// The text of an error, also if its `Display` panics.
 pub(crate) fn describe(error: &StepError) -> String {
-    catch(|| error.to_string()).unwrap_or_else(|panic| format!("an error whose `Display` {panic}"))
+    let text = catch(|| error.to_string());
+    shortened(text.unwrap_or_else(|panic| format!("an error whose `Display` {panic}")))
 }
 
 /// A payload may panic when it is dropped, and with a payload that does. The second one is leaked.

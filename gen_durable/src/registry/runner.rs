@@ -98,7 +98,8 @@ impl<M: Steps> MachineRunner<M> {
                 .map_err(|panic| format!("the state does not decode: {}", describe(&panic)))?
                 .map_err(|error| error.to_string())?,
         };
-        let cx = Context::new(state, Arc::clone(&work.instance), work.inbox.clone());
+        let (signals, beyond) = (work.inbox.signals(), work.inbox.beyond());
+        let cx = Context::new(state, Arc::clone(&work.instance), signals, beyond);
         Ok((step, cx))
     }
 
@@ -123,6 +124,7 @@ impl<M: Steps> MachineRunner<M> {
         }
         let mut error = None;
         let mut next = None;
+        let mut awaits_loaded = false;
         let change = match transition {
             Transition::Next { step, delay } => {
                 (attempt, failures) = (0, 0);
@@ -139,6 +141,13 @@ impl<M: Steps> MachineRunner<M> {
                 Change::Repeat { delay, timed_out: instance.timed_out }
             }
             Transition::Snooze { delay } => Change::Repeat { delay, timed_out: instance.timed_out },
+            // It has not seen them, so it wakes at once, on the same claim.
+            Transition::Await { names, .. } if work.inbox.holds_back(&names) => {
+                (attempt, failures) = (0, 0);
+                next = read.map(Decoded::new);
+                awaits_loaded = true;
+                Change::Next { step: Self::static_name(&instance.step) }
+            }
             Transition::Await { names, timeout } => {
                 attempt = 0;
                 let seen = inbox.iter().filter(|signal| signal.mark == Mark::Kept);
@@ -160,12 +169,18 @@ impl<M: Steps> MachineRunner<M> {
         commit.state = state.or_else(|| work.upgraded.map(|_| state::Json(work.state.clone())));
         commit.upgraded = work.upgraded;
         commit.error = error;
+        commit.awaits_loaded = awaits_loaded;
         let consumed = inbox.iter().filter(|signal| signal.mark != Mark::Kept);
         commit.consumed = consumed.map(|signal| signal.id).collect();
         commit.inserts = inserts.into_iter().collect::<Result<_, _>>().map_err(encode)?;
         commit.signals = signals.into_iter().collect::<Result<_, _>>().map_err(encode)?;
         self.check_sizes(&commit).map_err(encode)?;
         Ok(Ran { commit, next })
+    }
+
+    /// The name of a step as the machine has it.
+    fn static_name(step: &str) -> &'static str {
+        M::STEPS.iter().find(|name| **name == step).copied().unwrap_or_default()
     }
 
     /// What an outcome carries was encoded without knowing the engine's limit.

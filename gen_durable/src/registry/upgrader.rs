@@ -115,6 +115,7 @@ impl Work {
             revision: self.revision,
             state,
             inbox: self.inbox.clone(),
+            too_large: self.too_large,
             decoded: None,
         }
     }

@@ -12,13 +12,14 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::{
     begin, micros,
-    row::{ClaimRequest, Claimed, Due, First, InboxRow, Kind, Kinds, Orphan},
+    row::{ClaimRequest, Claimed, Due, First, Inbox, InboxRow, Kind, Kinds, Orphan, Portion},
 };
 
 const CLAIM: &str = include_str!("sql/claim.sql");
 const LOCK_FREE_PARTITIONS: &str = include_str!("sql/lock_free_partitions.sql");
 const CLAIM_PARTITIONS: &str = include_str!("sql/claim_partitions.sql");
 const BLOCK_AHEAD: &str = include_str!("sql/block_ahead.sql");
+const LOAD_INBOX: &str = include_str!("sql/load_inbox.sql");
 const NEXT_DUE: &str = include_str!("sql/next_due.sql");
 const ORPHANS: &str = include_str!("sql/orphans.sql");
 const ABANDON: &str = include_str!("sql/abandon.sql");
@@ -33,6 +34,8 @@ const CROWD_OF_A_KEY_MIN: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct Claim {
     pub(crate) rows: Vec<Claimed>,
+    /// Rows were left as the states of others were as much as one claim takes.
+    pub(crate) cut: bool,
     /// Rows that wait for their key were moved out of the way: others may have been hidden by them.
     pub(crate) cleared: bool,
     /// Rows were left to whoever had locked them, or to another claim, which held their keys.
@@ -65,6 +68,7 @@ pub(crate) async fn claim(
         Arrays::read(&answer)?.split(request, &places, time(answer.try_get(15)?))?;
     let first = read_first(&answer, request)?;
     let mut claim = Claim { rows, refused: answer.try_get(9)?, first, ..Claim::default() };
+    claim.cut = answer.try_get::<Option<_>, _>(16)?.unwrap_or(false);
     claim.contended = answer.try_get::<Option<_>, _>(13)?.unwrap_or(false);
     claim.busy_keys = vec![0; request.queues.len()];
     if !candidates.is_empty() {
@@ -130,6 +134,7 @@ async fn claim_arrays(
         .bind(known.0)
         .bind(known.1)
         .bind(known.2)
+        .bind(request.bytes_max)
         .fetch_one(connection)
         .await
 }
@@ -211,7 +216,7 @@ impl Arrays {
         {
             let place = usize::try_from(kind - 1).unwrap_or(usize::MAX);
             // What was not claimed has no step.
-            let (Some(step), Some(state)) = (step, state) else {
+            let Some(step) = step else {
                 if let Some(partition_key) = partition_key {
                     let queue = place / kinds_of_a_queue;
                     candidates.push(Candidate { id, partition_key, queue });
@@ -341,15 +346,41 @@ fn time(micros: i64) -> SystemTime {
     time.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Reads an inbox that a statement aggregated.
-pub(super) fn parse_inbox(text: Option<&str>) -> Result<Vec<InboxRow>, sqlx::Error> {
-    match text {
-        None => Ok(Vec::new()),
-        Some(text) => serde_json::from_str(text).map_err(|source| sqlx::Error::ColumnDecode {
-            index: "inbox".to_owned(),
-            source: Box::new(source),
-        }),
-    }
+/// Reads an inbox that a statement aggregated: its signals, and whether there are more.
+pub(super) fn parse_inbox(text: Option<&str>) -> Result<Inbox, sqlx::Error> {
+    let Some(text) = text else { return Ok(Inbox::default()) };
+    let (signals, more) = parse_signals(text)?;
+    Ok(Inbox { signals, more })
+}
+
+fn parse_signals<T: for<'a> serde::Deserialize<'a>>(text: &str) -> Result<T, sqlx::Error> {
+    serde_json::from_str(text).map_err(|source| sqlx::Error::ColumnDecode {
+        index: "inbox".to_owned(),
+        source: Box::new(source),
+    })
+}
+
+/// Loads the signals of an instance after this one: so many at most, that begin within so many bytes.
+pub(crate) async fn load_inbox(
+    connection: &mut PgConnection,
+    id: i64,
+    (after, count_max, bytes_max): (i64, i64, i64),
+) -> Result<Portion, sqlx::Error> {
+    let row = sqlx::query(LOAD_INBOX)
+        .bind(id)
+        .bind(after)
+        .bind(count_max)
+        .bind(bytes_max)
+        .fetch_one(connection)
+        .await?;
+    let signals = match row.try_get::<Option<&str>, _>(0)? {
+        Some(text) => parse_signals::<Vec<InboxRow>>(text)?,
+        None => Vec::new(),
+    };
+    let names: Vec<String> = row.try_get(1)?;
+    let counts: Vec<i64> = row.try_get(2)?;
+    let counts = counts.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    Ok(Portion { signals, beyond: names.into_iter().zip(counts).collect(), last: row.try_get(3)? })
 }
 
 /// Rows that a worker holds besides those that it knows.

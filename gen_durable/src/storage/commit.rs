@@ -8,12 +8,12 @@ use std::collections::{HashMap, HashSet};
 use sqlx::{PgConnection, Row};
 
 use super::{
-    begin, begin_waiting,
+    Locked, begin,
     claim::parse_inbox,
     deliver::deliver,
     insert::insert_rows,
     micros,
-    row::{Change, Commit, InboxRow, NewInstance, NewSignal},
+    row::{Change, Commit, Inbox, NewInstance, NewSignal},
 };
 
 const COMMIT: &str = include_str!("sql/commit.sql");
@@ -27,11 +27,11 @@ const WAKE_PARKED: &str = include_str!("sql/wake_parked.sql");
 /// What became of an outcome.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// It is durable; for a step that goes on, the inbox that a fresh claim would have loaded.
-    Durable { inbox: Vec<InboxRow> },
+    /// It is durable; for a step that goes on, with the signals that have come since.
+    Durable { inbox: Inbox },
     /// An earlier try whose answer was lost had made it durable.
     DurableBefore,
-    /// Somebody else has locked the row just now.
+    /// Somebody else has locked the row just now, or one that the outcome sends a signal to.
     Locked,
     /// The worker does not own the row any more; nothing took effect.
     Lost,
@@ -54,54 +54,74 @@ pub(crate) struct Committed {
 
 /// Commits a batch with at most one outcome of each instance. `uncertain` says that an earlier try may have been applied.
 ///
-/// If it `waits`, no row is [`Locked`](Verdict::Locked): it waits for each a second at most, and then fails with
-/// [a lock timeout](super::is_lock_timeout).
+/// `locked` says what it does about the rows of those that send, and of their targets; with
+/// [`WaitBriefly`](Locked::WaitBriefly) about the rows of all. If it waits, none of these is
+/// [`Locked`](Verdict::Locked): it fails with [a lock timeout](super::is_lock_timeout).
 pub(crate) async fn commit(
     connection: &mut PgConnection,
     batch: &[Box<Commit>],
     uncertain: bool,
-    waits: bool,
+    locked: Locked,
 ) -> Result<Committed, sqlx::Error> {
+    let all: Vec<&Commit> = batch.iter().map(|outcome| &**outcome).collect();
     let parks = batch.iter().any(|outcome| matches!(outcome.change, Change::Await { .. }));
     let frees = batch.iter().any(|outcome| frees_partition(outcome));
     let sends = batch.iter().any(|outcome| outcome.sends());
     let ends = batch.iter().any(|outcome| empties_inbox(outcome));
+    let waits = locked == Locked::WaitBriefly;
+    let mut held = HashSet::new();
     let mut done = if parks || frees || sends || ends || waits {
-        let mut transaction =
-            if waits { begin_waiting(connection).await? } else { begin(connection).await? };
+        let mut transaction = begin(connection).await?;
         if sends || waits {
-            lock_instances(&mut transaction, batch, waits).await?;
+            held = lock_instances(&mut transaction, &all, locked).await?;
         }
-        let mut done = apply(&mut transaction, batch).await?;
+        let ready: Vec<&Commit> =
+            all.iter().filter(|outcome| !needs(outcome, &held)).copied().collect();
+        let mut done = apply(&mut transaction, &ready).await?;
         if ends {
-            empty_inboxes(&mut transaction, batch, &done).await?;
+            empty_inboxes(&mut transaction, &ready, &done).await?;
         }
         if sends {
-            send(&mut transaction, batch, &mut done).await?;
+            send(&mut transaction, &ready, &mut done).await?;
         }
         if parks {
-            wake_parked(&mut transaction, batch, &mut done).await?;
+            wake_parked(&mut transaction, &ready, &mut done).await?;
         }
         if frees {
-            let keys = freed_partitions(batch, &done);
+            let keys = freed_partitions(&ready, &done);
             let after = free_partitions(&mut transaction, &keys).await?;
             done.queues.extend(after.queues);
             done.locked_partitions = after.locked;
         }
         transaction.commit().await?;
+        let mut verdicts = done.verdicts.into_iter();
+        done.verdicts = all
+            .iter()
+            .map(|outcome| match needs(outcome, &held) {
+                true => Verdict::Locked,
+                false => verdicts.next().unwrap_or(Verdict::Lost),
+            })
+            .collect();
         done
     } else {
         // A single statement is a transaction of its own, and saves two round trips.
-        apply(connection, batch).await?
+        apply(connection, &all).await?
     };
     if done.verdicts.iter().any(|verdict| matches!(verdict, Verdict::Lost)) {
         // The batch is committed by now, whatever is wrong with this statement: not an error of the
         // database's, after which the caller would take it for rolled back.
-        inspect(connection, batch, uncertain, &mut done.verdicts)
+        inspect(connection, &all, uncertain, &mut done.verdicts)
             .await
             .map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
     }
     Ok(done)
+}
+
+/// Whether an outcome needs one of these rows.
+fn needs(outcome: &Commit, held: &HashSet<i64>) -> bool {
+    !held.is_empty()
+        && (held.contains(&outcome.id)
+            || outcome.signals.iter().any(|signal| held.contains(&signal.target)))
 }
 
 fn frees_partition(outcome: &Commit) -> bool {
@@ -114,7 +134,7 @@ fn empties_inbox(outcome: &Commit) -> bool {
 
 async fn empty_inboxes(
     connection: &mut PgConnection,
-    batch: &[Box<Commit>],
+    batch: &[&Commit],
     done: &Committed,
 ) -> Result<(), sqlx::Error> {
     let ended: Vec<i64> = batch
@@ -130,10 +150,7 @@ async fn empty_inboxes(
 }
 
 /// Runs the statement `commit`; what it does not return is `Lost` for now.
-async fn apply(
-    connection: &mut PgConnection,
-    batch: &[Box<Commit>],
-) -> Result<Committed, sqlx::Error> {
+async fn apply(connection: &mut PgConnection, batch: &[&Commit]) -> Result<Committed, sqlx::Error> {
     let columns = Columns::of(batch);
     let row = sqlx::query(COMMIT)
         .bind(columns.ids)
@@ -152,6 +169,8 @@ async fn apply(
         .bind(columns.consumed)
         .bind(columns.versions)
         .bind(columns.failures)
+        .bind(columns.consumed_of)
+        .bind(columns.known)
         .fetch_one(connection)
         .await?;
     let ids: Option<Vec<i64>> = row.try_get(0)?;
@@ -194,11 +213,13 @@ struct Columns<'a> {
     wakes: Vec<Option<i64>>,
     listens: Vec<bool>,
     consumed: Vec<i64>,
+    consumed_of: Vec<i64>,
+    known: Vec<i64>,
     versions: Vec<Option<i32>>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(batch: &'a [Box<Commit>]) -> Self {
+    fn of(batch: &[&'a Commit]) -> Self {
         let mut columns = Self::default();
         for outcome in batch {
             columns.push(outcome);
@@ -264,28 +285,36 @@ impl<'a> Columns<'a> {
         // Whoever is done has no inbox left in any case.
         if !matches!(outcome.change, Change::Done { .. }) {
             self.consumed.extend(&outcome.consumed);
+            self.consumed_of.extend(outcome.consumed.iter().map(|_| outcome.id));
         }
+        self.known.push(outcome.known);
     }
 }
 
-/// Locks the rows of those that send and the targets of their signals, all in one order, and waits for
-/// them. Whoever does not send waits for nobody here either, unless the whole batch `waits`.
+/// Locks the rows of those that send and the targets of their signals, all in one order. If it skips what
+/// somebody else has locked, the answer says which these are.
 async fn lock_instances(
     connection: &mut PgConnection,
-    batch: &[Box<Commit>],
-    waits: bool,
-) -> Result<(), sqlx::Error> {
-    let senders = batch.iter().filter(|outcome| waits || outcome.sends());
+    batch: &[&Commit],
+    locked: Locked,
+) -> Result<HashSet<i64>, sqlx::Error> {
+    let all = locked == Locked::WaitBriefly;
+    let senders = batch.iter().filter(|outcome| all || outcome.sends());
     let mut ids: Vec<i64> = senders.map(|outcome| outcome.id).collect();
     ids.extend(batch.iter().flat_map(|outcome| &outcome.signals).map(|signal| signal.target));
-    sqlx::query(LOCK_INSTANCES).bind(ids).execute(connection).await?;
-    Ok(())
+    let held: Vec<i64> = sqlx::query_scalar(LOCK_INSTANCES)
+        .bind(ids)
+        .bind(locked == Locked::Skip)
+        .bind(locked.timeout())
+        .fetch_all(connection)
+        .await?;
+    Ok(held.into_iter().collect())
 }
 
 /// Sends what the committed outcomes carry.
 async fn send(
     connection: &mut PgConnection,
-    batch: &[Box<Commit>],
+    batch: &[&Commit],
     done: &mut Committed,
 ) -> Result<(), sqlx::Error> {
     let applied = || {
@@ -297,7 +326,7 @@ async fn send(
     let signals: Vec<&NewSignal> = applied().flat_map(|outcome| &outcome.signals).collect();
     // Inserts come first, so that a signal may go to none of them by mistake: their ids are new.
     if !inserts.is_empty() {
-        let ids = insert_rows(connection, &inserts).await?;
+        let ids = insert_rows(connection, &inserts, Locked::Wait).await?;
         for (new, id) in inserts.iter().zip(ids) {
             match id {
                 Some(_) => done.queues.push(new.queue.clone()),
@@ -309,10 +338,10 @@ async fn send(
         }
     }
     if !signals.is_empty() {
-        let sent = deliver(connection, &signals).await?;
+        let sent = deliver(connection, &signals, Locked::Wait).await?;
         done.queues.extend(sent.queues);
         for (signal, delivery) in signals.iter().zip(sent.deliveries) {
-            if delivery.is_err() {
+            if matches!(delivery, Some(Err(_))) {
                 done.dropped_signals.push((signal.target, signal.name.clone()));
             }
         }
@@ -323,7 +352,7 @@ async fn send(
 /// Looks again at the inboxes of the rows that were parked.
 async fn wake_parked(
     connection: &mut PgConnection,
-    batch: &[Box<Commit>],
+    batch: &[&Commit],
     done: &mut Committed,
 ) -> Result<(), sqlx::Error> {
     let mut parked = Vec::new();
@@ -340,7 +369,7 @@ async fn wake_parked(
     Ok(())
 }
 
-fn freed_partitions(batch: &[Box<Commit>], done: &Committed) -> Vec<String> {
+fn freed_partitions(batch: &[&Commit], done: &Committed) -> Vec<String> {
     let keys: HashSet<&String> = batch
         .iter()
         .zip(&done.verdicts)
@@ -392,7 +421,7 @@ pub(crate) async fn free_again(
 /// Finds out why rows were not found as the worker's own.
 async fn inspect(
     connection: &mut PgConnection,
-    batch: &[Box<Commit>],
+    batch: &[&Commit],
     uncertain: bool,
     verdicts: &mut [Verdict],
 ) -> Result<(), sqlx::Error> {

@@ -4,7 +4,7 @@
 
 use sqlx::{PgConnection, Row};
 
-use super::row::NewSignal;
+use super::{Locked, row::NewSignal};
 use crate::{error::SignalError, signal::Delivery, status::Status};
 
 const DELIVER: &str = include_str!("sql/deliver.sql");
@@ -12,16 +12,24 @@ const DELIVER: &str = include_str!("sql/deliver.sql");
 /// What a batch of signals came to.
 #[derive(Debug)]
 pub(crate) struct Sent {
-    /// One for each signal, in their order.
-    pub(crate) deliveries: Vec<Result<Delivery, SignalError>>,
+    /// One for each signal, in their order; none if its target was locked, and to be skipped then.
+    pub(crate) deliveries: Vec<Option<Result<Delivery, SignalError>>>,
     /// Queues in which instances were woken.
     pub(crate) queues: Vec<String>,
+}
+
+impl Sent {
+    /// What became of the only signal, whose target was waited for.
+    pub(crate) fn only(mut self, id: i64) -> Result<Delivery, SignalError> {
+        self.deliveries.pop().flatten().unwrap_or(Err(SignalError::Unknown { id }))
+    }
 }
 
 /// Delivers a batch in one statement.
 pub(crate) async fn deliver(
     connection: &mut PgConnection,
     signals: &[&NewSignal],
+    locked: Locked,
 ) -> Result<Sent, sqlx::Error> {
     let targets: Vec<i64> = signals.iter().map(|signal| signal.target).collect();
     let fsms: Vec<Option<&str>> = signals.iter().map(|signal| signal.fsm.as_deref()).collect();
@@ -35,17 +43,17 @@ pub(crate) async fn deliver(
         .bind(names)
         .bind(payloads)
         .bind(keys)
+        .bind(locked == Locked::Skip)
+        .bind(locked.timeout())
         .fetch_all(connection)
         .await?;
     let mut sent = Sent { deliveries: Vec::with_capacity(rows.len()), queues: Vec::new() };
     for (row, signal) in rows.iter().zip(signals) {
         sent.queues.extend(row.try_get::<Option<String>, _>(3)?);
-        sent.deliveries.push(judge(
-            signal,
-            row.try_get(0)?,
-            row.try_get::<Option<&str>, _>(1)?,
-            row.try_get(2)?,
-        ));
+        let held: bool = row.try_get(4)?;
+        let status: Option<&str> = row.try_get(1)?;
+        let judged = judge(signal, row.try_get(0)?, status, row.try_get(2)?);
+        sent.deliveries.push((!held).then_some(judged));
     }
     Ok(sent)
 }

@@ -7,7 +7,7 @@ use std::{collections::HashMap, time::SystemTime};
 use sqlx::{PgConnection, Row};
 
 use super::{
-    micros,
+    Locked, begin, micros,
     row::{Eligible, NewInstance},
 };
 use crate::error::Duplicate;
@@ -21,14 +21,34 @@ const UNIQUE_HOLDERS: &str = include_str!("sql/unique_holders.sql");
 /// holds it before that counts as a failure of the database.
 const TRIES_MAX: usize = 100;
 
-/// Inserts rows, in one statement unless unique keys collide.
+/// The bytes of state in one statement: Postgres takes no message beyond 1 GiB.
+const STATEMENT_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// Inserts rows: all or none, if the connection is in no transaction of the caller's.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     rows: &[NewInstance],
+    locked: Locked,
+) -> Result<Vec<Result<i64, Duplicate>>, sqlx::Error> {
+    let bytes: usize = rows.iter().map(|row| row.state.0.len()).sum();
+    if locked == Locked::Wait || bytes <= STATEMENT_BYTES_MAX {
+        return insert_all(connection, rows, locked).await;
+    }
+    let mut transaction = begin(connection).await?;
+    let answers = insert_all(&mut transaction, rows, locked).await?;
+    transaction.commit().await?;
+    Ok(answers)
+}
+
+/// Inserts rows, in one statement unless unique keys collide or there is too much of them.
+async fn insert_all(
+    connection: &mut PgConnection,
+    rows: &[NewInstance],
+    locked: Locked,
 ) -> Result<Vec<Result<i64, Duplicate>>, sqlx::Error> {
     let all: Vec<&NewInstance> = rows.iter().collect();
     let mut answers: Vec<Option<Result<i64, Duplicate>>> =
-        insert_rows(connection, &all).await?.into_iter().map(|id| id.map(Ok)).collect();
+        insert_rows(connection, &all, locked).await?.into_iter().map(|id| id.map(Ok)).collect();
     for _ in 0..TRIES_MAX {
         let open: Vec<usize> = (0..rows.len()).filter(|index| answers[*index].is_none()).collect();
         if open.is_empty() {
@@ -48,7 +68,9 @@ pub(crate) async fn insert(
         }
         let retried: Vec<&NewInstance> = again.iter().map(|index| &rows[*index]).collect();
         if !retried.is_empty() {
-            for (index, id) in again.into_iter().zip(insert_rows(connection, &retried).await?) {
+            for (index, id) in
+                again.into_iter().zip(insert_rows(connection, &retried, locked).await?)
+            {
                 answers[index] = id.map(Ok);
             }
         }
@@ -62,11 +84,33 @@ pub(crate) async fn insert(
         .collect()
 }
 
-/// Runs the statement `insert`, or `insert_plain` if no row has a unique key, or `insert_alike` if they differ in
-/// their states alone: an id for each row that was inserted.
+/// Inserts rows, in statements of a bounded size: an id for each row that was inserted.
 pub(super) async fn insert_rows(
     connection: &mut PgConnection,
     rows: &[&NewInstance],
+    locked: Locked,
+) -> Result<Vec<Option<i64>>, sqlx::Error> {
+    let mut ids = Vec::with_capacity(rows.len());
+    let mut left = rows;
+    while !left.is_empty() {
+        let mut bytes = 0;
+        let fits = left.iter().take_while(|row| {
+            bytes += row.state.0.len();
+            bytes <= STATEMENT_BYTES_MAX
+        });
+        let (portion, others) = left.split_at(fits.count().max(1));
+        ids.extend(insert_portion(connection, portion, locked).await?);
+        left = others;
+    }
+    Ok(ids)
+}
+
+/// Runs the statement `insert`, or `insert_plain` if no row has a unique key, or `insert_alike` if they differ in
+/// their states alone: an id for each row that was inserted.
+async fn insert_portion(
+    connection: &mut PgConnection,
+    rows: &[&NewInstance],
+    locked: Locked,
 ) -> Result<Vec<Option<i64>>, sqlx::Error> {
     fn column<'a, T>(rows: &[&'a NewInstance], of: impl Fn(&'a NewInstance) -> T) -> Vec<T> {
         rows.iter().map(|row| of(row)).collect()
@@ -103,7 +147,10 @@ pub(super) async fn insert_rows(
         if plain {
             query
         } else {
-            query.bind(column(rows, |row| row.unique_key.as_deref())).bind(column(rows, scope))
+            query
+                .bind(column(rows, |row| row.unique_key.as_deref()))
+                .bind(column(rows, scope))
+                .bind(locked.timeout())
         }
     };
     let answer = query.fetch_one(connection).await?;

@@ -12,19 +12,19 @@ mod upkeep;
 mod workers;
 
 pub(crate) use self::{
-    claim::{Claim, abandon, claim, next_due, orphans, unknown_kinds, unserved_queues},
+    claim::{Claim, abandon, claim, load_inbox, next_due, orphans, unknown_kinds, unserved_queues},
     commit::{Committed, Freed, Verdict, commit, free_again},
     deliver::{Sent, deliver},
     insert::insert,
     row::{
-        Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, InboxRow, Kind, Kinds,
-        NewInstance, NewSignal, Orphan, Upgraded,
+        Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, Inbox, InboxRow, Kind, Kinds,
+        NewInstance, NewSignal, Orphan, Portion, Upgraded,
     },
     upkeep::{
         Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,
         wake_timed_out,
     },
-    workers::{isolation, register_worker, remove_worker, renew_lease, schema_version, session},
+    workers::{register_worker, remove_worker, renew_lease, schema_version, session},
 };
 
 use std::time::Duration;
@@ -32,21 +32,87 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 const BEGIN: &str = include_str!("sql/begin.sql");
-const BEGIN_WAITING: &str = include_str!("sql/begin_waiting.sql");
+
+/// What a call does about a row or a key that somebody else's transaction has locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Locked {
+    /// It waits as long as its transaction does, which is the caller's.
+    Wait,
+    /// It waits for a second.
+    WaitBriefly,
+    /// It waits for as long as most have something locked: some commits.
+    WaitAMoment,
+    /// It does without: others in its batch must not wait.
+    Skip,
+}
+
+impl Locked {
+    /// How long it waits, as a setting.
+    fn timeout(self) -> Option<&'static str> {
+        match self {
+            Self::Wait => None,
+            Self::WaitBriefly => Some("1s"),
+            // Nothing tells that a unique key is being inserted, but that it takes long.
+            Self::WaitAMoment | Self::Skip => Some("20ms"),
+        }
+    }
+}
+
+/// What an error says of the statement that failed, and of what it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing: the connection or the server failed, or a conflict was resolved.
+    Connection,
+    /// Somebody else has something locked.
+    Locked,
+    /// A value is one that Postgres does not take.
+    Data,
+    /// It was too large or too slow, or there was too much of it.
+    Size,
+    /// The database is not as it should be: a table or a right is missing.
+    Database,
+    /// Anything: a trigger, a bug.
+    Unclear,
+}
+
+impl Fault {
+    pub(crate) fn of(error: &sqlx::Error) -> Self {
+        let error = match error {
+            sqlx::Error::Database(error) => error,
+            sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                return Self::Size;
+            }
+            sqlx::Error::Encode(_) => return Self::Size,
+            error if is_transient(error) => return Self::Connection,
+            _ => return Self::Unclear,
+        };
+        let code = error.code();
+        let code = code.as_deref().unwrap_or_default();
+        let is = |classes: &[&str]| classes.iter().any(|class| code.starts_with(class));
+        if is(&["55P03"]) {
+            Self::Locked
+        } else if is(&["57014", "53200"]) {
+            // Cancelled (by a timeout, say), out of memory.
+            Self::Size
+        } else if is(&["21", "22", "23", "27", "44", "54"]) {
+            // Cardinality, data, constraints, a trigger's changes, a view's check, limits of Postgres.
+            Self::Data
+        } else if is(&["08", "40", "53", "57", "25006", "25P03", "25P04", "58"]) {
+            Self::Connection
+        } else if is(&["25", "26", "28", "3D", "3F", "42", "55"]) {
+            Self::Database
+        } else {
+            Self::Unclear
+        }
+    }
+}
 
 /// The version of the schema that these statements are written for.
 pub(crate) const SCHEMA_VERSION: i32 = 1;
 
-/// Begins a transaction of the engine's own.
+/// Begins a transaction of the engine's own. It waits for no lock longer than a second.
 async fn begin(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
     connection.begin_with(BEGIN).await
-}
-
-/// Begins a transaction that waits for no lock longer than a second.
-async fn begin_waiting(
-    connection: &mut PgConnection,
-) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
-    connection.begin_with(BEGIN_WAITING).await
 }
 
 /// A duration as the statements take it. Anything beyond a hundred years means the same.

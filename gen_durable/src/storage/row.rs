@@ -62,6 +62,8 @@ pub(crate) struct ClaimRequest {
     pub(crate) out_of_turn: Vec<String>,
     /// From where on to look; where nothing is said, from the beginning.
     pub(crate) known: Vec<First>,
+    /// The bytes that the states of one claim may take.
+    pub(crate) bytes_max: i64,
 }
 
 /// Where the first row was that a claim saw waiting, of a queue, machine, version and priority.
@@ -92,7 +94,8 @@ pub(crate) struct Claimed {
     pub(crate) revision: i64,
     pub(crate) kind: Kind,
     pub(crate) step: String,
-    pub(crate) state: String,
+    /// None if it is too large to be loaded.
+    pub(crate) state: Option<String>,
     pub(crate) queue: String,
     pub(crate) partition_key: Option<String>,
     pub(crate) attempt: i32,
@@ -100,7 +103,25 @@ pub(crate) struct Claimed {
     pub(crate) timed_out: bool,
     /// The database's time at the claim.
     pub(crate) now: SystemTime,
-    pub(crate) inbox: Vec<InboxRow>,
+    pub(crate) inbox: Inbox,
+}
+
+/// The oldest signals of an inbox, or of what is new in it.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    pub(crate) signals: Vec<InboxRow>,
+    /// Whether there are others after them.
+    pub(crate) more: bool,
+}
+
+/// Signals that were loaded later.
+#[derive(Debug, Default)]
+pub(crate) struct Portion {
+    pub(crate) signals: Vec<InboxRow>,
+    /// How many there are after them, by name.
+    pub(crate) beyond: Vec<(String, usize)>,
+    /// The last of those.
+    pub(crate) last: Option<i64>,
 }
 
 /// A signal in an inbox: id, name, payload.
@@ -145,7 +166,13 @@ pub(crate) struct Commit {
     pub(crate) upgraded: Option<Upgraded>,
     /// Recorded as `last_error`.
     pub(crate) error: Option<String>,
+    /// Signals that it deletes, in the order of their ids.
     pub(crate) consumed: Vec<i64>,
+    /// The last signal that the worker knows of.
+    pub(crate) known: i64,
+    /// The step awaits signals that are in the inbox, and were not loaded: it keeps its claim, and
+    /// runs again with them.
+    pub(crate) awaits_loaded: bool,
     pub(crate) inserts: Vec<NewInstance>,
     pub(crate) signals: Vec<NewSignal>,
     pub(crate) partition_key: Option<String>,

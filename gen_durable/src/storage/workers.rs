@@ -12,7 +12,6 @@ const REGISTER_WORKER: &str = include_str!("sql/register_worker.sql");
 const RENEW_LEASE: &str = include_str!("sql/renew_lease.sql");
 const REMOVE_WORKER: &str = include_str!("sql/remove_worker.sql");
 const SESSION: &str = include_str!("sql/session.sql");
-const ISOLATION: &str = include_str!("sql/isolation.sql");
 const SCHEMA_VERSION: &str = include_str!("sql/schema_version.sql");
 
 /// Registers a worker and returns its id, which is never used again.
@@ -50,11 +49,6 @@ pub(crate) async fn session(connection: &mut PgConnection) -> Result<(), sqlx::E
     // Not prepared, as it is run once.
     sqlx::raw_sql(SESSION).execute(connection).await?;
     Ok(())
-}
-
-/// The isolation level that the session's transactions have.
-pub(crate) async fn isolation(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
-    sqlx::query_scalar(ISOLATION).fetch_one(connection).await
 }
 
 /// The version of the schema; 0 if the database has none.

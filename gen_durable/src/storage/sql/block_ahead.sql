@@ -17,7 +17,7 @@ partitions as materialized (
         where h.partition_key = p.partition_key and h.status = 'executing'
         limit 1
     ) is not null as busy
-    from unnest($2::text[]) as p (partition_key)
+    from pg_catalog.unnest($2::text[]) as p (partition_key)
 ),
 ahead as materialized (
     select row.id, row.partition_key
@@ -27,7 +27,7 @@ ahead as materialized (
         from gen_durable.instances i
         where i.queue = l.queue and i.fsm = l.fsm and i.fsm_version = l.fsm_version
           and i.priority = l.priority
-          and i.status = 'runnable' and not i.blocked and i.eligible_at <= now()
+          and i.status = 'runnable' and not i.blocked and i.eligible_at <= gen_durable.now()
           and (i.eligible_at, i.id) > (l.eligible_at, l.id)
         order by i.eligible_at, i.id
         limit 2000
@@ -35,7 +35,7 @@ ahead as materialized (
 ),
 waiting as materialized (
     select row.id
-    from unnest(array(
+    from pg_catalog.unnest(array(
         select a.id from ahead a
         where a.partition_key in (select p.partition_key from partitions p where p.busy)
     )) as a (id)

@@ -1,6 +1,14 @@
 -- Claims runnable rows for the worker $1: up to $3 rows in each queue of $2, of the machine $4 in
 -- the version $5 (a list of each queue with each machine); the machines in $6 have an inbox to load.
 --
+-- The answer is bounded in bytes, as Postgres can send no array beyond 1 GiB, and as one claim's rows
+-- must not keep others waiting. Rows are taken, most urgent first, until their states weigh $12 bytes.
+-- What is left stays runnable, and `cut` says so. A compressed state counts for eight times what it
+-- takes on disk: its length is known only to those who unpack it. A state beyond 256 MiB is not loaded.
+--
+-- Of each inbox the oldest signals are loaded: at most 100, and those that begin within 64 KiB. Beside
+-- them the answer says whether there are more.
+--
 -- One claim of a queue at a time. Those that overlap walk over each other's rows, lock what another one
 -- has just taken until they end, and hold up its commits by that. So a claim tries to take the queue's
 -- turn, and leaves a queue alone whose turn another one has: it waits for nobody. The queues in $7 are
@@ -37,13 +45,12 @@
 -- The statement runs a thousand times a second. Its estimated cost must stay far below what makes
 -- Postgres compile it (jit_above_cost), however large the table is, and must not depend on the
 -- parameters, or Postgres plans it anew each time. Hence three forms that look idle: `(select $n)`
--- hides an array's length from the planner; `unnest(array(select …))` is taken for ten rows where a
+-- hides an array's length from the planner; `unnest(array(select ...))` is taken for ten rows where a
 -- recursive query is taken for thousands; and a limit of 1000, the most that is ever asked for,
 -- bounds what a limit that the planner cannot see is taken for.
--- And `s.id + 0` is an order that no index has: signals would be read in the order of all ids, and not by target.
 with recursive turns as materialized (
-    select q.queue, pg_try_advisory_xact_lock(hashtextextended(q.queue, 5298)) as taken
-    from (select distinct k.queue from unnest((select $2::text[])) as k (queue)) as q
+    select q.queue, pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended(q.queue, 5298)) as taken
+    from (select distinct k.queue from pg_catalog.unnest((select $2::text[])) as k (queue)) as q
 ),
 known as materialized (
     select n.kind, n.priority, n.since
@@ -63,7 +70,7 @@ groups (kind, queue, wanted, fsm, fsm_version, priority) as (
     select g.kind, g.queue, g.wanted, g.fsm, g.fsm_version, next.priority
     from groups g
     cross join lateral (
-        select min(n.priority)::int as priority
+        select pg_catalog.min(n.priority)::int as priority
         from known n
         where n.kind = g.kind and n.priority > g.priority
     ) as known
@@ -84,7 +91,7 @@ groups (kind, queue, wanted, fsm, fsm_version, priority) as (
     where next.priority is not null
 ),
 ready as (
-    select g.*, s.since, head.eligible_at, row_number() over (
+    select g.*, s.since, head.eligible_at, pg_catalog.row_number() over (
         partition by g.queue order by g.priority, head.eligible_at, head.id
     ) as place
     from unnest(
@@ -94,7 +101,7 @@ ready as (
     ) as g (kind, queue, wanted, fsm, fsm_version, priority)
     cross join lateral (
         select coalesce(
-            timestamptz 'epoch' + min(n.since) * interval '1 microsecond' - interval '250 milliseconds',
+            timestamptz 'epoch' + pg_catalog.min(n.since) * interval '1 microsecond' - interval '250 milliseconds',
             '-infinity'
         ) as since
         from known n
@@ -108,7 +115,7 @@ ready as (
             where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
               and i.priority = g.priority
               and i.status = 'runnable' and not i.blocked
-              and i.eligible_at >= s.since and i.eligible_at <= now()
+              and i.eligible_at >= s.since and i.eligible_at <= gen_durable.now()
             order by i.eligible_at, i.id
             limit 1000
         ) as ahead
@@ -116,15 +123,15 @@ ready as (
     ) as head
 ),
 shares as materialized (
-    select kind, queue, fsm, fsm_version, priority, since, count(*) as wanted
+    select kind, queue, fsm, fsm_version, priority, since, pg_catalog.count(*) as wanted
     from ready
     where place <= wanted
     group by kind, queue, fsm, fsm_version, priority, since
 ),
 -- Rows that another claim has locked are skipped and the next ones taken, so that workers do not
 -- wait for each other. The outer limit stops the inner query, so no more rows are locked than that.
-candidates as materialized (
-    select row.id, s.kind, row.partition_key, row_number() over (
+found as materialized (
+    select row.id, s.kind, row.partition_key, row.weight, pg_catalog.row_number() over (
         order by row.priority, row.eligible_at, row.id
     ) as place
     from unnest(
@@ -136,12 +143,15 @@ candidates as materialized (
     cross join lateral (
         select ahead.*
         from (
-            select i.id, i.partition_key, i.priority, i.eligible_at
+            select i.id, i.partition_key, i.priority, i.eligible_at,
+                   pg_catalog.pg_column_size(i.state)::bigint * case
+                       when pg_catalog.pg_column_compression(i.state) is null then 1 else 8
+                   end as weight
             from gen_durable.instances i
             where i.queue = s.queue and i.fsm = s.fsm and i.fsm_version = s.fsm_version
               and i.priority = s.priority
               and i.status = 'runnable' and not i.blocked
-              and i.eligible_at >= s.since and i.eligible_at <= now()
+              and i.eligible_at >= s.since and i.eligible_at <= gen_durable.now()
             order by i.eligible_at, i.id
             limit 1000
             for no key update skip locked
@@ -149,15 +159,23 @@ candidates as materialized (
         limit s.wanted
     ) as row
     where exists (
-        select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > now()
+        select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > gen_durable.now()
     )
+),
+candidates as materialized (
+    select f.*
+    from (
+        select f.*, pg_catalog.sum(f.weight) over (order by f.place) - f.weight as before
+        from found f
+    ) as f
+    where f.before < $12
 ),
 heads as materialized (
     select k.id
     from (
         select first.id, first.partition_key
         from (
-            select distinct on (c.partition_key) c.id, c.partition_key
+            select distinct on (c.partition_key) c.id, c.partition_key, c.place
             from candidates c
             where c.partition_key is not null and $8
             order by c.partition_key, c.place
@@ -173,18 +191,20 @@ heads as materialized (
             select i.id
             from gen_durable.instances i
             where i.partition_key = first.partition_key and i.status = 'runnable'
-              and i.eligible_at <= now()
+              and i.eligible_at <= gen_durable.now()
               and (i.queue, i.fsm, i.fsm_version) in (
                   select * from unnest($2::text[], $4::text[], $5::int[])
               )
             order by i.priority, i.eligible_at, i.id
             limit 1
         )
-        -- Else the lock, which is cheaper than the looks, would be tried before them.
-        offset 0
+        -- A thousand locks would fill a small server's table of locks. And without the limit the lock, which
+        -- is cheaper than the looks, would be tried before them.
+        order by first.place
+        limit 250
     ) as k
-    where pg_try_advisory_xact_lock(hashtextextended(k.partition_key, 5297))
-      and set_config('lock_timeout', '100ms', true) is not null
+    where pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended(k.partition_key, 5297))
+      and pg_catalog.set_config('lock_timeout', '100ms', true) is not null
 ),
 claimed as (
     update gen_durable.instances i
@@ -193,7 +213,7 @@ claimed as (
         -- It begins anew at 2^62: an absurd one must not fail the claim of all.
         revision = i.revision % 4611686018427387904 + 1,
         unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
-        updated_at = now()
+        updated_at = gen_durable.now()
     where i.id = any (array(
         select c.id from candidates c where c.partition_key is null
         union all
@@ -202,39 +222,66 @@ claimed as (
     returning i.*
 ),
 loaded as materialized (
-    select i.*, case when i.fsm = any ($6::text[]) then (
-        select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id + 0)::text
-        from gen_durable.signals s
-        where s.target_id = i.id
-    ) end as inbox
+    select i.id, i.step, i.attempt, i.failures, i.revision, i.awaits,
+           case
+               when pg_catalog.pg_column_size(i.state) < 1048576
+                    or pg_catalog.octet_length(i.state::text) <= 268435456
+               then i.state
+           end as state,
+           case when i.fsm = any ($6::text[]) then (
+               select pg_catalog.json_build_array(
+                          pg_catalog.json_agg(
+                              pg_catalog.json_build_array(s.id, s.name, s.payload) order by s.id
+                          ) filter (where s.fits),
+                          not pg_catalog.bool_and(s.fits)
+                      )::text
+               from (
+                   select s.id, s.name, s.payload,
+                          pg_catalog.row_number() over oldest <= 100
+                          and pg_catalog.sum(s.weight) over oldest - s.weight < 65536 as fits
+                   from (
+                       select s.id, s.name, s.payload,
+                              pg_catalog.pg_column_size(s.payload)::bigint * case
+                                  when pg_catalog.pg_column_compression(s.payload) is null then 1 else 8
+                              end as weight
+                       from gen_durable.signals s
+                       where s.target_id = i.id
+                       order by s.id
+                       limit 101
+                   ) as s
+                   window oldest as (order by s.id)
+               ) as s
+               having pg_catalog.count(*) > 0
+           ) end as inbox
     from claimed i
 ),
 first as materialized (
     select r.kind, r.priority, case
-        when r.kind <> all (array(select c.kind from candidates c where c.partition_key is not null))
-        then (extract(epoch from min(r.eligible_at)) * 1000000)::bigint
+        when r.kind <> all (array(select f.kind from found f where f.partition_key is not null))
+        then (extract(epoch from pg_catalog.min(r.eligible_at)) * 1000000)::bigint
     end as since
     from ready r
     -- An infinite time has no number.
-    where r.eligible_at > now() - interval '1 century'
+    where r.eligible_at > gen_durable.now() - interval '1 century'
     group by r.kind, r.priority
 )
-select array_agg(row.id) as ids,
-       array_agg(row.kind) as kinds,
-       array_agg(row.partition_key) as partition_keys,
-       array_agg(row.step) as steps,
-       array_agg(row.state::text) as states,
-       array_agg(row.attempt) as attempts,
-       array_agg(row.revision) as revisions,
-       array_agg(row.awaits = '{}') as timed_out,
-       array_agg(row.inbox) as inboxes,
+select pg_catalog.array_agg(row.id) as ids,
+       pg_catalog.array_agg(row.kind) as kinds,
+       pg_catalog.array_agg(row.partition_key) as partition_keys,
+       pg_catalog.array_agg(row.step) as steps,
+       pg_catalog.array_agg(row.state::text) as states,
+       pg_catalog.array_agg(row.attempt) as attempts,
+       pg_catalog.array_agg(row.revision) as revisions,
+       pg_catalog.array_agg(row.awaits = '{}') as timed_out,
+       pg_catalog.array_agg(row.inbox) as inboxes,
        array(select t.queue from turns t where not t.taken) as refused,
        array(select f.kind from first f) as first_kinds,
        array(select f.priority::smallint from first f) as first_priorities,
        array(select f.since from first f) as first_since,
-       (select count(*) from candidates) < (select sum(s.wanted) from shares s) as left_out,
-       array_agg(row.failures) as failures,
-       (extract(epoch from now()) * 1000000)::bigint as claimed_at
+       (select pg_catalog.count(*) from found) < (select pg_catalog.sum(s.wanted) from shares s) as left_out,
+       pg_catalog.array_agg(row.failures) as failures,
+       (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
+       (select pg_catalog.count(*) from candidates) < (select pg_catalog.count(*) from found) as cut
 from (
     select c.id, c.kind, c.partition_key,
            l.step, l.state, l.attempt, l.failures, l.revision, l.awaits, l.inbox

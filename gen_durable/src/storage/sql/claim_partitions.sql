@@ -18,7 +18,7 @@ with partitions as materialized (
         where h.partition_key = p.partition_key and h.status = 'executing'
         limit 1
     ) is not null as busy
-    from unnest($3::text[]) as p (partition_key)
+    from pg_catalog.unnest($3::text[]) as p (partition_key)
 ),
 -- The head is found among all rows of the key, not among the candidates: another claim's lock may
 -- have hidden an earlier row from them.
@@ -29,14 +29,14 @@ heads as materialized (
         select i.id
         from gen_durable.instances i
         where i.partition_key = p.partition_key and i.status = 'runnable'
-          and i.eligible_at <= now()
+          and i.eligible_at <= gen_durable.now()
           and (i.fsm, i.fsm_version) in (select * from unnest($4::text[], $5::int[]))
           and i.queue = any ($7::text[])
         order by i.priority, i.eligible_at, i.id
         limit 1
     ) as head
     where not p.busy
-      and exists (select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > now())
+      and exists (select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > gen_durable.now())
 ),
 locked_heads as materialized (
     select row.id, h.partition_key
@@ -56,15 +56,15 @@ held as materialized (
 -- Each candidate is looked up by itself: a scan for the keys would read all that waits for them. It may have run
 -- since it was found, and come back later: then it waits for no key, and would be taken back in another one's place.
 candidates as materialized (
-    select i.id, i.partition_key, row_number() over (
+    select i.id, i.partition_key, pg_catalog.row_number() over (
         partition by i.partition_key, i.queue, i.fsm, i.fsm_version order by c.place
     ) as place
-    from unnest((select $2::bigint[])) with ordinality as c (id, place)
+    from pg_catalog.unnest((select $2::bigint[])) with ordinality as c (id, place)
     cross join lateral (
         select i.id, i.partition_key, i.queue, i.fsm, i.fsm_version
         from gen_durable.instances i
         where i.id = c.id and i.partition_key = any ($3::text[])
-          and i.status || '' = 'runnable' and not i.blocked and i.eligible_at <= now()
+          and i.status || '' = 'runnable' and not i.blocked and i.eligible_at <= gen_durable.now()
         offset 0
     ) as i
 ),
@@ -92,7 +92,7 @@ claimed as (
         locked_by = $1,
         revision = i.revision % 4611686018427387904 + 1,
         unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
-        updated_at = now()
+        updated_at = gen_durable.now()
     where i.id = any (array(select l.id from locked_heads l))
     returning i.*
 )
@@ -101,19 +101,43 @@ select i.id,
        i.fsm,
        i.fsm_version,
        i.step,
-       i.state::text,
+       case
+           when pg_catalog.pg_column_size(i.state) < 1048576
+                or pg_catalog.octet_length(i.state::text) <= 268435456
+           then i.state::text
+       end as state,
        i.queue,
        i.attempt,
        i.revision,
        i.awaits = '{}' as timed_out,
        case when i.fsm = any ($6::text[]) then (
-           select json_agg(json_build_array(s.id, s.name, s.payload) order by s.id + 0)::text
-           from gen_durable.signals s
-           where s.target_id = i.id
-       ) end as inbox,
-       (select count(*) from waiting) as blocked,
+               select pg_catalog.json_build_array(
+                          pg_catalog.json_agg(
+                              pg_catalog.json_build_array(s.id, s.name, s.payload) order by s.id
+                          ) filter (where s.fits),
+                          not pg_catalog.bool_and(s.fits)
+                      )::text
+               from (
+                   select s.id, s.name, s.payload,
+                          pg_catalog.row_number() over oldest <= 100
+                          and pg_catalog.sum(s.weight) over oldest - s.weight < 65536 as fits
+                   from (
+                       select s.id, s.name, s.payload,
+                              pg_catalog.pg_column_size(s.payload)::bigint * case
+                                  when pg_catalog.pg_column_compression(s.payload) is null then 1 else 8
+                              end as weight
+                       from gen_durable.signals s
+                       where s.target_id = i.id
+                       order by s.id
+                       limit 101
+                   ) as s
+                   window oldest as (order by s.id)
+               ) as s
+               having pg_catalog.count(*) > 0
+           ) end as inbox,
+       (select pg_catalog.count(*) from waiting) as blocked,
        i.failures,
-       (extract(epoch from now()) * 1000000)::bigint as claimed_at
+       (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at
 from (select) as answer
 left join claimed i on true
 order by i.priority, i.eligible_at, i.id

@@ -6,23 +6,45 @@
 -- park that holds the lock first is seen here; one that comes after sees the signal
 -- (wake_parked.sql).
 --
+-- If $6 is true, a target that somebody else has locked is left out, and the answer says that it is held:
+-- the signals to others must not wait for it. $7 is how long the statement waits for a lock; if it is null,
+-- for as long as the transaction does.
+--
 -- `generate_subscripts` is there for the planner, as in insert.sql.
-with sent as materialized (
+with patience as materialized (
+    select pg_catalog.set_config('lock_timeout', $7::text, true) from (select) as one
+    where $7::text is not null
+),
+sent as materialized (
     select *
     from rows from (
-        unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]),
-        unnest($5::text[]), generate_subscripts($1::bigint[], 1)
+        unnest(
+            $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[]
+        ),
+        pg_catalog.generate_subscripts($1::bigint[], 1)
     ) as s (target_id, fsm, name, payload, dedup_key, place)
 ),
-targets as materialized (
+waited_for as materialized (
     select i.id, i.fsm, i.status, i.awaits
     from gen_durable.instances i
-    where i.id = any ($1::bigint[])
+    where i.id = any ($1::bigint[]) and not $6 and (select pg_catalog.count(*) from patience) >= 0
     order by i.id
     for no key update
 ),
+free as materialized (
+    select i.id, i.fsm, i.status, i.awaits
+    from gen_durable.instances i
+    where i.id = any ($1::bigint[]) and $6 and (select pg_catalog.count(*) from patience) >= 0
+    order by i.id
+    for no key update skip locked
+),
+targets as materialized (
+    select * from waited_for
+    union all
+    select * from free
+),
 accepted as materialized (
-    select s.*, row_number() over (
+    select s.*, pg_catalog.row_number() over (
         partition by s.target_id, s.dedup_key order by s.place
     ) as nth_of_key
     from sent s
@@ -58,9 +80,9 @@ woken as (
     set status = 'runnable',
         awaits = null,
         wake_at = null,
-        eligible_at = now(),
+        eligible_at = gen_durable.now(),
         unique_scope = case when 'runnable' = any (i.unique_scope) then i.unique_scope end,
-        updated_at = now()
+        updated_at = gen_durable.now()
     where i.id = any (array(
         select t.id
         from targets t
@@ -72,7 +94,11 @@ woken as (
 select t.fsm,
        t.status,
        s.place in (select f.place from fresh f) as fresh,
-       w.queue as woken_queue
+       w.queue as woken_queue,
+       -- Not found among the targets, and there all the same.
+       case when t.id is null then (
+           select true from gen_durable.instances h where h.id = s.target_id
+       ) is not null else false end as held
 from sent s
 left join targets t on t.id = s.target_id
 left join woken w on w.id = s.target_id

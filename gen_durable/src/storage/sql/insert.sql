@@ -6,17 +6,27 @@
 -- The planner takes what `unnest` gives for ten rows, and would join the entries with what was inserted
 -- row by row with row, in quadratic time. `generate_subscripts` is taken for a thousand and has just
 -- as many: the join is by hash.
-with entries as materialized (
-    select nextval('gen_durable.instances_id_seq') as id, e.*
+--
+-- $13 is how long the statement waits for somebody's transaction that is inserting one of the unique keys;
+-- if it is null, for as long as the transaction does.
+with patience as materialized (
+    select pg_catalog.set_config('lock_timeout', $13::text, true) from (select) as one
+    where $13::text is not null
+),
+entries as materialized (
+    select pg_catalog.nextval('gen_durable.instances_id_seq') as id, e.*
     from rows from (
-        unnest($1::text[]), unnest($2::int[]), unnest($3::text[]), unnest($4::text[]),
-        unnest($5::text[]), unnest($6::smallint[]), unnest($7::bigint[]), unnest($8::bigint[]),
-        unnest($9::text[]), unnest($10::boolean[]), unnest($11::text[]), unnest($12::text[]),
-        generate_subscripts($1::text[], 1)
+        unnest(
+            $1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::smallint[],
+            $7::bigint[], $8::bigint[], $9::text[], $10::boolean[], $11::text[],
+            $12::text[]
+        ),
+        pg_catalog.generate_subscripts($1::text[], 1)
     ) as e (
         fsm, fsm_version, step, state, queue, priority,
         delay, scheduled_at, partition_key, blocked, unique_key, unique_scope, place
     )
+    where (select pg_catalog.count(*) from patience) >= 0
 ),
 inserted as (
     insert into gen_durable.instances (
@@ -27,15 +37,15 @@ inserted as (
            case
                when e.scheduled_at is not null
                then 'epoch'::timestamptz + e.scheduled_at * interval '1 microsecond'
-               else now() + e.delay * interval '1 microsecond'
+               else gen_durable.now() + e.delay * interval '1 microsecond'
            end,
-           e.partition_key, e.blocked, e.unique_key, string_to_array(e.unique_scope, ',')
+           e.partition_key, e.blocked, e.unique_key, pg_catalog.string_to_array(e.unique_scope, ',')
     from entries e
     order by e.fsm, e.unique_key, e.place
     on conflict (fsm, unique_guard) where unique_guard is not null do nothing
     returning id
 )
 -- One row of arrays, in the order of the parameters: a null for what was left out.
-select array_agg(i.id order by e.place) as ids
+select pg_catalog.array_agg(i.id order by e.place) as ids
 from entries e
 left join inserted i on i.id = e.id

@@ -11,13 +11,14 @@ with inserted as (
            case
                when e.scheduled_at is not null
                then 'epoch'::timestamptz + e.scheduled_at * interval '1 microsecond'
-               else now() + e.delay * interval '1 microsecond'
+               else gen_durable.now() + e.delay * interval '1 microsecond'
            end,
            e.partition_key, e.blocked
     from rows from (
-        unnest($1::text[]), unnest($2::int[]), unnest($3::text[]), unnest($4::text[]),
-        unnest($5::text[]), unnest($6::smallint[]), unnest($7::bigint[]), unnest($8::bigint[]),
-        unnest($9::text[]), unnest($10::boolean[])
+        unnest(
+            $1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::smallint[],
+            $7::bigint[], $8::bigint[], $9::text[], $10::boolean[]
+        )
     ) with ordinality as e (
         fsm, fsm_version, step, state, queue, priority,
         delay, scheduled_at, partition_key, blocked, place
@@ -26,5 +27,5 @@ with inserted as (
     returning id
 )
 -- One row of arrays. All rows are inserted, or the statement fails.
-select array_agg(i.id order by i.id) as ids
+select pg_catalog.array_agg(i.id order by i.id) as ids
 from inserted i

@@ -31,8 +31,8 @@ with recursive groups (queue, fsm, fsm_version, priority) as (
     ) as head
 )
 select (extract(epoch from (
-           select min(least(
-               greatest(head.eligible_at, now() - interval '1 century'), now() + interval '1 century'
+           select pg_catalog.min(least(
+               greatest(head.eligible_at, gen_durable.now() - interval '1 century'), gen_durable.now() + interval '1 century'
            ))
            from groups g
            cross join lateral (
@@ -41,14 +41,14 @@ select (extract(epoch from (
                where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
                  and i.priority = g.priority
                  and i.status = 'runnable' and not i.blocked
-                 and i.eligible_at > now() - $4 * interval '1 microsecond'
+                 and i.eligible_at > gen_durable.now() - $4 * interval '1 microsecond'
                order by i.eligible_at
                limit 1
            ) as head
-       ) - clock_timestamp()) * 1000000)::bigint as eligible,
+       ) - gen_durable.clock()) * 1000000)::bigint as eligible,
        (extract(epoch from (
            select least(
-               greatest(head.wake_at, now() - interval '1 century'), now() + interval '1 century'
+               greatest(head.wake_at, gen_durable.now() - interval '1 century'), gen_durable.now() + interval '1 century'
            )
            from (
                select i.wake_at
@@ -57,4 +57,4 @@ select (extract(epoch from (
                order by i.wake_at
                limit 1
            ) as head
-       ) - clock_timestamp()) * 1000000)::bigint as wake
+       ) - gen_durable.clock()) * 1000000)::bigint as wake

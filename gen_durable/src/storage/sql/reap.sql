@@ -25,7 +25,7 @@ lost as materialized (
     where h.locked_by is not null
       and not exists (
           select from gen_durable.workers w
-          where w.id = h.locked_by and w.lease_expires_at > now()
+          where w.id = h.locked_by and w.lease_expires_at > gen_durable.now()
       )
 ),
 orphans as materialized (
@@ -44,15 +44,15 @@ update gen_durable.instances i
 set status = case when i.crashes >= $2 - 1 then 'failed' else 'runnable' end,
     last_error = case
         when i.crashes >= $2 - 1
-        then format('step %s: its worker was lost %s times in a row', i.step, i.crashes::bigint + 1)
+        then pg_catalog.format('step %s: its worker was lost %s times in a row', i.step, i.crashes::bigint + 1)
         else i.last_error
     end,
-    finished_at = case when i.crashes >= $2 - 1 then now() end,
+    finished_at = case when i.crashes >= $2 - 1 then gen_durable.now() end,
     locked_by = null,
     eligible_at = case
         -- Not if it has a key: nothing of its key may go before it.
         when i.crashes > 0 and i.partition_key is null
-        then now() + random() * 2 ^ least(i.crashes, 3) * interval '0.5 seconds'
+        then gen_durable.now() + pg_catalog.random() * 2 ^ least(i.crashes, 3) * interval '0.5 seconds'
         else i.eligible_at
     end,
     -- The counts stay within their types: one absurd row must not fail the batch.
@@ -64,6 +64,6 @@ set status = case when i.crashes >= $2 - 1 then 'failed' else 'runnable' end,
              = any (i.unique_scope)
         then i.unique_scope
     end,
-    updated_at = now()
+    updated_at = gen_durable.now()
 where i.id = any (array(select o.id from orphans o))
 returning i.id, i.queue, i.partition_key, i.status

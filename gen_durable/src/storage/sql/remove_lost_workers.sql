@@ -4,7 +4,7 @@ delete from gen_durable.workers w
 where w.id = any (array(
     select lost.id
     from gen_durable.workers lost
-    where lost.lease_expires_at < now()
+    where lost.lease_expires_at < gen_durable.now()
       and not exists (select from gen_durable.instances i where i.locked_by = lost.id)
     for update skip locked
 ))

@@ -1,2 +1,2 @@
 -- The version of the schema.
-select max(version) from gen_durable.migrations
+select pg_catalog.max(version) from gen_durable.migrations

@@ -5,11 +5,11 @@
 -- `blocked` is compared in a way that no index serves: the claim's index, which knows no keys, would be
 -- read for each of them.
 with recursive partitions (partition_key) as (
-    select min(i.partition_key) from gen_durable.instances i
+    select pg_catalog.min(i.partition_key) from gen_durable.instances i
     where i.blocked and ($1::text is null or i.partition_key > $1)
     union all
     select (
-        select min(i.partition_key) from gen_durable.instances i
+        select pg_catalog.min(i.partition_key) from gen_durable.instances i
         where i.blocked and i.partition_key > p.partition_key
     )
     from partitions p
@@ -46,7 +46,7 @@ select p.partition_key,
                select from gen_durable.instances i
                where i.partition_key = p.partition_key
                  and i.queue = k.queue and i.fsm = k.fsm and i.fsm_version = k.fsm_version
-                 and i.status = 'runnable' and i.blocked::int = 0 and i.eligible_at <= now()
+                 and i.status = 'runnable' and i.blocked::int = 0 and i.eligible_at <= gen_durable.now()
            )
        ) as stranded
 from partitions p

@@ -9,7 +9,7 @@
 -- somebody had locked all that waits for some machine and version: nobody else would free it again.
 with recursive kinds (partition_key, queue, fsm, fsm_version) as (
     select k.partition_key, head.queue, head.fsm, head.fsm_version
-    from unnest((select $1::text[])) as k (partition_key)
+    from pg_catalog.unnest((select $1::text[])) as k (partition_key)
     cross join lateral (
         select i.queue, i.fsm, i.fsm_version
         from gen_durable.instances i

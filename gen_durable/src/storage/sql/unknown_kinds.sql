@@ -2,7 +2,7 @@
 -- does not know. Found by one descent of the claim's index for each.
 with recursive kinds (queue, fsm, fsm_version) as (
     select q.queue, head.fsm, head.fsm_version
-    from unnest($1::text[]) as q (queue)
+    from pg_catalog.unnest($1::text[]) as q (queue)
     cross join lateral (
         select i.fsm, i.fsm_version
         from gen_durable.instances i

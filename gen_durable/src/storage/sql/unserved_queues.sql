@@ -23,6 +23,6 @@ select q.queue
 from queues q
 where not exists (
     select from gen_durable.workers w
-    where w.lease_expires_at > now() and q.queue = any (w.queues)
+    where w.lease_expires_at > gen_durable.now() and q.queue = any (w.queues)
 )
 limit 100

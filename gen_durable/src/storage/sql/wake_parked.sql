@@ -8,7 +8,7 @@ update gen_durable.instances i
 set status = 'runnable',
     awaits = null,
     wake_at = null,
-    eligible_at = now(),
+    eligible_at = gen_durable.now(),
     unique_scope = case when 'runnable' = any (i.unique_scope) then i.unique_scope end
 where i.id = any ($1::bigint[])
   and i.status || '' = 'awaiting_signal'

@@ -4,13 +4,13 @@ update gen_durable.instances i
 set status = 'runnable',
     awaits = '{}',
     wake_at = null,
-    eligible_at = now(),
+    eligible_at = gen_durable.now(),
     unique_scope = case when 'runnable' = any (i.unique_scope) then i.unique_scope end,
-    updated_at = now()
+    updated_at = gen_durable.now()
 where i.id = any (array(
     select due.id
     from gen_durable.instances due
-    where due.wake_at <= now() and due.status = 'awaiting_signal'
+    where due.wake_at <= gen_durable.now() and due.status = 'awaiting_signal'
     order by due.wake_at
     limit $1
     for no key update skip locked

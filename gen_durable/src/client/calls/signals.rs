@@ -1,0 +1,196 @@
+//! Signals that share commits.
+//!
+//! Invariant: a batch waits a moment for a target that somebody else has locked, and then does without;
+//! the signals to that target are tried again. Signals to others do not wait for them.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use super::{BATCH_MAX, DEADLOCK_TRIES_MAX, TASKS_MAX, WAITING_MAX, held};
+use crate::{
+    announce::Announcer,
+    connections::Connections,
+    error::{DatabaseError, SignalError},
+    group::{Group, Item},
+    signal::Delivery,
+    storage::{self, Locked, NewSignal, Sent},
+    tries::Tries,
+};
+
+const DELIVER: &str = "deliver a signal";
+/// For so long batches leave out what is locked at once, after one has waited in vain.
+const SKIPS_FOR: Duration = Duration::from_secs(1);
+
+type Answer = Result<Delivery, SignalError>;
+
+/// A signal that waits for its batch.
+pub(super) struct Job {
+    signal: NewSignal,
+    reply: oneshot::Sender<Answer>,
+    since: Instant,
+}
+
+impl Job {
+    pub(super) fn new(signal: NewSignal) -> (Self, oneshot::Receiver<Answer>) {
+        let (reply, answer) = oneshot::channel();
+        (Self { signal, reply, since: Instant::now() }, answer)
+    }
+}
+
+impl Item for Job {
+    fn weight(&self) -> usize {
+        self.signal.payload.0.len()
+    }
+}
+
+/// What the signals of a group share.
+struct Signals {
+    connections: Connections,
+    announcer: Arc<Announcer>,
+    /// Told when a batch has ended: what it had locked is free.
+    ended: watch::Sender<()>,
+    skips: Mutex<Option<Instant>>,
+    waiting: Semaphore,
+}
+
+pub(super) fn group(connections: &Connections, announcer: &Arc<Announcer>) -> Arc<Group<Job>> {
+    let signals = Arc::new(Signals {
+        connections: connections.clone(),
+        announcer: Arc::clone(announcer),
+        ended: watch::Sender::new(()),
+        skips: Mutex::default(),
+        waiting: Semaphore::new(WAITING_MAX),
+    });
+    let run = move |jobs: Vec<Job>| {
+        let signals = Arc::clone(&signals);
+        Box::pin(async move { signals.run(jobs).await }) as _
+    };
+    Group::new(BATCH_MAX, TASKS_MAX, Box::new(run))
+}
+
+impl Signals {
+    /// Delivers a batch, and leaves to a task of their own the signals whose targets are locked.
+    async fn run(self: &Arc<Self>, jobs: Vec<Job>) {
+        // Before the try: what ends while it is on its way may be what had a target locked.
+        let ended = self.ended.subscribe();
+        let mut locked = self.locked();
+        let mut held = self.deliver(jobs, locked).await;
+        if !held.is_empty() && locked == Locked::WaitAMoment {
+            *self.skips() = Some(Instant::now() + SKIPS_FOR);
+            locked = Locked::Skip;
+            held = self.deliver(held, locked).await;
+        }
+        if !held.is_empty() {
+            let signals = Arc::clone(self);
+            tokio::spawn(async move { signals.wait(held, ended).await });
+        }
+    }
+
+    /// Tries signals again whose targets are locked, until each is answered.
+    async fn wait(&self, mut jobs: Vec<Job>, mut ended: watch::Receiver<()>) {
+        let mut tries = Tries::new();
+        while !jobs.is_empty() {
+            let _ = tokio::time::timeout(tries.pause(), ended.changed()).await;
+            ended = self.ended.subscribe();
+            jobs = self.deliver(jobs, Locked::Skip).await;
+            jobs = self.give_up(jobs);
+            if tries.found_locked()
+                && let Some(first) = jobs.first()
+                && let Ok(_place) = self.waiting.try_acquire()
+            {
+                // In Postgres's own queue for the row, behind those who came before.
+                let target = first.signal.target;
+                let (first, others): (Vec<_>, Vec<_>) =
+                    jobs.into_iter().partition(|job| job.signal.target == target);
+                let still = self.deliver(first, Locked::WaitBriefly).await;
+                if !still.is_empty() {
+                    tries.waited();
+                }
+                // The next place is for another target.
+                jobs = others.into_iter().chain(still).collect();
+            }
+        }
+    }
+
+    /// Delivers signals and answers their calls, but for those whose targets are locked.
+    async fn deliver(&self, jobs: Vec<Job>, locked: Locked) -> Vec<Job> {
+        let mut held = Vec::new();
+        let mut batches = vec![jobs];
+        while let Some(mut jobs) = batches.pop() {
+            let signals: Vec<&NewSignal> = jobs.iter().map(|job| &job.signal).collect();
+            match deliver_with(&self.connections, &signals, locked).await {
+                Ok(sent) => {
+                    self.announcer.announce(sent.queues.iter().map(String::as_str));
+                    for (job, delivery) in jobs.into_iter().zip(sent.deliveries) {
+                        match delivery {
+                            Some(answer) => drop(job.reply.send(answer)),
+                            None => held.push(job),
+                        }
+                    }
+                }
+                Err(error) if error.is_locked() => held.extend(jobs),
+                Err(error) if jobs.len() > 1 && error.is_divisible() => {
+                    let right = jobs.split_off(jobs.len() / 2);
+                    batches.extend([right, jobs]);
+                }
+                Err(error) => {
+                    self.connections.tell(&error);
+                    for job in jobs {
+                        let _ = job.reply.send(Err(error.clone().into()));
+                    }
+                }
+            }
+        }
+        self.ended.send_replace(());
+        held
+    }
+
+    /// Answers the calls that have waited for long enough; the others.
+    fn give_up(&self, jobs: Vec<Job>) -> Vec<Job> {
+        let patience = self.connections.patience();
+        let mut left = Vec::new();
+        for job in jobs {
+            let target = format!("instance {}", job.signal.target);
+            match held(DELIVER, &target, job.since, patience) {
+                Some(error) => drop(job.reply.send(Err(error.into()))),
+                None => left.push(job),
+            }
+        }
+        left
+    }
+
+    fn locked(&self) -> Locked {
+        match *self.skips() {
+            Some(until) if Instant::now() < until => Locked::Skip,
+            _ => Locked::WaitAMoment,
+        }
+    }
+
+    fn skips(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.skips.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Delivers signals in a transaction of its own.
+pub(in crate::client) async fn deliver_with(
+    connections: &Connections,
+    signals: &[&NewSignal],
+    locked: Locked,
+) -> Result<Sent, DatabaseError> {
+    let mut tries = 0;
+    loop {
+        let mut connection = connections.get().await.map_err(DatabaseError::new(DELIVER))?;
+        let deliver = storage::deliver(&mut connection, signals, locked);
+        let result = connections.within(deliver).await;
+        match connection.done(result) {
+            Err(error) if storage::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => {
+                tries += 1;
+            }
+            result => return result.map_err(DatabaseError::new(DELIVER)),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! How many rows one claim asks a queue for, after claims that were too large or too slow.
+//!
+//! A claim of several queues that fails does not say which of them is to blame. So each of them is
+//! claimed by itself until it works, in turn with the others. One that fails by itself is asked for fewer
+//! rows, ever later.
+//!
+//! Invariant: a queue that fails delays no other one for longer than one claim.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use super::{jitter::jittered, pace::CLAIM_MAX};
+use crate::{error::Cause, group::WEIGHT_MAX, storage::Claimed};
+
+/// The first and the longest pause after a claim of a queue by itself that failed.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// What is known of the queues.
+#[derive(Debug, Default)]
+pub(super) struct Limits {
+    queues: HashMap<String, Limit>,
+    /// Whether the next claim is of a queue that failed.
+    suspects_turn: bool,
+}
+
+#[derive(Debug)]
+struct Limit {
+    rows_max: usize,
+    /// Claims in a row that failed.
+    failures: u32,
+    /// When it may be claimed again.
+    next: Option<Instant>,
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self { rows_max: CLAIM_MAX, failures: 0, next: None }
+    }
+}
+
+impl Limits {
+    /// How many rows to ask this queue for at most.
+    pub(super) fn rows_max(&self, queue: &str) -> usize {
+        self.queues.get(queue).map_or(CLAIM_MAX, |limit| limit.rows_max)
+    }
+
+    /// Which of these queues, of which all have room, to claim together.
+    pub(super) fn together(&mut self, queues: Vec<String>, now: Instant) -> Vec<String> {
+        let (suspects, others): (Vec<_>, Vec<_>) =
+            queues.into_iter().partition(|queue| self.is_suspect(queue));
+        // The one that has waited the longest.
+        let due = |queue: &String| self.queues.get(queue).and_then(|limit| limit.next);
+        let ready = suspects.into_iter().filter(|queue| due(queue).is_none_or(|at| at <= now));
+        let suspect = ready.min_by_key(due);
+        self.suspects_turn = !self.suspects_turn || others.is_empty();
+        match suspect {
+            Some(suspect) if self.suspects_turn => vec![suspect],
+            _ => others,
+        }
+    }
+
+    /// When a queue that failed may be claimed again.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        let suspects = self.queues.values().filter(|limit| limit.failures > 0);
+        suspects.map(|limit| limit.next.unwrap_or(now)).min()
+    }
+
+    /// A claim of these queues was too large or too slow.
+    pub(super) fn failed(&mut self, queues: &[String], error: &sqlx::Error, now: Instant) {
+        let alone = queues.len() == 1;
+        for queue in queues {
+            let limit = self.queues.entry(queue.clone()).or_default();
+            if alone {
+                if limit.rows_max == CLAIM_MAX || limit.failures == 0 {
+                    tracing::warn!(queue, error = %Cause(error), "could not claim work from this queue; trying fewer rows at a time");
+                }
+                limit.rows_max = (limit.rows_max / 4).max(1);
+                let pause = PAUSE_MIN.saturating_mul(1 << limit.failures.min(10)).min(PAUSE_MAX);
+                limit.next = Some(now + jittered(pause));
+            } else {
+                limit.next = Some(now);
+            }
+            limit.failures = limit.failures.saturating_add(1);
+        }
+    }
+
+    /// A claim worked, and brought these rows.
+    pub(super) fn heard(&mut self, queues: &[String], rows: &[Claimed]) {
+        for queue in queues {
+            let weights = rows.iter().filter(|row| row.queue == *queue).map(weight);
+            let (count, weight) = weights.fold((0, 0), |(n, sum), weight| (n + 1, sum + weight));
+            // A claim that found nothing says nothing: after a failure it comes while Postgres still
+            // has the rows locked.
+            if count == 0 && self.is_suspect(queue) {
+                self.queues.entry(queue.clone()).or_default().next =
+                    Some(Instant::now() + PAUSE_MIN);
+            } else if count > 0 {
+                let fits = (WEIGHT_MAX * count / weight.max(1)).clamp(1, CLAIM_MAX);
+                let limit = self.queues.entry(queue.clone()).or_default();
+                limit.rows_max = (limit.rows_max * 2).min(fits);
+                (limit.failures, limit.next) = (0, None);
+            }
+        }
+    }
+
+    fn is_suspect(&self, queue: &str) -> bool {
+        self.queues.get(queue).is_some_and(|limit| limit.failures > 0)
+    }
+}
+
+/// The bytes that came with a row.
+fn weight(row: &Claimed) -> usize {
+    let payloads = row.inbox.signals.iter().map(|signal| signal.2.get().len());
+    row.state.as_ref().map_or(0, String::len) + payloads.sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queues(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_queue_that_fails_is_asked_for_less_and_the_others_have_every_second_claim() {
+        let (mut limits, now) = (Limits::default(), Instant::now());
+        let all = queues(&["a", "b", "c"]);
+        assert_eq!(limits.together(all.clone(), now), all);
+        limits.failed(&queues(&["a", "b"]), &sqlx::Error::PoolTimedOut, now);
+        let claims: Vec<_> = (0..4).map(|_| limits.together(all.clone(), now)).collect();
+        assert!(claims.contains(&queues(&["c"])), "{claims:?}");
+        assert!(claims.iter().all(|claim| claim.len() == 1), "{claims:?}");
+        for _ in 0..5 {
+            limits.failed(&queues(&["a"]), &sqlx::Error::PoolTimedOut, now);
+        }
+        assert_eq!((limits.rows_max("a"), limits.rows_max("b")), (1, CLAIM_MAX));
+        assert_eq!(limits.together(queues(&["a"]), now), queues(&[]), "it pauses");
+        limits.heard(&queues(&["a"]), &[]);
+        assert_eq!(limits.rows_max("a"), 1, "a claim that found nothing says nothing");
+    }
+}

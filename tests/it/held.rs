@@ -1,0 +1,187 @@
+//! Rows and keys that a caller's transaction has locked: it delays the calls that need them, and no other.
+
+use gen_durable::{SignalError, prelude::*};
+
+use crate::support::{PATIENCE, database, engine, eventually, until};
+
+#[derive(Clone, DurableSignal)]
+pub struct Go {
+    n: u32,
+}
+
+#[durable_fsm(output = u32, signals(Go))]
+pub enum Parked {
+    Wait,
+}
+
+#[durable_fsm]
+impl Parked {
+    async fn wait(mut cx: Context<Self>) -> StepResult<Self> {
+        match cx.take_signal::<Go>()? {
+            Some(go) => Ok(cx.done(go.n)),
+            None => Ok(cx.await_signal::<Go>()),
+        }
+    }
+}
+
+/// Signals its target as it ends.
+#[durable_fsm(state = InstanceId<Parked>, output = ())]
+pub enum Signals {
+    Run,
+}
+
+#[durable_fsm]
+impl Signals {
+    async fn run(cx: Context<Self>) -> Outcome<Self> {
+        let target = cx.state;
+        cx.done(()).signal(Parked::signal_go(target, Go { n: 3 }))
+    }
+}
+
+/// Inserts an instance with a unique key as it ends.
+#[durable_fsm(state = String, output = ())]
+pub enum Inserts {
+    Run,
+}
+
+#[durable_fsm]
+impl Inserts {
+    async fn run(cx: Context<Self>) -> Outcome<Self> {
+        let key = cx.state.clone();
+        cx.done(()).insert(Parked::insert(()).unique_key(key))
+    }
+}
+
+/// A transaction has signalled one instance and does not end. Of sixty that are signalled at once, and
+/// again while the first signal waits, all others are signalled meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn p62_an_open_transaction_delays_only_the_signals_to_its_target() {
+    let db = database().await;
+    let engine = engine(&db).machine::<Parked>().queue("default", 100).start().await.unwrap();
+    let mut parked = Vec::new();
+    for _ in 0..60 {
+        parked.push(Parked::insert(()).execute(&engine).await.unwrap());
+    }
+    for id in &parked {
+        until(db.pool(), *id, "awaiting_signal").await;
+    }
+    let mut tx = db.pool().begin().await.unwrap();
+    Parked::signal_go(parked[0], Go { n: 1 }).execute(&mut *tx).await.unwrap();
+    let send = |id| {
+        let client = engine.client().clone();
+        tokio::spawn(async move { Parked::signal_go(id, Go { n: 2 }).execute(&client).await })
+    };
+    let mut held = Vec::new();
+    for neighbours in parked[1..].chunks(20) {
+        // Two at a time, one for each batch that may be under way.
+        held.extend([send(parked[0]), send(parked[0])]);
+        let sends: Vec<_> = neighbours.iter().map(|id| send(*id)).collect();
+        for send in sends {
+            send.await.unwrap().unwrap();
+        }
+    }
+    for id in &parked[1..] {
+        assert_eq!(engine.wait(*id, PATIENCE).await.unwrap(), 2);
+    }
+    assert!(held.iter().all(|send| !send.is_finished()), "they wait for the transaction");
+    tx.commit().await.unwrap();
+    assert_eq!(engine.wait(parked[0], PATIENCE).await.unwrap(), 1);
+    for send in held {
+        match send.await.unwrap() {
+            // Each comes before or after the end that the transaction's own signal leads to.
+            Ok(_) | Err(SignalError::Terminal { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    engine.shutdown().await.unwrap();
+}
+
+/// The same for outcomes that signal, and for those that insert.
+#[tokio::test(flavor = "multi_thread")]
+async fn p62_an_open_transaction_delays_only_the_outcomes_that_need_its_rows() {
+    let db = database().await;
+    let builder = engine(&db).machine::<Parked>().machine::<Signals>().machine::<Inserts>();
+    let engine = builder.queue("default", 100).start().await.unwrap();
+    let mut parked = Vec::new();
+    for _ in 0..5 {
+        parked.push(Parked::insert(()).execute(&engine).await.unwrap());
+    }
+    for id in &parked {
+        until(db.pool(), *id, "awaiting_signal").await;
+    }
+    let mut tx = db.pool().begin().await.unwrap();
+    Parked::signal_go(parked[0], Go { n: 1 }).execute(&mut *tx).await.unwrap();
+    Parked::insert(()).unique_key("held").execute(&mut *tx).await.unwrap();
+    let insert = async |key: &str| Inserts::insert(key.to_owned()).execute(&engine).await.unwrap();
+    let signals = Signals::insert(parked[0]).execute(&engine).await.unwrap();
+    let inserts = insert("held").await;
+    for id in &parked[1..] {
+        let other = Signals::insert(*id).execute(&engine).await.unwrap();
+        engine.wait(other, PATIENCE).await.unwrap();
+        assert_eq!(engine.wait(*id, PATIENCE).await.unwrap(), 3);
+        let other = insert(&format!("free {id}")).await;
+        engine.wait(other, PATIENCE).await.unwrap();
+    }
+    for id in [signals.get(), inserts.get()] {
+        until(db.pool(), id, "executing").await;
+    }
+    tx.rollback().await.unwrap();
+    engine.wait(signals, PATIENCE).await.unwrap();
+    engine.wait(inserts, PATIENCE).await.unwrap();
+    assert_eq!(engine.wait(parked[0], PATIENCE).await.unwrap(), 3, "the transaction's was undone");
+    engine.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p62_a_unique_key_that_is_held_delays_only_the_inserts_that_need_it() {
+    let db = database().await;
+    let client = Client::new(db.pool().clone());
+    let mut tx = db.pool().begin().await.unwrap();
+    Parked::insert(()).unique_key("held").execute(&mut *tx).await.unwrap();
+    let insert = |key: Option<String>| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let insert = Parked::insert(());
+            let insert = key.into_iter().fold(insert, |insert, key| insert.unique_key(key));
+            insert.execute(&client).await
+        })
+    };
+    let held: Vec<_> = (0..2).map(|_| insert(Some("held".to_owned()))).collect();
+    let others = (0..40).map(|n| insert((n % 2 == 0).then(|| format!("free {n}"))));
+    for other in others.collect::<Vec<_>>() {
+        other.await.unwrap().unwrap();
+    }
+    assert!(held.iter().all(|insert| !insert.is_finished()), "they wait for the transaction");
+    tx.rollback().await.unwrap();
+    let mut answers = Vec::new();
+    for insert in held {
+        answers.push(insert.await.unwrap());
+    }
+    assert!(answers.iter().any(Result::is_ok), "{answers:?}");
+    assert!(
+        answers.iter().any(|answer| matches!(answer, Err(InsertError::Duplicate(_)))),
+        "{answers:?}"
+    );
+}
+
+/// The caller's transaction keeps its settings.
+#[tokio::test(flavor = "multi_thread")]
+async fn p62_calls_change_no_setting_of_the_callers_transaction() {
+    let db = database().await;
+    let mut tx = db.pool().begin().await.unwrap();
+    let settings = async |tx: &mut sqlx::PgConnection| -> Vec<(String, String)> {
+        sqlx::query_as("select name, setting from pg_settings order by name")
+            .fetch_all(tx)
+            .await
+            .unwrap()
+    };
+    let before = settings(&mut tx).await;
+    let id = Parked::insert(()).unique_key("key").execute(&mut *tx).await.unwrap();
+    Parked::signal_go(id, Go { n: 1 }).execute(&mut *tx).await.unwrap();
+    assert_eq!(settings(&mut tx).await, before);
+    tx.commit().await.unwrap();
+    eventually("it is there", async || {
+        Client::new(db.pool().clone()).find(id).await.unwrap().map(drop)
+    })
+    .await;
+}
