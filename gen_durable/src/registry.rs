@@ -114,8 +114,8 @@ impl Work {
         self.upgraded = None;
         self.revision += 1;
         self.inbox.advance(&commit.consumed, inbox);
-        if commit.awaits_loaded {
-            self.inbox.want();
+        if let Some(names) = &commit.awaits_loaded {
+            self.inbox.want(names);
         }
         if let Some(state) = commit.state {
             self.state = state.0;
@@ -137,7 +137,7 @@ impl Work {
             error: None,
             consumed: Vec::new(),
             known: self.inbox.known(),
-            awaits_loaded: false,
+            awaits_loaded: None,
             inserts: Vec::new(),
             signals: Vec::new(),
             partition_key: self.instance.partition_key.clone(),

@@ -197,7 +197,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         case("lock_free_partitions", &[&keyed], by_id, batch(1)),
         case("lock_instances", &[&executing, "false", "'20ms'"], by_id, batch(2)),
         case("lock_instances", &[&executing, "true", "'20ms'"], by_id, batch(2)),
-        case("load_inbox", &[&target, "0", "100", "65536"], &[], 0.0..=20.0),
+        case("load_inbox", &[&target, "0", "100", "65536", "null", "0"], &[], 0.0..=20.0),
         case(
             "next_due",
             &["'{q}'", "'{m}'", "'{1}'", "1000000"],

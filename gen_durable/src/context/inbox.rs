@@ -34,7 +34,7 @@ impl<M: Machine> Context<M> {
 
     /// Takes all signals of this type out of the inbox, the oldest first.
     ///
-    /// A step is given the oldest ten thousand signals of an inbox, and 1 MiB of them at most. Those that are left
+    /// A step is given the oldest thousand signals of an inbox, and 1 MiB of them at most. Those that are left
     /// follow in the next step, or if the step awaits them: [`count_signals`](Self::count_signals) tells
     /// whether there are any.
     ///
@@ -53,7 +53,7 @@ impl<M: Machine> Context<M> {
     ///
     /// The step runs once for each signal that arrives while it is parked, and reads what is in the inbox each time.
     /// Where thousands are gathered, add up what has come in the state instead, with
-    /// [`take_signals`](Self::take_signals). Of an inbox with more than ten thousand signals or 1 MiB the step has the
+    /// [`take_signals`](Self::take_signals). Of an inbox with more than a thousand signals or 1 MiB the step has the
     /// oldest; the others come when it awaits them.
     ///
     /// ```

@@ -131,7 +131,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
         let yields = steps >= shared.config.run_ahead_steps_max
             || began.elapsed() >= shared.config.run_ahead_time_max
             || commit.signals_itself();
-        if shared.stopping.is_open() || yields && !commit.awaits_loaded {
+        if shared.stopping.is_open() || yields && commit.awaits_loaded.is_none() {
             yield_claim(&mut commit);
         }
         if !flush(shared, slot, runner, &mut work, commit, next).await {
@@ -147,16 +147,16 @@ async fn load_inbox(shared: &Shared, work: &mut Work) -> bool {
     while let Some(missing) = work.inbox.missing() {
         let load = async {
             let mut connection = shared.connections.get().await?;
-            let load = storage::load_inbox(&mut connection, work.instance.id, missing);
+            let load = storage::load_inbox(&mut connection, work.instance.id, &missing);
             let result = shared.connections.within(load).await;
             connection.done(result)
         };
         match load.await {
             Ok(portion) => {
                 outage.over();
-                work.inbox.extend(portion);
-                // A portion that brings little is all that there is.
-                break;
+                if work.inbox.extend(portion) {
+                    break;
+                }
             }
             Err(_) if shared.stopping.is_open() || !shared.lease.may_hold() => return false,
             Err(error) => tokio::time::sleep(outage.failed(&error)).await,

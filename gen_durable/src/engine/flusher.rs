@@ -438,7 +438,7 @@ mod tests {
             error: None,
             consumed: Vec::new(),
             known: 0,
-            awaits_loaded: false,
+            awaits_loaded: None,
             inserts: Vec::new(),
             signals: Vec::new(),
             partition_key: None,

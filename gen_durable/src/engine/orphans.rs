@@ -139,7 +139,7 @@ fn release(shared: &Shared, worker: i64, orphan: Orphan) -> Option<Box<Commit>> 
         error: None,
         consumed: Vec::new(),
         known: 0,
-        awaits_loaded: false,
+        awaits_loaded: None,
         inserts: Vec::new(),
         signals: Vec::new(),
         partition_key: orphan.partition_key,

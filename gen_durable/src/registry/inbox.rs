@@ -5,22 +5,23 @@
 //!                                            loaded                         known
 //! ```
 //!
-//! An instance's signals are committed in the order of their ids, so two ids tell what is new.
+//! An instance's signals are committed in the order of their ids, so two ids tell what is new. A step may
+//! await a name that comes behind many others: its signals are loaded ahead of those.
 //!
 //! Invariant: every signal up to `loaded` is in `signals`, unless a step consumed it; every one from
-//! there up to `known` is in `beyond`. Only `stale` says otherwise.
+//! there up to `known` is in `signals` or counted in `beyond`. Only `stale` says otherwise.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     context::{Beyond, Mark, Received},
-    storage::{Inbox, InboxRow, Portion},
+    storage::{Inbox, InboxRow, Missing, Portion},
 };
 
 /// With fewer signals left, more are loaded before the next step.
 const LOW: usize = 100;
 /// The first portion that is loaded beyond what a claim brings, in signals and in bytes.
-const PORTION: i64 = 10_000;
+const PORTION: i64 = 1_000;
 const PORTION_BYTES: i64 = 1024 * 1024;
 /// How much larger each further portion is that a step asks for by awaiting what is beyond.
 const GROWTH: i64 = 4;
@@ -28,16 +29,19 @@ const GROWTH: i64 = 4;
 /// The inbox of a claimed instance.
 #[derive(Clone, Default)]
 pub(crate) struct Loaded {
+    /// In the order of their ids.
     signals: Vec<Received>,
-    /// The newest signal that was loaded.
+    /// The newest signal up to which all are loaded.
     loaded: i64,
+    /// The newest signal of a name up to which all of that name are loaded, if that is further.
+    ahead: HashMap<Arc<str>, i64>,
     /// The newest signal that was loaded or counted.
     known: i64,
     beyond: Arc<Beyond>,
     /// There are signals after `loaded` that are not counted.
     stale: bool,
-    /// The last step awaits a signal that is not loaded.
-    wanted: bool,
+    /// Names that the last step awaits, and that are not loaded.
+    wanted: Vec<Arc<str>>,
     growth: i64,
 }
 
@@ -67,9 +71,10 @@ impl Loaded {
         names.iter().any(|name| self.beyond.contains_key(*name))
     }
 
-    /// The step awaits what is beyond: it is loaded before the step runs again.
-    pub(super) fn want(&mut self) {
-        self.wanted = true;
+    /// The step awaits these names: what is beyond of them is loaded before the step runs again.
+    pub(super) fn want(&mut self, names: &[&str]) {
+        let beyond = names.iter().filter_map(|name| self.beyond.get_key_value(*name));
+        self.wanted = beyond.map(|(name, _)| Arc::clone(name)).collect();
     }
 
     /// Becomes what is left after a commit that consumed these, and brought what is new.
@@ -86,6 +91,7 @@ impl Loaded {
         for signal in signals {
             self.known = self.known.max(signal.0);
             if complete {
+                self.loaded = signal.0;
                 self.push(signal);
             } else {
                 self.count(signal.1.into(), 1);
@@ -95,7 +101,6 @@ impl Loaded {
     }
 
     fn push(&mut self, InboxRow(id, name, payload): InboxRow) {
-        self.loaded = self.loaded.max(id);
         self.signals.push(Received {
             id,
             name: name.into(),
@@ -108,28 +113,56 @@ impl Loaded {
         *Arc::make_mut(&mut self.beyond).entry(name).or_default() += count;
     }
 
-    /// What to load before the next step, if anything: after which signal, how many, how many bytes.
-    pub(crate) fn missing(&self) -> Option<(i64, i64, i64)> {
+    /// What to load before the next step, if anything.
+    pub(crate) fn missing(&self) -> Option<Missing> {
+        let name = self.wanted.last();
         let low = !self.beyond.is_empty() && self.signals.len() < LOW;
-        let portion = || {
-            let growth = self.growth;
-            (self.loaded, PORTION.saturating_mul(growth), PORTION_BYTES.saturating_mul(growth))
-        };
-        (self.stale || self.wanted || low).then(portion)
+        let ahead = name.and_then(|name| self.ahead.get(name)).copied();
+        (name.is_some() || self.stale || low).then(|| Missing {
+            name: name.map(|name| (**name).to_owned()),
+            after: ahead.unwrap_or(self.loaded).max(self.loaded),
+            loaded: self.loaded,
+            count_max: PORTION.saturating_mul(self.growth),
+            bytes_max: PORTION_BYTES.saturating_mul(self.growth),
+        })
     }
 
-    /// Adds what was loaded.
-    pub(crate) fn extend(&mut self, portion: Portion) {
-        if std::mem::take(&mut self.wanted) {
+    /// Adds what was loaded. Whether the next step has all that it needs.
+    pub(crate) fn extend(&mut self, portion: Portion) -> bool {
+        let last = portion.signals.last().map(|signal| signal.0);
+        match (self.wanted.pop(), last) {
+            (Some(name), Some(last)) => {
+                self.ahead.insert(name, last);
+                portion.signals.into_iter().for_each(|signal| self.push(signal));
+            }
+            (Some(_), None) => {}
+            (None, last) => {
+                self.loaded = last.unwrap_or(self.loaded);
+                for signal in portion.signals {
+                    let ahead = self.ahead.get(&*signal.1).is_some_and(|ahead| signal.0 <= *ahead);
+                    if !ahead {
+                        self.push(signal);
+                    }
+                }
+            }
+        }
+        self.signals.sort_unstable_by_key(|signal| signal.id);
+        self.stale = false;
+        self.known = portion.last.unwrap_or(self.loaded).max(self.loaded);
+        let mut beyond: Beyond =
+            portion.beyond.into_iter().map(|(name, count)| (Arc::from(name), count)).collect();
+        for signal in self.signals.iter().rev().take_while(|signal| signal.id > self.loaded) {
+            if let Some(count) = beyond.get_mut(&signal.name) {
+                *count = count.saturating_sub(1);
+            }
+        }
+        beyond.retain(|_, count| *count > 0);
+        self.beyond = Arc::new(beyond);
+        let complete = self.wanted.is_empty();
+        if complete {
             self.growth = self.growth.saturating_mul(GROWTH);
         }
-        self.stale = false;
-        for signal in portion.signals {
-            self.push(signal);
-        }
-        self.known = portion.last.unwrap_or(self.loaded).max(self.loaded);
-        let beyond = portion.beyond.into_iter();
-        self.beyond = Arc::new(beyond.map(|(name, count)| (name.into(), count)).collect());
+        complete
     }
 }
 
@@ -138,52 +171,77 @@ impl Loaded {
 mod tests {
     use super::*;
 
-    fn rows(ids: impl IntoIterator<Item = i64>) -> Vec<InboxRow> {
+    fn named(name: &str, ids: impl IntoIterator<Item = i64>) -> Vec<InboxRow> {
         let payload = || serde_json::value::RawValue::from_string("1".to_owned()).unwrap();
-        ids.into_iter().map(|id| InboxRow(id, "go".to_owned(), payload())).collect()
+        ids.into_iter().map(|id| InboxRow(id, name.to_owned(), payload())).collect()
+    }
+
+    fn rows(ids: impl IntoIterator<Item = i64>) -> Vec<InboxRow> {
+        named("go", ids)
     }
 
     fn ids(inbox: &Loaded) -> Vec<i64> {
         inbox.signals.iter().map(|signal| signal.id).collect()
     }
 
+    fn beyond(counts: &[(&str, usize)]) -> Vec<(String, usize)> {
+        counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+    }
+
     #[test]
     fn what_is_new_is_added_and_what_was_consumed_is_gone() {
         let mut inbox = Loaded::new(Inbox { signals: rows([3, 5]), more: false });
         inbox.advance(&[3], Inbox { signals: rows([8]), more: false });
-        assert_eq!((ids(&inbox), inbox.known(), inbox.missing()), (vec![5, 8], 8, None));
+        assert_eq!((ids(&inbox), inbox.known()), (vec![5, 8], 8));
+        assert!(inbox.missing().is_none());
     }
 
     #[test]
     fn what_is_beyond_is_counted_and_loaded_when_little_is_left() {
         let mut inbox = Loaded::new(Inbox { signals: rows(1..=100), more: true });
-        let (after, count, _) = inbox.missing().unwrap();
-        assert_eq!(after, 100, "there is more, and nobody has counted it");
-        let beyond = vec![("go".to_owned(), 7)];
-        let signals = rows(101..=100 + count);
-        inbox.extend(Portion { signals, beyond, last: Some(20_000) });
-        assert_eq!(inbox.missing(), None);
+        let missing = inbox.missing().unwrap();
+        assert_eq!(missing.after, 100, "there is more, and nobody has counted it");
+        let last = 100 + missing.count_max;
+        let portion =
+            Portion { signals: rows(101..=last), beyond: beyond(&[("go", 7)]), last: Some(20_000) };
+        assert!(inbox.extend(portion));
+        assert!(inbox.missing().is_none());
         // A signal that comes now is behind those: it is counted, and not loaded before them.
         inbox.advance(&[], Inbox { signals: rows([20_001]), more: false });
         assert_eq!((inbox.known(), inbox.beyond()["go"]), (20_001, 8));
         assert!(inbox.holds_back(&["stay", "go"]) && !inbox.holds_back(&["stay"]));
-        let taken: Vec<i64> = (1..=10_050).collect();
+        let taken: Vec<i64> = (1..=last - 50).collect();
         inbox.advance(&taken, Inbox::default());
-        assert_eq!(inbox.missing().unwrap().0, 10_100, "few are left");
+        assert_eq!(inbox.missing().unwrap().after, last, "few are left");
     }
 
     #[test]
-    fn a_step_that_awaits_what_is_beyond_gets_ever_larger_portions() {
+    fn what_a_step_awaits_is_loaded_ahead_and_not_a_second_time() {
         let mut inbox = Loaded::new(Inbox { signals: rows(1..=100), more: true });
-        let mut counts = Vec::new();
-        for _ in 0..3 {
-            let (after, count, _) = inbox.missing().unwrap();
-            counts.push(count / PORTION);
-            let beyond = vec![("go".to_owned(), 1)];
-            let last = Some(after + count + 1);
-            inbox.extend(Portion { signals: rows(after + 1..=after + count), beyond, last });
-            inbox.want();
-        }
-        assert_eq!(counts, [1, 1, 4]);
+        let counts = [("go", 500), ("rare", 2)];
+        let nothing = Portion { signals: Vec::new(), beyond: beyond(&counts), last: Some(700) };
+        inbox.extend(nothing);
+        inbox.want(&["rare", "other"]);
+        let missing = inbox.missing().unwrap();
+        assert_eq!(
+            (missing.name.as_deref(), missing.after, missing.loaded),
+            (Some("rare"), 100, 100)
+        );
+        let portion = Portion {
+            signals: named("rare", [400, 600]),
+            beyond: beyond(&counts),
+            last: Some(700),
+        };
+        assert!(inbox.extend(portion));
+        assert_eq!(ids(&inbox)[100..], [400, 600]);
+        assert!(!inbox.holds_back(&["rare"]) && inbox.beyond()["go"] == 500);
+        // The first one is consumed; then a portion comes in which the second one is again.
+        let taken: Vec<i64> = (1..=100).chain([400]).collect();
+        inbox.advance(&taken, Inbox::default());
+        assert_eq!(inbox.missing().unwrap().name, None);
+        let mut signals = rows(101..=110);
+        signals.extend(named("rare", [600]));
+        inbox.extend(Portion { signals, beyond: beyond(&[("go", 490)]), last: Some(700) });
+        assert_eq!(ids(&inbox), (101..=110).chain([600]).collect::<Vec<_>>());
     }
 }

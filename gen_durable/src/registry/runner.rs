@@ -124,7 +124,7 @@ impl<M: Steps> MachineRunner<M> {
         }
         let mut error = None;
         let mut next = None;
-        let mut awaits_loaded = false;
+        let mut awaits_loaded = None;
         let change = match transition {
             Transition::Next { step, delay } => {
                 (attempt, failures) = (0, 0);
@@ -145,7 +145,7 @@ impl<M: Steps> MachineRunner<M> {
             Transition::Await { names, .. } if work.inbox.holds_back(&names) => {
                 (attempt, failures) = (0, 0);
                 next = read.map(Decoded::new);
-                awaits_loaded = true;
+                awaits_loaded = Some(names);
                 Change::Next { step: Self::static_name(&instance.step) }
             }
             Transition::Await { names, timeout } => {

@@ -12,7 +12,9 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::{
     begin, micros,
-    row::{ClaimRequest, Claimed, Due, First, Inbox, InboxRow, Kind, Kinds, Orphan, Portion},
+    row::{
+        ClaimRequest, Claimed, Due, First, Inbox, InboxRow, Kind, Kinds, Missing, Orphan, Portion,
+    },
 };
 
 const CLAIM: &str = include_str!("sql/claim.sql");
@@ -360,17 +362,19 @@ fn parse_signals<T: for<'a> serde::Deserialize<'a>>(text: &str) -> Result<T, sql
     })
 }
 
-/// Loads the signals of an instance after this one: so many at most, that begin within so many bytes.
+/// Loads signals of an instance that are missing.
 pub(crate) async fn load_inbox(
     connection: &mut PgConnection,
     id: i64,
-    (after, count_max, bytes_max): (i64, i64, i64),
+    missing: &Missing,
 ) -> Result<Portion, sqlx::Error> {
     let row = sqlx::query(LOAD_INBOX)
         .bind(id)
-        .bind(after)
-        .bind(count_max)
-        .bind(bytes_max)
+        .bind(missing.after)
+        .bind(missing.count_max)
+        .bind(missing.bytes_max)
+        .bind(&missing.name)
+        .bind(missing.loaded)
         .fetch_one(connection)
         .await?;
     let signals = match row.try_get::<Option<&str>, _>(0)? {

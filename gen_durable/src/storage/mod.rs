@@ -18,7 +18,7 @@ pub(crate) use self::{
     insert::insert,
     row::{
         Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, Inbox, InboxRow, Kind, Kinds,
-        NewInstance, NewSignal, Orphan, Portion, Upgraded,
+        Missing, NewInstance, NewSignal, Orphan, Portion, Upgraded,
     },
     upkeep::{
         Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,

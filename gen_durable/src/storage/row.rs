@@ -114,11 +114,25 @@ pub(crate) struct Inbox {
     pub(crate) more: bool,
 }
 
+/// Which signals of an inbox to load.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    /// Those of this name alone.
+    pub(crate) name: Option<String>,
+    /// Those after this one.
+    pub(crate) after: i64,
+    /// The newest signal up to which all are loaded.
+    pub(crate) loaded: i64,
+    pub(crate) count_max: i64,
+    /// Those that begin within so many bytes.
+    pub(crate) bytes_max: i64,
+}
+
 /// Signals that were loaded later.
 #[derive(Debug, Default)]
 pub(crate) struct Portion {
     pub(crate) signals: Vec<InboxRow>,
-    /// How many there are after them, by name.
+    /// How many there are after that up to which all are loaded, by name.
     pub(crate) beyond: Vec<(String, usize)>,
     /// The last of those.
     pub(crate) last: Option<i64>,
@@ -170,9 +184,9 @@ pub(crate) struct Commit {
     pub(crate) consumed: Vec<i64>,
     /// The last signal that the worker knows of.
     pub(crate) known: i64,
-    /// The step awaits signals that are in the inbox, and were not loaded: it keeps its claim, and
-    /// runs again with them.
-    pub(crate) awaits_loaded: bool,
+    /// The step awaits these names, and some are in the inbox and were not loaded: it keeps its claim,
+    /// and runs again with them.
+    pub(crate) awaits_loaded: Option<Vec<&'static str>>,
     pub(crate) inserts: Vec<NewInstance>,
     pub(crate) signals: Vec<NewSignal>,
     pub(crate) partition_key: Option<String>,

@@ -1,5 +1,8 @@
--- The signals of the instance $1 after the signal $2: the $3 oldest, as far as they begin within $4
--- bytes, and how many there are beyond, by name. A compressed payload counts as in claim.sql.
+-- The signals of the instance $1 after the signal $2, of the name $5 if it is not null: the $3 oldest, as
+-- far as they begin within $4 bytes. A compressed payload counts as in claim.sql.
+--
+-- And how many there are, by name, after all that is loaded: that is, after the signal $6, and if no name
+-- was asked for, after those that this answer brings.
 with portion as materialized (
     select s.*, pg_catalog.sum(s.weight) over (order by s.id) - s.weight as before
     from (
@@ -8,7 +11,7 @@ with portion as materialized (
                    when pg_catalog.pg_column_compression(s.payload) is null then 1 else 8
                end as weight
         from gen_durable.signals s
-        where s.target_id = $1 and s.id > $2
+        where s.target_id = $1 and s.id > $2 and ($5::text is null or s.name = $5::text)
         order by s.id
         limit $3
     ) as s
@@ -20,7 +23,9 @@ beyond as materialized (
     select s.name, pg_catalog.count(*) as count, pg_catalog.max(s.id) as last
     from gen_durable.signals s
     where s.target_id = $1
-      and s.id > coalesce((select pg_catalog.max(l.id) from loaded l), $2)
+      and s.id > greatest(
+          $6, (select pg_catalog.max(l.id) from loaded l where $5::text is null)
+      )
     group by s.name
 )
 select (
