@@ -243,6 +243,88 @@ fn a_statement_is_described_and_has_a_constant_of_its_name() {
     check(&problems);
 }
 
+/// A database may have another encoding than UTF-8, functions of any name in its search path, and a test
+/// kit's clock.
+#[test]
+fn statements_depend_on_nothing_in_the_database_but_the_schema() {
+    // Syntax, and what is qualified by the parser itself: `unnest` of several arrays.
+    let syntax = [
+        "all",
+        "and",
+        "any",
+        "array",
+        "as",
+        "case",
+        "coalesce",
+        "conflict",
+        "exists",
+        "extract",
+        "filter",
+        "from",
+        "greatest",
+        "in",
+        "join",
+        "key",
+        "lateral",
+        "least",
+        "materialized",
+        "not",
+        "nullif",
+        "on",
+        "or",
+        "over",
+        "row",
+        "select",
+        "table",
+        "then",
+        "trigger",
+        "unnest",
+        "values",
+        "when",
+        "where",
+    ];
+    let mut problems = Vec::new();
+    let statements = files("gen_durable/src/storage/sql", "sql");
+    let migrations = files("gen_durable_migrate", "sql");
+    for (file, is_statement) in statements
+        .iter()
+        .map(|file| (file, true))
+        .chain(migrations.iter().map(|file| (file, false)))
+    {
+        for (number, line) in file.lines() {
+            if !line.is_ascii() {
+                problems.push(format!("{}:{number}: not ASCII", file.path));
+            }
+        }
+        if !is_statement {
+            continue;
+        }
+        let text: String = file
+            .lines()
+            .map(|(_, line)| line.split("--").next().unwrap_or_default().to_owned() + "\n")
+            .collect();
+        for (end, _) in text.match_indices('(') {
+            let before = text[..end].trim_end();
+            let begin = before
+                .rfind(|c: char| !(c.is_alphanumeric() || "_.".contains(c)))
+                .map_or(0, |place| place + 1);
+            let name = &before[begin..];
+            let plain = !name.is_empty()
+                && !name.contains('.')
+                && !syntax.contains(&name)
+                && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            let direct = text[..end].ends_with(name);
+            if plain && direct {
+                problems.push(format!("{}: call `pg_catalog.{name}`", file.path));
+            }
+            if ["pg_catalog.now", "pg_catalog.clock_timestamp"].contains(&name) {
+                problems.push(format!("{}: the time is `gen_durable.now()`", file.path));
+            }
+        }
+    }
+    check(&problems);
+}
+
 #[test]
 fn tests_wait_for_a_condition_and_not_for_a_time() {
     let mut problems = Vec::new();

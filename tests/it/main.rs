@@ -23,6 +23,7 @@ mod errors;
 mod failover;
 mod failures;
 mod faithful;
+mod foreign;
 mod golden;
 mod held;
 mod hostile;

@@ -91,10 +91,10 @@ async fn p61_a_claim_that_is_too_slow_asks_for_less_and_other_queues_go_on() {
         db.pool(),
         "insert into gen_durable.instances (fsm, fsm_version, step, state, queue)
          select 'big', 1, 'run', to_json(repeat('x', 1000)), 'big' from generate_series(1, 60);
-         -- Each row takes 20 ms to be claimed, whoever claims it.
          create function public.slowly() returns trigger language plpgsql as $$
          begin
              if new.status = 'executing' and old.status = 'runnable' and new.fsm = 'big' then
+                 -- // Each row takes a time to be claimed, as the timeout is one.
                  perform pg_sleep(0.02);
              end if;
              return new;

@@ -11,17 +11,16 @@ use std::{
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::{
-    begin, micros,
-    row::{
-        ClaimRequest, Claimed, Due, First, Inbox, InboxRow, Kind, Kinds, Missing, Orphan, Portion,
-    },
+    begin,
+    inbox::parse_inbox,
+    micros,
+    row::{ClaimRequest, Claimed, Due, First, Kind, Kinds, Orphan},
 };
 
 const CLAIM: &str = include_str!("sql/claim.sql");
 const LOCK_FREE_PARTITIONS: &str = include_str!("sql/lock_free_partitions.sql");
 const CLAIM_PARTITIONS: &str = include_str!("sql/claim_partitions.sql");
 const BLOCK_AHEAD: &str = include_str!("sql/block_ahead.sql");
-const LOAD_INBOX: &str = include_str!("sql/load_inbox.sql");
 const NEXT_DUE: &str = include_str!("sql/next_due.sql");
 const ORPHANS: &str = include_str!("sql/orphans.sql");
 const ABANDON: &str = include_str!("sql/abandon.sql");
@@ -346,45 +345,6 @@ fn time(micros: i64) -> SystemTime {
         SystemTime::UNIX_EPOCH.checked_add(since)
     };
     time.unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-/// Reads an inbox that a statement aggregated: its signals, and whether there are more.
-pub(super) fn parse_inbox(text: Option<&str>) -> Result<Inbox, sqlx::Error> {
-    let Some(text) = text else { return Ok(Inbox::default()) };
-    let (signals, more) = parse_signals(text)?;
-    Ok(Inbox { signals, more })
-}
-
-fn parse_signals<T: for<'a> serde::Deserialize<'a>>(text: &str) -> Result<T, sqlx::Error> {
-    serde_json::from_str(text).map_err(|source| sqlx::Error::ColumnDecode {
-        index: "inbox".to_owned(),
-        source: Box::new(source),
-    })
-}
-
-/// Loads signals of an instance that are missing.
-pub(crate) async fn load_inbox(
-    connection: &mut PgConnection,
-    id: i64,
-    missing: &Missing,
-) -> Result<Portion, sqlx::Error> {
-    let row = sqlx::query(LOAD_INBOX)
-        .bind(id)
-        .bind(missing.after)
-        .bind(missing.count_max)
-        .bind(missing.bytes_max)
-        .bind(&missing.name)
-        .bind(missing.loaded)
-        .fetch_one(connection)
-        .await?;
-    let signals = match row.try_get::<Option<&str>, _>(0)? {
-        Some(text) => parse_signals::<Vec<InboxRow>>(text)?,
-        None => Vec::new(),
-    };
-    let names: Vec<String> = row.try_get(1)?;
-    let counts: Vec<i64> = row.try_get(2)?;
-    let counts = counts.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX));
-    Ok(Portion { signals, beyond: names.into_iter().zip(counts).collect(), last: row.try_get(3)? })
 }
 
 /// Rows that a worker holds besides those that it knows.

@@ -9,8 +9,8 @@ use sqlx::{PgConnection, Row};
 
 use super::{
     Locked, begin,
-    claim::parse_inbox,
     deliver::deliver,
+    inbox::parse_inbox,
     insert::insert_rows,
     micros,
     row::{Change, Commit, Inbox, NewInstance, NewSignal},

@@ -6,15 +6,17 @@
 mod claim;
 mod commit;
 mod deliver;
+mod inbox;
 mod insert;
 mod row;
 mod upkeep;
 mod workers;
 
 pub(crate) use self::{
-    claim::{Claim, abandon, claim, load_inbox, next_due, orphans, unknown_kinds, unserved_queues},
+    claim::{Claim, abandon, claim, next_due, orphans, unknown_kinds, unserved_queues},
     commit::{Committed, Freed, Verdict, commit, free_again},
     deliver::{Sent, deliver},
+    inbox::load_inbox,
     insert::insert,
     row::{
         Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, Inbox, InboxRow, Kind, Kinds,
