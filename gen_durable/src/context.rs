@@ -51,7 +51,7 @@ pub struct Context<M: Machine> {
     instance: Arc<Instance>,
     inbox: Vec<Received>,
     /// How many signals are in the inbox beyond those that are loaded.
-    beyond: Arc<Beyond>,
+    beyond: Option<Arc<Beyond>>,
 }
 
 /// What a context knows of its row.
@@ -97,7 +97,7 @@ impl<M: Machine> Context<M> {
         state: M::State,
         instance: Arc<Instance>,
         inbox: Vec<Received>,
-        beyond: Arc<Beyond>,
+        beyond: Option<Arc<Beyond>>,
     ) -> Self {
         Self { state, instance, inbox, beyond }
     }

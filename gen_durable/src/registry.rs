@@ -12,6 +12,7 @@ mod upgrader;
 use std::{
     any::TypeId,
     borrow::Cow,
+    fmt::Write as _,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -47,7 +48,7 @@ pub(crate) struct Work {
     pub(crate) revision: i64,
     /// The state as it is stored.
     pub(crate) state: String,
-    pub(crate) inbox: Loaded,
+    pub(crate) inbox: Box<Loaded>,
     /// The stored state was too large to be loaded.
     pub(crate) too_large: bool,
     /// The state, if the step before has left it decoded.
@@ -88,7 +89,7 @@ impl Work {
             revision: claimed.revision,
             too_large: claimed.state.is_none(),
             state: claimed.state.unwrap_or_default(),
-            inbox: Loaded::new(claimed.inbox),
+            inbox: Box::new(Loaded::new(claimed.inbox)),
             decoded: None,
         }
     }
@@ -172,7 +173,7 @@ fn shortened(mut text: String) -> String {
     if text.len() > TEXT_MAX {
         let more = text.len() - TEXT_MAX;
         text.truncate(text.floor_char_boundary(TEXT_MAX));
-        text.push_str(&format!(" [and {more} more bytes]"));
+        let _ = write!(text, " [and {more} more bytes]");
     }
     text
 }

@@ -22,26 +22,26 @@ const TRIES_MAX: u32 = 640;
 /// waited for again, and how long to pause before the next one.
 #[derive(Debug)]
 pub(crate) struct Tries {
-    tries: u32,
-    tries_max: u32,
+    count: u32,
+    count_max: u32,
     pause: Duration,
 }
 
 impl Tries {
     pub(crate) fn new() -> Self {
-        Self { tries: 0, tries_max: TRIES_MIN, pause: PAUSE_MIN }
+        Self { count: 0, count_max: TRIES_MIN, pause: PAUSE_MIN }
     }
 
     /// Counts a try that found the row locked; whether it may be waited for now.
     pub(crate) fn found_locked(&mut self) -> bool {
-        self.tries = self.tries.saturating_add(1);
-        self.tries >= self.tries_max
+        self.count = self.count.saturating_add(1);
+        self.count >= self.count_max
     }
 
     /// It was waited for in vain.
     pub(crate) fn waited(&mut self) {
-        self.tries = 0;
-        self.tries_max = (self.tries_max * 2).min(TRIES_MAX);
+        self.count = 0;
+        self.count_max = (self.count_max * 2).min(TRIES_MAX);
     }
 
     /// The pause before the next try.

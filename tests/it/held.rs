@@ -142,7 +142,10 @@ async fn p62_a_unique_key_that_is_held_delays_only_the_inserts_that_need_it() {
         let client = client.clone();
         tokio::spawn(async move {
             let insert = Parked::insert(());
-            let insert = key.into_iter().fold(insert, |insert, key| insert.unique_key(key));
+            let insert = match key {
+                Some(key) => insert.unique_key(key),
+                None => insert,
+            };
             insert.execute(&client).await
         })
     };

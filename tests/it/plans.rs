@@ -119,6 +119,10 @@ async fn ids(connection: &mut PgConnection, condition: &str) -> String {
     format!("'{ids}'")
 }
 
+async fn text(connection: &mut PgConnection, query: &'static str) -> String {
+    sqlx::query_scalar(query).fetch_one(connection).await.unwrap()
+}
+
 async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let case = |statement, parameters: &[&str], indexes, rows| {
         let parameters = parameters.iter().map(|&parameter| parameter.to_owned()).collect();
@@ -128,9 +132,9 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let keyed = ids(connection, "partition_key like 'late %'").await;
     let parked = ids(connection, "wake_at < now()").await;
     let first = "select coalesce(min(id), 0)::text from gen_durable.instances where fsm = 'k'";
-    let first: String = sqlx::query_scalar(first).fetch_one(&mut *connection).await.unwrap();
+    let first = text(connection, first).await;
     let target = "select coalesce(min(target_id), 0)::text from gen_durable.signals";
-    let target: String = sqlx::query_scalar(target).fetch_one(&mut *connection).await.unwrap();
+    let target = text(connection, target).await;
     let [seven, zero, one, yes, no, null] = ["7", "0", "1", "t", "f", "null"].map(repeated);
     let [m, q, s, a, state, next, done] =
         ["m", "q", "s", "a", "\"{}\"", "executing", "done"].map(repeated);

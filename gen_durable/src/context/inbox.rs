@@ -121,7 +121,8 @@ impl<M: Machine> Context<M> {
     where
         M: Accepts<S>,
     {
-        self.kept(S::NAME).count() + self.beyond.get(S::NAME).copied().unwrap_or_default()
+        let beyond = self.beyond.as_ref().and_then(|beyond| beyond.get(S::NAME));
+        self.kept(S::NAME).count() + beyond.copied().unwrap_or_default()
     }
 
     /// Removes the oldest signal of this type that does not decode; whether there was one.

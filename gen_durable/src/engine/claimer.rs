@@ -88,17 +88,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
         request.known = marks.known(&request.queues, asked);
         match claim(shared, &request).await {
             Err(error) => {
-                // The claim may have been committed, and its answer lost.
-                shared.suspect_orphans();
-                shared.flusher.set_backlog(false);
-                match Fault::of(&error) {
-                    Fault::Connection | Fault::Database | Fault::Locked => {
-                        pause(shared, outage.failed(&error)).await;
-                    }
-                    Fault::Data | Fault::Size | Fault::Unclear => {
-                        limits.failed(&request.queues, &error, Instant::now());
-                    }
-                }
+                failed(shared, &request, &error, &mut limits, &mut outage).await;
             }
             Ok(claim) => {
                 outage.over();
@@ -207,6 +197,27 @@ fn request(
         request.queues.push(queue);
     }
     (!request.queues.is_empty()).then_some(request)
+}
+
+/// Learns that a claim failed, and pauses if it is not for the rows' sake.
+async fn failed(
+    shared: &Shared,
+    request: &ClaimRequest,
+    error: &sqlx::Error,
+    limits: &mut Limits,
+    outage: &mut Outage,
+) {
+    // The claim may have been committed, and its answer lost.
+    shared.suspect_orphans();
+    shared.flusher.set_backlog(false);
+    match Fault::of(error) {
+        Fault::Connection | Fault::Database | Fault::Locked => {
+            pause(shared, outage.failed(error)).await;
+        }
+        Fault::Data | Fault::Size | Fault::Unclear => {
+            limits.failed(&request.queues, error, Instant::now());
+        }
+    }
 }
 
 /// Tells other processes that there is more than this one can do, once in a row of full claims: what

@@ -2,16 +2,16 @@
 //!
 //! ```text
 //!   taken · taken · loaded, oldest first · · · | beyond: counted by name · · · | not known
-//!                                            loaded                         known
+//!                                            all_to                         known
 //! ```
 //!
 //! An instance's signals are committed in the order of their ids, so two ids tell what is new. A step may
 //! await a name that comes behind many others: its signals are loaded ahead of those.
 //!
-//! Invariant: every signal up to `loaded` is in `signals`, unless a step consumed it; every one from
+//! Invariant: every signal up to `all_to` is in `signals`, unless a step consumed it; every one from
 //! there up to `known` is in `signals` or counted in `beyond`. Only `stale` says otherwise.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     context::{Beyond, Mark, Received},
@@ -32,13 +32,14 @@ pub(crate) struct Loaded {
     /// In the order of their ids.
     signals: Vec<Received>,
     /// The newest signal up to which all are loaded.
-    loaded: i64,
+    all_to: i64,
     /// The newest signal of a name up to which all of that name are loaded, if that is further.
-    ahead: HashMap<Arc<str>, i64>,
+    ahead: Vec<(Arc<str>, i64)>,
     /// The newest signal that was loaded or counted.
     known: i64,
-    beyond: Arc<Beyond>,
-    /// There are signals after `loaded` that are not counted.
+    /// None if there is nothing beyond.
+    beyond: Option<Arc<Beyond>>,
+    /// There are signals after `all_to` that are not counted.
     stale: bool,
     /// Names that the last step awaits, and that are not loaded.
     wanted: Vec<Arc<str>>,
@@ -57,8 +58,8 @@ impl Loaded {
         self.signals.clone()
     }
 
-    pub(super) fn beyond(&self) -> Arc<Beyond> {
-        Arc::clone(&self.beyond)
+    pub(super) fn beyond(&self) -> Option<Arc<Beyond>> {
+        self.beyond.clone()
     }
 
     /// The newest signal that the worker knows of.
@@ -68,12 +69,15 @@ impl Loaded {
 
     /// Whether a signal of one of these names is there and not loaded.
     pub(super) fn holds_back(&self, names: &[&str]) -> bool {
-        names.iter().any(|name| self.beyond.contains_key(*name))
+        self.beyond
+            .as_ref()
+            .is_some_and(|beyond| names.iter().any(|name| beyond.contains_key(*name)))
     }
 
     /// The step awaits these names: what is beyond of them is loaded before the step runs again.
     pub(super) fn want(&mut self, names: &[&str]) {
-        let beyond = names.iter().filter_map(|name| self.beyond.get_key_value(*name));
+        let Some(beyond) = &self.beyond else { return };
+        let beyond = names.iter().filter_map(|name| beyond.get_key_value(*name));
         self.wanted = beyond.map(|(name, _)| Arc::clone(name)).collect();
     }
 
@@ -87,11 +91,11 @@ impl Loaded {
     }
 
     fn add(&mut self, Inbox { signals, more }: Inbox) {
-        let complete = self.loaded == self.known;
+        let complete = self.all_to == self.known;
         for signal in signals {
             self.known = self.known.max(signal.0);
             if complete {
-                self.loaded = signal.0;
+                self.all_to = signal.0;
                 self.push(signal);
             } else {
                 self.count(signal.1.into(), 1);
@@ -109,19 +113,25 @@ impl Loaded {
         });
     }
 
+    /// The newest signal of this name that was loaded ahead of others.
+    fn ahead_to(&self, name: &str) -> Option<i64> {
+        self.ahead.iter().find(|(other, _)| **other == *name).map(|(_, last)| *last)
+    }
+
     fn count(&mut self, name: Arc<str>, count: usize) {
-        *Arc::make_mut(&mut self.beyond).entry(name).or_default() += count;
+        let beyond = self.beyond.get_or_insert_default();
+        *Arc::make_mut(beyond).entry(name).or_default() += count;
     }
 
     /// What to load before the next step, if anything.
     pub(crate) fn missing(&self) -> Option<Missing> {
         let name = self.wanted.last();
-        let low = !self.beyond.is_empty() && self.signals.len() < LOW;
-        let ahead = name.and_then(|name| self.ahead.get(name)).copied();
+        let low = self.beyond.is_some() && self.signals.len() < LOW;
+        let ahead = name.and_then(|name| self.ahead_to(name));
         (name.is_some() || self.stale || low).then(|| Missing {
             name: name.map(|name| (**name).to_owned()),
-            after: ahead.unwrap_or(self.loaded).max(self.loaded),
-            loaded: self.loaded,
+            after: ahead.unwrap_or(self.all_to).max(self.all_to),
+            loaded: self.all_to,
             count_max: PORTION.saturating_mul(self.growth),
             bytes_max: PORTION_BYTES.saturating_mul(self.growth),
         })
@@ -132,15 +142,15 @@ impl Loaded {
         let last = portion.signals.last().map(|signal| signal.0);
         match (self.wanted.pop(), last) {
             (Some(name), Some(last)) => {
-                self.ahead.insert(name, last);
+                self.ahead.retain(|(other, _)| *other != name);
+                self.ahead.push((name, last));
                 portion.signals.into_iter().for_each(|signal| self.push(signal));
             }
             (Some(_), None) => {}
             (None, last) => {
-                self.loaded = last.unwrap_or(self.loaded);
+                self.all_to = last.unwrap_or(self.all_to);
                 for signal in portion.signals {
-                    let ahead = self.ahead.get(&*signal.1).is_some_and(|ahead| signal.0 <= *ahead);
-                    if !ahead {
+                    if self.ahead_to(&signal.1).is_none_or(|ahead| signal.0 > ahead) {
                         self.push(signal);
                     }
                 }
@@ -148,16 +158,16 @@ impl Loaded {
         }
         self.signals.sort_unstable_by_key(|signal| signal.id);
         self.stale = false;
-        self.known = portion.last.unwrap_or(self.loaded).max(self.loaded);
+        self.known = portion.last.unwrap_or(self.all_to).max(self.all_to);
         let mut beyond: Beyond =
             portion.beyond.into_iter().map(|(name, count)| (Arc::from(name), count)).collect();
-        for signal in self.signals.iter().rev().take_while(|signal| signal.id > self.loaded) {
+        for signal in self.signals.iter().rev().take_while(|signal| signal.id > self.all_to) {
             if let Some(count) = beyond.get_mut(&signal.name) {
                 *count = count.saturating_sub(1);
             }
         }
         beyond.retain(|_, count| *count > 0);
-        self.beyond = Arc::new(beyond);
+        self.beyond = (!beyond.is_empty()).then(|| Arc::new(beyond));
         let complete = self.wanted.is_empty();
         if complete {
             self.growth = self.growth.saturating_mul(GROWTH);
@@ -208,7 +218,7 @@ mod tests {
         assert!(inbox.missing().is_none());
         // A signal that comes now is behind those: it is counted, and not loaded before them.
         inbox.advance(&[], Inbox { signals: rows([20_001]), more: false });
-        assert_eq!((inbox.known(), inbox.beyond()["go"]), (20_001, 8));
+        assert_eq!((inbox.known(), inbox.beyond().unwrap()["go"]), (20_001, 8));
         assert!(inbox.holds_back(&["stay", "go"]) && !inbox.holds_back(&["stay"]));
         let taken: Vec<i64> = (1..=last - 50).collect();
         inbox.advance(&taken, Inbox::default());
@@ -234,7 +244,7 @@ mod tests {
         };
         assert!(inbox.extend(portion));
         assert_eq!(ids(&inbox)[100..], [400, 600]);
-        assert!(!inbox.holds_back(&["rare"]) && inbox.beyond()["go"] == 500);
+        assert!(!inbox.holds_back(&["rare"]) && inbox.beyond().unwrap()["go"] == 500);
         // The first one is consumed; then a portion comes in which the second one is again.
         let taken: Vec<i64> = (1..=100).chain([400]).collect();
         inbox.advance(&taken, Inbox::default());

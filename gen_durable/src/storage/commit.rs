@@ -97,9 +97,12 @@ pub(crate) async fn commit(
         let mut verdicts = done.verdicts.into_iter();
         done.verdicts = all
             .iter()
-            .map(|outcome| match needs(outcome, &held) {
-                true => Verdict::Locked,
-                false => verdicts.next().unwrap_or(Verdict::Lost),
+            .map(|outcome| {
+                if needs(outcome, &held) {
+                    Verdict::Locked
+                } else {
+                    verdicts.next().unwrap_or(Verdict::Lost)
+                }
             })
             .collect();
         done

@@ -107,17 +107,17 @@ impl Inserts {
             let row = std::slice::from_ref(&job.row);
             // The semaphore is never closed, so `acquire` cannot fail.
             let place = self.waiting.acquire().await;
-            let tried = insert_with(&self.connections, row, Locked::WaitAMoment).await;
+            let inserted = insert_with(&self.connections, row, Locked::WaitAMoment).await;
             drop(place);
-            match tried {
+            match inserted {
                 Err(error) if error.is_locked() => {
                     let key = format!(
                         "unique key `{}`",
                         job.row.unique_key.as_deref().unwrap_or_default()
                     );
-                    match held(INSERT, &key, job.since, self.connections.patience()) {
-                        Some(error) => break Err(error),
-                        None => continue,
+                    if let Some(error) = held(INSERT, &key, job.since, self.connections.patience())
+                    {
+                        break Err(error);
                     }
                 }
                 Err(error) => break Err(error),
@@ -125,7 +125,7 @@ impl Inserts {
             }
         };
         if answer.is_ok() {
-            self.announcer.announce([job.row.queue.as_str()].into_iter());
+            self.announcer.announce(std::iter::once(job.row.queue.as_str()));
         }
         let _ = job.reply.send(answer);
     }

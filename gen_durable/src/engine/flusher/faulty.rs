@@ -88,9 +88,9 @@ async fn alone(shared: Arc<Shared>, mut jobs: Vec<Job>) {
     loop {
         // The semaphore is never closed, so `acquire` cannot fail.
         let place = shared.flusher.alone.acquire().await;
-        let tried = try_batch(&shared, jobs, false, patience.saturating_mul(PATIENCE)).await;
+        let done = try_batch(&shared, jobs, false, patience.saturating_mul(PATIENCE)).await;
         drop(place);
-        let failed = match tried {
+        let failed = match done {
             Ok(()) => return outage.over(),
             Err(failed) if given_up(&shared, &failed.error) => return give_up(failed),
             Err(failed) => failed,
