@@ -19,6 +19,7 @@ mod blocking;
 mod claims;
 mod clocks;
 mod crashes;
+mod credentials;
 mod errors;
 mod failover;
 mod failures;

@@ -212,6 +212,11 @@ impl EngineBuilder {
 
     /// The most connections that the engine opens for its statements; the default is 10, at least 5
     /// and at most 1,000. Two more keep the worker's lease and listen for work.
+    ///
+    /// They are made with the pool's options and hooks as they are at that moment: a password that
+    /// is rotated reaches them by `PgPool::set_connect_options`. They keep to the pool's
+    /// `max_lifetime`, and to its `acquire_timeout` up to a third of the lease (or a second, if it
+    /// is more). One that was idle for a minute is tested before it is used.
     pub fn connections_max(mut self, connections: u32) -> Self {
         self.config.connections_max = connections;
         self
