@@ -29,6 +29,7 @@ mod hostile;
 mod inserts;
 mod isolation;
 mod jobs;
+mod ledger;
 mod locks;
 mod maintenance;
 mod marks;
