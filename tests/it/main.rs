@@ -13,6 +13,7 @@
     reason = "tests write what a user would, and a panic is how a test fails"
 )]
 
+mod announcements;
 mod awaits;
 mod blocked;
 mod blocking;

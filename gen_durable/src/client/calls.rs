@@ -99,7 +99,7 @@ fn insert_group(connections: Connections, announcer: Arc<Announcer>) -> Arc<Grou
                     vec![Err(error); rows.len()]
                 }
             };
-            announcer.announce(rows.iter().map(|row| row.queue.as_str()));
+            announcer.announce(announcer.news(&rows));
             for (reply, answer) in replies.into_iter().zip(answers) {
                 let _ = reply.send(answer);
             }

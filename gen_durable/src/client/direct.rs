@@ -6,6 +6,8 @@ use sqlx::{PgConnection, PgPool};
 
 use super::calls::{deliver_with, insert_with};
 use crate::{
+    announce::latest_poll,
+    config::Config,
     connections::Connections,
     error::{Cause, DatabaseError, Duplicate, InsertError, SignalError},
     signal::Delivery,
@@ -20,7 +22,7 @@ pub(crate) async fn insert_on_pool(
     let answers = insert_with(&connections, &rows).await?;
     // After the commit, so that no inserter waits for another's: Postgres lets one transaction
     // with a notification commit at a time. If it fails, the engines' poll finds the rows.
-    announce_on_pool(&connections, rows.iter().map(|row| row.queue.clone())).await;
+    announce_on_pool(&connections, news(&rows)).await;
     Ok(answers)
 }
 
@@ -32,6 +34,12 @@ pub(crate) async fn signal_on_pool(
     let mut sent = deliver_with(&connections, &[&signal]).await?;
     announce_on_pool(&connections, sent.queues.into_iter()).await;
     sent.deliveries.remove(0)
+}
+
+/// The queues of the rows that somebody should hear of.
+fn news(rows: &[NewInstance]) -> impl Iterator<Item = String> {
+    let next_look = latest_poll(Config::POLL_INTERVAL);
+    rows.iter().filter(move |row| row.is_news(next_look)).map(|row| row.queue.clone())
 }
 
 async fn announce_on_pool(connections: &Connections, queues: impl Iterator<Item = String>) {
@@ -53,7 +61,7 @@ pub(crate) async fn insert_in_transaction(
 ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
     let failed = DatabaseError::new("insert instances");
     let answers = storage::insert(connection, &rows).await.map_err(failed)?;
-    notify_in_transaction(connection, rows.into_iter().map(|row| row.queue)).await?;
+    notify_in_transaction(connection, news(&rows)).await?;
     Ok(answers)
 }
 

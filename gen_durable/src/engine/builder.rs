@@ -119,6 +119,9 @@ impl EngineBuilder {
     /// The longest pause between two looks for work that nobody announced; the default is 5 s, at
     /// least 1 ms, and more than a week is a week. An engine that has just become idle looks
     /// sooner.
+    ///
+    /// Other processes take it for 5 s. They do not announce an instance that they schedule for
+    /// more than 6.25 s from now, so with a longer interval it may be late by as much.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.config.poll_interval = interval;
         self
@@ -278,9 +281,9 @@ impl EngineBuilder {
     fn share(self, connections: Connections, registry: Registry, lease: Lease) -> Arc<Shared> {
         let config = self.config;
         let announcer = if config.poll_only {
-            Announcer::silent()
+            Announcer::local(config.poll_interval)
         } else {
-            Announcer::remote(connections.clone())
+            Announcer::remote(connections.clone(), config.poll_interval)
         };
         let client = Client::with(connections.clone(), Arc::clone(&announcer), config.value_max);
         let queues = config
