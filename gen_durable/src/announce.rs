@@ -10,10 +10,11 @@ use std::{
 };
 
 use crate::{
+    config::Config,
     connections::Connections,
     error::Cause,
     group::{Group, Item},
-    storage,
+    storage::{self, NewInstance},
 };
 
 /// Takes an announcement in this process; false if others should hear of it too.
@@ -23,6 +24,14 @@ type Local = Box<dyn Fn(&str) -> bool + Send + Sync>;
 pub(crate) struct Announcer {
     local: OnceLock<Local>,
     remote: Option<Arc<Group<Queue>>>,
+    /// When an engine that was told nothing has looked by itself.
+    next_look: Duration,
+}
+
+/// The longest time until an engine with this poll interval looks: its pauses are a quarter longer
+/// at most.
+pub(crate) fn latest_poll(poll_interval: Duration) -> Duration {
+    poll_interval * 5 / 4
 }
 
 /// The pause after a NOTIFY: each wakes every listening engine, and its connection.
@@ -43,7 +52,10 @@ impl Announcer {
     /// One NOTIFY is under way at a time, and carries each queue once: Postgres lets only one
     /// transaction with a notification commit at a time, so an insert never carries its own. What is
     /// announced within [`PAUSE`] after one goes out with the next.
-    pub(crate) fn remote(connections: Connections) -> Arc<Self> {
+    ///
+    /// A row that is due only after every engine has polled is not announced. An engine's own
+    /// interval counts if it is longer than the default; nobody knows those of others.
+    pub(crate) fn remote(connections: Connections, poll_interval: Duration) -> Arc<Self> {
         let run = move |queues: Vec<Queue>| {
             let connections = connections.clone();
             Box::pin(async move {
@@ -63,12 +75,26 @@ impl Announcer {
             }) as _
         };
         let remote = Group::new(usize::MAX, 1, Box::new(run));
-        Arc::new(Self { local: OnceLock::new(), remote: Some(remote) })
+        Self::with(Some(remote), poll_interval)
     }
 
     /// Announces in this process alone.
-    pub(crate) fn silent() -> Arc<Self> {
-        Arc::new(Self { local: OnceLock::new(), remote: None })
+    pub(crate) fn local(poll_interval: Duration) -> Arc<Self> {
+        Self::with(None, poll_interval)
+    }
+
+    fn with(remote: Option<Arc<Group<Queue>>>, poll_interval: Duration) -> Arc<Self> {
+        let next_look = latest_poll(poll_interval.max(Config::POLL_INTERVAL));
+        Arc::new(Self { local: OnceLock::new(), remote, next_look })
+    }
+
+    /// The queues of the new rows that somebody should hear of.
+    pub(crate) fn news<'a>(
+        &self,
+        rows: impl IntoIterator<Item = &'a NewInstance>,
+    ) -> impl Iterator<Item = &'a str> {
+        let next_look = self.next_look;
+        rows.into_iter().filter(move |row| row.is_news(next_look)).map(|row| row.queue.as_str())
     }
 
     /// Sets who listens in this process.
@@ -99,5 +125,53 @@ impl Announcer {
 impl fmt::Debug for Announcer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Announcer").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{state::Json, storage::Eligible};
+
+    fn row(eligible: Eligible) -> NewInstance {
+        NewInstance {
+            fsm: "m",
+            fsm_version: 1,
+            step: "s",
+            state: Json("null".to_owned()),
+            queue: "q".to_owned(),
+            priority: 0,
+            eligible,
+            partition_key: None,
+            unique_key: None,
+            unique_scope: Vec::new(),
+            silent: false,
+        }
+    }
+
+    #[test]
+    fn p69_what_every_poll_sees_in_time_is_no_news() {
+        let (second, hour) = (Duration::from_secs(1), Duration::from_hours(1));
+        let default = latest_poll(Config::POLL_INTERVAL);
+        for poll_interval in [Duration::from_millis(1), Config::POLL_INTERVAL, hour] {
+            let announcer = Announcer::local(poll_interval);
+            let is_news = |row: NewInstance| announcer.news([&row]).count() == 1;
+            let next_look = default.max(latest_poll(poll_interval));
+            let now = SystemTime::now();
+            for (eligible, news) in [
+                (Eligible::Now, true),
+                (Eligible::In(next_look), true),
+                (Eligible::In(next_look + second), false),
+                (Eligible::In(Duration::MAX), false),
+                (Eligible::At(now - hour), true),
+                (Eligible::At(now + next_look), true),
+                (Eligible::At(now + next_look + hour), false),
+            ] {
+                assert_eq!(is_news(row(eligible)), news, "{poll_interval:?}: {eligible:?}");
+                assert!(!is_news(NewInstance { silent: true, ..row(eligible) }));
+            }
+        }
     }
 }

@@ -19,6 +19,7 @@ pub(crate) use self::direct::{
 pub use self::snapshot::{AnyId, Snapshot};
 use crate::{
     announce::Announcer,
+    config::Config,
     connections::Connections,
     error::{DatabaseError, Duplicate, FindError, InsertError, SignalError, WaitError},
     id::InstanceId,
@@ -67,7 +68,7 @@ impl Client {
     /// A client on this pool, from which it borrows a connection or two at a time.
     pub fn new(pool: PgPool) -> Self {
         let connections = Connections::borrowed(pool);
-        let announcer = Announcer::remote(connections.clone());
+        let announcer = Announcer::remote(connections.clone(), Config::POLL_INTERVAL);
         Self::with(connections, announcer, state::VALUE_MAX)
     }
 
@@ -189,6 +190,7 @@ impl Client {
             name: name.to_owned(),
             payload: state::encode("signal payload", payload, self.inner.value_max)?,
             dedup_key: dedup_key.map(str::to_owned),
+            silent: false,
         })
         .await
     }
@@ -215,7 +217,8 @@ impl Client {
             }
         };
         let answers = answers.inspect_err(|error| connections.tell(error))?;
-        self.inner.announcer.announce(rows.iter().map(|row| row.queue.as_str()));
+        let announcer = &self.inner.announcer;
+        announcer.announce(announcer.news(&rows));
         Ok(answers)
     }
 

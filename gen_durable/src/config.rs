@@ -47,7 +47,7 @@ impl Default for Config {
             name: format!("process {}", std::process::id()),
             queues: BTreeMap::new(),
             lease_ttl: Duration::from_secs(30),
-            poll_interval: Duration::from_secs(5),
+            poll_interval: Self::POLL_INTERVAL,
             poll_only: false,
             drain_timeout: Self::DRAIN_TIMEOUT,
             retention: Some(Duration::from_hours(168)),
@@ -66,6 +66,9 @@ impl Default for Config {
 const DEFAULT_QUEUE: (&str, usize) = ("default", 10);
 
 impl Config {
+    /// The default poll interval. Callers take it for that of the engines, which they do not know.
+    pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
     /// The default drain timeout. Kubernetes kills a process 30 s
     /// after it has asked it to end; the engine needs some of them for what follows the drain.
     pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(18);

@@ -2,12 +2,14 @@
 //!
 //! Invariant: a connection on which a statement failed is never kept; the pool tests it first. One
 //! that broke, or that gave no answer, is closed, and so are those that are kept beside it. None is
-//! left of a runtime that has ended, and one that was used on another runtime is tested before it
-//! is used.
+//! left of a runtime that has ended. One that was used on another runtime, or was idle for long, is
+//! tested before it is used.
 
 mod held;
 mod homes;
+mod life;
 mod probe;
+mod source;
 
 use std::{
     future::Future,
@@ -18,17 +20,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{Connection as _, PgConnection, PgPool, postgres::PgListener};
+use sqlx::{
+    Connection as _, PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgListener,
+};
 use tokio::{
     runtime::{Handle, Id},
     sync::watch,
 };
 
-use self::{held::Held, probe::Probe};
+use self::{held::Held, life::Life, probe::Probe, source::Source};
 use crate::{error::DatabaseError, storage, throttle::Throttle};
 
-/// How long an engine waits for a connection before it counts as an outage.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client's short statement may go without an answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
 /// The time that a connection has to answer a test.
@@ -47,6 +49,9 @@ pub(crate) struct Connections {
 #[derive(Debug)]
 struct Inner {
     pool: PgPool,
+    /// The caller's pool, if `pool` is the engine's own.
+    source: Option<Source>,
+    life: Life,
     idle: Mutex<Idle>,
     kept_max: usize,
     /// Whether sessions are this one's alone, to be set up for its statements.
@@ -61,7 +66,7 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Idle {
-    kept: Vec<Held>,
+    kept: Vec<Kept>,
     /// Calls that found none kept and wait for the pool.
     waiting: usize,
     /// The runtimes on which connections are used.
@@ -70,7 +75,27 @@ struct Idle {
     ended: u64,
 }
 
+/// A connection that is kept for the next use.
+#[derive(Debug)]
+struct Kept {
+    held: Held,
+    /// When it was used last.
+    used: Instant,
+}
+
 impl Inner {
+    /// The pool, which makes connections with the caller's present options.
+    fn pool(&self) -> &PgPool {
+        if let Some(source) = &self.source {
+            source.pass_on(&self.pool);
+        }
+        &self.pool
+    }
+
+    fn hold(&self, connection: PoolConnection<Postgres>, runtime: &Handle) -> Held {
+        Held::new(connection, runtime.clone(), self.life.end(Instant::now()))
+    }
+
     fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -83,9 +108,11 @@ impl Inner {
             idle.ended += 1;
             std::mem::take(&mut idle.kept)
         };
-        kept.into_iter().for_each(Held::discard);
+        for kept in kept {
+            kept.held.discard();
+        }
         while let Some(idle) = self.pool.try_acquire() {
-            Held::new(idle, runtime.clone()).discard();
+            self.hold(idle, runtime).discard();
         }
     }
 }
@@ -102,16 +129,23 @@ impl Drop for Waiting<'_> {
 impl Connections {
     /// Connections of the caller's pool, given back after each use, for many calls.
     pub(crate) fn borrowed(pool: PgPool) -> Self {
-        Self::with(pool, 0, false, CLIENT_PATIENCE, Some(watch::Sender::new(())))
+        Self::lent(pool, Some(watch::Sender::new(())))
     }
 
     /// Connections of the caller's pool, for one call.
     pub(crate) fn once(pool: PgPool) -> Self {
-        Self::with(pool, 0, false, CLIENT_PATIENCE, None)
+        Self::lent(pool, None)
+    }
+
+    fn lent(pool: PgPool, over: Option<watch::Sender<()>>) -> Self {
+        let life = Life::of(pool.options());
+        Self::with(pool, None, life, 0, false, CLIENT_PATIENCE, over)
     }
 
     fn with(
         pool: PgPool,
+        source: Option<Source>,
+        life: Life,
         kept_max: usize,
         sessions: bool,
         patience: Duration,
@@ -120,6 +154,8 @@ impl Connections {
         Self {
             inner: Arc::new(Inner {
                 pool,
+                source,
+                life,
                 idle: Mutex::default(),
                 kept_max,
                 sessions,
@@ -138,22 +174,29 @@ impl Connections {
     /// hands, which a commit of a third of a millisecond cannot afford.
     ///
     /// After a lease without an answer a connection counts as lost, as a worker does without a sign
-    /// of life. `sessions` says that no pooler lends a connection's session to others.
+    /// of life. An engine waits for one as long as the caller's pool would, but for no more than a
+    /// third of the lease: a renewal must have its second chance. `sessions` says that no pooler
+    /// lends a connection's session to others.
     pub(crate) fn own(
         pool: &PgPool,
         connections_max: u32,
         lease_ttl: Duration,
         sessions: bool,
     ) -> Self {
-        let pool = pool
-            .options()
+        let source = Source::new(pool.clone());
+        let options = pool.options();
+        let life = Life::of(options);
+        let acquire_timeout = options.get_acquire_timeout().min((lease_ttl / 3).max(PATIENCE_MIN));
+        let pool = options
             .clone()
             .max_connections(connections_max)
             .min_connections(0)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with((*pool.connect_options()).clone());
+            .acquire_timeout(acquire_timeout)
+            .max_lifetime(life.half)
+            .connect_lazy_with(source.options());
         let (kept_max, patience) = (connections_max as usize, lease_ttl.max(PATIENCE_MIN));
-        Self::with(pool, kept_max, sessions, patience, Some(watch::Sender::new(())))
+        let over = Some(watch::Sender::new(()));
+        Self::with(pool, Some(source), life, kept_max, sessions, patience, over)
     }
 
     /// How long a short statement may go without an answer.
@@ -174,11 +217,11 @@ impl Connections {
         let here = Handle::current();
         let ended = self.enter(&here);
         let connection = |held| Connection { held, home: self.clone(), ended };
-        while let Some(mut held) = self.take_kept(&here) {
-            if held.is_of(&here) {
+        while let Some(Kept { mut held, used }) = self.take_kept(&here) {
+            if held.is_of(&here) && !self.inner.life.needs_test(used, Instant::now()) {
                 return Ok(connection(held));
             }
-            // The runtime that drives it may stand still.
+            // The network may have forgotten it, or the runtime that drives it may stand still.
             let tested = within(TEST_PATIENCE, held.ping()).await;
             let connection = connection(held.moved_to(&here));
             match tested {
@@ -190,7 +233,7 @@ impl Connections {
             let _waiting = Waiting(self);
             match self.take_idle(&here).await {
                 Some(idle) => Ok(idle),
-                None => self.inner.pool.acquire().await.map(|new| Held::new(new, here.clone())),
+                None => self.inner.pool().acquire().await.map(|new| self.inner.hold(new, &here)),
             }
         };
         let held = match acquired {
@@ -214,7 +257,7 @@ impl Connections {
             return None;
         }
         loop {
-            let mut held = Held::new(self.inner.pool.try_acquire()?, here.clone());
+            let mut held = self.inner.hold(self.inner.pool.try_acquire()?, here);
             if within(TEST_PATIENCE, held.ping()).await.is_ok() {
                 return Some(held);
             }
@@ -246,19 +289,26 @@ impl Connections {
 
     /// A connection that was kept, of this runtime if there is one; without any, the call counts as
     /// one that waits.
-    fn take_kept(&self, here: &Handle) -> Option<Held> {
+    fn take_kept(&self, here: &Handle) -> Option<Kept> {
+        let now = Instant::now();
         let mut idle = self.idle();
-        let own = idle.kept.iter().rposition(|held| held.is_of(here));
+        // Also those at the bottom, which nobody takes while there is little to do.
+        let old: Vec<Kept> = idle.kept.extract_if(.., |kept| kept.held.is_over(now)).collect();
+        let own = idle.kept.iter().rposition(|kept| kept.held.is_of(here));
         let kept = own.map(|index| idle.kept.swap_remove(index)).or_else(|| idle.kept.pop());
         // Under the lock under which a connection would be kept: whoever has one from here on
         // gives it to the pool, which knows who waits.
         idle.waiting += usize::from(kept.is_none());
+        drop(idle);
+        for kept in old {
+            kept.held.retire();
+        }
         kept
     }
 
     /// Why the pool has no connection to give.
     pub(crate) async fn why(&self) -> sqlx::Error {
-        self.inner.probe.why(&self.inner.pool).await
+        self.inner.probe.why(self.inner.pool()).await
     }
 
     /// Logs a failure that will not pass by itself, and that meets every call: now and then.
@@ -269,12 +319,15 @@ impl Connections {
         }
     }
 
-    pub(crate) async fn listener(&self) -> Result<PgListener, sqlx::Error> {
+    /// A connection that listens, and until when it may be used.
+    pub(crate) async fn listener(&self) -> Result<(PgListener, Instant), sqlx::Error> {
         // From a pool of its own: a listener that finds its connection dead keeps its place in the
         // pool for as long as it tries to say goodbye, which may be for ever.
-        let options = self.inner.pool.options().clone().max_connections(1);
-        let pool = options.connect_lazy_with((*self.inner.pool.connect_options()).clone());
-        PgListener::connect_with(&pool).await
+        let own = self.inner.pool();
+        let options = own.options().clone().max_connections(1);
+        let pool = options.connect_lazy_with((*own.connect_options()).clone());
+        let listener = PgListener::connect_with(&pool).await?;
+        Ok((listener, self.inner.life.end(Instant::now())))
     }
 
     pub(crate) async fn close(&self) {
@@ -334,7 +387,7 @@ impl Connection {
                     && idle.kept.len() < self.home.inner.kept_max
                     && !self.home.inner.pool.is_closed()
                 {
-                    idle.kept.push(self.held);
+                    idle.kept.push(Kept { held: self.held, used: Instant::now() });
                 }
                 // Otherwise it goes back to the pool: it is well, or the pool will find out.
             }
@@ -342,9 +395,10 @@ impl Connection {
             // is likely to have broken the others.
             Err(_) => {
                 let kept = std::mem::take(&mut self.home.idle().kept);
-                for held in kept.into_iter().chain([self.held]) {
-                    held.discard();
+                for kept in kept {
+                    kept.held.discard();
                 }
+                self.held.discard();
                 // Nor those that the pool would test before it gives one away, each in vain.
                 self.home.discard_idle();
             }

@@ -318,16 +318,28 @@ pub enum Error {
         /// The version needed.
         needed: i32,
     },
-    /// The database has a newer schema than this engine knows.
+    /// The database has a newer schema, which does not serve this engine any more.
     #[error(
-        "the database has gen_durable schema version {found}, and this engine knows {needed}; \
-         use a newer gen_durable, or run `gen-durable-migrate down --to {needed}` with the newer program"
+        "the database has gen_durable schema version {found}, which serves engines from version {serves} on, \
+         and this engine knows {needed}; use a newer gen_durable, or run `gen-durable-migrate down --to {needed}` \
+         with the newer program"
     )]
     SchemaTooNew {
         /// The version found.
         found: i32,
-        /// The version needed.
+        /// The oldest engine that it serves, by the version that this needs.
+        serves: i32,
+        /// The version that this engine needs.
         needed: i32,
+    },
+    /// The database has a schema `gen_durable` that is somebody else's.
+    #[error(
+        "the schema `gen_durable` is somebody else's, as its table `migrations` is none of ours ({cause}); \
+         rename it, or use another database"
+    )]
+    ForeignSchema {
+        /// The answer of the database.
+        cause: DatabaseError,
     },
     /// A step takes a resource that the engine was not given.
     #[error(

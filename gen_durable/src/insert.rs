@@ -53,6 +53,7 @@ pub struct Insert<M: Machine> {
     partition_key: Option<String>,
     unique_key: Option<String>,
     unique_scope: Vec<Status>,
+    silent: bool,
 }
 
 impl<M: Machine> Insert<M> {
@@ -67,6 +68,7 @@ impl<M: Machine> Insert<M> {
             partition_key: None,
             unique_key: None,
             unique_scope: Status::LIVE.to_vec(),
+            silent: false,
         }
     }
 
@@ -116,7 +118,37 @@ impl<M: Machine> Insert<M> {
         self
     }
 
+    /// Tells no engine, whatever the insert is executed on: the instance runs at the next poll of
+    /// an engine, at most its [`poll_interval`](crate::EngineBuilder::poll_interval) and a quarter
+    /// later.
+    ///
+    /// Otherwise an insert in the caller's transaction carries a NOTIFY. Postgres prepares no such
+    /// transaction (`PREPARE TRANSACTION`, two-phase commit), lets only one at a time commit, and
+    /// refuses the commit when its notify queue is full, as a listener that stands still makes it.
+    ///
+    /// ```
+    /// use gen_durable::prelude::*;
+    /// # #[durable_fsm(state = i64, output = ())]
+    /// # pub enum Invoice { Send }
+    /// # #[durable_fsm]
+    /// # impl Invoice { async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+    ///
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut connection = pool.acquire().await?;
+    /// sqlx::query("begin").execute(&mut *connection).await?;
+    /// Invoice::insert(42).silent().execute(&mut *connection).await?;
+    /// sqlx::query("prepare transaction 'order 42'").execute(&mut *connection).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn silent(mut self) -> Self {
+        self.silent = true;
+        self
+    }
+
     /// Not before `delay` has passed, by the database's clock.
+    ///
+    /// An instance that is due only after the next poll is not announced: the poll sees it in time.
     pub fn schedule_in(mut self, delay: Duration) -> Self {
         self.eligible = Eligible::In(delay);
         self
@@ -174,6 +206,7 @@ impl<M: Machine> Insert<M> {
             partition_key: self.partition_key,
             unique_key: self.unique_key,
             unique_scope: self.unique_scope,
+            silent: self.silent,
         })
     }
 }
@@ -195,6 +228,7 @@ impl<M: Machine<State: Clone>> Clone for Insert<M> {
             partition_key: self.partition_key.clone(),
             unique_key: self.unique_key.clone(),
             unique_scope: self.unique_scope.clone(),
+            silent: self.silent,
         }
     }
 }
@@ -256,6 +290,14 @@ impl<M: Machine> InsertMany<M> {
     /// New instances, from states or from inserts with options.
     pub fn new<I: IntoInsert<M>>(inserts: impl IntoIterator<Item = I>) -> Self {
         Self { inserts: inserts.into_iter().map(IntoInsert::into_insert).collect() }
+    }
+
+    /// Tells no engine of any of them, as [`Insert::silent`] says.
+    pub fn silent(mut self) -> Self {
+        for insert in &mut self.inserts {
+            insert.silent = true;
+        }
+        self
     }
 
     /// Inserts them in one transaction and answers for each, in their order; one whose unique

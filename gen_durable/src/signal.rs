@@ -125,6 +125,7 @@ pub struct Signal<M> {
     name: &'static str,
     payload: Result<state::Json, EncodeError>,
     dedup_key: Option<String>,
+    silent: bool,
     machine: PhantomData<fn() -> M>,
 }
 
@@ -140,6 +141,7 @@ impl<M: Machine> Signal<M> {
             // The engine's own limit is applied when it is sent.
             payload: state::encode("signal payload", payload, usize::MAX),
             dedup_key: None,
+            silent: false,
             machine: PhantomData,
         }
     }
@@ -148,6 +150,17 @@ impl<M: Machine> Signal<M> {
     /// its name. At most 1,024 bytes.
     pub fn dedup_key(mut self, key: impl Into<String>) -> Self {
         self.dedup_key = Some(key.into());
+        self
+    }
+
+    /// Tells no engine, whatever the signal is executed on: the instance that it wakes runs at the
+    /// next poll of an engine, at most its
+    /// [`poll_interval`](crate::EngineBuilder::poll_interval) and a quarter later.
+    ///
+    /// It is for a transaction that is to be prepared, which Postgres refuses after a NOTIFY, and
+    /// for signals in bulk, as [`Insert::silent`](crate::Insert::silent) says.
+    pub fn silent(mut self) -> Self {
+        self.silent = true;
         self
     }
 
@@ -189,6 +202,7 @@ impl<M: Machine> Signal<M> {
             name: self.name.to_owned(),
             payload,
             dedup_key: self.dedup_key,
+            silent: self.silent,
         })
     }
 }
@@ -201,6 +215,7 @@ impl<M> Clone for Signal<M> {
             name: self.name,
             payload: self.payload.clone(),
             dedup_key: self.dedup_key.clone(),
+            silent: self.silent,
             machine: PhantomData,
         }
     }

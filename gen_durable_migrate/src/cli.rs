@@ -40,7 +40,7 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Show which migrations the database has.
+    /// Show the database's migrations, and the oldest engine (its schema version) that each serves.
     Status,
     /// Print all migrations as one script for psql.
     Print,
@@ -89,11 +89,13 @@ pub async fn run(args: Args) -> Result<String, Box<dyn std::error::Error + Send 
 }
 
 fn table(all: &[Status]) -> String {
-    let mut table = format!("{:<8} {:<24} applied\n", "version", "name");
+    let mut table = format!("{:<8} {:<24} {:<8} applied\n", "version", "name", "serves");
     for one in all {
         let applied = one.applied_at.as_deref().unwrap_or("no");
         let note = if one.known { "" } else { " (by a newer program)" };
-        let _ = writeln!(table, "{:<8} {:<24} {applied}{note}", one.version, one.name);
+        // An engine of this version, and of any later one.
+        let serves = format!("{}+", one.serves);
+        let _ = writeln!(table, "{:<8} {:<24} {serves:<8} {applied}{note}", one.version, one.name);
     }
     table
 }

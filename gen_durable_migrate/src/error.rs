@@ -18,13 +18,43 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub enum Error {
     /// The database was migrated by a newer program.
     #[error(
-        "the database has schema version {found}, and this program knows {latest}; use a newer gen_durable_migrate"
+        "the database has schema version {found}, which serves engines from version {serves} on, and this \
+         program knows {latest}; use a newer gen_durable_migrate"
     )]
     TooNew {
         /// The version found.
         found: i32,
+        /// The oldest engine that it serves.
+        serves: i32,
         /// The version that this program knows.
         latest: i32,
+    },
+    /// The schema `gen_durable` has a table `migrations` that is not this program's.
+    #[error(
+        "`gen_durable.migrations` is not this program's ledger, as it has no column `{missing}`: the schema \
+         `gen_durable` is somebody else's; rename it, or use another database"
+    )]
+    ForeignLedger {
+        /// A column, with its type, that the ledger has.
+        missing: &'static str,
+    },
+    /// The schema `gen_durable` has tables, and no ledger of migrations.
+    #[error(
+        "the schema `gen_durable` has a table `{relation}` and no ledger of migrations: it is somebody else's; \
+         rename it, or use another database"
+    )]
+    ForeignSchema {
+        /// One of its tables or views.
+        relation: String,
+    },
+    /// The login may make no tables in the schema `gen_durable`.
+    #[error(
+        "the schema `gen_durable` belongs to `{owner}`, and this login may make no tables in it; migrate as \
+         `{owner}`, or let it be granted: `grant usage, create on schema gen_durable to …`"
+    )]
+    NoRight {
+        /// The owner of the schema.
+        owner: String,
     },
     /// There is no such version.
     #[error("there is no schema version {version}; the versions are 1 to {latest}")]

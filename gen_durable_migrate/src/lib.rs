@@ -17,12 +17,13 @@
 #[cfg(feature = "cli")]
 pub mod cli;
 mod error;
+mod ledger;
 
 use std::fmt::Write;
 
 use sqlx::{AssertSqlSafe, Executor, PgPool, Postgres, Row, Transaction, pool::PoolConnection};
 
-use crate::error::why;
+use crate::{error::why, ledger::Found};
 
 pub use crate::error::{Cause, Error};
 
@@ -31,6 +32,9 @@ pub use crate::error::{Cause, Error};
 struct Migration {
     version: i32,
     name: &'static str,
+    /// The oldest engine that it serves, by the schema version of that engine. Engines of a
+    /// deployment that was rolled back go on, if they are no older.
+    serves: i32,
     up: &'static str,
     down: &'static str,
 }
@@ -39,6 +43,7 @@ struct Migration {
 const MIGRATIONS: &[Migration] = &[Migration {
     version: 1,
     name: "init",
+    serves: 1,
     up: include_str!("../migrations/0001_init.up.sql"),
     down: include_str!("../migrations/0001_init.down.sql"),
 }];
@@ -48,13 +53,6 @@ pub const LATEST: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
 /// The key of the advisory lock that serialises runs: "`gen_dur`" in ASCII.
 const LOCK: i64 = 0x67_656e_5f64_7572;
-
-const LEDGER: &str = "create schema if not exists gen_durable;
-create table if not exists gen_durable.migrations (
-    version    integer primary key,
-    name       text not null,
-    applied_at timestamptz not null default now()
-);";
 
 /// The group roles `gen_durable_app`, `gen_durable_worker` and `gen_durable_operator`, as one script for psql, for those
 /// who keep their own: it does what [`roles`] does.
@@ -77,6 +75,8 @@ pub struct Status {
     pub version: i32,
     /// Its name.
     pub name: String,
+    /// The oldest engine that it serves, by the schema version of that engine.
+    pub serves: i32,
     /// When it was applied, if it was, as Postgres prints it.
     pub applied_at: Option<String>,
     /// Whether this program knows it; a newer one may have applied more.
@@ -85,10 +85,18 @@ pub struct Status {
 
 /// Brings the database to [`LATEST`]; does nothing if it is there.
 ///
+/// A database that is there is only read, by what the role `gen_durable_worker` may read: it takes
+/// no right besides, and waits for no other migration. The same holds for a database that a newer
+/// program has migrated, if its schema [serves](Status::serves) this program too: a deployment may
+/// be rolled back.
+///
+/// The schema `gen_durable` is made if there is none. An administrator can make it for a login that
+/// may make none: `create schema gen_durable authorization …`.
+///
 /// # Errors
 ///
-/// [`Error`]: the database is newer than this program, or a statement failed. Nothing is changed
-/// then.
+/// [`Error`]: the database is newer than this program and does not serve it, the schema is somebody
+/// else's, or a statement failed. Nothing is changed then.
 pub async fn up(pool: &PgPool) -> Result<(), Error> {
     up_to(pool, LATEST).await
 }
@@ -100,53 +108,54 @@ pub async fn up(pool: &PgPool) -> Result<(), Error> {
 /// As [`up`], and [`Error::UnknownVersion`].
 pub async fn up_to(pool: &PgPool, version: i32) -> Result<(), Error> {
     check_version(version)?;
+    let needs_nothing = |found: Found| Ok(found.is_newer()? || found.version >= version);
     // Without the lock: a database that is up to date is only read.
-    let found = found_version(pool).await?;
-    if found > LATEST {
-        return Err(Error::TooNew { found, latest: LATEST });
-    }
-    if found >= version {
+    let mut connection = acquire(pool).await?;
+    if needs_nothing(ledger::read(&mut connection).await?)? {
         return Ok(());
     }
+    drop(connection);
     let mut transaction = begin(pool).await?;
-    transaction.execute(LEDGER).await.map_err(Error::database("make the ledger"))?;
-    let found = ledger_version(&mut transaction).await?;
-    if found > LATEST {
-        return Err(Error::TooNew { found, latest: LATEST });
+    let found = ledger::read(&mut transaction).await?;
+    if needs_nothing(found)? {
+        return Ok(());
     }
+    ledger::check_may_create(&mut transaction).await?;
+    transaction.execute(ledger::CREATE).await.map_err(Error::database("make the ledger"))?;
     for migration in MIGRATIONS {
-        if migration.version > found && migration.version <= version {
+        if migration.version > found.version && migration.version <= version {
             transaction.execute(migration.up).await.map_err(Error::migration(migration, "up"))?;
-            sqlx::query("insert into gen_durable.migrations (version, name) values ($1, $2)")
-                .bind(migration.version)
-                .bind(migration.name)
-                .execute(&mut *transaction)
-                .await
-                .map_err(Error::database("write the ledger"))?;
+            sqlx::query(
+                "insert into gen_durable.migrations (version, name, serves) values ($1, $2, $3)",
+            )
+            .bind(migration.version)
+            .bind(migration.name)
+            .bind(migration.serves)
+            .execute(&mut *transaction)
+            .await
+            .map_err(Error::database("write the ledger"))?;
         }
     }
     transaction.commit().await.map_err(Error::database("commit the migrations"))
 }
 
-/// Takes the database down to a version.
+/// Takes the database down to a version. Version 0 removes the schema too, unless this login could
+/// not make it again.
 ///
 /// # Errors
 ///
 /// [`Error::LiveInstances`] if instances that have not ended would be lost and `force` is not set;
-/// otherwise as [`up`].
+/// [`Error::TooNew`] if a newer program has migrated the database; otherwise as [`up`].
 pub async fn down(pool: &PgPool, options: Down) -> Result<(), Error> {
     if options.to != 0 {
         check_version(options.to)?;
     }
     let mut transaction = begin(pool).await?;
-    let found = if has_ledger(&mut transaction).await? {
-        ledger_version(&mut transaction).await?
-    } else {
-        0
-    };
-    if found > LATEST {
-        return Err(Error::TooNew { found, latest: LATEST });
+    let found = ledger::read(&mut transaction).await?;
+    if found.is_newer()? {
+        return Err(found.too_new());
     }
+    let found = found.version;
     if found > options.to && !options.force {
         check_no_live_instances(&mut transaction).await?;
     }
@@ -164,10 +173,7 @@ pub async fn down(pool: &PgPool, options: Down) -> Result<(), Error> {
         }
     }
     if options.to == 0 && found > 0 {
-        transaction
-            .execute("drop table gen_durable.migrations; drop schema gen_durable")
-            .await
-            .map_err(Error::database("drop the schema"))?;
+        transaction.execute(ledger::DROP).await.map_err(Error::database("drop the schema"))?;
     }
     transaction.commit().await.map_err(Error::database("commit the migrations"))
 }
@@ -176,38 +182,44 @@ pub async fn down(pool: &PgPool, options: Down) -> Result<(), Error> {
 ///
 /// # Errors
 ///
-/// [`Error::Database`].
+/// [`Error::Database`]; [`Error::ForeignLedger`] or [`Error::ForeignSchema`] if the schema is
+/// somebody else's.
 pub async fn status(pool: &PgPool) -> Result<Vec<Status>, Error> {
-    let failed = "read the ledger";
-    let mut connection = acquire(pool).await?;
-    let ledger: bool =
-        sqlx::query_scalar("select to_regclass('gen_durable.migrations') is not null")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(Error::database(failed))?;
+    let failed = || Error::database("read the ledger");
     let mut all: Vec<Status> = MIGRATIONS
         .iter()
         .map(|known| Status {
             version: known.version,
             name: known.name.to_owned(),
+            serves: known.serves,
             applied_at: None,
             known: true,
         })
         .collect();
-    if !ledger {
+    let mut connection = acquire(pool).await?;
+    if !ledger::exists(&mut connection).await? {
         return Ok(all);
     }
     let rows = sqlx::query(
-        "select version, name, applied_at::text from gen_durable.migrations order by version",
+        "select version, name, serves, applied_at::text from gen_durable.migrations order by version",
     )
     .fetch_all(&mut *connection)
     .await
-    .map_err(Error::database(failed))?;
+    .map_err(failed())?;
     for row in rows {
-        let (version, applied_at) = (row.get(0), Some(row.get(2)));
-        match all.iter_mut().find(|known| known.version == version) {
-            Some(known) => known.applied_at = applied_at,
-            None => all.push(Status { version, name: row.get(1), applied_at, known: false }),
+        let read = || {
+            Ok(Status {
+                version: row.try_get("version")?,
+                name: row.try_get("name")?,
+                serves: row.try_get("serves")?,
+                applied_at: Some(row.try_get("applied_at")?),
+                known: false,
+            })
+        };
+        let found: Status = read().map_err(failed())?;
+        match all.iter_mut().find(|known| known.version == found.version) {
+            Some(known) => known.applied_at = found.applied_at,
+            None => all.push(found),
         }
     }
     Ok(all)
@@ -216,11 +228,11 @@ pub async fn status(pool: &PgPool) -> Result<Vec<Status>, Error> {
 /// All migrations as one script for psql, for those who keep their own: it leaves the same schema
 /// and the same ledger as [`up`] on an empty database.
 pub fn script() -> String {
-    let mut script = format!("begin;\n\n{LEDGER}\n");
-    for Migration { version, name, up, .. } in MIGRATIONS {
+    let mut script = format!("begin;\n\n{}\n", ledger::CREATE);
+    for Migration { version, name, serves, up, .. } in MIGRATIONS {
         let _ = write!(
             script,
-            "\n-- {version:04} {name}\n\n{up}\ninsert into gen_durable.migrations (version, name) values ({version}, '{name}');\n"
+            "\n-- {version:04} {name}\n\n{up}\ninsert into gen_durable.migrations (version, name, serves) values ({version}, '{name}', {serves});\n"
         );
     }
     script.push_str("\ncommit;\n");
@@ -231,21 +243,21 @@ pub fn script() -> String {
 /// had before is taken back. Call it after each [`up`], as the owner of the schema and with the right to create roles.
 ///
 /// The roles belong to the cluster, the grants to the database: [`down`] takes the grants with the tables, and leaves
-/// the roles.
+/// the roles. It does nothing on a newer schema that [serves](Status::serves) this program: the
+/// newer program has granted what is needed there.
 ///
 /// # Errors
 ///
-/// [`Error::OtherVersion`] if the database is not at [`LATEST`]; [`Error::Database`] if a statement failed. Nothing is
-/// changed then.
+/// [`Error::OtherVersion`] if the database is not at [`LATEST`] yet; [`Error::TooNew`];
+/// [`Error::Database`] if a statement failed. Nothing is changed then.
 pub async fn roles(pool: &PgPool) -> Result<(), Error> {
     let mut transaction = begin(pool).await?;
-    let found = if has_ledger(&mut transaction).await? {
-        ledger_version(&mut transaction).await?
-    } else {
-        0
-    };
-    if found != LATEST {
-        return Err(Error::OtherVersion { found, latest: LATEST });
+    let found = ledger::read(&mut transaction).await?;
+    if found.is_newer()? {
+        return Ok(());
+    }
+    if found.version != LATEST {
+        return Err(Error::OtherVersion { found: found.version, latest: LATEST });
     }
     transaction.execute(ROLES).await.map_err(Error::database("grant the roles"))?;
     transaction.commit().await.map_err(Error::database("commit the roles"))
@@ -277,31 +289,6 @@ async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, Error> {
         Ok(connection) => Ok(connection),
         Err(error) => Err(Error::database("connect to the database")(why(pool, error).await)),
     }
-}
-
-/// The version found without a lock; 0 if there is no ledger.
-async fn found_version(pool: &PgPool) -> Result<i32, Error> {
-    let status = status(pool).await?;
-    Ok(status
-        .iter()
-        .filter(|one| one.applied_at.is_some())
-        .map(|one| one.version)
-        .max()
-        .unwrap_or(0))
-}
-
-async fn has_ledger(transaction: &mut Transaction<'static, Postgres>) -> Result<bool, Error> {
-    sqlx::query_scalar("select to_regclass('gen_durable.migrations') is not null")
-        .fetch_one(&mut **transaction)
-        .await
-        .map_err(Error::database("read the ledger"))
-}
-
-async fn ledger_version(transaction: &mut Transaction<'static, Postgres>) -> Result<i32, Error> {
-    sqlx::query_scalar("select coalesce(max(version), 0) from gen_durable.migrations")
-        .fetch_one(&mut **transaction)
-        .await
-        .map_err(Error::database("read the ledger"))
 }
 
 async fn check_no_live_instances(
@@ -350,6 +337,7 @@ mod tests {
     fn versions_are_numbered_from_one() {
         for (index, migration) in MIGRATIONS.iter().enumerate() {
             assert_eq!(usize::try_from(migration.version), Ok(index + 1));
+            assert!((1..=migration.version).contains(&migration.serves), "{migration:?}");
         }
     }
 }

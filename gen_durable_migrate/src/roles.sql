@@ -27,6 +27,9 @@ grant usage on schema gen_durable to gen_durable_app, gen_durable_worker, gen_du
 grant execute on function gen_durable.now(), gen_durable.clock()
     to gen_durable_app, gen_durable_worker, gen_durable_operator;
 
+-- The application and the worker: the schema's version, which a start looks at, and `up` too.
+grant select (version, serves) on gen_durable.migrations to gen_durable_app, gen_durable_worker;
+
 -- The application and the worker: insert and signal.
 grant usage on sequence gen_durable.instances_id_seq to gen_durable_app, gen_durable_worker;
 grant insert (
@@ -57,7 +60,6 @@ grant insert (name, lease_expires_at, queues), update (lease_expires_at),
     select (id, lease_expires_at, queues), delete
     on gen_durable.workers to gen_durable_worker;
 grant select, insert (fsm, keep_for), update (keep_for), delete on gen_durable.retention to gen_durable_worker;
-grant select (version) on gen_durable.migrations to gen_durable_worker;
 
 -- The operator: reads everything, changes nothing.
 grant select on all tables in schema gen_durable to gen_durable_operator;

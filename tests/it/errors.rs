@@ -280,15 +280,15 @@ async fn p51_what_postgres_says_is_said_once_and_without_its_own_source() {
     let error = Client::new(db.pool().clone()).find(1).await.unwrap_err();
     let missing = "relation \"gen_durable.instances\" does not exist (SQLSTATE 42P01)";
     says(error, &["could not look an instance up: ", missing, cure]);
-    sqlx::raw_sql("create schema gen_durable; create table gen_durable.instances ()")
+    sqlx::raw_sql("create schema gen_durable; create type gen_durable.instances as enum ()")
         .execute(db.pool())
         .await
         .unwrap();
     let error = gen_durable_migrate::up(db.pool()).await.unwrap_err();
     let MigrateError::Migration { cause, .. } = &error else { panic!("{error}") };
-    assert_eq!(cause.sqlstate(), Some("42P07"));
+    assert_eq!(cause.sqlstate(), Some("42710"));
     assert!(cause.driver_error().is::<sqlx::Error>());
-    says(error, &["migration 1 (init) up failed: ", "relation \"instances\" already exists"]);
+    says(error, &["migration 1 (init) up failed: ", "type \"instances\" already exists"]);
 }
 
 /// A step's own query, and what is kept of its error.

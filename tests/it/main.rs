@@ -13,12 +13,14 @@
     reason = "tests write what a user would, and a panic is how a test fails"
 )]
 
+mod announcements;
 mod awaits;
 mod blocked;
 mod blocking;
 mod claims;
 mod clocks;
 mod crashes;
+mod credentials;
 mod errors;
 mod failover;
 mod failures;
@@ -30,6 +32,7 @@ mod hostile;
 mod inserts;
 mod isolation;
 mod jobs;
+mod ledger;
 mod locks;
 mod maintenance;
 mod marks;

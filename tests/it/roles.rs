@@ -5,7 +5,7 @@ mod grants;
 use std::time::Duration;
 
 use gen_durable::{Delivery, Engine, InsertError, prelude::*};
-use gen_durable_migrate::roles;
+use gen_durable_migrate::{roles, up};
 use gen_durable_test_postgres::TestDb;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, postgres::PgPoolOptions};
 
@@ -222,6 +222,28 @@ const DDL: &[&str] = &[
     "grant gen_durable_worker to current_user",
 ];
 
+/// Each service may call `up` when it starts, also while somebody else migrates for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn p68_up_on_a_current_schema_needs_no_rights_and_waits_for_nobody() {
+    let db = database_with_roles().await;
+    let mut migration = db.pool().begin().await.unwrap();
+    // The lock of migrations: "gen_dur" in ASCII.
+    run(&mut migration, format!("select pg_advisory_xact_lock({})", 0x67_656e_5f64_7572_i64))
+        .await
+        .unwrap();
+    for table in ["instances", "signals", "signal_keys", "workers", "retention"] {
+        let lock = format!("lock table gen_durable.{table} in access exclusive mode");
+        run(&mut migration, lock).await.unwrap();
+    }
+    for role in [APP, WORKER, OPERATOR] {
+        let login = Login::of(&db, role).await;
+        let tried = tokio::time::timeout(PATIENCE, up(&login.pool)).await;
+        tried.expect("it waits for nobody").expect(role);
+        login.remove(&db).await;
+    }
+    migration.rollback().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_changes_no_state_and_reads_none() {
     let db = database_with_roles().await;
@@ -258,12 +280,14 @@ async fn an_application_changes_no_state_and_reads_none() {
         "insert into gen_durable.workers (name, lease_expires_at) values ('mine', now())",
         "update gen_durable.workers set lease_expires_at = now()",
         "delete from gen_durable.workers",
-        "select version from gen_durable.migrations",
+        "select name from gen_durable.migrations",
     ])
     .await;
     let error = Engine::builder(app.pool.clone()).machine::<Tour>().start().await.unwrap_err();
     let text = error.to_string();
-    for part in ["could not read the schema's version: permission denied", "gen_durable_worker"] {
+    for part in
+        ["could not state for how long instances are kept: permission denied", "gen_durable_worker"]
+    {
         assert!(text.contains(part), "{text}");
     }
     app.remove(&db).await;

@@ -41,10 +41,12 @@ async fn the_schema_must_fit() {
     assert!(error.to_string().contains("gen-durable-migrate up"), "{error}");
 
     gen_durable_migrate::up(db.pool()).await.unwrap();
-    sqlx::query("insert into gen_durable.migrations (version, name) values (999, 'future')")
-        .execute(db.pool())
-        .await
-        .unwrap();
+    sqlx::query(
+        "insert into gen_durable.migrations (version, name, serves) values (999, 'future', 999)",
+    )
+    .execute(db.pool())
+    .await
+    .unwrap();
     let error = engine(&db).start().await.unwrap_err();
     assert!(matches!(error, Error::SchemaTooNew { found: 999, .. }), "{error}");
     assert!(error.to_string().contains("newer gen_durable"), "{error}");

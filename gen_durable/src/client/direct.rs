@@ -6,6 +6,8 @@ use sqlx::{PgConnection, PgPool};
 
 use super::calls::{Wait, deliver_with, insert_with};
 use crate::{
+    announce::latest_poll,
+    config::Config,
     connections::Connections,
     error::{Cause, DatabaseError, Duplicate, InsertError, SignalError},
     signal::Delivery,
@@ -26,7 +28,7 @@ pub(crate) async fn insert_on_pool(
     };
     // After the commit, so that no inserter waits for another's: Postgres lets one transaction
     // with a notification commit at a time. If it fails, the engines' poll finds the rows.
-    announce_on_pool(&connections, rows.iter().map(|row| row.queue.clone())).await;
+    announce_on_pool(&connections, news(&rows)).await;
     Ok(answers)
 }
 
@@ -45,6 +47,12 @@ pub(crate) async fn signal_on_pool(
     };
     announce_on_pool(&connections, std::mem::take(&mut sent.queues).into_iter()).await;
     sent.only(signal.target)
+}
+
+/// The queues of the rows that somebody should hear of.
+fn news(rows: &[NewInstance]) -> impl Iterator<Item = String> {
+    let next_look = latest_poll(Config::POLL_INTERVAL);
+    rows.iter().filter(move |row| row.is_news(next_look)).map(|row| row.queue.clone())
 }
 
 async fn announce_on_pool(connections: &Connections, queues: impl Iterator<Item = String>) {
@@ -66,7 +74,7 @@ pub(crate) async fn insert_in_transaction(
 ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
     let failed = DatabaseError::new("insert instances");
     let answers = storage::insert(connection, &rows, Locked::Wait).await.map_err(failed)?;
-    notify_in_transaction(connection, rows.into_iter().map(|row| row.queue)).await?;
+    notify_in_transaction(connection, news(&rows)).await?;
     Ok(answers)
 }
 

@@ -4,10 +4,16 @@
 //! where there is no runtime to spawn it on: on a thread of the caller's own, or after the runtime
 //! has ended. Several at once would abort the process.
 
-use std::ops::{Deref, DerefMut};
+use std::{
+    ops::{Deref, DerefMut},
+    time::{Duration, Instant},
+};
 
-use sqlx::{PgConnection, Postgres, pool::PoolConnection};
+use sqlx::{Connection as _, PgConnection, Postgres, pool::PoolConnection};
 use tokio::runtime::Handle;
+
+/// The time that an old connection has to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// A connection of a pool, and the runtime that it was used on.
 #[derive(Debug)]
@@ -15,11 +21,18 @@ pub(super) struct Held {
     /// None once it has been given away.
     connection: Option<PoolConnection<Postgres>>,
     runtime: Handle,
+    /// Until when it may be kept.
+    end: Instant,
 }
 
 impl Held {
-    pub(super) fn new(connection: PoolConnection<Postgres>, runtime: Handle) -> Self {
-        Self { connection: Some(connection), runtime }
+    pub(super) fn new(connection: PoolConnection<Postgres>, runtime: Handle, end: Instant) -> Self {
+        Self { connection: Some(connection), runtime, end }
+    }
+
+    /// Tells whether it is too old to be kept.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.end <= now
     }
 
     /// Tells whether it was used on this runtime.
@@ -31,6 +44,17 @@ impl Held {
     pub(super) fn moved_to(mut self, runtime: &Handle) -> Self {
         self.runtime = runtime.clone();
         self
+    }
+
+    /// Closes it because it is old. The pool may open another one in its place at once.
+    pub(super) fn retire(mut self) {
+        if let Some(connection) = self.connection.take() {
+            let connection = connection.detach();
+            // The server logs nothing of a session that said goodbye. Nobody waits for it.
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(GOODBYE, connection.close()).await;
+            });
+        }
     }
 
     /// Closes it at once. The pool may open another one in its place.

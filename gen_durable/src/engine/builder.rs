@@ -119,6 +119,9 @@ impl EngineBuilder {
     /// The longest pause between two looks for work that nobody announced; the default is 5 s, at
     /// least 1 ms, and more than a week is a week. An engine that has just become idle looks
     /// sooner.
+    ///
+    /// Other processes take it for 5 s. They do not announce an instance that they schedule for
+    /// more than 6.25 s from now, so with a longer interval it may be late by as much.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.config.poll_interval = interval;
         self
@@ -212,6 +215,11 @@ impl EngineBuilder {
 
     /// The most connections that the engine opens for its statements; the default is 10, at least 5
     /// and at most 1,000. Two more keep the worker's lease and listen for work.
+    ///
+    /// They are made with the pool's options and hooks as they are at that moment: a password that
+    /// is rotated reaches them by `PgPool::set_connect_options`. They keep to the pool's
+    /// `max_lifetime`, and to its `acquire_timeout` up to a third of the lease (or a second, if it
+    /// is more). One that was idle for a minute is tested before it is used.
     pub fn connections_max(mut self, connections: u32) -> Self {
         self.config.connections_max = connections;
         self
@@ -273,9 +281,9 @@ impl EngineBuilder {
     fn share(self, connections: Connections, registry: Registry, lease: Lease) -> Arc<Shared> {
         let config = self.config;
         let announcer = if config.poll_only {
-            Announcer::silent()
+            Announcer::local(config.poll_interval)
         } else {
-            Announcer::remote(connections.clone())
+            Announcer::remote(connections.clone(), config.poll_interval)
         };
         let client = Client::with(connections.clone(), Arc::clone(&announcer), config.value_max);
         let queues = config

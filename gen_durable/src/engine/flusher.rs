@@ -358,7 +358,9 @@ fn finish(
         }
     }
     free_again(shared, done.locked_partitions);
-    shared.announcer.announce(done.queues.iter().map(String::as_str));
+    // Also of what was not inserted, which is rare and costs a look.
+    let inserted = shared.announcer.news(commits.iter().flat_map(|commit| &commit.inserts));
+    shared.announcer.announce(done.queues.iter().map(String::as_str).chain(inserted));
     for ((commit, reply), verdict) in commits.into_iter().zip(replies).zip(done.verdicts) {
         let answer = match verdict {
             Verdict::Durable { inbox } => {

@@ -35,7 +35,7 @@ async fn hear(
 ) -> Result<std::convert::Infallible, sqlx::Error> {
     let connections = &shared.connections;
     loop {
-        let mut listener = connections.within(connections.listener()).await?;
+        let (mut listener, end) = connections.within(connections.listener()).await?;
         // It says at once that the connection is lost, and does not connect by itself: in the middle of
         // that the pause below could cut it off, and it would never say.
         listener.eager_reconnect(false);
@@ -46,6 +46,12 @@ async fn hear(
         // An announcement that is followed later.
         let mut held: Option<Instant> = None;
         loop {
+            // This connection is old. The next one listens before the claimer looks, so nothing is
+            // missed.
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
             // Also while others are heard all the time.
             if held.take_if(|at| *at <= Instant::now()).is_some() {
                 follow(shared);
@@ -54,7 +60,7 @@ async fn hear(
                 || connections.patience(),
                 |at| at.saturating_duration_since(Instant::now()),
             );
-            let heard = tokio::time::timeout(silence, listener.try_recv()).await;
+            let heard = tokio::time::timeout(silence.min(left), listener.try_recv()).await;
             let Ok(heard) = heard else {
                 if held.is_none() {
                     // To listen twice is to listen once, and to get an answer.

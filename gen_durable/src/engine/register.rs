@@ -44,16 +44,20 @@ pub(super) async fn register(
 async fn check(connections: &Connections) -> Result<(), Error> {
     let mut connection =
         connections.get().await.map_err(DatabaseError::new("connect to the database"))?;
-    let found = connections
-        .within(storage::schema_version(&mut connection))
-        .await
-        .map_err(DatabaseError::new("read the schema's version"))?;
+    let found = connections.within(storage::schema_version(&mut connection)).await;
+    let found = found.map_err(|error| {
+        let foreign = storage::is_foreign_ledger(&error);
+        let error = DatabaseError::new("read the schema's version")(error);
+        if foreign { Error::ForeignSchema { cause: error } } else { error.into() }
+    })?;
     let needed = storage::SCHEMA_VERSION;
-    if found < needed {
-        return Err(Error::SchemaTooOld { found, needed });
+    if found.version < needed {
+        return Err(Error::SchemaTooOld { found: found.version, needed });
     }
-    if found > needed {
-        return Err(Error::SchemaTooNew { found, needed });
+    // A newer schema may serve this engine too: a deployment that was rolled back goes on.
+    if found.serves > needed {
+        let (found, serves) = (found.version, found.serves);
+        return Err(Error::SchemaTooNew { found, serves, needed });
     }
     Ok(())
 }

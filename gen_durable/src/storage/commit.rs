@@ -42,7 +42,7 @@ pub(crate) enum Verdict {
 pub(crate) struct Committed {
     /// One for each outcome, in their order.
     pub(crate) verdicts: Vec<Verdict>,
-    /// Queues in which rows became runnable.
+    /// Queues in which rows became runnable that somebody should hear of, without those inserted.
     pub(crate) queues: Vec<String>,
     /// Partition keys that are free, of which somebody had locked what goes next.
     pub(crate) locked_partitions: Vec<String>,
@@ -330,14 +330,8 @@ async fn send(
     // Inserts come first, so that a signal may go to none of them by mistake: their ids are new.
     if !inserts.is_empty() {
         let ids = insert_rows(connection, &inserts, Locked::Wait).await?;
-        for (new, id) in inserts.iter().zip(ids) {
-            match id {
-                Some(_) => done.queues.push(new.queue.clone()),
-                None => {
-                    done.dropped_inserts
-                        .push((new.fsm, new.unique_key.clone().unwrap_or_default()));
-                }
-            }
+        for (new, _) in inserts.iter().zip(ids).filter(|(_, id)| id.is_none()) {
+            done.dropped_inserts.push((new.fsm, new.unique_key.clone().unwrap_or_default()));
         }
     }
     if !signals.is_empty() {

@@ -14,7 +14,7 @@ const DELIVER: &str = include_str!("sql/deliver.sql");
 pub(crate) struct Sent {
     /// One for each signal, in their order; none if its target was locked, and to be skipped then.
     pub(crate) deliveries: Vec<Option<Result<Delivery, SignalError>>>,
-    /// Queues in which instances were woken.
+    /// Queues in which instances were woken that somebody should hear of.
     pub(crate) queues: Vec<String>,
 }
 
@@ -49,7 +49,8 @@ pub(crate) async fn deliver(
         .await?;
     let mut sent = Sent { deliveries: Vec::with_capacity(rows.len()), queues: Vec::new() };
     for (row, signal) in rows.iter().zip(signals) {
-        sent.queues.extend(row.try_get::<Option<String>, _>(3)?);
+        let woken: Option<String> = row.try_get(3)?;
+        sent.queues.extend(woken.filter(|_| !signal.silent));
         let held: bool = row.try_get(4)?;
         let status: Option<&str> = row.try_get(1)?;
         let judged = judge(signal, row.try_get(0)?, status, row.try_get(2)?);

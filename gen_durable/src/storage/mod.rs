@@ -26,7 +26,9 @@ pub(crate) use self::{
         Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,
         wake_timed_out,
     },
-    workers::{register_worker, remove_worker, renew_lease, schema_version, session},
+    workers::{
+        is_foreign_ledger, register_worker, remove_worker, renew_lease, schema_version, session,
+    },
 };
 
 use std::time::Duration;

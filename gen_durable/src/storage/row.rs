@@ -22,6 +22,22 @@ pub(crate) struct NewInstance {
     pub(crate) partition_key: Option<String>,
     pub(crate) unique_key: Option<String>,
     pub(crate) unique_scope: Vec<crate::status::Status>,
+    /// Nobody is told of it.
+    pub(crate) silent: bool,
+}
+
+impl NewInstance {
+    /// Tells whether to announce it to engines that look by themselves within this time. Their look
+    /// sees every row that is due later, and when.
+    pub(crate) fn is_news(&self, next_look: Duration) -> bool {
+        let due_in = match self.eligible {
+            Eligible::Now => Duration::ZERO,
+            Eligible::In(delay) => delay,
+            // By this host's clock. If the database's is ahead, the poll finds the row.
+            Eligible::At(time) => time.duration_since(SystemTime::now()).unwrap_or_default(),
+        };
+        !self.silent && due_in <= next_look
+    }
 }
 
 /// From when on an instance may run.
@@ -41,6 +57,8 @@ pub(crate) struct NewSignal {
     pub(crate) name: String,
     pub(crate) payload: Json,
     pub(crate) dedup_key: Option<String>,
+    /// Nobody is told of the target that it wakes.
+    pub(crate) silent: bool,
 }
 
 /// A machine in a version.

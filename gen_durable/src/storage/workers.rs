@@ -51,16 +51,40 @@ pub(crate) async fn session(connection: &mut PgConnection) -> Result<(), sqlx::E
     Ok(())
 }
 
-/// The version of the schema; 0 if the database has none.
-pub(crate) async fn schema_version(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+/// The sum of a database's migrations.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Schema {
+    /// The newest; 0 if there is none.
+    pub(crate) version: i32,
+    /// The oldest engine that they all serve, by its [`SCHEMA_VERSION`](super::SCHEMA_VERSION).
+    pub(crate) serves: i32,
+}
+
+/// The version of the schema.
+pub(crate) async fn schema_version(connection: &mut PgConnection) -> Result<Schema, sqlx::Error> {
     match sqlx::query(SCHEMA_VERSION).fetch_one(connection).await {
-        Ok(row) => Ok(row.try_get::<Option<i32>, _>(0)?.unwrap_or(0)),
+        Ok(row) => Ok(Schema {
+            version: row.try_get::<Option<i32>, _>("version")?.unwrap_or(0),
+            serves: row.try_get::<Option<i32>, _>("serves")?.unwrap_or(0),
+        }),
         // No such schema, or no such table in it.
         Err(sqlx::Error::Database(error))
             if matches!(error.code().as_deref(), Some("42P01" | "3F000")) =>
         {
-            Ok(0)
+            Ok(Schema::default())
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Tells whether an error of [`schema_version`] means that the table is none of `gen_durable`'s.
+pub(crate) fn is_foreign_ledger(error: &sqlx::Error) -> bool {
+    match error {
+        // No such column; no maximum of its type.
+        sqlx::Error::Database(error) => {
+            matches!(error.code().as_deref(), Some("42703" | "42883"))
+        }
+        sqlx::Error::ColumnDecode { .. } => true,
+        _ => false,
     }
 }

@@ -72,7 +72,7 @@ impl Inserts {
             let inserted = insert_with(&self.connections, &rows, Locked::WaitAMoment).await;
             let error = match inserted {
                 Ok(answers) => {
-                    self.announcer.announce(rows.iter().map(|row| row.queue.as_str()));
+                    self.announcer.announce(self.announcer.news(&rows));
                     for ((reply, _), answer) in replies.into_iter().zip(answers) {
                         let _ = reply.send(Ok(answer));
                     }
@@ -125,7 +125,8 @@ impl Inserts {
             }
         };
         if answer.is_ok() {
-            self.announcer.announce(std::iter::once(job.row.queue.as_str()));
+            let rows = std::slice::from_ref(&job.row);
+            self.announcer.announce(self.announcer.news(rows));
         }
         let _ = job.reply.send(answer);
     }

@@ -1,0 +1,91 @@
+//! The age at which an engine closes a connection, and the idleness after which it tests one.
+//!
+//! Invariant: no connection lives longer than the caller's pool lets its own live. Connections that
+//! were opened together do not end together.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    time::{Duration, Instant},
+};
+
+use sqlx::postgres::PgPoolOptions;
+
+/// The longest life of a connection if the caller's pool sets none.
+const AGE_MAX: Duration = Duration::from_mins(30);
+/// Longer lives mean the same, and no clock overflows.
+const FOR_EVER: Duration = Duration::from_hours(365 * 24);
+/// A firewall may have forgotten a connection that was idle for longer, and tells nobody.
+const IDLE_MAX: Duration = Duration::from_mins(1);
+
+/// The limits of each connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Life {
+    /// Half of the longest life. The engine keeps a connection for that long, and so does its pool.
+    ///
+    /// The pool does not tell the age of a connection that it had idle, so the engine may keep one
+    /// for half a life after it has spent the other half in the pool.
+    pub(super) half: Duration,
+    idle_max: Duration,
+}
+
+impl Life {
+    /// The life of connections like those of a pool with these options.
+    pub(super) fn of(options: &PgPoolOptions) -> Self {
+        let age_max = options.get_max_lifetime().unwrap_or(AGE_MAX);
+        let idle_max = options.get_idle_timeout().unwrap_or(IDLE_MAX);
+        Self {
+            half: (age_max.min(FOR_EVER) / 2).max(Duration::from_millis(1)),
+            idle_max: idle_max.min(IDLE_MAX),
+        }
+    }
+
+    /// Until when a connection is kept that is opened now: up to a tenth less than it may be.
+    pub(super) fn end(&self, now: Instant) -> Instant {
+        // Random enough to spread load, as in the engine's pauses.
+        let random = RandomState::new().build_hasher().finish();
+        let less = f64::from(u16::try_from(random & 0x7fff).unwrap_or(0)) / 327_670.0;
+        now + self.half.mul_f64(1.0 - less)
+    }
+
+    /// Tells whether to test a connection that was used last at that time.
+    pub(super) fn needs_test(&self, used: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(used) >= self.idle_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p67_connections_end_within_a_life_and_not_together() {
+        let now = Instant::now();
+        for (options, max) in [
+            (PgPoolOptions::new().max_lifetime(Duration::from_mins(10)), Duration::from_mins(10)),
+            (PgPoolOptions::new().max_lifetime(None), AGE_MAX),
+        ] {
+            let life = Life::of(&options);
+            let ends: Vec<Instant> = (0..1000).map(|_| life.end(now)).collect();
+            let (first, last) = (ends.iter().min().copied(), ends.iter().max().copied());
+            assert!(first >= Some(now + max.mul_f64(0.449)), "a tenth less at most: {life:?}");
+            assert!(last <= Some(now + max / 2), "the pool may have had it as long: {life:?}");
+            assert!(last > first.map(|first| first + max / 100), "they are spread: {life:?}");
+            assert!(life.half + max / 2 <= max);
+        }
+        let for_ever = Life::of(&PgPoolOptions::new().max_lifetime(Duration::MAX));
+        assert!(for_ever.end(now) > now + FOR_EVER / 3, "{for_ever:?}");
+    }
+
+    #[test]
+    fn p67_a_connection_is_tested_after_a_minute_of_idleness() {
+        let used = Instant::now();
+        let life = |idle| Life::of(&PgPoolOptions::new().idle_timeout(idle));
+        for idle in [None, Some(Duration::from_mins(10))] {
+            assert!(!life(idle).needs_test(used, used + Duration::from_secs(59)));
+            assert!(life(idle).needs_test(used, used + Duration::from_mins(1)));
+        }
+        let short = life(Some(Duration::from_secs(5)));
+        assert!(short.needs_test(used, used + Duration::from_secs(5)));
+        assert!(!short.needs_test(used, used + Duration::from_secs(4)));
+    }
+}
