@@ -123,6 +123,10 @@ async fn text(connection: &mut PgConnection, query: &'static str) -> String {
     sqlx::query_scalar(query).fetch_one(connection).await.unwrap()
 }
 
+/// The first row of the machine that has keys, and an instance with an inbox.
+const FIRST: &str = "select coalesce(min(id), 0)::text from gen_durable.instances where fsm = 'k'";
+const TARGET: &str = "select coalesce(min(target_id), 0)::text from gen_durable.signals";
+
 async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let case = |statement, parameters: &[&str], indexes, rows| {
         let parameters = parameters.iter().map(|&parameter| parameter.to_owned()).collect();
@@ -131,10 +135,8 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let executing = ids(connection, "locked_by = 7").await;
     let keyed = ids(connection, "partition_key like 'late %'").await;
     let parked = ids(connection, "wake_at < now()").await;
-    let first = "select coalesce(min(id), 0)::text from gen_durable.instances where fsm = 'k'";
-    let first = text(connection, first).await;
-    let target = "select coalesce(min(target_id), 0)::text from gen_durable.signals";
-    let target = text(connection, target).await;
+    let first = text(connection, FIRST).await;
+    let target = text(connection, TARGET).await;
     let [seven, zero, one, yes, no, null] = ["7", "0", "1", "t", "f", "null"].map(repeated);
     let [m, q, s, a, state, next, done] =
         ["m", "q", "s", "a", "\"{}\"", "executing", "done"].map(repeated);
