@@ -130,6 +130,7 @@ pub async fn claim(
             .bind(&marks.places)
             .bind(&marks.priorities)
             .bind(&marks.since)
+            .bind(i64::MAX)
             .fetch_one(&mut *connection)
             .await;
         match answer {
@@ -327,6 +328,8 @@ async fn commit_once(
         .bind(Vec::<i64>::new())
         .bind(vec![None::<i32>; count])
         .bind(vec![0_i32; count])
+        .bind(Vec::<i64>::new())
+        .bind(vec![0_i64; count])
         .fetch_one(connection)
         .await?;
     Ok(row.try_get::<Option<Vec<i64>>, _>(0)?.unwrap_or_default())
@@ -359,6 +362,8 @@ pub async fn deliver(connection: &mut PgConnection, targets: &[i64]) -> Result<(
         .bind(vec![SIGNAL; count])
         .bind(vec![r#"{"n":1}"#; count])
         .bind(vec![None::<&str>; count])
+        .bind(false)
+        .bind(None::<&str>)
         .fetch_all(connection)
         .await?;
     Ok(())

@@ -98,10 +98,11 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
     loop {
         if work.too_large {
             let commit = work.broken("the stored state takes more than 256 MiB, the most that an engine loads; store large data elsewhere and keep a reference".to_owned());
-            flush(shared, slot, runner, &mut work, commit, None).await;
+            Box::pin(flush(shared, slot, runner, &mut work, commit, None)).await;
             return;
         }
-        if !load_inbox(shared, &mut work).await {
+        // Both are rare, and in boxes: the task of each step in flight is as large as all that it may await.
+        if work.inbox.missing().is_some() && !Box::pin(load_inbox(shared, &mut work)).await {
             shared.flusher.commit(work.release()).await;
             return;
         }
