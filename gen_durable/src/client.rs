@@ -29,6 +29,7 @@ use crate::{
     signal::Delivery,
     state,
     storage::{self, Locked, NewInstance, NewSignal},
+    tries::Tries,
     waiters::Waiters,
 };
 
@@ -206,15 +207,19 @@ impl Client {
         &self,
         rows: Vec<NewInstance>,
     ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
-        // The semaphore is never closed, so `acquire` cannot fail.
-        let _turn = self.inner.large.acquire().await;
         let connections = &self.inner.connections;
         let wait = calls::Wait::new(connections, "insert instances", "a unique key");
+        let mut tries = Tries::new();
         let answers = loop {
-            let tried = calls::insert_with(connections, &rows, Locked::WaitBriefly).await;
-            if let Some(answers) = wait.over(tried) {
+            // The semaphore is never closed, so `acquire` cannot fail.
+            let turn = self.inner.large.acquire().await;
+            let inserted = calls::insert_with(connections, &rows, Locked::WaitAMoment).await;
+            // A key that somebody holds must not hold up others.
+            drop(turn);
+            if let Some(answers) = wait.over(inserted) {
                 break answers;
             }
+            tokio::time::sleep(tries.pause()).await;
         };
         let answers = answers.inspect_err(|error| connections.tell(error))?;
         let announcer = &self.inner.announcer;

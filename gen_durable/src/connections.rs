@@ -33,6 +33,8 @@ use crate::{error::DatabaseError, storage, throttle::Throttle};
 
 /// How long a client's short statement may go without an answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long connections that are closed wait for calls that are under way.
+const CALLS_PATIENCE: Duration = Duration::from_millis(800);
 /// The time that a connection has to answer a test.
 const TEST_PATIENCE: Duration = Duration::from_secs(1);
 /// How late a timer is at least if the runtime stood still. Less than the shortest patience.
@@ -58,6 +60,8 @@ struct Inner {
     sessions: bool,
     patience: Duration,
     probe: Probe,
+    /// Calls that are under way and may have no connection just now.
+    under_way: watch::Sender<usize>,
     /// Failures that meet every call, as they were logged.
     lasting: Throttle,
     /// Dropped with the last of these connections; none if no runtime is watched for them.
@@ -117,6 +121,16 @@ impl Inner {
     }
 }
 
+/// A call that is under way.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Connections);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.inner.under_way.send_modify(|calls| *calls -= 1);
+    }
+}
+
 /// Counts a call out that waited for the pool, also one that was dropped meanwhile.
 struct Waiting<'a>(&'a Connections);
 
@@ -161,6 +175,7 @@ impl Connections {
                 sessions,
                 patience,
                 probe: Probe::default(),
+                under_way: watch::Sender::new(0),
                 lasting: Throttle::default(),
                 over,
             }),
@@ -330,7 +345,15 @@ impl Connections {
         Ok((listener, self.inner.life.end(Instant::now())))
     }
 
+    /// Says that a call is under way, for as long as the answer lives.
+    pub(crate) fn under_way(&self) -> UnderWay {
+        self.inner.under_way.send_modify(|calls| *calls += 1);
+        UnderWay(self.clone())
+    }
+
     pub(crate) async fn close(&self) {
+        let mut calls = self.inner.under_way.subscribe();
+        let _ = tokio::time::timeout(CALLS_PATIENCE, calls.wait_for(|calls| *calls == 0)).await;
         let kept = std::mem::take(&mut self.idle().kept);
         drop(kept);
         self.inner.pool.close().await;
@@ -357,7 +380,7 @@ pub(crate) async fn within<T>(
             return result;
         }
         if began.elapsed() < patience + LATE {
-            let error = format!("no answer within {patience:?}; the connection counts as lost");
+            let error = storage::NoAnswer(patience);
             return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, error)));
         }
     }

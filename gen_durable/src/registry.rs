@@ -106,9 +106,11 @@ impl Work {
         // Whoever had the context of the step before has dropped it, as a rule.
         let instance = Arc::make_mut(&mut self.instance);
         instance.step = Cow::Borrowed(step);
-        instance.attempt = 0;
-        instance.failures = 0;
-        instance.timed_out = false;
+        if !commit.only_loads() {
+            instance.attempt = 0;
+            instance.failures = 0;
+            instance.timed_out = false;
+        }
         if let Some(upgraded) = commit.upgraded {
             self.fsm_version = upgraded.fsm_version;
         }

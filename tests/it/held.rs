@@ -188,3 +188,37 @@ async fn p62_calls_change_no_setting_of_the_callers_transaction() {
     })
     .await;
 }
+
+/// A key that changes hands while a batch looks who has it: what the batch has inserted by then is not
+/// inserted a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn p62_a_batch_that_is_tried_again_inserts_nothing_twice() {
+    let db = database().await;
+    let client = Client::new(db.pool().clone());
+    // The first look for the holder of the key finds none, and the key is held all the same.
+    crate::support::sql(
+        db.pool(),
+        "create sequence public.tries;
+         create function public.held() returns trigger language plpgsql as $$
+         begin
+             if nextval('public.tries') = 1 then
+                 -- As if the key had been taken.
+                 return null;
+             elsif currval('public.tries') <= 3 then
+                 raise exception 'held' using errcode = 'lock_not_available';
+             end if;
+             return new;
+         end $$;
+         create trigger held before insert on gen_durable.instances for each row
+         when (new.unique_key = 'held') execute function public.held();",
+    )
+    .await;
+    let rows = [Parked::insert(()).unique_key("held"), Parked::insert(())];
+    let inserted = Parked::insert_many(rows).execute(&client).await.unwrap();
+    assert!(inserted.iter().all(Result::is_ok), "{inserted:?}");
+    let count: i64 = sqlx::query_scalar("select count(*) from gen_durable.instances")
+        .fetch_one(db.pool())
+        .await
+        .unwrap();
+    assert_eq!(count, 2);
+}

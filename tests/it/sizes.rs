@@ -182,7 +182,8 @@ async fn p61_an_outcome_that_is_too_slow_reaches_handle_and_others_that_send_do_
     let db = database().await;
     let alter = format!("alter database \"{}\" set statement_timeout = '400ms'", db.name());
     sqlx::raw_sql(sqlx::AssertSqlSafe(alter)).execute(db.pool()).await.unwrap();
-    let engine = engine(&db).machine::<Sends>().start().await.unwrap();
+    let builder = engine(&db).machine::<Sends>().lease_ttl(std::time::Duration::from_secs(3));
+    let engine = builder.start().await.unwrap();
     let large = Sends::insert(150_000).execute(&engine).await.unwrap();
     for _ in 0..20 {
         let small = Sends::insert(3).execute(&engine).await.unwrap();
@@ -423,5 +424,36 @@ async fn p64_a_transaction_takes_a_bounded_number_of_advisory_locks() {
         sqlx::query_scalar("select max(held) from public.locks").fetch_one(&pool).await.unwrap();
     // And one for the queue, and for the second round of a claim.
     assert!(most <= 502, "{most} locks in a transaction");
+    engine.shutdown().await.unwrap();
+}
+
+/// Fails whenever it has its signal, which comes behind two thousand others.
+#[durable_fsm(output = (), signals(Go, Rare), retry(max_attempts = 3, backoff = "constant", initial = "10ms"))]
+pub enum Fails {
+    Run,
+}
+
+#[durable_fsm]
+impl Fails {
+    async fn run(mut cx: Context<Self>) -> StepResult<Self> {
+        if cx.take_signal::<Rare>()?.is_none() {
+            return Ok(cx.await_signal::<Rare>());
+        }
+        Err(std::io::Error::other("as ever").into())
+    }
+}
+
+/// To have signals loaded is no run: it resets no count.
+#[tokio::test(flavor = "multi_thread")]
+async fn p63_a_retry_policy_ends_also_behind_a_long_inbox() {
+    let db = database().await;
+    let client = Client::new(db.pool().clone());
+    let id = Fails::insert(()).execute(&client).await.unwrap();
+    fill(db.pool(), id, 2_000).await;
+    Fails::signal_rare(id, Rare { n: 1 }).execute(&client).await.unwrap();
+    let engine = engine(&db).machine::<Fails>().start().await.unwrap();
+    let error = engine.wait(id, PATIENCE).await.unwrap_err().to_string();
+    assert!(error.contains("as ever"), "{error}");
+    assert_eq!(row(db.pool(), id).await.failures, 3);
     engine.shutdown().await.unwrap();
 }

@@ -16,8 +16,15 @@ use std::{
 };
 
 use super::{
-    Shared, executor, jitter::jittered, limits::Limits, marks::Marks, orphans::Orphans,
-    outage::Outage, pace::Pace, slots::Row, turns::Turns,
+    Shared, executor,
+    jitter::jittered,
+    limits::Limits,
+    marks::Marks,
+    orphans::Orphans,
+    outage::{Outage, no_connection},
+    pace::Pace,
+    slots::Row,
+    turns::Turns,
 };
 use crate::{
     group::WEIGHT_MAX,
@@ -81,7 +88,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
         else {
             // No slot is free, or the lease has lapsed; either change wakes the claimer. Or the turns
             // are refused, and asked for again after a pause.
-            let again = [turns.next(asked), limits.next(asked)].into_iter().flatten().min();
+            let again = [turns.next(asked), limits.next()].into_iter().flatten().min();
             wait(shared, announced, until(shared.config.poll_interval, again)).await;
             continue;
         };
@@ -92,9 +99,14 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             }
             Ok(claim) => {
                 outage.over();
-                limits.heard(&request.queues, &claim.rows);
+                limits.heard(
+                    &request.queues,
+                    &claim.rows,
+                    claim.contended || !claim.refused.is_empty(),
+                );
                 let contended = claim.contended;
-                let more_at_once = claim.cleared || claim.cut;
+                // What was cut off by rows that could not be claimed is left as those are.
+                let more_at_once = claim.cleared || claim.cut && !claim.rows.is_empty();
                 let now = Instant::now();
                 marks.heard(&request, &claim.refused, claim.first, asked, now);
                 let some = !claim.rows.is_empty();
@@ -117,6 +129,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     let name = &pace.queue.name;
                     !request.queues.iter().any(|queue| **queue == **name)
                         && !turns.paused(name, now)
+                        && !limits.paused(name, now)
                 };
                 // Beside rows that were left out because they are locked there may be more of other machines.
                 let more = full || contended && some || paces.iter().any(left_out);
@@ -138,7 +151,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     CONTENDED_PAUSE_MIN
                 };
                 let freed = contended.then(|| now + jittered(contended_pause));
-                let again = [turn, freed, marks.again(&request), limits.next(now)];
+                let again = [turn, freed, marks.again(&request), limits.next()];
                 let again = again.into_iter().flatten().min();
                 let pause = if again.is_none() || next_look <= now {
                     // What is due in a queue whose turn is refused is no news.
@@ -229,7 +242,7 @@ fn announce_rest(shared: &Shared, request: &ClaimRequest, told: &mut bool) {
 }
 
 async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim, sqlx::Error> {
-    let mut connection = shared.connections.get().await?;
+    let mut connection = shared.connections.get().await.map_err(no_connection)?;
     let claim = storage::claim(&mut connection, request);
     let result = shared.connections.within(claim).await;
     let claim = connection.done(result)?;

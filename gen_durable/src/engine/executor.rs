@@ -19,15 +19,17 @@ use std::{
 use super::{
     Shared,
     flusher::Answer,
-    outage::Outage,
+    outage::{Outage, no_connection},
     slots::{Queue, Row},
 };
 use crate::{
     error::{Cause, StepError},
     registry::{self, Decoded, Ran, Runner, Work},
-    storage::{self, Change, Commit},
+    storage::{self, Change, Commit, Fault},
 };
 
+/// Loads of an inbox that Postgres does not answer, for as long as a lease, before its instance fails.
+const LOADS_MAX: u32 = 8;
 /// How long an instance is left alone of which the database refuses every outcome.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -102,9 +104,20 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
             return;
         }
         // Both are rare, and in boxes: the task of each step in flight is as large as all that it may await.
-        if work.inbox.missing().is_some() && !Box::pin(load_inbox(shared, &mut work)).await {
-            shared.flusher.commit(work.release()).await;
-            return;
+        if work.inbox.missing().is_some() {
+            slot.give();
+            match Box::pin(load_inbox(shared, &mut work)).await {
+                Loading::Done => {}
+                Loading::GivenUp => {
+                    shared.flusher.commit(work.release()).await;
+                    return;
+                }
+                Loading::Failed(error) => {
+                    let commit = work.broken(format!("its inbox cannot be loaded: {error}"));
+                    Box::pin(flush(shared, slot, runner, &mut work, commit, None)).await;
+                    return;
+                }
+            }
         }
         slot.take().await;
         if !shared.lease.may_start(work.worker) {
@@ -141,13 +154,22 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
     }
 }
 
-/// Loads what the next step needs of an inbox that is too long to come with the claim; false if it
-/// cannot be loaded while the lease holds.
-async fn load_inbox(shared: &Shared, work: &mut Work) -> bool {
+/// What became of the look for what an inbox has more.
+enum Loading {
+    Done,
+    /// The engine stops, or the lease has lapsed.
+    GivenUp,
+    /// Postgres does not send it, for its own sake.
+    Failed(String),
+}
+
+/// Loads what the next step needs of an inbox that is too long to come with the claim.
+async fn load_inbox(shared: &Shared, work: &mut Work) -> Loading {
     let mut outage = Outage::new("load an inbox");
+    let (began, mut refusals) = (Instant::now(), 0);
     while let Some(missing) = work.inbox.missing() {
         let load = async {
-            let mut connection = shared.connections.get().await?;
+            let mut connection = shared.connections.get().await.map_err(no_connection)?;
             let load = storage::load_inbox(&mut connection, work.instance.id, &missing);
             let result = shared.connections.within(load).await;
             connection.done(result)
@@ -159,11 +181,20 @@ async fn load_inbox(shared: &Shared, work: &mut Work) -> bool {
                     break;
                 }
             }
-            Err(_) if shared.stopping.is_open() || !shared.lease.may_hold() => return false,
-            Err(error) => tokio::time::sleep(outage.failed(&error)).await,
+            Err(_) if shared.stopping.is_open() || !shared.lease.may_hold() => {
+                return Loading::GivenUp;
+            }
+            Err(error) => {
+                let own = matches!(Fault::of(&error), Fault::Data | Fault::Size | Fault::Unclear);
+                refusals += u32::from(own);
+                if refusals >= LOADS_MAX && began.elapsed() >= shared.connections.patience() {
+                    return Loading::Failed(Cause(&error).to_string());
+                }
+                tokio::time::sleep(outage.failed(&error)).await;
+            }
         }
     }
-    true
+    Loading::Done
 }
 
 /// Runs one step; none if it was cut off.

@@ -29,7 +29,11 @@ use std::{
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use self::locked::retry_locked;
-use super::{Shared, freeing::free_again, outage::Outage};
+use super::{
+    Shared,
+    freeing::free_again,
+    outage::{Outage, no_connection},
+};
 use crate::{
     connections::within,
     error::Cause,
@@ -114,9 +118,11 @@ pub(crate) struct Flusher {
     sent: watch::Sender<()>,
     /// Until when rows that are locked are left out at once.
     skips: Mutex<Option<Instant>>,
-    /// Whoever has the permit is the outcome that is tried by itself, as its batch failed.
+    /// Whoever has a permit is tried by itself, as its batch failed.
     alone: Arc<Semaphore>,
-    /// Batches that were committed.
+    /// The same for those that were too slow.
+    slow: Arc<Semaphore>,
+    /// Batches of which something was committed.
     batches: AtomicU64,
 }
 
@@ -144,7 +150,8 @@ impl Flusher {
             waiting: Arc::new(Semaphore::new(1)),
             sent: watch::Sender::new(()),
             skips: Mutex::default(),
-            alone: Arc::new(Semaphore::new(1)),
+            alone: Arc::new(Semaphore::new(2)),
+            slow: Arc::new(Semaphore::new(1)),
             batches: AtomicU64::new(0),
         }
     }
@@ -264,6 +271,12 @@ async fn commit_batch(shared: &Arc<Shared>, mut jobs: Vec<Job>, waits: bool) {
                 tokio::time::sleep(outage.failed(&failed.error)).await;
                 jobs = failed.jobs;
             }
+            // Each part may take a moment: others must not wait for all of them.
+            Fault::Locked => {
+                let shared = Arc::clone(shared);
+                tokio::spawn(async move { faulty::divide(&shared, failed).await });
+                return;
+            }
             _ => return faulty::divide(shared, failed).await,
         }
     }
@@ -303,7 +316,7 @@ async fn try_batch(
             let commit = storage::commit(&mut connection, &commits, uncertain, locked);
             let result = within(patience, commit).await;
             // Postgres said that it rolled back, or nobody can say.
-            uncertain |= matches!(&result, Err(error) if error.as_database_error().is_none());
+            uncertain |= matches!(&result, Err(error) if storage::is_uncertain(error));
             connection.done(result)
         };
         match result.await {
@@ -324,15 +337,6 @@ async fn try_batch(
     }
 }
 
-/// Whatever the reason that there is no connection (a login that is refused, say, while a password is changed), it
-/// is none of the outcomes', and may pass.
-fn no_connection(error: sqlx::Error) -> sqlx::Error {
-    match error {
-        error if storage::is_transient(&error) => error,
-        error => sqlx::Error::Protocol(format!("no connection: {}", Cause(&error))),
-    }
-}
-
 /// Answers a batch that was committed.
 fn finish(
     shared: &Arc<Shared>,
@@ -342,8 +346,15 @@ fn finish(
     uncertain: bool,
     sent: &watch::Receiver<()>,
 ) {
-    shared.flusher.batches.fetch_add(1, Ordering::Relaxed);
-    if commits.iter().any(|commit| commit.sends()) {
+    let durable = |verdict: &Verdict| matches!(verdict, Verdict::Durable { .. });
+    let sent_some = commits
+        .iter()
+        .zip(&done.verdicts)
+        .any(|(commit, verdict)| commit.sends() && durable(verdict));
+    if done.verdicts.iter().any(durable) {
+        shared.flusher.batches.fetch_add(1, Ordering::Relaxed);
+    }
+    if sent_some {
         shared.flusher.sent.send_replace(());
     }
     tracing::debug!(outcomes = commits.len(), "committed");

@@ -24,6 +24,8 @@ pub(super) struct Limits {
     queues: HashMap<String, Limit>,
     /// Whether the next claim is of a queue that failed.
     suspects_turn: bool,
+    /// When the first of the queues that have room, and failed, may be claimed again.
+    next: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -53,6 +55,8 @@ impl Limits {
             queues.into_iter().partition(|queue| self.is_suspect(queue));
         // The one that has waited the longest.
         let due = |queue: &String| self.queues.get(queue).and_then(|limit| limit.next);
+        self.next = suspects.iter().map(|queue| due(queue).unwrap_or(now)).min();
+        let due = |queue: &String| self.queues.get(queue).and_then(|limit| limit.next);
         let ready = suspects.into_iter().filter(|queue| due(queue).is_none_or(|at| at <= now));
         let suspect = ready.min_by_key(due);
         self.suspects_turn = !self.suspects_turn || others.is_empty();
@@ -62,10 +66,14 @@ impl Limits {
         }
     }
 
-    /// When a queue that failed may be claimed again.
-    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        let suspects = self.queues.values().filter(|limit| limit.failures > 0);
-        suspects.map(|limit| limit.next.unwrap_or(now)).min()
+    /// When a queue that failed, and had room at the last claim, may be claimed again.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Whether a queue that failed is not to be claimed yet.
+    pub(super) fn paused(&self, queue: &str, now: Instant) -> bool {
+        self.queues.get(queue).and_then(|limit| limit.next).is_some_and(|next| now < next)
     }
 
     /// A claim of these queues was too large or too slow.
@@ -87,16 +95,19 @@ impl Limits {
         }
     }
 
-    /// A claim worked, and brought these rows.
-    pub(super) fn heard(&mut self, queues: &[String], rows: &[Claimed]) {
+    /// A claim worked, and brought these rows. `contended` says that others had rows locked, or a queue's
+    /// turn: after a failure Postgres itself may have them for a moment, and then nothing found says nothing.
+    pub(super) fn heard(&mut self, queues: &[String], rows: &[Claimed], contended: bool) {
         for queue in queues {
             let weights = rows.iter().filter(|row| row.queue == *queue).map(weight);
             let (count, weight) = weights.fold((0, 0), |(n, sum), weight| (n + 1, sum + weight));
-            // A claim that found nothing says nothing: after a failure it comes while Postgres still
-            // has the rows locked.
             if count == 0 && self.is_suspect(queue) {
-                self.queues.entry(queue.clone()).or_default().next =
-                    Some(Instant::now() + PAUSE_MIN);
+                let limit = self.queues.entry(queue.clone()).or_default();
+                if contended {
+                    limit.next = Some(Instant::now() + PAUSE_MIN);
+                } else {
+                    (limit.failures, limit.next) = (0, None);
+                }
             } else if count > 0 {
                 let fits = (WEIGHT_MAX * count / weight.max(1)).clamp(1, CLAIM_MAX);
                 let limit = self.queues.entry(queue.clone()).or_default();
@@ -139,7 +150,9 @@ mod tests {
         }
         assert_eq!((limits.rows_max("a"), limits.rows_max("b")), (1, CLAIM_MAX));
         assert_eq!(limits.together(queues(&["a"]), now), queues(&[]), "it pauses");
-        limits.heard(&queues(&["a"]), &[]);
-        assert_eq!(limits.rows_max("a"), 1, "a claim that found nothing says nothing");
+        limits.heard(&queues(&["a"]), &[], true);
+        assert!(limits.is_suspect("a"), "its rows are locked");
+        limits.heard(&queues(&["a"]), &[], false);
+        assert_eq!((limits.is_suspect("a"), limits.rows_max("a")), (false, 1), "there is nothing");
     }
 }

@@ -44,3 +44,12 @@ impl Outage {
         }
     }
 }
+
+/// Whatever the reason that there is no connection (a login that is refused, say, while a password is changed), it
+/// is no statement's, and may pass.
+pub(super) fn no_connection(error: sqlx::Error) -> sqlx::Error {
+    match error {
+        error @ (sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut) => error,
+        error => sqlx::Error::Protocol(format!("no connection: {}", Cause(&error))),
+    }
+}

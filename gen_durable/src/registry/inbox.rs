@@ -25,6 +25,9 @@ const PORTION: i64 = 1_000;
 const PORTION_BYTES: i64 = 1024 * 1024;
 /// How much larger each further portion is that a step asks for by awaiting what is beyond.
 const GROWTH: i64 = 4;
+/// A portion is 64 MiB at most: compressed ones are larger than they seem, and Postgres sends no more than
+/// 1 GiB.
+const GROWTH_MAX: i64 = 64;
 
 /// The inbox of a claimed instance.
 #[derive(Clone, Default)]
@@ -140,6 +143,7 @@ impl Loaded {
     /// Adds what was loaded. Whether the next step has all that it needs.
     pub(crate) fn extend(&mut self, portion: Portion) -> bool {
         let last = portion.signals.last().map(|signal| signal.0);
+        let asked = !self.wanted.is_empty();
         match (self.wanted.pop(), last) {
             (Some(name), Some(last)) => {
                 self.ahead.retain(|(other, _)| *other != name);
@@ -169,8 +173,8 @@ impl Loaded {
         beyond.retain(|_, count| *count > 0);
         self.beyond = (!beyond.is_empty()).then(|| Arc::new(beyond));
         let complete = self.wanted.is_empty();
-        if complete {
-            self.growth = self.growth.saturating_mul(GROWTH);
+        if asked && complete {
+            self.growth = (self.growth * GROWTH).min(GROWTH_MAX);
         }
         complete
     }

@@ -278,7 +278,7 @@ impl<'a> Columns<'a> {
         self.states.push(outcome.state.as_ref().map(|state| state.0.as_str()));
         self.results.push(result);
         self.errors.push(outcome.error.as_deref());
-        let ran = outcome.change.ran();
+        let ran = outcome.change.ran() && !outcome.only_loads();
         self.attempts.push(ran.then_some(outcome.attempt));
         self.failures.push(ran.then_some(outcome.failures));
         self.delays.push(delay);

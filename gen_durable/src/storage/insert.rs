@@ -31,7 +31,11 @@ pub(crate) async fn insert(
     locked: Locked,
 ) -> Result<Vec<Result<i64, Duplicate>>, sqlx::Error> {
     let bytes: usize = rows.iter().map(|row| row.state.0.len()).sum();
-    if locked == Locked::Wait || bytes <= STATEMENT_BYTES_MAX {
+    // A key that is taken is looked up, and perhaps inserted, by further statements. If one of them fails,
+    // the rows of the first must not stay: whoever tries again would insert them a second time.
+    let statements = bytes > STATEMENT_BYTES_MAX
+        || rows.len() > 1 && rows.iter().any(|row| row.unique_key.is_some());
+    if locked == Locked::Wait || !statements {
         return insert_all(connection, rows, locked).await;
     }
     let mut transaction = begin(connection).await?;

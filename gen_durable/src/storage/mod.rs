@@ -62,6 +62,21 @@ impl Locked {
     }
 }
 
+/// A statement was given up.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {0:?}; the connection counts as lost")]
+pub(crate) struct NoAnswer(pub(crate) Duration);
+
+/// Whether an error leaves open what became of a transaction: there was no answer, or it is of the
+/// connection, perhaps of one behind a pooler.
+pub(crate) fn is_uncertain(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_none_or(|error| {
+        let code = error.code();
+        let code = code.as_deref().unwrap_or_default();
+        ["08", "57P", "58", "40003"].iter().any(|class| code.starts_with(class))
+    })
+}
+
 /// What an error says of the statement that failed, and of what it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -83,7 +98,9 @@ impl Fault {
     pub(crate) fn of(error: &sqlx::Error) -> Self {
         let error = match error {
             sqlx::Error::Database(error) => error,
-            sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+            sqlx::Error::Io(error)
+                if error.get_ref().is_some_and(|error| error.is::<NoAnswer>()) =>
+            {
                 return Self::Size;
             }
             sqlx::Error::Encode(_) => return Self::Size,
@@ -95,8 +112,8 @@ impl Fault {
         let is = |classes: &[&str]| classes.iter().any(|class| code.starts_with(class));
         if is(&["55P03"]) {
             Self::Locked
-        } else if is(&["57014", "53200"]) {
-            // Cancelled (by a timeout, say), out of memory.
+        } else if is(&["57014", "53200", "53400"]) {
+            // Cancelled (by a timeout, say), out of memory or of room for temporary files.
             Self::Size
         } else if is(&["21", "22", "23", "27", "44", "54"]) {
             // Cardinality, data, constraints, a trigger's changes, a view's check, limits of Postgres.

@@ -261,6 +261,11 @@ pub(crate) struct Upgraded {
 }
 
 impl Commit {
+    /// Whether it does no more than to have awaited signals loaded: the run counts as none.
+    pub(crate) fn only_loads(&self) -> bool {
+        self.awaits_loaded.is_some() && self.consumed.is_empty()
+    }
+
     /// Whether it touches other rows than its own, and so may have to wait for others' locks.
     pub(crate) fn sends(&self) -> bool {
         !self.inserts.is_empty() || !self.signals.is_empty()

@@ -4,6 +4,7 @@
 //! the signals to that target are tried again. Signals to others do not wait for them.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -84,14 +85,20 @@ impl Signals {
             locked = Locked::Skip;
             held = self.deliver(held, locked).await;
         }
-        if !held.is_empty() {
-            let signals = Arc::clone(self);
-            tokio::spawn(async move { signals.wait(held, ended).await });
+        // Those to one target do not wait for another one.
+        let mut targets: BTreeMap<i64, Vec<Job>> = BTreeMap::new();
+        for job in held {
+            targets.entry(job.signal.target).or_default().push(job);
+        }
+        for jobs in targets.into_values() {
+            let (signals, ended) = (Arc::clone(self), ended.clone());
+            tokio::spawn(async move { signals.wait(jobs, ended).await });
         }
     }
 
-    /// Tries signals again whose targets are locked, until each is answered.
+    /// Tries signals again to a target that is locked, until each is answered.
     async fn wait(&self, mut jobs: Vec<Job>, mut ended: watch::Receiver<()>) {
+        let _under_way = self.connections.under_way();
         let mut tries = Tries::new();
         while !jobs.is_empty() {
             let _ = tokio::time::timeout(tries.pause(), ended.changed()).await;
@@ -99,26 +106,21 @@ impl Signals {
             jobs = self.deliver(jobs, Locked::Skip).await;
             jobs = self.give_up(jobs);
             if tries.found_locked()
-                && let Some(first) = jobs.first()
+                && !jobs.is_empty()
                 && let Ok(_place) = self.waiting.try_acquire()
             {
                 // In Postgres's own queue for the row, behind those who came before.
-                let target = first.signal.target;
-                let (first, others): (Vec<_>, Vec<_>) =
-                    jobs.into_iter().partition(|job| job.signal.target == target);
-                let still = self.deliver(first, Locked::WaitBriefly).await;
-                if !still.is_empty() {
+                jobs = self.deliver(jobs, Locked::WaitBriefly).await;
+                if !jobs.is_empty() {
                     tries.waited();
                 }
-                // The next place is for another target.
-                jobs = others.into_iter().chain(still).collect();
             }
         }
     }
 
     /// Delivers signals and answers their calls, but for those whose targets are locked.
     async fn deliver(&self, jobs: Vec<Job>, locked: Locked) -> Vec<Job> {
-        let mut held = Vec::new();
+        let (mut held, mut answered) = (Vec::new(), false);
         let mut batches = vec![jobs];
         while let Some(mut jobs) = batches.pop() {
             let signals: Vec<&NewSignal> = jobs.iter().map(|job| &job.signal).collect();
@@ -127,7 +129,10 @@ impl Signals {
                     self.announcer.announce(sent.queues.iter().map(String::as_str));
                     for (job, delivery) in jobs.into_iter().zip(sent.deliveries) {
                         match delivery {
-                            Some(answer) => drop(job.reply.send(answer)),
+                            Some(answer) => {
+                                answered = true;
+                                let _ = job.reply.send(answer);
+                            }
                             None => held.push(job),
                         }
                     }
@@ -145,7 +150,10 @@ impl Signals {
                 }
             }
         }
-        self.ended.send_replace(());
+        // Who found everything locked has had nothing locked itself.
+        if answered {
+            self.ended.send_replace(());
+        }
         held
     }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{Answer, Failed, Job, Outage, Shared, give_up, given_up, try_batch};
-use crate::storage::Fault;
+use crate::storage::{self, Fault};
 
 /// After so many parts in a row that failed it is likely to be the database: the others wait.
 const FAILED_MAX: usize = 4;
@@ -58,11 +58,13 @@ pub(super) async fn divide(shared: &Arc<Shared>, failed: Failed) {
                 Err(failed) if given_up(shared, &failed.error) => give_up(failed),
                 Err(failed) => failures.push(failed),
             }
-            if !committed && failures.len() == FAILED_MAX {
+            let unlocked = |failed: &&Failed| Fault::of(&failed.error) != Fault::Locked;
+            if !committed && failures.iter().filter(unlocked).count() == FAILED_MAX {
                 break;
             }
         }
-        if let (false, Some(failed)) = (committed, failures.last()) {
+        let unlocked = |failed: &&Failed| Fault::of(&failed.error) != Fault::Locked;
+        if let (false, Some(failed)) = (committed, failures.iter().find(unlocked)) {
             tokio::time::sleep(outage.failed(&failed.error)).await;
         }
         // Behind those that were not tried.
@@ -84,11 +86,13 @@ async fn alone(shared: Arc<Shared>, mut jobs: Vec<Job>) {
     let mut outage = Outage::new("commit an outcome");
     let (began, batches) = (Instant::now(), shared.flusher.batches.load(Ordering::Relaxed));
     let patience = shared.connections.patience();
-    let mut tries = 0;
+    let (mut tries, mut slow) = (0, false);
     loop {
-        // The semaphore is never closed, so `acquire` cannot fail.
-        let place = shared.flusher.alone.acquire().await;
-        let done = try_batch(&shared, jobs, false, patience.saturating_mul(PATIENCE)).await;
+        let (places, times) =
+            if slow { (&shared.flusher.slow, PATIENCE) } else { (&shared.flusher.alone, 1) };
+        // No semaphore is ever closed, so `acquire` cannot fail.
+        let place = places.acquire().await;
+        let done = try_batch(&shared, jobs, false, patience.saturating_mul(times)).await;
         drop(place);
         let failed = match done {
             Ok(()) => return outage.over(),
@@ -96,12 +100,16 @@ async fn alone(shared: Arc<Shared>, mut jobs: Vec<Job>) {
             Err(failed) => failed,
         };
         tries += 1;
+        let fault = Fault::of(&failed.error);
+        slow = fault == Fault::Size;
+        // The lease was renewed meanwhile: the database works.
+        let long = tries >= TRIES_MIN && began.elapsed() >= patience;
         let others = shared.flusher.batches.load(Ordering::Relaxed) > batches;
-        let long = began.elapsed() >= patience;
-        let refused = match Fault::of(&failed.error) {
+        let refused = match fault {
             Fault::Data => true,
-            Fault::Size => tries >= TRIES_MIN && (others || long),
-            Fault::Unclear => tries >= TRIES_MIN && others && long,
+            // Without an answer it may have been committed: the next try tells.
+            Fault::Size => long && !storage::is_uncertain(&failed.error),
+            Fault::Unclear => long && others,
             Fault::Connection | Fault::Database | Fault::Locked => false,
         };
         if refused {
