@@ -66,8 +66,8 @@ impl Default for Config {
 const DEFAULT_QUEUE: (&str, usize) = ("default", 10);
 
 impl Config {
-    /// The default drain timeout. Kubernetes kills a process 30 s
-    /// after it has asked it to end; the engine needs some of them for what follows the drain.
+    /// The default drain timeout. Kubernetes kills a process 30 s after it has asked it to end; the
+    /// engine needs 10 s of them for what follows the drain.
     pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(18);
 
     /// The names of the queues that are served.
