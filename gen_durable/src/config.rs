@@ -69,8 +69,8 @@ impl Config {
     /// The default poll interval. Callers take it for that of the engines, which they do not know.
     pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-    /// The default drain timeout. Kubernetes kills a process 30 s
-    /// after it has asked it to end; the engine needs some of them for what follows the drain.
+    /// The default drain timeout. Kubernetes kills a process 30 s after it has asked it to end; the
+    /// engine needs 10 s of them for what follows the drain.
     pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(18);
 
     /// The names of the queues that are served.

@@ -283,8 +283,8 @@ impl Job {
         types.find_map(|ty| named(ty, machine))
     }
 
-    /// Whether that type can implement what is generated for the machine. The arguments' type and
-    /// the result's can, unless std owns them; any other may be a trait.
+    /// Tells whether the twin can implement what is generated for the machine. The arguments' type
+    /// and the result's can, unless std owns them; any other may be a trait.
     pub(crate) fn twin_stands_in(&self) -> bool {
         self.machine.as_ref().is_some_and(|machine| {
             let stored = [&self.state, &self.output];

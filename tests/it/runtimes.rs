@@ -152,8 +152,8 @@ fn p54_a_call_is_not_lost_with_another_runtime() {
     drop(db);
 }
 
-/// Nothing drives them any more, and a test would not tell for sure: an answer that is there at once
-/// is read all the same.
+/// Nothing drives them any more, and a ping would not tell for sure: an answer that is there at
+/// once is read all the same.
 #[test]
 fn p54_a_runtime_that_ends_leaves_no_idle_connection() {
     let main = runtime();

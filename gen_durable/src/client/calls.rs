@@ -35,6 +35,7 @@ const WAITING_MAX: usize = 1;
 /// The calls of one runtime.
 #[derive(Debug)]
 pub(super) struct Calls {
+    connections: Connections,
     /// Inserts that no other transaction can hold up.
     plain: Arc<Group<inserts::Job>>,
     /// Inserts with a unique key, which somebody else may be inserting.
@@ -45,6 +46,7 @@ pub(super) struct Calls {
 impl Calls {
     pub(super) fn new(connections: &Connections, announcer: &Arc<Announcer>) -> Self {
         Self {
+            connections: connections.clone(),
             plain: inserts::group(connections, announcer),
             unique: inserts::group(connections, announcer),
             signals: signals::group(connections, announcer),
@@ -56,12 +58,14 @@ impl Calls {
         row: NewInstance,
     ) -> Result<Result<i64, Duplicate>, DatabaseError> {
         let group = if row.unique_key.is_some() { &self.unique } else { &self.plain };
+        let _under_way = self.connections.under_way();
         let (job, answer) = inserts::Job::new(row);
         group.submit(job);
         answer.await.unwrap_or_else(|_| Err(stopped("insert an instance")))
     }
 
     pub(super) async fn signal(&self, signal: NewSignal) -> Result<Delivery, SignalError> {
+        let _under_way = self.connections.under_way();
         let (job, answer) = signals::Job::new(signal);
         self.signals.submit(job);
         answer.await.unwrap_or_else(|_| Err(stopped("deliver a signal").into()))

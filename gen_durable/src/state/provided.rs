@@ -1,4 +1,4 @@
-//! What can be stored of std, of `serde_json` and of this crate, as it is.
+//! The types of std, of `serde_json` and of this crate that can be stored as they are.
 //!
 //! Invariant: serde reads each of these types as it wrote it. The compiler's messages list few of them:
 //! whoever forgot a derive looks for no number.

@@ -231,6 +231,7 @@ impl Means {
                 let _ = writeln!(out, "  {} MB written so far", size(work) / 1_000_000);
                 report += REPORT;
             }
+            // A process is waited for without its thread only by asking again.
             std::thread::sleep(Duration::from_millis(50));
         };
         if status.success() {

@@ -237,6 +237,7 @@ impl Server {
                 let _ = postgres.wait();
                 return Err(Error::NotStarted { log: read_log() });
             }
+            // A server does not say when it is ready: it is asked again.
             std::thread::sleep(POLL);
         }
         self.postgres = Some(postgres);

@@ -101,7 +101,6 @@ impl Inserts {
 
     /// Tries a row by itself whose unique key somebody else is inserting.
     async fn wait(&self, job: Job) {
-        let _under_way = self.connections.under_way();
         let mut tries = Tries::new();
         let answer = loop {
             tokio::time::sleep(tries.pause()).await;

@@ -98,7 +98,6 @@ impl Signals {
 
     /// Tries signals again to a target that is locked, until each is answered.
     async fn wait(&self, mut jobs: Vec<Job>, mut ended: watch::Receiver<()>) {
-        let _under_way = self.connections.under_way();
         let mut tries = Tries::new();
         while !jobs.is_empty() {
             let _ = tokio::time::timeout(tries.pause(), ended.changed()).await;

@@ -240,7 +240,7 @@ fn p58_a_fetched_server_can_be_run_by_another_user() {
     use std::os::unix::fs::PermissionsExt;
 
     let cache = Cache::new();
-    // As under root's umask, and in a cache that somebody has closed.
+    // The script makes files as root's umask does, and the cache is closed to others.
     let closed = [means(
         "closed",
         "umask 077; mkdir -p server/bin
