@@ -49,8 +49,8 @@ pub(crate) struct Work {
     /// The state as it is stored.
     pub(crate) state: String,
     pub(crate) inbox: Box<Loaded>,
-    /// The stored state was too large to be loaded.
-    pub(crate) too_large: bool,
+    /// Why the stored state was not loaded.
+    pub(crate) unloaded: Option<Arc<str>>,
     /// The state, if the step before has left it decoded.
     decoded: Option<Decoded>,
 }
@@ -69,7 +69,13 @@ impl From<Box<Commit>> for Ran {
 }
 
 impl Work {
-    pub(crate) fn new(claimed: Claimed, fsm: &'static str, queue: Arc<str>) -> Self {
+    /// `unloaded` says why the state was not loaded, if it was not.
+    pub(crate) fn new(
+        claimed: Claimed,
+        fsm: &'static str,
+        queue: Arc<str>,
+        unloaded: Option<Arc<str>>,
+    ) -> Self {
         Self {
             fsm,
             fsm_version: claimed.kind.fsm_version,
@@ -87,7 +93,7 @@ impl Work {
             }),
             worker: claimed.worker,
             revision: claimed.revision,
-            too_large: claimed.state.is_none(),
+            unloaded: unloaded.filter(|_| claimed.state.is_none()),
             state: claimed.state.unwrap_or_default(),
             inbox: Box::new(Loaded::new(claimed.inbox)),
             decoded: None,

@@ -340,6 +340,8 @@ async fn claim_partitions(
         .bind(vec![1_i32])
         .bind(Vec::<String>::new())
         .bind(vec!["default"])
+        .bind(i64::MAX)
+        .bind(false)
         .fetch_all(connection)
         .await
         .unwrap()
@@ -375,6 +377,7 @@ async fn a_claim_locks_the_keys_that_it_takes_and_no_others() {
             .bind(Vec::<i16>::new())
             .bind(Vec::<i64>::new())
             .bind(2_097_152_i64)
+            .bind(false)
             .fetch_one(&mut *claim)
             .await
             .unwrap()

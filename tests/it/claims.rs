@@ -131,7 +131,7 @@ async fn claim(
          ) as free";
     let parameters = format!(
         "7, '{{q0, q0, q1, q1}}', '{{3, 3, 20, 20}}', '{{m0, m1, m0, m1}}', '{{1, 1, 1, 1}}',
-         '{{m1}}', '{{}}', {with_keys}, {marks}, 2097152"
+         '{{m1}}', '{{}}', {with_keys}, {marks}, 2097152, false"
     );
     let (plan, answer) = run(tx, "claim", &parameters).await;
     plans[0].insert(plan);
@@ -156,7 +156,7 @@ async fn claim(
         sqlx::query_scalar(lock).bind(&candidates).fetch_all(&mut *tx).await.unwrap();
     let candidates: Vec<String> = candidates.iter().map(i64::to_string).collect();
     let parameters = format!(
-        "7, '{{{}}}', '{{{}}}', '{{m0, m1}}', '{{1, 1}}', '{{m1}}', '{{q0, q1}}'",
+        "7, '{{{}}}', '{{{}}}', '{{m0, m1}}', '{{1, 1}}', '{{m1}}', '{{q0, q1}}', 2097152, false",
         candidates.join(","),
         keys.join(",")
     );

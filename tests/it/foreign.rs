@@ -147,32 +147,34 @@ impl Sends {
     }
 }
 
-/// What a trigger says of one row, while others are committed, is that row's outcome's, whatever its code.
+/// What a trigger says of one row, while others that do the same are committed, is that row's outcome's,
+/// whatever its code.
 #[tokio::test(flavor = "multi_thread")]
 async fn p65_an_error_that_hits_one_outcome_while_others_commit_is_its_own() {
-    let db = database().await;
-    sql(
-        db.pool(),
-        "create function public.broken() returns trigger language plpgsql as $$
-         begin raise exception 'broken' using errcode = 'internal_error'; end $$;
-         create trigger broken before update on gen_durable.instances for each row
-         when (new.priority = 7 and new.status = 'done') execute function public.broken();",
-    )
-    .await;
-    let gate = Arc::new(Gate::new());
-    let builder = engine(&db).machine::<Work>().resource(Arc::clone(&gate));
-    let engine = builder.lease_ttl(Duration::from_secs(1)).start().await.unwrap();
-    let broken = Work::insert(()).step(Work::End).priority(7).execute(&engine).await.unwrap();
-    gate.open(usize::MAX >> 8);
-    let failed = eventually("it is refused", async || {
-        let other = Work::insert(()).step(Work::End).execute(&engine).await.unwrap();
-        assert_eq!(engine.wait(other, PATIENCE).await.unwrap(), 1);
-        let row = row(db.pool(), broken).await;
-        (row.status == "failed").then(|| row.last_error.unwrap())
-    })
-    .await;
-    assert!(failed.contains("handled: ") && failed.contains("broken"), "{failed}");
-    engine.shutdown().await.unwrap();
+    for code in ["internal_error", "insufficient_privilege"] {
+        let db = database().await;
+        let trigger = format!(
+            "create function public.broken() returns trigger language plpgsql as $$
+             begin raise exception 'broken' using errcode = '{code}'; end $$;
+             create trigger broken before update on gen_durable.instances for each row
+             when (new.priority = 7 and new.status = 'done') execute function public.broken();"
+        );
+        run(db.pool(), trigger).await;
+        let gate = Arc::new(Gate::new());
+        let builder = engine(&db).machine::<Work>().resource(Arc::clone(&gate));
+        let engine = builder.lease_ttl(Duration::from_secs(1)).start().await.unwrap();
+        let broken = Work::insert(()).step(Work::End).priority(7).execute(&engine).await.unwrap();
+        gate.open(usize::MAX >> 8);
+        let failed = eventually("it is refused", async || {
+            let other = Work::insert(()).step(Work::End).execute(&engine).await.unwrap();
+            assert_eq!(engine.wait(other, PATIENCE).await.unwrap(), 1);
+            let row = row(db.pool(), broken).await;
+            (row.status == "failed").then(|| row.last_error.unwrap())
+        })
+        .await;
+        assert!(failed.contains("handled: ") && failed.contains("broken"), "{failed}");
+        engine.shutdown().await.unwrap();
+    }
 }
 
 /// A level that is raised while an engine runs loses no signal that races a park, also where no session

@@ -2,7 +2,7 @@
 
 use gen_durable::{SignalError, prelude::*};
 
-use crate::support::{PATIENCE, database, engine, eventually, until};
+use crate::support::{PATIENCE, database, engine, eventually, row, sql, until};
 
 #[derive(Clone, DurableSignal)]
 pub struct Go {
@@ -49,6 +49,18 @@ impl Inserts {
     async fn run(cx: Context<Self>) -> Outcome<Self> {
         let key = cx.state.clone();
         cx.done(()).insert(Parked::insert(()).unique_key(key))
+    }
+}
+
+#[durable_fsm(output = ())]
+pub enum Plain {
+    Run,
+}
+
+#[durable_fsm]
+impl Plain {
+    async fn run(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
     }
 }
 
@@ -221,4 +233,68 @@ async fn p62_a_batch_that_is_tried_again_inserts_nothing_twice() {
         .await
         .unwrap();
     assert_eq!(count, 2);
+}
+
+/// Ten keys whose heads an open transaction has locked, and a queue of ten slots. Those who wait for the
+/// heads are all that a claim of ten rows finds.
+#[tokio::test(flavor = "multi_thread")]
+async fn p62_an_open_transaction_delays_only_the_keys_of_its_rows() {
+    let db = database().await;
+    let rows = (0..30).map(|n| Plain::insert(()).partition_key(format!("key {}", n % 10)));
+    let keyed = Plain::insert_many(rows).execute(db.pool()).await.unwrap();
+    let keyed: Vec<_> = keyed.into_iter().map(Result::unwrap).collect();
+    // As a queue looks in which others have run: those behind the heads are in the claim's index.
+    sql(db.pool(), "update gen_durable.instances set blocked = false").await;
+    let behind = Plain::insert(()).execute(db.pool()).await.unwrap();
+    let mut tx = db.pool().begin().await.unwrap();
+    let heads: Vec<i64> = keyed[..10].iter().map(|id| id.get()).collect();
+    sqlx::query("select from gen_durable.instances where id = any ($1) for update")
+        .bind(heads)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let engine = engine(&db).machine::<Plain>().queue("default", 10).start().await.unwrap();
+    engine.wait(behind, PATIENCE).await.unwrap();
+    for id in &keyed {
+        assert_eq!(row(db.pool(), *id).await.status, "runnable");
+    }
+    tx.rollback().await.unwrap();
+    for id in keyed {
+        engine.wait(id, PATIENCE).await.unwrap();
+    }
+    engine.shutdown().await.unwrap();
+}
+
+/// The wait for a row that is held takes longer than the statement timeout: the call goes on trying.
+#[tokio::test(flavor = "multi_thread")]
+async fn p62_a_statement_timeout_ends_no_call_that_waits_for_a_row() {
+    let db = database().await;
+    let id = Parked::insert(()).execute(db.pool()).await.unwrap();
+    let alter = format!("alter database \"{}\" set statement_timeout = '100ms'", db.name());
+    sqlx::raw_sql(sqlx::AssertSqlSafe(alter)).execute(db.pool()).await.unwrap();
+    let mut tx = db.pool().begin().await.unwrap();
+    Parked::signal_go(id, Go { n: 1 }).execute(&mut *tx).await.unwrap();
+    let pool = sqlx::PgPool::connect_with((*db.pool().connect_options()).clone()).await.unwrap();
+    let client = Client::new(pool);
+    let signal = {
+        let client = client.clone();
+        tokio::spawn(async move { Parked::signal_go(id, Go { n: 2 }).execute(&client).await })
+    };
+    // Longer than a batch waits, so it waits by itself.
+    let waiting = "select pid, query_start::text from pg_stat_activity
+         where datname = current_database() and wait_event_type = 'Lock'
+           and query_start < clock_timestamp() - interval '50 milliseconds'";
+    let first: (i32, String) = eventually("a call waits", async || {
+        sqlx::query_as(waiting).fetch_optional(db.pool()).await.unwrap()
+    })
+    .await;
+    eventually("Postgres ends the wait", async || {
+        let still: Option<(i32, String)> =
+            sqlx::query_as(waiting).fetch_optional(db.pool()).await.unwrap();
+        (still.as_ref() != Some(&first)).then_some(())
+    })
+    .await;
+    tx.rollback().await.unwrap();
+    signal.await.unwrap().unwrap();
+    assert_eq!(row(db.pool(), id).await.inbox, 1);
 }

@@ -21,6 +21,7 @@ mod claims;
 mod clocks;
 mod crashes;
 mod credentials;
+mod ends;
 mod errors;
 mod failover;
 mod failures;

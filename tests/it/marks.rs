@@ -46,6 +46,7 @@ async fn claim(connection: &mut PgConnection, marks: &[Mark]) -> (Vec<String>, V
         .bind(marks.iter().map(|mark| mark.1).collect::<Vec<_>>())
         .bind(marks.iter().map(|mark| mark.2).collect::<Vec<_>>())
         .bind(2_097_152_i64)
+        .bind(false)
         .fetch_one(connection)
         .await
         .unwrap();

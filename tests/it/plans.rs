@@ -158,7 +158,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             "claim",
             &[
                 "7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{m}'", "'{}'", "true", "'{}'", "'{}'",
-                "'{}'", "2097152",
+                "'{}'", "2097152", "false",
             ],
             claims,
             batch(4),
@@ -168,14 +168,14 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             "claim",
             &[
                 "7", "'{q}'", "'{200}'", "'{k}'", "'{1}'", "'{}'", "'{}'", "true", "'{}'", "'{}'",
-                "'{}'", "2097152",
+                "'{}'", "2097152", "false",
             ],
             claims,
             batch(6),
         ),
         case(
             "claim_partitions",
-            &["7", &keyed, &late, "'{m}'", "'{1}'", "'{m}'", "'{q}'"],
+            &["7", &keyed, &late, "'{m}'", "'{1}'", "'{m}'", "'{q}'", "2097152", "false"],
             &["instances_partition", "instances_partition_holder", "instances_pkey"],
             batch(6),
         ),
@@ -443,8 +443,11 @@ async fn p15_a_claim_does_not_step_over_all_that_was_claimed_before() {
     let mut looked = Vec::new();
     for marks in [["'{}'"; 3], ["'{1}'", "'{0}'", &format!("'{{{first}}}'")]] {
         let queue = ["7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{}'", "'{}'", "true"];
-        let parameters =
-            [&queue[..], &marks, &["2097152"]].concat().into_iter().map(str::to_owned).collect();
+        let parameters = [&queue[..], &marks, &["2097152", "false"]]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
         let case =
             Case { statement: "claim", parameters, indexes: &["instances_claim"], rows: batch(4) };
         prepare(&mut connection, &case).await;

@@ -54,6 +54,7 @@ async fn claim(
         .bind(Vec::<i16>::new())
         .bind(Vec::<i64>::new())
         .bind(2_097_152_i64)
+        .bind(false)
         .fetch_one(connection)
         .await
         .unwrap();

@@ -131,6 +131,7 @@ pub async fn claim(
             .bind(&marks.priorities)
             .bind(&marks.since)
             .bind(i64::MAX)
+            .bind(false)
             .fetch_one(&mut *connection)
             .await;
         match answer {
@@ -201,6 +202,8 @@ pub async fn claim_partitions(
         .bind(vec![1_i32])
         .bind(listening(shape))
         .bind(vec!["checkout"])
+        .bind(i64::MAX)
+        .bind(false)
         .fetch_all(&mut *transaction)
         .await?;
     transaction.commit().await?;

@@ -41,6 +41,8 @@ const CONTENDED_PAUSE_MAX: Duration = Duration::from_millis(250);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// What a statement's way to Postgres may take longer than another's.
 const MARGIN: Duration = Duration::from_millis(5);
+/// Why a state was not loaded if no claim failed before.
+const BEYOND: &str = "it takes more than 256 MiB, the most that an engine loads";
 /// Parked rows woken by one statement.
 const WAKE_MAX: i64 = 1000;
 
@@ -77,14 +79,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             continue;
         }
         let asked = Instant::now();
-        let Some(mut request) = request(shared, &mut paces, &kinds, &mut limits, &turns, asked)
-            .or_else(|| {
-                // There is no room. Whoever makes some wakes the claimer from here on; what was made
-                // before, and told nobody, is seen by the second look.
-                let no_room = paces.iter().any(|pace| !turns.paused(&pace.queue.name, asked));
-                shared.saturated.store(no_room, Ordering::SeqCst);
-                request(shared, &mut paces, &kinds, &mut limits, &turns, asked)
-            })
+        let Some(mut request) = wanted(shared, &mut paces, &kinds, &mut limits, &turns, asked)
         else {
             // No slot is free, or the lease has lapsed; either change wakes the claimer. Or the turns
             // are refused, and asked for again after a pause.
@@ -97,7 +92,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             Err(error) => {
                 failed(shared, &request, &error, &mut limits, &mut outage).await;
             }
-            Ok(claim) => {
+            Ok(mut claim) => {
                 outage.over();
                 limits.heard(
                     &request.queues,
@@ -108,10 +103,14 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 // What was cut off by rows that could not be claimed is left as those are.
                 let more_at_once = claim.cleared || claim.cut && !claim.rows.is_empty();
                 let now = Instant::now();
-                marks.heard(&request, &claim.refused, claim.first, asked, now);
+                let first = std::mem::take(&mut claim.first);
+                marks.heard(&request, &claim.refused, first, asked, now);
                 let some = !claim.rows.is_empty();
-                let counts = enter(shared, &request, claim.rows);
-                tell(&mut paces, &request, &counts, &claim.busy_keys, &claim.refused);
+                let counts = enter(shared, &request, std::mem::take(&mut claim.rows));
+                tell(&mut paces, &request, &counts, &claim);
+                if let Some(error) = &claim.failed {
+                    failed(shared, &request, error, &mut limits, &mut outage).await;
+                }
                 turns.heard(&request.queues, claim.refused, now);
                 let turn = turns.next(now);
                 if turn.is_none() || some {
@@ -172,6 +171,24 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     }
 }
 
+/// What to ask for, if there is room for anything.
+fn wanted(
+    shared: &Shared,
+    paces: &mut [Pace],
+    kinds: &Arc<Kinds>,
+    limits: &mut Limits,
+    turns: &Turns,
+    now: Instant,
+) -> Option<ClaimRequest> {
+    request(shared, paces, kinds, limits, turns, now).or_else(|| {
+        // There is no room. Whoever makes some wakes the claimer from here on; what was made
+        // before, and told nobody, is seen by the second look.
+        let no_room = paces.iter().any(|pace| !turns.paused(&pace.queue.name, now));
+        shared.saturated.store(no_room, Ordering::SeqCst);
+        request(shared, paces, kinds, limits, turns, now)
+    })
+}
+
 /// What to ask for, if anything.
 fn request(
     shared: &Shared,
@@ -193,6 +210,7 @@ fn request(
         out_of_turn: Vec::new(),
         known: Vec::new(),
         bytes_max: i64::try_from(WEIGHT_MAX).unwrap_or(i64::MAX),
+        light: None,
     };
     let mut wanted: BTreeMap<String, usize> = BTreeMap::new();
     for pace in paces.iter_mut().filter(|pace| !turns.paused(&pace.queue.name, now)) {
@@ -208,6 +226,9 @@ fn request(
         let rows = wanted.get(&queue).copied().unwrap_or_default();
         request.wanted.push(i64::try_from(rows).unwrap_or(i64::MAX));
         request.queues.push(queue);
+    }
+    if let [queue] = &request.queues[..] {
+        request.light = limits.light(queue);
     }
     (!request.queues.is_empty()).then_some(request)
 }
@@ -262,7 +283,8 @@ fn enter(shared: &Arc<Shared>, request: &ClaimRequest, claimed: Vec<Claimed>) ->
         }
         queue.claimed.fetch_add(1, Ordering::Relaxed);
         shared.tasks.begin(row.id);
-        let work = Work::new(row, runner.name(), Arc::clone(&queue.name));
+        let unloaded = request.light.clone().or_else(|| row.state.is_none().then(|| BEYOND.into()));
+        let work = Work::new(row, runner.name(), Arc::clone(&queue.name), unloaded);
         if let Some(row) = queue.enter(Row { runner, work }) {
             executor::spawn(shared, queue, row);
         }
@@ -275,17 +297,12 @@ fn enter(shared: &Arc<Shared>, request: &ClaimRequest, claimed: Vec<Claimed>) ->
 }
 
 /// Tells the queues what a claim came to for them; nothing, if they were refused.
-fn tell(
-    paces: &mut [Pace],
-    request: &ClaimRequest,
-    counts: &[usize],
-    busy_keys: &[usize],
-    refused: &[String],
-) {
-    for ((queue, count), busy) in request.queues.iter().zip(counts).zip(busy_keys) {
+fn tell(paces: &mut [Pace], request: &ClaimRequest, counts: &[usize], claim: &storage::Claim) {
+    let keys = claim.busy_keys.iter().zip(&claim.stuck);
+    for ((queue, count), (busy, stuck)) in request.queues.iter().zip(counts).zip(keys) {
         let pace = paces.iter_mut().find(|pace| *pace.queue.name == **queue);
-        if let Some(pace) = pace.filter(|_| !refused.contains(queue)) {
-            pace.heard(*count, *busy);
+        if let Some(pace) = pace.filter(|_| !claim.refused.contains(queue)) {
+            pace.heard(*count, *busy, *stuck);
         }
     }
 }

@@ -98,8 +98,8 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
     let began = Instant::now();
     let mut steps = 0;
     loop {
-        if work.too_large {
-            let commit = work.broken("the stored state takes more than 256 MiB, the most that an engine loads; store large data elsewhere and keep a reference".to_owned());
+        if let Some(why) = &work.unloaded {
+            let commit = work.broken(format!("the stored state cannot be loaded: {why}; store large data elsewhere and keep a reference"));
             Box::pin(flush(shared, slot, runner, &mut work, commit, None)).await;
             return;
         }

@@ -16,19 +16,20 @@
 
 mod faulty;
 mod locked;
+mod parts;
 
 use std::{
-    collections::HashSet,
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use self::locked::retry_locked;
+use self::{
+    faulty::{Alone, DEEDS},
+    locked::retry_locked,
+    parts::{few_keys, one_of_each},
+};
 use super::{
     Shared,
     freeing::free_again,
@@ -46,9 +47,6 @@ use crate::{
 const BATCH_MAX: usize = 1000;
 /// Commits of the plain lane under way at a time.
 const TASKS_MAX: usize = 2;
-/// Partition keys that one commit frees: it takes a lock for each, and a thousand would fill a small
-/// server's table of locks.
-const KEYS_MAX: usize = 250;
 /// An outcome with more rows to send, or of more bytes, is committed by itself: others must not wait for
 /// as long as it takes.
 const SENT_MAX: usize = 1000;
@@ -77,15 +75,18 @@ pub(crate) struct Job {
     uncertain: bool,
 }
 
-/// Where to answer, and how often the row was found locked.
+/// Where to answer, and what became of earlier tries.
 struct Reply {
     to: oneshot::Sender<Answer>,
+    /// How often the row was found locked.
     locked: Tries,
+    /// It failed by itself, and is tried by itself.
+    alone: Option<Box<Alone>>,
 }
 
 impl Reply {
     fn new(to: oneshot::Sender<Answer>) -> Self {
-        Self { to, locked: Tries::new() }
+        Self { to, locked: Tries::new(), alone: None }
     }
 }
 
@@ -122,8 +123,8 @@ pub(crate) struct Flusher {
     alone: Arc<Semaphore>,
     /// The same for those that were too slow.
     slow: Arc<Semaphore>,
-    /// Batches of which something was committed.
-    batches: AtomicU64,
+    /// What was committed, by what it did.
+    deeds: [AtomicU64; DEEDS],
 }
 
 impl Flusher {
@@ -152,7 +153,7 @@ impl Flusher {
             skips: Mutex::default(),
             alone: Arc::new(Semaphore::new(2)),
             slow: Arc::new(Semaphore::new(1)),
-            batches: AtomicU64::new(0),
+            deeds: Default::default(),
         }
     }
 
@@ -166,6 +167,15 @@ impl Flusher {
     /// Says whether more work waits than this process can claim at a time.
     pub(crate) fn set_backlog(&self, backlog: bool) {
         self.plain.set_patient(backlog);
+    }
+
+    /// Takes an outcome up again whose row was locked.
+    fn resubmit(shared: &Arc<Shared>, job: Job) {
+        if job.reply.alone.is_some() {
+            tokio::spawn(faulty::alone(Arc::clone(shared), job));
+        } else {
+            shared.flusher.submit(job);
+        }
     }
 
     fn submit(&self, job: Job) {
@@ -195,50 +205,6 @@ impl Flusher {
     }
 }
 
-/// Divides a batch so that no part has two outcomes of one instance.
-///
-/// There are two if the instance was taken from this worker and claimed by it again while the old run of
-/// its step went on. What a commit consumes and what it answers goes by the instance's id: with both in
-/// one, the old run's signals and inserts would go out with the new one's.
-///
-/// Each part is in the order of ids, in which the statement looks rows up: Postgres would take longer to sort them.
-fn one_of_each(mut jobs: Vec<Job>) -> Vec<Vec<Job>> {
-    // Of one instance, what came first stays first.
-    jobs.sort_by_key(|job| job.commit.id);
-    if jobs.is_sorted_by(|one, next| one.commit.id < next.commit.id) {
-        return vec![jobs];
-    }
-    let mut last = None;
-    let (first, again): (Vec<_>, Vec<_>) =
-        jobs.into_iter().partition(|job| last.replace(job.commit.id) != Some(job.commit.id));
-    let mut parts = vec![first];
-    parts.extend(one_of_each(again));
-    parts
-}
-
-/// Divides a batch so that no part frees more than [`KEYS_MAX`] partition keys.
-fn few_keys(jobs: Vec<Job>) -> Vec<Vec<Job>> {
-    let freed = |job: &Job| job.commit.partition_key.is_some() && !job.commit.keeps_claim();
-    if jobs.iter().filter(|job| freed(job)).count() <= KEYS_MAX {
-        return vec![jobs];
-    }
-    let mut parts = vec![Vec::new()];
-    let mut keys = HashSet::new();
-    for job in jobs {
-        if freed(&job) && keys.len() == KEYS_MAX && !keys.contains(&job.commit.partition_key) {
-            parts.push(Vec::new());
-            keys.clear();
-        }
-        if freed(&job) {
-            keys.insert(job.commit.partition_key.clone());
-        }
-        if let Some(part) = parts.last_mut() {
-            part.push(job);
-        }
-    }
-    parts
-}
-
 /// Why a try of a batch failed, and the batch.
 struct Failed {
     jobs: Vec<Job>,
@@ -260,7 +226,8 @@ async fn commit_batch(shared: &Arc<Shared>, mut jobs: Vec<Job>, waits: bool) {
             return give_up(failed);
         }
         match Fault::of(&failed.error) {
-            Fault::Locked if waits => {
+            // The row's lock was waited for, perhaps for longer than a statement may take.
+            Fault::Locked | Fault::Size if waits => {
                 for mut job in failed.jobs {
                     job.reply.locked.waited();
                     retry_locked(shared, job, sent.clone());
@@ -271,8 +238,8 @@ async fn commit_batch(shared: &Arc<Shared>, mut jobs: Vec<Job>, waits: bool) {
                 tokio::time::sleep(outage.failed(&failed.error)).await;
                 jobs = failed.jobs;
             }
-            // Each part may take a moment: others must not wait for all of them.
-            Fault::Locked => {
+            // Each part may take long: others must not wait for all of them.
+            Fault::Locked | Fault::Size => {
                 let shared = Arc::clone(shared);
                 tokio::spawn(async move { faulty::divide(&shared, failed).await });
                 return;
@@ -313,10 +280,13 @@ async fn try_batch(
     loop {
         let result = async {
             let mut connection = shared.connections.get().await.map_err(no_connection)?;
-            let commit = storage::commit(&mut connection, &commits, uncertain, locked);
+            let mut committing = false;
+            let commit =
+                storage::commit(&mut connection, &commits, uncertain, locked, &mut committing);
             let result = within(patience, commit).await;
             // Postgres said that it rolled back, or nobody can say.
-            uncertain |= matches!(&result, Err(error) if storage::is_uncertain(error));
+            uncertain |=
+                committing && matches!(&result, Err(error) if storage::is_uncertain(error));
             connection.done(result)
         };
         match result.await {
@@ -351,8 +321,8 @@ fn finish(
         .iter()
         .zip(&done.verdicts)
         .any(|(commit, verdict)| commit.sends() && durable(verdict));
-    if done.verdicts.iter().any(durable) {
-        shared.flusher.batches.fetch_add(1, Ordering::Relaxed);
+    for (commit, _) in commits.iter().zip(&done.verdicts).filter(|(_, verdict)| durable(verdict)) {
+        faulty::count(&shared.flusher.deeds, commit);
     }
     if sent_some {
         shared.flusher.sent.send_replace(());
@@ -430,62 +400,4 @@ fn push(shared: &Shared, commit: &Commit) {
         result,
         reason: commit.error.clone(),
     });
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail")]
-mod tests {
-    use super::*;
-
-    fn job(id: i64, revision: i64) -> Job {
-        let commit = Commit {
-            id,
-            fsm: "m",
-            worker: 1,
-            revision,
-            attempt: 0,
-            failures: 0,
-            change: Change::Release,
-            state: None,
-            upgraded: None,
-            error: None,
-            consumed: Vec::new(),
-            known: 0,
-            awaits_loaded: None,
-            inserts: Vec::new(),
-            signals: Vec::new(),
-            partition_key: None,
-            listens: false,
-        };
-        Job { commit: Box::new(commit), reply: Reply::new(oneshot::channel().0), uncertain: false }
-    }
-
-    #[test]
-    fn no_part_of_a_batch_has_two_outcomes_of_one_instance_and_each_is_sorted() {
-        let parts = |jobs: &[(i64, i64)]| -> Vec<Vec<(i64, i64)>> {
-            let jobs = jobs.iter().map(|(id, revision)| job(*id, *revision)).collect();
-            let key = |job: &Job| (job.commit.id, job.commit.revision);
-            one_of_each(jobs).iter().map(|part| part.iter().map(key).collect()).collect()
-        };
-        assert_eq!(parts(&[(3, 0), (1, 0), (2, 0)]), [vec![(1, 0), (2, 0), (3, 0)]]);
-        // Of one instance in the order in which they came, whatever their revisions are.
-        assert_eq!(
-            parts(&[(2, 7), (1, 5), (2, 6), (3, 0), (2, 9), (1, 4)]),
-            [vec![(1, 5), (2, 7), (3, 0)], vec![(1, 4), (2, 6)], vec![(2, 9)]]
-        );
-        assert_eq!(parts(&[]), [vec![]; 1]);
-    }
-
-    #[test]
-    fn a_commit_frees_a_bounded_number_of_partition_keys() {
-        let keyed = |id: i64| {
-            let mut job = job(id, 0);
-            job.commit.partition_key = Some(format!("key {id}"));
-            job
-        };
-        let parts = few_keys((0..1000).map(keyed).collect());
-        assert!(parts.iter().all(|part| part.len() == KEYS_MAX) && parts.len() == 4);
-        let plain = few_keys((0..1000).map(|id| job(id, 0)).collect());
-        assert_eq!(plain.len(), 1, "a row without a key takes no lock");
-    }
 }

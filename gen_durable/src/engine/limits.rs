@@ -2,12 +2,14 @@
 //!
 //! A claim of several queues that fails does not say which of them is to blame. So each of them is
 //! claimed by itself until it works, in turn with the others. One that fails by itself is asked for fewer
-//! rows, ever later.
+//! rows, ever later. One of which not even a single row can be claimed is asked for it without what is large:
+//! the row's instance then fails, with the reason, and what is behind it goes on.
 //!
 //! Invariant: a queue that fails delays no other one for longer than one claim.
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,6 +19,10 @@ use crate::{error::Cause, group::WEIGHT_MAX, storage::Claimed};
 /// The first and the longest pause after a claim of a queue by itself that failed.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// After so many claims of a queue by itself that failed, some ten seconds, it is claimed without what is large.
+const LIGHT_AFTER: u32 = 12;
+/// After a row was found to be the reason, the next one that fails is under suspicion for so many claims less.
+const LIGHT_AGAIN_AFTER: u32 = 3;
 
 /// What is known of the queues.
 #[derive(Debug, Default)]
@@ -35,11 +41,13 @@ struct Limit {
     failures: u32,
     /// When it may be claimed again.
     next: Option<Instant>,
+    /// Why the last claim failed.
+    error: Option<Arc<str>>,
 }
 
 impl Default for Limit {
     fn default() -> Self {
-        Self { rows_max: CLAIM_MAX, failures: 0, next: None }
+        Self { rows_max: CLAIM_MAX, failures: 0, next: None, error: None }
     }
 }
 
@@ -76,6 +84,12 @@ impl Limits {
         self.queues.get(queue).and_then(|limit| limit.next).is_some_and(|next| now < next)
     }
 
+    /// Why to claim this queue without what is large, if it has to be.
+    pub(super) fn light(&self, queue: &str) -> Option<Arc<str>> {
+        let limit = self.queues.get(queue).filter(|limit| limit.failures >= LIGHT_AFTER);
+        limit.and_then(|limit| limit.error.clone())
+    }
+
     /// A claim of these queues was too large or too slow.
     pub(super) fn failed(&mut self, queues: &[String], error: &sqlx::Error, now: Instant) {
         let alone = queues.len() == 1;
@@ -88,6 +102,7 @@ impl Limits {
                 limit.rows_max = (limit.rows_max / 4).max(1);
                 let pause = PAUSE_MIN.saturating_mul(1 << limit.failures.min(10)).min(PAUSE_MAX);
                 limit.next = Some(now + jittered(pause));
+                limit.error = Some(Cause(error).to_string().into());
             } else {
                 limit.next = Some(now);
             }
@@ -112,7 +127,10 @@ impl Limits {
                 let fits = (WEIGHT_MAX * count / weight.max(1)).clamp(1, CLAIM_MAX);
                 let limit = self.queues.entry(queue.clone()).or_default();
                 limit.rows_max = (limit.rows_max * 2).min(fits);
-                (limit.failures, limit.next) = (0, None);
+                let found = limit.failures >= LIGHT_AFTER
+                    && rows.iter().any(|row| row.queue == *queue && row.state.is_none());
+                limit.failures = if found { LIGHT_AFTER - LIGHT_AGAIN_AFTER } else { 0 };
+                limit.next = None;
             }
         }
     }

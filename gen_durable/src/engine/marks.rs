@@ -146,6 +146,7 @@ mod tests {
             kinds: Arc::new(Kinds::default()),
             out_of_turn: Vec::new(),
             bytes_max: 1,
+            light: None,
         };
         Claim { request, refused: Vec::new(), asked, took }
     }

@@ -19,6 +19,8 @@ const PREFETCH_PER_SLOT: usize = 40;
 const PREFETCH_MIN: usize = 64;
 /// So many partition keys that a claim finds busy are more than a few popular ones.
 const BUSY_KEYS_MIN: usize = 32;
+/// After so many claims in a row that met more rows that are stuck than others, the claim looks beyond them.
+const STUCK_CLAIMS_MIN: u32 = 3;
 /// The most rows in one claim of a queue.
 pub(super) const CLAIM_MAX: usize = 1000;
 
@@ -39,12 +41,18 @@ pub(super) struct Pace {
     seconds_per_step: f64,
     /// The third bound.
     ahead_max: usize,
+    /// Rows that the last claim could neither claim nor move out of the way: somebody has locked what
+    /// goes before them. And in how many claims in a row they were in the way of others.
+    stuck: usize,
+    stuck_claims: u32,
 }
 
 impl Pace {
     pub(super) fn new(queue: Arc<Queue>) -> Self {
         Self {
             ahead_max: Self::prefetch_max(queue.slots),
+            stuck: 0,
+            stuck_claims: 0,
             queue,
             finished: 0,
             held: 0,
@@ -59,7 +67,13 @@ impl Pace {
     }
 
     /// Learns what a claim came to.
-    pub(super) fn heard(&mut self, claimed: usize, busy_keys: usize) {
+    pub(super) fn heard(&mut self, claimed: usize, busy_keys: usize, stuck: usize) {
+        self.stuck = stuck;
+        if stuck == 0 {
+            self.stuck_claims = 0;
+        } else if stuck >= claimed {
+            self.stuck_claims = self.stuck_claims.saturating_add(1);
+        }
         if busy_keys >= BUSY_KEYS_MIN && busy_keys > claimed / 2 {
             // What runs holds its key by right, and others may hold them.
             let ahead = self.queue.claimed().saturating_sub(self.queue.slots);
@@ -108,7 +122,12 @@ impl Pace {
     pub(super) fn wanted(&mut self) -> usize {
         let prefetch = self.prefetch();
         let wanted = self.queue.slots.saturating_add(prefetch).saturating_sub(self.queue.claimed());
-        if wanted > prefetch / 2 { wanted.min(CLAIM_MAX) } else { 0 }
+        if wanted <= prefetch / 2 {
+            return 0;
+        }
+        // Most are locked for a moment, and would be claimed beside the others at the next look.
+        let stuck = if self.stuck_claims >= STUCK_CLAIMS_MIN { self.stuck } else { 0 };
+        wanted.saturating_add(stuck).min(CLAIM_MAX)
     }
 }
 
@@ -127,38 +146,53 @@ mod tests {
     fn fewer_rows_are_claimed_ahead_if_they_hold_the_keys_that_others_wait_for() {
         let mut pace = pace(210);
         assert_eq!(pace.ahead_max, 400);
-        pace.heard(50, 100);
+        pace.heard(50, 100, 0);
         assert_eq!(pace.ahead_max, 150, "three quarters of what is ahead of the slots");
-        pace.heard(50, 100);
+        pace.heard(50, 100, 0);
         assert_eq!(
             pace.ahead_max, 111,
             "three quarters of the bound, as what is ahead goes down by and by"
         );
         for _ in 0..10 {
-            pace.heard(0, 100);
+            pace.heard(0, 100, 0);
         }
         assert_eq!(pace.ahead_max, PREFETCH_MIN);
-        pace.heard(0, 0);
+        pace.heard(0, 0, 0);
         assert_eq!(pace.ahead_max, PREFETCH_MIN, "a claim that found nothing says nothing");
         let claims = (0..).take_while(|_| {
-            pace.heard(64, 0);
+            pace.heard(64, 0, 0);
             pace.ahead_max < 400
         });
         assert!(claims.count() < 40, "and more again when keys are free");
     }
 
     #[test]
+    fn a_claim_looks_beyond_rows_that_stay_stuck() {
+        let mut pace = pace(0);
+        assert_eq!(pace.wanted(), 10);
+        for _ in 0..STUCK_CLAIMS_MIN {
+            assert_eq!(pace.wanted(), 10);
+            pace.heard(0, 0, 10);
+        }
+        assert_eq!(pace.wanted(), 20);
+        pace.heard(20, 0, 10);
+        assert_eq!(pace.wanted(), 20, "they are still there");
+        pace.heard(10, 0, 0);
+        assert_eq!(pace.wanted(), 10);
+    }
+
+    #[test]
     fn a_few_popular_keys_do_not_hold_back_the_others() {
         let mut pace = pace(210);
-        pace.heard(0, BUSY_KEYS_MIN - 1);
-        pace.heard(1000, 400);
+        pace.heard(0, BUSY_KEYS_MIN - 1, 0);
+        pace.heard(1000, 400, 0);
         assert_eq!(pace.ahead_max, 400);
     }
 
     #[test]
     fn keys_that_what_runs_here_or_elsewhere_holds_do_not_either() {
         let mut pace = pace(10);
-        pace.heard(0, 100);
+        pace.heard(0, 100, 0);
         assert_eq!(pace.ahead_max, 400);
     }
 }

@@ -150,8 +150,9 @@ impl<M: Steps> MachineRunner<M> {
             }
             Transition::Await { names, timeout } => {
                 attempt = 0;
-                let seen = inbox.iter().filter(|signal| signal.mark == Mark::Kept);
-                Change::Await { names, seen: seen.map(|signal| signal.id).collect(), timeout }
+                let kept = inbox.iter().filter(|signal| signal.mark == Mark::Kept);
+                let seen = kept.filter(|signal| names.contains(&&*signal.name));
+                Change::Await { seen: seen.map(|signal| signal.id).collect(), names, timeout }
             }
             Transition::Done(output) => {
                 let result = state::encode("result", &output, self.value_max).map_err(encode)?;

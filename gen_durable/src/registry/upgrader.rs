@@ -115,7 +115,7 @@ impl Work {
             revision: self.revision,
             state,
             inbox: self.inbox.clone(),
-            too_large: self.too_large,
+            unloaded: self.unloaded.clone(),
             decoded: None,
         }
     }

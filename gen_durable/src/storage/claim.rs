@@ -24,8 +24,6 @@ const BLOCK_AHEAD: &str = include_str!("sql/block_ahead.sql");
 const NEXT_DUE: &str = include_str!("sql/next_due.sql");
 const ORPHANS: &str = include_str!("sql/orphans.sql");
 const ABANDON: &str = include_str!("sql/abandon.sql");
-const UNSERVED_QUEUES: &str = include_str!("sql/unserved_queues.sql");
-const UNKNOWN_KINDS: &str = include_str!("sql/unknown_kinds.sql");
 
 /// So many candidates of which most wait for their keys are a sign that more of them come, of keys that so many have.
 const CROWD_MIN: usize = 32;
@@ -43,6 +41,10 @@ pub(crate) struct Claim {
     pub(crate) contended: bool,
     /// For each queue that was asked for, of how many partition keys rows were found, and none was claimed.
     pub(crate) busy_keys: Vec<usize>,
+    /// For each queue, rows that were found and could neither be claimed nor moved out of the way.
+    pub(crate) stuck: Vec<usize>,
+    /// Why rows with partition keys were not claimed beside the others.
+    pub(crate) failed: Option<sqlx::Error>,
     /// Queues that were asked for and had a claim under way.
     pub(crate) refused: Vec<String>,
     /// From where on the next claim may look.
@@ -72,11 +74,26 @@ pub(crate) async fn claim(
     claim.cut = answer.try_get::<Option<_>, _>(16)?.unwrap_or(false);
     claim.contended = answer.try_get::<Option<_>, _>(13)?.unwrap_or(false);
     claim.busy_keys = vec![0; request.queues.len()];
+    claim.stuck = vec![0; request.queues.len()];
     if !candidates.is_empty() {
         let alone = claim.rows.is_empty();
-        let (heads, blocked) = claim_partitions(connection, request, &candidates, alone).await?;
+        let (heads, blocked) = match claim_partitions(connection, request, &candidates, alone).await
+        {
+            // The other rows are claimed, and must run.
+            Err(error) if !alone && error.as_database_error().is_some() => {
+                claim.failed = Some(error);
+                return Ok(claim);
+            }
+            partitions => partitions?,
+        };
         claim.cleared = blocked > 0;
-        claim.contended |= heads.len() + blocked < candidates.len();
+        let stuck = candidates.len().saturating_sub(heads.len() + blocked);
+        claim.contended |= stuck > 0;
+        for candidate in candidates.iter().take(stuck) {
+            if let Some(count) = claim.stuck.get_mut(candidate.queue) {
+                *count += 1;
+            }
+        }
         claim.rows.extend(heads);
         if claim.cleared {
             count_busy_keys(&mut claim, &candidates);
@@ -136,6 +153,7 @@ async fn claim_arrays(
         .bind(known.1)
         .bind(known.2)
         .bind(request.bytes_max)
+        .bind(request.light.is_some())
         .fetch_one(connection)
         .await
 }
@@ -274,6 +292,8 @@ async fn claim_partitions(
         .bind(&request.kinds.versions)
         .bind(&request.kinds.listening)
         .bind(&request.queues)
+        .bind(request.bytes_max)
+        .bind(request.light.is_some())
         .fetch_all(&mut *transaction)
         .await;
     let rows = match claimed {
@@ -401,30 +421,6 @@ pub(crate) async fn next_due(
     Ok(Due { eligible: from_now(eligible), wake: from_now(row.try_get(1)?) })
 }
 
-/// Queues with runnable rows that no living worker serves.
-pub(crate) async fn unserved_queues(
-    connection: &mut PgConnection,
-) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar(UNSERVED_QUEUES).fetch_all(connection).await
-}
-
-/// The kinds of runnable rows in these queues, with their queue.
-pub(crate) async fn unknown_kinds(
-    connection: &mut PgConnection,
-    queues: &[String],
-    known: &Kinds,
-) -> Result<Vec<(String, Kind)>, sqlx::Error> {
-    let rows = sqlx::query(UNKNOWN_KINDS).bind(queues).fetch_all(connection).await?;
-    let mut unknown = Vec::new();
-    for row in rows {
-        let kind = Kind { fsm: row.try_get(1)?, fsm_version: row.try_get(2)? };
-        if !known.contains(&kind) {
-            unknown.push((row.try_get(0)?, kind));
-        }
-    }
-    Ok(unknown)
-}
-
 /// Each of several queues with each of several machines, queue by queue.
 struct Places<'a> {
     queues: Vec<&'a str>,
@@ -445,7 +441,7 @@ impl Kinds {
         places
     }
 
-    fn contains(&self, kind: &Kind) -> bool {
+    pub(super) fn contains(&self, kind: &Kind) -> bool {
         self.fsms
             .iter()
             .zip(&self.versions)

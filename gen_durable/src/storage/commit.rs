@@ -53,6 +53,7 @@ pub(crate) struct Committed {
 }
 
 /// Commits a batch with at most one outcome of each instance. `uncertain` says that an earlier try may have been applied.
+/// `committing` becomes true before anything is sent by which this one may be.
 ///
 /// `locked` says what it does about the rows of those that send, and of their targets; with
 /// [`WaitBriefly`](Locked::WaitBriefly) about the rows of all. If it waits, none of these is
@@ -62,6 +63,7 @@ pub(crate) async fn commit(
     batch: &[Box<Commit>],
     uncertain: bool,
     locked: Locked,
+    committing: &mut bool,
 ) -> Result<Committed, sqlx::Error> {
     let all: Vec<&Commit> = batch.iter().map(|outcome| &**outcome).collect();
     let parks = batch.iter().any(|outcome| matches!(outcome.change, Change::Await { .. }));
@@ -93,6 +95,7 @@ pub(crate) async fn commit(
             done.queues.extend(after.queues);
             done.locked_partitions = after.locked;
         }
+        *committing = true;
         transaction.commit().await?;
         let mut verdicts = done.verdicts.into_iter();
         done.verdicts = all
@@ -108,6 +111,7 @@ pub(crate) async fn commit(
         done
     } else {
         // A single statement is a transaction of its own, and saves two round trips.
+        *committing = true;
         apply(connection, &all).await?
     };
     if done.verdicts.iter().any(|verdict| matches!(verdict, Verdict::Lost)) {
@@ -353,15 +357,18 @@ async fn wake_parked(
     done: &mut Committed,
 ) -> Result<(), sqlx::Error> {
     let mut parked = Vec::new();
-    let mut known: Vec<i64> = Vec::new();
+    let mut seen_before: Vec<i64> = Vec::new();
     for (outcome, verdict) in batch.iter().zip(&done.verdicts) {
         if let (Change::Await { seen, .. }, Verdict::Durable { .. }) = (&outcome.change, verdict) {
             parked.push(outcome.id);
-            known.extend(seen);
+            seen_before.extend(seen);
         }
     }
-    let woken: Vec<String> =
-        sqlx::query_scalar(WAKE_PARKED).bind(parked).bind(known).fetch_all(connection).await?;
+    let woken: Vec<String> = sqlx::query_scalar(WAKE_PARKED)
+        .bind(parked)
+        .bind(seen_before)
+        .fetch_all(connection)
+        .await?;
     done.queues.extend(woken);
     Ok(())
 }

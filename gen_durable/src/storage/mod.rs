@@ -13,7 +13,7 @@ mod upkeep;
 mod workers;
 
 pub(crate) use self::{
-    claim::{Claim, abandon, claim, next_due, orphans, unknown_kinds, unserved_queues},
+    claim::{Claim, abandon, claim, next_due, orphans},
     commit::{Committed, Freed, Verdict, commit, free_again},
     deliver::{Sent, deliver},
     inbox::load_inbox,
@@ -24,7 +24,7 @@ pub(crate) use self::{
     },
     upkeep::{
         Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,
-        wake_timed_out,
+        unknown_kinds, unserved_queues, wake_timed_out,
     },
     workers::{
         is_foreign_ledger, register_worker, remove_worker, renew_lease, schema_version, session,
@@ -98,8 +98,7 @@ impl Fault {
     pub(crate) fn of(error: &sqlx::Error) -> Self {
         let error = match error {
             sqlx::Error::Database(error) => error,
-            sqlx::Error::Io(error)
-                if error.get_ref().is_some_and(|error| error.is::<NoAnswer>()) =>
+            sqlx::Error::Io(error) if matches!(error.get_ref(), Some(cause) if cause.is::<NoAnswer>()) =>
             {
                 return Self::Size;
             }

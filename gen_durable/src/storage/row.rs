@@ -82,6 +82,8 @@ pub(crate) struct ClaimRequest {
     pub(crate) known: Vec<First>,
     /// The bytes that the states of one claim may take.
     pub(crate) bytes_max: i64,
+    /// Why large states and all signals are left out, if they are.
+    pub(crate) light: Option<Arc<str>>,
 }
 
 /// Where the first row was that a claim saw waiting, of a queue, machine, version and priority.
@@ -231,6 +233,7 @@ pub(crate) enum Change {
     },
     Await {
         names: Vec<&'static str>,
+        /// The signals of these names that the step has seen.
         seen: Vec<i64>,
         timeout: Option<Duration>,
     },

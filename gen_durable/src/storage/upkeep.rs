@@ -7,7 +7,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::{PgConnection, Row};
 
-use super::{begin, commit::free_partitions, micros};
+use super::{
+    begin,
+    commit::free_partitions,
+    micros,
+    row::{Kind, Kinds},
+};
 
 const ANNOUNCE: &str = include_str!("sql/announce.sql");
 const ENDED: &str = include_str!("sql/ended.sql");
@@ -17,6 +22,8 @@ const REAP: &str = include_str!("sql/reap.sql");
 const RETAIN: &str = include_str!("sql/retain.sql");
 const REMOVE_LOST_WORKERS: &str = include_str!("sql/remove_lost_workers.sql");
 const STRANDED_PARTITIONS: &str = include_str!("sql/stranded_partitions.sql");
+const UNKNOWN_KINDS: &str = include_str!("sql/unknown_kinds.sql");
+const UNSERVED_QUEUES: &str = include_str!("sql/unserved_queues.sql");
 const WAKE_TIMED_OUT: &str = include_str!("sql/wake_timed_out.sql");
 
 /// The batch of `prune`, as its text has it.
@@ -180,4 +187,28 @@ pub(crate) async fn wake_timed_out(
     batch_max: i64,
 ) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(WAKE_TIMED_OUT).bind(batch_max).fetch_all(connection).await
+}
+
+/// Queues with runnable rows that no living worker serves.
+pub(crate) async fn unserved_queues(
+    connection: &mut PgConnection,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(UNSERVED_QUEUES).fetch_all(connection).await
+}
+
+/// The kinds of runnable rows in these queues, with their queue.
+pub(crate) async fn unknown_kinds(
+    connection: &mut PgConnection,
+    queues: &[String],
+    known: &Kinds,
+) -> Result<Vec<(String, Kind)>, sqlx::Error> {
+    let rows = sqlx::query(UNKNOWN_KINDS).bind(queues).fetch_all(connection).await?;
+    let mut unknown = Vec::new();
+    for row in rows {
+        let kind = Kind { fsm: row.try_get(1)?, fsm_version: row.try_get(2)? };
+        if !known.contains(&kind) {
+            unknown.push((row.try_get(0)?, kind));
+        }
+    }
+    Ok(unknown)
 }

@@ -26,6 +26,9 @@ const DELIVER: &str = "deliver a signal";
 /// For so long batches leave out what is locked at once, after one has waited in vain.
 const SKIPS_FOR: Duration = Duration::from_secs(1);
 
+/// The SQLSTATE of a statement that was ended: by a timeout, say.
+const CANCELLED: &str = "57014";
+
 type Answer = Result<Delivery, SignalError>;
 
 /// A signal that waits for its batch.
@@ -136,7 +139,13 @@ impl Signals {
                         }
                     }
                 }
-                Err(error) if error.is_locked() => held.extend(jobs),
+                // The lock was waited for, perhaps for longer than a statement may take.
+                Err(error)
+                    if error.is_locked()
+                        || locked == Locked::WaitBriefly && error.sqlstate() == Some(CANCELLED) =>
+                {
+                    held.extend(jobs);
+                }
                 Err(error) if jobs.len() > 1 && error.is_divisible() => {
                     let right = jobs.split_off(jobs.len() / 2);
                     batches.extend([right, jobs]);

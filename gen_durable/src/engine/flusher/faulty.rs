@@ -9,12 +9,15 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
 use super::{Answer, Failed, Job, Outage, Shared, give_up, given_up, try_batch};
-use crate::storage::{self, Fault};
+use crate::storage::{Change, Commit, Fault};
 
 /// After so many parts in a row that failed it is likely to be the database: the others wait.
 const FAILED_MAX: usize = 4;
@@ -22,6 +25,51 @@ const FAILED_MAX: usize = 4;
 const PATIENCE: u32 = 4;
 /// After so many tries by itself an outcome may be refused.
 const TRIES_MIN: u32 = 3;
+
+/// The number of [deeds].
+pub(super) const DEEDS: usize = 5;
+
+/// What an outcome does, and other outcomes may not: each needs statements, and rights, of its own.
+fn deeds(commit: &Commit) -> [bool; DEEDS] {
+    [
+        true,
+        !commit.inserts.is_empty(),
+        !commit.signals.is_empty(),
+        !commit.consumed.is_empty() || matches!(commit.change, Change::Done { .. }),
+        matches!(commit.change, Change::Await { .. }),
+    ]
+}
+
+/// Counts what an outcome did that was committed.
+pub(super) fn count(counts: &[AtomicU64; DEEDS], commit: &Commit) {
+    for (count, _) in counts.iter().zip(deeds(commit)).filter(|(_, does)| *does) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What is known of an outcome that is tried by itself, also while its row is locked: the backend of a try
+/// that was given up may have it for a while.
+pub(super) struct Alone {
+    began: Instant,
+    /// What had been committed by then.
+    deeds: [u64; DEEDS],
+    tries: u32,
+    slow: bool,
+}
+
+impl Alone {
+    fn new(shared: &Shared) -> Self {
+        let deeds = std::array::from_fn(|deed| shared.flusher.deeds[deed].load(Ordering::Relaxed));
+        Self { began: Instant::now(), deeds, tries: 0, slow: false }
+    }
+
+    /// Whether others that do the same were committed meanwhile.
+    fn others_can(&self, shared: &Shared, commit: &Commit) -> bool {
+        let now = shared.flusher.deeds.iter().zip(&self.deeds);
+        let mut done = now.map(|(now, before)| now.load(Ordering::Relaxed) > *before);
+        deeds(commit).into_iter().all(|does| done.next().unwrap_or(false) || !does)
+    }
+}
 
 /// Outcomes, and why they were not committed together, if that was tried.
 struct Part {
@@ -40,7 +88,11 @@ pub(super) async fn divide(shared: &Arc<Shared>, failed: Failed) {
                 Some(error) if jobs.len() == 1 => {
                     match Fault::of(&error) {
                         Fault::Data => refuse(Failed { jobs, error }),
-                        _ => drop(tokio::spawn(alone(Arc::clone(shared), jobs))),
+                        _ => {
+                            for job in jobs {
+                                tokio::spawn(alone(Arc::clone(shared), job));
+                            }
+                        }
                     }
                     continue;
                 }
@@ -81,42 +133,43 @@ fn refuse(Failed { mut jobs, error }: Failed) {
     }
 }
 
-/// Tries an outcome by itself that failed by itself, until it is committed, refused or given up.
-async fn alone(shared: Arc<Shared>, mut jobs: Vec<Job>) {
+/// Tries an outcome by itself that failed by itself, until it is committed, refused or given up; or until
+/// its row is found locked, after which it comes back here.
+pub(super) async fn alone(shared: Arc<Shared>, mut job: Job) {
     let mut outage = Outage::new("commit an outcome");
-    let (began, batches) = (Instant::now(), shared.flusher.batches.load(Ordering::Relaxed));
     let patience = shared.connections.patience();
-    let (mut tries, mut slow) = (0, false);
     loop {
+        let known = job.reply.alone.get_or_insert_with(|| Box::new(Alone::new(&shared)));
         let (places, times) =
-            if slow { (&shared.flusher.slow, PATIENCE) } else { (&shared.flusher.alone, 1) };
+            if known.slow { (&shared.flusher.slow, PATIENCE) } else { (&shared.flusher.alone, 1) };
         // No semaphore is ever closed, so `acquire` cannot fail.
         let place = places.acquire().await;
-        let done = try_batch(&shared, jobs, false, patience.saturating_mul(times)).await;
+        let done = try_batch(&shared, vec![job], false, patience.saturating_mul(times)).await;
         drop(place);
-        let failed = match done {
+        let mut failed = match done {
             Ok(()) => return outage.over(),
             Err(failed) if given_up(&shared, &failed.error) => return give_up(failed),
             Err(failed) => failed,
         };
-        tries += 1;
+        let Some(again) = failed.jobs.pop() else { return };
+        job = again;
         let fault = Fault::of(&failed.error);
-        slow = fault == Fault::Size;
+        let known = job.reply.alone.get_or_insert_with(|| Box::new(Alone::new(&shared)));
+        known.tries += u32::from(!matches!(fault, Fault::Connection | Fault::Locked));
+        known.slow |= fault == Fault::Size;
         // The lease was renewed meanwhile: the database works.
-        let long = tries >= TRIES_MIN && began.elapsed() >= patience;
-        let others = shared.flusher.batches.load(Ordering::Relaxed) > batches;
+        let long = known.tries >= TRIES_MIN && known.began.elapsed() >= patience;
         let refused = match fault {
             Fault::Data => true,
             // Without an answer it may have been committed: the next try tells.
-            Fault::Size => long && !storage::is_uncertain(&failed.error),
-            Fault::Unclear => long && others,
-            Fault::Connection | Fault::Database | Fault::Locked => false,
+            Fault::Size => long && !job.uncertain,
+            Fault::Database | Fault::Unclear => long && known.others_can(&shared, &job.commit),
+            Fault::Connection | Fault::Locked => false,
         };
         if refused {
-            return refuse(failed);
+            let _ = job.reply.to.send(Answer::Refused(failed.error));
+            return;
         }
-        let pause = outage.failed(&failed.error);
-        tokio::time::sleep(pause).await;
-        jobs = failed.jobs;
+        tokio::time::sleep(outage.failed(&failed.error)).await;
     }
 }

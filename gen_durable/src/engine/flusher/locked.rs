@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::{Job, Shared, commit_batch};
+use super::{Flusher, Job, Shared, commit_batch};
 
 /// Tries a row that somebody else has locked again a little later, or as soon as a batch of this engine's
 /// own signals has ended: if many go to one instance, they have it locked most of the time.
@@ -32,7 +32,7 @@ pub(super) fn retry_locked(shared: &Arc<Shared>, mut job: Job, sent: watch::Rece
     let pause = job.reply.locked.pause();
     tokio::spawn(async move {
         perhaps_unlocked(sent, pause).await;
-        shared.flusher.submit(job);
+        Flusher::resubmit(&shared, job);
     });
 }
 

@@ -2,9 +2,11 @@
 -- the version $5 (a list of each queue with each machine); the machines in $6 have an inbox to load.
 --
 -- The answer is bounded in bytes, as Postgres can send no array beyond 1 GiB, and as one claim's rows
--- must not keep others waiting. Rows are taken, most urgent first, until their states weigh $12 bytes.
--- What is left stays runnable, and `cut` says so. A compressed state counts for eight times what it
--- takes on disk: its length is known only to those who unpack it. A state beyond 256 MiB is not loaded.
+-- must not keep others waiting. Rows are taken, most urgent first, until their states weigh $12 bytes,
+-- those without a partition key and those with one apart. What is left stays runnable, and `cut` says
+-- so. A compressed state counts for eight times what it takes on disk: its length is known only to those
+-- who unpack it. A state beyond 256 MiB is not loaded. If $13 is true, as claims have failed that would
+-- have brought more, no state is that takes 128 KiB on disk, and no signal.
 --
 -- Of each inbox the oldest signals are loaded: at most 100, and those that begin within 64 KiB. Beside
 -- them the answer says whether there are more.
@@ -165,17 +167,20 @@ found as materialized (
 candidates as materialized (
     select f.*
     from (
-        select f.*, pg_catalog.sum(f.weight) over (order by f.place) - f.weight as before
+        select f.*, pg_catalog.sum(f.weight) filter (where f.partition_key is null) over (
+            order by f.place rows between unbounded preceding and 1 preceding
+        ) as before
         from found f
     ) as f
-    where f.before < $12
+    where coalesce(f.before, 0) < $12
 ),
 heads as materialized (
     select k.id
     from (
-        select first.id, first.partition_key
+        select first.id, first.partition_key,
+               pg_catalog.sum(first.weight) over (order by first.place) - first.weight as before
         from (
-            select distinct on (c.partition_key) c.id, c.partition_key, c.place
+            select distinct on (c.partition_key) c.id, c.partition_key, c.weight, c.place
             from candidates c
             where c.partition_key is not null and $8
             order by c.partition_key, c.place
@@ -203,7 +208,8 @@ heads as materialized (
         order by first.place
         limit 250
     ) as k
-    where pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended(k.partition_key, 5297))
+    where k.before < $12
+      and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended(k.partition_key, 5297))
       and pg_catalog.set_config('lock_timeout', '100ms', true) is not null
 ),
 claimed as (
@@ -224,11 +230,15 @@ claimed as (
 loaded as materialized (
     select i.id, i.step, i.attempt, i.failures, i.revision, i.awaits,
            case
-               when pg_catalog.pg_column_size(i.state) < 1048576
-                    or pg_catalog.octet_length(i.state::text) <= 268435456
-               then i.state
+               when pg_catalog.pg_column_size(i.state) < 131072 then i.state
+               when not $13::boolean and (
+                   pg_catalog.pg_column_size(i.state) < 1048576
+                   or pg_catalog.octet_length(i.state::text) <= 268435456
+               ) then i.state
            end as state,
-           case when i.fsm = any ($6::text[]) then (
+           case when i.fsm <> all ($6::text[]) then null when $13 then (
+               select '[[],true]' from gen_durable.signals s where s.target_id = i.id limit 1
+           ) else (
                select pg_catalog.json_build_array(
                           pg_catalog.json_agg(
                               pg_catalog.json_build_array(s.id, s.name, s.payload) order by s.id

@@ -1,0 +1,133 @@
+//! What cannot work alone ends visibly, and what it was in the way of goes on.
+
+use std::time::Duration;
+
+use gen_durable::{StepErrorKind, prelude::*};
+use serde_json::value::RawValue;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::support::{PATIENCE, database, engine, eventually, row, sql, until};
+
+/// A state as large as whoever inserts it likes, which is neither read nor written letter by letter.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Text(Box<RawValue>);
+
+impl DurableState for Text {}
+
+#[durable_fsm(name = "row", state = Text, output = usize)]
+pub enum Heavy {
+    Run,
+}
+
+#[durable_fsm]
+impl Heavy {
+    async fn run(cx: Context<Self>) -> Outcome<Self> {
+        let length = cx.state.0.get().len();
+        cx.done(length)
+    }
+}
+
+/// Sends so many inserts with its end.
+#[durable_fsm(state = u32, output = u32)]
+pub enum Sender {
+    Run,
+}
+
+#[durable_fsm]
+impl Sender {
+    async fn run(cx: Context<Self>) -> Outcome<Self> {
+        let count = cx.state;
+        cx.done(count).insert_many(Child::insert_many((0..count).map(|_| ())))
+    }
+
+    async fn handle(cx: Context<Self>, error: StepError) -> Outcome<Self> {
+        assert_eq!(error.kind(), StepErrorKind::Rejected);
+        cx.stop(error)
+    }
+}
+
+/// Nobody serves its queue.
+#[durable_fsm(queue = "elsewhere", output = ())]
+pub enum Child {
+    Run,
+}
+
+#[durable_fsm]
+impl Child {
+    async fn run(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
+async fn alter(pool: &PgPool, name: &str, setting: &str) {
+    let alter = format!("alter database \"{name}\" set {setting}");
+    sqlx::raw_sql(AssertSqlSafe(alter)).execute(pool).await.unwrap();
+}
+
+/// Its inserts take longer than the lease whenever they are tried, and nobody but the engine ends them. The
+/// backend of a try that was given up has the row locked meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn p61_an_outcome_that_is_slower_than_its_lease_reaches_handle() {
+    let db = database().await;
+    sql(
+        db.pool(),
+        "create function public.slowly() returns trigger language plpgsql as $$
+         begin
+             -- // Longer than an outcome by itself is given: four times a third of the lease, a second at least.
+             if (select count(*) from inserted) = 7 then perform pg_sleep(5); end if;
+             return null;
+         end $$;
+         create trigger slowly after insert on gen_durable.instances referencing new table as inserted
+         for each statement execute function public.slowly();",
+    )
+    .await;
+    let builder = engine(&db).machine::<Sender>().lease_ttl(Duration::from_secs(1));
+    let engine = builder.start().await.unwrap();
+    let slow = Sender::insert(7).execute(&engine).await.unwrap();
+    let mut others = 0;
+    let failed = eventually("it ends", async || {
+        let other = Sender::insert(3).execute(&engine).await.unwrap();
+        assert_eq!(engine.wait(other, PATIENCE).await.unwrap(), 3);
+        others += 1;
+        let row = row(db.pool(), slow).await;
+        (row.status == "failed").then(|| row.last_error.unwrap())
+    })
+    .await;
+    assert!(failed.contains("no answer within"), "{failed}");
+    let sent: i64 =
+        sqlx::query_scalar("select count(*) from gen_durable.instances where fsm = 'child'")
+            .fetch_one(db.pool())
+            .await
+            .unwrap();
+    assert_eq!(sent, 3 * others, "all or nothing");
+    engine.shutdown().await.unwrap();
+}
+
+/// Reading the row takes longer than the statement timeout, also by itself. It fails, and says why; those
+/// behind it run.
+#[tokio::test(flavor = "multi_thread")]
+async fn p61_a_row_that_cannot_be_claimed_fails_and_those_behind_it_run() {
+    for key in [None, Some("key")] {
+        let db = database().await;
+        let heavy: i64 = sqlx::query_scalar(
+            "insert into gen_durable.instances (fsm, fsm_version, step, state, partition_key)
+             select 'row', 1, 'run', to_json(repeat('x', 240 * 1024 * 1024)), $1 returning id",
+        )
+        .bind(key)
+        .fetch_one(db.pool())
+        .await
+        .unwrap();
+        alter(db.pool(), db.name(), "statement_timeout = '80ms'").await;
+        let engine = engine(&db).machine::<Heavy>().start().await.unwrap();
+        let text = || Text(RawValue::from_string("\"light\"".to_owned()).unwrap());
+        let behind = Heavy::insert(text()).execute(&engine).await.unwrap();
+        assert_eq!(engine.wait(behind, PATIENCE).await.unwrap(), 7);
+        let error = until(db.pool(), heavy, "failed").await.last_error.unwrap();
+        assert!(
+            error.contains("cannot be loaded") && error.contains("statement timeout"),
+            "{error}"
+        );
+        engine.shutdown().await.unwrap();
+    }
+}
