@@ -6,7 +6,7 @@ use gen_durable::{StepErrorKind, prelude::*};
 use serde_json::value::RawValue;
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::support::{PATIENCE, database, engine, eventually, row, sql, until};
+use crate::support::{PATIENCE, count, database, engine, eventually, row, sql, until};
 
 /// A state as large as whoever inserts it likes, which is neither read nor written letter by letter.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -130,4 +130,70 @@ async fn p61_a_row_that_cannot_be_claimed_fails_and_those_behind_it_run() {
         );
         engine.shutdown().await.unwrap();
     }
+}
+
+/// The heads of keys that a claim finds by other rows of the keys are bounded in bytes too. Those that are
+/// left keep a row in the claim's index.
+#[tokio::test(flavor = "multi_thread")]
+async fn p61_heads_of_partition_keys_are_bounded_in_bytes() {
+    let db = database().await;
+    sql(
+        db.pool(),
+        "insert into gen_durable.workers (id, name, lease_expires_at)
+         overriding system value values (7, 'w', now() + interval '1 hour');
+         alter table gen_durable.instances alter state set storage external;
+         insert into gen_durable.instances
+             (id, fsm, fsm_version, step, state, partition_key, priority, blocked)
+         overriding system value
+         select n, 'row', 1, 'run', to_json(repeat('x', 1000)), 'key ' || n % 3, n, n < 4
+         from generate_series(1, 6) as n",
+    )
+    .await;
+    let statement = include_str!("../../gen_durable/src/storage/sql/claim_partitions.sql");
+    let claimed: Vec<Option<i64>> = sqlx::query_scalar(statement)
+        .bind(7_i64)
+        .bind(vec![4_i64, 5, 6])
+        .bind(vec!["key 0", "key 1", "key 2"])
+        .bind(vec!["row"])
+        .bind(vec![1_i32])
+        .bind(Vec::<String>::new())
+        .bind(vec!["default"])
+        .bind(1500_i64)
+        .bind(false)
+        .fetch_all(db.pool())
+        .await
+        .unwrap();
+    assert_eq!(claimed, [Some(1), Some(2)], "the third begins beyond 1500 bytes");
+    let index: Vec<i64> = sqlx::query_scalar(
+        "select id from gen_durable.instances where status = 'runnable' and not blocked",
+    )
+    .fetch_all(db.pool())
+    .await
+    .unwrap();
+    assert_eq!(index, [6]);
+}
+
+/// The statement for rows with partition keys fails. What was claimed before it, without a key, runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn p61_rows_that_were_claimed_run_whatever_becomes_of_those_with_keys() {
+    let db = database().await;
+    sql(
+        db.pool(),
+        "insert into gen_durable.instances
+             (fsm, fsm_version, step, state, partition_key, priority, blocked)
+         values ('row', 1, 'run', '\"one\"', 'key', 1, true),
+                ('row', 1, 'run', '\"two\"', 'key', 2, false),
+                ('row', 1, 'run', '\"three\"', null, 0, false);
+         create function public.broken() returns trigger language plpgsql as $$
+         begin raise exception 'broken'; end $$;
+         create trigger broken before update on gen_durable.instances for each row
+         when (new.partition_key = 'key' and new.status = 'executing')
+         execute function public.broken();",
+    )
+    .await;
+    let engine = engine(&db).machine::<Heavy>().start().await.unwrap();
+    eventually("it runs", async || (count(db.pool(), "done").await == 1).then_some(())).await;
+    sql(db.pool(), "drop trigger broken on gen_durable.instances").await;
+    eventually("all run", async || (count(db.pool(), "done").await == 3).then_some(())).await;
+    engine.shutdown().await.unwrap();
 }

@@ -425,6 +425,24 @@ async fn p64_a_transaction_takes_a_bounded_number_of_advisory_locks() {
     // And one for the queue, and for the second round of a claim.
     assert!(most <= 502, "{most} locks in a transaction");
     engine.shutdown().await.unwrap();
+    let mut builder = gen_durable::Engine::builder(pool.clone()).machine::<Small>();
+    for n in 0..700 {
+        builder = builder.queue(format!("queue {n}"), 1);
+    }
+    let engine = builder.start().await.unwrap();
+    sql(
+        &pool,
+        "truncate public.locks;
+         insert into gen_durable.instances (fsm, fsm_version, step, state, queue)
+         select 'small', 1, 'run', 'null', 'queue ' || n from generate_series(0, 699) as n;
+         notify gen_durable;",
+    )
+    .await;
+    eventually("all have run", async || (count(&pool, "done").await == 2700).then_some(())).await;
+    let most: i64 =
+        sqlx::query_scalar("select max(held) from public.locks").fetch_one(&pool).await.unwrap();
+    assert!((200..=250).contains(&most), "{most} locks in a transaction");
+    engine.shutdown().await.unwrap();
 }
 
 /// Fails whenever it has its signal, which comes behind two thousand others.

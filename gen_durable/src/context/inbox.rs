@@ -36,7 +36,8 @@ impl<M: Machine> Context<M> {
     ///
     /// A step is given the oldest thousand signals of an inbox, and 1 MiB of them at most. Those that are left
     /// follow in the next step, or if the step awaits them: [`count_signals`](Self::count_signals) tells
-    /// whether there are any.
+    /// whether there are any. Look at it before `done`, which deletes them. A step that is repeated on another
+    /// claim begins with the oldest again, and awaits the others again.
     ///
     /// # Errors
     ///

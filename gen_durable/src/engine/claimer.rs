@@ -41,6 +41,8 @@ const CONTENDED_PAUSE_MAX: Duration = Duration::from_millis(250);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// What a statement's way to Postgres may take longer than another's.
 const MARGIN: Duration = Duration::from_millis(5);
+/// Queues in one statement: it takes a lock for each, and a thousand would fill a small server's table of locks.
+const QUEUES_MAX: usize = 250;
 /// Why a state was not loaded if no claim failed before.
 const BEYOND: &str = "it takes more than 256 MiB, the most that an engine loads";
 /// Parked rows woken by one statement.
@@ -264,7 +266,16 @@ fn announce_rest(shared: &Shared, request: &ClaimRequest, told: &mut bool) {
 
 async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim, sqlx::Error> {
     let mut connection = shared.connections.get().await.map_err(no_connection)?;
-    let claim = storage::claim(&mut connection, request);
+    let claim = async {
+        if request.queues.len() <= QUEUES_MAX {
+            return storage::claim(&mut connection, request).await;
+        }
+        let mut claim = storage::Claim::default();
+        for part in request.parts(QUEUES_MAX) {
+            claim.add(storage::claim(&mut connection, &part).await?);
+        }
+        Ok(claim)
+    };
     let result = shared.connections.within(claim).await;
     let claim = connection.done(result)?;
     tracing::debug!(rows = claim.rows.len(), "claimed");

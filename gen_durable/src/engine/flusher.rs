@@ -226,8 +226,9 @@ async fn commit_batch(shared: &Arc<Shared>, mut jobs: Vec<Job>, waits: bool) {
             return give_up(failed);
         }
         match Fault::of(&failed.error) {
-            // The row's lock was waited for, perhaps for longer than a statement may take.
-            Fault::Locked | Fault::Size if waits => {
+            // The row's lock was waited for, perhaps for longer than a statement may take. Without an answer
+            // it was not the lock.
+            Fault::Locked | Fault::Size if waits && !storage::is_uncertain(&failed.error) => {
                 for mut job in failed.jobs {
                     job.reply.locked.waited();
                     retry_locked(shared, job, sent.clone());

@@ -20,7 +20,7 @@ use crate::{error::Cause, group::WEIGHT_MAX, storage::Claimed};
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// After so many claims of a queue by itself that failed, some ten seconds, it is claimed without what is large.
-const LIGHT_AFTER: u32 = 12;
+const LIGHT_AFTER: u32 = 10;
 /// After a row was found to be the reason, the next one that fails is under suspicion for so many claims less.
 const LIGHT_AGAIN_AFTER: u32 = 3;
 

@@ -51,6 +51,21 @@ pub(crate) struct Claim {
     pub(crate) first: Vec<First>,
 }
 
+impl Claim {
+    /// Adds a claim of other queues.
+    pub(crate) fn add(&mut self, mut other: Self) {
+        self.rows.append(&mut other.rows);
+        self.cut |= other.cut;
+        self.cleared |= other.cleared;
+        self.contended |= other.contended;
+        self.busy_keys.append(&mut other.busy_keys);
+        self.stuck.append(&mut other.stuck);
+        self.failed = self.failed.take().or(other.failed);
+        self.refused.append(&mut other.refused);
+        self.first.append(&mut other.first);
+    }
+}
+
 /// Claims rows in the order in which they should run.
 ///
 /// Rows without a partition key, and plain heads of their keys, are claimed by one statement. Others

@@ -86,6 +86,23 @@ pub(crate) struct ClaimRequest {
     pub(crate) light: Option<Arc<str>>,
 }
 
+impl ClaimRequest {
+    /// The same for so many queues at a time.
+    pub(crate) fn parts(&self, queues_max: usize) -> impl Iterator<Item = Self> {
+        let parts = self.queues.chunks(queues_max).zip(self.wanted.chunks(queues_max));
+        parts.map(|(queues, wanted)| Self {
+            worker: self.worker,
+            queues: queues.to_vec(),
+            wanted: wanted.to_vec(),
+            kinds: Arc::clone(&self.kinds),
+            out_of_turn: self.out_of_turn.clone(),
+            known: self.known.clone(),
+            bytes_max: self.bytes_max,
+            light: self.light.clone(),
+        })
+    }
+}
+
 /// Where the first row was that a claim saw waiting, of a queue, machine, version and priority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct First {

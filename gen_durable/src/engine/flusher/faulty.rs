@@ -63,12 +63,22 @@ impl Alone {
         Self { began: Instant::now(), deeds, tries: 0, slow: false }
     }
 
+    /// A try failed by itself.
+    fn failed(&mut self, fault: Fault) {
+        self.tries += u32::from(!matches!(fault, Fault::Connection | Fault::Locked));
+        self.slow |= fault == Fault::Size;
+    }
+
     /// Whether others that do the same were committed meanwhile.
-    fn others_can(&self, shared: &Shared, commit: &Commit) -> bool {
+    fn others_can(&self, shared: &Shared, deeds: [bool; DEEDS]) -> bool {
         let now = shared.flusher.deeds.iter().zip(&self.deeds);
         let mut done = now.map(|(now, before)| now.load(Ordering::Relaxed) > *before);
-        deeds(commit).into_iter().all(|does| done.next().unwrap_or(false) || !does)
+        deeds.into_iter().all(|does| done.next().unwrap_or(false) || !does)
     }
+}
+
+fn trials<'a>(shared: &Shared, job: &'a mut Job) -> &'a mut Alone {
+    job.reply.alone.get_or_insert_with(|| Box::new(Alone::new(shared)))
 }
 
 /// Outcomes, and why they were not committed together, if that was tried.
@@ -89,7 +99,8 @@ pub(super) async fn divide(shared: &Arc<Shared>, failed: Failed) {
                     match Fault::of(&error) {
                         Fault::Data => refuse(Failed { jobs, error }),
                         _ => {
-                            for job in jobs {
+                            for mut job in jobs {
+                                trials(shared, &mut job).failed(Fault::of(&error));
                                 tokio::spawn(alone(Arc::clone(shared), job));
                             }
                         }
@@ -139,7 +150,7 @@ pub(super) async fn alone(shared: Arc<Shared>, mut job: Job) {
     let mut outage = Outage::new("commit an outcome");
     let patience = shared.connections.patience();
     loop {
-        let known = job.reply.alone.get_or_insert_with(|| Box::new(Alone::new(&shared)));
+        let known = trials(&shared, &mut job);
         let (places, times) =
             if known.slow { (&shared.flusher.slow, PATIENCE) } else { (&shared.flusher.alone, 1) };
         // No semaphore is ever closed, so `acquire` cannot fail.
@@ -154,16 +165,16 @@ pub(super) async fn alone(shared: Arc<Shared>, mut job: Job) {
         let Some(again) = failed.jobs.pop() else { return };
         job = again;
         let fault = Fault::of(&failed.error);
-        let known = job.reply.alone.get_or_insert_with(|| Box::new(Alone::new(&shared)));
-        known.tries += u32::from(!matches!(fault, Fault::Connection | Fault::Locked));
-        known.slow |= fault == Fault::Size;
+        let (uncertain, does) = (job.uncertain, deeds(&job.commit));
+        let known = trials(&shared, &mut job);
+        known.failed(fault);
         // The lease was renewed meanwhile: the database works.
         let long = known.tries >= TRIES_MIN && known.began.elapsed() >= patience;
         let refused = match fault {
             Fault::Data => true,
             // Without an answer it may have been committed: the next try tells.
-            Fault::Size => long && !job.uncertain,
-            Fault::Database | Fault::Unclear => long && known.others_can(&shared, &job.commit),
+            Fault::Size => long && !uncertain,
+            Fault::Database | Fault::Unclear => long && known.others_can(&shared, does),
             Fault::Connection | Fault::Locked => false,
         };
         if refused {
