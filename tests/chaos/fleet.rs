@@ -11,8 +11,13 @@ use gen_durable_tests::{
     proxy::Proxy,
     worker::{SOCKETS_MAX, UNREACHED},
 };
+use sqlx::{ConnectOptions, PgPool};
 
-use crate::{Error, schedule::Fault};
+use crate::{
+    Error,
+    administrator::{Administrator, Harm},
+    schedule::Fault,
+};
 
 const DATABASE: &str = "postgres";
 const SIGKILL: i32 = 9;
@@ -33,6 +38,8 @@ pub(crate) struct Fleet {
     lease: u64,
     verbose: bool,
     server: Server,
+    administrator: Administrator,
+    driver_pool: Option<PgPool>,
     /// One for each worker, and one for the driver.
     proxies: Vec<Proxy>,
     workers: Vec<Option<Worker>>,
@@ -44,6 +51,8 @@ pub(crate) struct Fleet {
     problems: Vec<String>,
     lost_commits: u64,
     running: bool,
+    /// What is broken is mended as soon as Postgres runs.
+    mend_due: bool,
 }
 
 impl Fleet {
@@ -63,11 +72,14 @@ impl Fleet {
         }
         let proxies =
             (0..=workers).map(|_| Proxy::start(server.socket_dir())).collect::<Result<_, _>>()?;
+        let administrator = Administrator::new(server.url(DATABASE));
         Ok(Self {
             program: std::env::current_exe()?,
             lease,
             verbose,
             server,
+            administrator,
+            driver_pool: None,
             proxies,
             workers: (0..workers).map(|_| None).collect(),
             clocks,
@@ -77,6 +89,7 @@ impl Fleet {
             problems: Vec::new(),
             lost_commits: 0,
             running: true,
+            mend_due: false,
         })
     }
 
@@ -84,8 +97,16 @@ impl Fleet {
         self.server.url(DATABASE)
     }
 
-    pub(crate) fn driver_url(&self) -> String {
-        self.proxies[self.workers.len()].url(DATABASE)
+    /// Makes the logins of workers and driver.
+    pub(crate) async fn set_up(&mut self, pool: &PgPool) -> Result<(), Error> {
+        self.administrator.set_up(pool).await
+    }
+
+    /// A pool that has the driver's faults.
+    pub(crate) fn driver_pool(&mut self) -> Result<PgPool, Error> {
+        let url = self.proxies[self.workers.len()].url(DATABASE);
+        let pool = self.administrator.driver_pool(&url)?;
+        Ok(self.driver_pool.insert(pool).clone())
     }
 
     pub(crate) fn start_all(&mut self) -> Result<(), Error> {
@@ -94,7 +115,8 @@ impl Fleet {
 
     fn start_worker(&mut self, index: usize) -> Result<(), Error> {
         if self.workers[index].is_none() {
-            let url = self.proxies[index].url(DATABASE);
+            let url = self.administrator.worker(&self.proxies[index].url(DATABASE))?;
+            let url = url.to_url_lossy().to_string();
             let clock = self.clocks.get(index);
             // The account of its runs is not the engine's, and spared what its connections suffer.
             let runs = self.server_url();
@@ -143,7 +165,7 @@ impl Fleet {
                 self.running = false;
                 "Postgres stopped"
             }
-            Fault::PostgresBack => return self.start_postgres(),
+            Fault::PostgresBack => return self.start_postgres().await,
             Fault::Terminate => {
                 if self.running {
                     let _ = self.terminate().await;
@@ -175,17 +197,69 @@ impl Fleet {
                 clock.set(seconds)?;
                 "clock of Postgres jumped"
             }
+            Fault::Harm(harm) => {
+                if !self.running || !self.administrator.harm(harm).await? {
+                    return Ok(());
+                }
+                match harm {
+                    Harm::Rights => "rights revoked",
+                    Harm::Table(_) | Harm::Schema => "table or schema away",
+                }
+            }
+            Fault::Mend => return self.mend().await,
+            Fault::Isolation(level) => {
+                if self.running {
+                    self.administrator.isolate(level).await?;
+                }
+                if !self.running || level.is_none() {
+                    return Ok(());
+                }
+                "isolation raised"
+            }
+            Fault::Rotate => {
+                if !self.running {
+                    return Ok(());
+                }
+                self.administrator.rotate().await?;
+                "password rotated"
+            }
+            Fault::Tell => return Ok(self.tell_password()),
+            // These are the driver's.
+            Fault::Giants(..) => "giant rows",
+            Fault::Inbox(..) => "giant inbox",
+            Fault::Hold(..) => "row or key held",
         };
         *self.suffered.entry(name).or_default() += 1;
         Ok(())
     }
 
-    fn start_postgres(&mut self) -> Result<(), Error> {
+    async fn start_postgres(&mut self) -> Result<(), Error> {
         if !self.running {
             self.server.start_again()?;
             self.running = true;
+            if std::mem::take(&mut self.mend_due) {
+                self.administrator.mend().await?;
+            }
         }
         Ok(())
+    }
+
+    async fn mend(&mut self) -> Result<(), Error> {
+        if self.running {
+            return self.administrator.mend().await;
+        }
+        self.mend_due = true;
+        Ok(())
+    }
+
+    fn tell_password(&mut self) {
+        if let Some(pool) = &self.driver_pool {
+            self.administrator.tell(pool);
+        }
+        for worker in self.workers.iter_mut().flatten() {
+            // One that has just ended is found by the next look.
+            let _ = worker.tell(&self.administrator.known_password());
+        }
     }
 
     async fn terminate(&self) -> Result<(), sqlx::Error> {
@@ -212,11 +286,14 @@ impl Fleet {
     }
 
     /// Ends all faults but the wrong clocks of the workers.
-    pub(crate) fn heal(&mut self) -> Result<(), Error> {
+    pub(crate) async fn heal(&mut self) -> Result<(), Error> {
         if let Some(clock) = &self.server_clock {
             clock.set(0)?;
         }
-        self.start_postgres()?;
+        self.start_postgres().await?;
+        self.administrator.mend().await?;
+        self.administrator.isolate(None).await?;
+        self.tell_password();
         for proxy in &self.proxies {
             proxy.delay(std::time::Duration::ZERO);
         }

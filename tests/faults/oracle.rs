@@ -167,6 +167,15 @@ const CHECKS: &[(&str, &str)] = &[
          )",
     ),
     (
+        "a giant has not got each of its parcels exactly once",
+        "select format('giant %s got %s', g.id, left(g.result::text, 200))
+         from gen_durable.instances g
+         where g.fsm = 'giant' and g.status = 'done' and g.result::jsonb <> (
+             select coalesce(jsonb_agg(n order by n), '[]')
+             from generate_series(0, (g.state ->> 'parcels')::int - 1) as n
+         )",
+    ),
+    (
         "a signal was not consumed exactly once",
         "select format('signal %s %s to %s: inserted %s times, deleted %s times',
                 name, dedup_key, target_id,
