@@ -79,7 +79,7 @@ impl Shared {
                 )) => {
                     return self.wrong(format!("giant {id} is gone, or another machine: {error}"));
                 }
-                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+                _ => tokio::time::sleep(Duration::from_millis(300)).await,
             }
         }
     }

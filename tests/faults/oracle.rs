@@ -56,7 +56,9 @@ const CHECKS: &[(&str, &str)] = &[
          ) as is_
          where not coalesce(case l.old_status || '>' || l.new_status
              when 'runnable>executing' then stays and fenced and l.old_attempt = l.new_attempt
-             when 'executing>executing' then advances and fenced
+             -- A giant that awaits parcels which are there, and not loaded, goes on with them.
+             when 'executing>executing' then fenced and (
+                 advances or l.fsm = 'giant' and stays and l.new_attempt = 0)
              when 'executing>runnable' then fenced and (
                  advances or stays and l.new_attempt - l.old_attempt in (0, 1))
              when 'executing>awaiting_signal' then stays and fenced and l.new_attempt = 0

@@ -46,7 +46,7 @@ pub(crate) fn record(url: &str) -> Result<(), sqlx::Error> {
     // Each is flushed before its step goes on: an account that can be lost must not accuse.
     let options = options
         .application_name("runs")
-        .options([("default_transaction_isolation", "read\\ committed")]);
+        .options([("default_transaction_isolation", "read committed")]);
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(PATIENCE)
