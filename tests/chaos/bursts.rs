@@ -40,7 +40,7 @@ impl Shared {
     /// Many large rows in one call.
     async fn giants(&self, rows: u32, bytes: usize) {
         let rows: Vec<_> = (0..rows).map(|_| Giant::insert(GiantState::new(bytes, 0))).collect();
-        let call = Giant::insert_many(rows).execute(self.client());
+        let call = Giant::insert_many(rows).execute(self.busy());
         if let Some(Ok(ids)) = self.call(call).await {
             ids.into_iter().flatten().for_each(|id| self.remember(id.get()));
         }
@@ -49,7 +49,9 @@ impl Shared {
     /// Many signals to one instance, as fast as they can be sent.
     async fn inbox(self: Arc<Self>, signals: u32, bytes: usize, random: &mut Random) {
         let key = format!("giant {}", random.number());
-        let id = self.insert_surely(&key, || Giant::insert(GiantState::new(0, signals))).await;
+        let id = self
+            .insert_surely(self.busy(), &key, || Giant::insert(GiantState::new(0, signals)))
+            .await;
         let mut numbers = 0..signals;
         loop {
             let mut sends = JoinSet::new();
@@ -68,7 +70,7 @@ impl Shared {
         loop {
             let signal = Giant::signal_parcel(id, Parcel::new(n, bytes));
             let signal = signal.dedup_key(format!("parcel {n}"));
-            match self.call(signal.execute(self.client())).await {
+            match self.call(signal.execute(self.busy())).await {
                 Some(
                     // Terminal: an earlier try delivered it, and then the rest came.
                     Ok(Delivery::Delivered | Delivery::Duplicate)
@@ -89,7 +91,7 @@ impl Shared {
     async fn hold_row(&self, time: Duration, kept: bool, random: &mut Random) {
         let state = CollectorState { leaves: 5, external: 1, ..CollectorState::default() };
         let key = format!("held {}", random.number());
-        let id = self.insert_surely(&key, || Collector::insert(state.clone())).await;
+        let id = self.insert_surely(self.busy(), &key, || Collector::insert(state.clone())).await;
         let signal = Collector::signal_ping(id, Ping { n: EXTERNAL });
         let signal = signal.dedup_key(format!("external {EXTERNAL}"));
         let hold =
@@ -145,12 +147,13 @@ impl Shared {
     /// come: so the key tells. It is held for ever: the instance may have ended before the second try.
     pub(crate) async fn insert_surely<M: Machine>(
         &self,
+        client: &Client,
         key: &str,
         insert: impl Fn() -> gen_durable::Insert<M>,
     ) -> InstanceId<M> {
         loop {
             let insert = insert().unique_key(key).unique_while(FOR_EVER);
-            let id = match self.call(insert.execute(self.client())).await {
+            let id = match self.call(insert.execute(client)).await {
                 Some(Ok(id)) => id,
                 Some(Err(InsertError::Duplicate(duplicate))) => duplicate.id,
                 _ => {

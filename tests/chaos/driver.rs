@@ -43,6 +43,8 @@ pub(crate) struct Driver {
 pub(crate) struct Shared {
     pool: PgPool,
     client: Client,
+    /// That of the bursts: they would hold up the steady calls.
+    busy: Client,
     stopping: AtomicBool,
     /// No insert comes any more, and all signals that will be owed are.
     all_inserted: AtomicBool,
@@ -59,6 +61,7 @@ impl Driver {
     pub(crate) fn start(pool: PgPool, seed: u64) -> Self {
         let shared = Arc::new(Shared {
             client: Client::new(pool.clone()),
+            busy: Client::new(pool.clone()),
             pool,
             stopping: AtomicBool::new(false),
             all_inserted: AtomicBool::new(false),
@@ -173,7 +176,7 @@ impl Shared {
         let leaves = u32::try_from(random.below(8)).unwrap_or(0);
         let state = CollectorState { leaves, external, ..CollectorState::default() };
         let key = format!("collector {}", random.number());
-        let id = self.insert_surely(&key, || Collector::insert(state.clone())).await;
+        let id = self.insert_surely(&self.client, &key, || Collector::insert(state.clone())).await;
         (0..external).for_each(|n| self.owe(id, EXTERNAL + n));
     }
 
@@ -261,8 +264,9 @@ impl Shared {
         result
     }
 
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
+    /// The client for bursts.
+    pub(crate) fn busy(&self) -> &Client {
+        &self.busy
     }
 
     pub(crate) fn pool(&self) -> &PgPool {

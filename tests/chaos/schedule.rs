@@ -154,11 +154,11 @@ fn meanwhile(random: &mut Random, end: u64, events: &mut Vec<Event>) {
             events.push(Event { at: Duration::from_millis(now + after), fault });
         };
         match random.below(100) {
-            0..18 => {
+            0..20 => {
                 add(0, Fault::Harm(pick(random, &HARMS)));
                 add(random.between(300, 2000), Fault::Mend);
             }
-            18..32 => {
+            20..35 => {
                 add(0, Fault::Isolation(Some(pick(random, &["serializable", "repeatable read"]))));
                 // What is open already goes on as it is.
                 if random.below(2) == 0 {
@@ -166,19 +166,19 @@ fn meanwhile(random: &mut Random, end: u64, events: &mut Vec<Event>) {
                 }
                 add(random.between(1000, 6000), Fault::Isolation(None));
             }
-            32..48 => {
-                let rows = u32::try_from(random.between(1, 12)).unwrap_or(1);
-                add(0, Fault::Giants(rows, size(random, 6 * MIB)));
+            35..48 => {
+                let bytes = random.between(MIB / 4, 6 * MIB);
+                add(0, Fault::Giants(together(bytes, 16 * MIB), size(bytes)));
             }
-            48..56 => {
-                let signals = u32::try_from(random.between(1000, 3000)).unwrap_or(1);
-                add(0, Fault::Inbox(signals, size(random, 64)));
+            48..54 => {
+                let signals = u32::try_from(random.between(1000, 2500)).unwrap_or(1);
+                add(0, Fault::Inbox(signals, size(random.below(64))));
             }
-            56..64 => {
-                let signals = u32::try_from(random.between(5, 40)).unwrap_or(1);
-                add(0, Fault::Inbox(signals, size(random, MIB)));
+            54..62 => {
+                let bytes = random.between(MIB / 8, MIB);
+                add(0, Fault::Inbox(together(bytes, 8 * MIB), size(bytes)));
             }
-            64..86 => {
+            62..83 => {
                 let time = Duration::from_millis(random.between(500, 6000));
                 let hold = pick(random, &[Hold::Row, Hold::Key]);
                 add(0, Fault::Hold(hold, time, random.below(2) == 0));
@@ -191,7 +191,7 @@ fn meanwhile(random: &mut Random, end: u64, events: &mut Vec<Event>) {
                 add(random.between(0, 1500), Fault::Tell);
             }
         }
-        now += random.between(400, 2400);
+        now += random.between(600, 2600);
     }
 }
 
@@ -199,9 +199,13 @@ fn pick<T: Copy>(random: &mut Random, choices: &[T]) -> T {
     choices[usize::try_from(random.below(choices.len() as u64)).unwrap_or(0)]
 }
 
-/// A size in bytes, up to the largest.
-fn size(random: &mut Random, max: u64) -> usize {
-    usize::try_from(random.between(0, max)).unwrap_or(0)
+/// How many of this size come at once: so many bytes in all.
+fn together(bytes: u64, all: u64) -> u32 {
+    u32::try_from(all / bytes).unwrap_or(1)
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(0)
 }
 
 /// How far the clock of each worker is off when it starts: some go right, some do not.
