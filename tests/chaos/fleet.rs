@@ -2,7 +2,7 @@
 //!
 //! Invariant: `heal` undoes every fault but one: what is half open stays so, for the engines to find.
 
-use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::PathBuf};
+use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::PathBuf, time::Duration};
 
 use gen_durable_test_postgres::Server;
 use gen_durable_tests::{
@@ -12,6 +12,7 @@ use gen_durable_tests::{
     worker::{SOCKETS_MAX, UNREACHED},
 };
 use sqlx::{ConnectOptions, PgPool};
+use tokio::task::JoinSet;
 
 use crate::{
     Error,
@@ -22,6 +23,8 @@ use crate::{
 const DATABASE: &str = "postgres";
 const SIGKILL: i32 = 9;
 const MIB: u64 = 1024 * 1024;
+/// How long a shutdown may take, whatever happens to the database.
+const SHUTDOWN_MAX: Duration = Duration::from_mins(1);
 /// By how much the memory of a worker may grow, once it has warmed up.
 const GROWTH_MAX: u64 = 64 * MIB;
 
@@ -43,6 +46,8 @@ pub(crate) struct Fleet {
     /// One for each worker, and one for the driver.
     proxies: Vec<Proxy>,
     workers: Vec<Option<Worker>>,
+    /// Those that shut down. Faults go on meanwhile: what they wait for may be one's end.
+    ending: JoinSet<(usize, Result<Ended, Error>)>,
     /// Without libfaketime there are none, and all clocks are right.
     clocks: Vec<Clock>,
     server_clock: Option<Clock>,
@@ -82,6 +87,7 @@ impl Fleet {
             driver_pool: None,
             proxies,
             workers: (0..workers).map(|_| None).collect(),
+            ending: JoinSet::new(),
             clocks,
             server_clock,
             memory: Memory::default(),
@@ -154,7 +160,7 @@ impl Fleet {
                 if self.workers[index].as_ref().is_none_or(Worker::is_stopped) {
                     return Ok(());
                 }
-                self.shut_down_worker(index, false).await?;
+                self.begin_shutdown(index);
                 "shutdown"
             }
             Fault::Postgres(mode) => {
@@ -295,12 +301,13 @@ impl Fleet {
         self.administrator.isolate(None).await?;
         self.tell_password();
         for proxy in &self.proxies {
-            proxy.delay(std::time::Duration::ZERO);
+            proxy.delay(Duration::ZERO);
         }
         self.look_after()?;
         for worker in self.workers.iter_mut().flatten() {
             worker.go_on()?;
         }
+        self.end_shutdowns(false).await?;
         self.start_all()
     }
 
@@ -346,27 +353,38 @@ impl Fleet {
         }
         self.look_after()?;
         for index in 0..self.workers.len() {
-            self.shut_down_worker(index, true).await?;
+            self.begin_shutdown(index);
+            self.end_shutdowns(true).await?;
         }
         self.proxies.clear();
         // Postgres notices that its clients are gone when it next looks.
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         Ok(std::mem::take(&mut self.problems))
+    }
+
+    fn begin_shutdown(&mut self, index: usize) {
+        let Some(worker) = self.workers[index].take() else { return };
+        let pid = worker.pid();
+        let ended = tokio::task::spawn_blocking(move || worker.shut_down());
+        self.ending.spawn(async move {
+            let ended = match tokio::time::timeout(SHUTDOWN_MAX, ended).await {
+                Ok(Ok(ended)) => ended.map_err(Error::from),
+                Ok(Err(error)) => Err(error.into()),
+                Err(_) => Err(format!("worker {pid} did not shut down in {SHUTDOWN_MAX:?}").into()),
+            };
+            (index, ended)
+        });
     }
 
     /// In the middle of faults a shutdown may fail to reach the database; it may not hang, crash or fail
     /// in another way even then.
-    async fn shut_down_worker(&mut self, index: usize, quiet: bool) -> Result<(), Error> {
-        let Some(worker) = self.workers[index].take() else { return Ok(()) };
-        let pid = worker.pid();
-        let ended = tokio::task::spawn_blocking(move || worker.shut_down());
-        let Ok(output) = tokio::time::timeout(std::time::Duration::from_mins(1), ended).await
-        else {
-            return Err(format!("worker {pid} did not shut down within a minute").into());
-        };
-        let ended = output??;
-        let unreached = ended.status.code() == Some(i32::from(UNREACHED));
-        self.bury(index, &ended, ended.success() || unreached && !quiet);
+    async fn end_shutdowns(&mut self, quiet: bool) -> Result<(), Error> {
+        while let Some(ended) = self.ending.join_next().await {
+            let (index, ended) = ended?;
+            let ended = ended?;
+            let unreached = ended.status.code() == Some(i32::from(UNREACHED));
+            self.bury(index, &ended, ended.success() || unreached && !quiet);
+        }
         Ok(())
     }
 
