@@ -6,6 +6,8 @@
 //!
 //! Invariant: at most one thing is broken at a time, and `mend` puts it right.
 
+use std::time::{Duration, Instant};
+
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -17,6 +19,9 @@ use crate::Error;
 const WORKER: &str = "chaos_worker";
 /// That of the driver.
 const APP: &str = "chaos_app";
+
+/// How long the server is tried for, once it runs.
+const CONNECT_MAX: Duration = Duration::from_secs(20);
 
 /// What a lock that is not to be had is waited for, before the table is left as it is.
 const LOCK_MAX: &str = "set lock_timeout = '500ms'";
@@ -96,7 +101,7 @@ impl Administrator {
         let options: PgConnectOptions = url.parse()?;
         Ok(PgPoolOptions::new()
             .max_connections(20)
-            .acquire_timeout(std::time::Duration::from_secs(3))
+            .acquire_timeout(Duration::from_secs(3))
             .connect_lazy_with(options.username(APP).password(&self.known_password())))
     }
 
@@ -110,7 +115,7 @@ impl Administrator {
         if self.broken.is_some() {
             return Ok(false);
         }
-        let mut connection = PgConnection::connect(&self.url).await?;
+        let mut connection = self.connect().await?;
         sqlx::raw_sql(LOCK_MAX).execute(&mut connection).await?;
         let done = sqlx::raw_sql(AssertSqlSafe(harm.statements().0)).execute(&mut connection).await;
         let _ = connection.close().await;
@@ -164,8 +169,21 @@ impl Administrator {
         driver.set_connect_options(options.password(&self.known_password()));
     }
 
+    /// Connects, also to a server that has said a moment too soon that it is ready.
+    async fn connect(&self) -> Result<PgConnection, Error> {
+        let since = Instant::now();
+        loop {
+            match PgConnection::connect(&self.url).await {
+                Err(_) if since.elapsed() < CONNECT_MAX => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                connected => return Ok(connected?),
+            }
+        }
+    }
+
     async fn run(&self, statements: String) -> Result<(), Error> {
-        let mut connection = PgConnection::connect(&self.url).await?;
+        let mut connection = self.connect().await?;
         sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut connection).await?;
         Ok(connection.close().await?)
     }

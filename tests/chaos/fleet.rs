@@ -64,7 +64,10 @@ impl Fleet {
     pub(crate) fn start(skews: &[i64], lease: u64, verbose: bool) -> Result<Self, Error> {
         let workers = skews.len();
         let server_clock = Clock::new()?;
-        let mut server = Server::builder().setting("log_min_messages", "panic");
+        let mut server = Server::builder()
+            .setting("log_min_messages", "panic")
+            // A connection that freezes before it has logged in would hold up a stop for a minute.
+            .setting("authentication_timeout", "5s");
         for (name, value) in server_clock.iter().flat_map(Clock::environment) {
             server = server.env(name, value);
         }

@@ -140,16 +140,7 @@ async fn run(options: Options) -> Result<Vec<String>, Error> {
     let mut told = Instant::now();
     for event in events {
         tokio::time::sleep_until((began + event.at).into()).await;
-        let dbg = Instant::now();
         fleet.suffer(&event.fault).await?;
-        if dbg.elapsed().as_millis() > 700 {
-            println!(
-                "DBG at {:.1} {:?} took {:.1} s",
-                (dbg - began).as_secs_f32(),
-                event.fault,
-                dbg.elapsed().as_secs_f32()
-            );
-        }
         driver.suffer(event.fault);
         if told.elapsed() > Duration::from_secs(5) {
             told = Instant::now();
