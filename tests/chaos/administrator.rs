@@ -1,4 +1,4 @@
-//! What is done to the database by those who administer it: logins, rights, names, isolation.
+//! The administrator changes the database: logins, rights, names, isolation.
 //!
 //! ```text
 //!   whole ──harm──► broken ──mend──► whole        password: rotated ──told──► everybody uses it
@@ -20,13 +20,13 @@ const WORKER: &str = "chaos_worker";
 /// That of the driver.
 const APP: &str = "chaos_app";
 
-/// How long the server is tried for, once it runs.
+/// The time for which connections to a running server are tried.
 const CONNECT_MAX: Duration = Duration::from_secs(20);
 
-/// What a lock that is not to be had is waited for, before the table is left as it is.
+/// Waits briefly for a lock; without it, the table is left as it is.
 const LOCK_MAX: &str = "set lock_timeout = '500ms'";
 
-/// What somebody breaks by mistake, and mends.
+/// A mistake that somebody makes, and mends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Harm {
     /// The logins are members of no role.

@@ -1,7 +1,7 @@
-//! What callers do at times, beside the driver's steady calls: giant rows and inboxes, and transactions
-//! that hold rows and keys.
+//! Callers send giant rows and inboxes at times, beside the driver's steady calls. Their
+//! transactions hold rows and keys.
 //!
-//! Invariant: as the driver's: what an instance needs in order to end is sent until it is acknowledged.
+//! Invariant: as the driver's: a signal that an instance needs is sent until it is acknowledged.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     schedule::{Fault, Hold},
 };
 
-/// How many signals of a burst are under way at once.
+/// The signals of a burst that are under way at once.
 const AT_ONCE: u32 = 500;
 
 /// A caller's own limit for its transactions, as one whose connection is half open cannot end them.
@@ -86,8 +86,8 @@ impl Shared {
         }
     }
 
-    /// A transaction signals a collector and does not end for a while; another call and the collector's
-    /// own leaves want to signal it meanwhile.
+    /// A transaction signals a collector and does not end for a while. Another call and the
+    /// collector's own leaves want to signal it meanwhile.
     async fn hold_row(&self, time: Duration, kept: bool, random: &mut Random) {
         let state = CollectorState { leaves: 5, external: 1, ..CollectorState::default() };
         let key = format!("held {}", random.number());
@@ -100,7 +100,8 @@ impl Shared {
         self.owe(id, EXTERNAL);
     }
 
-    /// A transaction inserts a unique key and does not end for a while; another call wants it meanwhile.
+    /// A transaction inserts a unique key and does not end for a while. Another call wants the key
+    /// meanwhile.
     async fn hold_key(&self, time: Duration, kept: bool, random: &mut Random) {
         let key = format!("once {}", random.below(200));
         let insert =
@@ -116,7 +117,7 @@ impl Shared {
         }
     }
 
-    /// Whether a transaction that does this, and then nothing for a while, is known to be committed.
+    /// Acts in a transaction, and leaves it open for a while; true if it is known to be committed.
     async fn hold(
         &self,
         time: Duration,
@@ -143,8 +144,9 @@ impl Shared {
         held.is_ok_and(|held| held.unwrap_or(false))
     }
 
-    /// Inserts until there is an answer. If one is lost, nobody knows the id, and the signals would never
-    /// come: so the key tells. It is held for ever: the instance may have ended before the second try.
+    /// Inserts until there is an answer. If one is lost, nobody knows the id, and the signals would
+    /// never come. The key tells it. It is held for ever, as the instance may have ended before the
+    /// second try.
     pub(crate) async fn insert_surely<M: Machine>(
         &self,
         client: &Client,

@@ -23,7 +23,7 @@ use crate::{
 const DATABASE: &str = "postgres";
 const SIGKILL: i32 = 9;
 const MIB: u64 = 1024 * 1024;
-/// How long a shutdown may take, whatever happens to the database.
+/// The longest time of a shutdown, whatever happens to the database.
 const SHUTDOWN_MAX: Duration = Duration::from_mins(1);
 /// By how much the memory of a worker may grow, once it has warmed up.
 const GROWTH_MAX: u64 = 64 * MIB;
@@ -56,7 +56,7 @@ pub(crate) struct Fleet {
     problems: Vec<String>,
     lost_commits: u64,
     running: bool,
-    /// What is broken is mended as soon as Postgres runs.
+    /// The harm is mended as soon as Postgres runs.
     mend_due: bool,
 }
 
@@ -379,8 +379,8 @@ impl Fleet {
         });
     }
 
-    /// In the middle of faults a shutdown may fail to reach the database; it may not hang, crash or fail
-    /// in another way even then.
+    /// In the middle of faults a shutdown may fail to reach the database. It may not hang, crash or
+    /// fail in another way even then.
     async fn end_shutdowns(&mut self, quiet: bool) -> Result<(), Error> {
         while let Some(ended) = self.ending.join_next().await {
             let (index, ended) = ended?;

@@ -11,8 +11,8 @@
 //! The wall clocks of workers are wrong, and jump, and so does that of Postgres, if libfaketime is
 //! installed (Debian's package `faketime`); otherwise the run says that it goes without.
 //!
-//! Workers and driver have logins with the rights of the roles alone, and passwords that change. Rights,
-//! tables and the schema are missing for a moment, and the isolation level is raised.
+//! Workers and driver have logins with the rights of the roles alone, and passwords that change.
+//! Rights, tables and the schema are missing for a moment, and the isolation level is raised.
 //!
 //! Which faults come, when and to whom, follows from the seed. What they meet does not: that is up
 //! to the machine's scheduling, so a seed that fails may need a few runs to fail again.

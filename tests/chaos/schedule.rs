@@ -48,15 +48,15 @@ pub(crate) enum Fault {
     Rotate,
     /// Everybody is told the password.
     Tell,
-    /// So many rows of so many bytes are inserted at once.
+    /// A caller inserts so many rows of so many bytes at once.
     Giants(u32, usize),
-    /// So many signals of so many bytes are sent to one instance.
+    /// Callers send so many signals of so many bytes to one instance.
     Inbox(u32, usize),
     /// A caller's transaction holds something for so long, and is committed or not.
     Hold(Hold, Duration, bool),
 }
 
-/// What a transaction holds.
+/// The thing that a transaction holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Hold {
     /// The row of an instance.
@@ -145,8 +145,8 @@ pub(crate) fn schedule(seed: u64, time: Duration, workers: usize) -> Vec<Event> 
     events
 }
 
-/// What administrators and callers do, in a sequence of its own: each of the other faults comes as
-/// often as without it.
+/// Administrators and callers act in a sequence of its own: each of the other faults comes as often
+/// as without it.
 fn meanwhile(random: &mut Random, end: u64, events: &mut Vec<Event>) {
     let mut now = 1000;
     while now < end {
@@ -160,7 +160,7 @@ fn meanwhile(random: &mut Random, end: u64, events: &mut Vec<Event>) {
             }
             20..35 => {
                 add(0, Fault::Isolation(Some(pick(random, &["serializable", "repeatable read"]))));
-                // What is open already goes on as it is.
+                // An open connection goes on as it is.
                 if random.below(2) == 0 {
                     add(50, Fault::Terminate);
                 }
@@ -199,7 +199,7 @@ fn pick<T: Copy>(random: &mut Random, choices: &[T]) -> T {
     choices[usize::try_from(random.below(choices.len() as u64)).unwrap_or(0)]
 }
 
-/// How many of this size come at once: so many bytes in all.
+/// The number of items of this size that have so many bytes together.
 fn together(bytes: u64, all: u64) -> u32 {
     u32::try_from(all / bytes).unwrap_or(1)
 }

@@ -1,7 +1,7 @@
 //! A machine of the chaos run whose rows and inboxes are large.
 //!
-//! Invariant: it ends with the number of each parcel that it was to get, once each; its texts come back
-//! as long as they were written.
+//! Invariant: it ends with the number of each parcel that it was to get, once each. Its texts come
+//! back as long as they were written.
 
 use gen_durable::prelude::*;
 
@@ -10,11 +10,11 @@ use gen_durable::prelude::*;
 pub struct GiantState {
     /// Steps committed.
     pub n: u32,
-    /// How many bytes its text has.
+    /// The bytes of its text.
     pub bytes: usize,
-    /// How many parcels come.
+    /// The number of parcels that come.
     pub parcels: u32,
-    /// What makes it large.
+    /// A text that makes it large.
     #[serde(default)]
     pub text: String,
     /// The numbers of the parcels that have come.
@@ -34,7 +34,7 @@ impl GiantState {
 pub struct Parcel {
     /// Its number.
     pub n: u32,
-    /// What makes it large.
+    /// A text that makes it large.
     pub text: String,
 }
 
@@ -45,11 +45,11 @@ impl Parcel {
     }
 }
 
-/// Is large, takes what is large, and ends.
+/// Has a large state, takes large signals, and ends.
 #[derive(Debug)]
 #[durable_fsm(state = GiantState, output = Vec<u32>, signals(Parcel))]
 pub enum Giant {
-    /// Is written again, as large as it is.
+    /// Commits its state again, as large as it is.
     Grow,
     /// Takes what has come, and waits for more.
     Take,

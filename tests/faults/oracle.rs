@@ -52,7 +52,7 @@ const CHECKS: &[(&str, &str)] = &[
                         select from chaos.edges e
                         where e.fsm = l.fsm and e.from_step = l.old_step and e.to_step = l.new_step
                     ) as advances,
-                    -- A giant that awaits parcels which are there, and not loaded, runs again with them.
+                    -- A giant may await parcels that are there, and not loaded: it runs again with them.
                     l.fsm = 'giant' and l.old_step = l.new_step and l.old_n = l.new_n
                         and l.new_attempt = 0 as goes_on,
                     l.new_revision = l.old_revision + 1 as fenced

@@ -1,5 +1,5 @@
-//! A worker process: an engine with the machines of the chaos run, until its stdin is closed. A line on
-//! its stdin is a new password of its login.
+//! A worker process: an engine with the machines of the chaos run, until its stdin is closed. A line
+//! on its stdin is a new password of its login.
 //!
 //! Invariant: it ends by itself when its parent is gone, unless it is stopped (`process` sees to that).
 
@@ -143,7 +143,7 @@ async fn start(
             .drain_timeout(Duration::from_secs(10));
         match builder.start().await {
             Ok(engine) => return Ok(engine),
-            // A schema that is away for a moment ends a process; whoever watches over it starts another.
+            // A schema that is away for a moment ends a process. A supervisor starts another.
             Err(
                 error @ (gen_durable::Error::Database(_)
                 | gen_durable::Error::SchemaTooOld { found: 0, .. }),

@@ -140,7 +140,7 @@ async fn p09_what_cannot_be_stored_fails_into_handle_and_its_neighbours_commit()
     if holds(pool, expected).await {
         assert_eq!(error, expected);
     } else {
-        // What stands for the NUL is not held either; the refusal is then the reason.
+        // The database cannot hold the NUL's replacement either. Its refusal is then the reason.
         assert!(error.contains("handled: ") && error.contains(NOT_HELD), "{error}");
     }
     engine.shutdown().await.unwrap();

@@ -63,8 +63,8 @@ pub(crate) async fn proxy() -> Proxy {
     Proxy::start(&server_dir().await).expect("a proxy")
 }
 
-/// Whether a database can hold a text: every one, or in another encoding (`GEN_DURABLE_TEST_ENCODING`)
-/// those of LATIN1.
+/// True if a database can hold a text: it is in UTF-8, or the text in LATIN1
+/// (`GEN_DURABLE_TEST_ENCODING`).
 pub(crate) async fn holds(pool: &PgPool, text: &str) -> bool {
     if text.chars().all(|character| character <= '\u{ff}') {
         return true;
@@ -82,7 +82,7 @@ pub(crate) async fn fitting(pool: &PgPool, text: &str) -> String {
     text.chars().map(|character| character.min('\u{ff}')).collect()
 }
 
-/// What an error says of a text that a database cannot hold.
+/// Postgres says this of a text that a database cannot hold.
 pub(crate) const NOT_HELD: &str = "has no equivalent in encoding";
 
 /// An engine with the queue "default".

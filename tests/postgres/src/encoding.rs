@@ -1,6 +1,6 @@
 //! The encoding of the databases that tests make.
 //!
-//! Invariant: UTF8, unless `GEN_DURABLE_TEST_ENCODING` says otherwise; the locale is C, which fits any.
+//! Invariant: UTF8, unless `GEN_DURABLE_TEST_ENCODING` says otherwise. The locale is C, which fits any.
 
 use std::env;
 
@@ -9,7 +9,8 @@ pub(crate) fn name() -> String {
     chosen().unwrap_or_else(|| "UTF8".to_owned())
 }
 
-/// What `create database` says for it. A server of somebody's own keeps its own encoding otherwise.
+/// The clause of `create database` for it. A server of somebody's own keeps its own encoding
+/// otherwise.
 pub(crate) fn clause() -> String {
     chosen().map_or_else(String::new, |name| {
         let name = name.replace('\'', "''");
