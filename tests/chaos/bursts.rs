@@ -134,9 +134,9 @@ impl Shared {
             }
             tokio::time::sleep(time).await;
             if kept {
-                transaction.commit().await?
+                transaction.commit().await?;
             } else {
-                transaction.rollback().await?
+                transaction.rollback().await?;
             }
             Ok::<bool, sqlx::Error>(kept)
         };

@@ -137,6 +137,7 @@ impl Fleet {
     }
 
     /// Lets a fault happen.
+    #[expect(clippy::too_many_lines, reason = "a list of faults, each a few lines")]
     pub(crate) async fn suffer(&mut self, fault: &Fault) -> Result<(), Error> {
         if self.verbose {
             println!("        {fault:?}");
@@ -232,7 +233,10 @@ impl Fleet {
                 self.administrator.rotate().await?;
                 "password rotated"
             }
-            Fault::Tell => return Ok(self.tell_password()),
+            Fault::Tell => {
+                self.tell_password();
+                return Ok(());
+            }
             // These are the driver's.
             Fault::Giants(..) => "giant rows",
             Fault::Inbox(..) => "giant inbox",
