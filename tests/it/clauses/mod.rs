@@ -3,7 +3,11 @@
 //!
 //! `tools/mutations` takes the clauses away one by one, and looks which test here fails.
 
+mod claim;
+mod commit;
 mod deliver;
+mod inbox;
+mod keys;
 
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr};
