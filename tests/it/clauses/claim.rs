@@ -114,7 +114,7 @@ async fn p70_a_claim_takes_what_is_due_of_what_it_asks_for_by_priority_time_and_
     rows(pool, all.into()).await;
     let mut connection = claimer(pool).await;
     let expected: [(i64, i64, &[i64]); 4] =
-        [(2, 1, &[5, 2, 8]), (2, 0, &[3, 9]), (20, 20, &[1, 7, 4, 6]), (20, 20, &[])];
+        [(2, 1, &[5, 2, 8]), (2, 0, &[3, 9]), (3, 20, &[1, 7, 4, 6]), (20, 20, &[])];
     for (wanted, of_r, ids) in expected {
         let kinds = [("q", wanted, "m", 1), ("q", wanted, "n", 2), ("r", of_r, "m", 1)];
         let request = Request { kinds: &kinds, ..ten() };
@@ -142,7 +142,7 @@ async fn p70_a_claim_takes_the_oldest_of_a_group() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p70_machines_share_what_is_asked_for_by_id_if_all_else_is_alike() {
+async fn p70_machines_share_what_is_asked_for_by_time_and_id() {
     let db = database().await;
     let pool = db.pool();
     worker(pool).await;
@@ -155,6 +155,13 @@ async fn p70_machines_share_what_is_asked_for_by_id_if_all_else_is_alike() {
     let kinds = [("default", 5, "m", 1), ("default", 5, "n", 1)];
     let claimed = claim(&mut connection, &Request { kinds: &kinds, ..ten() }).await;
     assert_eq!(claimed, [1, 2, 3, 4, 5]);
+    run(&mut connection, "truncate gen_durable.instances").await;
+    let row = |id, fsm, day| json!({ "id": id, "fsm": fsm, "eligible_at": january(day) });
+    let all = [(1, "m", 9), (2, "m", 9), (3, "n", 5), (4, "m", 2), (5, "m", 1)];
+    rows(pool, all.into_iter().map(|(id, fsm, day)| row(id, fsm, day)).collect()).await;
+    let kinds = [("default", 2, "m", 1), ("default", 2, "n", 1)];
+    let claimed = claim(&mut connection, &Request { kinds: &kinds, ..ten() }).await;
+    assert_eq!(claimed, [5, 4]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +189,7 @@ async fn p70_a_claim_skips_what_is_locked_and_says_so() {
     let pool = db.pool();
     worker(pool).await;
     let at = |id, day| json!({ "id": id, "eligible_at": january(day) });
-    rows(pool, json!([at(1, 1), at(2, 2), at(3, 3)])).await;
+    rows(pool, json!([at(1, 1), at(2, 2), at(3, 3), { "id": 4, "eligible_at": FUTURE }])).await;
     let mut somebody = pool.begin().await.unwrap();
     run(
         &mut somebody,
@@ -267,9 +274,9 @@ async fn p70_a_claim_takes_a_plain_head_of_a_free_key() {
     let all = json!([
         // The first of two by priority, by time, by id.
         row(2, "a", 2, json!({})),
-        row(1, "a", 1, json!({})),
-        row(4, "b", 0, json!({ "eligible_at": january(2) })),
-        row(3, "b", 0, json!({})),
+        row(1, "a", 1, json!({ "eligible_at": january(2) })),
+        row(4, "b", 0, json!({})),
+        row(3, "b", 0, json!({ "eligible_at": january(2) })),
         row(6, "c", 0, json!({})),
         row(5, "c", 0, json!({})),
         // Held by a row that executes.
@@ -310,7 +317,7 @@ async fn p70_a_claim_takes_a_plain_head_of_a_free_key() {
     };
     let mut transaction = connection.begin().await.unwrap();
     let claimed = answer(&mut transaction, &request).await;
-    let expected = [1, -2, 3, -4, 5, -6, -8, -10, -11, 13, 15, 17, -19, 20];
+    let expected = [1, -2, -3, 4, 5, -6, -8, -10, -11, 13, 15, 17, -19, 20];
     assert_eq!(in_order(ids(&claimed)), expected);
     // No mark of a machine of which rows with keys were found.
     assert!(claimed.get::<Vec<Option<i64>>, _>("first_since").iter().all(Option::is_none));
@@ -331,6 +338,26 @@ async fn p70_a_claim_takes_a_plain_head_of_a_free_key() {
     assert_eq!(patience, "0");
 }
 
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_claim_takes_the_heads_of_the_first_250_keys() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    crate::support::sql(
+        pool,
+        "insert into gen_durable.instances (id, fsm, fsm_version, step, state, partition_key)
+         select n, 'm', 1, 's', '{}', 'key ' || 1000 - n from generate_series(1, 300) as n",
+    )
+    .await;
+    let mut connection = session(pool, "").await;
+    let request = Request { kinds: &[("default", 300, "m", 1)], ..ten() };
+    let expected: Vec<i64> = (1..=250).chain((251..=300).map(|id| -id)).collect();
+    assert_eq!(claim(&mut connection, &request).await, expected);
+    let patience: String =
+        sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(patience, "0", "it ended with the transaction");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p70_a_claim_takes_the_most_urgent_bytes() {
@@ -359,6 +386,17 @@ async fn p70_a_claim_takes_the_most_urgent_bytes() {
     assert_eq!(take(11_000).await, (vec![4, 3], Some(true)));
     assert_eq!(take(80_000).await, (vec![4, 3], Some(true)));
     assert_eq!(take(1_000_000).await, (vec![4, 3, 2, 1], Some(false)));
+    // It takes more than a MiB on disk, and far less than what cannot be loaded.
+    crate::support::sql(
+        pool,
+        "update gen_durable.instances
+         set state = (select to_json(string_agg(md5(n::text), '')) from generate_series(1, 40000) as n)
+         where id = 4",
+    )
+    .await;
+    let row = answer(&mut connection, &Request { bytes: 1_000, ..ten() }).await;
+    let states: Vec<Option<String>> = row.get("states");
+    assert_eq!(states[0].as_ref().map(String::len), Some(1_280_002));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -432,5 +470,4 @@ async fn p70_a_claim_looks_from_its_marks_on_and_makes_new_ones() {
     // The earliest of several marks.
     let (claimed, _) = take(&[(1, 0, FEBRUARY + 300_000), (1, 0, JANUARY)]).await;
     assert_eq!(claimed, [1, 2, 3, 4, 5, 6]);
-    let _ = session(pool, "").await;
 }

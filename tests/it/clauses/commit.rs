@@ -8,7 +8,7 @@ use sqlx::{Acquire, PgConnection, Row};
 use tokio::time::timeout;
 
 use super::{
-    FUTURE, PAST, each, in_a_circle, inbox, is_locked, rows, run, see, session, signals,
+    FUTURE, each, in_a_circle, inbox, is_locked, rows, run, see, session, signals,
     without_indexes,
 };
 use crate::support::{Gate, PATIENCE, database, engine, until};
@@ -292,11 +292,11 @@ async fn p70_a_commit_writes_what_the_outcome_says_and_keeps_the_rest() {
 async fn p70_a_commit_brings_the_oldest_signals_that_its_worker_does_not_know() {
     let db = database().await;
     let pool = db.pool();
-    rows(pool, (1..=8).map(|id| executing(id, &json!({}))).collect()).await;
+    rows(pool, (0..=8).map(|id| executing(id, &json!({}))).collect()).await;
     inbox::fill(pool).await;
     let mut connection = without_indexes(pool).await;
     let listening = |id| Outcome { listens: true, ..next(id) };
-    let outcomes: Vec<Outcome<'_>> = (1..=8).map(listening).collect();
+    let outcomes: Vec<Outcome<'_>> = (0..=8).map(listening).collect();
     let (_, mut inboxes) = commit(&mut connection, &outcomes).await.unwrap();
     inboxes.sort_by_key(|inbox| inbox.0);
     assert_eq!(inboxes.iter().map(inbox::summary).collect::<Vec<_>>(), inbox::expected());
@@ -421,5 +421,4 @@ async fn p70_a_batch_locks_its_rows_alone_and_waits_as_long_as_it_is_told() {
     let waiting = timeout(PATIENCE / 2, lock(&mut connection, &[1, 2], false, "10ms")).await;
     let error = waiting.expect("it gives up by itself").unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
-    let _ = PAST;
 }

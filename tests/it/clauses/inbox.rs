@@ -21,14 +21,14 @@ async fn large(pool: &PgPool, target: i64, id: i64, text: &str, times: i32) {
     insert.execute(pool).await.unwrap();
 }
 
-/// Fills the inboxes of the instances 1 to 7; 8 has none. The newest signals come first on the table's pages.
+/// Fills the inboxes of the instances 1 to 7; others have none. The newest signals come first on the table's pages.
 pub(super) async fn fill(pool: &PgPool) {
     let ids = |target: i64, count: i64| {
         (1..=count).rev().map(move |n| (target, 1000 * target + n + if target == 1 { 100 } else { 0 }))
     };
     // A few; more than are loaded; just as many.
     signals(pool, &ids(1, 20).chain([(1, 1005)]).collect::<Vec<_>>()).await;
-    signals(pool, &ids(2, 101).collect::<Vec<_>>()).await;
+    signals(pool, &ids(2, 130).collect::<Vec<_>>()).await;
     signals(pool, &ids(3, 100).collect::<Vec<_>>()).await;
     // What begins within 64 KiB is loaded.
     for id in [4004, 4003, 4002, 4001] {

@@ -291,6 +291,27 @@ async fn p70_a_claim_of_heads_moves_them_to_executing_and_answers_what_they_are(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn p70_a_claim_of_heads_loads_states_up_to_256_mib() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    rows(pool, json!([keyed(1, "a", json!({})), keyed(2, "b", json!({ "priority": 1 }))])).await;
+    crate::support::sql(
+        pool,
+        "update gen_durable.instances
+         set state = (select to_json(string_agg(md5(n::text), '')) from generate_series(1, 40000) as n)
+         where id = 1;
+         update gen_durable.instances set state = to_json(repeat('x', 268435456)) where id = 2",
+    )
+    .await;
+    let mut connection = session(pool, "").await;
+    let answer = claim(&mut connection, 7, &[1, 2], &["a", "b"], &[]).await;
+    let states: Vec<Option<String>> = answer.iter().map(|row| row.get("state")).collect();
+    let bytes: Vec<Option<usize>> = states.iter().map(|state| Some(state.as_ref()?.len())).collect();
+    assert_eq!(bytes, [Some(1_280_002), None]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn p70_a_claim_of_heads_brings_the_oldest_signals_to_machines_that_listen() {
     let db = database().await;
     let pool = db.pool();

@@ -7,7 +7,9 @@ mod claim;
 mod commit;
 mod deliver;
 mod inbox;
+mod insert;
 mod keys;
+mod upkeep;
 
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr};
