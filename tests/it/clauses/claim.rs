@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::{FUTURE, PAST, each, inbox, is_locked, rows, run, session, without_indexes, worker};
 use crate::support::{PATIENCE, database};
 
-/// What a claim asks for, and in whose name.
+/// A request of a claim: its worker, the rows that it asks for, and its bounds.
 #[derive(Clone, Debug)]
 struct Request<'a> {
     worker: i64,
@@ -128,14 +128,18 @@ async fn p70_a_claim_takes_the_oldest_of_a_group() {
     let pool = db.pool();
     worker(pool).await;
     // The same time thrice: then by id.
-    rows(pool, [5, 3, 4].map(|id| json!({ "id": id, "eligible_at": january(2) })).into_iter().collect()).await;
+    rows(
+        pool,
+        [5, 3, 4].map(|id| json!({ "id": id, "eligible_at": january(2) })).into_iter().collect(),
+    )
+    .await;
     rows(pool, json!([{ "id": 6, "eligible_at": january(1) }])).await;
     let mut connection = claimer(pool).await;
     for expected in [[6, 3], [4, 5]] {
         let request = Request { kinds: &[("default", 2, "m", 1)], ..ten() };
         let mut transaction = connection.begin().await.unwrap();
         assert_eq!(claim(&mut transaction, &request).await, expected);
-        // Who is left is not locked.
+        // The row that is left is not locked.
         assert!(expected[1] == 5 || !is_locked(pool, 5).await);
         transaction.commit().await.unwrap();
     }
@@ -202,7 +206,11 @@ async fn p70_a_claim_skips_what_is_locked_and_says_so() {
     let mut transaction = connection.begin().await.unwrap();
     let claimed = answer(&mut transaction, &two).await;
     assert_eq!(ids(&claimed), [2, 3]);
-    assert_eq!(claimed.get::<Option<bool>, _>("left_out"), Some(false), "another one came in its place");
+    assert_eq!(
+        claimed.get::<Option<bool>, _>("left_out"),
+        Some(false),
+        "another one came in its place"
+    );
     // The turn is taken: another claim of the queue is refused, once, and has its way out of turn.
     let kinds = [("default", 1, "m", 1), ("default", 1, "n", 1), ("other", 1, "m", 1)];
     let mut other = claimer(pool).await;
@@ -235,8 +243,11 @@ async fn p70_a_claim_moves_rows_to_executing_and_answers_what_they_are() {
     };
     let all = json!([
         row(1, json!({ "unique_scope": ["runnable", "executing"], "awaits": [] })),
-        row(2, json!({ "unique_scope": ["runnable", "awaiting_signal"], "awaits": null,
-                       "revision": 4_611_686_018_427_387_904_i64 })),
+        row(
+            2,
+            json!({ "unique_scope": ["runnable", "awaiting_signal"], "awaits": null,
+                       "revision": 4_611_686_018_427_387_904_i64 })
+        ),
     ]);
     rows(pool, all).await;
     let mut connection = claimer(pool).await;
@@ -287,14 +298,14 @@ async fn p70_a_claim_takes_a_plain_head_of_a_free_key() {
         row(9, "e", 0, json!({})),
         // Somebody is about to take or free the key.
         row(11, "f", 0, json!({})),
-        // What is ahead is of nobody here, scheduled for later, or no more runnable.
+        // The row ahead is of nobody here, scheduled for later, or no more runnable.
         row(13, "g", 1, json!({})),
         row(12, "g", 0, json!({ "queue": "x" })),
         row(15, "h", 1, json!({})),
         row(14, "h", 0, json!({ "eligible_at": FUTURE })),
         row(17, "i", 1, json!({})),
         row(16, "i", 0, json!({ "status": "awaiting_signal" })),
-        // Of two of a key in two queues that are asked for, the first one.
+        // The claim asks for the queues of both rows of the key: the first one is its head.
         row(19, "j", 1, json!({})),
         row(18, "j", 0, json!({ "queue": "r", "fsm": "n", "fsm_version": 2 })),
         row(20, "", 0, json!({ "partition_key": null })),
@@ -337,7 +348,6 @@ async fn p70_a_claim_takes_a_plain_head_of_a_free_key() {
         sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await.unwrap();
     assert_eq!(patience, "0");
 }
-
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p70_a_claim_takes_the_heads_of_the_first_250_keys() {
@@ -453,7 +463,8 @@ async fn p70_a_claim_looks_from_its_marks_on_and_makes_new_ones() {
         let priorities: Vec<i16> = answer.get("first_priorities");
         let since: Vec<Option<i64>> = answer.get("first_since");
         let marks = kinds.into_iter().zip(priorities).zip(since);
-        let mut marks: Vec<_> = marks.map(|((kind, priority), since)| (kind, priority, since)).collect();
+        let mut marks: Vec<_> =
+            marks.map(|((kind, priority), since)| (kind, priority, since)).collect();
         marks.sort_unstable();
         (claimed, marks)
     };
@@ -462,7 +473,8 @@ async fn p70_a_claim_looks_from_its_marks_on_and_makes_new_ones() {
     assert_eq!(claimed, [1, 2, 3, 4, 5, 6]);
     assert_eq!(marks, [&[(1, 0, Some(JANUARY))], &others[..]].concat());
     // A quarter of a second before the mark; and groups that have none, or no rows, do not matter.
-    let (claimed, marks) = take(&[(1, 0, FEBRUARY + 200_000), (1, 5, JANUARY), (2, 3, JANUARY)]).await;
+    let (claimed, marks) =
+        take(&[(1, 0, FEBRUARY + 200_000), (1, 5, JANUARY), (2, 3, JANUARY)]).await;
     assert_eq!(claimed, [2, 3, 4, 5, 6]);
     assert_eq!(marks, [&[(1, 0, Some(FEBRUARY))], &others[..]].concat());
     let (claimed, _) = take(&[(1, 0, FEBRUARY + 300_000)]).await;

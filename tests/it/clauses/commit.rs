@@ -8,8 +8,7 @@ use sqlx::{Acquire, PgConnection, Row};
 use tokio::time::timeout;
 
 use super::{
-    FUTURE, each, in_a_circle, inbox, is_locked, rows, run, see, session, signals,
-    without_indexes,
+    FUTURE, each, in_a_circle, inbox, is_locked, rows, run, see, session, signals, without_indexes,
 };
 use crate::support::{Gate, PATIENCE, database, engine, until};
 
@@ -35,7 +34,7 @@ struct Outcome<'a> {
     known: i64,
 }
 
-/// Of revision 3, to the next step, with no more than that.
+/// An outcome that goes to the next step from revision 3, and changes nothing else.
 fn next(id: i64) -> Outcome<'static> {
     Outcome {
         id,
@@ -136,9 +135,8 @@ async fn p70_a_key_whose_scope_a_park_has_left_stays_free() {
     let db = database().await;
     let gate = Arc::new(Gate::new());
     let engine = engine(&db).machine::<Keyed>().resource(Arc::clone(&gate)).start().await.unwrap();
-    let keyed = || {
-        Keyed::insert(()).unique_key("k").unique_while([Status::Runnable, Status::Executing])
-    };
+    let keyed =
+        || Keyed::insert(()).unique_key("k").unique_while([Status::Runnable, Status::Executing]);
     let first = keyed().execute(&engine).await.unwrap();
     until(db.pool(), first, "awaiting_signal").await;
     Keyed::signal_go(first, Go).execute(&engine).await.unwrap();
@@ -188,7 +186,11 @@ async fn p70_an_outcome_applies_to_the_row_that_its_worker_runs() {
 async fn p70_a_commit_waits_for_nobody_and_keeps_its_rows_locked() {
     let db = database().await;
     let pool = db.pool();
-    rows(pool, json!([executing(1, &json!({})), executing(2, &json!({})), executing(3, &json!({}))])).await;
+    rows(
+        pool,
+        json!([executing(1, &json!({})), executing(2, &json!({})), executing(3, &json!({}))]),
+    )
+    .await;
     let mut somebody = pool.begin().await.unwrap();
     run(
         &mut somebody,
@@ -300,7 +302,7 @@ async fn p70_a_commit_brings_the_oldest_signals_that_its_worker_does_not_know() 
     let (_, mut inboxes) = commit(&mut connection, &outcomes).await.unwrap();
     inboxes.sort_by_key(|inbox| inbox.0);
     assert_eq!(inboxes.iter().map(inbox::summary).collect::<Vec<_>>(), inbox::expected());
-    // Of what is known, of machines that take no signals, and after an end, nothing.
+    // The commit brings no signal that is known, and none where nobody listens or goes on.
     let again = |id| Outcome { revision: 4, ..listening(id) };
     let outcomes = [
         Outcome { known: 1118, ..again(1) },
@@ -321,9 +323,11 @@ async fn p70_what_is_in_an_inbox_unseen_wakes_whoever_parks() {
         let mut row = executing(id, &more);
         let columns = row.as_object_mut().unwrap();
         columns.insert("locked_by".to_owned(), Value::Null);
-        for (name, value) in
-            [("status", json!("awaiting_signal")), ("awaits", json!(["go"])), ("wake_at", json!(FUTURE))]
-        {
+        for (name, value) in [
+            ("status", json!("awaiting_signal")),
+            ("awaits", json!(["go"])),
+            ("wake_at", json!(FUTURE)),
+        ] {
             columns.entry(name).or_insert(value.clone());
             if name == "status" && more.get("status").is_none() {
                 columns.insert(name.to_owned(), value);
@@ -332,7 +336,10 @@ async fn p70_what_is_in_an_inbox_unseen_wakes_whoever_parks() {
         row
     };
     let all = json!([
-        parked(1, json!({ "queue": "q", "unique_key": "a", "unique_scope": ["runnable", "awaiting_signal"] })),
+        parked(
+            1,
+            json!({ "queue": "q", "unique_key": "a", "unique_scope": ["runnable", "awaiting_signal"] })
+        ),
         parked(2, json!({ "unique_key": "b", "unique_scope": ["awaiting_signal"] })),
         // Seen; of another name; of another instance; not parked; not asked for.
         parked(3, json!({})),

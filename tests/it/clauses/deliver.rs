@@ -10,8 +10,8 @@ use crate::support::{PATIENCE, database};
 /// A signal: its target, machine, name and deduplication key.
 type Signal<'a> = (i64, Option<&'a str>, &'a str, Option<&'a str>);
 
-/// Delivers signals whose payloads are their places; for each the machine, the status, and whether it is
-/// fresh, who was woken, and whether its target is held.
+/// Delivers signals whose payloads are their places. Each answer has the machine, the status, true
+/// if it is fresh, the queue of a target that woke, and true if the target is held.
 async fn deliver(
     connection: &mut PgConnection,
     signals: &[Signal<'_>],
@@ -19,17 +19,16 @@ async fn deliver(
     patience: Option<&str>,
 ) -> Result<Value, sqlx::Error> {
     let payloads: Vec<String> = (0..signals.len()).map(|place| place.to_string()).collect();
-    let answers =
-        sqlx::query(include_str!("../../../gen_durable/src/storage/sql/deliver.sql"))
-            .bind(signals.iter().map(|signal| signal.0).collect::<Vec<_>>())
-            .bind(signals.iter().map(|signal| signal.1).collect::<Vec<_>>())
-            .bind(signals.iter().map(|signal| signal.2).collect::<Vec<_>>())
-            .bind(payloads)
-            .bind(signals.iter().map(|signal| signal.3).collect::<Vec<_>>())
-            .bind(skip)
-            .bind(patience)
-            .fetch_all(connection)
-            .await?;
+    let answers = sqlx::query(include_str!("../../../gen_durable/src/storage/sql/deliver.sql"))
+        .bind(signals.iter().map(|signal| signal.0).collect::<Vec<_>>())
+        .bind(signals.iter().map(|signal| signal.1).collect::<Vec<_>>())
+        .bind(signals.iter().map(|signal| signal.2).collect::<Vec<_>>())
+        .bind(payloads)
+        .bind(signals.iter().map(|signal| signal.3).collect::<Vec<_>>())
+        .bind(skip)
+        .bind(patience)
+        .fetch_all(connection)
+        .await?;
     let answers = answers.iter().map(|row| {
         let fsm: Option<String> = row.get("fsm");
         let status: Option<String> = row.get("status");
@@ -40,8 +39,7 @@ async fn deliver(
 }
 
 /// The inboxes: target, name and payload, in the order of ids.
-const INBOXES: &str =
-    "select json_agg(json_build_array(target_id, name, payload) order by id) from gen_durable.signals";
+const INBOXES: &str = "select json_agg(json_build_array(target_id, name, payload) order by id) from gen_durable.signals";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p70_two_deliveries_to_the_same_targets_do_not_wait_in_a_circle() {
@@ -72,7 +70,8 @@ async fn p70_a_delivery_reaches_live_targets_of_the_machine() {
     ]);
     rows(pool, targets).await;
     // Joins in the order of ids, not of the signals.
-    let mut connection = session(pool, "set enable_hashjoin = off; set enable_nestloop = off").await;
+    let mut connection =
+        session(pool, "set enable_hashjoin = off; set enable_nestloop = off").await;
     let signals: Vec<Signal<'_>> =
         [99, 6, 5, 4, 3, 2, 1].into_iter().map(|id| (id, Some("m"), "go", None)).collect();
     let any: Signal<'_> = (6, None, "go", None);
@@ -101,7 +100,8 @@ async fn p70_a_deduplication_key_counts_once_for_each_target() {
     let db = database().await;
     let pool = db.pool();
     rows(pool, json!([{ "id": 1 }, { "id": 2 }])).await;
-    let mut connection = session(pool, "insert into gen_durable.signal_keys values (1, 'old')").await;
+    let mut connection =
+        session(pool, "insert into gen_durable.signal_keys values (1, 'old')").await;
     let signals: Vec<Signal<'_>> = [
         (1, Some("b")),
         (1, Some("a")),
@@ -118,14 +118,8 @@ async fn p70_a_deduplication_key_counts_once_for_each_target() {
     let answers = deliver(&mut connection, &signals, false, None).await.unwrap();
     let fresh: Vec<&Value> = answers.as_array().unwrap().iter().map(|answer| &answer[2]).collect();
     assert_eq!(json!(fresh), json!([true, true, false, true, true, false, true, true]));
-    let stored = json!([
-        [1, "go", 0],
-        [1, "go", 1],
-        [2, "go", 3],
-        [2, "go", 4],
-        [1, "go", 6],
-        [1, "go", 7]
-    ]);
+    let stored =
+        json!([[1, "go", 0], [1, "go", 1], [2, "go", 3], [2, "go", 4], [1, "go", 6], [1, "go", 7]]);
     assert_eq!(see(pool, INBOXES).await, stored);
     let keys = see(
         pool,
@@ -151,7 +145,9 @@ async fn p70_a_delivery_wakes_whoever_awaits_it_and_nobody_else() {
         row
     };
     let targets = json!([
-        with(json!({ "id": 1, "queue": "q", "unique_key": "a", "unique_scope": ["awaiting_signal", "runnable"] })),
+        with(
+            json!({ "id": 1, "queue": "q", "unique_key": "a", "unique_scope": ["awaiting_signal", "runnable"] })
+        ),
         with(json!({ "id": 2, "unique_key": "b", "unique_scope": ["awaiting_signal"] })),
         with(json!({ "id": 3, "awaits": ["other"] })),
         with(json!({ "id": 4 })),
@@ -160,10 +156,15 @@ async fn p70_a_delivery_wakes_whoever_awaits_it_and_nobody_else() {
         with(json!({ "id": 6 })),
     ]);
     rows(pool, targets).await;
-    let mut connection = session(pool, "insert into gen_durable.signal_keys values (6, 'old')").await;
-    let signals =
-        [(1, None, "go", None), (2, None, "go", None), (3, None, "go", None), (5, None, "go", None),
-         (6, None, "go", Some("old"))];
+    let mut connection =
+        session(pool, "insert into gen_durable.signal_keys values (6, 'old')").await;
+    let signals = [
+        (1, None, "go", None),
+        (2, None, "go", None),
+        (3, None, "go", None),
+        (5, None, "go", None),
+        (6, None, "go", Some("old")),
+    ];
     let answers = deliver(&mut connection, &signals, false, None).await.unwrap();
     let woken: Vec<&Value> = answers.as_array().unwrap().iter().map(|answer| &answer[3]).collect();
     assert_eq!(json!(woken), json!(["q", "default", null, null, null]));
@@ -200,7 +201,8 @@ async fn p70_a_delivery_locks_its_targets_alone_and_waits_as_long_as_it_is_told(
     for skip in [false, true] {
         let mut transaction = connection.begin().await.unwrap();
         // Row 4 is nobody's target, and row 2 is merely referred to.
-        let answers = deliver(&mut transaction, &[(2, None, "go", None)], skip, None).await.unwrap();
+        let answers =
+            deliver(&mut transaction, &[(2, None, "go", None)], skip, None).await.unwrap();
         assert_eq!(answers, json!([["m", "runnable", true, null, false]]));
         assert_eq!([is_locked(pool, 2).await, is_locked(pool, 3).await], [true, false]);
         let patience: String =

@@ -1,4 +1,4 @@
-//! What claims and commits load of an inbox, and what is loaded of the rest: `load_inbox.sql`.
+//! The part of an inbox that claims and commits load, and the rest: `load_inbox.sql`.
 
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool, Row};
@@ -21,20 +21,23 @@ async fn large(pool: &PgPool, target: i64, id: i64, text: &str, times: i32) {
     insert.execute(pool).await.unwrap();
 }
 
-/// Fills the inboxes of the instances 1 to 7; others have none. The newest signals come first on the table's pages.
+/// Fills the inboxes of the instances 1 to 7; others have none. The newest signals come first on
+/// the table's pages.
 pub(super) async fn fill(pool: &PgPool) {
     let ids = |target: i64, count: i64| {
-        (1..=count).rev().map(move |n| (target, 1000 * target + n + if target == 1 { 100 } else { 0 }))
+        (1..=count)
+            .rev()
+            .map(move |n| (target, 1000 * target + n + if target == 1 { 100 } else { 0 }))
     };
     // A few; more than are loaded; just as many.
     signals(pool, &ids(1, 20).chain([(1, 1005)]).collect::<Vec<_>>()).await;
     signals(pool, &ids(2, 130).collect::<Vec<_>>()).await;
     signals(pool, &ids(3, 100).collect::<Vec<_>>()).await;
-    // What begins within 64 KiB is loaded.
+    // Signals that begin within 64 KiB are loaded.
     for id in [4004, 4003, 4002, 4001] {
         large(pool, 4, id, DENSE, 1250).await;
     }
-    // What is compressed counts for eight times of what it takes.
+    // A compressed signal counts for eight times its size.
     for id in [5003, 5002] {
         large(pool, 5, id, DENSE, 1).await;
     }
@@ -48,7 +51,7 @@ pub(super) async fn fill(pool: &PgPool) {
     large(pool, 7, 7001, DENSE, 2000).await;
 }
 
-/// Of an inbox, whose it is, the first and the last id, how many there are, and whether there are more.
+/// An inbox's owner, its first and last id, its length, and true if there are more signals.
 pub(super) fn summary(inbox: &(i64, Value)) -> Value {
     let signals = inbox.1[0].as_array().unwrap();
     let sorted = signals.windows(2).all(|pair| pair[0][0].as_i64() < pair[1][0].as_i64());
@@ -82,28 +85,33 @@ async fn p70_an_inbox_is_loaded_from_a_signal_on_and_what_lies_beyond_is_counted
     )
     .await;
     let mut connection = without_indexes(pool).await;
-    let mut load = async |target: i64, after: i64, count: i64, bytes: i64, name: Option<&str>, loaded: i64| {
-        let row = sqlx::query(include_str!("../../../gen_durable/src/storage/sql/load_inbox.sql"))
-            .bind(target)
-            .bind(after)
-            .bind(count)
-            .bind(bytes)
-            .bind(name)
-            .bind(loaded)
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
-        let inbox: Option<String> = row.get("inbox");
-        let inbox: Value = inbox.map_or(Value::Null, |inbox| serde_json::from_str(&inbox).unwrap());
-        let ids = inbox.as_array().map(|inbox| inbox.iter().map(|signal| signal[0].clone()).collect::<Vec<_>>());
-        let names: Vec<String> = row.get("names");
-        let counts: Vec<i64> = row.get("counts");
-        json!([ids, names, counts, row.get::<Option<i64>, _>("last")])
-    };
+    let mut load =
+        async |target: i64, after: i64, count: i64, bytes: i64, name: Option<&str>, loaded: i64| {
+            let row =
+                sqlx::query(include_str!("../../../gen_durable/src/storage/sql/load_inbox.sql"))
+                    .bind(target)
+                    .bind(after)
+                    .bind(count)
+                    .bind(bytes)
+                    .bind(name)
+                    .bind(loaded)
+                    .fetch_one(&mut connection)
+                    .await
+                    .unwrap();
+            let inbox: Option<String> = row.get("inbox");
+            let inbox: Value =
+                inbox.map_or(Value::Null, |inbox| serde_json::from_str(&inbox).unwrap());
+            let ids = inbox
+                .as_array()
+                .map(|inbox| inbox.iter().map(|signal| signal[0].clone()).collect::<Vec<_>>());
+            let names: Vec<String> = row.get("names");
+            let counts: Vec<i64> = row.get("counts");
+            json!([ids, names, counts, row.get::<Option<i64>, _>("last")])
+        };
     // By number, after a signal; the rest is counted by name.
     let loaded = load(3, 3010, 3, 1_000_000, None, 3010).await;
     assert_eq!(loaded, json!([[3011, 3012, 3013], ["a", "go"], [44, 43], 3100]));
-    // Of a name: what is beyond is after what was loaded before.
+    // By name: the rest begins after the signals that were loaded before.
     let loaded = load(3, 3010, 3, 1_000_000, Some("a"), 3090).await;
     assert_eq!(loaded, json!([[3012, 3014, 3016], ["a", "go"], [5, 5], 3100]));
     // By bytes.

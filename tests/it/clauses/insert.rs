@@ -40,8 +40,8 @@ async fn insert(
 
 const LIVE: Option<&str> = Some("runnable,executing");
 
-/// Two inserts of the same keys. The second one in the queue for the first key has them in the opposite order: if it
-/// had the other one by now, each of them would wait for the other.
+/// Two inserts of the same keys, in opposite orders, wait for the first key. Neither may have the
+/// other key by now, or each insert could wait for the other.
 async fn opposite_inserts(pool: &PgPool, keys: [Entry<'static>; 2]) -> Vec<Vec<Option<i64>>> {
     let mut barrier = pool.acquire().await.unwrap();
     let mut barrier = barrier.begin().await.unwrap();
@@ -54,6 +54,11 @@ async fn opposite_inserts(pool: &PgPool, keys: [Entry<'static>; 2]) -> Vec<Vec<O
     until_somebody_waits(pool, 1).await;
     let second = spawn([keys[1], keys[0]]).await;
     until_somebody_waits(pool, 2).await;
+    let mut probe = session(pool, "").await;
+    let mut probe = probe.begin().await.unwrap();
+    let free = insert(&mut probe, &keys[1..], None, Some("20s")).await;
+    assert!(free.expect("nobody has it")[0].is_some());
+    probe.rollback().await.unwrap();
     barrier.rollback().await.unwrap();
     vec![first.await.unwrap().unwrap(), second.await.unwrap().unwrap()]
 }
@@ -76,8 +81,7 @@ async fn p70_of_entries_with_the_same_key_the_first_one_is_inserted() {
     let db = database().await;
     let pool = db.pool();
     let keys: Vec<String> = (0..200).map(|place| format!("k{}", 9 - place * 7 % 10)).collect();
-    let entries: Vec<Entry<'_>> =
-        keys.iter().map(|key| ("m", Some(key.as_str()), LIVE)).collect();
+    let entries: Vec<Entry<'_>> = keys.iter().map(|key| ("m", Some(key.as_str()), LIVE)).collect();
     // However the entries are joined with what was inserted.
     for settings in [
         "",

@@ -1,11 +1,12 @@
-//! The clauses of the statements, each by what happens without it. The statements run by themselves, on
-//! rows that the tests make.
+//! The clauses of the statements, each by what happens without it. The statements run by
+//! themselves, on rows that the tests make.
 //!
 //! `tools/mutations` takes the clauses away one by one, and looks which test here fails.
 
 mod claim;
 mod commit;
 mod deliver;
+mod heads;
 mod inbox;
 mod insert;
 mod keys;
@@ -21,8 +22,8 @@ use crate::support::until_somebody_waits;
 const PAST: &str = "2020-01-01T00:00:00+00:00";
 const FUTURE: &str = "2100-01-01T00:00:00+00:00";
 
-/// Inserts rows of `instances` with these columns, in this order on the table's page. What is not said is
-/// `m`, version 1, at the step `s`.
+/// Inserts rows of `instances` with these columns, in this order on the table's page. By default a
+/// row is of the machine `m`, version 1, at the step `s`.
 async fn rows(pool: &PgPool, rows: Value) {
     for row in rows.as_array().expect("an array of objects") {
         let mut columns = Map::new();
@@ -67,7 +68,7 @@ async fn worker(pool: &PgPool) {
     .await;
 }
 
-/// What an expression over all rows of `instances` is, as JSON, in the order of their ids.
+/// The values of an expression over all rows of `instances`, in the order of their ids.
 async fn each(pool: &PgPool, expression: &str) -> Value {
     let query = format!(
         "select coalesce(json_agg({expression} order by i.id), '[]') from gen_durable.instances i"
@@ -85,7 +86,8 @@ async fn see(pool: &PgPool, query: impl Into<String>) -> Value {
 
 /// A session that finds rows only by reading the table, in the order of its pages.
 async fn without_indexes(pool: &PgPool) -> PgConnection {
-    let settings = "set enable_indexscan = off; set enable_indexonlyscan = off; set enable_bitmapscan = off";
+    let settings =
+        "set enable_indexscan = off; set enable_indexonlyscan = off; set enable_bitmapscan = off";
     session(pool, settings).await
 }
 
@@ -102,7 +104,7 @@ async fn run(connection: &mut PgConnection, statements: impl Into<String>) {
     sqlx::raw_sql(statements).execute(connection).await.expect("the statements run");
 }
 
-/// Whether somebody has locked a row so that no other can change it.
+/// True if somebody has locked a row so that no other can change it.
 async fn is_locked(pool: &PgPool, id: i64) -> bool {
     let free: Vec<i64> = sqlx::query_scalar(
         "select id from gen_durable.instances where id = $1 for no key update skip locked",
@@ -114,10 +116,11 @@ async fn is_locked(pool: &PgPool, id: i64) -> bool {
     free.is_empty()
 }
 
-/// Two statements that lock the rows 1 and 2, each with a transaction of its own. Row 2 lies before row 1.
+/// Two statements that lock the rows 1 and 2, each with a transaction of its own. Row 2 lies before
+/// row 1 on the table's page.
 ///
-/// The second one in the queue for row 1 reads the table in the order of its pages. If it had row 2 by now, each of them
-/// would wait for the other.
+/// The second one in the queue for row 1 reads the table in the order of its pages. If it had row 2
+/// by now, each of them would wait for the other.
 async fn in_a_circle<T: Send + 'static>(
     pool: &PgPool,
     lock: impl Fn(PgConnection, [i64; 2]) -> JoinHandle<T>,

@@ -1,4 +1,4 @@
-//! What the maintenance services do to rows: `reap.sql`, `wake_timed_out.sql`.
+//! The maintenance services' statements: `reap.sql`, `wake_timed_out.sql`.
 
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
@@ -47,11 +47,16 @@ async fn p70_rows_of_lost_workers_come_back_or_fail() {
     let live = json!(["runnable", "executing"]);
     let for_ever = json!(["executing", "failed"]);
     let all = json!([
+        // The order of the pages is not the one of the workers.
+        executing(5, 3, json!({ "crashes": 2, "unique_key": "d", "unique_scope": for_ever })),
         executing(1, 1, json!({})),
         executing(2, 2, json!({ "queue": "q", "unique_key": "a", "unique_scope": live })),
         executing(3, 3, json!({ "unique_key": "b", "unique_scope": for_ever })),
-        executing(4, 2, json!({ "crashes": 2, "unique_key": "c", "unique_scope": live, "partition_key": "k" })),
-        executing(5, 3, json!({ "crashes": 2, "unique_key": "d", "unique_scope": for_ever })),
+        executing(
+            4,
+            2,
+            json!({ "crashes": 2, "unique_key": "c", "unique_scope": live, "partition_key": "k" })
+        ),
         executing(6, 2, json!({ "crashes": 1, "partition_key": "p" })),
         executing(7, 2, json!({ "crashes": 1, "revision": 4_611_686_018_427_387_904_i64 })),
         executing(8, 2, json!({})),
@@ -84,7 +89,8 @@ async fn p70_rows_of_lost_workers_come_back_or_fail() {
                           i.updated_at > now() - interval '1 hour')",
     );
     let lost = |times: i64| format!("step s: its worker was lost {times} times in a row");
-    let as_it_was = |worker| json!(["executing", worker, 3, 4, 0, "old", false, false, false, false]);
+    let as_it_was =
+        |worker| json!(["executing", worker, 3, 4, 0, "old", false, false, false, false]);
     let expected = json!([
         as_it_was(1),
         ["runnable", null, 4, 5, 1, "old", true, false, true, true],
@@ -95,7 +101,18 @@ async fn p70_rows_of_lost_workers_come_back_or_fail() {
         ["runnable", null, 4, 5, 2, "old", false, false, true, true],
         ["runnable", null, 1, 5, 2, "old", false, false, false, true],
         as_it_was(2),
-        ["failed", null, 4, 2_147_483_647, 2_147_483_647, lost(2_147_483_648), false, true, false, true],
+        [
+            "failed",
+            null,
+            4,
+            2_147_483_647,
+            2_147_483_647,
+            lost(2_147_483_648),
+            false,
+            true,
+            false,
+            true
+        ],
     ]);
     assert_eq!(seen.await, expected);
 }
@@ -119,7 +136,8 @@ async fn p70_a_batch_of_lost_workers_is_bounded() {
     let db = database().await;
     let pool = db.pool();
     workers(pool).await;
-    let of = |ids: std::ops::Range<i64>, worker| ids.map(move |id| executing(id, worker, json!({})));
+    let of =
+        |ids: std::ops::Range<i64>, worker| ids.map(move |id| executing(id, worker, json!({})));
     let lost = of(1..4, 3).chain(of(4..7, 2)).chain(of(7..10, 5)).chain(of(10..13, 1));
     rows(pool, lost.collect()).await;
     let mut connection = without_indexes(pool).await;

@@ -6,7 +6,8 @@
 //! fails if a mutation survives.
 //!
 //! The statements lie in the integration tests' binary as they are in their files. One build serves
-//! all mutations: a copy of the binary has the statement overwritten, in just as many bytes.
+//! all mutations: a copy of the binary has the statement overwritten, in just as many bytes. The tests
+//! share a throw-away server, unless `DATABASE_URL` names one.
 
 mod list;
 
@@ -20,10 +21,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gen_durable_test_postgres::Server;
 use list::{Expected, Mutation};
 
-/// For how long the tests of a mutation may run, in seconds. Tests give up after a minute.
-const TRIAL_MAX: Duration = Duration::from_secs(240);
+/// The longest time that the tests of a mutation may take: a test gives up after a minute.
+const TRIAL_MAX: Duration = Duration::from_mins(4);
+
+/// How many mutations share a server. Tests that are stopped leave databases of some 8 MB there.
+const TRIALS_OF_A_SERVER: usize = 25;
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -137,7 +142,7 @@ fn build(root: &Path) -> Result<PathBuf> {
         .map_err(|error| format!("could not run cargo: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     let path = said.lines().rev().find_map(|line| {
-        Some(line.trim().strip_prefix("Executable ")?.split_once('(')?.1.strip_suffix(')')?)
+        line.trim().strip_prefix("Executable ")?.split_once('(')?.1.strip_suffix(')')
     });
     match path {
         Some(path) if output.status.success() => Ok(root.join(path)),
@@ -153,6 +158,8 @@ struct Binary {
     copy: PathBuf,
     /// Where tests run.
     directory: PathBuf,
+    /// What they run on, and how often they have; none if the environment names a server.
+    server: Option<(Server, usize)>,
 }
 
 impl Binary {
@@ -163,7 +170,7 @@ impl Binary {
         file.read_to_end(&mut bytes).map_err(failed)?;
         let copy = original.with_file_name(format!("mutated-{}", std::process::id()));
         fs::copy(original, &copy).map_err(failed)?;
-        Ok(Self { bytes, places: BTreeMap::new(), copy, directory })
+        Ok(Self { bytes, places: BTreeMap::new(), copy, directory, server: None })
     }
 
     /// Where a statement is: once for each constant that the linker has kept apart.
@@ -190,11 +197,30 @@ impl Binary {
         Ok(())
     }
 
+    /// The URL of a server that has not seen too much yet.
+    fn server(&mut self) -> Result<String> {
+        let server = match self.server.take() {
+            Some((server, trials)) if trials < TRIALS_OF_A_SERVER => (server, trials + 1),
+            _ => {
+                let server = Server::builder().fast(true).start();
+                (server.map_err(|error| format!("no server: {error}"))?, 1)
+            }
+        };
+        let url = server.0.url("postgres");
+        self.server = Some(server);
+        Ok(url)
+    }
+
     /// Runs these tests until one fails; which. Tests that do not end in time have failed.
-    fn test<'a>(&self, filters: impl IntoIterator<Item = &'a str>) -> Result<Option<String>> {
-        let failed = |error| format!("{}: {error}", self.copy.display());
+    fn test<'a>(&mut self, filters: impl IntoIterator<Item = &'a str>) -> Result<Option<String>> {
+        let path = self.copy.display().to_string();
+        let failed = |error| format!("{path}: {error}");
         let log = self.copy.with_extension("log");
-        let mut child = Command::new(&self.copy)
+        let mut command = Command::new(&self.copy);
+        if env::var_os("DATABASE_URL").is_none() {
+            command.env("DATABASE_URL", self.server()?);
+        }
+        let mut child = command
             .args(filters)
             .current_dir(&self.directory)
             .stdin(Stdio::null())
@@ -217,13 +243,13 @@ impl Binary {
                 Some(status) if status.success() => return Ok(None),
                 Some(status) => first.unwrap_or_else(|| format!("the tests' end: {status}")),
                 None if begun.elapsed() > TRIAL_MAX => "tests that do not end".to_owned(),
-                None => match first {
-                    Some(first) => first,
-                    None => {
+                None => {
+                    let Some(first) = first else {
                         std::thread::sleep(Duration::from_millis(20));
                         continue;
-                    }
-                },
+                    };
+                    first
+                }
             };
             // What else would fail need not be waited for. A watchdog stops the tests' server.
             let _ = child.kill();
