@@ -46,13 +46,12 @@ async fn opposite_inserts(pool: &PgPool, keys: [Entry<'static>; 2]) -> Vec<Vec<O
     let mut barrier = pool.acquire().await.unwrap();
     let mut barrier = barrier.begin().await.unwrap();
     insert(&mut barrier, &keys[..1], None, None).await.unwrap();
-    let spawn = async |keys: [Entry<'static>; 2]| {
-        let mut connection = session(pool, "").await;
+    let spawn = |mut connection: PgConnection, keys: [Entry<'static>; 2]| {
         tokio::spawn(async move { insert(&mut connection, &keys, None, None).await })
     };
-    let first = spawn(keys).await;
+    let first = spawn(session(pool, "").await, keys);
     until_somebody_waits(pool, 1).await;
-    let second = spawn([keys[1], keys[0]]).await;
+    let second = spawn(session(pool, "").await, [keys[1], keys[0]]);
     until_somebody_waits(pool, 2).await;
     let mut probe = session(pool, "").await;
     let mut probe = probe.begin().await.unwrap();

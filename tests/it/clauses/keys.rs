@@ -1,7 +1,7 @@
 //! Partition keys: their locks, what waits for them, and freeing it.
 
 use serde_json::{Value, json};
-use sqlx::{Acquire, PgConnection, PgPool, Row};
+use sqlx::{Acquire, PgConnection, PgPool};
 use tokio::time::timeout;
 
 use super::{FUTURE, rows, run, session, without_indexes};

@@ -97,7 +97,8 @@ async fn p70_rows_of_lost_workers_come_back_or_fail() {
         ["runnable", null, 4, 5, 1, "old", false, false, true, true],
         ["failed", null, 4, 5, 3, lost(3), false, true, true, true],
         ["failed", null, 4, 5, 3, lost(3), true, true, false, true],
-        // Nothing of its key goes before it, so it comes back at once; one without a key, a little later.
+        // A row with a key comes back at once, as nothing of its key goes before it. One without a
+        // key comes back a little later.
         ["runnable", null, 4, 5, 2, "old", false, false, true, true],
         ["runnable", null, 1, 5, 2, "old", false, false, false, true],
         as_it_was(2),
@@ -179,8 +180,9 @@ async fn p70_parked_rows_whose_time_is_up_are_woken_the_first_ones_first() {
     let mut wake = async |limit: i64| -> Vec<String> {
         let wake = include_str!("../../../gen_durable/src/storage/sql/wake_timed_out.sql");
         let wake = sqlx::query_scalar(wake).bind(limit).fetch_all(&mut connection);
-        let mut queues = timeout(PATIENCE / 2, wake).await.expect("it waits for nobody").unwrap();
-        queues.sort_by(|left: &String, right| left.cmp(right));
+        let mut queues: Vec<String> =
+            timeout(PATIENCE / 2, wake).await.expect("it waits for nobody").unwrap();
+        queues.sort();
         queues
     };
     assert_eq!(wake(2).await, ["default", "q"]);

@@ -1,12 +1,13 @@
 //! The list of mutations: one file a statement in `lists/`, and how a mutation changes its text.
 //!
-//! An entry begins with `## ` and what it takes away. `- ` has the text to find, `+ ` what stands in
-//! its place (nothing, if there is no such line), and each `= ` a filter of the tests that must fail.
-//! `= equivalent: …` says why no test can. A blank in the text to find stands for any white space.
+//! An entry begins with `## ` and the property that it takes away. `- ` has the text to find, `+ `
+//! its replacement (nothing, if there is no such line), and each `= ` a filter of the tests that
+//! must fail. `= equivalent: …` says why no test can. A blank in the text to find stands for any
+//! white space.
 
 use std::{fmt, fs, ops::Range, path::Path};
 
-/// What is expected of a mutation.
+/// The verdict that the list expects of a mutation.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Expected {
     /// At least one test fails of those that these filters select.
@@ -20,7 +21,7 @@ pub(crate) enum Expected {
 pub(crate) struct Mutation {
     /// The statement's name, without the extension of its file.
     pub(crate) statement: String,
-    /// What is taken away.
+    /// The property that the statement has with its clause.
     pub(crate) clause: String,
     pub(crate) find: String,
     pub(crate) replacement: String,
@@ -38,7 +39,7 @@ impl Mutation {
     ///
     /// # Errors
     ///
-    /// If what is to be found is not there exactly once, or if there is no room for what replaces it.
+    /// If the text to find is not there exactly once, or if there is no room for its replacement.
     pub(crate) fn apply(&self, statement: &str) -> Result<String, String> {
         let found = occurrences(statement, &self.find);
         let [place] = &found[..] else {
@@ -58,7 +59,7 @@ impl Mutation {
     }
 }
 
-/// Where `find` is in `text`, if white space of any length is alike.
+/// The places of `find` in `text`, if white space of any length is alike.
 fn occurrences(text: &str, find: &str) -> Vec<Range<usize>> {
     let words: Vec<&str> = find.split_whitespace().collect();
     let Some(first) = words.first() else { return Vec::new() };

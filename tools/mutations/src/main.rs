@@ -1,13 +1,13 @@
 //! Takes the clauses of the statements away, one at a time, and says which test notices.
 //!
-//! `cargo run -p gen_durable_mutations` tries all of [`list`]. Words select mutations whose statement or
-//! clause contains one of them; `--tests FILTER` runs these tests in place of the ones that the list
-//! names, and also tries what the list calls equivalent. `--binary PATH` takes tests that are built. It
-//! fails if a mutation survives.
+//! `cargo run -p gen_durable_mutations` tries all of [`list`], and fails if a mutation survives.
+//! Words select mutations whose statement or clause contains one of them. `--tests FILTER` runs
+//! these tests in place of the ones that the list names, also for equivalent mutations.
+//! `--binary PATH` takes tests that are built.
 //!
 //! The statements lie in the integration tests' binary as they are in their files. One build serves
-//! all mutations: a copy of the binary has the statement overwritten, in just as many bytes. The tests
-//! share a throw-away server, unless `DATABASE_URL` names one.
+//! all mutations: a copy of the binary has the statement overwritten, in just as many bytes. The
+//! tests share a throw-away server, unless `DATABASE_URL` names one.
 
 mod list;
 
@@ -27,7 +27,7 @@ use list::{Expected, Mutation};
 /// The longest time that the tests of a mutation may take: a test gives up after a minute.
 const TRIAL_MAX: Duration = Duration::from_mins(4);
 
-/// How many mutations share a server. Tests that are stopped leave databases of some 8 MB there.
+/// The number of trials that share a server: a test that is stopped leaves databases of some 8 MB.
 const TRIALS_OF_A_SERVER: usize = 25;
 
 type Result<T> = std::result::Result<T, String>;
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// How many survive.
+/// Tries the mutations; the number that survive.
 fn run() -> Result<usize> {
     let mut words = Vec::new();
     let mut tests = Vec::new();
@@ -153,12 +153,12 @@ fn build(root: &Path) -> Result<PathBuf> {
 /// A copy of the tests' binary, beside it.
 struct Binary {
     bytes: Vec<u8>,
-    /// Where each statement is that was looked for.
+    /// The places of each statement that was looked for.
     places: BTreeMap<String, Vec<u64>>,
     copy: PathBuf,
-    /// Where tests run.
+    /// The tests' working directory.
     directory: PathBuf,
-    /// What they run on, and how often they have; none if the environment names a server.
+    /// The tests' server and its trials; none if the environment names one.
     server: Option<(Server, usize)>,
 }
 
@@ -173,7 +173,7 @@ impl Binary {
         Ok(Self { bytes, places: BTreeMap::new(), copy, directory, server: None })
     }
 
-    /// Where a statement is: once for each constant that the linker has kept apart.
+    /// The places of a statement: one for each constant that the linker has kept apart.
     fn places_of(&mut self, name: &str, statement: &str) -> Vec<u64> {
         if let Some(places) = self.places.get(name) {
             return places.clone();
@@ -251,7 +251,7 @@ impl Binary {
                     first
                 }
             };
-            // What else would fail need not be waited for. A watchdog stops the tests' server.
+            // One failure is enough.
             let _ = child.kill();
             child.wait().map_err(failed)?;
             return Ok(Some(failure));
