@@ -114,6 +114,8 @@ async fn p70_an_inbox_is_loaded_from_a_signal_on_and_what_lies_beyond_is_counted
     // By name: the rest begins after the signals that were loaded before.
     let loaded = load(3, 3010, 3, 1_000_000, Some("a"), 3090).await;
     assert_eq!(loaded, json!([[3012, 3014, 3016], ["a", "go"], [5, 5], 3100]));
+    let loaded = load(3, 3010, 3, 1_000_000, Some("a"), 3010).await;
+    assert_eq!(loaded, json!([[3012, 3014, 3016], ["a", "go"], [45, 45], 3100]));
     // By bytes.
     let loaded = load(4, 0, 100, 65_536, None, 0).await;
     assert_eq!(loaded, json!([[4001, 4002], ["go"], [2], 4004]));
