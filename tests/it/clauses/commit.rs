@@ -421,6 +421,7 @@ async fn p70_a_batch_locks_its_rows_alone_and_waits_as_long_as_it_is_told() {
         assert_eq!(seen, told);
         transaction.rollback().await.unwrap();
     }
+    assert_eq!(lock(&mut connection, &[2], false, "30s").await.unwrap(), [0_i64; 0]);
     let seen: String = sqlx::query_scalar(patience).fetch_one(&mut connection).await.unwrap();
     assert_eq!(seen, "0", "it ended with the transaction");
     let skipping = timeout(PATIENCE / 2, lock(&mut connection, &[1, 2], true, "0")).await;
