@@ -349,7 +349,7 @@ async fn p70_what_is_in_an_inbox_unseen_wakes_whoever_parks() {
         parked(7, json!({})),
     ]);
     rows(pool, all).await;
-    signals(pool, &[(1, 11), (2, 12), (3, 13), (4, 14), (6, 16), (7, 17)]).await;
+    signals(pool, &[(1, 11), (1, 18), (2, 12), (3, 13), (4, 14), (6, 16), (7, 17)]).await;
     let mut queues: Vec<String> =
         sqlx::query_scalar(include_str!("../../../gen_durable/src/storage/sql/wake_parked.sql"))
             .bind([1_i64, 2, 3, 4, 5, 6])
