@@ -74,15 +74,15 @@ async fn p61_an_outcome_that_is_slower_than_its_lease_reaches_handle() {
         db.pool(),
         "create function public.slowly() returns trigger language plpgsql as $$
          begin
-             -- // Longer than an outcome by itself is given: four times a third of the lease, a second at least.
-             if (select count(*) from inserted) = 7 then perform pg_sleep(5); end if;
+             -- // Longer than an outcome by itself is given: four leases.
+             if (select count(*) from inserted) = 7 then perform pg_sleep(10); end if;
              return null;
          end $$;
          create trigger slowly after insert on gen_durable.instances referencing new table as inserted
          for each statement execute function public.slowly();",
     )
     .await;
-    let builder = engine(&db).machine::<Sender>().lease_ttl(Duration::from_secs(1));
+    let builder = engine(&db).machine::<Sender>().lease_ttl(Duration::from_secs(2));
     let engine = builder.start().await.unwrap();
     let slow = Sender::insert(7).execute(&engine).await.unwrap();
     let mut others = 0;

@@ -18,6 +18,7 @@ mod awaits;
 mod blocked;
 mod blocking;
 mod claims;
+mod clauses;
 mod clocks;
 mod crashes;
 mod credentials;

@@ -1,0 +1,533 @@
+//! Claiming: `claim.sql`.
+
+use serde_json::{Value, json};
+use sqlx::{Acquire, PgConnection, PgPool, Row};
+use tokio::time::timeout;
+
+use super::{FUTURE, PAST, each, inbox, is_locked, rows, run, session, without_indexes, worker};
+use crate::support::{PATIENCE, database};
+
+/// A request of a claim: its worker, the rows that it asks for, and its bounds.
+#[derive(Clone, Debug)]
+struct Request<'a> {
+    worker: i64,
+    /// Queue, how many rows, machine and version.
+    kinds: &'a [(&'a str, i64, &'a str, i32)],
+    listening: &'a [&'a str],
+    out_of_turn: &'a [&'a str],
+    keyed: bool,
+    /// The place of a kind, a priority, and since when, in microseconds.
+    known: &'a [(i64, i16, i64)],
+    bytes: i64,
+    /// Without what is large.
+    light: bool,
+}
+
+/// Rows of the machine `m` in the queue `default`.
+fn ten() -> Request<'static> {
+    Request {
+        worker: 7,
+        kinds: &[("default", 10, "m", 1)],
+        listening: &[],
+        out_of_turn: &[],
+        keyed: true,
+        known: &[],
+        bytes: 2_097_152,
+        light: false,
+    }
+}
+
+async fn answer(connection: &mut PgConnection, request: &Request<'_>) -> sqlx::postgres::PgRow {
+    let kinds = request.kinds;
+    let claim = sqlx::query(include_str!("../../../gen_durable/src/storage/sql/claim.sql"))
+        .bind(request.worker)
+        .bind(kinds.iter().map(|kind| kind.0).collect::<Vec<_>>())
+        .bind(kinds.iter().map(|kind| kind.1).collect::<Vec<_>>())
+        .bind(kinds.iter().map(|kind| kind.2).collect::<Vec<_>>())
+        .bind(kinds.iter().map(|kind| kind.3).collect::<Vec<_>>())
+        .bind(request.listening)
+        .bind(request.out_of_turn)
+        .bind(request.keyed)
+        .bind(request.known.iter().map(|known| known.0).collect::<Vec<_>>())
+        .bind(request.known.iter().map(|known| known.1).collect::<Vec<_>>())
+        .bind(request.known.iter().map(|known| known.2).collect::<Vec<_>>())
+        .bind(request.bytes)
+        .bind(request.light)
+        .fetch_one(connection);
+    timeout(PATIENCE / 2, claim).await.expect("a claim waits for nobody").unwrap()
+}
+
+/// The ids in the order of the answer; negative, if a row is merely a candidate.
+fn ids(answer: &sqlx::postgres::PgRow) -> Vec<i64> {
+    let ids: Option<Vec<i64>> = answer.get("ids");
+    let steps: Option<Vec<Option<String>>> = answer.get("steps");
+    let pairs = ids.unwrap_or_default().into_iter().zip(steps.unwrap_or_default());
+    pairs.map(|(id, step)| if step.is_some() { id } else { -id }).collect()
+}
+
+async fn claim(connection: &mut PgConnection, request: &Request<'_>) -> Vec<i64> {
+    ids(&answer(connection, request).await)
+}
+
+/// A session that claims, and finds rows in the order of the table's pages.
+async fn claimer(pool: &PgPool) -> PgConnection {
+    let mut connection = without_indexes(pool).await;
+    run(&mut connection, "set statement_timeout = '25s'").await;
+    connection
+}
+
+fn january(day: u32) -> String {
+    format!("2020-01-{day:02}T00:00:00+00:00")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_claim_takes_what_is_due_of_what_it_asks_for_by_priority_time_and_id() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    let row = |id, queue, fsm, version, priority, day| {
+        json!({ "id": id, "queue": queue, "fsm": fsm, "fsm_version": version, "priority": priority,
+                "eligible_at": january(day) })
+    };
+    let mut all = vec![
+        row(101, "x", "m", 1, 0, 1),
+        row(102, "q", "x", 1, 0, 1),
+        row(103, "q", "m", 2, 0, 1),
+        row(104, "q", "n", 1, 0, 1),
+        row(105, "q", "m", 1, 0, 1),
+        row(106, "q", "m", 1, 0, 1),
+        row(107, "q", "m", 1, 0, 1),
+        row(108, "q", "m", 1, 0, 1),
+        row(6, "q", "n", 2, 32767, 1),
+        row(4, "q", "m", 1, 5, 1),
+        row(7, "r", "m", 1, 0, 5),
+        row(8, "r", "m", 1, 0, 4),
+        row(9, "q", "n", 2, 0, 3),
+        row(1, "q", "m", 1, 0, 4),
+        row(3, "q", "m", 1, 0, 2),
+        row(2, "q", "n", 2, 0, 2),
+        row(5, "q", "m", 1, -32768, 9),
+    ];
+    let change = |row: &mut Value, more: Value| {
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    };
+    change(&mut all[4], json!({ "status": "awaiting_signal" }));
+    change(&mut all[5], json!({ "partition_key": "k", "blocked": true }));
+    change(&mut all[6], json!({ "eligible_at": FUTURE }));
+    change(&mut all[7], json!({ "status": "executing", "locked_by": 8 }));
+    rows(pool, all.into()).await;
+    let mut connection = claimer(pool).await;
+    let expected: [(i64, i64, &[i64]); 4] =
+        [(2, 1, &[5, 2, 8]), (2, 0, &[3, 9]), (3, 20, &[1, 7, 4, 6]), (20, 20, &[])];
+    for (wanted, of_r, ids) in expected {
+        let kinds = [("q", wanted, "m", 1), ("q", wanted, "n", 2), ("r", of_r, "m", 1)];
+        let request = Request { kinds: &kinds, ..ten() };
+        assert_eq!(claim(&mut connection, &request).await, ids, "{wanted}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_claim_takes_the_oldest_of_a_group() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    // The same time thrice: then by id.
+    rows(
+        pool,
+        [5, 3, 4].map(|id| json!({ "id": id, "eligible_at": january(2) })).into_iter().collect(),
+    )
+    .await;
+    rows(pool, json!([{ "id": 6, "eligible_at": january(1) }])).await;
+    let mut connection = claimer(pool).await;
+    for expected in [[6, 3], [4, 5]] {
+        let request = Request { kinds: &[("default", 2, "m", 1)], ..ten() };
+        let mut transaction = connection.begin().await.unwrap();
+        assert_eq!(claim(&mut transaction, &request).await, expected);
+        // The row that is left is not locked.
+        assert!(expected[1] == 5 || !is_locked(pool, 5).await);
+        transaction.commit().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_machines_share_what_is_asked_for_by_time_and_id() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    let row = |id| {
+        let fsm = if [5, 7, 8, 9, 10].contains(&id) { "m" } else { "n" };
+        json!({ "id": id, "fsm": fsm, "eligible_at": january(1) })
+    };
+    rows(pool, (1..=12).rev().map(row).collect()).await;
+    let mut connection = claimer(pool).await;
+    let kinds = [("default", 5, "m", 1), ("default", 5, "n", 1)];
+    let claimed = claim(&mut connection, &Request { kinds: &kinds, ..ten() }).await;
+    assert_eq!(claimed, [1, 2, 3, 4, 5]);
+    run(&mut connection, "truncate gen_durable.instances").await;
+    let row = |id, fsm, day| json!({ "id": id, "fsm": fsm, "eligible_at": january(day) });
+    let all = [(1, "m", 9), (2, "m", 9), (3, "n", 5), (4, "m", 2), (5, "m", 1)];
+    rows(pool, all.into_iter().map(|(id, fsm, day)| row(id, fsm, day)).collect()).await;
+    let kinds = [("default", 2, "m", 1), ("default", 2, "n", 1)];
+    let claimed = claim(&mut connection, &Request { kinds: &kinds, ..ten() }).await;
+    assert_eq!(claimed, [5, 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_claim_without_a_lease_takes_nothing() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    rows(pool, json!([{ "id": 1 }])).await;
+    let mut connection = claimer(pool).await;
+    run(
+        &mut connection,
+        "insert into gen_durable.workers (id, name, lease_expires_at)
+         overriding system value values (8, 'w', now() - interval '1 hour')",
+    )
+    .await;
+    for worker in [8, 9] {
+        assert_eq!(claim(&mut connection, &Request { worker, ..ten() }).await, [0_i64; 0]);
+    }
+    assert_eq!(claim(&mut connection, &ten()).await, [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_claim_skips_what_is_locked_and_says_so() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    let at = |id, day| json!({ "id": id, "eligible_at": january(day) });
+    rows(pool, json!([at(1, 1), at(2, 2), at(3, 3), { "id": 4, "eligible_at": FUTURE }])).await;
+    let mut somebody = pool.begin().await.unwrap();
+    run(
+        &mut somebody,
+        "select from gen_durable.instances where id = 1 for no key update;
+         select from gen_durable.instances where id = 2 for key share",
+    )
+    .await;
+    let mut connection = claimer(pool).await;
+    let two = Request { kinds: &[("default", 2, "m", 1)], ..ten() };
+    let mut transaction = connection.begin().await.unwrap();
+    let claimed = answer(&mut transaction, &two).await;
+    assert_eq!(ids(&claimed), [2, 3]);
+    assert_eq!(
+        claimed.get::<Option<bool>, _>("left_out"),
+        Some(false),
+        "another one came in its place"
+    );
+    // The turn is taken: another claim of the queue is refused, once, and has its way out of turn.
+    let kinds = [("default", 1, "m", 1), ("default", 1, "n", 1), ("other", 1, "m", 1)];
+    let mut other = claimer(pool).await;
+    let request = Request { kinds: &kinds, ..ten() };
+    let refused = answer(&mut other, &request).await;
+    assert_eq!(refused.get::<Vec<String>, _>("refused"), ["default"]);
+    assert_eq!(refused.get::<Option<bool>, _>("left_out"), None);
+    transaction.rollback().await.unwrap();
+    let mut transaction = connection.begin().await.unwrap();
+    answer(&mut transaction, &Request { kinds: &[("default", 1, "n", 1)], ..ten() }).await;
+    assert_eq!(claim(&mut other, &request).await, [0_i64; 0]);
+    let request = Request { out_of_turn: &["default"], ..request };
+    assert_eq!(claim(&mut other, &request).await, [2]);
+    transaction.rollback().await.unwrap();
+    assert_eq!(claim(&mut other, &two).await, [3]);
+    let left = answer(&mut other, &two).await;
+    assert_eq!((ids(&left), left.get::<Option<bool>, _>("left_out")), (vec![], Some(true)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_claim_moves_rows_to_executing_and_answers_what_they_are() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    let row = |id, more: Value| {
+        let mut row = json!({ "id": id, "updated_at": PAST, "attempt": id, "failures": id + 1, "queue": "q",
+                              "revision": id + 2, "state": id, "step": "t", "unique_key": format!("u{id}") });
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row
+    };
+    let all = json!([
+        row(1, json!({ "unique_scope": ["runnable", "executing"], "awaits": [] })),
+        row(
+            2,
+            json!({ "unique_scope": ["runnable", "awaiting_signal"], "awaits": null,
+                       "revision": 4_611_686_018_427_387_904_i64 })
+        ),
+    ]);
+    rows(pool, all).await;
+    let mut connection = claimer(pool).await;
+    let kinds = [("default", 10, "m", 1), ("q", 10, "m", 1)];
+    let row = answer(&mut connection, &Request { kinds: &kinds, ..ten() }).await;
+    assert_eq!(ids(&row), [1, 2]);
+    assert_eq!(row.get::<Vec<i64>, _>("kinds"), [2, 2]);
+    assert_eq!(row.get::<Vec<String>, _>("states"), ["1", "2"]);
+    assert_eq!(row.get::<Vec<String>, _>("steps"), ["t", "t"]);
+    assert_eq!(row.get::<Vec<i32>, _>("attempts"), [1, 2]);
+    assert_eq!(row.get::<Vec<i32>, _>("failures"), [2, 3]);
+    assert_eq!(row.get::<Vec<i64>, _>("revisions"), [4, 1]);
+    assert_eq!(row.get::<Vec<Option<bool>>, _>("timed_out"), [Some(true), None]);
+    let seen = each(
+        pool,
+        "json_build_array(i.status, i.locked_by, i.revision, i.unique_scope, i.updated_at > now() - interval '1 hour')",
+    );
+    let expected = json!([
+        ["executing", 7, 4, ["runnable", "executing"], true],
+        ["executing", 7, 1, null, true]
+    ]);
+    assert_eq!(seen.await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_claim_takes_a_plain_head_of_a_free_key() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    let row = |id, key, priority, more: Value| {
+        let mut row = json!({ "id": id, "partition_key": key, "priority": priority, "eligible_at": january(1) });
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row
+    };
+    let all = json!([
+        // The first of two by priority, by time, by id.
+        row(2, "a", 2, json!({})),
+        row(1, "a", 1, json!({ "eligible_at": january(2) })),
+        row(4, "b", 0, json!({})),
+        row(3, "b", 0, json!({ "eligible_at": january(2) })),
+        row(6, "c", 0, json!({})),
+        row(5, "c", 0, json!({})),
+        // Held by a row that executes.
+        row(8, "d", 0, json!({})),
+        row(7, "d", 0, json!({ "status": "executing", "locked_by": 8 })),
+        // Somebody has locked the head.
+        row(10, "e", 1, json!({})),
+        row(9, "e", 0, json!({})),
+        // Somebody is about to take or free the key.
+        row(11, "f", 0, json!({})),
+        // The row ahead is of nobody here, scheduled for later, or no more runnable.
+        row(13, "g", 1, json!({})),
+        row(12, "g", 0, json!({ "queue": "x" })),
+        row(15, "h", 1, json!({})),
+        row(14, "h", 0, json!({ "eligible_at": FUTURE })),
+        row(17, "i", 1, json!({})),
+        row(16, "i", 0, json!({ "status": "awaiting_signal" })),
+        // The claim asks for the queues of both rows of the key: the first one is its head.
+        row(19, "j", 1, json!({})),
+        row(18, "j", 0, json!({ "queue": "r", "fsm": "n", "fsm_version": 2 })),
+        row(20, "", 0, json!({ "partition_key": null })),
+    ]);
+    rows(pool, all).await;
+    let mut somebody = pool.begin().await.unwrap();
+    run(
+        &mut somebody,
+        "select from gen_durable.instances where id = 9 for no key update;
+         select pg_advisory_xact_lock(hashtextextended('f', 5297))",
+    )
+    .await;
+    let mut connection = claimer(pool).await;
+    let kinds = [("default", 30, "m", 1), ("r", 0, "n", 2)];
+    let request = Request { kinds: &kinds, ..ten() };
+    let in_order = |claimed: Vec<i64>| {
+        let mut claimed = claimed;
+        claimed.sort_unstable_by_key(|id| id.abs());
+        claimed
+    };
+    let mut transaction = connection.begin().await.unwrap();
+    let claimed = answer(&mut transaction, &request).await;
+    let expected = [1, -2, -3, 4, 5, -6, -8, -10, -11, 13, 15, 17, -19, 20];
+    assert_eq!(in_order(ids(&claimed)), expected);
+    // No mark of a machine of which rows with keys were found.
+    assert!(claimed.get::<Vec<Option<i64>>, _>("first_since").iter().all(Option::is_none));
+    let patience: String =
+        sqlx::query_scalar("show lock_timeout").fetch_one(&mut *transaction).await.unwrap();
+    assert_eq!(patience, "100ms", "it waits no longer for a holder that has just come");
+    // Others may take the keys that the claim has no use for.
+    let free = "select count(*) filter (where pg_try_advisory_xact_lock(hashtextextended(k, 5297)))
+                from unnest('{a,b,c,d,e,g,h,i,j}'::text[]) as k";
+    let free: i64 = sqlx::query_scalar(free).fetch_one(pool).await.unwrap();
+    assert_eq!(free, 3, "d, e and j");
+    transaction.rollback().await.unwrap();
+    let unkeyed = claim(&mut connection, &Request { keyed: false, ..request }).await;
+    let expected = [-1, -2, -3, -4, -5, -6, -8, -10, -11, -13, -15, -17, -19, 20];
+    assert_eq!(in_order(unkeyed), expected);
+    let patience: String =
+        sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(patience, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_claim_takes_the_heads_of_the_first_250_keys() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    crate::support::sql(
+        pool,
+        "insert into gen_durable.instances (id, fsm, fsm_version, step, state, partition_key)
+         select n, 'm', 1, 's', '{}', 'key ' || 1000 - n from generate_series(1, 300) as n",
+    )
+    .await;
+    let mut connection = session(pool, "").await;
+    let request = Request { kinds: &[("default", 300, "m", 1)], ..ten() };
+    let expected: Vec<i64> = (1..=250).chain((251..=300).map(|id| -id)).collect();
+    assert_eq!(claim(&mut connection, &request).await, expected);
+    let patience: String =
+        sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(patience, "0", "it ended with the transaction");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_claim_takes_the_most_urgent_bytes() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    let row = |id: i64| json!({ "id": id, "priority": 10 - id });
+    rows(pool, (1..=4).map(row).collect()).await;
+    // Row 4 comes first, with some 10 KB; then 3 with 96 KB, as it counts; then 2 and 1.
+    crate::support::sql(
+        pool,
+        "update gen_durable.instances set state = case id
+             when 4 then (select to_json(string_agg(md5(n::text), '')) from generate_series(1, 300) as n)
+             when 3 then to_json(repeat('x', 1048576))
+             else state end",
+    )
+    .await;
+    let mut connection = claimer(pool).await;
+    let mut take = async |bytes| {
+        let mut transaction = connection.begin().await.unwrap();
+        let answer = answer(&mut transaction, &Request { bytes, ..ten() }).await;
+        transaction.rollback().await.unwrap();
+        (ids(&answer), answer.get::<Option<bool>, _>("cut"))
+    };
+    assert_eq!(take(1_000).await, (vec![4], Some(true)));
+    assert_eq!(take(11_000).await, (vec![4, 3], Some(true)));
+    assert_eq!(take(80_000).await, (vec![4, 3], Some(true)));
+    assert_eq!(take(1_000_000).await, (vec![4, 3, 2, 1], Some(false)));
+    // It takes more than a MiB on disk, and far less than what cannot be loaded.
+    crate::support::sql(
+        pool,
+        "update gen_durable.instances
+         set state = (select to_json(string_agg(md5(n::text), '')) from generate_series(1, 40000) as n)
+         where id = 4",
+    )
+    .await;
+    let row = answer(&mut connection, &Request { bytes: 1_000, ..ten() }).await;
+    let states: Vec<Option<String>> = row.get("states");
+    assert_eq!(states[0].as_ref().map(String::len), Some(1_280_002));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_claim_brings_the_oldest_signals_to_machines_that_listen() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    rows(pool, (1..=8).map(|id| json!({ "id": id })).collect()).await;
+    inbox::fill(pool).await;
+    let mut connection = claimer(pool).await;
+    for listening in [true, false] {
+        let mut transaction = connection.begin().await.unwrap();
+        let listens: &[&str] = if listening { &["n", "m"] } else { &["n"] };
+        let row = answer(&mut transaction, &Request { listening: listens, ..ten() }).await;
+        let inboxes: Vec<Option<String>> = row.get("inboxes");
+        let inboxes: Vec<(i64, Value)> = (1..)
+            .zip(inboxes)
+            .filter_map(|(id, inbox)| Some((id, serde_json::from_str(&inbox?).unwrap())))
+            .collect();
+        let expected = if listening { inbox::expected() } else { vec![] };
+        assert_eq!(inboxes.iter().map(inbox::summary).collect::<Vec<_>>(), expected);
+        transaction.rollback().await.unwrap();
+    }
+}
+
+/// The first of January 2020, and the same a month later, in microseconds.
+const JANUARY: i64 = 1_577_836_800_000_000;
+const FEBRUARY: i64 = 1_580_515_200_000_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_claim_looks_from_its_marks_on_and_makes_new_ones() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    let february = "2020-02-01T00:00:00+00:00";
+    let all = json!([
+        { "id": 1, "eligible_at": january(1) },
+        { "id": 2, "eligible_at": february },
+        { "id": 3, "eligible_at": january(1), "priority": 3 },
+        { "id": 4, "eligible_at": january(1), "fsm": "n" },
+        { "id": 5, "eligible_at": january(1), "priority": 9 },
+        { "id": 6, "eligible_at": "-infinity", "priority": 4 },
+    ]);
+    rows(pool, all).await;
+    let mut connection = claimer(pool).await;
+    let kinds = [("default", 10, "m", 1), ("default", 10, "n", 1)];
+    let mut take = async |known: &[(i64, i16, i64)]| {
+        let mut transaction = connection.begin().await.unwrap();
+        let answer = answer(&mut transaction, &Request { kinds: &kinds, known, ..ten() }).await;
+        transaction.rollback().await.unwrap();
+        let mut claimed = ids(&answer);
+        claimed.sort_unstable();
+        let kinds: Vec<i64> = answer.get("first_kinds");
+        let priorities: Vec<i16> = answer.get("first_priorities");
+        let since: Vec<Option<i64>> = answer.get("first_since");
+        let marks = kinds.into_iter().zip(priorities).zip(since);
+        let mut marks: Vec<_> =
+            marks.map(|((kind, priority), since)| (kind, priority, since)).collect();
+        marks.sort_unstable();
+        (claimed, marks)
+    };
+    let others = [(1, 3, Some(JANUARY)), (1, 9, Some(JANUARY)), (2, 0, Some(JANUARY))];
+    let (claimed, marks) = take(&[]).await;
+    assert_eq!(claimed, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(marks, [&[(1, 0, Some(JANUARY))], &others[..]].concat());
+    // A quarter of a second before the mark; and groups that have none, or no rows, do not matter.
+    let (claimed, marks) =
+        take(&[(1, 0, FEBRUARY + 200_000), (1, 5, JANUARY), (2, 3, JANUARY)]).await;
+    assert_eq!(claimed, [2, 3, 4, 5, 6]);
+    assert_eq!(marks, [&[(1, 0, Some(FEBRUARY))], &others[..]].concat());
+    let (claimed, _) = take(&[(1, 0, FEBRUARY + 300_000)]).await;
+    assert_eq!(claimed, [3, 4, 5, 6]);
+    // The earliest of several marks.
+    let (claimed, _) = take(&[(1, 0, FEBRUARY + 300_000), (1, 0, JANUARY)]).await;
+    assert_eq!(claimed, [1, 2, 3, 4, 5, 6]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_heads_are_weighed_apart_and_in_their_order() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    let key = |id: i64| (id > 2).then(|| format!("key {id}"));
+    let row = |id: i64| json!({ "id": id, "priority": 10 - id, "partition_key": key(id) });
+    rows(pool, (1..=5).map(row).collect()).await;
+    // Rows 5 to 3, with keys, come first; 2 and 1 have none. Each takes some 10 KB.
+    crate::support::sql(
+        pool,
+        "update gen_durable.instances
+         set state = (select to_json(string_agg(md5(n::text), '')) from generate_series(1, 300) as n)",
+    )
+    .await;
+    let mut connection = claimer(pool).await;
+    let mut take = async |bytes| {
+        let mut transaction = connection.begin().await.unwrap();
+        let answer = answer(&mut transaction, &Request { bytes, ..ten() }).await;
+        transaction.rollback().await.unwrap();
+        ids(&answer)
+    };
+    assert_eq!(take(1_000).await, [5, -4, -3, 2]);
+    assert_eq!(take(15_000).await, [5, 4, -3, 2, 1]);
+    assert_eq!(take(25_000).await, [5, 4, 3, 2, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_light_claim_loads_small_states_and_no_signals() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    rows(pool, (1..=2).map(|id| json!({ "id": id })).collect()).await;
+    inbox::large_state(pool, 1).await;
+    super::signals(pool, &[(1, 7), (1, 8)]).await;
+    let mut connection = claimer(pool).await;
+    let request = Request { listening: &["m"], light: true, ..ten() };
+    let row = answer(&mut connection, &request).await;
+    let states: Vec<Option<String>> = row.get("states");
+    let inboxes: Vec<Option<String>> = row.get("inboxes");
+    assert_eq!(states, [None, Some("\"old\"".to_owned())]);
+    assert_eq!(inboxes, [Some("[[],true]".to_owned()), None]);
+}

@@ -1,0 +1,238 @@
+//! Delivering signals: `deliver.sql`.
+
+use serde_json::{Value, json};
+use sqlx::{Acquire, PgConnection, Row};
+use tokio::time::timeout;
+
+use super::{FUTURE, each, in_a_circle, is_locked, rows, run, see, session};
+use crate::support::{PATIENCE, database};
+
+/// A signal: its target, machine, name and deduplication key.
+type Signal<'a> = (i64, Option<&'a str>, &'a str, Option<&'a str>);
+
+/// Delivers signals whose payloads are their places. Each answer has the machine, the status, true
+/// if it is fresh, the queue of a target that woke, and true if the target is held.
+async fn deliver(
+    connection: &mut PgConnection,
+    signals: &[Signal<'_>],
+    skip: bool,
+    patience: Option<&str>,
+) -> Result<Value, sqlx::Error> {
+    let payloads: Vec<String> = (0..signals.len()).map(|place| place.to_string()).collect();
+    let answers = sqlx::query(include_str!("../../../gen_durable/src/storage/sql/deliver.sql"))
+        .bind(signals.iter().map(|signal| signal.0).collect::<Vec<_>>())
+        .bind(signals.iter().map(|signal| signal.1).collect::<Vec<_>>())
+        .bind(signals.iter().map(|signal| signal.2).collect::<Vec<_>>())
+        .bind(payloads)
+        .bind(signals.iter().map(|signal| signal.3).collect::<Vec<_>>())
+        .bind(skip)
+        .bind(patience)
+        .fetch_all(connection)
+        .await?;
+    let answers = answers.iter().map(|row| {
+        let fsm: Option<String> = row.get("fsm");
+        let status: Option<String> = row.get("status");
+        let woken: Option<String> = row.get("woken_queue");
+        json!([fsm, status, row.get::<bool, _>("fresh"), woken, row.get::<bool, _>("held")])
+    });
+    Ok(answers.collect())
+}
+
+/// The inboxes: target, name and payload, in the order of ids.
+const INBOXES: &str = "select json_agg(json_build_array(target_id, name, payload) order by id) from gen_durable.signals";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_two_deliveries_to_the_same_targets_do_not_wait_in_a_circle() {
+    let db = database().await;
+    let answers = in_a_circle(db.pool(), |mut connection, ids| {
+        tokio::spawn(async move {
+            let signals = ids.map(|id| (id, None, "go", None));
+            deliver(&mut connection, &signals, false, None).await
+        })
+    });
+    for answer in answers.await {
+        let delivered = json!(["m", "runnable", true, null, false]);
+        assert_eq!(answer.unwrap(), json!([delivered, delivered]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_delivery_reaches_live_targets_of_the_machine() {
+    let db = database().await;
+    let pool = db.pool();
+    let targets = json!([
+        { "id": 1, "status": "runnable" },
+        { "id": 2, "status": "executing", "locked_by": 7 },
+        { "id": 3, "status": "awaiting_signal", "awaits": ["other"] },
+        { "id": 4, "status": "done" },
+        { "id": 5, "status": "failed" },
+        { "id": 6, "fsm": "n" },
+    ]);
+    rows(pool, targets).await;
+    // Joins in the order of ids, not of the signals.
+    let mut connection =
+        session(pool, "set enable_hashjoin = off; set enable_nestloop = off").await;
+    let signals: Vec<Signal<'_>> =
+        [99, 6, 5, 4, 3, 2, 1].into_iter().map(|id| (id, Some("m"), "go", None)).collect();
+    let any: Signal<'_> = (6, None, "go", None);
+    for skip in [false, true] {
+        let answers =
+            deliver(&mut connection, &[&signals[..], &[any]].concat(), skip, None).await.unwrap();
+        let expected = json!([
+            [null, null, false, null, false],
+            ["n", "runnable", false, null, false],
+            ["m", "failed", false, null, false],
+            ["m", "done", false, null, false],
+            ["m", "awaiting_signal", true, null, false],
+            ["m", "executing", true, null, false],
+            ["m", "runnable", true, null, false],
+            ["n", "runnable", true, null, false],
+        ]);
+        assert_eq!(answers, expected, "skip: {skip}");
+        let stored = json!([[3, "go", 4], [2, "go", 5], [1, "go", 6], [6, "go", 7]]);
+        assert_eq!(see(pool, INBOXES).await, stored);
+        run(&mut connection, "truncate gen_durable.signals").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_deduplication_key_counts_once_for_each_target() {
+    let db = database().await;
+    let pool = db.pool();
+    rows(pool, json!([{ "id": 1 }, { "id": 2 }])).await;
+    let mut connection =
+        session(pool, "insert into gen_durable.signal_keys values (1, 'old')").await;
+    let signals: Vec<Signal<'_>> = [
+        (1, Some("b")),
+        (1, Some("a")),
+        (1, Some("a")),
+        (2, Some("a")),
+        (2, Some("old")),
+        (1, Some("old")),
+        (1, None),
+        (1, None),
+    ]
+    .into_iter()
+    .map(|(id, key)| (id, None, "go", key))
+    .collect();
+    let answers = deliver(&mut connection, &signals, false, None).await.unwrap();
+    let fresh: Vec<&Value> = answers.as_array().unwrap().iter().map(|answer| &answer[2]).collect();
+    assert_eq!(json!(fresh), json!([true, true, false, true, true, false, true, true]));
+    let stored =
+        json!([[1, "go", 0], [1, "go", 1], [2, "go", 3], [2, "go", 4], [1, "go", 6], [1, "go", 7]]);
+    assert_eq!(see(pool, INBOXES).await, stored);
+    let keys = see(
+        pool,
+        "select json_agg(concat(target_id, dedup_key) order by target_id, dedup_key)
+         from gen_durable.signal_keys",
+    );
+    assert_eq!(keys.await, json!(["1a", "1b", "1old", "2a", "2old"]));
+    let keys = "select json_agg(dedup_key order by id) from gen_durable.signals";
+    assert_eq!(see(pool, keys).await, json!(["b", "a", "a", "old", null, null]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_delivery_wakes_whoever_awaits_it_and_nobody_else() {
+    let db = database().await;
+    let pool = db.pool();
+    let parked = json!({
+        "status": "awaiting_signal", "awaits": ["go"], "wake_at": FUTURE, "eligible_at": FUTURE,
+        "updated_at": FUTURE,
+    });
+    let with = |more: Value| {
+        let mut row = parked.clone();
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row
+    };
+    let targets = json!([
+        with(
+            json!({ "id": 1, "queue": "q", "unique_key": "a", "unique_scope": ["awaiting_signal", "runnable"] })
+        ),
+        with(json!({ "id": 2, "unique_key": "b", "unique_scope": ["awaiting_signal"] })),
+        with(json!({ "id": 3, "awaits": ["other"] })),
+        with(json!({ "id": 4 })),
+        with(json!({ "id": 5, "status": "runnable" })),
+        // Its signal is not fresh.
+        with(json!({ "id": 6 })),
+    ]);
+    rows(pool, targets).await;
+    let mut connection =
+        session(pool, "insert into gen_durable.signal_keys values (6, 'old')").await;
+    let signals = [
+        (1, None, "go", None),
+        (2, None, "go", None),
+        (3, None, "go", None),
+        (5, None, "go", None),
+        (6, None, "go", Some("old")),
+    ];
+    let answers = deliver(&mut connection, &signals, false, None).await.unwrap();
+    let woken: Vec<&Value> = answers.as_array().unwrap().iter().map(|answer| &answer[3]).collect();
+    assert_eq!(json!(woken), json!(["q", "default", null, null, null]));
+    let seen = each(
+        pool,
+        "json_build_array(i.status, i.awaits, i.wake_at is null, i.eligible_at <= now(),
+                          i.updated_at <= now(), i.unique_scope)",
+    );
+    let as_it_was = |status, awaits| json!([status, [awaits], false, false, false, null]);
+    let expected = json!([
+        ["runnable", null, true, true, true, ["awaiting_signal", "runnable"]],
+        ["runnable", null, true, true, true, null],
+        as_it_was("awaiting_signal", "other"),
+        as_it_was("awaiting_signal", "go"),
+        as_it_was("runnable", "go"),
+        as_it_was("awaiting_signal", "go"),
+    ]);
+    assert_eq!(seen.await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_delivery_locks_its_targets_alone_and_waits_as_long_as_it_is_told() {
+    let db = database().await;
+    let pool = db.pool();
+    rows(pool, json!([{ "id": 1 }, { "id": 2 }, { "id": 3 }, { "id": 4 }])).await;
+    let mut somebody = pool.begin().await.unwrap();
+    run(
+        &mut somebody,
+        "select from gen_durable.instances where id in (1, 4) for no key update;
+         select from gen_durable.instances where id = 2 for key share",
+    )
+    .await;
+    let mut connection = session(pool, "set lock_timeout = '50s'").await;
+    for skip in [false, true] {
+        let mut transaction = connection.begin().await.unwrap();
+        // Row 4 is nobody's target, and row 2 is merely referred to.
+        let answers =
+            deliver(&mut transaction, &[(2, None, "go", None)], skip, None).await.unwrap();
+        assert_eq!(answers, json!([["m", "runnable", true, null, false]]));
+        assert_eq!([is_locked(pool, 2).await, is_locked(pool, 3).await], [true, false]);
+        let patience: String =
+            sqlx::query_scalar("show lock_timeout").fetch_one(&mut *transaction).await.unwrap();
+        assert_eq!(patience, "50s", "it is the transaction's");
+        transaction.rollback().await.unwrap();
+    }
+    // Those that are told to skip leave it out, and say so.
+    let mut transaction = connection.begin().await.unwrap();
+    let both = [(1, None, "go", None), (3, None, "go", None), (99, None, "go", None)];
+    let answers = deliver(&mut transaction, &both, true, Some("10ms")).await.unwrap();
+    let expected = json!([
+        [null, null, false, null, true],
+        ["m", "runnable", true, null, false],
+        [null, null, false, null, false]
+    ]);
+    assert_eq!(answers, expected);
+    let patience: String =
+        sqlx::query_scalar("show lock_timeout").fetch_one(&mut *transaction).await.unwrap();
+    assert_eq!(patience, "10ms");
+    transaction.rollback().await.unwrap();
+    let told = timeout(PATIENCE / 2, deliver(&mut connection, &both, false, Some("10ms")));
+    let error = told.await.expect("it gives up by itself").unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
+    let patience: String =
+        sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(patience, "50s", "it ended with the statement's transaction");
+    somebody.rollback().await.unwrap();
+    deliver(&mut connection, &both, false, Some("10ms")).await.unwrap();
+    let patience: String =
+        sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(patience, "50s", "it ended with the statement's transaction");
+}

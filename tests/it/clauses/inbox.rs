@@ -1,0 +1,141 @@
+//! The part of an inbox that claims and commits load, and the rest: `load_inbox.sql`.
+
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, PgPool, Row};
+
+use super::{signals, without_indexes};
+use crate::support::database;
+
+/// Text that Postgres does not compress, of so many times 32 bytes.
+const DENSE: &str = "(select string_agg(md5(n::text), '') from generate_series(1, $3) as n)";
+/// Text that it does: a signal of a MiB takes a few KiB.
+const THIN: &str = "repeat('x', 32 * $3)";
+
+/// One signal of the target: its payload is text of this kind.
+async fn large(pool: &PgPool, target: i64, id: i64, text: &str, times: i32) {
+    let insert = format!(
+        "insert into gen_durable.signals (target_id, id, name, payload)
+         overriding system value values ($1, $2, 'go', to_json({text}))"
+    );
+    let insert = sqlx::query(AssertSqlSafe(insert)).bind(target).bind(id).bind(times);
+    insert.execute(pool).await.unwrap();
+}
+
+/// Gives the instance a state of some 30 KB on disk.
+pub(super) async fn large_state(pool: &PgPool, id: i64) {
+    sqlx::query(
+        "update gen_durable.instances
+         set state = (select to_json(string_agg(md5(n::text), '')) from generate_series(1, 1000) as n)
+         where id = $1",
+    )
+    .bind(id)
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+/// Fills the inboxes of the instances 1 to 7; others have none. The newest signals come first on
+/// the table's pages.
+pub(super) async fn fill(pool: &PgPool) {
+    let ids = |target: i64, count: i64| {
+        (1..=count)
+            .rev()
+            .map(move |n| (target, 1000 * target + n + if target == 1 { 100 } else { 0 }))
+    };
+    // A few; more than are loaded; just as many.
+    signals(pool, &ids(1, 20).chain([(1, 1005)]).collect::<Vec<_>>()).await;
+    signals(pool, &ids(2, 130).collect::<Vec<_>>()).await;
+    signals(pool, &ids(3, 100).collect::<Vec<_>>()).await;
+    // Signals that begin within 64 KiB are loaded.
+    for id in [4004, 4003, 4002, 4001] {
+        large(pool, 4, id, DENSE, 1250).await;
+    }
+    // A compressed signal counts for eight times its size.
+    for id in [5003, 5002] {
+        large(pool, 5, id, DENSE, 1).await;
+    }
+    large(pool, 5, 5001, THIN, 32_768).await;
+    // Once something is left out, so is the rest.
+    large(pool, 6, 6003, DENSE, 1).await;
+    large(pool, 6, 6002, DENSE, 1).await;
+    large(pool, 6, 6001, DENSE, 3000).await;
+    // It begins just before the end.
+    large(pool, 7, 7002, DENSE, 3000).await;
+    large(pool, 7, 7001, DENSE, 2000).await;
+}
+
+/// An inbox's owner, its first and last id, its length, and true if there are more signals.
+pub(super) fn summary(inbox: &(i64, Value)) -> Value {
+    let signals = inbox.1[0].as_array().unwrap();
+    let sorted = signals.windows(2).all(|pair| pair[0][0].as_i64() < pair[1][0].as_i64());
+    assert!(sorted, "by id: {signals:?}");
+    assert_eq!(signals[0][1], "go");
+    json!([inbox.0, signals[0][0], signals[signals.len() - 1][0], signals.len(), inbox.1[1]])
+}
+
+/// The summaries of the inboxes, without the one that is empty.
+pub(super) fn expected() -> Vec<Value> {
+    vec![
+        json!([1, 1005, 1120, 21, false]),
+        json!([2, 2001, 2100, 100, true]),
+        json!([3, 3001, 3100, 100, false]),
+        json!([4, 4001, 4002, 2, true]),
+        json!([5, 5001, 5001, 1, true]),
+        json!([6, 6001, 6001, 1, true]),
+        json!([7, 7001, 7002, 2, false]),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_an_inbox_is_loaded_from_a_signal_on_and_what_lies_beyond_is_counted() {
+    let db = database().await;
+    let pool = db.pool();
+    fill(pool).await;
+    crate::support::sql(
+        pool,
+        "update gen_durable.signals set name = 'a' where target_id = 3 and id % 2 = 0;
+         update gen_durable.signals set payload = to_json(id) where target_id = 3",
+    )
+    .await;
+    let mut connection = without_indexes(pool).await;
+    let mut load =
+        async |target: i64, after: i64, count: i64, bytes: i64, name: Option<&str>, loaded: i64| {
+            let row =
+                sqlx::query(include_str!("../../../gen_durable/src/storage/sql/load_inbox.sql"))
+                    .bind(target)
+                    .bind(after)
+                    .bind(count)
+                    .bind(bytes)
+                    .bind(name)
+                    .bind(loaded)
+                    .fetch_one(&mut connection)
+                    .await
+                    .unwrap();
+            let inbox: Option<String> = row.get("inbox");
+            let inbox: Value =
+                inbox.map_or(Value::Null, |inbox| serde_json::from_str(&inbox).unwrap());
+            let ids = inbox
+                .as_array()
+                .map(|inbox| inbox.iter().map(|signal| signal[0].clone()).collect::<Vec<_>>());
+            let names: Vec<String> = row.get("names");
+            let counts: Vec<i64> = row.get("counts");
+            json!([ids, names, counts, row.get::<Option<i64>, _>("last")])
+        };
+    // By number, after a signal; the rest is counted by name.
+    let loaded = load(3, 3010, 3, 1_000_000, None, 3010).await;
+    assert_eq!(loaded, json!([[3011, 3012, 3013], ["a", "go"], [44, 43], 3100]));
+    // By name: the rest begins after the signals that were loaded before.
+    let loaded = load(3, 3010, 3, 1_000_000, Some("a"), 3090).await;
+    assert_eq!(loaded, json!([[3012, 3014, 3016], ["a", "go"], [5, 5], 3100]));
+    let loaded = load(3, 3010, 3, 1_000_000, Some("a"), 3010).await;
+    assert_eq!(loaded, json!([[3012, 3014, 3016], ["a", "go"], [45, 45], 3100]));
+    // By bytes.
+    let loaded = load(4, 0, 100, 65_536, None, 0).await;
+    assert_eq!(loaded, json!([[4001, 4002], ["go"], [2], 4004]));
+    let loaded = load(5, 0, 100, 65_536, None, 0).await;
+    assert_eq!(loaded, json!([[5001], ["go"], [2], 5003]));
+    let loaded = load(5, 5001, 100, 65_536, None, 5001).await;
+    assert_eq!(loaded, json!([[5002, 5003], [], [], null]));
+    let loaded = load(8, 0, 100, 65_536, None, 0).await;
+    assert_eq!(loaded, json!([null, [], [], null]));
+}

@@ -1,0 +1,138 @@
+//! The clauses of the statements, each by what happens without it. The statements run by
+//! themselves, on rows that the tests make.
+//!
+//! `tools/mutations` takes the clauses away one by one, and looks which test here fails.
+
+mod claim;
+mod commit;
+mod deliver;
+mod heads;
+mod inbox;
+mod insert;
+mod keys;
+mod upkeep;
+
+use serde_json::{Map, Value};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr};
+use tokio::task::JoinHandle;
+
+use crate::support::until_somebody_waits;
+
+/// Long ago, and long after the tests.
+const PAST: &str = "2020-01-01T00:00:00+00:00";
+const FUTURE: &str = "2100-01-01T00:00:00+00:00";
+
+/// Inserts rows of `instances` with these columns, in this order on the table's page. By default a
+/// row is of the machine `m`, version 1, at the step `s`.
+async fn rows(pool: &PgPool, rows: Value) {
+    for row in rows.as_array().expect("an array of objects") {
+        let mut columns = Map::new();
+        columns.insert("fsm".to_owned(), "m".into());
+        columns.insert("fsm_version".to_owned(), 1.into());
+        columns.insert("step".to_owned(), "s".into());
+        columns.insert("state".to_owned(), "old".into());
+        columns.extend(row.as_object().expect("an object").clone());
+        let names: Vec<&str> = columns.keys().map(String::as_str).collect();
+        let names = names.join(", ");
+        let insert = format!(
+            "insert into gen_durable.instances ({names})
+             select {names} from jsonb_populate_record(null::gen_durable.instances, $1)"
+        );
+        let insert = sqlx::query(AssertSqlSafe(insert)).bind(Value::Object(columns));
+        insert.execute(pool).await.expect("the row is inserted");
+    }
+}
+
+/// Inserts signals of the name `go` with these ids, in this order on the table's page.
+async fn signals(pool: &PgPool, signals: &[(i64, i64)]) {
+    for (target, id) in signals {
+        sqlx::query(
+            "insert into gen_durable.signals (target_id, id, name, payload)
+             overriding system value values ($1, $2, 'go', to_json($2::bigint))",
+        )
+        .bind(target)
+        .bind(id)
+        .execute(pool)
+        .await
+        .expect("the signal is inserted");
+    }
+}
+
+/// A worker whose lease is running: 7.
+async fn worker(pool: &PgPool) {
+    crate::support::sql(
+        pool,
+        "insert into gen_durable.workers (id, name, lease_expires_at)
+         overriding system value values (7, 'w', now() + interval '1 hour')",
+    )
+    .await;
+}
+
+/// The values of an expression over all rows of `instances`, in the order of their ids.
+async fn each(pool: &PgPool, expression: &str) -> Value {
+    let query = format!(
+        "select coalesce(json_agg({expression} order by i.id), '[]') from gen_durable.instances i"
+    );
+    see(pool, query).await
+}
+
+/// The answer of a query for one value.
+async fn see(pool: &PgPool, query: impl Into<String>) -> Value {
+    let query = format!("select to_json(({}))", query.into());
+    let seen: Option<Value> =
+        sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(pool).await.expect("an answer");
+    seen.unwrap_or(Value::Null)
+}
+
+/// A session that finds rows only by reading the table, in the order of its pages.
+async fn without_indexes(pool: &PgPool) -> PgConnection {
+    let settings =
+        "set enable_indexscan = off; set enable_indexonlyscan = off; set enable_bitmapscan = off";
+    session(pool, settings).await
+}
+
+/// A session of its own, with these settings.
+async fn session(pool: &PgPool, settings: &'static str) -> PgConnection {
+    let mut connection = pool.acquire().await.expect("a connection").detach();
+    run(&mut connection, settings).await;
+    connection
+}
+
+/// Runs statements in a session.
+async fn run(connection: &mut PgConnection, statements: impl Into<String>) {
+    let statements = AssertSqlSafe(statements.into()).into_sql_str();
+    sqlx::raw_sql(statements).execute(connection).await.expect("the statements run");
+}
+
+/// True if somebody has locked a row so that no other can change it.
+async fn is_locked(pool: &PgPool, id: i64) -> bool {
+    let free: Vec<i64> = sqlx::query_scalar(
+        "select id from gen_durable.instances where id = $1 for no key update skip locked",
+    )
+    .bind(id)
+    .fetch_all(pool)
+    .await
+    .expect("an answer");
+    free.is_empty()
+}
+
+/// Two statements that lock the rows 1 and 2, each with a transaction of its own. Row 2 lies before
+/// row 1 on the table's page.
+///
+/// The second one in the queue for row 1 reads the table in the order of its pages. If it had row 2
+/// by now, each of them would wait for the other.
+async fn in_a_circle<T: Send + 'static>(
+    pool: &PgPool,
+    lock: impl Fn(PgConnection, [i64; 2]) -> JoinHandle<T>,
+) -> [T; 2] {
+    rows(pool, serde_json::json!([{ "id": 2 }, { "id": 1 }])).await;
+    let mut barrier = pool.begin().await.expect("a transaction");
+    run(&mut barrier, "select from gen_durable.instances where id = 1 for update").await;
+    let by_key = session(pool, "set enable_seqscan = off; set enable_bitmapscan = off").await;
+    let first = lock(by_key, [1, 2]);
+    until_somebody_waits(pool, 1).await;
+    let second = lock(without_indexes(pool).await, [2, 1]);
+    until_somebody_waits(pool, 2).await;
+    barrier.rollback().await.expect("the barrier ends");
+    [first.await.expect("no panic"), second.await.expect("no panic")]
+}

@@ -1,0 +1,206 @@
+//! The maintenance services' statements: `reap.sql`, `wake_timed_out.sql`.
+
+use serde_json::{Value, json};
+use sqlx::{PgConnection, PgPool};
+use tokio::time::timeout;
+
+use super::{FUTURE, PAST, each, rows, run, without_indexes};
+use crate::support::{PATIENCE, database};
+
+/// A worker whose lease runs, 1, and one whose lease has run out, 2; 3 is not there.
+async fn workers(pool: &PgPool) {
+    crate::support::sql(
+        pool,
+        "insert into gen_durable.workers (id, name, lease_expires_at)
+         overriding system value
+         values (1, 'w', now() + interval '1 hour'), (2, 'w', now() - interval '1 second')",
+    )
+    .await;
+}
+
+fn executing(id: i64, worker: i64, more: Value) -> Value {
+    let mut row = json!({
+        "id": id, "status": "executing", "locked_by": worker, "revision": 3, "attempt": 4,
+        "eligible_at": PAST, "updated_at": PAST, "last_error": "old",
+    });
+    row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    row
+}
+
+/// Reaps; the ids, queues, keys and statuses of what was reaped, by id.
+async fn reap(connection: &mut PgConnection, batch_max: i64, crashes_max: i32) -> Value {
+    let reap = sqlx::query_as(include_str!("../../../gen_durable/src/storage/sql/reap.sql"))
+        .bind(batch_max)
+        .bind(crashes_max)
+        .fetch_all(connection);
+    let mut reaped: Vec<(i64, String, Option<String>, String)> =
+        timeout(PATIENCE / 2, reap).await.expect("it waits for nobody").unwrap();
+    reaped.sort();
+    json!(reaped)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_rows_of_lost_workers_come_back_or_fail() {
+    let db = database().await;
+    let pool = db.pool();
+    workers(pool).await;
+    let live = json!(["runnable", "executing"]);
+    let for_ever = json!(["executing", "failed"]);
+    let all = json!([
+        // The order of the pages is not the one of the workers.
+        executing(5, 3, json!({ "crashes": 2, "unique_key": "d", "unique_scope": for_ever })),
+        executing(1, 1, json!({})),
+        executing(2, 2, json!({ "queue": "q", "unique_key": "a", "unique_scope": live })),
+        executing(3, 3, json!({ "unique_key": "b", "unique_scope": for_ever })),
+        executing(
+            4,
+            2,
+            json!({ "crashes": 2, "unique_key": "c", "unique_scope": live, "partition_key": "k" })
+        ),
+        executing(6, 2, json!({ "crashes": 1, "partition_key": "p" })),
+        executing(7, 2, json!({ "crashes": 1, "revision": 4_611_686_018_427_387_904_i64 })),
+        executing(8, 2, json!({})),
+        executing(9, 2, json!({ "attempt": 2_147_483_647, "crashes": 2_147_483_647 })),
+    ]);
+    rows(pool, all).await;
+    let mut somebody = pool.begin().await.unwrap();
+    run(
+        &mut somebody,
+        "select from gen_durable.instances where id = 8 for no key update;
+         select from gen_durable.instances where id = 3 for key share",
+    )
+    .await;
+    let mut connection = without_indexes(pool).await;
+    run(&mut connection, "set statement_timeout = '25s'").await;
+    let expected = json!([
+        [2, "q", null, "runnable"],
+        [3, "default", null, "runnable"],
+        [4, "default", "k", "failed"],
+        [5, "default", null, "failed"],
+        [6, "default", "p", "runnable"],
+        [7, "default", null, "runnable"],
+        [9, "default", null, "failed"],
+    ]);
+    assert_eq!(reap(&mut connection, 100, 3).await, expected);
+    let seen = each(
+        pool,
+        "json_build_array(i.status, i.locked_by, i.revision, i.attempt, i.crashes, i.last_error,
+                          i.unique_scope is not null, i.finished_at is not null, i.eligible_at < i.updated_at,
+                          i.updated_at > now() - interval '1 hour')",
+    );
+    let lost = |times: i64| format!("step s: its worker was lost {times} times in a row");
+    let as_it_was =
+        |worker| json!(["executing", worker, 3, 4, 0, "old", false, false, false, false]);
+    let expected = json!([
+        as_it_was(1),
+        ["runnable", null, 4, 5, 1, "old", true, false, true, true],
+        ["runnable", null, 4, 5, 1, "old", false, false, true, true],
+        ["failed", null, 4, 5, 3, lost(3), false, true, true, true],
+        ["failed", null, 4, 5, 3, lost(3), true, true, false, true],
+        // A row with a key comes back at once, as nothing of its key goes before it. One without a
+        // key comes back a little later.
+        ["runnable", null, 4, 5, 2, "old", false, false, true, true],
+        ["runnable", null, 1, 5, 2, "old", false, false, false, true],
+        as_it_was(2),
+        [
+            "failed",
+            null,
+            4,
+            2_147_483_647,
+            2_147_483_647,
+            lost(2_147_483_648),
+            false,
+            true,
+            false,
+            true
+        ],
+    ]);
+    assert_eq!(seen.await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_what_loses_workers_in_a_row_comes_back_at_random_moments_of_four_seconds() {
+    let db = database().await;
+    let pool = db.pool();
+    rows(pool, (1..=40).map(|id| executing(id, 3, json!({ "crashes": 1000 }))).collect()).await;
+    let mut connection = without_indexes(pool).await;
+    reap(&mut connection, 100, 5000).await;
+    let seen = "select json_build_array(count(distinct eligible_at) > 20,
+                                        max(eligible_at - updated_at) <= interval '4 seconds',
+                                        min(eligible_at - updated_at) >= interval '0 seconds')
+                from gen_durable.instances";
+    assert_eq!(super::see(pool, seen).await, json!([true, true, true]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_batch_of_lost_workers_is_bounded() {
+    let db = database().await;
+    let pool = db.pool();
+    workers(pool).await;
+    let of =
+        |ids: std::ops::Range<i64>, worker| ids.map(move |id| executing(id, worker, json!({})));
+    let lost = of(1..4, 3).chain(of(4..7, 2)).chain(of(7..10, 5)).chain(of(10..13, 1));
+    rows(pool, lost.collect()).await;
+    let mut connection = without_indexes(pool).await;
+    for expected in [4, 4, 1, 0] {
+        assert_eq!(reap(&mut connection, 4, 3).await.as_array().unwrap().len(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_parked_rows_whose_time_is_up_are_woken_the_first_ones_first() {
+    let db = database().await;
+    let pool = db.pool();
+    let parked = |id: i64, day: i64, more: Value| {
+        let mut row = json!({
+            "id": id, "status": "awaiting_signal", "awaits": ["go"], "eligible_at": FUTURE,
+            "wake_at": format!("2020-01-{day:02}T00:00:00+00:00"), "updated_at": FUTURE,
+        });
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row
+    };
+    let all = json!([
+        parked(1, 9, json!({})),
+        parked(2, 1, json!({ "queue": "q", "unique_key": "a", "unique_scope": ["runnable"] })),
+        parked(3, 2, json!({ "unique_key": "b", "unique_scope": ["awaiting_signal"] })),
+        parked(4, 1, json!({ "wake_at": FUTURE })),
+        parked(5, 1, json!({ "wake_at": null })),
+        parked(6, 1, json!({ "status": "runnable" })),
+        parked(7, 1, json!({})),
+    ]);
+    rows(pool, all).await;
+    let mut somebody = pool.begin().await.unwrap();
+    run(
+        &mut somebody,
+        "select from gen_durable.instances where id = 7 for no key update;
+         select from gen_durable.instances where id = 3 for key share",
+    )
+    .await;
+    let mut connection = without_indexes(pool).await;
+    let mut wake = async |limit: i64| -> Vec<String> {
+        let wake = include_str!("../../../gen_durable/src/storage/sql/wake_timed_out.sql");
+        let wake = sqlx::query_scalar(wake).bind(limit).fetch_all(&mut connection);
+        let mut queues: Vec<String> =
+            timeout(PATIENCE / 2, wake).await.expect("it waits for nobody").unwrap();
+        queues.sort();
+        queues
+    };
+    assert_eq!(wake(2).await, ["default", "q"]);
+    let columns = "json_build_array(i.status, i.awaits, i.wake_at is null, i.eligible_at <= now(),
+                                    i.unique_scope, i.updated_at <= now())";
+    let as_it_was = |status, wakes: bool| json!([status, ["go"], !wakes, false, null, false]);
+    let expected = json!([
+        as_it_was("awaiting_signal", true),
+        ["runnable", [], true, true, ["runnable"], true],
+        ["runnable", [], true, true, null, true],
+        as_it_was("awaiting_signal", true),
+        as_it_was("awaiting_signal", false),
+        as_it_was("runnable", true),
+        as_it_was("awaiting_signal", true),
+    ]);
+    assert_eq!(each(pool, columns).await, expected);
+    assert_eq!(wake(100).await, ["default"]);
+    somebody.rollback().await.unwrap();
+    assert_eq!(wake(100).await, ["default"]);
+    assert_eq!(wake(100).await, [""; 0]);
+}
