@@ -385,13 +385,13 @@ fn the_tests_that_the_promises_name_exist() {
         })
     };
     let mut problems = Vec::new();
-    let reliability = read("RELIABILITY.md");
+    let reliability = read("docs/reliability.md");
     for name in reliability.split('`').skip(1).step_by(2).filter(|name| name.contains("::")) {
         let (module, test) = name.rsplit_once("::").expect("it contains one");
         let begin = test.strip_suffix('…').map_or_else(|| format!("{test}("), str::to_owned);
         let named = modules(module).any(|file| tests(file, &format!("fn {begin}")));
         if !named && !modules(name).any(|file| tests(file, "fn ")) {
-            problems.push(format!("RELIABILITY.md: there is no test `{name}`"));
+            problems.push(format!("docs/reliability.md: there is no test `{name}`"));
         }
     }
     check(&problems);
