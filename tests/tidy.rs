@@ -446,15 +446,15 @@ fn options(list: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_example_is_registered_and_in_the_readme() {
-    let readme = read("README.md");
+fn every_example_is_registered_and_in_their_readme() {
+    let readme = read("examples/README.md");
     let listed = rows(&readme, "| `cargo run --example` |");
     let manifest = read("examples/Cargo.toml");
     let mut problems = Vec::new();
     for file in files("examples", "rs").iter().filter(|file| file.stem() != "session") {
         let name = file.stem();
         if !listed.contains(name) {
-            problems.push(format!("README.md: the table of examples misses `{name}`"));
+            problems.push(format!("examples/README.md: the table misses `{name}`"));
         }
         if !manifest.contains(&format!("name = \"{name}\"\npath = \"{name}.rs\"")) {
             problems.push(format!("examples/Cargo.toml: `{name}` is not registered"));
