@@ -362,7 +362,8 @@
 //!
 //! # Where to look
 //!
-//! - [`guide`]: machines, signals, errors and retries, versions, jobs, testing, operation, a page each.
+//! - [`guide`]: machines, signals, errors and retries, versions, jobs, testing, operation, a page
+//!   each.
 //! - [`Machine`] and [`Steps`]: the contract that the macros implement, and that can be written by hand.
 //! - [`Context`]: what a step is given. [`Outcome`]: what it returns.
 //! - [`Engine`] and [`Client`]: inserting, signalling, waiting; [`Engine::metrics`],
