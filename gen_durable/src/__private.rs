@@ -129,7 +129,7 @@ pub fn going_to<M: Machine>(result: StepResult<M>, declared: &[&str]) -> StepRes
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "went to step `{step}`, which it does not declare; add it to `#[step(next(…))]`, which has [{declared}]"
+    "went to step `{step}`, which it does not declare; add it to `#[step(next(...))]`, which has [{declared}]"
 )]
 struct UndeclaredTarget {
     step: &'static str,

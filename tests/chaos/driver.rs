@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use gen_durable::{Delivery, InsertError, SignalError, prelude::*};
+use gen_durable::{Delivery, SignalError, prelude::*};
 use gen_durable_tests::{
     machines::{
         Chain, ChainState, Collector, CollectorState, EXTERNAL, Keyed, KeyedState, Once, Ping,
@@ -20,26 +20,31 @@ use gen_durable_tests::{
     random::Random,
     wild::{Wild, WildState},
 };
-use sqlx::{PgPool, postgres::PgPoolOptions};
-use tokio::task::JoinHandle;
+use sqlx::PgPool;
+use tokio::task::{JoinHandle, JoinSet};
 
-use crate::Error;
+use crate::{Error, schedule::Fault};
 
 /// How long a call may take before the driver gives it up.
-const CALL_MAX: Duration = Duration::from_secs(15);
+pub(crate) const CALL_MAX: Duration = Duration::from_secs(15);
 
 /// While an instance holds a unique key that it keeps when it has ended.
-const FOR_EVER: [Status; 5] =
+pub(crate) const FOR_EVER: [Status; 5] =
     [Status::Runnable, Status::Executing, Status::AwaitingSignal, Status::Done, Status::Failed];
 
 pub(crate) struct Driver {
     shared: Arc<Shared>,
+    bursts: JoinSet<()>,
+    random: Random,
     inserting: JoinHandle<()>,
     signalling: JoinHandle<()>,
 }
 
-struct Shared {
+pub(crate) struct Shared {
+    pool: PgPool,
     client: Client,
+    /// That of the bursts: they would hold up the steady calls.
+    busy: Client,
     stopping: AtomicBool,
     /// No insert comes any more, and all signals that will be owed are.
     all_inserted: AtomicBool,
@@ -53,14 +58,11 @@ struct Shared {
 }
 
 impl Driver {
-    pub(crate) fn start(url: &str, seed: u64) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(10)
-            .acquire_timeout(Duration::from_secs(3))
-            .connect_lazy(url)
-            .expect("the proxy's URL is one");
+    pub(crate) fn start(pool: PgPool, seed: u64) -> Self {
         let shared = Arc::new(Shared {
-            client: Client::new(pool),
+            client: Client::new(pool.clone()),
+            busy: Client::new(pool.clone()),
+            pool,
             stopping: AtomicBool::new(false),
             all_inserted: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
@@ -72,9 +74,17 @@ impl Driver {
         let (inserter, signaller) = (Arc::clone(&shared), Arc::clone(&shared));
         Self {
             shared,
+            bursts: JoinSet::new(),
+            random: Random::new(seed ^ 5),
             inserting: tokio::spawn(async move { inserter.insert(Random::new(seed ^ 1)).await }),
             signalling: tokio::spawn(async move { signaller.signal(Random::new(seed ^ 2)).await }),
         }
+    }
+
+    /// Does what is the driver's of a fault, beside its steady calls.
+    pub(crate) fn suffer(&mut self, fault: Fault) {
+        let random = Random::new(self.random.number());
+        self.bursts.spawn(Arc::clone(&self.shared).suffer(fault, random));
     }
 
     pub(crate) fn acknowledged(&self) -> u64 {
@@ -88,9 +98,18 @@ impl Driver {
     /// Stops inserting, and goes on until every signal that is owed was acknowledged.
     pub(crate) async fn finish(&mut self) -> Vec<String> {
         self.shared.stopping.store(true, Ordering::Relaxed);
-        let both = async { tokio::join!(&mut self.inserting, &mut self.signalling) };
-        if let Ok(results) = tokio::time::timeout(Duration::from_mins(1), both).await {
-            for error in [results.0.err(), results.1.err()].into_iter().flatten() {
+        let all = async {
+            let mut failed = Vec::new();
+            while let Some(burst) = self.bursts.join_next().await {
+                failed.extend(burst.err());
+            }
+            failed.extend((&mut self.inserting).await.err());
+            self.shared.all_inserted.store(true, Ordering::Release);
+            failed.extend((&mut self.signalling).await.err());
+            failed
+        };
+        if let Ok(failed) = tokio::time::timeout(Duration::from_mins(1), all).await {
+            for error in failed {
                 self.shared.wrong(format!("the driver failed: {error}"));
             }
         } else {
@@ -134,8 +153,7 @@ impl Shared {
                     let rows: Vec<_> = rows.collect();
                     let call = Keyed::insert_many(rows).execute(&self.client);
                     if let Some(Ok(ids)) = self.call(call).await {
-                        let ids = ids.into_iter().filter_map(|id| id.ok().map(InstanceId::get));
-                        self.inserted.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+                        ids.into_iter().flatten().for_each(|id| self.remember(id.get()));
                     }
                 }
                 8 => {
@@ -151,32 +169,15 @@ impl Shared {
             }
             tokio::time::sleep(Duration::from_millis(random.between(1, 30))).await;
         }
-        self.all_inserted.store(true, Ordering::Release);
     }
 
     async fn insert_collector(&self, random: &mut Random) {
         let external = u32::try_from(random.below(4)).unwrap_or(0);
         let leaves = u32::try_from(random.below(8)).unwrap_or(0);
         let state = CollectorState { leaves, external, ..CollectorState::default() };
-        // If the answer is lost, nobody knows the id, and the signals would never come. So the key
-        // tells, and the insert is tried again until there is an answer. The key is held for ever: a collector
-        // without signals may have ended before the second try.
         let key = format!("collector {}", random.number());
-        loop {
-            let insert = Collector::insert(state.clone());
-            let insert = insert.unique_key(key.clone()).unique_while(FOR_EVER);
-            let id = match self.call(insert.execute(&self.client)).await {
-                Some(Ok(id)) => id,
-                Some(Err(InsertError::Duplicate(duplicate))) => duplicate.id,
-                _ => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
-            self.inserted.lock().unwrap_or_else(PoisonError::into_inner).push(id.get());
-            self.owed().extend((0..external).map(|n| (id, EXTERNAL + n)));
-            return;
-        }
+        let id = self.insert_surely(&self.client, &key, || Collector::insert(state.clone())).await;
+        (0..external).for_each(|n| self.owe(id, EXTERNAL + n));
     }
 
     async fn insert_wild(&self, random: &mut Random) {
@@ -189,9 +190,12 @@ impl Shared {
         let _ = self.call(self.client.signal_by_name(id.get(), "ping", &bad, None)).await;
     }
 
-    async fn keep<M: Machine>(&self, insert: gen_durable::Insert<M>) -> Option<InstanceId<M>> {
+    pub(crate) async fn keep<M: Machine>(
+        &self,
+        insert: gen_durable::Insert<M>,
+    ) -> Option<InstanceId<M>> {
         let id = self.call(insert.execute(&self.client)).await?.ok()?;
-        self.inserted.lock().unwrap_or_else(PoisonError::into_inner).push(id.get());
+        self.remember(id.get());
         Some(id)
     }
 
@@ -240,7 +244,7 @@ impl Shared {
         }
     }
 
-    async fn send(
+    pub(crate) async fn send(
         &self,
         id: InstanceId<Collector>,
         n: u32,
@@ -250,18 +254,39 @@ impl Shared {
     }
 
     /// Counts a call; none if it did not return in time.
-    async fn call<T, E>(&self, call: impl Future<Output = Result<T, E>>) -> Option<Result<T, E>> {
+    pub(crate) async fn call<T, E>(
+        &self,
+        call: impl Future<Output = Result<T, E>>,
+    ) -> Option<Result<T, E>> {
         let result = tokio::time::timeout(CALL_MAX, call).await.ok();
         let count = if let Some(Ok(_)) = result { &self.acknowledged } else { &self.failed };
         count.fetch_add(1, Ordering::Relaxed);
         result
     }
 
+    /// The client for bursts.
+    pub(crate) fn busy(&self) -> &Client {
+        &self.busy
+    }
+
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Remembers an acknowledged insert.
+    pub(crate) fn remember(&self, id: i64) {
+        self.inserted.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+    }
+
+    pub(crate) fn owe(&self, id: InstanceId<Collector>, n: u32) {
+        self.owed().push((id, n));
+    }
+
     fn owed(&self) -> std::sync::MutexGuard<'_, Vec<(InstanceId<Collector>, u32)>> {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wrong(&self, problem: String) {
+    pub(crate) fn wrong(&self, problem: String) {
         self.problems.lock().unwrap_or_else(PoisonError::into_inner).push(problem);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: `heal` undoes every fault but one: what is half open stays so, for the engines to find.
 
-use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::PathBuf};
+use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::PathBuf, time::Duration};
 
 use gen_durable_test_postgres::Server;
 use gen_durable_tests::{
@@ -11,12 +11,20 @@ use gen_durable_tests::{
     proxy::Proxy,
     worker::{SOCKETS_MAX, UNREACHED},
 };
+use sqlx::{ConnectOptions, PgPool};
+use tokio::task::JoinSet;
 
-use crate::{Error, schedule::Fault};
+use crate::{
+    Error,
+    administrator::{Administrator, Harm},
+    schedule::Fault,
+};
 
 const DATABASE: &str = "postgres";
 const SIGKILL: i32 = 9;
 const MIB: u64 = 1024 * 1024;
+/// The longest time of a shutdown, whatever happens to the database.
+const SHUTDOWN_MAX: Duration = Duration::from_mins(1);
 /// By how much the memory of a worker may grow, once it has warmed up.
 const GROWTH_MAX: u64 = 64 * MIB;
 
@@ -33,9 +41,13 @@ pub(crate) struct Fleet {
     lease: u64,
     verbose: bool,
     server: Server,
+    administrator: Administrator,
+    driver_pool: Option<PgPool>,
     /// One for each worker, and one for the driver.
     proxies: Vec<Proxy>,
     workers: Vec<Option<Worker>>,
+    /// Those that shut down. Faults go on meanwhile: what they wait for may be one's end.
+    ending: JoinSet<(usize, Result<Ended, Error>)>,
     /// Without libfaketime there are none, and all clocks are right.
     clocks: Vec<Clock>,
     server_clock: Option<Clock>,
@@ -44,13 +56,18 @@ pub(crate) struct Fleet {
     problems: Vec<String>,
     lost_commits: u64,
     running: bool,
+    /// The harm is mended as soon as Postgres runs.
+    mend_due: bool,
 }
 
 impl Fleet {
     pub(crate) fn start(skews: &[i64], lease: u64, verbose: bool) -> Result<Self, Error> {
         let workers = skews.len();
         let server_clock = Clock::new()?;
-        let mut server = Server::builder().setting("log_min_messages", "panic");
+        let mut server = Server::builder()
+            .setting("log_min_messages", "panic")
+            // A connection that freezes before it has logged in would hold up a stop for a minute.
+            .setting("authentication_timeout", "5s");
         for (name, value) in server_clock.iter().flat_map(Clock::environment) {
             server = server.env(name, value);
         }
@@ -63,13 +80,17 @@ impl Fleet {
         }
         let proxies =
             (0..=workers).map(|_| Proxy::start(server.socket_dir())).collect::<Result<_, _>>()?;
+        let administrator = Administrator::new(server.url(DATABASE));
         Ok(Self {
             program: std::env::current_exe()?,
             lease,
             verbose,
             server,
+            administrator,
+            driver_pool: None,
             proxies,
             workers: (0..workers).map(|_| None).collect(),
+            ending: JoinSet::new(),
             clocks,
             server_clock,
             memory: Memory::default(),
@@ -77,6 +98,7 @@ impl Fleet {
             problems: Vec::new(),
             lost_commits: 0,
             running: true,
+            mend_due: false,
         })
     }
 
@@ -84,8 +106,16 @@ impl Fleet {
         self.server.url(DATABASE)
     }
 
-    pub(crate) fn driver_url(&self) -> String {
-        self.proxies[self.workers.len()].url(DATABASE)
+    /// Makes the logins of workers and driver.
+    pub(crate) async fn set_up(&mut self, pool: &PgPool) -> Result<(), Error> {
+        self.administrator.set_up(pool).await
+    }
+
+    /// A pool that has the driver's faults.
+    pub(crate) fn driver_pool(&mut self) -> Result<PgPool, Error> {
+        let url = self.proxies[self.workers.len()].url(DATABASE);
+        let pool = self.administrator.driver_pool(&url)?;
+        Ok(self.driver_pool.insert(pool).clone())
     }
 
     pub(crate) fn start_all(&mut self) -> Result<(), Error> {
@@ -94,7 +124,8 @@ impl Fleet {
 
     fn start_worker(&mut self, index: usize) -> Result<(), Error> {
         if self.workers[index].is_none() {
-            let url = self.proxies[index].url(DATABASE);
+            let url = self.administrator.worker(&self.proxies[index].url(DATABASE))?;
+            let url = url.to_url_lossy().to_string();
             let clock = self.clocks.get(index);
             // The account of its runs is not the engine's, and spared what its connections suffer.
             let runs = self.server_url();
@@ -106,6 +137,7 @@ impl Fleet {
     }
 
     /// Lets a fault happen.
+    #[expect(clippy::too_many_lines, reason = "a list of faults, each a few lines")]
     pub(crate) async fn suffer(&mut self, fault: &Fault) -> Result<(), Error> {
         if self.verbose {
             println!("        {fault:?}");
@@ -132,7 +164,7 @@ impl Fleet {
                 if self.workers[index].as_ref().is_none_or(Worker::is_stopped) {
                     return Ok(());
                 }
-                self.shut_down_worker(index, false).await?;
+                self.begin_shutdown(index);
                 "shutdown"
             }
             Fault::Postgres(mode) => {
@@ -143,7 +175,7 @@ impl Fleet {
                 self.running = false;
                 "Postgres stopped"
             }
-            Fault::PostgresBack => return self.start_postgres(),
+            Fault::PostgresBack => return self.start_postgres().await,
             Fault::Terminate => {
                 if self.running {
                     let _ = self.terminate().await;
@@ -175,17 +207,72 @@ impl Fleet {
                 clock.set(seconds)?;
                 "clock of Postgres jumped"
             }
+            Fault::Harm(harm) => {
+                if !self.running || !self.administrator.harm(harm).await? {
+                    return Ok(());
+                }
+                match harm {
+                    Harm::Rights => "rights revoked",
+                    Harm::Table(_) | Harm::Schema => "table or schema away",
+                }
+            }
+            Fault::Mend => return self.mend().await,
+            Fault::Isolation(level) => {
+                if self.running {
+                    self.administrator.isolate(level).await?;
+                }
+                if !self.running || level.is_none() {
+                    return Ok(());
+                }
+                "isolation raised"
+            }
+            Fault::Rotate => {
+                if !self.running {
+                    return Ok(());
+                }
+                self.administrator.rotate().await?;
+                "password rotated"
+            }
+            Fault::Tell => {
+                self.tell_password();
+                return Ok(());
+            }
+            // These are the driver's.
+            Fault::Giants(..) => "giant rows",
+            Fault::Inbox(..) => "giant inbox",
+            Fault::Hold(..) => "row or key held",
         };
         *self.suffered.entry(name).or_default() += 1;
         Ok(())
     }
 
-    fn start_postgres(&mut self) -> Result<(), Error> {
+    async fn start_postgres(&mut self) -> Result<(), Error> {
         if !self.running {
             self.server.start_again()?;
             self.running = true;
+            if std::mem::take(&mut self.mend_due) {
+                self.administrator.mend().await?;
+            }
         }
         Ok(())
+    }
+
+    async fn mend(&mut self) -> Result<(), Error> {
+        if self.running {
+            return self.administrator.mend().await;
+        }
+        self.mend_due = true;
+        Ok(())
+    }
+
+    fn tell_password(&mut self) {
+        if let Some(pool) = &self.driver_pool {
+            self.administrator.tell(pool);
+        }
+        for worker in self.workers.iter_mut().flatten() {
+            // One that has just ended is found by the next look.
+            let _ = worker.tell(&self.administrator.known_password());
+        }
     }
 
     async fn terminate(&self) -> Result<(), sqlx::Error> {
@@ -212,18 +299,22 @@ impl Fleet {
     }
 
     /// Ends all faults but the wrong clocks of the workers.
-    pub(crate) fn heal(&mut self) -> Result<(), Error> {
+    pub(crate) async fn heal(&mut self) -> Result<(), Error> {
         if let Some(clock) = &self.server_clock {
             clock.set(0)?;
         }
-        self.start_postgres()?;
+        self.start_postgres().await?;
+        self.administrator.mend().await?;
+        self.administrator.isolate(None).await?;
+        self.tell_password();
         for proxy in &self.proxies {
-            proxy.delay(std::time::Duration::ZERO);
+            proxy.delay(Duration::ZERO);
         }
         self.look_after()?;
         for worker in self.workers.iter_mut().flatten() {
             worker.go_on()?;
         }
+        self.end_shutdowns(false).await?;
         self.start_all()
     }
 
@@ -269,27 +360,38 @@ impl Fleet {
         }
         self.look_after()?;
         for index in 0..self.workers.len() {
-            self.shut_down_worker(index, true).await?;
+            self.begin_shutdown(index);
+            self.end_shutdowns(true).await?;
         }
         self.proxies.clear();
         // Postgres notices that its clients are gone when it next looks.
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         Ok(std::mem::take(&mut self.problems))
     }
 
-    /// In the middle of faults a shutdown may fail to reach the database; it may not hang, crash or fail
-    /// in another way even then.
-    async fn shut_down_worker(&mut self, index: usize, quiet: bool) -> Result<(), Error> {
-        let Some(worker) = self.workers[index].take() else { return Ok(()) };
+    fn begin_shutdown(&mut self, index: usize) {
+        let Some(worker) = self.workers[index].take() else { return };
         let pid = worker.pid();
         let ended = tokio::task::spawn_blocking(move || worker.shut_down());
-        let Ok(output) = tokio::time::timeout(std::time::Duration::from_mins(1), ended).await
-        else {
-            return Err(format!("worker {pid} did not shut down within a minute").into());
-        };
-        let ended = output??;
-        let unreached = ended.status.code() == Some(i32::from(UNREACHED));
-        self.bury(index, &ended, ended.success() || unreached && !quiet);
+        self.ending.spawn(async move {
+            let ended = match tokio::time::timeout(SHUTDOWN_MAX, ended).await {
+                Ok(Ok(ended)) => ended.map_err(Error::from),
+                Ok(Err(error)) => Err(error.into()),
+                Err(_) => Err(format!("worker {pid} did not shut down in {SHUTDOWN_MAX:?}").into()),
+            };
+            (index, ended)
+        });
+    }
+
+    /// In the middle of faults a shutdown may fail to reach the database. It may not hang, crash or
+    /// fail in another way even then.
+    async fn end_shutdowns(&mut self, quiet: bool) -> Result<(), Error> {
+        while let Some(ended) = self.ending.join_next().await {
+            let (index, ended) = ended?;
+            let ended = ended?;
+            let unreached = ended.status.code() == Some(i32::from(UNREACHED));
+            self.bury(index, &ended, ended.success() || unreached && !quiet);
+        }
         Ok(())
     }
 

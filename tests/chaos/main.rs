@@ -11,6 +11,9 @@
 //! The wall clocks of workers are wrong, and jump, and so does that of Postgres, if libfaketime is
 //! installed (Debian's package `faketime`); otherwise the run says that it goes without.
 //!
+//! Workers and driver have logins with the rights of the roles alone, and passwords that change.
+//! Rights, tables and the schema are missing for a moment, and the isolation level is raised.
+//!
 //! Which faults come, when and to whom, follows from the seed. What they meet does not: that is up
 //! to the machine's scheduling, so a seed that fails may need a few runs to fail again.
 //!
@@ -19,6 +22,8 @@
 
 #![allow(missing_debug_implementations, reason = "a program is no API")]
 
+mod administrator;
+mod bursts;
 mod driver;
 mod fleet;
 mod schedule;
@@ -126,15 +131,17 @@ async fn run(options: Options) -> Result<Vec<String>, Error> {
     let pool = look(&fleet)?;
     gen_durable_migrate::up(&pool).await?;
     oracle::install(&pool).await?;
+    fleet.set_up(&pool).await?;
     fleet.start_all()?;
 
-    let mut driver = Driver::start(&fleet.driver_url(), seed);
+    let mut driver = Driver::start(fleet.driver_pool()?, seed);
     let events = schedule(seed, Duration::from_secs(options.seconds), options.workers);
     let faults = events.len();
     let mut told = Instant::now();
     for event in events {
         tokio::time::sleep_until((began + event.at).into()).await;
         fleet.suffer(&event.fault).await?;
+        driver.suffer(event.fault);
         if told.elapsed() > Duration::from_secs(5) {
             told = Instant::now();
             tell(began, &pool, &driver).await;
@@ -145,7 +152,7 @@ async fn run(options: Options) -> Result<Vec<String>, Error> {
         }
     }
     println!("{:4} s: no more faults", began.elapsed().as_secs());
-    fleet.heal()?;
+    fleet.heal().await?;
     let mut problems = driver.finish().await;
     settle(began, &pool, options.workers, &mut problems).await;
     problems.extend(oracle::check(&pool).await?);

@@ -7,6 +7,8 @@ use std::time::Duration;
 use gen_durable_test_postgres::Mode;
 use gen_durable_tests::random::Random;
 
+use crate::administrator::Harm;
+
 /// Something that is done to the fleet. What does not apply (to stop a dead worker) does nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
@@ -36,6 +38,31 @@ pub(crate) enum Fault {
     Clock(usize, i64),
     /// The clock of Postgres jumps.
     PostgresClock(i64),
+    /// Something of the database is not as it should be.
+    Harm(Harm),
+    /// It is put right.
+    Mend,
+    /// New connections begin at this isolation level, or at Postgres's own.
+    Isolation(Option<&'static str>),
+    /// The logins have another password, which nobody knows yet.
+    Rotate,
+    /// Everybody is told the password.
+    Tell,
+    /// A caller inserts so many rows of so many bytes at once.
+    Giants(u32, usize),
+    /// Callers send so many signals of so many bytes to one instance.
+    Inbox(u32, usize),
+    /// A caller's transaction holds something for so long, and is committed or not.
+    Hold(Hold, Duration, bool),
+}
+
+/// The thing that a transaction holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Hold {
+    /// The row of an instance.
+    Row,
+    /// A unique key.
+    Key,
 }
 
 /// A fault and its time, from the beginning of the run.
@@ -50,6 +77,16 @@ const SKEW_MAX: u64 = 864_000;
 /// How far that of Postgres may be off: a few leases. What was put into the queue while it was ahead
 /// waits until the right time has come there too, so it must not be hours.
 const JUMP_MAX: u64 = 8;
+
+const MIB: u64 = 1024 * 1024;
+const HARMS: [Harm; 6] = [
+    Harm::Rights,
+    Harm::Rights,
+    Harm::Table("instances"),
+    Harm::Table("signals"),
+    Harm::Table("workers"),
+    Harm::Schema,
+];
 
 /// The faults of a run, in order. The last worker is spared what ends a process: what it has in memory
 /// in the end tells whether the engine leaks.
@@ -102,9 +139,73 @@ pub(crate) fn schedule(seed: u64, time: Duration, workers: usize) -> Vec<Event> 
         }
         now += random.between(100, 900);
     }
+    meanwhile(&mut Random::new(seed ^ 4), end, &mut events);
     events.retain(|event| millis(event.at) <= end);
     events.sort_by_key(|event| event.at);
     events
+}
+
+/// Administrators and callers act in a sequence of its own: each of the other faults comes as often
+/// as without it.
+fn meanwhile(random: &mut Random, end: u64, events: &mut Vec<Event>) {
+    let mut now = 1000;
+    while now < end {
+        let mut add = |after: u64, fault| {
+            events.push(Event { at: Duration::from_millis(now + after), fault });
+        };
+        match random.below(100) {
+            0..20 => {
+                add(0, Fault::Harm(pick(random, &HARMS)));
+                add(random.between(300, 2000), Fault::Mend);
+            }
+            20..35 => {
+                add(0, Fault::Isolation(Some(pick(random, &["serializable", "repeatable read"]))));
+                // An open connection goes on as it is.
+                if random.below(2) == 0 {
+                    add(50, Fault::Terminate);
+                }
+                add(random.between(1000, 6000), Fault::Isolation(None));
+            }
+            35..48 => {
+                let bytes = random.between(MIB / 4, 6 * MIB);
+                add(0, Fault::Giants(together(bytes, 16 * MIB), size(bytes)));
+            }
+            48..54 => {
+                let signals = u32::try_from(random.between(1000, 2500)).unwrap_or(1);
+                add(0, Fault::Inbox(signals, size(random.below(64))));
+            }
+            54..62 => {
+                let bytes = random.between(MIB / 8, MIB);
+                add(0, Fault::Inbox(together(bytes, 8 * MIB), size(bytes)));
+            }
+            62..83 => {
+                let time = Duration::from_millis(random.between(500, 6000));
+                let hold = pick(random, &[Hold::Row, Hold::Key]);
+                add(0, Fault::Hold(hold, time, random.below(2) == 0));
+            }
+            _ => {
+                add(0, Fault::Rotate);
+                if random.below(2) == 0 {
+                    add(random.between(0, 500), Fault::Terminate);
+                }
+                add(random.between(0, 1500), Fault::Tell);
+            }
+        }
+        now += random.between(600, 2600);
+    }
+}
+
+fn pick<T: Copy>(random: &mut Random, choices: &[T]) -> T {
+    choices[usize::try_from(random.below(choices.len() as u64)).unwrap_or(0)]
+}
+
+/// The number of items of this size that have so many bytes together.
+fn together(bytes: u64, all: u64) -> u32 {
+    u32::try_from(all / bytes).unwrap_or(1)
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(0)
 }
 
 /// How far the clock of each worker is off when it starts: some go right, some do not.

@@ -10,6 +10,7 @@
 )]
 
 pub mod clock;
+pub mod giant;
 pub mod machines;
 pub mod oracle;
 pub mod pooler;

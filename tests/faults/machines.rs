@@ -24,6 +24,8 @@ pub const EDGES: &[(&str, &str, &str)] = &[
     ("collector", "wait", "sum"),
     ("keyed", "first", "second"),
     ("wild", "try", "end"),
+    ("giant", "grow", "take"),
+    ("giant", "take", "end"),
 ];
 
 /// In which step a machine may end, and how.
@@ -37,6 +39,7 @@ pub const ENDS: &[(&str, &str, &str)] = &[
     ("once", "do", "done"),
     ("held", "hold", "done"),
     ("wild", "end", "done"),
+    ("giant", "end", "done"),
 ];
 
 /// What the external signals of a [`Collector`] are numbered from.

@@ -140,6 +140,16 @@ impl Worker {
         self.signal("-CONT")
     }
 
+    /// Writes a line to its stdin.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] if it has ended.
+    pub fn tell(&mut self, line: &str) -> io::Result<()> {
+        let stdin = self.child.as_mut().and_then(|child| child.stdin.as_mut());
+        writeln!(stdin.ok_or_else(|| io::Error::other("it has ended"))?, "{line}")
+    }
+
     /// What it has said on stdout so far.
     pub fn said(&self) -> Vec<String> {
         lock(&self.said).clone()

@@ -44,7 +44,9 @@ pub(crate) struct Running(Option<(i64, i64)>);
 pub(crate) fn record(url: &str) -> Result<(), sqlx::Error> {
     let options: sqlx::postgres::PgConnectOptions = url.parse()?;
     // Each is flushed before its step goes on: an account that can be lost must not accuse.
-    let options = options.application_name("runs");
+    let options = options
+        .application_name("runs")
+        .options([("default_transaction_isolation", "read committed")]);
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(PATIENCE)

@@ -1,14 +1,19 @@
-//! A worker process: an engine with the machines of the chaos run, until its stdin is closed.
+//! A worker process: an engine with the machines of the chaos run, until its stdin is closed. A line
+//! on its stdin is a new password of its login.
 //!
 //! Invariant: it ends by itself when its parent is gone, unless it is stopped (`process` sees to that).
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
 use gen_durable::Engine;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tokio::io::AsyncReadExt;
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
+    giant::Giant,
     machines::{Chain, Collector, Deadly, Held, Keyed, Leaf, Once, Stopper},
     runs,
     wild::Wild,
@@ -69,11 +74,14 @@ pub async fn run(options: Options) -> Result<ExitCode, Box<dyn std::error::Error
     if let Some(url) = &options.runs {
         runs::record(url)?;
     }
-    let mut closed = tokio::spawn(async {
-        let _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
-    });
+    let connect: PgConnectOptions = options.url.parse()?;
+    let pool = PgPoolOptions::new()
+        .max_connections(STEP_CONNECTIONS)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_lazy_with(connect);
+    let mut closed = tokio::spawn(hear_passwords(pool.clone()));
     let engine = tokio::select! {
-        engine = start(&options) => engine?,
+        engine = start(&options, &pool) => engine?,
         _ = &mut closed => return Ok(ExitCode::SUCCESS),
     };
     println!("worker {}", engine.worker());
@@ -100,13 +108,20 @@ pub async fn run(options: Options) -> Result<ExitCode, Box<dyn std::error::Error
     }
 }
 
+/// Uses each password that comes for the connections from then on, until stdin is closed.
+async fn hear_passwords(pool: PgPool) {
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(password)) = lines.next_line().await {
+        let options = pool.connect_options().as_ref().clone();
+        pool.set_connect_options(options.password(&password));
+    }
+}
+
 /// Starts the engine, again and again while there is no database.
-async fn start(options: &Options) -> Result<Engine, Box<dyn std::error::Error + Send + Sync>> {
-    let connect: PgConnectOptions = options.url.parse()?;
-    let pool = PgPoolOptions::new()
-        .max_connections(STEP_CONNECTIONS)
-        .acquire_timeout(Duration::from_secs(5))
-        .connect_lazy_with(connect);
+async fn start(
+    options: &Options,
+    pool: &PgPool,
+) -> Result<Engine, Box<dyn std::error::Error + Send + Sync>> {
     loop {
         let builder = Engine::builder(pool.clone())
             .machine::<Chain>()
@@ -116,6 +131,7 @@ async fn start(options: &Options) -> Result<Engine, Box<dyn std::error::Error + 
             .machine::<Stopper>()
             .machine::<Once>()
             .machine::<Wild>()
+            .machine::<Giant>()
             .machine::<Held>()
             .machine::<Deadly>()
             .resource(pool.clone())
@@ -127,7 +143,11 @@ async fn start(options: &Options) -> Result<Engine, Box<dyn std::error::Error + 
             .drain_timeout(Duration::from_secs(10));
         match builder.start().await {
             Ok(engine) => return Ok(engine),
-            Err(gen_durable::Error::Database(error)) => {
+            // A schema that is away for a moment ends a process. A supervisor starts another.
+            Err(
+                error @ (gen_durable::Error::Database(_)
+                | gen_durable::Error::SchemaTooOld { found: 0, .. }),
+            ) => {
                 tracing::debug!(%error, "could not start; trying again");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

@@ -9,7 +9,7 @@ use gen_durable_tests::{
 };
 use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool, Row, postgres::PgRow};
 
-use crate::support::{Gate, count, database, engine, eventually, sql};
+use crate::support::{Gate, NOT_HELD, count, database, engine, eventually, holds, sql};
 
 #[durable_fsm(state = (), output = ())]
 pub enum Held {
@@ -250,11 +250,16 @@ async fn p25_claiming_ahead_keeps_the_order_of_each_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p21_no_key_serialises_nothing_and_keys_that_look_alike_are_different() {
     // Cases, spaces, numbers, what a collation may take for equal, and ids of the rows that have no key.
-    let keys = [
+    let mut keys = vec![
         " ", "0", "00", "1", "01", "1.0", "+1", " 1", "1 ", "2", "3", "null", "NULL", "a", "A",
         "\u{e9}", "e\u{301}", "ss", "\u{df}", "\u{1f}", "%", "_", "\\", "'", "\"",
     ];
     let db = database().await;
+    if !holds(db.pool(), "e\u{301}").await {
+        let insert = Held::insert(()).partition_key("e\u{301}").execute(db.pool());
+        assert!(insert.await.unwrap_err().to_string().contains(NOT_HELD));
+        keys.retain(|key| *key != "e\u{301}");
+    }
     let gate = Arc::new(Gate::new());
     let engine = engine(&db)
         .machine::<Held>()

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use gen_durable::prelude::*;
+use gen_durable::{Engine, prelude::*};
 use gen_durable_test_postgres::TestDb;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
@@ -305,6 +305,8 @@ async fn p66_a_database_need_not_be_utf8() {
     let error = Work::insert(()).unique_key("日本").execute(&engine).await.unwrap_err().to_string();
     assert!(error.contains("LATIN1"), "{error}");
     engine.shutdown().await.unwrap();
+    let error = Engine::builder(pool.clone()).name("日本").start().await.unwrap_err();
+    assert!(error.to_string().contains("LATIN1"), "{error}");
     pool.close().await;
     run(db.pool(), format!("drop database \"{name}\"")).await;
 }

@@ -8,7 +8,7 @@ use gen_durable::prelude::*;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::support::{PATIENCE, database, engine, eventually};
+use crate::support::{PATIENCE, database, engine, eventually, fitting};
 
 /// A generator that is good enough to pick from lists (splitmix64).
 struct Random(u64);
@@ -258,6 +258,9 @@ async fn insert_hostile(pool: &PgPool, random: &mut Random, rows: usize) {
     );
     // In one transaction: the engine sees them only when they are whole.
     let mut transaction = pool.begin().await.unwrap();
+    let statement = fitting(pool, &statement).await;
+    fit(pool, &mut steps).await;
+    fit(pool, &mut states).await;
     let ids: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(statement))
         .persistent(false)
         .fetch_all(&mut *transaction)
@@ -279,16 +282,27 @@ async fn insert_hostile(pool: &PgPool, random: &mut Random, rows: usize) {
         .map(|_| (random.pick(&ids), random.text(), random.json()))
         .chain(ids.iter().take(ids.len() / 4).map(|id| (*id, "poke".to_owned(), random_poke(*id))))
         .collect();
+    let (mut names, mut payloads): (Vec<_>, Vec<_>) =
+        inbox.iter().map(|signal| (signal.1.clone(), signal.2.clone())).unzip();
+    fit(pool, &mut names).await;
+    fit(pool, &mut payloads).await;
     sqlx::query(
         "insert into gen_durable.signals (target_id, name, payload)
          select * from unnest($1::bigint[], $2::text[], $3::text[]::json[])",
     )
     .bind(inbox.iter().map(|signal| signal.0).collect::<Vec<_>>())
-    .bind(inbox.iter().map(|signal| signal.1.clone()).collect::<Vec<_>>())
-    .bind(inbox.iter().map(|signal| signal.2.clone()).collect::<Vec<_>>())
+    .bind(names)
+    .bind(payloads)
     .execute(pool)
     .await
     .unwrap();
+}
+
+/// Has texts that the database can hold.
+async fn fit(pool: &PgPool, texts: &mut [String]) {
+    for text in texts {
+        *text = fitting(pool, text).await;
+    }
 }
 
 /// A payload that fits for one instance in two.
@@ -383,6 +397,7 @@ async fn no_single_absurd_value_stops_an_engine() {
                 names.join(", "),
                 values.join(", ")
             );
+            let statement = fitting(db.pool(), &statement).await;
             sqlx::raw_sql(AssertSqlSafe(statement)).execute(db.pool()).await.unwrap();
             let what = format!("{column} = {value}, {status}");
             engine.maintain().await.unwrap_or_else(|error| panic!("{what}: {error:?}"));

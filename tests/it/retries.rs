@@ -152,7 +152,7 @@ async fn a_step_that_goes_where_it_did_not_declare_fails() {
     engine.wait(id, PATIENCE).await.unwrap();
     let id = Declared::insert(false).execute(&engine).await.unwrap();
     let row = until(db.pool(), id, "failed").await;
-    let expected = "went to step `wrong`, which it does not declare; add it to `#[step(next(…))]`, which has [right]";
+    let expected = "went to step `wrong`, which it does not declare; add it to `#[step(next(...))]`, which has [right]";
     assert_eq!((&*row.step, row.last_error.as_deref()), ("start", Some(expected)));
     engine.shutdown().await.unwrap();
 }

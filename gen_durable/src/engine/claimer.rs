@@ -22,7 +22,7 @@ use super::{
     marks::Marks,
     orphans::Orphans,
     outage::{Outage, no_connection},
-    pace::Pace,
+    pace::{CLAIM_MAX, Pace},
     slots::Row,
     turns::Turns,
 };
@@ -92,15 +92,14 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
         request.known = marks.known(&request.queues, asked);
         match claim(shared, &request).await {
             Err(error) => {
-                failed(shared, &request, &error, &mut limits, &mut outage).await;
+                failed(shared, &request, &error, false, &mut limits, &mut outage).await;
             }
             Ok(mut claim) => {
-                outage.over();
-                limits.heard(
-                    &request.queues,
-                    &claim.rows,
-                    claim.contended || !claim.refused.is_empty(),
-                );
+                if claim.failed.is_none() {
+                    outage.over();
+                    let contended = claim.contended || !claim.refused.is_empty();
+                    limits.heard(&request.queues, &claim.rows, contended);
+                }
                 let contended = claim.contended;
                 // What was cut off by rows that could not be claimed is left as those are.
                 let more_at_once = claim.cleared || claim.cut && !claim.rows.is_empty();
@@ -108,10 +107,10 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 let first = std::mem::take(&mut claim.first);
                 marks.heard(&request, &claim.refused, first, asked, now);
                 let some = !claim.rows.is_empty();
-                let counts = enter(shared, &request, std::mem::take(&mut claim.rows));
+                let counts = enter(shared, &request, std::mem::take(&mut claim.rows), &mut limits);
                 tell(&mut paces, &request, &counts, &claim);
                 if let Some(error) = &claim.failed {
-                    failed(shared, &request, error, &mut limits, &mut outage).await;
+                    failed(shared, &request, error, true, &mut limits, &mut outage).await;
                 }
                 turns.heard(&request.queues, claim.refused, now);
                 let turn = turns.next(now);
@@ -208,25 +207,27 @@ fn request(
         worker,
         queues: Vec::new(),
         wanted: Vec::new(),
+        beyond: Vec::new(),
         kinds: Arc::clone(kinds),
         out_of_turn: Vec::new(),
         known: Vec::new(),
         bytes_max: i64::try_from(WEIGHT_MAX).unwrap_or(i64::MAX),
         light: None,
     };
-    let mut wanted: BTreeMap<String, usize> = BTreeMap::new();
+    let mut wanted: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for pace in paces.iter_mut().filter(|pace| !turns.paused(&pace.queue.name, now)) {
         let rows = pace.wanted().min(limits.rows_max(&pace.queue.name));
         if rows > 0 {
-            wanted.insert(pace.queue.name.to_string(), rows);
+            wanted.insert(pace.queue.name.to_string(), (rows, pace.beyond().min(CLAIM_MAX - rows)));
         }
     }
     for queue in limits.together(wanted.keys().cloned().collect(), now) {
         if turns.lost(&queue, now) {
             request.out_of_turn.push(queue.clone());
         }
-        let rows = wanted.get(&queue).copied().unwrap_or_default();
-        request.wanted.push(i64::try_from(rows).unwrap_or(i64::MAX));
+        let (rows, beyond) = wanted.get(&queue).copied().unwrap_or_default();
+        request.wanted.push(i64::try_from(rows + beyond).unwrap_or(i64::MAX));
+        request.beyond.push(i64::try_from(beyond).unwrap_or(i64::MAX));
         request.queues.push(queue);
     }
     if let [queue] = &request.queues[..] {
@@ -240,6 +241,7 @@ async fn failed(
     shared: &Shared,
     request: &ClaimRequest,
     error: &sqlx::Error,
+    brought: bool,
     limits: &mut Limits,
     outage: &mut Outage,
 ) {
@@ -251,7 +253,7 @@ async fn failed(
             pause(shared, outage.failed(error)).await;
         }
         Fault::Data | Fault::Size | Fault::Unclear => {
-            limits.failed(&request.queues, error, Instant::now());
+            limits.failed(&request.queues, error, brought, Instant::now());
         }
     }
 }
@@ -272,7 +274,17 @@ async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim
         }
         let mut claim = storage::Claim::default();
         for part in request.parts(QUEUES_MAX) {
-            claim.add(storage::claim(&mut connection, &part).await?);
+            match storage::claim(&mut connection, &part).await {
+                Ok(more) => claim.add(more),
+                // What is claimed must run. Of the others nothing is known.
+                Err(error) if !claim.rows.is_empty() && error.as_database_error().is_some() => {
+                    let asked = claim.stuck.len();
+                    claim.refused.extend(request.queues[asked..].iter().cloned());
+                    claim.failed = Some(error);
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(claim)
     };
@@ -282,21 +294,36 @@ async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim
     Ok(claim)
 }
 
-/// Hands the rows to their queues; how many each queue of the request got.
-fn enter(shared: &Arc<Shared>, request: &ClaimRequest, claimed: Vec<Claimed>) -> Vec<usize> {
+/// Hands the rows to their queues; how many each queue of the request got. Those are given back that there is
+/// no room for, and those that may be to blame for claims that failed.
+fn enter(
+    shared: &Arc<Shared>,
+    request: &ClaimRequest,
+    claimed: Vec<Claimed>,
+    limits: &mut Limits,
+) -> Vec<usize> {
     let mut counts = vec![0; request.queues.len()];
+    let room = |index: usize| request.wanted[index] - request.beyond[index];
     for row in claimed {
         // The claim asks for these queues and these machines alone.
         let Some(queue) = shared.queues.get(&row.queue) else { continue };
         let Some(runner) = shared.registry.get(&row.kind).cloned() else { continue };
-        if let Some(index) = request.queues.iter().position(|name| *name == row.queue) {
-            counts[index] += 1;
-        }
+        let Some(index) = request.queues.iter().position(|name| *name == row.queue) else {
+            continue;
+        };
+        let fits = request.beyond[index] == 0
+            || i64::try_from(counts[index]).is_ok_and(|count| count < room(index));
+        let whole = row.state.is_some() || request.light.is_none();
+        let enters = fits && (whole || limits.is_to_blame(&row.queue, row.id));
+        counts[index] += 1;
         queue.claimed.fetch_add(1, Ordering::Relaxed);
         shared.tasks.begin(row.id);
         let unloaded = request.light.clone().or_else(|| row.state.is_none().then(|| BEYOND.into()));
         let work = Work::new(row, runner.name(), Arc::clone(&queue.name), unloaded);
-        if let Some(row) = queue.enter(Row { runner, work }) {
+        let row = Row { runner, work };
+        if !enters {
+            executor::release(shared, queue, row);
+        } else if let Some(row) = queue.enter(row) {
             executor::spawn(shared, queue, row);
         }
     }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     error::{Cause, StepError},
     registry::{self, Decoded, Ran, Runner, Work},
-    storage::{self, Change, Commit, Fault},
+    storage::{self, Change, Commit, Fault, Missing},
 };
 
 /// Loads of an inbox that Postgres does not answer, for as long as a lease, before its instance fails.
@@ -187,7 +187,9 @@ async fn load_inbox(shared: &Shared, work: &mut Work) -> Loading {
             Err(error) => {
                 let own = matches!(Fault::of(&error), Fault::Data | Fault::Size | Fault::Unclear);
                 refusals += u32::from(own);
-                if refusals >= LOADS_MAX && began.elapsed() >= shared.connections.patience() {
+                let long =
+                    refusals >= LOADS_MAX && began.elapsed() >= shared.connections.patience();
+                if long && loads_nothing(shared, &missing).await {
                     return Loading::Failed(Cause(&error).to_string());
                 }
                 tokio::time::sleep(outage.failed(&error)).await;
@@ -195,6 +197,14 @@ async fn load_inbox(shared: &Shared, work: &mut Work) -> Loading {
         }
     }
     Loading::Done
+}
+
+/// Whether Postgres loads the inbox of nobody: what any load needs is there.
+async fn loads_nothing(shared: &Shared, missing: &Missing) -> bool {
+    let Ok(mut connection) = shared.connections.get().await else { return false };
+    let load = storage::load_inbox(&mut connection, 0, missing);
+    let result = shared.connections.within(load).await;
+    connection.done(result).is_ok()
 }
 
 /// Runs one step; none if it was cut off.

@@ -123,6 +123,8 @@ pub(crate) struct Flusher {
     alone: Arc<Semaphore>,
     /// The same for those that were too slow.
     slow: Arc<Semaphore>,
+    /// Whoever has a permit divides a batch that was too slow.
+    dividing: Semaphore,
     /// What was committed, by what it did.
     deeds: [AtomicU64; DEEDS],
 }
@@ -153,6 +155,7 @@ impl Flusher {
             skips: Mutex::default(),
             alone: Arc::new(Semaphore::new(2)),
             slow: Arc::new(Semaphore::new(1)),
+            dividing: Semaphore::new(2),
             deeds: Default::default(),
         }
     }
@@ -240,9 +243,16 @@ async fn commit_batch(shared: &Arc<Shared>, mut jobs: Vec<Job>, waits: bool) {
                 jobs = failed.jobs;
             }
             // Each part may take long: others must not wait for all of them.
-            Fault::Locked | Fault::Size => {
+            fault @ (Fault::Locked | Fault::Size) => {
                 let shared = Arc::clone(shared);
-                tokio::spawn(async move { faulty::divide(&shared, failed).await });
+                tokio::spawn(async move {
+                    // Slow ones keep a connection each.
+                    let _place = match fault {
+                        Fault::Size => shared.flusher.dividing.acquire().await.ok(),
+                        _ => None,
+                    };
+                    faulty::divide(&shared, failed).await;
+                });
                 return;
             }
             _ => return faulty::divide(shared, failed).await,

@@ -2,8 +2,9 @@
 //!
 //! A claim of several queues that fails does not say which of them is to blame. So each of them is
 //! claimed by itself until it works, in turn with the others. One that fails by itself is asked for fewer
-//! rows, ever later. One of which not even a single row can be claimed is asked for it without what is large:
-//! the row's instance then fails, with the reason, and what is behind it goes on.
+//! rows, ever later. One of which not even a single row can be claimed is claimed without what is large. If
+//! that works, and the whole row cannot be claimed all the same, time and again, then the row is to blame: its
+//! instance fails with the reason, and those behind it go on.
 //!
 //! Invariant: a queue that fails delays no other one for longer than one claim.
 
@@ -21,8 +22,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// After so many claims of a queue by itself that failed, some ten seconds, it is claimed without what is large.
 const LIGHT_AFTER: u32 = 10;
-/// After a row was found to be the reason, the next one that fails is under suspicion for so many claims less.
-const LIGHT_AGAIN_AFTER: u32 = 3;
+/// A row is to blame that was claimed so many times without what is large, and not with it in between.
+const PROOFS: u32 = 3;
 
 /// What is known of the queues.
 #[derive(Debug, Default)]
@@ -43,11 +44,13 @@ struct Limit {
     next: Option<Instant>,
     /// Why the last claim failed.
     error: Option<Arc<str>>,
+    /// Rows that were claimed without what is large, since a whole claim worked: how many times.
+    suspects: HashMap<i64, u32>,
 }
 
 impl Default for Limit {
     fn default() -> Self {
-        Self { rows_max: CLAIM_MAX, failures: 0, next: None, error: None }
+        Self { rows_max: CLAIM_MAX, failures: 0, next: None, error: None, suspects: HashMap::new() }
     }
 }
 
@@ -90,8 +93,22 @@ impl Limits {
         limit.and_then(|limit| limit.error.clone())
     }
 
-    /// A claim of these queues was too large or too slow.
-    pub(super) fn failed(&mut self, queues: &[String], error: &sqlx::Error, now: Instant) {
+    /// A row of this queue was claimed without what is large. Whether it is to blame.
+    pub(super) fn is_to_blame(&mut self, queue: &str, id: i64) -> bool {
+        let limit = self.queues.entry(queue.to_owned()).or_default();
+        let proofs = limit.suspects.entry(id).or_default();
+        *proofs += 1;
+        *proofs >= PROOFS
+    }
+
+    /// A claim of these queues was too large or too slow. If it brought rows all the same, they do not pause.
+    pub(super) fn failed(
+        &mut self,
+        queues: &[String],
+        error: &sqlx::Error,
+        brought: bool,
+        now: Instant,
+    ) {
         let alone = queues.len() == 1;
         for queue in queues {
             let limit = self.queues.entry(queue.clone()).or_default();
@@ -101,7 +118,7 @@ impl Limits {
                 }
                 limit.rows_max = (limit.rows_max / 4).max(1);
                 let pause = PAUSE_MIN.saturating_mul(1 << limit.failures.min(10)).min(PAUSE_MAX);
-                limit.next = Some(now + jittered(pause));
+                limit.next = Some(if brought { now } else { now + jittered(pause) });
                 limit.error = Some(Cause(error).to_string().into());
             } else {
                 limit.next = Some(now);
@@ -129,8 +146,14 @@ impl Limits {
                 limit.rows_max = (limit.rows_max * 2).min(fits);
                 let found = limit.failures >= LIGHT_AFTER
                     && rows.iter().any(|row| row.queue == *queue && row.state.is_none());
-                limit.failures = if found { LIGHT_AFTER - LIGHT_AGAIN_AFTER } else { 0 };
-                limit.next = None;
+                if found {
+                    // Given back by then, it is claimed whole.
+                    limit.failures = LIGHT_AFTER - 1;
+                    limit.next = Some(Instant::now() + PAUSE_MIN);
+                } else {
+                    (limit.failures, limit.next) = (0, None);
+                    limit.suspects.clear();
+                }
             }
         }
     }
@@ -159,12 +182,12 @@ mod tests {
         let (mut limits, now) = (Limits::default(), Instant::now());
         let all = queues(&["a", "b", "c"]);
         assert_eq!(limits.together(all.clone(), now), all);
-        limits.failed(&queues(&["a", "b"]), &sqlx::Error::PoolTimedOut, now);
+        limits.failed(&queues(&["a", "b"]), &sqlx::Error::PoolTimedOut, false, now);
         let claims: Vec<_> = (0..4).map(|_| limits.together(all.clone(), now)).collect();
         assert!(claims.contains(&queues(&["c"])), "{claims:?}");
         assert!(claims.iter().all(|claim| claim.len() == 1), "{claims:?}");
         for _ in 0..5 {
-            limits.failed(&queues(&["a"]), &sqlx::Error::PoolTimedOut, now);
+            limits.failed(&queues(&["a"]), &sqlx::Error::PoolTimedOut, false, now);
         }
         assert_eq!((limits.rows_max("a"), limits.rows_max("b")), (1, CLAIM_MAX));
         assert_eq!(limits.together(queues(&["a"]), now), queues(&[]), "it pauses");

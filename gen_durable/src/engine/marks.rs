@@ -141,6 +141,7 @@ mod tests {
         let request = ClaimRequest {
             worker: 1,
             wanted: vec![1; queues.len()],
+            beyond: vec![0; queues.len()],
             known: marks.known(&queues, asked),
             queues,
             kinds: Arc::new(Kinds::default()),

@@ -14,7 +14,7 @@ use super::{
     begin,
     inbox::parse_inbox,
     micros,
-    row::{ClaimRequest, Claimed, Due, First, Kind, Kinds, Orphan},
+    row::{ClaimRequest, Claimed, Due, First, Kind, Kinds},
 };
 
 const CLAIM: &str = include_str!("sql/claim.sql");
@@ -22,8 +22,6 @@ const LOCK_FREE_PARTITIONS: &str = include_str!("sql/lock_free_partitions.sql");
 const CLAIM_PARTITIONS: &str = include_str!("sql/claim_partitions.sql");
 const BLOCK_AHEAD: &str = include_str!("sql/block_ahead.sql");
 const NEXT_DUE: &str = include_str!("sql/next_due.sql");
-const ORPHANS: &str = include_str!("sql/orphans.sql");
-const ABANDON: &str = include_str!("sql/abandon.sql");
 
 /// So many candidates of which most wait for their keys are a sign that more of them come, of keys that so many have.
 const CROWD_MIN: usize = 32;
@@ -290,16 +288,39 @@ async fn claim_partitions(
     candidates: &[Candidate],
     alone: bool,
 ) -> Result<(Vec<Claimed>, usize), sqlx::Error> {
-    let ids: Vec<i64> = candidates.iter().map(|candidate| candidate.id).collect();
     let mut transaction = begin(connection).await?;
+    // Ended here and not when it is dropped: the connection would be kept with it.
+    match claim_heads(&mut transaction, request, candidates, alone).await {
+        Ok(Some(claimed)) => {
+            transaction.commit().await?;
+            Ok(claimed)
+        }
+        // A holder that has not taken the key's lock, and is none of the engine's.
+        Err(error) if !overtaken(&error) => {
+            transaction.rollback().await?;
+            Err(error)
+        }
+        _ => {
+            transaction.rollback().await?;
+            Ok((Vec::new(), 0))
+        }
+    }
+}
+
+/// In a transaction of its own. None if nobody else's locks left a key.
+async fn claim_heads(
+    transaction: &mut PgConnection,
+    request: &ClaimRequest,
+    candidates: &[Candidate],
+    alone: bool,
+) -> Result<Option<(Vec<Claimed>, usize)>, sqlx::Error> {
+    let ids: Vec<i64> = candidates.iter().map(|candidate| candidate.id).collect();
     let keys: Vec<String> =
         sqlx::query_scalar(LOCK_FREE_PARTITIONS).bind(&ids).fetch_all(&mut *transaction).await?;
     if keys.is_empty() {
-        // Ended here and not when it is dropped: the connection would be kept with it.
-        transaction.rollback().await?;
-        return Ok((Vec::new(), 0));
+        return Ok(None);
     }
-    let claimed = sqlx::query(CLAIM_PARTITIONS)
+    let rows = sqlx::query(CLAIM_PARTITIONS)
         .bind(request.worker)
         .bind(&ids)
         .bind(&keys)
@@ -310,15 +331,7 @@ async fn claim_partitions(
         .bind(request.bytes_max)
         .bind(request.light.is_some())
         .fetch_all(&mut *transaction)
-        .await;
-    let rows = match claimed {
-        // A holder that has not taken the key's lock, and is none of the engine's.
-        Err(error) if overtaken(&error) => {
-            transaction.rollback().await?;
-            return Ok((Vec::new(), 0));
-        }
-        rows => rows?,
-    };
+        .await?;
     let mut blocked = 0;
     let mut claimed = Vec::with_capacity(rows.len());
     for row in &rows {
@@ -339,8 +352,7 @@ async fn claim_partitions(
                 .await?;
         }
     }
-    transaction.commit().await?;
-    Ok((claimed, blocked))
+    Ok(Some((claimed, blocked)))
 }
 
 /// Which of the keys that many candidates have.
@@ -380,37 +392,6 @@ fn time(micros: i64) -> SystemTime {
         SystemTime::UNIX_EPOCH.checked_add(since)
     };
     time.unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-/// Rows that a worker holds besides those that it knows.
-pub(crate) async fn orphans(
-    connection: &mut PgConnection,
-    worker: i64,
-    known: &[i64],
-    batch_max: i64,
-) -> Result<Vec<Orphan>, sqlx::Error> {
-    let rows =
-        sqlx::query(ORPHANS).bind(worker).bind(known).bind(batch_max).fetch_all(connection).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Orphan {
-                id: row.try_get(0)?,
-                kind: Kind { fsm: row.try_get(1)?, fsm_version: row.try_get(2)? },
-                revision: row.try_get(3)?,
-                partition_key: row.try_get(4)?,
-            })
-        })
-        .collect()
-}
-
-/// Leaves rows that a worker holds to the reaper.
-pub(crate) async fn abandon(
-    connection: &mut PgConnection,
-    worker: i64,
-    ids: &[i64],
-) -> Result<(), sqlx::Error> {
-    sqlx::query(ABANDON).bind(worker).bind(ids).execute(connection).await?;
-    Ok(())
 }
 
 /// When the next scheduled row, and the next timeout of a park, is due; of rows that are due already, only those

@@ -13,7 +13,7 @@ mod upkeep;
 mod workers;
 
 pub(crate) use self::{
-    claim::{Claim, abandon, claim, next_due, orphans},
+    claim::{Claim, claim, next_due},
     commit::{Committed, Freed, Verdict, commit, free_again},
     deliver::{Sent, deliver},
     inbox::load_inbox,
@@ -27,7 +27,8 @@ pub(crate) use self::{
         unknown_kinds, unserved_queues, wake_timed_out,
     },
     workers::{
-        is_foreign_ledger, register_worker, remove_worker, renew_lease, schema_version, session,
+        abandon, is_foreign_ledger, orphans, register_worker, remove_worker, renew_lease,
+        schema_version, session,
     },
 };
 

@@ -75,6 +75,8 @@ pub(crate) struct ClaimRequest {
     pub(crate) queues: Vec<String>,
     /// Rows wanted, for each queue.
     pub(crate) wanted: Vec<i64>,
+    /// How many of them, for each queue, there is no room for: the claim looks beyond as many that are stuck.
+    pub(crate) beyond: Vec<i64>,
     pub(crate) kinds: Arc<Kinds>,
     /// The queues to claim also where another claim has the queue's turn.
     pub(crate) out_of_turn: Vec<String>,
@@ -89,11 +91,13 @@ pub(crate) struct ClaimRequest {
 impl ClaimRequest {
     /// The same for so many queues at a time.
     pub(crate) fn parts(&self, queues_max: usize) -> impl Iterator<Item = Self> {
-        let parts = self.queues.chunks(queues_max).zip(self.wanted.chunks(queues_max));
-        parts.map(|(queues, wanted)| Self {
+        let queues = self.queues.chunks(queues_max);
+        let rows = self.wanted.chunks(queues_max).zip(self.beyond.chunks(queues_max));
+        queues.zip(rows).map(|(queues, (wanted, beyond))| Self {
             worker: self.worker,
             queues: queues.to_vec(),
             wanted: wanted.to_vec(),
+            beyond: beyond.to_vec(),
             kinds: Arc::clone(&self.kinds),
             out_of_turn: self.out_of_turn.clone(),
             known: self.known.clone(),

@@ -6,8 +6,13 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, Row};
 
-use super::micros;
+use super::{
+    micros,
+    row::{Kind, Orphan},
+};
 
+const ABANDON: &str = include_str!("sql/abandon.sql");
+const ORPHANS: &str = include_str!("sql/orphans.sql");
 const REGISTER_WORKER: &str = include_str!("sql/register_worker.sql");
 const RENEW_LEASE: &str = include_str!("sql/renew_lease.sql");
 const REMOVE_WORKER: &str = include_str!("sql/remove_worker.sql");
@@ -87,4 +92,35 @@ pub(crate) fn is_foreign_ledger(error: &sqlx::Error) -> bool {
         sqlx::Error::ColumnDecode { .. } => true,
         _ => false,
     }
+}
+
+/// Rows that a worker holds besides those that it knows.
+pub(crate) async fn orphans(
+    connection: &mut PgConnection,
+    worker: i64,
+    known: &[i64],
+    batch_max: i64,
+) -> Result<Vec<Orphan>, sqlx::Error> {
+    let rows =
+        sqlx::query(ORPHANS).bind(worker).bind(known).bind(batch_max).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Orphan {
+                id: row.try_get(0)?,
+                kind: Kind { fsm: row.try_get(1)?, fsm_version: row.try_get(2)? },
+                revision: row.try_get(3)?,
+                partition_key: row.try_get(4)?,
+            })
+        })
+        .collect()
+}
+
+/// Leaves rows that a worker holds to the reaper.
+pub(crate) async fn abandon(
+    connection: &mut PgConnection,
+    worker: i64,
+    ids: &[i64],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(ABANDON).bind(worker).bind(ids).execute(connection).await?;
+    Ok(())
 }

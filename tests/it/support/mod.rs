@@ -63,6 +63,28 @@ pub(crate) async fn proxy() -> Proxy {
     Proxy::start(&server_dir().await).expect("a proxy")
 }
 
+/// True if a database can hold a text: it is in UTF-8, or the text in LATIN1
+/// (`GEN_DURABLE_TEST_ENCODING`).
+pub(crate) async fn holds(pool: &PgPool, text: &str) -> bool {
+    if text.chars().all(|character| character <= '\u{ff}') {
+        return true;
+    }
+    let encoding: String =
+        sqlx::query_scalar("show server_encoding").fetch_one(pool).await.expect("an encoding");
+    encoding == "UTF8"
+}
+
+/// A text with other characters in place of those that a database cannot hold.
+pub(crate) async fn fitting(pool: &PgPool, text: &str) -> String {
+    if holds(pool, text).await {
+        return text.to_owned();
+    }
+    text.chars().map(|character| character.min('\u{ff}')).collect()
+}
+
+/// Postgres says this of a text that a database cannot hold.
+pub(crate) const NOT_HELD: &str = "has no equivalent in encoding";
+
 /// An engine with the queue "default".
 pub(crate) fn engine(db: &TestDb) -> EngineBuilder {
     log();

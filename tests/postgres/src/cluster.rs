@@ -15,7 +15,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::{Error, Server};
+use crate::{Error, Server, encoding};
 
 /// What all our databases' names begin with.
 const PREFIX: &str = "gen_durable_test_";
@@ -85,7 +85,7 @@ impl Template {
             remove_leftovers(&admin).await?;
         }
         let name = format!("{PREFIX}{run}_template");
-        execute(&admin, format!("create database \"{name}\"")).await?;
+        execute(&admin, format!("create database \"{name}\"{}", encoding::clause())).await?;
         let pool = PgPoolOptions::new()
             .connect_with(admin.clone().database(&name))
             .await
@@ -111,7 +111,7 @@ impl Template {
     ///
     /// [`Error::Database`] if it cannot be made.
     pub async fn empty_database(&self) -> Result<TestDb, Error> {
-        self.make(String::new()).await
+        self.make(encoding::clause()).await
     }
 
     async fn make(&self, from: String) -> Result<TestDb, Error> {

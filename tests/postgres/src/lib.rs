@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `DATABASE_URL` | [`Cluster`] uses this server, and starts none |
 //! | `PG_BIN_DIR` | the directory with `initdb` and `postgres`, in place of the newest that is installed |
+//! | `GEN_DURABLE_TEST_ENCODING` | the encoding of databases, with the locale C, in place of `UTF8`: `LATIN1` |
 //! | `GEN_DURABLE_FETCH_POSTGRES` | `1`: a server may be fetched, also where `CI` is set; `0`: none is |
 //! | `XDG_CACHE_HOME` | a fetched server is kept there, not in `~/.cache`; root's is in `/var/cache` |
 //!
@@ -19,6 +20,7 @@
 
 mod binaries;
 mod cluster;
+mod encoding;
 mod error;
 mod fetch;
 mod server;

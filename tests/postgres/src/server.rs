@@ -22,6 +22,7 @@ use std::{
 use crate::{
     Error,
     binaries::{Binaries, unprivileged},
+    encoding,
     watchdog::Watchdog,
 };
 
@@ -250,15 +251,8 @@ impl Server {
         }
         let mut command = self.command("initdb");
         command.arg("-D").arg(&self.data);
-        command.args([
-            "-U",
-            "postgres",
-            "-E",
-            "UTF8",
-            "--auth=trust",
-            "--no-locale",
-            "--no-instructions",
-        ]);
+        command.args(["-U", "postgres", "-E", &encoding::name()]);
+        command.args(["--auth=trust", "--no-locale", "--no-instructions"]);
         if fast {
             command.arg("--no-sync");
         }

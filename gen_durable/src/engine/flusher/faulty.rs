@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{Answer, Failed, Job, Outage, Shared, give_up, given_up, try_batch};
-use crate::storage::{Change, Commit, Fault};
+use crate::storage::{self, Change, Commit, Fault, Locked};
 
 /// After so many parts in a row that failed it is likely to be the database: the others wait.
 const FAILED_MAX: usize = 4;
@@ -35,7 +35,8 @@ fn deeds(commit: &Commit) -> [bool; DEEDS] {
         true,
         !commit.inserts.is_empty(),
         !commit.signals.is_empty(),
-        !commit.consumed.is_empty() || matches!(commit.change, Change::Done { .. }),
+        !commit.consumed.is_empty()
+            || commit.listens && matches!(commit.change, Change::Done { .. }),
         matches!(commit.change, Change::Await { .. }),
     ]
 }
@@ -51,34 +52,52 @@ pub(super) fn count(counts: &[AtomicU64; DEEDS], commit: &Commit) {
 /// that was given up may have it for a while.
 pub(super) struct Alone {
     began: Instant,
-    /// What had been committed by then.
+    /// What had been committed before the last try.
     deeds: [u64; DEEDS],
+    /// Tries that may be the outcome's own fault.
     tries: u32,
-    slow: bool,
+    pub(super) slow: bool,
 }
 
 impl Alone {
     fn new(shared: &Shared) -> Self {
-        let deeds = std::array::from_fn(|deed| shared.flusher.deeds[deed].load(Ordering::Relaxed));
-        Self { began: Instant::now(), deeds, tries: 0, slow: false }
+        Self { began: Instant::now(), deeds: Self::committed(shared), tries: 0, slow: false }
     }
 
-    /// A try failed by itself.
-    fn failed(&mut self, fault: Fault) {
-        self.tries += u32::from(!matches!(fault, Fault::Connection | Fault::Locked));
+    fn committed(shared: &Shared) -> [u64; DEEDS] {
+        std::array::from_fn(|deed| shared.flusher.deeds[deed].load(Ordering::Relaxed))
+    }
+
+    /// A try failed by itself. What may be the database's fault counts only if others that do the same were
+    /// committed since the try before.
+    fn failed(&mut self, shared: &Shared, fault: Fault, deeds: [bool; DEEDS]) {
+        let now = Self::committed(shared);
+        let others_can = (0..DEEDS).all(|deed| !deeds[deed] || now[deed] > self.deeds[deed]);
+        self.tries += u32::from(match fault {
+            Fault::Data | Fault::Size => true,
+            Fault::Database | Fault::Unclear => others_can,
+            Fault::Connection | Fault::Locked => false,
+        });
+        self.deeds = now;
         self.slow |= fault == Fault::Size;
-    }
-
-    /// Whether others that do the same were committed meanwhile.
-    fn others_can(&self, shared: &Shared, deeds: [bool; DEEDS]) -> bool {
-        let now = shared.flusher.deeds.iter().zip(&self.deeds);
-        let mut done = now.map(|(now, before)| now.load(Ordering::Relaxed) > *before);
-        deeds.into_iter().all(|does| done.next().unwrap_or(false) || !does)
     }
 }
 
-fn trials<'a>(shared: &Shared, job: &'a mut Job) -> &'a mut Alone {
-    job.reply.alone.get_or_insert_with(|| Box::new(Alone::new(shared)))
+/// Notes that a try failed.
+fn note<'a>(shared: &Shared, job: &'a mut Job, fault: Fault) -> &'a Alone {
+    let deeds = deeds(&job.commit);
+    let known = job.reply.alone.get_or_insert_with(|| Box::new(Alone::new(shared)));
+    known.failed(shared, fault, deeds);
+    known
+}
+
+/// Whether Postgres takes an outcome of nothing: the locks and the time that the statement needs in any case.
+async fn takes_nothing(shared: &Shared) -> bool {
+    let Ok(mut connection) = shared.connections.get().await else { return false };
+    let mut committing = false;
+    let commit = storage::commit(&mut connection, &[], false, Locked::Skip, &mut committing);
+    let result = shared.connections.within(commit).await;
+    connection.done(result).is_ok()
 }
 
 /// Outcomes, and why they were not committed together, if that was tried.
@@ -100,7 +119,7 @@ pub(super) async fn divide(shared: &Arc<Shared>, failed: Failed) {
                         Fault::Data => refuse(Failed { jobs, error }),
                         _ => {
                             for mut job in jobs {
-                                trials(shared, &mut job).failed(Fault::of(&error));
+                                note(shared, &mut job, Fault::of(&error));
                                 tokio::spawn(alone(Arc::clone(shared), job));
                             }
                         }
@@ -150,9 +169,9 @@ pub(super) async fn alone(shared: Arc<Shared>, mut job: Job) {
     let mut outage = Outage::new("commit an outcome");
     let patience = shared.connections.patience();
     loop {
-        let known = trials(&shared, &mut job);
+        let slow = job.reply.alone.as_ref().is_some_and(|known| known.slow);
         let (places, times) =
-            if known.slow { (&shared.flusher.slow, PATIENCE) } else { (&shared.flusher.alone, 1) };
+            if slow { (&shared.flusher.slow, PATIENCE) } else { (&shared.flusher.alone, 1) };
         // No semaphore is ever closed, so `acquire` cannot fail.
         let place = places.acquire().await;
         let done = try_batch(&shared, vec![job], false, patience.saturating_mul(times)).await;
@@ -165,16 +184,18 @@ pub(super) async fn alone(shared: Arc<Shared>, mut job: Job) {
         let Some(again) = failed.jobs.pop() else { return };
         job = again;
         let fault = Fault::of(&failed.error);
-        let (uncertain, does) = (job.uncertain, deeds(&job.commit));
-        let known = trials(&shared, &mut job);
-        known.failed(fault);
+        let uncertain = job.uncertain;
+        let known = note(&shared, &mut job, fault);
         // The lease was renewed meanwhile: the database works.
         let long = known.tries >= TRIES_MIN && known.began.elapsed() >= patience;
         let refused = match fault {
             Fault::Data => true,
-            // Without an answer it may have been committed: the next try tells.
-            Fault::Size => long && !uncertain,
-            Fault::Database | Fault::Unclear => long && known.others_can(&shared, does),
+            // Without an answer it may have been committed: the next try tells, if it is let. If it has been,
+            // the outcome of `handle` takes no effect: both have one revision.
+            Fault::Size => {
+                long && (!uncertain || known.tries >= 2 * TRIES_MIN) && takes_nothing(&shared).await
+            }
+            Fault::Database | Fault::Unclear => long,
             Fault::Connection | Fault::Locked => false,
         };
         if refused {

@@ -22,7 +22,10 @@ use super::{Flusher, Job, Shared, commit_batch};
 /// so at one of its next tries. If there are so many that it never stays free, all who ask have the same chance
 /// each time that it changes hands. And it asks again however often it waited in vain.
 pub(super) fn retry_locked(shared: &Arc<Shared>, mut job: Job, sent: watch::Receiver<()>) {
+    // One that needs long would have too little time there.
+    let slow = job.reply.alone.as_ref().is_some_and(|known| known.slow);
     if job.reply.locked.found_locked()
+        && !slow
         && let Ok(place) = Arc::clone(&shared.flusher.waiting).try_acquire_owned()
     {
         tokio::spawn(wait_for_row(Arc::clone(shared), job, place));

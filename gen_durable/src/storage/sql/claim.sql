@@ -6,7 +6,7 @@
 -- those without a partition key and those with one apart. What is left stays runnable, and `cut` says
 -- so. A compressed state counts for eight times what it takes on disk: its length is known only to those
 -- who unpack it. A state beyond 256 MiB is not loaded. If $13 is true, as claims have failed that would
--- have brought more, no state is that takes 128 KiB on disk, and no signal.
+-- have brought more, no state is that takes 16 KiB on disk, and no signal.
 --
 -- Of each inbox the oldest signals are loaded: at most 100, and those that begin within 64 KiB. Beside
 -- them the answer says whether there are more.
@@ -230,7 +230,7 @@ claimed as (
 loaded as materialized (
     select i.id, i.step, i.attempt, i.failures, i.revision, i.awaits,
            case
-               when pg_catalog.pg_column_size(i.state) < 131072 then i.state
+               when pg_catalog.pg_column_size(i.state) < 16384 then i.state
                when not $13::boolean and (
                    pg_catalog.pg_column_size(i.state) < 1048576
                    or pg_catalog.octet_length(i.state::text) <= 268435456

@@ -112,7 +112,7 @@ select i.id,
        i.fsm_version,
        i.step,
        case
-           when pg_catalog.pg_column_size(i.state) < 131072 then i.state::text
+           when pg_catalog.pg_column_size(i.state) < 16384 then i.state::text
            when not $9::boolean and (
                pg_catalog.pg_column_size(i.state) < 1048576
                or pg_catalog.octet_length(i.state::text) <= 268435456

@@ -18,4 +18,10 @@ select pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', false),
        pg_catalog.set_config('search_path', pg_catalog.concat_ws(
            ', ', 'pg_catalog', nullif(pg_catalog.current_setting('search_path'), '')
        ), false),
-       pg_catalog.set_config('lock_timeout', '1s', false)
+       pg_catalog.set_config('lock_timeout', '1s', false),
+       -- Begun or failed: in a transaction that has failed, what it set for itself is undone.
+       pg_catalog.set_config('idle_in_transaction_session_timeout', '10s', false),
+       -- A statement that was given up ends with its connection. Linux can tell, and not every system.
+       case when pg_catalog.version() ~ 'linux' then
+           pg_catalog.set_config('client_connection_check_interval', '1s', false)
+       end
