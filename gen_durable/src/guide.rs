@@ -11,6 +11,7 @@
 //! | [`versions`] | changing a machine while instances of it are on their way |
 //! | [`jobs`] | machines of one step, written as a function |
 //! | [`testing`] | tests without a database, and with one |
+//! | [`operation`] | processes, connections, roles, logs, alerts, deployments, backups |
 
 #[doc = include_str!("guide/machines.md")]
 pub mod machines {}
@@ -29,3 +30,6 @@ pub mod jobs {}
 
 #[doc = include_str!("guide/testing.md")]
 pub mod testing {}
+
+#[doc = include_str!("guide/operation.md")]
+pub mod operation {}

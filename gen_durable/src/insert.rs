@@ -24,6 +24,22 @@ use crate::{
 ///
 /// Generated on a machine as `insert`.
 ///
+/// | option | meaning | default |
+/// |---|---|---|
+/// | `.partition_key(key)` | never at the same time as another of this key | none |
+/// | `.unique_key(key)` | one instance of the machine holds this key | none |
+/// | `.unique_while(statuses)` | the statuses in which it does | all live ones |
+/// | `.queue(name)` | another queue | the machine's |
+/// | `.priority(number)` | lower runs first | 0 |
+/// | `.step(step)` | another step than the initial one | the machine's |
+/// | `.schedule_in(duration)` | not before this has passed | at once |
+/// | `.schedule_at(time)` | not before this time | at once |
+/// | `.silent()` | no engine is told: it runs at the next poll | engines are told |
+/// | `.execute(on)` | on `&engine`, `&client`, `&pool`, or `&mut *tx` | |
+///
+/// A key or a queue's name that is empty is an error: everybody who left it empty by mistake would
+/// share it.
+///
 /// ```
 /// use std::time::Duration;
 ///
@@ -72,8 +88,12 @@ impl<M: Machine> Insert<M> {
         }
     }
 
-    /// Instances that share a partition key never execute at the same time, on any worker, and
-    /// run in the order of priority, time and id. At most 1,024 bytes.
+    /// Instances that share a partition key never execute at the same time, on any worker. At most
+    /// 1,024 bytes.
+    ///
+    /// Whenever the key is free, the next of them is taken in the order of priority, time and id,
+    /// among the machines that the process knows. An instance that is parked, or that waits for its
+    /// delay, does not hold the key.
     pub fn partition_key(mut self, key: impl Into<String>) -> Self {
         self.partition_key = Some(key.into());
         self

@@ -358,11 +358,12 @@
 //! a [`Golden`](testing::Golden) test notices a change that is not.
 //!
 //! An instance of a version that no running process knows waits, spends no attempts and holds nobody
-//! up. Behind a transaction pooler, say [`poll_only`](EngineBuilder::poll_only).
+//! up. [`guide::operation`] has poolers, failover, roles, logs and alerts.
 //!
 //! # Where to look
 //!
-//! - [`guide`]: machines, signals, errors and retries, jobs, testing, a page each.
+//! - [`guide`]: machines, signals, errors and retries, versions, jobs, testing, operation, a page
+//!   each.
 //! - [`Machine`] and [`Steps`]: the contract that the macros implement, and that can be written by hand.
 //! - [`Context`]: what a step is given. [`Outcome`]: what it returns.
 //! - [`Engine`] and [`Client`]: inserting, signalling, waiting; [`Engine::metrics`],

@@ -43,6 +43,11 @@ use crate::error::{DecodeError, EncodeError};
 ///
 /// Numbers, texts, durations and times can be stored as they are, and so can tuples, arrays and
 /// collections of what can.
+///
+/// A value comes back as it was written, to the last bit of a float. Any other value is refused
+/// where it is made, with the path to the field: NaN and the infinities, a NUL character, more than
+/// 127 levels of nesting, text that its own type writes and cannot read, and a value larger than
+/// [`value_max`](crate::EngineBuilder::value_max).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored with an instance: it does not implement `DurableState`",
     label = "not a durable state",

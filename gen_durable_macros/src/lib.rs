@@ -68,11 +68,13 @@ use proc_macro::TokenStream;
 ///
 /// | `retry(…)` | meaning | default |
 /// |---|---|---|
-/// | `max_attempts = 5` | how often the step runs in all | 5 |
+/// | `max_attempts = 5` | how many runs may fail in a row before the step is given up | 5 |
 /// | `backoff = "exponential"` | how the delays grow; or `"linear"`, `"constant"` | `"exponential"` |
 /// | `initial = "1s"` | the first delay | 1 s |
 /// | `max = "5m"` | the longest delay | 5 minutes |
 /// | `jitter` | varies each delay by up to a quarter | off |
+///
+/// With `jitter`, runs that failed together are not tried again together.
 ///
 /// # The graph
 ///

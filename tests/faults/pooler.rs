@@ -1,6 +1,6 @@
 //! A transaction pooler (`PgBouncer`) between workers and Postgres, on Unix sockets.
 //!
-//! Invariant: it is set up as the README says, and gone when it is dropped or this process ends.
+//! Invariant: it is set up as the guide says, and gone when it is dropped or this process ends.
 
 use std::{
     env, fs, io,
@@ -20,7 +20,7 @@ const VERSION_MIN: (u32, u32) = (1, 21);
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const SOCKET: &str = ".s.PGSQL.5432";
 
-/// What the README tells people to set.
+/// The settings that the guide gives.
 const DOCUMENTED: &str = "\
 pool_mode = transaction
 max_prepared_statements = 200

@@ -40,6 +40,25 @@ use crate::{
 
 /// Options of an engine that has not started.
 ///
+/// | option | meaning | default |
+/// |---|---|---|
+/// | `.machine::<M>()` | runs instances of this machine | none |
+/// | `.queue(name, slots)` | serves this queue, `slots` steps at once | `default`, 10 slots |
+/// | `.resource(value)` | given to steps by reference, one of each type | none |
+/// | `.name(name)` | the worker's name in `gen_durable.workers` | `process <pid>` |
+/// | `.lease_ttl(duration)` | a worker that is silent for so long counts as lost | 30 s |
+/// | `.poll_interval(duration)` | the longest pause between two looks for work | 5 s |
+/// | `.poll_only()` | neither LISTEN nor NOTIFY | off |
+/// | `.drain_timeout(duration)` | how long `shutdown` lets steps finish | 18 s |
+/// | `.retention(duration)` | how long ended instances are kept | 7 days |
+/// | `.retention_of::<M>(duration)` | likewise, for one machine | as all |
+/// | `.value_max(bytes)` | the largest state, result or payload | 8 MiB |
+/// | `.crashes_max(count)` | workers lost in a row before an instance fails | 20 |
+/// | `.run_ahead(steps, duration)` | how far an instance runs on one claim | 100 steps or 1 s |
+/// | `.connections_max(count)` | the engine's own connections for statements | 10 |
+/// | `.maintenance(bool)` | whether it runs the maintenance services | on |
+/// | `.start()` | checks all of it, registers the worker, begins | |
+///
 /// ```no_run
 /// use std::time::Duration;
 ///
