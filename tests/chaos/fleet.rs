@@ -25,8 +25,9 @@ const SIGKILL: i32 = 9;
 const MIB: u64 = 1024 * 1024;
 /// The longest time of a shutdown, whatever happens to the database.
 const SHUTDOWN_MAX: Duration = Duration::from_mins(1);
-/// By how much the memory of a worker may grow, once it has warmed up.
-const GROWTH_MAX: u64 = 64 * MIB;
+/// By how much the memory of a worker may grow, once it has warmed up. A row of some MiB is there
+/// several times while its step runs, and the allocator keeps the memory.
+const GROWTH_MAX: u64 = 160 * MIB;
 
 /// What the worker that lives throughout has in memory, in bytes.
 #[derive(Default)]
