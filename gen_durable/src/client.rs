@@ -208,12 +208,13 @@ impl Client {
         rows: Vec<NewInstance>,
     ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
         let connections = &self.inner.connections;
-        let wait = calls::Wait::new(connections, "insert instances", "a unique key");
+        let mut wait = calls::Wait::new(connections, "insert instances", "a unique key");
+        wait.locked = Locked::WaitAMoment;
         let mut tries = Tries::new();
         let answers = loop {
             // The semaphore is never closed, so `acquire` cannot fail.
             let turn = self.inner.large.acquire().await;
-            let inserted = calls::insert_with(connections, &rows, Locked::WaitAMoment).await;
+            let inserted = calls::insert_with(connections, &rows, wait.locked).await;
             // A key that somebody holds must not hold up others.
             drop(turn);
             if let Some(answers) = wait.over(inserted) {

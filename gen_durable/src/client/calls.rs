@@ -20,7 +20,7 @@ use crate::{
     group::Group,
     per_runtime::Idle,
     signal::Delivery,
-    storage::{NewInstance, NewSignal},
+    storage::{Locked, NewInstance, NewSignal},
 };
 
 /// The most rows in one shared commit.
@@ -29,6 +29,8 @@ const BATCH_MAX: usize = 500;
 const TASKS_MAX: usize = 2;
 /// Tries of a batch that Postgres rolled back to resolve a deadlock, after the first.
 const DEADLOCK_TRIES_MAX: usize = 10;
+/// The SQLSTATE of a statement that was ended: by a timeout, say.
+const CANCELLED: &str = "57014";
 /// Calls that wait at a time for what somebody else has locked, each on a connection.
 const WAITING_MAX: usize = 1;
 
@@ -89,21 +91,31 @@ pub(super) struct Wait<'a> {
     what: &'a str,
     since: Instant,
     patience: Duration,
+    /// How the next try waits.
+    pub(super) locked: Locked,
 }
 
 impl<'a> Wait<'a> {
     pub(super) fn new(connections: &Connections, operation: &'static str, what: &'a str) -> Self {
-        Self { operation, what, since: Instant::now(), patience: connections.patience() }
+        let (since, patience) = (Instant::now(), connections.patience());
+        Self { operation, what, since, patience, locked: Locked::WaitBriefly }
     }
 
     /// The answer of a try; none if it found something locked, and is worth another one.
     pub(super) fn over<T>(
-        &self,
+        &mut self,
         answer: Result<T, DatabaseError>,
     ) -> Option<Result<T, DatabaseError>> {
         match answer {
             Err(error) if error.is_locked() => {
                 held(self.operation, self.what, self.since, self.patience).map(Err)
+            }
+            // It waited for the lock, perhaps, for longer than a statement may take. A shorter wait tells.
+            Err(error)
+                if self.locked == Locked::WaitBriefly && error.sqlstate() == Some(CANCELLED) =>
+            {
+                self.locked = Locked::WaitAMoment;
+                None
             }
             answer => Some(answer),
         }

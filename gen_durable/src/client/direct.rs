@@ -19,9 +19,9 @@ pub(crate) async fn insert_on_pool(
     rows: Vec<NewInstance>,
 ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
     let connections = Connections::once(pool.clone());
-    let wait = Wait::new(&connections, "insert instances", "a unique key");
+    let mut wait = Wait::new(&connections, "insert instances", "a unique key");
     let answers = loop {
-        let tried = insert_with(&connections, &rows, Locked::WaitBriefly).await;
+        let tried = insert_with(&connections, &rows, wait.locked).await;
         if let Some(answers) = wait.over(tried) {
             break answers?;
         }
@@ -38,9 +38,9 @@ pub(crate) async fn signal_on_pool(
 ) -> Result<Delivery, SignalError> {
     let connections = Connections::once(pool.clone());
     let target = format!("instance {}", signal.target);
-    let wait = Wait::new(&connections, "deliver a signal", &target);
+    let mut wait = Wait::new(&connections, "deliver a signal", &target);
     let mut sent = loop {
-        let tried = deliver_with(&connections, &[&signal], Locked::WaitBriefly).await;
+        let tried = deliver_with(&connections, &[&signal], wait.locked).await;
         if let Some(sent) = wait.over(tried) {
             break sent?;
         }

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use super::{BATCH_MAX, DEADLOCK_TRIES_MAX, TASKS_MAX, WAITING_MAX, held};
+use super::{BATCH_MAX, CANCELLED, DEADLOCK_TRIES_MAX, TASKS_MAX, WAITING_MAX, held};
 use crate::{
     announce::Announcer,
     connections::Connections,
@@ -25,9 +25,6 @@ use crate::{
 const DELIVER: &str = "deliver a signal";
 /// For so long batches leave out what is locked at once, after one has waited in vain.
 const SKIPS_FOR: Duration = Duration::from_secs(1);
-
-/// The SQLSTATE of a statement that was ended: by a timeout, say.
-const CANCELLED: &str = "57014";
 
 type Answer = Result<Delivery, SignalError>;
 
