@@ -18,13 +18,13 @@ pub(crate) use self::direct::{
 };
 pub use self::snapshot::{AnyId, Snapshot};
 use crate::{
-    announce::Announcer,
     config::Config,
     connections::Connections,
     error::{DatabaseError, Duplicate, FindError, InsertError, SignalError, WaitError},
     id::InstanceId,
     keys::{check_key, check_name},
     machine::Machine,
+    notifier::Notifier,
     per_runtime::PerRuntime,
     signal::Delivery,
     state,
@@ -58,7 +58,7 @@ struct Inner {
     connections: Connections,
     /// By runtime: the call of one must not be lost with another.
     calls: PerRuntime<Calls>,
-    announcer: Arc<Announcer>,
+    notifier: Arc<Notifier>,
     waiters: Arc<Waiters>,
     value_max: usize,
     /// For `insert_many`: an engine's other work must not wait for all its connections.
@@ -69,25 +69,25 @@ impl Client {
     /// A client on this pool, from which it borrows a connection or two at a time.
     pub fn new(pool: PgPool) -> Self {
         let connections = Connections::borrowed(pool);
-        let announcer = Announcer::remote(connections.clone(), Config::POLL_INTERVAL);
-        Self::with(connections, announcer, state::VALUE_MAX)
+        let notifier = Notifier::remote(connections.clone(), Config::POLL_INTERVAL);
+        Self::with(connections, notifier, state::VALUE_MAX)
     }
 
     pub(crate) fn with(
         connections: Connections,
-        announcer: Arc<Announcer>,
+        notifier: Arc<Notifier>,
         value_max: usize,
     ) -> Self {
         let waiters = Waiters::new(connections.clone());
         let calls = {
-            let (connections, announcer) = (connections.clone(), Arc::clone(&announcer));
-            PerRuntime::new(move || Calls::new(&connections, &announcer))
+            let (connections, notifier) = (connections.clone(), Arc::clone(&notifier));
+            PerRuntime::new(move || Calls::new(&connections, &notifier))
         };
         Self {
             inner: Arc::new(Inner {
                 connections,
                 calls,
-                announcer,
+                notifier,
                 waiters,
                 value_max,
                 large: Semaphore::new(LARGE_MAX),
@@ -213,18 +213,18 @@ impl Client {
         let mut tries = Tries::new();
         let answers = loop {
             // The semaphore is never closed, so `acquire` cannot fail.
-            let turn = self.inner.large.acquire().await;
+            let permit = self.inner.large.acquire().await;
             let inserted = calls::insert_with(connections, &rows, wait.locked).await;
             // A key that somebody holds must not hold up others.
-            drop(turn);
+            drop(permit);
             if let Some(answers) = wait.over(inserted) {
                 break answers;
             }
             tokio::time::sleep(tries.pause()).await;
         };
         let answers = answers.inspect_err(|error| connections.tell(error))?;
-        let announcer = &self.inner.announcer;
-        announcer.announce(announcer.news(&rows));
+        let notifier = &self.inner.notifier;
+        notifier.announce(notifier.news(&rows));
         Ok(answers)
     }
 

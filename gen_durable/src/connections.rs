@@ -32,15 +32,15 @@ use self::{held::Held, life::Life, probe::Probe, source::Source};
 use crate::{error::DatabaseError, storage, throttle::Throttle};
 
 /// How long a client's short statement may go without an answer.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+const CLIENT_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long connections that are closed wait for calls that are under way.
-const CALLS_PATIENCE: Duration = Duration::from_millis(800);
+const CALLS_END_TIMEOUT: Duration = Duration::from_millis(800);
 /// The time that a connection has to answer a test.
-const TEST_PATIENCE: Duration = Duration::from_secs(1);
-/// How late a timer is at least if the runtime stood still. Less than the shortest patience.
+const TEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// How late a timer is at least if the runtime stood still. Less than the shortest answer timeout.
 const LATE: Duration = Duration::from_millis(250);
 /// What an engine's may have at least, however short its lease.
-const PATIENCE_MIN: Duration = Duration::from_secs(1);
+const ANSWER_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// Where connections come from.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ struct Inner {
     kept_max: usize,
     /// Whether sessions are this one's alone, to be set up for its statements.
     sessions: bool,
-    patience: Duration,
+    answer_timeout: Duration,
     probe: Probe,
     /// Calls that are under way and may have no connection just now.
     under_way: watch::Sender<usize>,
@@ -153,7 +153,7 @@ impl Connections {
 
     fn lent(pool: PgPool, over: Option<watch::Sender<()>>) -> Self {
         let life = Life::of(pool.options());
-        Self::with(pool, None, life, 0, false, CLIENT_PATIENCE, over)
+        Self::with(pool, None, life, 0, false, CLIENT_ANSWER_TIMEOUT, over)
     }
 
     fn with(
@@ -162,7 +162,7 @@ impl Connections {
         life: Life,
         kept_max: usize,
         sessions: bool,
-        patience: Duration,
+        answer_timeout: Duration,
         over: Option<watch::Sender<()>>,
     ) -> Self {
         Self {
@@ -173,7 +173,7 @@ impl Connections {
                 idle: Mutex::default(),
                 kept_max,
                 sessions,
-                patience,
+                answer_timeout,
                 probe: Probe::default(),
                 under_way: watch::Sender::new(0),
                 lasting: Throttle::default(),
@@ -201,7 +201,8 @@ impl Connections {
         let source = Source::new(pool.clone());
         let options = pool.options();
         let life = Life::of(options);
-        let acquire_timeout = options.get_acquire_timeout().min((lease_ttl / 3).max(PATIENCE_MIN));
+        let acquire_timeout =
+            options.get_acquire_timeout().min((lease_ttl / 3).max(ANSWER_TIMEOUT_MIN));
         let pool = options
             .clone()
             .max_connections(connections_max)
@@ -209,14 +210,15 @@ impl Connections {
             .acquire_timeout(acquire_timeout)
             .max_lifetime(life.half)
             .connect_lazy_with(source.options());
-        let (kept_max, patience) = (connections_max as usize, lease_ttl.max(PATIENCE_MIN));
+        let (kept_max, answer_timeout) =
+            (connections_max as usize, lease_ttl.max(ANSWER_TIMEOUT_MIN));
         let over = Some(watch::Sender::new(()));
-        Self::with(pool, Some(source), life, kept_max, sessions, patience, over)
+        Self::with(pool, Some(source), life, kept_max, sessions, answer_timeout, over)
     }
 
     /// How long a short statement may go without an answer.
-    pub(crate) fn patience(&self) -> Duration {
-        self.inner.patience
+    pub(crate) fn answer_timeout(&self) -> Duration {
+        self.inner.answer_timeout
     }
 
     /// Gives a statement up that has no answer for that long: its connection may be half open, and
@@ -225,7 +227,7 @@ impl Connections {
         &self,
         statement: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
-        within(self.inner.patience, statement).await
+        within(self.inner.answer_timeout, statement).await
     }
 
     pub(crate) async fn get(&self) -> Result<Connection, sqlx::Error> {
@@ -237,7 +239,7 @@ impl Connections {
                 return Ok(connection(held));
             }
             // The network may have forgotten it, or the runtime that drives it may stand still.
-            let tested = within(TEST_PATIENCE, held.ping()).await;
+            let tested = within(TEST_TIMEOUT, held.ping()).await;
             let connection = connection(held.moved_to(&here));
             match tested {
                 Ok(()) => return Ok(connection),
@@ -273,7 +275,7 @@ impl Connections {
         }
         loop {
             let mut held = self.inner.hold(self.inner.pool.try_acquire()?, here);
-            if within(TEST_PATIENCE, held.ping()).await.is_ok() {
+            if within(TEST_TIMEOUT, held.ping()).await.is_ok() {
                 return Some(held);
             }
             held.discard();
@@ -353,7 +355,7 @@ impl Connections {
 
     pub(crate) async fn close(&self) {
         let mut calls = self.inner.under_way.subscribe();
-        let _ = tokio::time::timeout(CALLS_PATIENCE, calls.wait_for(|calls| *calls == 0)).await;
+        let _ = tokio::time::timeout(CALLS_END_TIMEOUT, calls.wait_for(|calls| *calls == 0)).await;
         let kept = std::mem::take(&mut self.idle().kept);
         drop(kept);
         self.inner.pool.close().await;
@@ -364,23 +366,23 @@ impl Connections {
     }
 }
 
-/// Gives a statement up that has no answer for `patience`.
+/// Gives a statement up that has no answer for `answer_timeout`.
 ///
 /// A timer that is late says that the runtime stood still: a step blocked its thread, or the
 /// process was stopped. The answer may have been there all the time, so the connection is not
 /// blamed, and the statement has its time anew.
 pub(crate) async fn within<T>(
-    patience: Duration,
+    answer_timeout: Duration,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
     let mut statement = pin!(statement);
     loop {
         let began = Instant::now();
-        if let Ok(result) = tokio::time::timeout(patience, &mut statement).await {
+        if let Ok(result) = tokio::time::timeout(answer_timeout, &mut statement).await {
             return result;
         }
-        if began.elapsed() < patience + LATE {
-            let error = storage::NoAnswer(patience);
+        if began.elapsed() < answer_timeout + LATE {
+            let error = storage::NoAnswer(answer_timeout);
             return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, error)));
         }
     }

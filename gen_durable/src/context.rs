@@ -75,7 +75,7 @@ pub(crate) struct Received {
     pub(crate) id: i64,
     pub(crate) name: Arc<str>,
     pub(crate) payload: Arc<str>,
-    pub(crate) mark: Mark,
+    pub(crate) consumption: Consumption,
 }
 
 /// How many signals are in an inbox and not loaded, by name.
@@ -83,7 +83,7 @@ pub(crate) type Beyond = HashMap<Arc<str>, usize>;
 
 /// Whether the outcome deletes a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mark {
+pub(crate) enum Consumption {
     /// It stays in the inbox.
     Kept,
     /// An outcome that consumes signals deletes it.
@@ -353,8 +353,10 @@ impl<M: Machine> Context<M> {
 
     /// An outcome that consumes no signal.
     fn keeping_signals(mut self, transition: Transition<M>) -> Outcome<M> {
-        for signal in self.inbox.iter_mut().filter(|signal| signal.mark == Mark::Taken) {
-            signal.mark = Mark::Kept;
+        for signal in
+            self.inbox.iter_mut().filter(|signal| signal.consumption == Consumption::Taken)
+        {
+            signal.consumption = Consumption::Kept;
         }
         self.outcome(transition)
     }

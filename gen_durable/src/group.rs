@@ -63,7 +63,7 @@ struct State<T> {
     /// How many of the tasks have had their batch for longer than [`SLOW`].
     slow: usize,
     /// Whether what nobody awaits is left for a larger batch.
-    patient: bool,
+    gathering: bool,
 }
 
 /// Goes behind the tasks that are ready, in the queue from which any thread may take it:
@@ -88,7 +88,7 @@ impl<T: Item> Group<T> {
             weight: 0,
             tasks: 0,
             slow: 0,
-            patient: false,
+            gathering: false,
         });
         Arc::new(Self { state, batch_max, tasks_max, run })
     }
@@ -109,9 +109,9 @@ impl<T: Item> Group<T> {
 
     /// Says whether what nobody [awaits](Item::is_awaited) is left for a larger batch: it then waits until the one
     /// that is under way has ended, unless that takes long or what waits is a full batch.
-    pub(crate) fn set_patient(self: &Arc<Self>, patient: bool) {
+    pub(crate) fn set_gathering(self: &Arc<Self>, gathering: bool) {
         let mut state = self.lock();
-        state.patient = patient;
+        state.gathering = gathering;
         self.add_task(state);
     }
 
@@ -131,7 +131,7 @@ impl<T: Item> Group<T> {
 
     fn tasks_allowed(&self, state: &State<T>) -> usize {
         let full = state.queue.len() >= self.batch_max || state.weight >= WEIGHT_MAX;
-        if state.patient && state.awaited == 0 && !full {
+        if state.gathering && state.awaited == 0 && !full {
             self.tasks_max.min(1 + state.slow)
         } else {
             self.tasks_max

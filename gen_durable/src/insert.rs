@@ -16,7 +16,7 @@ use crate::{
     state,
     status::Status,
     storage::{Eligible, NewInstance},
-    target::{Executor, Target},
+    target::{ExecuteOn, Target},
 };
 
 /// A new instance that is about to be inserted; nothing happens before
@@ -191,7 +191,7 @@ impl<M: Machine> Insert<M> {
     /// database failed.
     pub async fn execute<'e>(
         self,
-        on: impl Executor<'e>,
+        on: impl ExecuteOn<'e>,
     ) -> Result<InstanceId<M>, InsertError<InstanceId<M>>> {
         let target = on.into_target();
         let row = self.into_row(target.value_max())?;
@@ -329,7 +329,7 @@ impl<M: Machine> InsertMany<M> {
     /// failed. Nothing is inserted then.
     pub async fn execute<'e>(
         self,
-        on: impl Executor<'e>,
+        on: impl ExecuteOn<'e>,
     ) -> Result<Vec<Result<InstanceId<M>, Duplicate<InstanceId<M>>>>, InsertError> {
         let target = on.into_target();
         let max = target.value_max();

@@ -377,7 +377,6 @@
 
 #[doc(hidden)]
 pub mod __private;
-mod announce;
 mod client;
 mod config;
 mod connections;
@@ -393,6 +392,7 @@ mod job;
 mod keys;
 pub mod machine;
 mod maintenance;
+mod notifier;
 mod outcome;
 mod per_runtime;
 pub mod prelude;
@@ -430,7 +430,7 @@ pub use crate::{
     signal::{Accepts, AnyOf, Delivery, DurableSignal, Signal},
     state::DurableState,
     status::{Status, UnknownStatus},
-    target::{Executor, Target},
+    target::{ExecuteOn, Target},
     upgrade::{Upgrade, Upgrades},
 };
 pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm, durable_job};

@@ -13,7 +13,7 @@ use crate::{
     machine::Machine,
     state,
     storage::NewSignal,
-    target::{Executor, Target},
+    target::{ExecuteOn, Target},
 };
 
 /// A message to an instance.
@@ -173,7 +173,7 @@ impl<M: Machine> Signal<M> {
     ///
     /// [`SignalError`]: the instance is unknown, of another machine or terminal; the payload
     /// cannot be stored; the database failed.
-    pub async fn execute<'e>(self, on: impl Executor<'e>) -> Result<Delivery, SignalError> {
+    pub async fn execute<'e>(self, on: impl ExecuteOn<'e>) -> Result<Delivery, SignalError> {
         let target = on.into_target();
         let signal = self.into_row(target.value_max())?;
         match target {

@@ -33,7 +33,7 @@ impl Target<'_> {
     message = "nothing can be executed on `{Self}`",
     label = "expected `&Engine`, `&Client`, `&PgPool` or `&mut *tx`"
 )]
-pub trait Executor<'e>: sealed::Sealed {
+pub trait ExecuteOn<'e>: sealed::Sealed {
     #[doc(hidden)]
     fn into_target(self) -> Target<'e>;
 }
@@ -43,42 +43,42 @@ mod sealed {
 }
 
 impl sealed::Sealed for &crate::Engine {}
-impl<'e> Executor<'e> for &'e crate::Engine {
+impl<'e> ExecuteOn<'e> for &'e crate::Engine {
     fn into_target(self) -> Target<'e> {
         Target::Client(self.client())
     }
 }
 
 impl sealed::Sealed for &Client {}
-impl<'e> Executor<'e> for &'e Client {
+impl<'e> ExecuteOn<'e> for &'e Client {
     fn into_target(self) -> Target<'e> {
         Target::Client(self)
     }
 }
 
 impl sealed::Sealed for &PgPool {}
-impl<'e> Executor<'e> for &'e PgPool {
+impl<'e> ExecuteOn<'e> for &'e PgPool {
     fn into_target(self) -> Target<'e> {
         Target::Pool(self)
     }
 }
 
 impl sealed::Sealed for &mut PgConnection {}
-impl<'e> Executor<'e> for &'e mut PgConnection {
+impl<'e> ExecuteOn<'e> for &'e mut PgConnection {
     fn into_target(self) -> Target<'e> {
         Target::Connection(self)
     }
 }
 
 impl sealed::Sealed for &mut Transaction<'_, Postgres> {}
-impl<'e> Executor<'e> for &'e mut Transaction<'_, Postgres> {
+impl<'e> ExecuteOn<'e> for &'e mut Transaction<'_, Postgres> {
     fn into_target(self) -> Target<'e> {
         Target::Connection(self)
     }
 }
 
 impl sealed::Sealed for &mut PoolConnection<Postgres> {}
-impl<'e> Executor<'e> for &'e mut PoolConnection<Postgres> {
+impl<'e> ExecuteOn<'e> for &'e mut PoolConnection<Postgres> {
     fn into_target(self) -> Target<'e> {
         Target::Connection(self)
     }

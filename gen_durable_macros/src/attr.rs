@@ -3,15 +3,15 @@
 //! Invariant: reading goes on after a mistake, so that all of them are found; where it is plain what was meant, that is
 //! used, so that the compiler does not report what follows from the mistake.
 
+mod option_list;
 mod values;
-mod walk;
 
 use std::time::Duration;
 
 use proc_macro2::{Ident, Span, TokenStream};
 use syn::{Attribute, ExprPath, LitStr, Path, Type, parse::ParseStream, spanned::Spanned};
 
-use self::walk::{Known, Walk};
+use self::option_list::{Known, OptionList};
 use crate::errors::Errors;
 
 /// The options of a machine, as far as they were given.
@@ -137,7 +137,7 @@ impl MachineOptions {
     /// Reads the options on the enum.
     pub(crate) fn read(tokens: TokenStream, errors: &mut Errors) -> Self {
         let mut options = Self::default();
-        Walk::new(MACHINE, None)
+        OptionList::new(MACHINE, None)
             .options(tokens, errors, |name, input, errors| options.take(name, input, errors));
         options
     }
@@ -146,7 +146,7 @@ impl MachineOptions {
     pub(crate) fn read_job(tokens: TokenStream, errors: &mut Errors) -> Self {
         let mut options = Self::default();
         let elsewhere = "belongs on a machine of several steps: a job's state and output are in its signature, and it takes no signals";
-        Walk::new(JOB, Some((MACHINE, elsewhere))).options(
+        OptionList::new(JOB, Some((MACHINE, elsewhere))).options(
             tokens,
             errors,
             |name, input, errors| options.take(name, input, errors),
@@ -181,7 +181,7 @@ impl MachineOptions {
 pub(crate) fn read_impl_options(tokens: TokenStream, errors: &mut Errors) -> Option<Path> {
     let mut krate = None;
     let elsewhere = (MACHINE, "belongs on the enum: the impl block takes `#[durable_fsm]` alone");
-    Walk::new(IMPL, Some(elsewhere)).options(tokens, errors, |name, input, errors| {
+    OptionList::new(IMPL, Some(elsewhere)).options(tokens, errors, |name, input, errors| {
         krate = Some(values::path(name, input, errors)?);
         Ok(())
     });
@@ -192,10 +192,10 @@ impl StepOptions {
     /// Reads the `#[step(…)]` attributes of a function.
     pub(crate) fn read(attrs: &[Attribute], of_handle: bool, errors: &mut Errors) -> Self {
         let mut options = Self::default();
-        let mut walk = if of_handle {
-            Walk::new(HANDLE, Some((STEP, "belongs on a step, and `handle` is none")))
+        let mut list_of_options = if of_handle {
+            OptionList::new(HANDLE, Some((STEP, "belongs on a step, and `handle` is none")))
         } else {
-            Walk::new(STEP, None)
+            OptionList::new(STEP, None)
         };
         for attr in attrs.iter().filter(|attr| is_step(attr)) {
             let Ok(list) = attr.meta.require_list() else {
@@ -205,7 +205,7 @@ impl StepOptions {
                 ));
                 continue;
             };
-            walk.options(list.tokens.clone(), errors, |name, input, errors| {
+            list_of_options.options(list.tokens.clone(), errors, |name, input, errors| {
                 match name {
                     "next" => options.next = Some(values::targets(input, errors)?),
                     "timeout" => {
@@ -234,7 +234,7 @@ impl Retry {
             jitter: false,
         };
         let mut longest = None;
-        Walk::new(RETRY, None).options(tokens, errors, |name, input, _| {
+        OptionList::new(RETRY, None).options(tokens, errors, |name, input, _| {
             match name {
                 "max_attempts" => retry.max_attempts = values::attempts(input)?,
                 "backoff" => retry.backoff = values::backoff(input)?,
@@ -267,10 +267,13 @@ impl DeriveOptions {
     /// Reads the `#[durable(…)]` attributes of a type. `name` is an option of signals alone.
     pub(crate) fn read(attrs: &[Attribute], is_signal: bool, errors: &mut Errors) -> Self {
         let mut options = Self::default();
-        let mut walk = if is_signal {
-            Walk::new(SIGNAL, None)
+        let mut list_of_options = if is_signal {
+            OptionList::new(SIGNAL, None)
         } else {
-            Walk::new(STATE, Some((SIGNAL, "belongs on a signal: a state has no name of its own")))
+            OptionList::new(
+                STATE,
+                Some((SIGNAL, "belongs on a signal: a state has no name of its own")),
+            )
         };
         for attr in attrs.iter().filter(|attr| is_durable(attr)) {
             let Ok(list) = attr.meta.require_list() else {
@@ -281,7 +284,7 @@ impl DeriveOptions {
                 ));
                 continue;
             };
-            walk.options(list.tokens.clone(), errors, |name, input, errors| {
+            list_of_options.options(list.tokens.clone(), errors, |name, input, errors| {
                 match name {
                     "serde" => options.external_serde = values::external(input, errors)?,
                     "name" => options.name = Some(values::text(name, input, errors)?),

@@ -3,8 +3,8 @@
 //! Invariant: what cannot be read makes a step opaque; nothing is guessed. Names are resolved against the functions of the
 //! impl block, which holds a function for each variant.
 
-mod islands;
 mod scan;
+mod unreachable;
 mod uses;
 
 use proc_macro2::Ident;
@@ -12,7 +12,7 @@ use quote::ToTokens;
 use syn::{Block, FnArg, Pat, Signature, ext::IdentExt};
 
 use self::scan::Scan;
-pub(crate) use self::{islands::islands, uses::Uses};
+pub(crate) use self::{unreachable::unreachable, uses::Uses};
 use crate::{
     ast::{MachineImpl, StepFn},
     errors::Errors,

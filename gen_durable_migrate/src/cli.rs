@@ -10,7 +10,7 @@ use sqlx::postgres::PgPoolOptions;
 use crate::{Down, Error, LATEST, Status};
 
 /// The time that the server has to accept a connection: it may be starting up.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Brings a database to `gen_durable`'s schema.
 #[derive(Debug, Parser)]
@@ -66,7 +66,7 @@ pub async fn run(args: Args) -> Result<String, Box<dyn std::error::Error + Send 
     let url = args
         .database_url
         .ok_or("no database: give `--database-url postgres://…` or set DATABASE_URL")?;
-    let options = PgPoolOptions::new().acquire_timeout(PATIENCE);
+    let options = PgPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
     let pool = options.connect_lazy(&url).map_err(Error::database("read the database's URL"))?;
     let result = match args.command {
         Command::Up { to } => {

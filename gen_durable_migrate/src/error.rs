@@ -10,7 +10,7 @@ use sqlx::{ConnectOptions, Connection, PgPool};
 use crate::Migration;
 
 /// The time for a connection that shows why the pool had none.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A migration failed; the database is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -154,11 +154,11 @@ pub(crate) async fn why(pool: &PgPool, error: sqlx::Error) -> sqlx::Error {
     }
     let options = pool.connect_options();
     let made = async { options.connect().await?.close().await };
-    match tokio::time::timeout(PATIENCE, made).await {
+    match tokio::time::timeout(PROBE_TIMEOUT, made).await {
         Ok(Err(error)) => error,
         Ok(Ok(())) => sqlx::Error::PoolTimedOut,
         Err(_elapsed) => {
-            sqlx::Error::Protocol(format!("no answer from the server within {PATIENCE:?}"))
+            sqlx::Error::Protocol(format!("no answer from the server within {PROBE_TIMEOUT:?}"))
         }
     }
 }

@@ -17,7 +17,7 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 pub const CONNECTIONS: u32 = 3;
 
 /// How long a step waits for them.
-const PATIENCE: Duration = Duration::from_secs(1);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 static POOL: OnceLock<PgPool> = OnceLock::new();
 
@@ -49,7 +49,7 @@ pub(crate) fn record(url: &str) -> Result<(), sqlx::Error> {
         .options([("default_transaction_isolation", "read committed")]);
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
-        .acquire_timeout(PATIENCE)
+        .acquire_timeout(ANSWER_TIMEOUT)
         .test_before_acquire(false)
         .connect_lazy_with(options);
     let _ = POOL.set(pool);
@@ -107,7 +107,7 @@ impl Run {
 }
 
 async fn within<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Option<T> {
-    tokio::time::timeout(PATIENCE, statement).await.ok()?.ok()
+    tokio::time::timeout(ANSWER_TIMEOUT, statement).await.ok()?.ok()
 }
 
 #[cfg(test)]

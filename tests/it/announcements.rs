@@ -9,7 +9,7 @@ use gen_durable::{Insert, prelude::*};
 use gen_durable_test_postgres::{Server, TestDb};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 
-use crate::support::{PATIENCE, database, engine, log, until};
+use crate::support::{WAIT_MAX, database, engine, log, until};
 
 #[derive(Clone, Debug, DurableSignal)]
 pub struct Go {
@@ -95,7 +95,7 @@ async fn parked(db: &TestDb, queue: &str) -> i64 {
 /// The queues of these tests that were announced, up to the last.
 async fn announced(listener: &mut PgListener) -> BTreeSet<String> {
     let mut queues = BTreeSet::new();
-    let heard = tokio::time::timeout(PATIENCE, async {
+    let heard = tokio::time::timeout(WAIT_MAX, async {
         while !queues.contains("t_~end") {
             let queue = listener.recv().await.unwrap().payload().to_owned();
             if queue.starts_with("t_") {
@@ -149,7 +149,7 @@ async fn p69_what_is_silent_or_due_after_the_next_poll_is_not_announced() {
 
     let targets = (parked(&db, "t_hushed").await, parked(&db, "t_signalled").await);
     let id = Carrier::insert(targets).execute(&engine).await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     let by_outcome: BTreeSet<_> =
         HEARD.into_iter().filter(|queue| *queue != "t_many").map(str::to_owned).collect();
     assert_eq!(announced(&mut listener).await, by_outcome, "by an outcome");
@@ -188,8 +188,8 @@ async fn p69_a_transaction_that_sends_silently_can_be_prepared() {
     Waiter::signal_go(id, Go { n: 8 }).silent().execute(&mut *connection).await.unwrap();
     run(connection, "prepare transaction 'silent'").await.unwrap();
     run(connection, "commit prepared 'silent'").await.unwrap();
-    assert_eq!(engine.wait(waits, PATIENCE).await.unwrap(), 7);
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 8);
+    assert_eq!(engine.wait(waits, WAIT_MAX).await.unwrap(), 7);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 8);
     for one in many {
         until(&pool, one.unwrap(), "awaiting_signal").await;
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gen_durable::prelude::*;
 
-use crate::support::{PATIENCE, Row, database, engine, eventually, row, until};
+use crate::support::{Row, WAIT_MAX, database, engine, eventually, row, until};
 
 #[derive(Clone, Debug, PartialEq, DurableSignal)]
 pub struct Paid {
@@ -62,8 +62,8 @@ async fn any_of_several_signals_wakes_and_no_other() {
     }
     Order::signal_paid(paid, Paid { amount: 3 }).execute(&engine).await.unwrap();
     Order::signal_cancelled(cancelled, Cancelled).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(paid, PATIENCE).await.unwrap(), "paid 3");
-    assert_eq!(engine.wait(cancelled, PATIENCE).await.unwrap(), "cancelled");
+    assert_eq!(engine.wait(paid, WAIT_MAX).await.unwrap(), "paid 3");
+    assert_eq!(engine.wait(cancelled, WAIT_MAX).await.unwrap(), "cancelled");
     for id in [paid, cancelled] {
         assert_eq!(row(db.pool(), id).await.state["runs"], 2, "the note woke nobody");
     }
@@ -76,12 +76,12 @@ async fn any_of_several_signals_or_a_timeout() {
     let engine = engine(&db).machine::<Order>().start().await.unwrap();
     let state = OrderState { timeout_ms: Some(1), runs: 0 };
     let id = Order::insert(state).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), "timed out");
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), "timed out");
     let state = OrderState { timeout_ms: Some(3_600_000), runs: 0 };
     let id = Order::insert(state).execute(&engine).await.unwrap();
     until(db.pool(), id, "awaiting_signal").await;
     Order::signal_cancelled(id, Cancelled).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), "cancelled");
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), "cancelled");
     engine.shutdown().await.unwrap();
 }
 
@@ -155,7 +155,7 @@ async fn p05_a_gathering_takes_all_or_none_and_never_spins() {
         Ballot::signal_paid(id, Paid { amount }).execute(&mut *together).await.unwrap();
     }
     together.commit().await.unwrap();
-    let votes = engine.wait(id, PATIENCE).await.unwrap();
+    let votes = engine.wait(id, WAIT_MAX).await.unwrap();
     assert_eq!(votes, [vec![1, 2, 3], vec![4, 5]], "the oldest three, and the rest in order");
     engine.shutdown().await.unwrap();
 }
@@ -170,7 +170,7 @@ async fn signals_that_came_before_are_gathered_at_once() {
     }
     Ballot::signal_noted(id, Noted).execute(&client).await.unwrap();
     let engine = engine(&db).machine::<Ballot>().start().await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), [vec![1, 2, 3], vec![4, 5]]);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), [vec![1, 2, 3], vec![4, 5]]);
     assert_eq!(row(db.pool(), id).await.state["runs"], 1);
     engine.shutdown().await.unwrap();
 }

@@ -8,7 +8,7 @@ use sqlx::Row;
 use crate::{
     secrets::Kept,
     support::{
-        Gate, PATIENCE, count, database, engine, eventually, expire_lease, row, sql, until,
+        Breakpoint, WAIT_MAX, count, database, engine, eventually, expire_lease, row, sql, until,
         until_somebody_waits,
     },
 };
@@ -20,8 +20,8 @@ pub enum Waits {
 
 #[durable_fsm]
 impl Waits {
-    async fn go(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.state).await;
+    async fn go(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.state).await;
         let n = cx.state;
         cx.done(n)
     }
@@ -85,10 +85,11 @@ async fn a_duplicate_that_is_left_out_leaves_somebody_in_the_claims_index() {
     let answers = Waits::insert_many(rows).execute(pool).await.unwrap();
     assert!(answers[0].is_err() && answers[1].is_ok() && answers[2].is_ok());
     assert_eq!(blocked(pool).await, [3]);
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Waits>().resource(Arc::clone(&gate)).start().await.unwrap();
-    gate.open(2);
-    assert_eq!([gate.arrival().await, gate.arrival().await], [2, 3]);
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Waits>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
+    breakpoint.open(2);
+    assert_eq!([breakpoint.arrival().await, breakpoint.arrival().await], [2, 3]);
     engine.shutdown().await.unwrap();
 }
 
@@ -97,19 +98,20 @@ async fn a_duplicate_that_is_left_out_leaves_somebody_in_the_claims_index() {
 async fn rows_that_become_visible_after_their_key_was_freed_are_not_stranded() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Waits>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Waits>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let first = Waits::insert(1).partition_key("k").execute(pool).await.unwrap();
-    assert_eq!(gate.arrival().await, 1);
+    assert_eq!(breakpoint.arrival().await, 1);
     let mut open = pool.begin().await.unwrap();
     let rows = (2..5).map(|n| Waits::insert(n).partition_key("k"));
     Waits::insert_many(rows).execute(&mut *open).await.unwrap();
-    gate.open(4);
+    breakpoint.open(4);
     until(pool, first, "done").await;
     assert_eq!(blocked(pool).await, [0_i64; 0], "the others are not there yet");
     open.commit().await.unwrap();
     for n in 2..5 {
-        assert_eq!(gate.arrival().await, n);
+        assert_eq!(breakpoint.arrival().await, n);
     }
     engine.shutdown().await.unwrap();
 }
@@ -117,21 +119,21 @@ async fn rows_that_become_visible_after_their_key_was_freed_are_not_stranded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p06_a_dead_holder_frees_what_was_inserted_with_it() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let start = async || {
-        let engine = engine(&db).machine::<Waits>().resource(Arc::clone(&gate));
+        let engine = engine(&db).machine::<Waits>().resource(Arc::clone(&breakpoint));
         engine.start().await.unwrap()
     };
     let dead = start().await;
     let rows = (1..4).map(|n| Waits::insert(n).partition_key("k"));
     Waits::insert_many(rows).execute(&dead).await.unwrap();
-    assert_eq!(gate.arrival().await, 1);
+    assert_eq!(breakpoint.arrival().await, 1);
     let alive = start().await;
     expire_lease(db.pool(), dead.worker()).await;
     alive.maintain().await.unwrap();
-    assert_eq!(gate.arrival().await, 1, "the first row runs again, before the others");
-    gate.open(10);
-    assert_eq!([gate.arrival().await, gate.arrival().await], [2, 3]);
+    assert_eq!(breakpoint.arrival().await, 1, "the first row runs again, before the others");
+    breakpoint.open(10);
+    assert_eq!([breakpoint.arrival().await, breakpoint.arrival().await], [2, 3]);
     eventually("all have run", async || (count(db.pool(), "done").await == 3).then_some(())).await;
     alive.shutdown().await.unwrap();
     drop(dead);
@@ -162,19 +164,20 @@ async fn p06_a_claim_that_a_holder_has_overtaken_is_made_again() {
     .fetch_one(&mut *open)
     .await
     .unwrap();
-    let gate = Arc::new(Gate::new());
-    gate.open(10);
-    let engine = engine(&db).machine::<Waits>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    breakpoint.open(10);
+    let engine =
+        engine(&db).machine::<Waits>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     until_somebody_waits(pool, 1).await;
     open.commit().await.unwrap();
     for id in &ids[1..] {
-        engine.wait(*id, PATIENCE).await.unwrap();
+        engine.wait(*id, WAIT_MAX).await.unwrap();
     }
     assert!(!log.text().contains("could not claim"), "{}", log.text());
     assert_eq!(row(pool, ids[0]).await.status, "runnable");
     // The holder's worker is none: it is reaped, and frees the key.
     engine.maintain().await.unwrap();
-    engine.wait(ids[0], PATIENCE).await.unwrap();
+    engine.wait(ids[0], WAIT_MAX).await.unwrap();
     until(pool, holder, "done").await;
     engine.shutdown().await.unwrap();
 }
@@ -186,10 +189,11 @@ async fn p06_a_crowd_behind_a_busy_key_is_moved_out_of_the_way_and_keeps_its_ord
     const CROWD: i64 = 3_000;
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Waits>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Waits>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     Waits::insert(1).partition_key("k").execute(pool).await.unwrap();
-    assert_eq!(gate.arrival().await, 1);
+    assert_eq!(breakpoint.arrival().await, 1);
     // Those of the other key come last, and are behind the whole crowd.
     sqlx::query(
         "insert into gen_durable.instances (fsm, fsm_version, step, state, partition_key)
@@ -200,15 +204,15 @@ async fn p06_a_crowd_behind_a_busy_key_is_moved_out_of_the_way_and_keeps_its_ord
     .execute(pool)
     .await
     .unwrap();
-    assert_eq!(gate.arrival().await, CROWD + 1, "the crowd waits, and nobody else does");
+    assert_eq!(breakpoint.arrival().await, CROWD + 1, "the crowd waits, and nobody else does");
     eventually("those that wait are out of the index", async || {
         (blocked(pool).await.len() == usize::try_from(CROWD).unwrap()).then_some(())
     })
     .await;
-    gate.open(10_000);
+    breakpoint.open(10_000);
     let mut ran = Vec::new();
     for _ in 1..=CROWD {
-        ran.push(gate.arrival().await);
+        ran.push(breakpoint.arrival().await);
     }
     ran.retain(|n| *n <= CROWD);
     assert!(ran.is_sorted(), "{ran:?}");
@@ -230,18 +234,19 @@ async fn lock(pool: &sqlx::PgPool, place: i64) -> sqlx::Transaction<'_, sqlx::Po
 async fn a_key_that_is_freed_while_all_that_waits_is_locked_is_freed_again() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).maintenance(false).machine::<Waits>().resource(Arc::clone(&gate));
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).maintenance(false).machine::<Waits>().resource(Arc::clone(&breakpoint));
     let engine = engine.start().await.unwrap();
     let rows = [1, 2].map(|n| Waits::insert(n).partition_key("k"));
     let ids = Waits::insert_many(rows).execute(pool).await.unwrap();
-    assert_eq!(gate.arrival().await, 1);
+    assert_eq!(breakpoint.arrival().await, 1);
     let signal = lock(pool, 2).await;
-    gate.open(2);
+    breakpoint.open(2);
     until(pool, *ids[0].as_ref().unwrap(), "done").await;
     assert_eq!(blocked(pool).await, [2]);
     signal.rollback().await.unwrap();
-    assert_eq!(gate.arrival().await, 2);
+    assert_eq!(breakpoint.arrival().await, 2);
     engine.shutdown().await.unwrap();
 }
 
@@ -251,14 +256,15 @@ async fn a_key_that_is_freed_while_all_that_waits_is_locked_is_freed_again() {
 async fn p06_a_locked_head_is_waited_for_and_not_overtaken() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).maintenance(false).machine::<Waits>().resource(Arc::clone(&gate));
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).maintenance(false).machine::<Waits>().resource(Arc::clone(&breakpoint));
     let engine = engine.start().await.unwrap();
     let rows = [1, 2, 3, 4].map(|n| Waits::insert(n).partition_key("k"));
     let ids = Waits::insert_many(rows).execute(pool).await.unwrap();
-    assert_eq!(gate.arrival().await, 1);
+    assert_eq!(breakpoint.arrival().await, 1);
     let signal = lock(pool, 2).await;
-    gate.open(10);
+    breakpoint.open(10);
     until(pool, *ids[0].as_ref().unwrap(), "done").await;
     assert_eq!(blocked(pool).await, [2, 4]);
     // A claim that comes now, as the engine's do: what it cannot have it leaves.
@@ -276,7 +282,7 @@ async fn p06_a_locked_head_is_waited_for_and_not_overtaken() {
     }
     signal.rollback().await.unwrap();
     for n in 2..=4 {
-        assert_eq!(gate.arrival().await, n);
+        assert_eq!(breakpoint.arrival().await, n);
     }
     engine.shutdown().await.unwrap();
 }

@@ -9,7 +9,9 @@ use gen_durable::prelude::*;
 
 use crate::{
     secrets::Kept,
-    support::{Gate, PATIENCE, count_reaps, database, engine, eventually, reaps, row, sql, until},
+    support::{
+        Breakpoint, WAIT_MAX, count_reaps, database, engine, eventually, reaps, row, sql, until,
+    },
 };
 
 const LEASE: Duration = Duration::from_millis(400);
@@ -29,9 +31,9 @@ pub enum Neighbours {
 #[durable_fsm]
 impl Neighbours {
     /// Two waits, so that it is not over when the thread is free again.
-    async fn run(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+    async fn run(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
         if cx.state == "waits" {
-            gate.pass(cx.id()).await;
+            breakpoint.pass(cx.id()).await;
             // A time: it is what the timeout bounds, and what the block must not be counted into.
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
@@ -56,14 +58,15 @@ async fn p53_a_step_that_blocks_its_thread_is_named_and_charges_nobody() {
     let db = database().await;
     let pool = db.pool();
     count_reaps(pool).await;
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let (began, has_begun) = mpsc::channel();
     let (end, ends) = mpsc::channel();
-    let engine = engine(&db).machine::<Neighbours>().resource(Arc::clone(&gate)).lease_ttl(LEASE);
+    let engine =
+        engine(&db).machine::<Neighbours>().resource(Arc::clone(&breakpoint)).lease_ttl(LEASE);
     let engine = engine.resource(Block { began, ends: std::sync::Mutex::new(ends) });
     let engine = engine.maintenance(false).start().await.unwrap();
     let waits = Neighbours::insert("waits".to_owned()).execute(&engine).await.unwrap();
-    assert_eq!(gate.arrival().await, waits.get());
+    assert_eq!(breakpoint.arrival().await, waits.get());
     let blocks = Neighbours::insert(String::new()).step(Neighbours::Held);
     let blocks = blocks.execute(&engine).await.unwrap();
 
@@ -74,7 +77,7 @@ async fn p53_a_step_that_blocks_its_thread_is_named_and_charges_nobody() {
         runtime.block_on(async {
             let pool = sqlx::PgPool::connect_with(options).await.unwrap();
             let reaper = Engine::builder(pool).start().await.unwrap();
-            has_begun.recv_timeout(PATIENCE).unwrap();
+            has_begun.recv_timeout(WAIT_MAX).unwrap();
             // From the block's begin on the lease would run out.
             let until = std::time::Instant::now() + LEASE * 4;
             while std::time::Instant::now() < until {
@@ -84,9 +87,9 @@ async fn p53_a_step_that_blocks_its_thread_is_named_and_charges_nobody() {
             end.send(()).unwrap();
         });
     });
-    assert_eq!(engine.wait(blocks, PATIENCE).await.unwrap(), 0);
-    gate.open(1);
-    assert_eq!(engine.wait(waits, PATIENCE).await.unwrap(), 0, "nor did its time run out");
+    assert_eq!(engine.wait(blocks, WAIT_MAX).await.unwrap(), 0);
+    breakpoint.open(1);
+    assert_eq!(engine.wait(waits, WAIT_MAX).await.unwrap(), 0, "nor did its time run out");
     watcher.join().unwrap();
     assert_eq!(reaps(pool).await, 0, "nobody lost a worker");
     let log = log.text();
@@ -104,16 +107,16 @@ async fn p53_a_step_that_blocks_its_thread_is_named_and_charges_nobody() {
 async fn p53_no_lease_is_kept_for_a_runtime_that_has_ended() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let options = (*pool.connect_options()).clone();
-    let gate_of_the_lost = Arc::clone(&gate);
+    let breakpoint_of_the_lost = Arc::clone(&breakpoint);
     let lost = std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let engine = runtime.block_on(async {
             let pool = sqlx::PgPool::connect_with(options).await.unwrap();
             let engine = Engine::builder(pool).machine::<Neighbours>().lease_ttl(LEASE);
             let (began, ends) = (mpsc::channel().0, std::sync::Mutex::new(mpsc::channel().1));
-            let engine = engine.resource(gate_of_the_lost).resource(Block { began, ends });
+            let engine = engine.resource(breakpoint_of_the_lost).resource(Block { began, ends });
             engine.maintenance(false).start().await.unwrap()
         });
         let id = runtime.block_on(Neighbours::insert("waits".to_owned()).execute(&engine));
@@ -122,7 +125,7 @@ async fn p53_no_lease_is_kept_for_a_runtime_that_has_ended() {
         (runtime, id.unwrap())
     });
     let (runtime, id) = tokio::task::spawn_blocking(|| lost.join().unwrap()).await.unwrap();
-    assert_eq!(gate.arrival().await, id.get());
+    assert_eq!(breakpoint.arrival().await, id.get());
     let worker = row(pool, id).await.locked_by;
     tokio::task::spawn_blocking(|| drop(runtime)).await.unwrap();
     let reaper = engine(&db).start().await.unwrap();
@@ -142,21 +145,22 @@ async fn p53_no_lease_is_kept_for_a_runtime_that_has_ended() {
 async fn p50_a_run_without_an_outcome_spends_an_attempt() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Hold>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Hold>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Hold::insert(()).execute(&engine).await.unwrap();
-    assert_eq!(gate.arrival().await, id.get());
+    assert_eq!(breakpoint.arrival().await, id.get());
     // Its outcome finds another revision, and its row is still in this worker's name.
     sql(pool, "update gen_durable.instances set revision = revision + 7").await;
-    gate.open(1);
+    breakpoint.open(1);
     eventually("the reaper has it", async || {
         engine.maintain().await.unwrap();
         (row(pool, id).await.crashes == 1).then_some(())
     })
     .await;
-    assert_eq!(gate.arrival().await, id.get());
-    gate.open(1);
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 1);
+    assert_eq!(breakpoint.arrival().await, id.get());
+    breakpoint.open(1);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 1);
     let row = until(pool, id, "done").await;
     assert_eq!(row.attempt, 1);
     engine.shutdown().await.unwrap();
@@ -169,8 +173,8 @@ pub enum Hold {
 
 #[durable_fsm]
 impl Hold {
-    async fn run(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn run(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         let attempt = cx.attempt();
         cx.done(attempt)
     }

@@ -9,7 +9,7 @@ use gen_durable_tests::{
 };
 use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool, Row, postgres::PgRow};
 
-use crate::support::{Gate, NOT_HELD, count, database, engine, eventually, holds, sql};
+use crate::support::{Breakpoint, NOT_HELD, count, database, engine, eventually, holds, sql};
 
 #[durable_fsm(state = (), output = ())]
 pub enum Held {
@@ -18,8 +18,8 @@ pub enum Held {
 
 #[durable_fsm]
 impl Held {
-    async fn hold(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn hold(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         cx.done(())
     }
 }
@@ -29,7 +29,7 @@ impl Held {
 async fn p25_an_engine_claims_no_more_than_it_has_slots_for() {
     const SLOTS: usize = 3;
     let db = database().await;
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let rows = (0..60).map(|n| {
         let insert = Held::insert(()).priority(n % 3);
         if n % 2 == 0 { insert } else { insert.partition_key(format!("key {n}")) }
@@ -38,22 +38,22 @@ async fn p25_an_engine_claims_no_more_than_it_has_slots_for() {
     let engine = gen_durable::Engine::builder(db.pool().clone())
         .machine::<Held>()
         .queue("default", SLOTS)
-        .resource(Arc::clone(&gate))
+        .resource(Arc::clone(&breakpoint))
         .start()
         .await
         .unwrap();
     for done in 0..5 {
         for _ in 0..if done == 0 { SLOTS } else { 1 } {
-            gate.arrival().await;
+            breakpoint.arrival().await;
         }
         let executing = count(db.pool(), "executing").await;
         let claimed = i64::try_from(engine.metrics().claimed).unwrap();
         // Each one that has finished, and how fast, may lead to a few that are claimed ahead.
         assert!(executing <= SLOTS as i64 + done * 2, "{executing}");
         assert!(claimed <= SLOTS as i64 + done * 2, "{claimed}");
-        gate.open(1);
+        breakpoint.open(1);
     }
-    gate.open(60);
+    breakpoint.open(60);
     eventually("all have run", async || (count(db.pool(), "done").await == 60).then_some(())).await;
     engine.shutdown().await.unwrap();
 }
@@ -85,8 +85,8 @@ const ROWS: &str = "
     select 'm0', 1, 's', '0', 'q0', 'executing', 8, '7 of q0' where KEYED;
     analyze gen_durable.instances;";
 
-/// No marks; or five minutes past noon, in some of the groups.
-const MARKS: [&str; 2] = [
+/// No watermarks; or five minutes past noon, in some of the groups.
+const WATERMARKS: [&str; 2] = [
     "'{}', '{}', '{}'",
     "'{1, 1, 2, 4}', '{0, 2, 1, 0}',
      '{1767269100000000, 1767269100000000, 1767269100000000, 1767269100000000}'",
@@ -120,7 +120,7 @@ async fn in_queue(connection: impl PgExecutor<'_>, count: &'static str, queue: &
 async fn claim(
     tx: &mut PgConnection,
     pool: &PgPool,
-    (marks, with_keys): (&str, bool),
+    (watermarks, with_keys): (&str, bool),
     plans: &mut [BTreeSet<String>; 2],
 ) -> (i64, i64) {
     const CLAIMED: &str =
@@ -131,7 +131,7 @@ async fn claim(
          ) as free";
     let parameters = format!(
         "7, '{{q0, q0, q1, q1}}', '{{3, 3, 20, 20}}', '{{m0, m1, m0, m1}}', '{{1, 1, 1, 1}}',
-         '{{m1}}', '{{}}', {with_keys}, {marks}, 2097152, false"
+         '{{m1}}', '{{}}', {with_keys}, {watermarks}, 2097152, false"
     );
     let (plan, answer) = run(tx, "claim", &parameters).await;
     plans[0].insert(plan);
@@ -199,12 +199,12 @@ async fn p25_a_claim_takes_no_more_than_asked_under_any_plan() {
             // Texts of plans for parameters differ anyway.
             let mut others = plans.clone();
             let plans = if mode == "generic" { &mut plans } else { &mut others };
-            for marks in MARKS {
+            for watermarks in WATERMARKS {
                 for with_keys in [true, false] {
                     let mut tx = db.pool().begin().await.unwrap();
                     execute(&mut tx, set.join("; ")).await;
                     let (at_first, then) =
-                        claim(&mut tx, db.pool(), (marks, with_keys), plans).await;
+                        claim(&mut tx, db.pool(), (watermarks, with_keys), plans).await;
                     tx.rollback().await.unwrap();
                     assert!(keyed || at_first == 23 && then == 0, "there are more than enough");
                     heads += then;
@@ -260,11 +260,11 @@ async fn p21_no_key_serialises_nothing_and_keys_that_look_alike_are_different() 
         assert!(insert.await.unwrap_err().to_string().contains(NOT_HELD));
         keys.retain(|key| *key != "e\u{301}");
     }
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let engine = engine(&db)
         .machine::<Held>()
         .queue("default", keys.len() + 20)
-        .resource(Arc::clone(&gate))
+        .resource(Arc::clone(&breakpoint))
         .start()
         .await
         .unwrap();
@@ -275,7 +275,7 @@ async fn p21_no_key_serialises_nothing_and_keys_that_look_alike_are_different() 
     assert!(["1", "2", "3"].iter().all(|key| ids[..20].iter().any(|id| id == key)), "{ids:?}");
     // All of them run at once.
     for _ in 0..keys.len() + 20 {
-        gate.arrival().await;
+        breakpoint.arrival().await;
     }
     // A second one of each key waits for the first.
     Held::insert_many(keys.iter().map(|key| Held::insert(()).partition_key(*key)))
@@ -283,7 +283,7 @@ async fn p21_no_key_serialises_nothing_and_keys_that_look_alike_are_different() 
         .await
         .unwrap();
     assert_eq!(count(db.pool(), "executing").await, keys.len() as i64 + 20);
-    gate.open(1000);
+    breakpoint.open(1000);
     let all = keys.len() as i64 * 2 + 20;
     eventually("all have run", async || (count(db.pool(), "done").await == all).then_some(()))
         .await;

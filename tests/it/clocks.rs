@@ -20,7 +20,7 @@ use gen_durable_tests::{
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 use crate::support::{
-    Gate, PATIENCE, count, database, eventually, log, row, sql, until, until_somebody_waits,
+    Breakpoint, WAIT_MAX, count, database, eventually, log, row, sql, until, until_somebody_waits,
 };
 
 const HOUR: i64 = 3600;
@@ -159,8 +159,8 @@ pub enum Held {
 
 #[durable_fsm]
 impl Held {
-    async fn hold(mut cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn hold(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         cx.state += 1;
         cx.next(Held::Finish).insert(Child::insert(()))
     }
@@ -198,32 +198,36 @@ async fn p23_a_jump_of_the_databases_clock_doubles_nothing() {
     gen_durable_migrate::up(&pool).await.unwrap();
     oracle::install(&pool).await.unwrap();
     // Renewed rarely, so that the jump is not made good at once.
-    let start = async |gate: &Arc<Gate>| {
+    let start = async |breakpoint: &Arc<Breakpoint>| {
         Engine::builder(pool.clone())
             .machine::<Held>()
             .machine::<Child>()
             .queue("default", 10)
             .poll_interval(Duration::from_millis(200))
             .lease_ttl(Duration::from_mins(10))
-            .resource(Arc::clone(gate))
+            .resource(Arc::clone(breakpoint))
             .start()
             .await
             .unwrap()
     };
-    let (old_gate, gate) = (Arc::new(Gate::new()), Arc::new(Gate::new()));
-    let old = start(&old_gate).await;
+    let (old_breakpoint, breakpoint) = (Arc::new(Breakpoint::new()), Arc::new(Breakpoint::new()));
+    let old = start(&old_breakpoint).await;
     let id = Held::insert(0).partition_key("k").execute(&pool).await.unwrap();
     let behind = Held::insert(0).partition_key("k").execute(&pool).await.unwrap();
-    old_gate.arrival().await;
+    old_breakpoint.arrival().await;
 
     clock.set(HOUR).unwrap();
-    let heir = start(&gate).await;
+    let heir = start(&breakpoint).await;
     heir.maintain().await.unwrap();
-    assert_eq!(gate.arrival().await, id.get(), "its lease has run out by the database's clock");
+    assert_eq!(
+        breakpoint.arrival().await,
+        id.get(),
+        "its lease has run out by the database's clock"
+    );
     // The old one's step ends as well, and has no effect.
     let before = row(&pool, id).await;
     assert_eq!((before.locked_by, before.attempt), (Some(heir.worker()), 1));
-    old_gate.open(1);
+    old_breakpoint.open(1);
     eventually("the outcome was dropped", async || (old.metrics().lost_commits == 1).then_some(()))
         .await;
     assert_eq!(row(&pool, id).await, before);
@@ -231,10 +235,10 @@ async fn p23_a_jump_of_the_databases_clock_doubles_nothing() {
     // Back: the heir's lease ends in an hour and ten minutes, and it goes on. What comes to be due is
     // due by the clock as it is now.
     clock.set(0).unwrap();
-    gate.open(2);
-    old_gate.open(2);
-    assert_eq!(heir.wait(id, PATIENCE).await.unwrap(), 1);
-    assert_eq!(heir.wait(behind, PATIENCE).await.unwrap(), 1);
+    breakpoint.open(2);
+    old_breakpoint.open(2);
+    assert_eq!(heir.wait(id, WAIT_MAX).await.unwrap(), 1);
+    assert_eq!(heir.wait(behind, WAIT_MAX).await.unwrap(), 1);
     eventually("the children have run", async || (count(&pool, "done").await == 4).then_some(()))
         .await;
 
@@ -245,7 +249,7 @@ async fn p23_a_jump_of_the_databases_clock_doubles_nothing() {
     clock.set(0).unwrap();
     heir.maintain().await.unwrap();
     let now = Child::insert(()).execute(&pool).await.unwrap();
-    heir.wait(now, PATIENCE).await.unwrap();
+    heir.wait(now, WAIT_MAX).await.unwrap();
     assert_eq!(row(&pool, early).await.status, "runnable");
     clock.set(HOUR + 60).unwrap();
     until(&pool, early, "done").await;

@@ -11,7 +11,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::support::{PATIENCE, database, eventually, log, sql};
+use crate::support::{WAIT_MAX, database, eventually, log, sql};
 
 /// Longer than any test: whoever finds work was told of it, or has just connected.
 const NEVER: Duration = Duration::from_hours(24);
@@ -37,7 +37,7 @@ fn echo(pool: PgPool) -> EngineBuilder {
 /// Runs an instance that another process has inserted.
 async fn runs_what_others_insert(engine: &Engine, others: &PgPool, n: u32) {
     let id = Echo::insert(n).execute(others).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), n);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), n);
 }
 
 async fn until_it_listens(admin: &PgPool) {
@@ -160,7 +160,7 @@ async fn p67_a_connection_that_was_idle_for_long_is_tested_before_its_use() {
         .unwrap();
     for n in 0..5 {
         let id = Echo::insert(n).execute(&engine).await.unwrap();
-        assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), n);
+        assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), n);
         sql(
             db.pool(),
             "select pg_terminate_backend(pid, 60000) from pg_stat_activity
@@ -186,7 +186,7 @@ async fn p67_an_engine_waits_for_a_connection_as_long_as_its_pool_and_a_third_of
     for (acquire_timeout, lease) in [(NEVER, short), (short, NEVER)] {
         let pool = PgPoolOptions::new().acquire_timeout(acquire_timeout);
         let pool = pool.connect_lazy_with(options.clone());
-        let started = tokio::time::timeout(PATIENCE, echo(pool).lease_ttl(lease).start()).await;
+        let started = tokio::time::timeout(WAIT_MAX, echo(pool).lease_ttl(lease).start()).await;
         let error = started.expect("it gives up").unwrap_err();
         assert!(error.to_string().contains("too many connections for role"), "{error}");
     }

@@ -6,7 +6,7 @@ use gen_durable::{StepErrorKind, prelude::*};
 use serde_json::value::RawValue;
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::support::{PATIENCE, count, database, engine, eventually, row, sql, until};
+use crate::support::{WAIT_MAX, count, database, engine, eventually, row, sql, until};
 
 /// A state as large as whoever inserts it likes, which is neither read nor written letter by letter.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -88,7 +88,7 @@ async fn p61_an_outcome_that_is_slower_than_its_lease_reaches_handle() {
     let mut others = 0;
     let failed = eventually("it ends", async || {
         let other = Sender::insert(3).execute(&engine).await.unwrap();
-        assert_eq!(engine.wait(other, PATIENCE).await.unwrap(), 3);
+        assert_eq!(engine.wait(other, WAIT_MAX).await.unwrap(), 3);
         others += 1;
         let row = row(db.pool(), slow).await;
         (row.status == "failed").then(|| row.last_error.unwrap())
@@ -122,7 +122,7 @@ async fn p61_a_row_that_cannot_be_claimed_fails_and_those_behind_it_run() {
         let engine = engine(&db).machine::<Heavy>().start().await.unwrap();
         let text = || Text(RawValue::from_string("\"light\"".to_owned()).unwrap());
         let behind = Heavy::insert(text()).execute(&engine).await.unwrap();
-        assert_eq!(engine.wait(behind, PATIENCE).await.unwrap(), 7);
+        assert_eq!(engine.wait(behind, WAIT_MAX).await.unwrap(), 7);
         let error = until(db.pool(), heavy, "failed").await.last_error.unwrap();
         assert!(
             error.contains("cannot be loaded") && error.contains("statement timeout"),

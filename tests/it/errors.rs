@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
 use crate::{
     secrets::Kept,
-    support::{PATIENCE, database, empty_database, engine, eventually},
+    support::{WAIT_MAX, database, empty_database, engine, eventually},
 };
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -164,11 +164,11 @@ async fn p51_a_steps_error_is_found_by_its_type_however_it_came() {
     for name in Fails::STEPS.iter().filter(|name| **name != "text") {
         let step = Fails::from_name(name).unwrap();
         let id = Fails::insert(()).step(step).execute(&engine).await.unwrap();
-        let found = engine.wait(id, PATIENCE).await;
+        let found = engine.wait(id, WAIT_MAX).await;
         assert_eq!(found.unwrap(), "true: found no stock of tea", "{name}");
     }
     let id = Fails::insert(()).step(Fails::Text).execute(&engine).await.unwrap();
-    let error = engine.wait(id, PATIENCE).await.unwrap_err();
+    let error = engine.wait(id, WAIT_MAX).await.unwrap_err();
     assert!(matches!(&error, WaitError::Failed { reason, .. } if reason == "no stock"), "{error}");
     engine.shutdown().await.unwrap();
 }
@@ -298,7 +298,7 @@ async fn p51_a_steps_query_says_why_it_failed() {
     let engine = engine(&db).machine::<Nothing>().resource(db.pool().clone());
     let engine = engine.start().await.unwrap();
     let id = Nothing::insert(()).execute(&engine).await.unwrap();
-    let error = engine.wait(id, PATIENCE).await.unwrap_err();
+    let error = engine.wait(id, WAIT_MAX).await.unwrap_err();
     let WaitError::Failed { reason, .. } = &error else { panic!("{error}") };
     assert_eq!(reason, "division by zero (SQLSTATE 22012)");
     engine.shutdown().await.unwrap();

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use gen_durable::prelude::*;
 use sqlx::PgPool;
 
-use crate::support::{Gate, PATIENCE, database, engine, sql, until};
+use crate::support::{Breakpoint, WAIT_MAX, database, engine, sql, until};
 
 #[derive(Clone, Debug, PartialEq, DurableState)]
 pub struct Fate {
@@ -65,7 +65,7 @@ async fn p12_every_failure_reaches_handle_with_the_original_state() {
         ("nothing", "fine"),
     ] {
         let id = Fails::insert(fate(how)).execute(&engine).await.unwrap();
-        assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), told);
+        assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), told);
     }
     engine.shutdown().await.unwrap();
 }
@@ -105,10 +105,10 @@ async fn without_a_handle_an_error_stops_the_instance() {
     let db = database().await;
     let engine = engine(&db).machine::<Plain>().start().await.unwrap();
     let id = Plain::insert(1).execute(&engine).await.unwrap();
-    let error = engine.wait(id, PATIENCE).await.unwrap_err();
+    let error = engine.wait(id, WAIT_MAX).await.unwrap_err();
     assert_eq!(error.to_string(), format!("instance {id} failed: 1 is not enough"));
     let fine = Plain::insert(2).execute(&engine).await.unwrap();
-    engine.wait(fine, PATIENCE).await.unwrap();
+    engine.wait(fine, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }
 
@@ -137,7 +137,7 @@ async fn a_handle_may_replay_and_each_attempt_counts() {
     let db = database().await;
     let engine = engine(&db).machine::<Retries>().start().await.unwrap();
     let id = Retries::insert(()).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 3);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 3);
     engine.shutdown().await.unwrap();
 }
 
@@ -148,8 +148,8 @@ pub enum Refused {
 
 #[durable_fsm]
 impl Refused {
-    async fn go(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn go(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         cx.done(())
     }
 }
@@ -173,25 +173,25 @@ async fn an_instance_whose_every_outcome_is_refused_is_left_alone() {
          when (new.priority = 7 and new.status in ('done', 'failed')) execute function refuse();",
     )
     .await;
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Refused>().resource(Arc::clone(&gate));
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = engine(&db).machine::<Refused>().resource(Arc::clone(&breakpoint));
     // It looks for rows that were given up as often as its lease is renewed.
     let engine = engine.lease_ttl(Duration::from_secs(3)).start().await.unwrap();
     let refused = Refused::insert(()).priority(7).execute(&engine).await.unwrap();
     for run in 1..=2 {
-        assert_eq!(gate.arrival().await, refused.get());
+        assert_eq!(breakpoint.arrival().await, refused.get());
         assert_eq!(tries(pool).await, 3 * (run - 1), "three for each run");
-        gate.open(1);
+        breakpoint.open(1);
     }
     // Others go on, whether they are in a batch with it or not.
     let others = Refused::insert_many([(); 20]).execute(&engine).await.unwrap();
-    gate.open(20);
+    breakpoint.open(20);
     for other in others {
-        engine.wait(other.unwrap(), PATIENCE).await.unwrap();
+        engine.wait(other.unwrap(), WAIT_MAX).await.unwrap();
     }
     sql(pool, "drop trigger refuse on gen_durable.instances").await;
-    gate.open(1);
-    engine.wait(refused, PATIENCE).await.unwrap();
+    breakpoint.open(1);
+    engine.wait(refused, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use gen_durable::{EncodeError, InsertError, SignalError, StepErrorKind, prelude::*};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{PATIENCE, database, engine, row, until};
+use crate::support::{WAIT_MAX, database, engine, row, until};
 
 /// Numbers on which JSON readers and databases differ.
 const FLOATS: [f64; 10] = [
@@ -106,7 +106,7 @@ async fn p46_what_is_accepted_comes_back_as_it_was_written() {
     let parked = until(db.pool(), id, "awaiting_signal").await;
     assert!(parked.state.is_array());
     Keeper::signal_go(id, Go { value: value.clone() }).execute(&engine).await.unwrap();
-    let read = engine.wait(id, PATIENCE).await.unwrap();
+    let read = engine.wait(id, WAIT_MAX).await.unwrap();
     for read in &read {
         assert_eq!(*read, value);
         let bits = |value: &Everything| -> Vec<u64> {
@@ -156,7 +156,7 @@ async fn p46_no_bit_of_a_random_float_changes() {
     .take(5_000)
     .collect();
     let id = Bits::insert(floats.clone()).execute(&engine).await.unwrap();
-    let read = engine.wait(id, PATIENCE).await.unwrap();
+    let read = engine.wait(id, WAIT_MAX).await.unwrap();
     assert!(floats.iter().zip(&read).all(|(one, two)| one.to_bits() == two.to_bits()));
     engine.shutdown().await.unwrap();
 }
@@ -303,7 +303,7 @@ async fn p46_what_could_not_be_read_is_refused_where_a_step_makes_it() {
         for (index, (field, _)) in odds().iter().enumerate() {
             let state = Making { place: place.to_owned(), index, odd: None };
             let id = Maker::insert(state).execute(&engine).await.unwrap();
-            let error = engine.wait(id, PATIENCE).await.unwrap_err().to_string();
+            let error = engine.wait(id, WAIT_MAX).await.unwrap_err().to_string();
             let named = format!("field `{prefix}{field}");
             assert!(error.contains("refused: ") && error.contains(&named), "{place}: {error}");
             assert_eq!(row(db.pool(), id).await.inbox, 0);

@@ -7,7 +7,7 @@ use gen_durable_test_postgres::TestDb;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
 use crate::support::{
-    Gate, PATIENCE, database, empty_database, engine, eventually, row, sql, until,
+    Breakpoint, WAIT_MAX, database, empty_database, engine, eventually, row, sql, until,
 };
 
 async fn run(pool: &PgPool, statements: String) {
@@ -28,17 +28,17 @@ pub struct Go {
 
 #[durable_fsm]
 impl Work {
-    async fn run(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
+    async fn run(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> StepResult<Self> {
         if let Some(go) = cx.take_signal::<Go>()? {
             return Ok(cx.done(go.n));
         }
-        gate.pass(cx.id()).await;
+        breakpoint.pass(cx.id()).await;
         Ok(cx.await_signal::<Go>())
     }
 
     #[step(entry)]
-    async fn end(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn end(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         cx.done(1)
     }
 
@@ -70,22 +70,22 @@ async fn p65_a_database_that_is_not_as_it_should_be_fails_no_instance() {
         ),
     ];
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let builder = engine(&db).machine::<Work>().resource(Arc::clone(&gate));
+    let breakpoint = Arc::new(Breakpoint::new());
+    let builder = engine(&db).machine::<Work>().resource(Arc::clone(&breakpoint));
     let engine = builder.start().await.unwrap();
     for (breaks, mends) in FAULTS {
         let mut ids = Vec::new();
         for _ in 0..5 {
             ids.push(Work::insert(()).step(Work::End).execute(&engine).await.unwrap());
-            gate.arrival().await;
+            breakpoint.arrival().await;
         }
         run(db.pool(), breaks.to_owned()).await;
-        gate.open(5);
+        breakpoint.open(5);
         // A time: long enough for several tries of each.
         tokio::time::sleep(Duration::from_millis(700)).await;
         run(db.pool(), mends.to_owned()).await;
         for id in ids {
-            assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 1, "{breaks}");
+            assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 1, "{breaks}");
             assert_eq!(row(db.pool(), id).await.attempt, 0);
         }
     }
@@ -106,12 +106,13 @@ async fn p65_an_outcome_that_a_missing_right_stops_waits_for_it() {
         }
     }
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let builder = engine(&db).machine::<Work>().machine::<Sends>().resource(Arc::clone(&gate));
+    let breakpoint = Arc::new(Breakpoint::new());
+    let builder =
+        engine(&db).machine::<Work>().machine::<Sends>().resource(Arc::clone(&breakpoint));
     let engine = builder.lease_ttl(Duration::from_secs(1)).start().await.unwrap();
     let target = Work::insert(()).execute(&engine).await.unwrap();
-    gate.arrival().await;
-    gate.open(1);
+    breakpoint.arrival().await;
+    breakpoint.open(1);
     until(db.pool(), target, "awaiting_signal").await;
     let keys = Rename(db.pool());
     keys.away().await;
@@ -120,13 +121,13 @@ async fn p65_an_outcome_that_a_missing_right_stops_waits_for_it() {
     let began = std::time::Instant::now();
     while began.elapsed() < Duration::from_secs(2) {
         let other = Work::insert(()).step(Work::End).execute(&engine).await.unwrap();
-        gate.arrival().await;
-        gate.open(1);
-        assert_eq!(engine.wait(other, PATIENCE).await.unwrap(), 1);
+        breakpoint.arrival().await;
+        breakpoint.open(1);
+        assert_eq!(engine.wait(other, WAIT_MAX).await.unwrap(), 1);
     }
     keys.back().await;
-    engine.wait(sends, PATIENCE).await.unwrap();
-    assert_eq!(engine.wait(target, PATIENCE).await.unwrap(), 7);
+    engine.wait(sends, WAIT_MAX).await.unwrap();
+    assert_eq!(engine.wait(target, WAIT_MAX).await.unwrap(), 7);
     engine.shutdown().await.unwrap();
 }
 
@@ -160,14 +161,14 @@ async fn p65_an_error_that_hits_one_outcome_while_others_commit_is_its_own() {
              when (new.priority = 7 and new.status = 'done') execute function public.broken();"
         );
         run(db.pool(), trigger).await;
-        let gate = Arc::new(Gate::new());
-        let builder = engine(&db).machine::<Work>().resource(Arc::clone(&gate));
+        let breakpoint = Arc::new(Breakpoint::new());
+        let builder = engine(&db).machine::<Work>().resource(Arc::clone(&breakpoint));
         let engine = builder.lease_ttl(Duration::from_secs(1)).start().await.unwrap();
         let broken = Work::insert(()).step(Work::End).priority(7).execute(&engine).await.unwrap();
-        gate.open(usize::MAX >> 8);
+        breakpoint.open(usize::MAX >> 8);
         let failed = eventually("it is refused", async || {
             let other = Work::insert(()).step(Work::End).execute(&engine).await.unwrap();
-            assert_eq!(engine.wait(other, PATIENCE).await.unwrap(), 1);
+            assert_eq!(engine.wait(other, WAIT_MAX).await.unwrap(), 1);
             let row = row(db.pool(), broken).await;
             (row.status == "failed").then(|| row.last_error.unwrap())
         })
@@ -184,8 +185,8 @@ async fn p66_every_isolation_level_is_as_good() {
     for level in ["repeatable read", "serializable"] {
         for poll_only in [false, true] {
             let db = database().await;
-            let gate = Arc::new(Gate::new());
-            let builder = engine(&db).machine::<Work>().resource(Arc::clone(&gate));
+            let breakpoint = Arc::new(Breakpoint::new());
+            let builder = engine(&db).machine::<Work>().resource(Arc::clone(&breakpoint));
             let builder = if poll_only { builder.poll_only() } else { builder };
             let engine = builder.start().await.unwrap();
             let name = db.name();
@@ -203,14 +204,14 @@ async fn p66_every_isolation_level_is_as_good() {
             let pool =
                 PgPoolOptions::new().connect_lazy_with((*db.pool().connect_options()).clone());
             let id = Work::insert(()).partition_key("key").execute(&pool).await.unwrap();
-            gate.arrival().await;
+            breakpoint.arrival().await;
             let mut tx = pool.begin().await.unwrap();
             Work::signal_go(id, Go { n: 9 }).execute(&mut *tx).await.unwrap();
-            gate.open(1);
+            breakpoint.open(1);
             // The park finds its row locked, and waits for it sooner or later.
             crate::support::until_somebody_waits(&pool, 1).await;
             tx.commit().await.unwrap();
-            assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 9, "{level}, {poll_only}");
+            assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 9, "{level}, {poll_only}");
             engine.shutdown().await.unwrap();
         }
     }
@@ -222,17 +223,18 @@ async fn p66_a_locked_table_gathers_no_backends() {
     const BACKENDS: &str = "select count(*) from pg_stat_activity
         where datname = current_database() and wait_event_type = 'Lock'";
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let builder = engine(&db).machine::<Work>().resource(Arc::clone(&gate)).queue("default", 50);
+    let breakpoint = Arc::new(Breakpoint::new());
+    let builder =
+        engine(&db).machine::<Work>().resource(Arc::clone(&breakpoint)).queue("default", 50);
     let engine = builder.lease_ttl(Duration::from_secs(1)).start().await.unwrap();
     let many = Work::insert_many((0..30).map(|_| Work::insert(()).step(Work::End)));
     let ids = many.execute(&engine).await.unwrap();
     for _ in 0..30 {
-        gate.arrival().await;
+        breakpoint.arrival().await;
     }
     let mut holder = db.pool().begin().await.unwrap();
     sqlx::raw_sql("lock table gen_durable.instances").execute(&mut *holder).await.unwrap();
-    gate.open(30);
+    breakpoint.open(30);
     let mut most = 0;
     for _ in 0..60 {
         // A time, as nothing happens that it could wait for.
@@ -243,7 +245,7 @@ async fn p66_a_locked_table_gathers_no_backends() {
     assert!(most <= 10, "{most} backends wait");
     holder.rollback().await.unwrap();
     for id in ids {
-        engine.wait(id.unwrap(), PATIENCE).await.unwrap();
+        engine.wait(id.unwrap(), WAIT_MAX).await.unwrap();
     }
     engine.shutdown().await.unwrap();
 }
@@ -269,13 +271,13 @@ async fn p66_functions_of_the_same_names_shadow_none() {
     )
     .await;
     let pool = PgPoolOptions::new().connect_lazy_with((*db.pool().connect_options()).clone());
-    let gate = Arc::new(Gate::new());
-    gate.open(10);
+    let breakpoint = Arc::new(Breakpoint::new());
+    breakpoint.open(10);
     let builder = Engine::builder(pool.clone()).machine::<Work>().queue("default", 5);
-    let engine = builder.resource(Arc::clone(&gate)).start().await.unwrap();
+    let engine = builder.resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Work::insert(()).partition_key("key").unique_key("u").execute(&pool).await.unwrap();
     Work::signal_go(id, Go { n: 4 }).execute(&pool).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 4);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 4);
     engine.shutdown().await.unwrap();
 }
 
@@ -295,13 +297,13 @@ async fn p66_a_database_need_not_be_utf8() {
     let options = (*db.pool().connect_options()).clone().database(&name);
     let pool = PgPoolOptions::new().connect_lazy_with(options);
     gen_durable_migrate::up(&pool).await.unwrap();
-    let gate = Arc::new(Gate::new());
-    gate.open(10);
+    let breakpoint = Arc::new(Breakpoint::new());
+    breakpoint.open(10);
     let builder = Engine::builder(pool.clone()).machine::<Work>().queue("default", 5);
-    let engine = builder.resource(Arc::clone(&gate)).start().await.unwrap();
+    let engine = builder.resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Work::insert(()).partition_key("schlüssel").execute(&pool).await.unwrap();
     Work::signal_go(id, Go { n: 5 }).execute(&pool).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 5);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 5);
     let error = Work::insert(()).unique_key("日本").execute(&engine).await.unwrap_err().to_string();
     assert!(error.contains("LATIN1"), "{error}");
     engine.shutdown().await.unwrap();
@@ -315,9 +317,9 @@ async fn p66_a_database_need_not_be_utf8() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p66_the_time_comes_from_the_schemas_functions() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    gate.open(10);
-    let builder = engine(&db).machine::<Work>().resource(Arc::clone(&gate));
+    let breakpoint = Arc::new(Breakpoint::new());
+    breakpoint.open(10);
+    let builder = engine(&db).machine::<Work>().resource(Arc::clone(&breakpoint));
     let engine = builder.poll_interval(Duration::from_millis(50)).start().await.unwrap();
     let later = Work::insert(()).step(Work::End).schedule_in(Duration::from_hours(24));
     let id = later.execute(&engine).await.unwrap();
@@ -331,6 +333,6 @@ async fn p66_the_time_comes_from_the_schemas_functions() {
          parallel safe as 'select pg_catalog.clock_timestamp() + interval ''25 hours'''",
     )
     .await;
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 1);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 1);
     engine.shutdown().await.unwrap();
 }

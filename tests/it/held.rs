@@ -2,7 +2,7 @@
 
 use gen_durable::{SignalError, prelude::*};
 
-use crate::support::{PATIENCE, database, engine, eventually, row, sql, until};
+use crate::support::{WAIT_MAX, database, engine, eventually, row, sql, until};
 
 #[derive(Clone, DurableSignal)]
 pub struct Go {
@@ -93,11 +93,11 @@ async fn p62_an_open_transaction_delays_only_the_signals_to_its_target() {
         }
     }
     for id in &parked[1..] {
-        assert_eq!(engine.wait(*id, PATIENCE).await.unwrap(), 2);
+        assert_eq!(engine.wait(*id, WAIT_MAX).await.unwrap(), 2);
     }
     assert!(held.iter().all(|send| !send.is_finished()), "they wait for the transaction");
     tx.commit().await.unwrap();
-    assert_eq!(engine.wait(parked[0], PATIENCE).await.unwrap(), 1);
+    assert_eq!(engine.wait(parked[0], WAIT_MAX).await.unwrap(), 1);
     for send in held {
         match send.await.unwrap() {
             // Each comes before or after the end that the transaction's own signal leads to.
@@ -129,18 +129,18 @@ async fn p62_an_open_transaction_delays_only_the_outcomes_that_need_its_rows() {
     let inserts = insert("held").await;
     for id in &parked[1..] {
         let other = Signals::insert(*id).execute(&engine).await.unwrap();
-        engine.wait(other, PATIENCE).await.unwrap();
-        assert_eq!(engine.wait(*id, PATIENCE).await.unwrap(), 3);
+        engine.wait(other, WAIT_MAX).await.unwrap();
+        assert_eq!(engine.wait(*id, WAIT_MAX).await.unwrap(), 3);
         let other = insert(&format!("free {id}")).await;
-        engine.wait(other, PATIENCE).await.unwrap();
+        engine.wait(other, WAIT_MAX).await.unwrap();
     }
     for id in [signals.get(), inserts.get()] {
         until(db.pool(), id, "executing").await;
     }
     tx.rollback().await.unwrap();
-    engine.wait(signals, PATIENCE).await.unwrap();
-    engine.wait(inserts, PATIENCE).await.unwrap();
-    assert_eq!(engine.wait(parked[0], PATIENCE).await.unwrap(), 3, "the transaction's was undone");
+    engine.wait(signals, WAIT_MAX).await.unwrap();
+    engine.wait(inserts, WAIT_MAX).await.unwrap();
+    assert_eq!(engine.wait(parked[0], WAIT_MAX).await.unwrap(), 3, "the transaction's was undone");
     engine.shutdown().await.unwrap();
 }
 
@@ -254,13 +254,13 @@ async fn p62_an_open_transaction_delays_only_the_keys_of_its_rows() {
         .await
         .unwrap();
     let engine = engine(&db).machine::<Plain>().queue("default", 10).start().await.unwrap();
-    engine.wait(behind, PATIENCE).await.unwrap();
+    engine.wait(behind, WAIT_MAX).await.unwrap();
     for id in &keyed {
         assert_eq!(row(db.pool(), *id).await.status, "runnable");
     }
     tx.rollback().await.unwrap();
     for id in keyed {
-        engine.wait(id, PATIENCE).await.unwrap();
+        engine.wait(id, WAIT_MAX).await.unwrap();
     }
     engine.shutdown().await.unwrap();
 }

@@ -8,7 +8,7 @@ use gen_durable::prelude::*;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::support::{PATIENCE, database, engine, eventually, fitting};
+use crate::support::{WAIT_MAX, database, engine, eventually, fitting};
 
 /// A generator that is good enough to pick from lists (splitmix64).
 struct Random(u64);
@@ -356,7 +356,7 @@ async fn hostile_rows_wedge_no_engine_and_hurt_no_neighbour() {
         })
         .await;
         for (n, id) in (0..).zip(ids) {
-            assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), n);
+            assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), n);
         }
         engine.shutdown().await.unwrap();
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use gen_durable::{Duplicate, Insert, InsertError, prelude::*};
 
-use crate::support::{Gate, PATIENCE, count, database, deadlocks, engine, row, until};
+use crate::support::{Breakpoint, WAIT_MAX, count, database, deadlocks, engine, row, until};
 
 #[derive(Clone, Debug, DurableSignal)]
 pub struct Go;
@@ -56,7 +56,7 @@ async fn a_duplicate_names_the_holder_and_is_refused_alone() {
     assert!(answers[3].is_ok());
     // An ended instance holds its key no more.
     Task::signal_go(id, Go).execute(&engine).await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     unique(7, "order 1").execute(&engine).await.unwrap();
     engine.shutdown().await.unwrap();
 }
@@ -73,13 +73,13 @@ async fn a_key_is_held_while_the_statuses_say_so() {
     // Waking takes no key back, so it cannot collide.
     Task::signal_go(first, Go).execute(&engine).await.unwrap();
     Task::signal_go(second, Go).execute(&engine).await.unwrap();
-    engine.wait(first, PATIENCE).await.unwrap();
-    engine.wait(second, PATIENCE).await.unwrap();
+    engine.wait(first, WAIT_MAX).await.unwrap();
+    engine.wait(second, WAIT_MAX).await.unwrap();
     // For ever.
     let all = [Status::Runnable, Status::Executing, Status::AwaitingSignal, Status::Done];
     let kept = unique(3, "once").unique_while(all).execute(&engine).await.unwrap();
     Task::signal_go(kept, Go).execute(&engine).await.unwrap();
-    engine.wait(kept, PATIENCE).await.unwrap();
+    engine.wait(kept, WAIT_MAX).await.unwrap();
     let error = unique(4, "once").execute(&engine).await.unwrap_err();
     assert!(matches!(error, InsertError::Duplicate(_)), "{error}");
     let error = unique(5, "x").unique_while([Status::Done]).execute(&engine).await.unwrap_err();
@@ -146,7 +146,7 @@ async fn an_insert_commits_with_the_callers_rows_or_not_at_all() {
         let id = Task::insert(1).step(Task::Finish).execute(&mut *tx).await.unwrap();
         if commit {
             tx.commit().await.unwrap();
-            assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 1);
+            assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 1);
         } else {
             tx.rollback().await.unwrap();
             assert_eq!(count(pool, "runnable").await, 0);
@@ -187,8 +187,8 @@ pub enum Returns {
 
 #[durable_fsm]
 impl Returns {
-    async fn begin(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn begin(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         if cx.attempt() == 0 {
             return cx.replay(Duration::ZERO);
         }
@@ -206,18 +206,18 @@ impl Returns {
 #[tokio::test(flavor = "multi_thread")]
 async fn p22_a_replay_never_collides_with_who_took_the_key_meanwhile() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let engine =
-        engine(&db).machine::<Returns>().resource(Arc::clone(&gate)).start().await.unwrap();
+        engine(&db).machine::<Returns>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let insert = |n| Returns::insert(n).unique_key("k").unique_while([Status::Runnable]);
     let first = insert(1).execute(&engine).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     let second = insert(2).execute(&engine).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     let third = insert(3).schedule_in(Duration::from_hours(1)).execute(&engine).await.unwrap();
-    gate.open(4);
-    assert_eq!(engine.wait(first, PATIENCE).await.unwrap(), 1);
-    assert_eq!(engine.wait(second, PATIENCE).await.unwrap(), 2);
+    breakpoint.open(4);
+    assert_eq!(engine.wait(first, WAIT_MAX).await.unwrap(), 1);
+    assert_eq!(engine.wait(second, WAIT_MAX).await.unwrap(), 2);
     let error = insert(4).execute(&engine).await.unwrap_err();
     assert!(matches!(error, InsertError::Duplicate(Duplicate { id, .. }) if id == third));
     engine.shutdown().await.unwrap();

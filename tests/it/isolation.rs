@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use gen_durable::{Engine, prelude::*};
 use gen_durable_test_postgres::TestDb;
 
-use crate::support::{Gate, PATIENCE, count, database, engine, until};
+use crate::support::{Breakpoint, WAIT_MAX, count, database, engine, until};
 
 #[durable_fsm(state = u32, output = ())]
 pub enum Quick {
@@ -30,7 +30,7 @@ async fn p28_two_engines_in_one_process_share_the_work_and_two_databases_share_n
     let apart = quick(&other).await;
     let ids = Quick::insert_many(0..200).execute(&one).await.unwrap();
     for id in ids {
-        two.wait(id.unwrap(), PATIENCE).await.unwrap();
+        two.wait(id.unwrap(), WAIT_MAX).await.unwrap();
     }
     assert_eq!((count(db.pool(), "done").await, count(other.pool(), "done").await), (200, 0));
     assert_eq!(apart.metrics().steps, 0);
@@ -50,8 +50,8 @@ pub enum Echo {
 
 #[durable_fsm]
 impl Echo {
-    async fn answer(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn answer(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         let n = cx.state;
         cx.done(n)
     }
@@ -63,13 +63,13 @@ impl Echo {
 async fn p28_the_same_ids_in_two_databases_are_told_apart() {
     const ROWS: u32 = 5;
     let (db, other_db) = (database().await, database().await);
-    let (gate, other_gate) = (Arc::new(Gate::new()), Arc::new(Gate::new()));
+    let (breakpoint, other_breakpoint) = (Arc::new(Breakpoint::new()), Arc::new(Breakpoint::new()));
     // A shutdown that waited for the other database's steps would not end.
-    let start = async |db: &TestDb, gate: &Arc<Gate>| {
+    let start = async |db: &TestDb, breakpoint: &Arc<Breakpoint>| {
         let engine = engine(db).machine::<Echo>().drain_timeout(Duration::from_hours(1));
-        engine.resource(Arc::clone(gate)).start().await.unwrap()
+        engine.resource(Arc::clone(breakpoint)).start().await.unwrap()
     };
-    let (one, other) = (start(&db, &gate).await, start(&other_db, &other_gate).await);
+    let (one, other) = (start(&db, &breakpoint).await, start(&other_db, &other_breakpoint).await);
     let insert = async |engine: &Engine, states: std::ops::Range<u32>| -> Vec<i64> {
         let ids = Echo::insert_many(states).execute(engine).await.unwrap();
         ids.into_iter().map(|id| id.unwrap().get()).collect()
@@ -77,8 +77,8 @@ async fn p28_the_same_ids_in_two_databases_are_told_apart() {
     let ids = insert(&one, 0..ROWS).await;
     assert_eq!(insert(&other, 100..100 + ROWS).await, ids);
     for _ in 0..ROWS {
-        gate.arrival().await;
-        other_gate.arrival().await;
+        breakpoint.arrival().await;
+        other_breakpoint.arrival().await;
     }
     // All are waited for before any of them ends: each wait is polled once.
     let wait = async |engine: &Engine| {
@@ -86,7 +86,7 @@ async fn p28_the_same_ids_in_two_databases_are_told_apart() {
         for id in &ids {
             let id = InstanceId::<Echo>::from_raw(*id);
             let client = engine.client().clone();
-            let mut wait = Box::pin(async move { client.wait(id, PATIENCE).await.unwrap() });
+            let mut wait = Box::pin(async move { client.wait(id, WAIT_MAX).await.unwrap() });
             tokio::select! {
                 biased;
                 _ = &mut wait => panic!("it has not ended"),
@@ -97,14 +97,14 @@ async fn p28_the_same_ids_in_two_databases_are_told_apart() {
         waits
     };
     let (waits, other_waits) = (wait(&one).await, wait(&other).await);
-    other_gate.open(ROWS as usize);
+    other_breakpoint.open(ROWS as usize);
     for (n, wait) in (100..).zip(other_waits) {
         assert_eq!(wait.await, n);
     }
-    let shutdown = tokio::time::timeout(PATIENCE, other.shutdown());
+    let shutdown = tokio::time::timeout(WAIT_MAX, other.shutdown());
     shutdown.await.expect("it waits for none of the other database's steps").unwrap();
     assert_eq!(count(db.pool(), "executing").await, i64::from(ROWS));
-    gate.open(ROWS as usize);
+    breakpoint.open(ROWS as usize);
     for (n, wait) in (0..).zip(waits) {
         assert_eq!(wait.await, n);
     }

@@ -11,7 +11,7 @@ use std::{
 use gen_durable::{Status, graph::Edge, prelude::*};
 use serde_json::json;
 
-use crate::support::{PATIENCE, database, engine, row, until};
+use crate::support::{WAIT_MAX, database, engine, row, until};
 
 #[derive(Clone, Debug, DurableState)]
 pub struct Mail {
@@ -78,7 +78,7 @@ async fn a_job_runs_and_is_tried_again() {
         .unwrap();
     let mail = |to: &str, fails| Mail { to: to.to_owned(), fails };
     let id = SendMail::insert(mail("ada", 2)).partition_key("ada").execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), "mail to ada and more: Some(\"ada\")");
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), "mail to ada and more: Some(\"ada\")");
     let ended = row(db.pool(), id).await;
     assert_eq!(ended.state, json!({"to": "ada", "fails": 2}), "the arguments stay as they were");
     assert_eq!(ended.attempt, 2);
@@ -93,16 +93,16 @@ async fn a_job_runs_and_is_tried_again() {
     let inserted =
         SendMail::insert_many([mail("c", 0), mail("d", 0)]).execute(&engine).await.unwrap();
     for id in inserted {
-        engine.wait(id.unwrap(), PATIENCE).await.unwrap();
+        engine.wait(id.unwrap(), WAIT_MAX).await.unwrap();
     }
     assert_eq!(mailer.0.load(Ordering::Relaxed), 3);
 
     let id = Nothing::insert(()).execute(&engine).await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     let id = Third::insert(1).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), [id.get()]);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), [id.get()]);
     let id = Third::insert(0).execute(&engine).await.unwrap();
-    let error = engine.wait(id, PATIENCE).await.unwrap_err();
+    let error = engine.wait(id, WAIT_MAX).await.unwrap_err();
     assert_eq!(error.to_string(), format!("instance {id} failed: nothing to do"));
     engine.shutdown().await.unwrap();
 }
@@ -149,7 +149,7 @@ async fn p60_a_job_snoozes_and_replays_and_its_failures_are_counted_in_a_row() {
     let engine = engine.start().await.unwrap();
     let id = SettleJob::insert(Settle { snoozes: 10 }).execute(&engine).await.unwrap();
     // Six failures, five snoozes and a replay: a failure adds an attempt, and so does the replay.
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), (7, 1));
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), (7, 1));
     let row = row(db.pool(), id).await;
     assert_eq!(row.state, json!({ "snoozes": 10 }), "the arguments stay as they were");
     engine.shutdown().await.unwrap();
@@ -174,7 +174,7 @@ async fn an_outcome_carries_a_job() {
     let db = database().await;
     let engine = engine(&db).machine::<Orders>().machine::<Third>().start().await.unwrap();
     let id = Orders::insert(()).execute(&engine).await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     let job: i64 = sqlx::query_scalar("select id from gen_durable.instances where fsm = 'other'")
         .fetch_one(db.pool())
         .await

@@ -10,7 +10,7 @@ use gen_durable_migrate::{
 use gen_durable_test_postgres::TestDb;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
-use crate::support::{PATIENCE, database, empty_database, engine, sql};
+use crate::support::{WAIT_MAX, database, empty_database, engine, sql};
 
 #[durable_fsm(output = ())]
 pub enum Nothing {
@@ -151,7 +151,7 @@ async fn p68_an_older_program_and_engine_accept_a_newer_schema_that_serves_them(
     }
     let started = engine(&db).machine::<Nothing>().start().await.unwrap();
     let id = Nothing::insert(()).execute(&started).await.unwrap();
-    started.wait(id, PATIENCE).await.unwrap();
+    started.wait(id, WAIT_MAX).await.unwrap();
     started.shutdown().await.unwrap();
     let error = down(pool, Down { to: 0, force: true }).await.unwrap_err();
     assert!(matches!(error, Error::TooNew { found: 3, serves: 1, .. }), "{error}");

@@ -7,7 +7,7 @@ use gen_durable::prelude::*;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use crate::support::{
-    Gate, PATIENCE, database, engine, eventually, row, sql, until, until_somebody_waits,
+    Breakpoint, WAIT_MAX, database, engine, eventually, row, sql, until, until_somebody_waits,
 };
 
 #[derive(Clone, Debug, DurableSignal)]
@@ -21,8 +21,8 @@ pub enum Sender {
 
 #[durable_fsm]
 impl Sender {
-    async fn send(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn send(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         match cx.state {
             Some(target) => {
                 let target = InstanceId::<Target>::from_raw(target);
@@ -76,26 +76,27 @@ async fn until_found_locked(pool: &PgPool) {
 async fn an_outcome_whose_row_was_locked_does_not_wait_behind_signals_that_wait() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Sender>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Sender>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let target = Target::insert(()).execute(pool).await.unwrap();
     let sends = Sender::insert(Some(target.get())).execute(&engine).await.unwrap();
-    assert_eq!(gate.arrival().await, sends.get());
+    assert_eq!(breakpoint.arrival().await, sends.get());
     let plain = Sender::insert(None).execute(&engine).await.unwrap();
-    assert_eq!(gate.arrival().await, plain.get());
+    assert_eq!(breakpoint.arrival().await, plain.get());
     let mut has_target = pool.begin().await.unwrap();
     lock(&mut has_target, target).await;
     let mut has_plain = pool.begin().await.unwrap();
     lock(&mut has_plain, plain).await;
-    gate.open(1);
+    breakpoint.open(1);
     until_somebody_waits(pool, 1).await;
-    gate.open(1);
+    breakpoint.open(1);
     until_found_locked(pool).await;
     has_plain.rollback().await.unwrap();
-    engine.wait(plain, PATIENCE).await.unwrap();
+    engine.wait(plain, WAIT_MAX).await.unwrap();
     assert_eq!(row(pool, sends).await.status, "executing", "it still waits");
     has_target.rollback().await.unwrap();
-    engine.wait(sends, PATIENCE).await.unwrap();
+    engine.wait(sends, WAIT_MAX).await.unwrap();
     assert_eq!(row(pool, target).await.inbox, 1);
     engine.shutdown().await.unwrap();
 }
@@ -154,27 +155,28 @@ async fn until_blocked(pool: &PgPool, what: &str, found: impl Fn(i32, &[i32]) ->
 async fn an_outcome_is_not_starved_by_transactions_that_have_its_row_locked_in_turn() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Sender>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Sender>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let stuck = Sender::insert(None).execute(&engine).await.unwrap();
-    assert_eq!(gate.arrival().await, stuck.get());
+    assert_eq!(breakpoint.arrival().await, stuck.get());
     let starved = Sender::insert(None).execute(&engine).await.unwrap();
-    assert_eq!(gate.arrival().await, starved.get());
+    assert_eq!(breakpoint.arrival().await, starved.get());
     let mut for_good = Holder::begin(pool).await;
     lock(&mut for_good.transaction, stuck).await;
     let mut holder = Holder::begin(pool).await;
     lock(&mut holder.transaction, starved).await;
-    gate.open(1);
+    breakpoint.open(1);
     let stuck_waits = |_, by: &[i32]| by.contains(&for_good.pid);
     until_blocked(pool, "the first outcome waits for its row", stuck_waits).await;
-    gate.open(1);
+    breakpoint.open(1);
     // More than once only if a wait ended, as it may after a second, before the next holder had queued up.
     let turns = async {
         while row(pool, starved).await.status == "executing" {
             holder = holder.hand_over(pool, starved.get()).await;
         }
     };
-    tokio::time::timeout(PATIENCE, turns).await.expect("it has its turn");
+    tokio::time::timeout(WAIT_MAX, turns).await.expect("it has its turn");
     assert_eq!(row(pool, stuck).await.status, "executing");
     for_good.transaction.rollback().await.unwrap();
     until(pool, stuck, "done").await;
@@ -189,14 +191,14 @@ async fn an_outcome_is_tried_while_another_one_waits_for_its_row() {
     const TRIES: usize = 15;
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     // A statement without an answer for as long as a lease counts as lost.
-    let builder = engine(&db).machine::<Sender>().lease_ttl(PATIENCE * 4);
-    let engine = builder.resource(Arc::clone(&gate)).start().await.unwrap();
+    let builder = engine(&db).machine::<Sender>().lease_ttl(WAIT_MAX * 4);
+    let engine = builder.resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let stuck = Sender::insert(None).execute(&engine).await.unwrap();
-    assert_eq!(gate.arrival().await, stuck.get());
+    assert_eq!(breakpoint.arrival().await, stuck.get());
     let other = Sender::insert(None).execute(&engine).await.unwrap();
-    assert_eq!(gate.arrival().await, other.get());
+    assert_eq!(breakpoint.arrival().await, other.get());
     // A wait for a lock ends after a second; this keeps the place of who waits until it is let go.
     sql(
         pool,
@@ -218,11 +220,11 @@ async fn an_outcome_is_tried_while_another_one_waits_for_its_row() {
     lock(&mut has_stuck.transaction, stuck).await;
     let mut has_other = Holder::begin(pool).await;
     lock(&mut has_other.transaction, other).await;
-    gate.open(1);
+    breakpoint.open(1);
     let stuck_waits = |_, by: &[i32]| by.contains(&has_stuck.pid);
     until_blocked(pool, "the first outcome waits for its row", stuck_waits).await;
     has_stuck.transaction.rollback().await.unwrap();
-    gate.open(1);
+    breakpoint.open(1);
     // Each try ends with that question, and it began when its last message came.
     let mut tries = HashSet::new();
     eventually("the other one is tried more often than it takes to wait", async || {
@@ -256,9 +258,9 @@ async fn p20_a_row_that_a_claim_found_locked_does_not_wait_for_the_next_poll() {
     let id = Sender::insert(None).execute(pool).await.unwrap();
     let mut signal = pool.begin().await.unwrap();
     lock(&mut signal, id).await;
-    let gate = Arc::new(Gate::new());
-    gate.open(1000);
-    let engine = engine(&db).machine::<Sender>().resource(gate);
+    let breakpoint = Arc::new(Breakpoint::new());
+    breakpoint.open(1000);
+    let engine = engine(&db).machine::<Sender>().resource(breakpoint);
     // No service announces anything, and no renewal of the lease wakes the claimer.
     let hour = Duration::from_hours(1);
     let engine = engine.poll_interval(hour).lease_ttl(hour).maintenance(false);
@@ -266,7 +268,7 @@ async fn p20_a_row_that_a_claim_found_locked_does_not_wait_for_the_next_poll() {
     // Each look that finds nothing doubles the pause before the next one.
     for _ in 0..500 {
         let other = Sender::insert(None).execute(&engine).await.unwrap();
-        engine.wait(other, PATIENCE).await.unwrap();
+        engine.wait(other, WAIT_MAX).await.unwrap();
     }
     let now: f64 = sqlx::query_scalar("select extract(epoch from clock_timestamp())::float8")
         .fetch_one(pool)
@@ -286,6 +288,6 @@ async fn p20_a_row_that_a_claim_found_locked_does_not_wait_for_the_next_poll() {
     })
     .await;
     signal.commit().await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gen_durable::{EngineBuilder, prelude::*};
 use sqlx::PgPool;
 
-use crate::support::{PATIENCE, count, database, engine, sql, until};
+use crate::support::{WAIT_MAX, count, database, engine, sql, until};
 
 #[durable_fsm(state = (), output = ())]
 pub enum Quick {
@@ -42,7 +42,7 @@ async fn ended_instances_are_pruned_after_their_retention_and_live_ones_never() 
         engine(&db).machine::<Quick>().retention(Duration::from_hours(1)).start().await.unwrap();
     let ids = Quick::insert_many([(); 3]).execute(&engine).await.unwrap();
     for id in ids {
-        engine.wait(id.unwrap(), PATIENCE).await.unwrap();
+        engine.wait(id.unwrap(), WAIT_MAX).await.unwrap();
     }
     let later =
         Quick::insert(()).schedule_in(Duration::from_hours(1)).execute(&engine).await.unwrap();
@@ -250,7 +250,7 @@ async fn a_scheduled_row_hides_no_stranded_key() {
         .unwrap();
     let engine = engine(&db).machine::<Quick>().start().await.unwrap();
     engine.maintain().await.unwrap();
-    engine.wait(stranded, PATIENCE).await.unwrap();
+    engine.wait(stranded, WAIT_MAX).await.unwrap();
     assert_eq!(crate::support::row(pool, later).await.status, "runnable");
     engine.shutdown().await.unwrap();
 }

@@ -15,8 +15,8 @@ use gen_durable_tests::{
 };
 
 use crate::support::{
-    Gate, PATIENCE, count_reaps, database, deadlocks, engine, eventually, expire_lease, reaps, row,
-    sql, until, until_somebody_waits,
+    Breakpoint, WAIT_MAX, count_reaps, database, deadlocks, engine, eventually, expire_lease,
+    reaps, row, sql, until, until_somebody_waits,
 };
 
 const COLLECTORS: usize = 60;
@@ -34,15 +34,15 @@ pub enum Stays {
 
 #[durable_fsm]
 impl Stays {
-    async fn stay(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn stay(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         cx.done(())
     }
 }
 
-async fn start(db: &TestDb, gate: &Arc<Gate>) -> Engine {
+async fn start(db: &TestDb, breakpoint: &Arc<Breakpoint>) -> Engine {
     let builder = engine(db).machine::<Collector>().machine::<Leaf>().machine::<Keyed>();
-    let builder = builder.machine::<Stays>().resource(Arc::clone(gate));
+    let builder = builder.machine::<Stays>().resource(Arc::clone(breakpoint));
     // Renewed soon after it was taken away.
     let builder = builder.machine::<Once>().lease_ttl(Duration::from_millis(300));
     let builder = builder.crashes_max(CRASHES_MAX);
@@ -156,10 +156,10 @@ async fn mix(db: &Arc<TestDb>, transactions: bool) {
     count_reaps(pool).await;
     sql(pool, KEPT).await;
     oracle::allow(pool, &[], &[("stays", "stay", "done")]).await.unwrap();
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     Stays::insert(KeyedState::default()).execute(pool).await.unwrap();
-    let engines = [start(db, &gate).await, start(db, &gate).await];
-    // An engine's own client has no patience with such a lease.
+    let engines = [start(db, &breakpoint).await, start(db, &breakpoint).await];
+    // An engine's own client waits for no answer for longer than such a lease.
     let clients = [(); 2].map(|()| Client::new(pool.clone()));
     // Reaps and prunes all the time, and runs nothing.
     let keeper = engine(db).retention(Duration::ZERO).crashes_max(CRASHES_MAX);
@@ -204,7 +204,7 @@ async fn mix(db: &Arc<TestDb>, transactions: bool) {
     eventually("a row is taken from a lost worker", async || (reaps(pool).await > 0).then_some(()))
         .await;
     // Each run that lost its row passes too.
-    gate.open(1_000_000);
+    breakpoint.open(1_000_000);
     let collectors = i64::try_from(COLLECTORS).unwrap();
     // A row may end only once, and what has been pruned is in the log.
     let expected = [
@@ -295,8 +295,8 @@ pub enum Source {
 
 #[durable_fsm]
 impl Source {
-    async fn send(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn send(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         let token = Sink::signal_token(InstanceId::from_raw(cx.state), Token { n: 1 });
         cx.done(()).signal(token)
     }
@@ -311,13 +311,13 @@ async fn p19_a_commit_and_a_callers_transaction_wait_in_no_circle() {
     // No session looks for a deadlock before the test is over.
     let options = (*pool.connect_options()).clone().options([("deadlock_timeout", "1h")]);
     let own = sqlx::postgres::PgPoolOptions::new().connect_lazy_with(options);
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let engine = Engine::builder(own).machine::<Sink>().machine::<Source>().queue("default", 10);
-    let engine = engine.resource(Arc::clone(&gate)).start().await.unwrap();
+    let engine = engine.resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let sink = Sink::insert(Vec::new()).execute(pool).await.unwrap();
     until(pool, sink, "awaiting_signal").await;
     let source = Source::insert(sink.get()).execute(pool).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     let mut tx = pool.begin().await.unwrap();
     sqlx::query("set local deadlock_timeout = '1h'").execute(&mut *tx).await.unwrap();
     sqlx::query("select from gen_durable.instances where id = $1 for no key update")
@@ -325,14 +325,14 @@ async fn p19_a_commit_and_a_callers_transaction_wait_in_no_circle() {
         .execute(&mut *tx)
         .await
         .unwrap();
-    gate.open(1);
+    breakpoint.open(1);
     // The commit has locked the sink, and waits for its own row.
     until_somebody_waits(pool, 1).await;
     let sent = Sink::signal_token(sink, Token { n: 2 }).execute(&mut *tx).await;
     sent.expect("the commit gives up, and not the caller's transaction");
     tx.commit().await.unwrap();
-    engine.wait(source, PATIENCE).await.unwrap();
-    assert_eq!(engine.wait(sink, PATIENCE).await.unwrap(), [1, 2]);
+    engine.wait(source, WAIT_MAX).await.unwrap();
+    assert_eq!(engine.wait(sink, WAIT_MAX).await.unwrap(), [1, 2]);
     assert_eq!(engine.metrics().lost_commits, 0);
     assert_eq!(row(pool, source).await.attempt, 0);
     engine.shutdown().await.unwrap();

@@ -12,7 +12,7 @@ use gen_durable_tests::{
 use sqlx::postgres::PgPoolOptions;
 
 use crate::support::{
-    Gate, PATIENCE, count, database, engine, eventually, log, proxy, row, sql, until,
+    Breakpoint, WAIT_MAX, count, database, engine, eventually, log, proxy, row, sql, until,
 };
 
 /// What a connection that carries nothing may cost: the engine takes a statement for lost after its
@@ -51,21 +51,21 @@ const ENDS: [(&str, &str, &str); 3] =
 
 #[durable_fsm]
 impl Walk {
-    async fn first(mut cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn first(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         cx.state.n += 1;
         let child = Child::insert(Marked::default());
         cx.next(Walk::Second).insert(child)
     }
 
-    async fn second(mut cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn second(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         cx.state.n += 1;
         cx.next(Walk::Again)
     }
 
-    async fn again(mut cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn again(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         if cx.attempt() == 0 {
             // By this its outcome is recognised: a replay carries no state.
             let child = Child::insert(Marked { mark: cx.state.mark.clone(), n: 0 });
@@ -75,8 +75,8 @@ impl Walk {
         cx.next_in(Walk::Park, Duration::from_millis(1))
     }
 
-    async fn park(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
-        gate.pass(cx.id()).await;
+    async fn park(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> StepResult<Self> {
+        breakpoint.pass(cx.id()).await;
         if cx.take_signal::<Ping>()?.is_none() {
             return Ok(cx.await_signal::<Ping>());
         }
@@ -84,16 +84,16 @@ impl Walk {
         Ok(cx.next(Walk::End))
     }
 
-    async fn end(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn end(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         let mut state = cx.state.clone();
         state.n += 1;
         cx.done(state)
     }
 
     #[step(entry)]
-    async fn fail(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn fail(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         let reason = format!("{} on purpose", cx.state.mark);
         cx.stop(reason)
     }
@@ -146,14 +146,14 @@ async fn p13_an_outcome_whose_answer_is_lost_is_applied_once() {
     oracle::allow(pool, &EDGES, &ENDS).await.unwrap();
     let proxy = proxy().await;
     for effect in [Effect::LoseAnswer, Effect::CutBefore] {
-        let gate = Arc::new(Gate::new());
-        let engine = behind(&proxy, &db).resource(Arc::clone(&gate)).start().await.unwrap();
+        let breakpoint = Arc::new(Breakpoint::new());
+        let engine = behind(&proxy, &db).resource(Arc::clone(&breakpoint)).start().await.unwrap();
         let before = children(&db).await;
         let mark = format!("{effect:?}");
         let meets = async || {
-            gate.arrival().await;
+            breakpoint.arrival().await;
             let sprung = proxy.trap(Direction::Request, &mark, effect);
-            gate.open(1);
+            breakpoint.open(1);
             sprung.await.expect("the outcome goes by");
         };
         let id = Walk::insert(marked(&mark)).execute(pool).await.unwrap();
@@ -167,7 +167,7 @@ async fn p13_an_outcome_whose_answer_is_lost_is_applied_once() {
         for _ in 0..2 {
             meets().await;
         }
-        let end = engine.wait(id, PATIENCE).await.unwrap();
+        let end = engine.wait(id, WAIT_MAX).await.unwrap();
         assert_eq!(end.n, 5);
         assert_eq!(row(pool, id).await.crashes, 0);
         let fails = Walk::insert(marked(&mark)).step(Walk::Fail).execute(pool).await.unwrap();
@@ -193,11 +193,11 @@ async fn p13_an_uncertain_end_is_not_mistaken_for_a_reap_that_failed_the_row() {
     let db = database().await;
     let pool = db.pool();
     let proxy = proxy().await;
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let engine = behind(&proxy, &db).lease_ttl(Duration::from_mins(10));
-    let engine = engine.resource(Arc::clone(&gate)).start().await.unwrap();
+    let engine = engine.resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Walk::insert(marked("doubtful")).step(Walk::End).execute(pool).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     // Whoever comes finds the row locked, until it has been reaped.
     let mut reaper = pool.begin().await.unwrap();
     sqlx::query("select from gen_durable.instances where id = $1 for update")
@@ -206,7 +206,7 @@ async fn p13_an_uncertain_end_is_not_mistaken_for_a_reap_that_failed_the_row() {
         .await
         .unwrap();
     let sprung = proxy.trap(Direction::Request, "doubtful", Effect::CutBefore);
-    gate.open(1);
+    breakpoint.open(1);
     sprung.await.expect("the outcome goes by");
     sqlx::query("update gen_durable.workers set lease_expires_at = now()")
         .execute(&mut *reaper)
@@ -217,7 +217,7 @@ async fn p13_an_uncertain_end_is_not_mistaken_for_a_reap_that_failed_the_row() {
     // The one who waits in the engine's own process would be told `done` by the engine itself.
     let wait = tokio::spawn({
         let client = engine.client().clone();
-        async move { client.wait(id, PATIENCE).await }
+        async move { client.wait(id, WAIT_MAX).await }
     });
     reaper.commit().await.unwrap();
     let ended = wait.await.unwrap();
@@ -234,8 +234,8 @@ async fn p13_an_uncertain_end_is_not_mistaken_for_a_reap_that_failed_the_row() {
 async fn p13_a_claim_whose_answer_is_lost_is_given_back() {
     let db = database().await;
     let proxy = proxy().await;
-    let gate = Arc::new(Gate::new());
-    let engine = behind(&proxy, &db).resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = behind(&proxy, &db).resource(Arc::clone(&breakpoint)).start().await.unwrap();
     for key in [None, Some("a key")] {
         let sprung = proxy.trap(Direction::Answer, "claimed in vain", Effect::CutBefore);
         let mut insert = Walk::insert(marked("claimed in vain")).step(Walk::End);
@@ -244,11 +244,11 @@ async fn p13_a_claim_whose_answer_is_lost_is_given_back() {
         }
         let id = insert.execute(db.pool()).await.unwrap();
         sprung.await.expect("the claim's answer goes by");
-        assert_eq!(gate.arrival().await, id.get());
+        assert_eq!(breakpoint.arrival().await, id.get());
         let row = row(db.pool(), id).await;
         assert_eq!((row.attempt, row.crashes), (0, 0));
-        gate.open(1);
-        assert_eq!(engine.wait(id, PATIENCE).await.unwrap().n, 1);
+        breakpoint.open(1);
+        assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap().n, 1);
     }
     engine.shutdown().await.unwrap();
 }
@@ -281,11 +281,11 @@ impl Tick {
 /// Lets an instance tick, on an engine whose poll does not help: the pauses of its claimer double to an
 /// hour, and a row that is missed once is missed for good.
 async fn tick(db: &TestDb, proxy: &Proxy, ticks: Ticks) {
-    let engine = behind(proxy, db).machine::<Tick>().resource(Arc::new(Gate::new()));
+    let engine = behind(proxy, db).machine::<Tick>().resource(Arc::new(Breakpoint::new()));
     let engine = engine.poll_interval(Duration::from_hours(1)).lease_ttl(Duration::from_hours(1));
     let engine = engine.start().await.unwrap();
     let id = Tick::insert(ticks).execute(&engine).await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }
 
@@ -311,25 +311,25 @@ async fn a_row_that_is_delayed_while_the_claimer_looks_is_not_missed() {
 async fn p13_half_open_connections_are_given_up() {
     let db = database().await;
     let proxy = proxy().await;
-    let gate = Arc::new(Gate::new());
-    let engine = behind(&proxy, &db).resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = behind(&proxy, &db).resource(Arc::clone(&breakpoint)).start().await.unwrap();
     for _ in 0..3 {
         let running = Walk::insert(marked("m")).step(Walk::End).execute(&engine).await.unwrap();
-        gate.arrival().await;
+        breakpoint.arrival().await;
         proxy.freeze();
         let waiting = Walk::insert(marked("m")).step(Walk::End).execute(db.pool()).await.unwrap();
-        gate.open(2);
+        breakpoint.open(2);
         until(db.pool(), running, "done").await;
         until(db.pool(), waiting, "done").await;
-        gate.arrival().await;
+        breakpoint.arrival().await;
         // Its own calls as well.
         let called = eventually("a call succeeds", async || {
             Walk::insert(marked("m")).step(Walk::End).execute(&engine).await.ok()
         })
         .await;
-        gate.arrival().await;
-        gate.open(1);
-        engine.wait(called, PATIENCE).await.unwrap();
+        breakpoint.arrival().await;
+        breakpoint.open(1);
+        engine.wait(called, WAIT_MAX).await.unwrap();
     }
     proxy.freeze();
     engine.shutdown().await.unwrap();
@@ -342,17 +342,17 @@ async fn p13_half_open_connections_are_given_up() {
 async fn p13_a_transaction_that_nobody_ends_holds_nobody_up_for_long() {
     let db = database().await;
     let proxy = proxy().await;
-    let gate = Arc::new(Gate::new());
-    let engine = behind(&proxy, &db).resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = behind(&proxy, &db).resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Walk::insert(marked("m")).step(Walk::Park).execute(&engine).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     // The park's transaction has locked the row, and its end never comes.
     let sprung = proxy.trap(Direction::Request, "COMMIT", Effect::FreezeBefore);
-    gate.open(1);
+    breakpoint.open(1);
     sprung.await.expect("the park goes by");
     Walk::signal(id, Ping).execute(db.pool()).await.unwrap();
-    gate.arrival().await;
-    gate.open(2);
+    breakpoint.arrival().await;
+    breakpoint.open(2);
     until(db.pool(), id, "done").await;
     engine.shutdown().await.unwrap();
 }
@@ -363,8 +363,8 @@ async fn p13_a_transaction_that_nobody_ends_holds_nobody_up_for_long() {
 async fn p13_an_engine_listens_again_after_its_connection_was_half_open() {
     let db = database().await;
     let proxy = proxy().await;
-    let gate = Arc::new(Gate::new());
-    let engine = behind(&proxy, &db).resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = behind(&proxy, &db).resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let listeners = async || -> Vec<i32> {
         sqlx::query_scalar(
             "select pid from pg_stat_activity
@@ -412,7 +412,7 @@ async fn p13_an_engine_listens_again_after_its_connection_was_closed() {
     // Each look that finds nothing more to do doubles the pause before the next one, from 50 ms on.
     for _ in 0..14 {
         let id = Child::insert(marked("own")).execute(&engine).await.unwrap();
-        engine.wait(id, PATIENCE).await.unwrap();
+        engine.wait(id, WAIT_MAX).await.unwrap();
         at_rest().await;
     }
     // Inserted by hand, which announces nothing: it must be found all the same.

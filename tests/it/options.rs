@@ -10,7 +10,7 @@ use gen_durable::{
 use gen_durable_test_postgres::TestDb;
 use gen_durable_tests::random::Random;
 
-use crate::support::{NOT_HELD, PATIENCE, database, engine, eventually, holds, row, until};
+use crate::support::{NOT_HELD, WAIT_MAX, database, engine, eventually, holds, row, until};
 
 #[durable_fsm(state = u32, output = u32, timeout = "1h")]
 pub enum Add {
@@ -87,7 +87,7 @@ async fn try_out(db: &TestDb, options: &[&(&'static str, Set)]) -> Option<String
     match builder.start().await {
         Ok(engine) => {
             let id = Add::insert(0).execute(&engine).await.unwrap();
-            match engine.wait(id, PATIENCE).await {
+            match engine.wait(id, WAIT_MAX).await {
                 // Ended instances may be kept for no time at all.
                 Ok(2) | Err(WaitError::Unknown { .. }) => {}
                 other => panic!("{other:?}"),
@@ -154,16 +154,16 @@ pub enum Plan {
 
 /// Waits for as long as can be said, in each way.
 #[durable_fsm(state = Plan, output = (), signals(Ping))]
-pub enum Patient {
+pub enum Late {
     Begin,
     End,
 }
 
 #[durable_fsm]
-impl Patient {
+impl Late {
     async fn begin(cx: Context<Self>) -> StepResult<Self> {
         Ok(match cx.state {
-            Plan::Next => cx.next_in(Patient::End, Duration::MAX),
+            Plan::Next => cx.next_in(Late::End, Duration::MAX),
             Plan::Replay => cx.replay(Duration::MAX),
             Plan::Snooze => cx.snooze(Duration::MAX),
             Plan::Await => cx.await_signal_for::<Ping>(Duration::MAX),
@@ -184,10 +184,10 @@ impl Patient {
 #[tokio::test(flavor = "multi_thread")]
 async fn p55_no_delay_is_too_long() {
     let db = database().await;
-    let engine = engine(&db).machine::<Patient>().machine::<Add>().start().await.unwrap();
+    let engine = engine(&db).machine::<Late>().machine::<Add>().start().await.unwrap();
     let client = engine.client().clone();
     for plan in [Plan::Next, Plan::Replay, Plan::Snooze, Plan::Await, Plan::Retry] {
-        let id = Patient::insert(plan).execute(&engine).await.unwrap();
+        let id = Late::insert(plan).execute(&engine).await.unwrap();
         let status = if plan == Plan::Await { "awaiting_signal" } else { "runnable" };
         let first = eventually("it waits", async || {
             let waiting: bool = sqlx::query_scalar(
@@ -318,10 +318,10 @@ async fn p55_names_of_machines_are_checked_at_start_and_at_every_insert() {
         Insert::<Long>::new(()).partition_key(key.clone()).unique_key(unique)
     });
     for id in gen_durable::InsertMany::new(all).execute(&engine).await.unwrap() {
-        engine.wait(id.unwrap(), PATIENCE).await.unwrap();
+        engine.wait(id.unwrap(), WAIT_MAX).await.unwrap();
     }
     let id = Insert::<Endless>::new(()).execute(&engine).await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }
 
@@ -376,10 +376,10 @@ async fn p55_empty_keys_are_refused_at_every_entrance() {
     }
     for what in ["partition_key", "unique_key", "queue", "dedup_key"] {
         let id = Carrier::insert(what.to_owned()).execute(&engine).await.unwrap();
-        let error = engine.wait(id, PATIENCE).await.unwrap_err().to_string();
+        let error = engine.wait(id, WAIT_MAX).await.unwrap_err().to_string();
         assert!(error.contains(&format!("{what} is empty")), "{error}");
     }
-    let id = child().schedule_in(PATIENCE).execute(&engine).await.unwrap();
+    let id = child().schedule_in(WAIT_MAX).execute(&engine).await.unwrap();
     let error = Carrier::signal_ping(id, Ping).dedup_key("").execute(&engine).await.unwrap_err();
     assert!(
         matches!(error, SignalError::Encode(EncodeError::Empty { what: "dedup_key" })),

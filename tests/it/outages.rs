@@ -7,7 +7,7 @@ use gen_durable_test_postgres::{Mode, Server};
 use gen_durable_tests::oracle;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use crate::support::{Gate, PATIENCE, eventually, log, sql, until};
+use crate::support::{Breakpoint, WAIT_MAX, eventually, log, sql, until};
 
 /// How many steps a machine goes.
 const STEPS: u32 = 30;
@@ -65,7 +65,7 @@ async fn p13_restarts_and_terminated_connections_lose_nothing_and_double_nothing
     // fsync is on: what was acknowledged must be there after an immediate stop.
     let mut server = Server::builder().start().expect("a Postgres server");
     let url = server.url("postgres");
-    let options = PgPoolOptions::new().acquire_timeout(PATIENCE);
+    let options = PgPoolOptions::new().acquire_timeout(WAIT_MAX);
     let pool = options.connect(&url).await.unwrap();
     gen_durable_migrate::up(&pool).await.unwrap();
     oracle::install(&pool).await.unwrap();
@@ -113,7 +113,7 @@ async fn p13_restarts_and_terminated_connections_lose_nothing_and_double_nothing
         steps(engine.metrics().steps + 200).await;
     }
     for id in ids {
-        assert_eq!(engine.wait(id.unwrap(), PATIENCE).await.unwrap(), STEPS);
+        assert_eq!(engine.wait(id.unwrap(), WAIT_MAX).await.unwrap(), STEPS);
     }
     // Each step's child is there once, and nothing is left under way.
     let all = i64::try_from(INSTANCES).unwrap();
@@ -192,7 +192,7 @@ async fn p13_a_commit_that_postgres_ends_for_its_own_reasons_is_tried_again() {
     let engine =
         crate::support::engine(&db).machine::<Careful>().machine::<Child>().start().await.unwrap();
     let id = Careful::insert(0).execute(pool).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 1);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 1);
     let children = "select count(*) from gen_durable.instances where fsm = 'child'";
     let children: i64 = sqlx::query_scalar(children).fetch_one(pool).await.unwrap();
     assert_eq!(children, 1, "what the refused commits carried is not there");
@@ -203,14 +203,14 @@ async fn p13_a_commit_that_postgres_ends_for_its_own_reasons_is_tried_again() {
 }
 
 #[durable_fsm(state = (), output = ())]
-pub enum Gated {
+pub enum Stopped {
     Work,
 }
 
 #[durable_fsm]
-impl Gated {
-    async fn work(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+impl Stopped {
+    async fn work(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         cx.done(())
     }
 
@@ -232,11 +232,11 @@ async fn p13_a_commit_without_a_connection_as_the_login_is_refused_is_tried_agai
     sql(&admin, "create role worker superuser login").await;
     let worker = url.parse::<PgConnectOptions>().unwrap().username("worker");
     let pool = PgPoolOptions::new().connect_with(worker).await.unwrap();
-    let gate = Arc::new(Gate::new());
-    let builder = Engine::builder(pool).machine::<Gated>().queue("default", 1);
-    let engine = builder.resource(Arc::clone(&gate)).start().await.unwrap();
-    let id = Gated::insert(()).execute(&admin).await.unwrap();
-    assert_eq!(gate.arrival().await, id.get());
+    let breakpoint = Arc::new(Breakpoint::new());
+    let builder = Engine::builder(pool).machine::<Stopped>().queue("default", 1);
+    let engine = builder.resource(Arc::clone(&breakpoint)).start().await.unwrap();
+    let id = Stopped::insert(()).execute(&admin).await.unwrap();
+    assert_eq!(breakpoint.arrival().await, id.get());
     sql(&admin, "alter role worker nologin").await;
     eventually("its sessions are gone", async || {
         let sessions: i64 = sqlx::query_scalar(
@@ -254,7 +254,7 @@ async fn p13_a_commit_without_a_connection_as_the_login_is_refused_is_tried_agai
         log.matches("not permitted to log in").count()
     };
     let before = refused();
-    gate.open(1);
+    breakpoint.open(1);
     // The commit's are among them.
     let again = async || (refused() >= before + REFUSED).then_some(());
     eventually("logins are refused", again).await;

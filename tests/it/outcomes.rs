@@ -7,7 +7,7 @@ use std::{
 
 use gen_durable::prelude::*;
 
-use crate::support::{Gate, PATIENCE, database, engine, eventually, row, until};
+use crate::support::{Breakpoint, WAIT_MAX, database, engine, eventually, row, until};
 
 #[derive(Clone, Debug, Default, PartialEq, DurableState)]
 pub struct Trail {
@@ -46,7 +46,7 @@ async fn each_outcome_leads_where_it_says() {
     let db = database().await;
     let engine = engine(&db).machine::<Walk>().start().await.unwrap();
     let id = Walk::insert(Trail::default()).execute(&engine).await.unwrap();
-    let trail = engine.wait(id, PATIENCE).await.unwrap();
+    let trail = engine.wait(id, WAIT_MAX).await.unwrap();
     let seen = ["first 0", "first 1", "first 2", "second 0", "third 0"];
     assert_eq!(trail.seen, seen);
     let row = row(db.pool(), id).await;
@@ -64,7 +64,7 @@ async fn an_instance_may_begin_at_another_step() {
     let db = database().await;
     let engine = engine(&db).machine::<Walk>().start().await.unwrap();
     let id = Walk::insert(Trail::default()).step(Walk::Third).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap().seen, ["third 0"]);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap().seen, ["third 0"]);
     engine.shutdown().await.unwrap();
 }
 
@@ -85,7 +85,7 @@ async fn a_stopped_instance_says_why() {
     let db = database().await;
     let engine = engine(&db).machine::<Stopper>().start().await.unwrap();
     let id = Stopper::insert(7).execute(&engine).await.unwrap();
-    let error = engine.wait(id, PATIENCE).await.unwrap_err();
+    let error = engine.wait(id, WAIT_MAX).await.unwrap_err();
     assert_eq!(error.to_string(), format!("instance {id} failed: enough"));
     let found = engine.client().find(id.get()).await.unwrap().unwrap();
     assert_eq!((found.status, found.reason.as_deref()), (Status::Failed, Some("enough")));
@@ -143,7 +143,7 @@ async fn an_instance_runs_in_the_queue_that_it_was_inserted_into() {
     let engine = engine(&db).machine::<Note>().resource(Arc::clone(&log)).start().await.unwrap();
     let elsewhere = Note::insert(1).queue("elsewhere").execute(&engine).await.unwrap();
     let here = Note::insert(2).execute(&engine).await.unwrap();
-    engine.wait(here, PATIENCE).await.unwrap();
+    engine.wait(here, WAIT_MAX).await.unwrap();
     assert_eq!(row(db.pool(), elsewhere).await.status, "runnable");
     let other = crate::support::engine(&db)
         .machine::<Note>()
@@ -152,7 +152,7 @@ async fn an_instance_runs_in_the_queue_that_it_was_inserted_into() {
         .start()
         .await
         .unwrap();
-    engine.wait(elsewhere, PATIENCE).await.unwrap();
+    engine.wait(elsewhere, WAIT_MAX).await.unwrap();
     other.shutdown().await.unwrap();
     engine.shutdown().await.unwrap();
 }
@@ -164,8 +164,8 @@ pub enum Chain {
 
 #[durable_fsm]
 impl Chain {
-    async fn step(mut cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn step(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         cx.state.seen.push("x".to_owned());
         if cx.state.seen.len() == 3 { cx.done(()) } else { cx.next(Chain::Step) }
     }
@@ -174,15 +174,16 @@ impl Chain {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_is_committed_before_the_next_one_begins() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Chain>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Chain>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Chain::insert(Trail::default()).execute(&engine).await.unwrap();
     for done in 0..3 {
-        gate.arrival().await;
+        breakpoint.arrival().await;
         let row = row(db.pool(), id).await;
         assert_eq!(row.state["seen"].as_array().unwrap().len(), done, "{row:?}");
         assert_eq!((row.status.as_str(), row.locked_by), ("executing", Some(engine.worker())));
-        gate.open(1);
+        breakpoint.open(1);
     }
     until(db.pool(), id, "done").await;
     engine.shutdown().await.unwrap();
@@ -216,7 +217,7 @@ async fn running_ahead_lets_others_have_their_turn() {
     Greedy::insert(true).execute(&engine).await.unwrap();
     for n in 0..5 {
         let id = Note::insert(n).execute(&engine).await.unwrap();
-        engine.wait(id, PATIENCE).await.unwrap();
+        engine.wait(id, WAIT_MAX).await.unwrap();
     }
     engine.shutdown().await.unwrap();
     let waiting: String =
@@ -255,7 +256,7 @@ async fn an_outcome_carries_inserts() {
         .unwrap();
     // The second 1 is a duplicate: the instance that holds the key does the work.
     let id = Parent::insert(vec![1, 2, 1]).execute(&engine).await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     eventually("the children have run", async || (log.lock().unwrap().len() == 3).then_some(()))
         .await;
     let mut ran = log.lock().unwrap().clone();

@@ -7,7 +7,7 @@ use gen_durable_test_postgres::TestDb;
 use sqlx::PgPool;
 
 use crate::support::{
-    Gate, PATIENCE, count, database, engine, eventually, expire_lease, lose_worker, row, sql,
+    Breakpoint, WAIT_MAX, count, database, engine, eventually, expire_lease, lose_worker, row, sql,
     until_somebody_waits,
 };
 
@@ -42,8 +42,8 @@ pub enum Effectful {
 
 #[durable_fsm]
 impl Effectful {
-    async fn act(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
-        gate.pass(cx.id()).await;
+    async fn act(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> StepResult<Self> {
+        breakpoint.pass(cx.id()).await;
         cx.state.ran += 1;
         let token = cx.take_signal::<Token>()?.expect("a signal was sent");
         let id = cx.id();
@@ -53,16 +53,16 @@ impl Effectful {
             .signal(Effectful::signal_token(id, Token { n: token.n + 1 })))
     }
 
-    async fn rest(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn rest(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         let ran = cx.state.ran;
         cx.done(ran)
     }
 }
 
-async fn start(db: &TestDb, gate: &Arc<Gate>) -> Engine {
+async fn start(db: &TestDb, breakpoint: &Arc<Breakpoint>) -> Engine {
     let engine = engine(db).machine::<Effectful>().machine::<Child>();
-    engine.resource(Arc::clone(gate)).start().await.unwrap()
+    engine.resource(Arc::clone(breakpoint)).start().await.unwrap()
 }
 
 /// An instance and its signal in one transaction: it is not claimed without.
@@ -78,15 +78,15 @@ async fn begin(pool: &PgPool) -> InstanceId<Effectful> {
 async fn p02_a_worker_that_lost_its_lease_commits_nothing() {
     let db = database().await;
     let pool = db.pool();
-    let (lost_gate, gate) = (Arc::new(Gate::new()), Arc::new(Gate::new()));
-    let lost = start(&db, &lost_gate).await;
+    let (lost_breakpoint, breakpoint) = (Arc::new(Breakpoint::new()), Arc::new(Breakpoint::new()));
+    let lost = start(&db, &lost_breakpoint).await;
     let id = begin(pool).await;
-    lost_gate.arrival().await;
+    lost_breakpoint.arrival().await;
 
     expire_lease(pool, lost.worker()).await;
-    let heir = start(&db, &gate).await;
+    let heir = start(&db, &breakpoint).await;
     heir.maintain().await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     let before = row(pool, id).await;
     assert_eq!(
         (before.locked_by, before.attempt),
@@ -94,8 +94,8 @@ async fn p02_a_worker_that_lost_its_lease_commits_nothing() {
         "a lost worker counts"
     );
 
-    // The old step ends now; the heir holds the row and stands at its gate.
-    lost_gate.open(1);
+    // The old step ends now; the heir holds the row and stands at its breakpoint.
+    lost_breakpoint.open(1);
     eventually("the outcome was dropped", async || {
         (lost.metrics().lost_commits == 1).then_some(())
     })
@@ -103,8 +103,8 @@ async fn p02_a_worker_that_lost_its_lease_commits_nothing() {
     assert_eq!(row(pool, id).await, before, "state, step and inbox are as they were");
     assert_eq!(children(&db).await, 0, "no message went out");
 
-    gate.open(2);
-    assert_eq!(heir.wait(id, PATIENCE).await.unwrap(), 1);
+    breakpoint.open(2);
+    assert_eq!(heir.wait(id, WAIT_MAX).await.unwrap(), 1);
     assert_eq!(children(&db).await, 1);
     heir.shutdown().await.unwrap();
     drop(lost);
@@ -123,10 +123,10 @@ async fn children(db: &TestDb) -> i64 {
 async fn p02_an_old_step_of_the_same_worker_commits_nothing() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = start(&db, &gate).await;
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = start(&db, &breakpoint).await;
     let id = begin(pool).await;
-    gate.arrival().await;
+    breakpoint.arrival().await;
     sqlx::query(
         "update gen_durable.instances
          set status = 'runnable', locked_by = null, revision = revision + 1 where id = $1",
@@ -135,14 +135,14 @@ async fn p02_an_old_step_of_the_same_worker_commits_nothing() {
     .execute(pool)
     .await
     .unwrap();
-    // Both runs of the step stand at the gate; whichever goes first, one of them has no effect.
+    // Both runs of the step stand at the breakpoint; whichever goes first, one of them has no effect.
     Child::insert(0).execute(&engine).await.unwrap();
-    gate.arrival().await;
-    gate.open(2);
+    breakpoint.arrival().await;
+    breakpoint.open(2);
     eventually("one was dropped", async || (engine.metrics().lost_commits == 1).then_some(()))
         .await;
-    gate.open(1);
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 1);
+    breakpoint.open(1);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 1);
     assert_eq!(children(&db).await, 2);
     engine.shutdown().await.unwrap();
 }
@@ -153,13 +153,13 @@ async fn p02_an_old_step_of_the_same_worker_commits_nothing() {
 async fn p02_outcomes_of_an_old_and_a_new_run_in_one_batch_are_told_apart() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = start(&db, &gate).await;
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = start(&db, &breakpoint).await;
     // Whoever came first is let go first.
     let first = begin(pool).await;
-    assert_eq!(gate.arrival().await, first.get());
+    assert_eq!(breakpoint.arrival().await, first.get());
     let id = begin(pool).await;
-    assert_eq!(gate.arrival().await, id.get());
+    assert_eq!(breakpoint.arrival().await, id.get());
     // The same worker has the row again, and its step runs a second time.
     sqlx::query(
         "update gen_durable.instances
@@ -170,9 +170,9 @@ async fn p02_outcomes_of_an_old_and_a_new_run_in_one_batch_are_told_apart() {
     .await
     .unwrap();
     let child = Child::insert(0).execute(&engine).await.unwrap();
-    assert_eq!(gate.arrival().await, id.get());
+    assert_eq!(breakpoint.arrival().await, id.get());
     // Steps are counted below, and this one's is none of them.
-    engine.wait(child, PATIENCE).await.unwrap();
+    engine.wait(child, WAIT_MAX).await.unwrap();
     // The commit of the first instance waits for its row; what ends meanwhile is the next batch.
     let mut lock = pool.begin().await.unwrap();
     sqlx::query("select from gen_durable.instances where id = $1 for update")
@@ -181,9 +181,9 @@ async fn p02_outcomes_of_an_old_and_a_new_run_in_one_batch_are_told_apart() {
         .await
         .unwrap();
     let steps = engine.metrics().steps;
-    gate.open(1);
+    breakpoint.open(1);
     until_somebody_waits(pool, 1).await;
-    gate.open(2);
+    breakpoint.open(2);
     eventually("both runs have ended", async || {
         (engine.metrics().steps == steps + 3).then_some(())
     })
@@ -191,9 +191,9 @@ async fn p02_outcomes_of_an_old_and_a_new_run_in_one_batch_are_told_apart() {
     lock.rollback().await.unwrap();
     eventually("one was dropped", async || (engine.metrics().lost_commits == 1).then_some(()))
         .await;
-    gate.open(2);
-    assert_eq!(engine.wait(first, PATIENCE).await.unwrap(), 1);
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 1);
+    breakpoint.open(2);
+    assert_eq!(engine.wait(first, WAIT_MAX).await.unwrap(), 1);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 1);
     assert_eq!(children(&db).await, 3, "one of each instance, and the one from here");
     engine.shutdown().await.unwrap();
 }
@@ -203,8 +203,8 @@ async fn p02_outcomes_of_an_old_and_a_new_run_in_one_batch_are_told_apart() {
 async fn rows_claimed_in_vain_are_given_back() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = start(&db, &gate).await;
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = start(&db, &breakpoint).await;
     // What such a claim leaves behind, made by hand: the engine has never heard of the row.
     let id: i64 = sqlx::query_scalar(
         "insert into gen_durable.instances (fsm, fsm_version, step, state, status, locked_by, revision)
@@ -239,8 +239,8 @@ pub enum Deadly {
 
 #[durable_fsm]
 impl Deadly {
-    async fn kill(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn kill(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         cx.done(())
     }
 }
@@ -251,13 +251,13 @@ async fn p24_an_instance_that_loses_every_worker_is_failed() {
     let pool = db.pool();
     let id = Deadly::insert(()).execute(pool).await.unwrap();
     for crash in 1..=3 {
-        let gate = Arc::new(Gate::new());
+        let breakpoint = Arc::new(Breakpoint::new());
         let start = async || {
             let engine = engine(&db).machine::<Deadly>().crashes_max(3);
-            engine.resource(Arc::clone(&gate)).start().await.unwrap()
+            engine.resource(Arc::clone(&breakpoint)).start().await.unwrap()
         };
         let dies = start().await;
-        gate.arrival().await;
+        breakpoint.arrival().await;
         // One that knows no machine reaps, so that nobody claims the row at once.
         let reaper = engine(&db).crashes_max(3).start().await.unwrap();
         lose_worker(pool, dies.worker(), &reaper, id).await;
@@ -282,11 +282,12 @@ async fn p24_an_instance_that_loses_every_worker_is_failed() {
 async fn p24_by_default_twenty_lost_workers_are_too_many() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let dies = engine(&db).machine::<Deadly>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let dies =
+        engine(&db).machine::<Deadly>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let ids = Deadly::insert_many([(); 2]).execute(pool).await.unwrap();
     for _ in &ids {
-        gate.arrival().await;
+        breakpoint.arrival().await;
     }
     let [last, other] = [&ids[0], &ids[1]].map(|id| *id.as_ref().unwrap());
     for (id, crashes) in [(last, 19), (other, 18)] {
@@ -315,31 +316,31 @@ async fn p24_by_default_twenty_lost_workers_are_too_many() {
 async fn p23_a_step_that_outlives_its_lease_has_no_effect() {
     let db = database().await;
     let pool = db.pool();
-    let (slow_gate, gate) = (Arc::new(Gate::new()), Arc::new(Gate::new()));
+    let (slow_breakpoint, breakpoint) = (Arc::new(Breakpoint::new()), Arc::new(Breakpoint::new()));
     let slow = engine(&db)
         .machine::<Effectful>()
         .machine::<Child>()
         .lease_ttl(Duration::from_millis(400))
-        .resource(Arc::clone(&slow_gate))
+        .resource(Arc::clone(&slow_breakpoint))
         .start()
         .await
         .unwrap();
     let id = begin(pool).await;
-    slow_gate.arrival().await;
+    slow_breakpoint.arrival().await;
     let mut lock = pool.begin().await.unwrap();
     sqlx::query("select from gen_durable.workers where id = $1 for update")
         .bind(slow.worker())
         .execute(&mut *lock)
         .await
         .unwrap();
-    let heir = start(&db, &gate).await;
+    let heir = start(&db, &breakpoint).await;
     eventually("the lease has run out and the row is another worker's", async || {
         heir.maintain().await.unwrap();
         (row(pool, id).await.locked_by == Some(heir.worker())).then_some(())
     })
     .await;
     let steps = slow.metrics().steps;
-    slow_gate.open(1);
+    slow_breakpoint.open(1);
     eventually("the outcome was dropped", async || {
         (slow.metrics().lost_commits == 1).then_some(())
     })
@@ -347,16 +348,16 @@ async fn p23_a_step_that_outlives_its_lease_has_no_effect() {
     assert_eq!(slow.metrics().steps, steps + 1);
     assert_eq!(children(&db).await, 0);
     lock.rollback().await.unwrap();
-    gate.arrival().await;
-    gate.open(2);
+    breakpoint.arrival().await;
+    breakpoint.open(2);
     // A step that signals itself goes through the queue: the next one may be the slow worker's, which lives again.
-    slow_gate.open(1);
-    assert_eq!(heir.wait(id, PATIENCE).await.unwrap(), 1);
+    slow_breakpoint.open(1);
+    assert_eq!(heir.wait(id, WAIT_MAX).await.unwrap(), 1);
     slow.shutdown().await.unwrap();
     heir.shutdown().await.unwrap();
 }
 
-/// Either stops at the gate and then has an effect, or is quick.
+/// Either stops at the breakpoint and then has an effect, or is quick.
 #[durable_fsm(state = u32, output = ())]
 pub enum Paced {
     Hold,
@@ -365,8 +366,8 @@ pub enum Paced {
 
 #[durable_fsm]
 impl Paced {
-    async fn hold(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn hold(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         let n = cx.state;
         cx.done(()).insert(Child::insert(n))
     }
@@ -385,13 +386,13 @@ async fn p23_what_was_claimed_ahead_does_not_start_after_the_lease() {
     const HELD: u32 = 20;
     let db = database().await;
     let pool = db.pool();
-    let (slow_gate, gate) = (Arc::new(Gate::new()), Arc::new(Gate::new()));
+    let (slow_breakpoint, breakpoint) = (Arc::new(Breakpoint::new()), Arc::new(Breakpoint::new()));
     let slow = engine(&db)
         .machine::<Paced>()
         .queue("default", 1)
         .maintenance(false)
         .lease_ttl(Duration::from_millis(400))
-        .resource(Arc::clone(&slow_gate))
+        .resource(Arc::clone(&slow_breakpoint))
         .start()
         .await
         .unwrap();
@@ -399,7 +400,7 @@ async fn p23_what_was_claimed_ahead_does_not_start_after_the_lease() {
     let quick = (0..QUICK).map(|n| Paced::insert(n).step(Paced::Skip).priority(-1));
     Paced::insert_many(quick).execute(&slow).await.unwrap();
     Paced::insert_many(0..HELD).execute(&slow).await.unwrap();
-    slow_gate.arrival().await;
+    slow_breakpoint.arrival().await;
     eventually("the quick ones have ended, and more than the running one is claimed", async || {
         let quick = count(pool, "done").await == i64::from(QUICK);
         (quick && slow.metrics().claimed > 1).then_some(())
@@ -411,8 +412,8 @@ async fn p23_what_was_claimed_ahead_does_not_start_after_the_lease() {
         .execute(&mut *lock)
         .await
         .unwrap();
-    gate.open(HELD as usize);
-    let heir = engine(&db).machine::<Paced>().machine::<Child>().resource(Arc::clone(&gate));
+    breakpoint.open(HELD as usize);
+    let heir = engine(&db).machine::<Paced>().machine::<Child>().resource(Arc::clone(&breakpoint));
     let heir = heir.start().await.unwrap();
     eventually("the lease has run out and no row is the slow worker's", async || {
         heir.maintain().await.unwrap();
@@ -425,9 +426,9 @@ async fn p23_what_was_claimed_ahead_does_not_start_after_the_lease() {
         (rows == 0).then_some(())
     })
     .await;
-    // Whoever came to the gate now would pass it.
+    // Whoever came to the breakpoint now would pass it.
     let steps = slow.metrics().steps;
-    slow_gate.open(HELD as usize);
+    slow_breakpoint.open(HELD as usize);
     eventually("nothing is left of them", async || (slow.metrics().claimed == 0).then_some(()))
         .await;
     let all = i64::from(QUICK + 2 * HELD);

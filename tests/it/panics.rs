@@ -12,7 +12,7 @@ use std::{
 use gen_durable::{StepErrorKind, prelude::*};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::support::{PATIENCE, database, engine, until};
+use crate::support::{WAIT_MAX, database, engine, until};
 
 /// Panics where it says.
 #[derive(Clone, Debug)]
@@ -174,7 +174,7 @@ async fn p50_a_panic_anywhere_is_a_failed_run() {
         assert_eq!((row.crashes, row.attempt), (0, 0), "{place}: {row:?}");
         assert!(row.state.as_str().is_some_and(|state| state == place), "{place}: {row:?}");
         for id in well {
-            assert_eq!(engine.wait(id.unwrap(), PATIENCE).await.unwrap().0, "the end");
+            assert_eq!(engine.wait(id.unwrap(), WAIT_MAX).await.unwrap().0, "the end");
         }
         assert_eq!(runs.load(Ordering::SeqCst), 6, "{place}: once each");
         // Its task ends after its commit.
@@ -203,7 +203,7 @@ async fn p50_a_state_whose_reader_panics_fails_its_instance_alone() {
     let error = row.last_error.unwrap();
     assert!(error.contains("the state does not decode: panicked: in deserialize"), "{error}");
     assert_eq!(row.state.as_str(), Some(armed("deserialize").as_str()), "it stays as it was");
-    assert_eq!(engine.wait(well, PATIENCE).await.unwrap().0, "the end");
+    assert_eq!(engine.wait(well, WAIT_MAX).await.unwrap().0, "the end");
     engine.shutdown().await.unwrap();
 }
 
@@ -215,9 +215,9 @@ pub enum CutOff {
 
 #[durable_fsm]
 impl CutOff {
-    async fn run(cx: Context<Self>, gate: &Arc<crate::support::Gate>) -> Outcome<Self> {
+    async fn run(cx: Context<Self>, breakpoint: &Arc<crate::support::Breakpoint>) -> Outcome<Self> {
         let _local = Bomb;
-        gate.pass(cx.id()).await;
+        breakpoint.pass(cx.id()).await;
         cx.done(())
     }
 }
@@ -226,11 +226,11 @@ impl CutOff {
 #[tokio::test(flavor = "multi_thread")]
 async fn p50_a_panic_while_a_run_is_cut_off_spends_nothing() {
     let db = database().await;
-    let gate = Arc::new(crate::support::Gate::new());
-    let engine = engine(&db).machine::<CutOff>().resource(Arc::clone(&gate));
+    let breakpoint = Arc::new(crate::support::Breakpoint::new());
+    let engine = engine(&db).machine::<CutOff>().resource(Arc::clone(&breakpoint));
     let engine = engine.drain_timeout(Duration::from_millis(1)).start().await.unwrap();
     let id = CutOff::insert(()).execute(&engine).await.unwrap();
-    assert_eq!(gate.arrival().await, id.get());
+    assert_eq!(breakpoint.arrival().await, id.get());
     engine.shutdown().await.unwrap();
     let row = until(db.pool(), id, "runnable").await;
     assert_eq!((row.attempt, row.crashes, row.locked_by), (0, 0, None));
@@ -264,7 +264,7 @@ async fn p52_a_hang_in_handle_ends_with_the_timeout_and_frees_its_slot() {
     let engine = engine(&db).queue("default", 1).machine::<Stuck>().start().await.unwrap();
     let stuck = Stuck::insert(true).execute(&engine).await.unwrap();
     let next = Stuck::insert(false).execute(&engine).await.unwrap();
-    engine.wait(next, PATIENCE).await.unwrap();
+    engine.wait(next, WAIT_MAX).await.unwrap();
     let row = until(db.pool(), stuck, "failed").await;
     let error = row.last_error.unwrap();
     assert_eq!(error, "it fails; then `handle` failed: ran longer than its timeout of 20ms");

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use gen_durable::prelude::*;
 use serde_json::json;
 
-use crate::support::{PATIENCE, database, engine, until};
+use crate::support::{WAIT_MAX, database, engine, until};
 
 #[derive(Clone, Debug, DurableSignal)]
 pub struct Paid {
@@ -121,7 +121,7 @@ async fn p59_a_duplicate_and_a_snapshot_are_typed() {
     assert!(found.output().unwrap().is_none());
     let pay = Order::signal_paid(held.id, Paid { amount: 5 }).dedup_key("once");
     assert_eq!(pay.clone().execute(&engine).await.unwrap(), Delivery::Delivered);
-    let receipt = engine.wait(held.id, PATIENCE).await.unwrap();
+    let receipt = engine.wait(held.id, WAIT_MAX).await.unwrap();
     let found = client.find(id).await.unwrap().expect("it is there");
     assert_eq!(found.output().unwrap(), Some(receipt));
 
@@ -170,7 +170,7 @@ async fn p59_inserts_and_signals_are_cloned() {
     assert_eq!(same, 5);
     let signal = Order::signal_paid(ids[0], Paid { amount: 1 }).dedup_key("k");
     assert_eq!(signal.clone().execute(&engine).await.unwrap(), Delivery::Delivered);
-    engine.wait(ids[0], PATIENCE).await.unwrap();
+    engine.wait(ids[0], WAIT_MAX).await.unwrap();
     let error = signal.execute(&engine).await.unwrap_err();
     assert!(matches!(error, SignalError::Terminal { status: Status::Done, .. }), "{error}");
     engine.shutdown().await.unwrap();

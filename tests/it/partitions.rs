@@ -11,7 +11,7 @@ use std::{
 use gen_durable::prelude::*;
 
 use crate::support::{
-    Gate, PATIENCE, count, database, engine, eventually, expire_lease, row, sql, until,
+    Breakpoint, WAIT_MAX, count, database, engine, eventually, expire_lease, row, sql, until,
     until_somebody_waits,
 };
 
@@ -93,8 +93,8 @@ pub enum Held {
 
 #[durable_fsm]
 impl Held {
-    async fn hold(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.state).await;
+    async fn hold(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.state).await;
         let n = cx.state;
         cx.done(n)
     }
@@ -103,23 +103,24 @@ impl Held {
 #[tokio::test(flavor = "multi_thread")]
 async fn p06_a_key_is_served_by_priority_and_other_keys_are_not_held_up() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Held>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Held>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let insert = |n: i64| Held::insert(n).partition_key("busy");
     insert(1).execute(&engine).await.unwrap();
-    assert_eq!(gate.arrival().await, 1);
+    assert_eq!(breakpoint.arrival().await, 1);
     insert(4).execute(&engine).await.unwrap();
     insert(3).execute(&engine).await.unwrap();
     insert(2).priority(-1).execute(&engine).await.unwrap();
     Held::insert(10).partition_key("other").execute(&engine).await.unwrap();
     Held::insert(11).execute(&engine).await.unwrap();
-    let mut arrived = [gate.arrival().await, gate.arrival().await];
+    let mut arrived = [breakpoint.arrival().await, breakpoint.arrival().await];
     arrived.sort_unstable();
     assert_eq!(arrived, [10, 11], "the busy key's rows wait, and nobody else does");
-    gate.open(3);
+    breakpoint.open(3);
     for n in [2, 4, 3] {
-        assert_eq!(gate.arrival().await, n);
-        gate.open(1);
+        assert_eq!(breakpoint.arrival().await, n);
+        breakpoint.open(1);
     }
     eventually("all have run", async || (count(db.pool(), "done").await == 6).then_some(())).await;
     engine.shutdown().await.unwrap();
@@ -128,22 +129,22 @@ async fn p06_a_key_is_served_by_priority_and_other_keys_are_not_held_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p06_a_dead_holder_frees_its_key() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let start = async || {
-        let engine = engine(&db).machine::<Held>().resource(Arc::clone(&gate));
+        let engine = engine(&db).machine::<Held>().resource(Arc::clone(&breakpoint));
         engine.start().await.unwrap()
     };
     let dead = start().await;
     let first = Held::insert(1).partition_key("k").execute(&dead).await.unwrap();
-    assert_eq!(gate.arrival().await, 1);
+    assert_eq!(breakpoint.arrival().await, 1);
     let alive = start().await;
     let second = Held::insert(2).partition_key("k").execute(&alive).await.unwrap();
     expire_lease(db.pool(), dead.worker()).await;
     alive.maintain().await.unwrap();
-    assert_eq!(gate.arrival().await, 1, "the first row runs again, before the second");
-    gate.open(10);
+    assert_eq!(breakpoint.arrival().await, 1, "the first row runs again, before the second");
+    breakpoint.open(10);
     until(db.pool(), second, "done").await;
-    assert_eq!(alive.wait(first, PATIENCE).await.unwrap(), 1);
+    assert_eq!(alive.wait(first, WAIT_MAX).await.unwrap(), 1);
     assert_eq!(dead.metrics().steps, 1, "the dead one's step ran out, to no effect");
     alive.shutdown().await.unwrap();
     drop(dead);
@@ -178,8 +179,8 @@ async fn p11_a_waiting_row_of_an_unknown_version_does_not_starve_its_key() {
         .unwrap();
     sql(pool, "update gen_durable.instances set blocked = true where id > 1").await;
     let engine = engine(&db).machine::<Plain>().start().await.unwrap();
-    engine.wait(ids[0], PATIENCE).await.unwrap();
-    engine.wait(ids[3], PATIENCE).await.unwrap();
+    engine.wait(ids[0], WAIT_MAX).await.unwrap();
+    engine.wait(ids[3], WAIT_MAX).await.unwrap();
     assert_eq!(row(pool, ids[1]).await.status, "runnable");
     engine.shutdown().await.unwrap();
 }
@@ -193,7 +194,7 @@ async fn a_key_may_span_queues_that_nobody_here_serves() {
     let elsewhere = elsewhere.execute(pool).await.unwrap();
     let here = Plain::insert(()).partition_key("k").execute(pool).await.unwrap();
     let engine = engine(&db).machine::<Plain>().start().await.unwrap();
-    engine.wait(here, PATIENCE).await.unwrap();
+    engine.wait(here, WAIT_MAX).await.unwrap();
     assert_eq!(row(pool, elsewhere).await.status, "runnable");
     engine.shutdown().await.unwrap();
 }
@@ -221,11 +222,11 @@ async fn a_claim_gives_a_key_up_whose_holder_does_not_commit() {
     let engine = engine.start().await.unwrap();
     until_somebody_waits(pool, 1).await;
     for id in without {
-        engine.wait(id.unwrap(), PATIENCE).await.unwrap();
+        engine.wait(id.unwrap(), WAIT_MAX).await.unwrap();
     }
     assert_eq!(row(pool, head).await.status, "runnable");
     holder.rollback().await.unwrap();
-    engine.wait(head, PATIENCE).await.unwrap();
-    engine.wait(behind, PATIENCE).await.unwrap();
+    engine.wait(head, WAIT_MAX).await.unwrap();
+    engine.wait(behind, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }

@@ -441,9 +441,9 @@ async fn p15_a_claim_does_not_step_over_all_that_was_claimed_before() {
                  from gen_durable.instances where status = 'runnable'";
     let first: String = sqlx::query_scalar(first).fetch_one(&mut *connection).await.unwrap();
     let mut looked = Vec::new();
-    for marks in [["'{}'"; 3], ["'{1}'", "'{0}'", &format!("'{{{first}}}'")]] {
+    for watermarks in [["'{}'"; 3], ["'{1}'", "'{0}'", &format!("'{{{first}}}'")]] {
         let queue = ["7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{}'", "'{}'", "true"];
-        let parameters = [&queue[..], &marks, &["2097152", "false"]]
+        let parameters = [&queue[..], &watermarks, &["2097152", "false"]]
             .concat()
             .into_iter()
             .map(str::to_owned)
@@ -458,6 +458,6 @@ async fn p15_a_claim_does_not_step_over_all_that_was_claimed_before() {
     }
     let most = BUFFERS_PER_ROW * batch(1).start();
     assert!(looked[0] > most, "a whole claim looks at all of them, and not at {} pages", looked[0]);
-    assert!(looked[1] < most, "a claim from its marks looked at {} pages", looked[1]);
+    assert!(looked[1] < most, "a claim from its watermarks looked at {} pages", looked[1]);
     other.rollback().await.unwrap();
 }

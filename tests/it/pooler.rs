@@ -20,7 +20,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::support::{PATIENCE, empty_database, eventually, log, server_dir};
+use crate::support::{WAIT_MAX, empty_database, eventually, log, server_dir};
 
 /// Sessions of Postgres, far fewer than the connections that share them.
 const SESSIONS: usize = 4;
@@ -37,7 +37,7 @@ async fn pooled(program: &Path) -> (Pooler, TestDb, PgPool) {
     let db = empty_database().await;
     let connect: PgConnectOptions = pooler.url(db.name()).parse().unwrap();
     let connect = connect.application_name("pooled");
-    let options = PgPoolOptions::new().acquire_timeout(PATIENCE);
+    let options = PgPoolOptions::new().acquire_timeout(WAIT_MAX);
     let pool = options.connect_with(connect).await.unwrap();
     gen_durable_migrate::up(&pool).await.unwrap();
     oracle::install(&pool).await.unwrap();
@@ -86,7 +86,7 @@ async fn insert_all(pool: &PgPool) -> Vec<InstanceId<Collector>> {
     collectors
 }
 
-async fn send(id: InstanceId<Collector>, n: u32, on: impl gen_durable::Executor<'_>) {
+async fn send(id: InstanceId<Collector>, n: u32, on: impl gen_durable::ExecuteOn<'_>) {
     let signal = Collector::signal_ping(id, Ping { n }).dedup_key(n.to_string());
     assert_eq!(signal.execute(on).await.unwrap(), Delivery::Delivered);
 }
@@ -128,7 +128,7 @@ async fn p13_everything_works_behind_a_transaction_pooler() {
         send(*id, EXTERNAL + 1, &engines[0]).await;
     }
     for id in collectors {
-        let got = engines[1].wait(id, PATIENCE).await.unwrap();
+        let got = engines[1].wait(id, WAIT_MAX).await.unwrap();
         assert_eq!(got, [0, 1, 2, EXTERNAL, EXTERNAL + 1]);
     }
     judge(&db).await;

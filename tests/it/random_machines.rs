@@ -27,10 +27,10 @@ use self::{
     model::{Expected, Fate, Flaw, expect},
     plan::{Blue, Case, Colour, End, Interpreter, Offspring, Plan, Red, When, case, step},
 };
-use crate::support::{PATIENCE, count_reaps, database, engine, expire_lease, reaps};
+use crate::support::{WAIT_MAX, count_reaps, database, engine, expire_lease, reaps};
 
 /// How long a case that is being shrunk may take: most of those that differ hang.
-const SHRINK_PATIENCE: Duration = Duration::from_secs(5);
+const SHRINK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long the shrinking may take.
 const SHRINK_MAX: Duration = Duration::from_mins(2);
 
@@ -69,11 +69,11 @@ impl World {
         &self,
         cases: &[Case],
         flaw: Flaw,
-        patience: Duration,
+        wait_max: Duration,
     ) -> Option<(usize, String)> {
         let ids = self.begin(cases).await;
         for (index, ((id, refused), case)) in ids.into_iter().zip(cases).enumerate() {
-            if let Err(difference) = self.compare(id, refused, case, flaw, patience).await {
+            if let Err(difference) = self.compare(id, refused, case, flaw, wait_max).await {
                 return Some((index, difference));
             }
         }
@@ -122,16 +122,16 @@ impl World {
         refused: i64,
         case: &Case,
         flaw: Flaw,
-        patience: Duration,
+        wait_max: Duration,
     ) -> Result<(), String> {
         let mut first = expect(case, When::During, flaw);
         if matches!(first.fate, Fate::Failed(_)) {
             first.inbox -= refused;
         }
-        self.comes_to(id, &first, patience).await?;
+        self.comes_to(id, &first, wait_max).await?;
         let delivered = send(self.engine.client(), id, case, When::AtRest).await;
         if first.fate == Fate::Waits {
-            return self.comes_to(id, &expect(case, When::AtRest, flaw), patience).await;
+            return self.comes_to(id, &expect(case, When::AtRest, flaw), wait_max).await;
         }
         if delivered > 0 {
             return Err(format!(
@@ -147,7 +147,7 @@ impl World {
         &self,
         id: InstanceId<Interpreter>,
         expected: &Expected,
-        patience: Duration,
+        wait_max: Duration,
     ) -> Result<(), String> {
         let since = Instant::now();
         loop {
@@ -155,7 +155,7 @@ impl World {
             if found.as_ref() == Some(expected) {
                 return Ok(());
             }
-            if found.is_some() || since.elapsed() > patience {
+            if found.is_some() || since.elapsed() > wait_max {
                 return Err(format!("expected {expected:?}\n   found {found:?}"));
             }
             // Between two looks.
@@ -238,12 +238,12 @@ async fn shrink(
     flaw: Flaw,
 ) -> Option<(Case, String)> {
     // A wrong reference makes no case hang: one that is not at rest yet is slow.
-    let patience = if matches!(flaw, Flaw::None) { SHRINK_PATIENCE } else { PATIENCE };
+    let wait_max = if matches!(flaw, Flaw::None) { SHRINK_WAIT_MAX } else { WAIT_MAX };
     let since = Instant::now();
     let mut smallest = None;
     loop {
         let case = tree.current();
-        let difference = world.differing(std::slice::from_ref(&case), flaw, patience).await;
+        let difference = world.differing(std::slice::from_ref(&case), flaw, wait_max).await;
         let go_on = if let Some((_, difference)) = difference {
             smallest = Some((case, difference));
             tree.simplify()
@@ -263,7 +263,7 @@ async fn must_agree(world: &World, count: u64) {
     let mut trees = cases(seed, usize::try_from(count).unwrap());
     let all: Vec<Case> = trees.iter().map(ValueTree::current).collect();
     println!("random machines: {count} of seed {seed}");
-    let Some((index, difference)) = world.differing(&all, Flaw::None, PATIENCE).await else {
+    let Some((index, difference)) = world.differing(&all, Flaw::None, WAIT_MAX).await else {
         return;
     };
     let shrunk = match shrink(world, &mut trees[index], Flaw::None).await {

@@ -8,7 +8,7 @@ use std::{
 use gen_durable::prelude::*;
 
 use crate::support::{
-    Gate, PATIENCE, count, database, engine, eventually, lose_worker, row, sql, until,
+    Breakpoint, WAIT_MAX, count, database, engine, eventually, lose_worker, row, sql, until,
 };
 
 #[derive(Clone, Debug, DurableSignal)]
@@ -28,7 +28,11 @@ pub enum Park {
 
 #[durable_fsm]
 impl Park {
-    async fn wait(mut cx: Context<Self>, told: &Told, gate: &Arc<Gate>) -> StepResult<Self> {
+    async fn wait(
+        mut cx: Context<Self>,
+        told: &Told,
+        breakpoint: &Arc<Breakpoint>,
+    ) -> StepResult<Self> {
         let runs = {
             let mut told = told.lock().unwrap();
             told.push((cx.timed_out(), cx.attempt(), cx.failures()));
@@ -46,7 +50,7 @@ impl Park {
             ("panics", 1) => panic!("it panics once"),
             ("replays", 1) => return Ok(cx.replay(Duration::ZERO)),
             ("snoozes", 1) => return Ok(cx.snooze(Duration::ZERO)),
-            ("is lost" | "is released", 1) => gate.pass(cx.id()).await,
+            ("is lost" | "is released", 1) => breakpoint.pass(cx.id()).await,
             ("awaits again", 1) => return Ok(cx.await_signal::<Paid>()),
             _ => {}
         }
@@ -56,22 +60,22 @@ impl Park {
 
 async fn park(plan: &str) -> (Result<u32, String>, Vec<(bool, u32, u32)>) {
     let db = database().await;
-    let (told, gate) = (Told::default(), Arc::new(Gate::new()));
+    let (told, breakpoint) = (Told::default(), Arc::new(Breakpoint::new()));
     let start = async || {
         let engine = engine(&db).machine::<Park>().resource(Arc::clone(&told));
-        engine.resource(Arc::clone(&gate)).start().await.unwrap()
+        engine.resource(Arc::clone(&breakpoint)).start().await.unwrap()
     };
     let mut engine = start().await;
     let id = Park::insert(plan.to_owned()).execute(&engine).await.unwrap();
     if plan == "is lost" {
-        assert_eq!(gate.arrival().await, id.get());
+        assert_eq!(breakpoint.arrival().await, id.get());
         let reaper = crate::support::engine(&db).start().await.unwrap();
         lose_worker(db.pool(), engine.worker(), &reaper, id).await;
-        gate.open(1);
+        breakpoint.open(1);
         reaper.shutdown().await.unwrap();
     }
     if plan == "is released" {
-        assert_eq!(gate.arrival().await, id.get());
+        assert_eq!(breakpoint.arrival().await, id.get());
         drop(engine);
         until(db.pool(), id, "runnable").await;
         engine = start().await;
@@ -82,7 +86,7 @@ async fn park(plan: &str) -> (Result<u32, String>, Vec<(bool, u32, u32)>) {
         until(db.pool(), id, "awaiting_signal").await;
         Park::signal_paid(id, Paid {}).execute(&engine).await.unwrap();
     }
-    let result = engine.wait(id, PATIENCE).await.map_err(|error| error.to_string());
+    let result = engine.wait(id, WAIT_MAX).await.map_err(|error| error.to_string());
     engine.shutdown().await.unwrap();
     let told = told.lock().unwrap().clone();
     (result, told)
@@ -149,7 +153,7 @@ async fn poll(plan: &str) -> (Result<Vec<u32>, String>, usize) {
     let told = Told::default();
     let engine = engine(&db).machine::<Poll>().resource(Arc::clone(&told)).start().await.unwrap();
     let id = Poll::insert(plan.to_owned()).execute(&engine).await.unwrap();
-    let result = engine.wait(id, PATIENCE).await.map_err(|error| error.to_string());
+    let result = engine.wait(id, WAIT_MAX).await.map_err(|error| error.to_string());
     engine.shutdown().await.unwrap();
     let runs = told.lock().unwrap().len();
     (result, runs)
@@ -184,7 +188,7 @@ async fn p48_a_lost_worker_neither_adds_to_the_failures_nor_resets_them() {
     told.lock().unwrap().extend([(false, 0, 0), (false, 1, 1)]);
     let engine = engine(&db).machine::<Poll>().resource(Arc::clone(&told)).start().await.unwrap();
     engine.maintain().await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), [3, 2]);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), [3, 2]);
     let found = engine.client().find(id.get()).await.unwrap().unwrap();
     assert_eq!((found.attempt, found.failures), (3, 0), "its end is an outcome of the step");
     assert_eq!(row(pool, id).await.crashes, 0);
@@ -245,7 +249,7 @@ async fn p47_a_deadline_does_not_begin_anew_with_each_park() {
     )
     .await;
     Deadline::signal_paid(id, Paid {}).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 2);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 2);
     let told: Vec<bool> = told.lock().unwrap().iter().map(|told| told.0).collect();
     assert_eq!(told, [false, false, false, true]);
     engine.shutdown().await.unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gen_durable::{Retry, StepErrorKind, graph::Edge, prelude::*};
 
-use crate::support::{PATIENCE, database, engine, row, until};
+use crate::support::{WAIT_MAX, database, engine, row, until};
 
 /// Fails until it has run so many times.
 #[durable_fsm(state = u32, output = u32, timeout = "1h",
@@ -45,7 +45,7 @@ async fn a_machine_retries_as_its_option_says() {
     let db = database().await;
     let engine = engine(&db).machine::<Flaky>().start().await.unwrap();
     let id = Flaky::insert(2).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 2);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 2);
     let id = Flaky::insert(3).execute(&engine).await.unwrap();
     let row = until(db.pool(), id, "failed").await;
     assert_eq!((row.attempt, row.last_error.as_deref()), (2, Some("attempt 2")), "three runs");
@@ -57,7 +57,7 @@ async fn a_step_has_options_of_its_own() {
     let db = database().await;
     let engine = engine(&db).machine::<Flaky>().start().await.unwrap();
     let id = Flaky::insert(5).step(Flaky::Stubborn).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 5);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 5);
     let id = Flaky::insert(0).step(Flaky::Hasty).execute(&engine).await.unwrap();
     let row = until(db.pool(), id, "failed").await;
     assert_eq!(row.last_error.as_deref(), Some("ran longer than its timeout of 20ms"));
@@ -109,7 +109,7 @@ async fn a_handle_may_leave_it_to_a_policy() {
     let db = database().await;
     let engine = engine(&db).machine::<Careful>().start().await.unwrap();
     let id = Careful::insert(3).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 3);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 3);
     for (state, attempt) in [(99, 0), (4, 3)] {
         let id = Careful::insert(state).execute(&engine).await.unwrap();
         until(db.pool(), id, "failed").await;
@@ -149,7 +149,7 @@ async fn a_step_that_goes_where_it_did_not_declare_fails() {
     let db = database().await;
     let engine = engine(&db).machine::<Declared>().start().await.unwrap();
     let id = Declared::insert(true).execute(&engine).await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     let id = Declared::insert(false).execute(&engine).await.unwrap();
     let row = until(db.pool(), id, "failed").await;
     let expected = "went to step `wrong`, which it does not declare; add it to `#[step(next(...))]`, which has [right]";

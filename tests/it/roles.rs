@@ -9,7 +9,7 @@ use gen_durable_migrate::{roles, up};
 use gen_durable_test_postgres::TestDb;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, postgres::PgPoolOptions};
 
-use crate::support::{PATIENCE, database, engine, eventually, expire_lease, log, sql, until};
+use crate::support::{WAIT_MAX, database, engine, eventually, expire_lease, log, sql, until};
 
 const APP: &str = "gen_durable_app";
 const WORKER: &str = "gen_durable_worker";
@@ -143,7 +143,7 @@ async fn a_worker_and_an_application_do_their_whole_work() {
         .await
         .unwrap();
     transaction.commit().await.unwrap();
-    assert_eq!(engine.wait(own, PATIENCE).await.unwrap(), 3);
+    assert_eq!(engine.wait(own, WAIT_MAX).await.unwrap(), 3);
 
     // Signals: one that wakes, its repetition, one by name.
     until(db.pool(), plain, "awaiting_signal").await;
@@ -151,12 +151,12 @@ async fn a_worker_and_an_application_do_their_whole_work() {
         let signal = Tour::signal_go(plain, Go { on: true }).dedup_key("once");
         assert_eq!(signal.execute(&client).await.unwrap(), delivery);
     }
-    assert_eq!(client.wait(plain, PATIENCE).await.unwrap(), 2);
+    assert_eq!(client.wait(plain, WAIT_MAX).await.unwrap(), 2);
     for (id, on) in keyed.into_iter().zip(std::iter::repeat([true, false]).flatten()) {
         let id = id.unwrap();
         let payload = serde_json::json!({ "on": on });
         client.signal_by_name(id.get(), "go", &payload, None).await.unwrap();
-        assert_eq!(client.wait(id, PATIENCE).await.is_ok(), on);
+        assert_eq!(client.wait(id, WAIT_MAX).await.is_ok(), on);
     }
     assert!(client.find(plain.get()).await.unwrap().is_some());
 
@@ -237,7 +237,7 @@ async fn p68_up_on_a_current_schema_needs_no_rights_and_waits_for_nobody() {
     }
     for role in [APP, WORKER, OPERATOR] {
         let login = Login::of(&db, role).await;
-        let tried = tokio::time::timeout(PATIENCE, up(&login.pool)).await;
+        let tried = tokio::time::timeout(WAIT_MAX, up(&login.pool)).await;
         tried.expect("it waits for nobody").expect(role);
         login.remove(&db).await;
     }
@@ -369,6 +369,6 @@ async fn an_owner_needs_no_role() {
     let engine = engine(&db).machine::<Tour>().start().await.unwrap();
     let id = Tour::insert(5).execute(&engine).await.unwrap();
     Tour::signal_go(id, Go { on: true }).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 6);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 6);
     engine.shutdown().await.unwrap();
 }

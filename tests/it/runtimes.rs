@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::{
     secrets::Kept,
     support::{
-        Gate, PATIENCE, database, empty_database, engine, eventually, row, sql, until,
+        Breakpoint, WAIT_MAX, database, empty_database, engine, eventually, row, sql, until,
         until_somebody_waits,
     },
 };
@@ -22,9 +22,9 @@ pub enum Echo {
 
 #[durable_fsm]
 impl Echo {
-    async fn answer(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
+    async fn answer(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
         if cx.state == 0 {
-            gate.pass(cx.id()).await;
+            breakpoint.pass(cx.id()).await;
         }
         let n = cx.state;
         cx.done(n)
@@ -41,14 +41,14 @@ fn single_runtime() -> Runtime {
 
 /// An engine with a step under way, which will never be let go.
 async fn at_work(db: &TestDb) -> (Engine, InstanceId<Echo>) {
-    let gate = Arc::new(Gate::new());
-    let engine = engine(db).machine::<Echo>().resource(Arc::clone(&gate));
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = engine(db).machine::<Echo>().resource(Arc::clone(&breakpoint));
     let engine = engine.maintenance(false).drain_timeout(Duration::from_millis(10));
     let engine = engine.start().await.unwrap();
     let done = Echo::insert(1).execute(&engine).await.unwrap();
-    engine.wait(done, PATIENCE).await.unwrap();
+    engine.wait(done, WAIT_MAX).await.unwrap();
     let id = Echo::insert(0).execute(&engine).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     (engine, id)
 }
 
@@ -69,11 +69,11 @@ fn p54_a_wait_works_after_the_runtime_of_the_first_call_has_ended() {
         (db, engine, held, client)
     });
     for first in [runtime(), single_runtime()] {
-        first.block_on(begin(client.wait(held, PATIENCE)));
+        first.block_on(begin(client.wait(held, WAIT_MAX)));
         drop(first);
         let again = main.block_on(async {
             let id = Echo::insert(2).execute(&client).await.unwrap();
-            client.wait(id, PATIENCE).await
+            client.wait(id, WAIT_MAX).await
         });
         assert_eq!(again.unwrap(), 2);
     }
@@ -89,13 +89,13 @@ fn p54_a_wait_goes_on_when_the_runtime_that_looked_for_it_ends() {
     let (client, pool) = (Client::new(db.pool().clone()), db.pool().clone());
     let id = main.block_on(Echo::insert(1).execute(&client)).unwrap();
     let first = runtime();
-    first.block_on(begin(client.wait(id, PATIENCE)));
+    first.block_on(begin(client.wait(id, WAIT_MAX)));
     // The first runtime's task goes on: it has another call to look for.
     let beside = first.spawn({
         let client = client.clone();
-        async move { client.wait(id, PATIENCE).await }
+        async move { client.wait(id, WAIT_MAX).await }
     });
-    let wait = main.spawn(async move { client.wait(id, PATIENCE).await });
+    let wait = main.spawn(async move { client.wait(id, WAIT_MAX).await });
     main.block_on(begin(pending::<()>()));
     drop(first);
     main.block_on(async {
@@ -261,13 +261,13 @@ fn p54_a_shutdown_works_on_another_runtime_before_and_after_its_own_has_ended() 
     {
         let own = new();
         let (engine, id) = own.block_on(async {
-            let gate = Arc::new(Gate::new());
-            let builder = engine(&db).machine::<Echo>().resource(Arc::clone(&gate));
+            let breakpoint = Arc::new(Breakpoint::new());
+            let builder = engine(&db).machine::<Echo>().resource(Arc::clone(&breakpoint));
             // A shutdown that waited for what is gone would take as long.
             let drain = if ended { Duration::MAX } else { Duration::from_millis(10) };
             let engine = builder.maintenance(false).drain_timeout(drain).start().await.unwrap();
             let id = Echo::insert(0).partition_key("k").execute(&engine).await.unwrap();
-            gate.arrival().await;
+            breakpoint.arrival().await;
             (engine, id)
         });
         let mut own = Some(own);
@@ -275,7 +275,7 @@ fn p54_a_shutdown_works_on_another_runtime_before_and_after_its_own_has_ended() 
             drop(own.take());
         }
         main.block_on(async {
-            let shutdown = tokio::time::timeout(PATIENCE, engine.shutdown());
+            let shutdown = tokio::time::timeout(WAIT_MAX, engine.shutdown());
             shutdown.await.expect("it ends").unwrap();
             let row = row(db.pool(), id).await;
             assert_eq!((row.status.as_str(), row.attempt, row.crashes), ("runnable", 0, 0));
@@ -292,15 +292,16 @@ fn p54_a_shutdown_works_on_another_runtime_before_and_after_its_own_has_ended() 
 #[tokio::test(flavor = "multi_thread")]
 async fn p54_two_shutdowns_at_once_are_one() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Echo>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Echo>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Echo::insert(0).execute(&engine).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     let shutdowns = [tokio::spawn(engine.shutdown()), tokio::spawn(engine.shutdown())];
     // One that is given up does not keep the others.
     begin(engine.shutdown()).await;
     assert!(shutdowns.iter().all(|shutdown| !shutdown.is_finished()));
-    gate.open(1);
+    breakpoint.open(1);
     for shutdown in shutdowns {
         shutdown.await.unwrap().unwrap();
     }
@@ -317,8 +318,8 @@ fn p54_an_engines_client_works_after_the_engines_runtime_has_ended() {
     let (engine, _) = own.block_on(at_work(&db));
     drop(own);
     let elsewhere = main.block_on(async {
-        let gate = Arc::new(Gate::new());
-        let elsewhere = crate::support::engine(&db).machine::<Echo>().resource(gate);
+        let breakpoint = Arc::new(Breakpoint::new());
+        let elsewhere = crate::support::engine(&db).machine::<Echo>().resource(breakpoint);
         // Work that it hears nothing of is found by the poll, which does not come.
         let elsewhere = elsewhere.poll_interval(Duration::from_hours(1)).maintenance(false);
         elsewhere.start().await.unwrap()
@@ -326,7 +327,7 @@ fn p54_an_engines_client_works_after_the_engines_runtime_has_ended() {
     main.block_on(async {
         for n in 1..20 {
             let id = Echo::insert(n).execute(&engine).await.expect("connections are tested");
-            assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), n);
+            assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), n);
         }
         elsewhere.shutdown().await.unwrap();
     });
@@ -338,7 +339,7 @@ fn p54_an_engines_client_works_after_the_engines_runtime_has_ended() {
 async fn p54_a_wait_that_cannot_come_to_anything_is_an_error_at_once() {
     let fails = async |client: &Client, part: &str| {
         let error = client.wait(InstanceId::<Echo>::from_raw(1), Duration::MAX);
-        let error = tokio::time::timeout(PATIENCE, error).await.expect("at once").unwrap_err();
+        let error = tokio::time::timeout(WAIT_MAX, error).await.expect("at once").unwrap_err();
         assert!(matches!(error, WaitError::Database(_)), "{error}");
         assert!(error.to_string().contains(part), "{error}");
     };
@@ -374,7 +375,7 @@ async fn p54_a_wait_that_cannot_come_to_anything_is_an_error_at_once() {
     cut_off.shutdown().await.unwrap();
     fails(cut_off.client(), "the engine was shut down").await;
     sql(db.pool(), "alter schema gen_durable rename to gone").await;
-    let ended = tokio::time::timeout(PATIENCE, wait).await.expect("at once").unwrap();
+    let ended = tokio::time::timeout(WAIT_MAX, wait).await.expect("at once").unwrap();
     assert!(matches!(ended, Err(WaitError::Database(_))), "{ended:?}");
     sql(db.pool(), "alter schema gone rename to gen_durable").await;
 }
@@ -413,7 +414,7 @@ async fn p54_a_client_on_a_database_without_the_schema_is_logged() {
         Echo::insert(1).execute(&client).await.unwrap_err();
         Echo::insert_many([1]).execute(&client).await.unwrap_err();
         client.find(1).await.unwrap_err();
-        client.wait(InstanceId::<Echo>::from_raw(1), PATIENCE).await.unwrap_err();
+        client.wait(InstanceId::<Echo>::from_raw(1), WAIT_MAX).await.unwrap_err();
         client.signal_by_name(1, "go", &serde_json::json!(1), None).await.unwrap_err();
     }
     let log = log.text();

@@ -12,7 +12,7 @@ use serde_json::json;
 use sqlx::PgPool;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use crate::support::{PATIENCE, database, engine, sql, until};
+use crate::support::{WAIT_MAX, database, engine, sql, until};
 
 const SECRET: &str = "s3cr3t";
 
@@ -290,7 +290,7 @@ async fn what_an_instance_carries_is_printed_nowhere() {
         How::NulInSignal,
     ] {
         let id = Keeper::insert(keeps(how)).execute(&engine).await.unwrap();
-        let ended = engine.wait(id, PATIENCE).await;
+        let ended = engine.wait(id, WAIT_MAX).await;
         assert_eq!(ended.is_ok(), how == How::Done, "{how:?}");
         if let Err(error) = ended {
             printed.push(&format!("{error:?} {error}"));
@@ -302,12 +302,12 @@ async fn what_an_instance_carries_is_printed_nowhere() {
     // Payloads that decode, and one that does not.
     let taken = Keeper::insert(keeps(How::Take)).execute(&engine).await.unwrap();
     Keeper::signal_whisper(taken, whisper(SECRET)).execute(&engine).await.unwrap();
-    engine.wait(taken, PATIENCE).await.unwrap();
+    engine.wait(taken, WAIT_MAX).await.unwrap();
     let misheard = Keeper::insert(keeps(How::Take)).execute(&engine).await.unwrap();
     let payload = json!({ "word": "fine", "number": SECRET });
     engine.client().signal_by_name(misheard.get(), "whisper", &payload, None).await.unwrap();
     for id in spoiled.into_iter().chain([misheard]) {
-        let error = engine.wait(id, PATIENCE).await.unwrap_err();
+        let error = engine.wait(id, WAIT_MAX).await.unwrap_err();
         printed.push(&format!("{error:?} {error}"));
         let row = until(pool, id, "failed").await;
         assert!(row.last_error.unwrap().contains("does not decode at field"));

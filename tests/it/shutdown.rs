@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use gen_durable::prelude::*;
 
 use crate::support::{
-    Gate, PATIENCE, count, database, engine, eventually, row, sql, until, until_somebody_waits,
+    Breakpoint, WAIT_MAX, count, database, engine, eventually, row, sql, until,
+    until_somebody_waits,
 };
 
 #[durable_fsm(state = u32, output = u32)]
@@ -16,8 +17,8 @@ pub enum Slow {
 
 #[durable_fsm]
 impl Slow {
-    async fn run(mut cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn run(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         cx.state += 1;
         cx.next(Slow::After)
     }
@@ -32,24 +33,24 @@ impl Slow {
 async fn p14_a_step_may_finish_and_what_has_not_begun_is_released() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let start = async || {
         let engine = engine(&db).machine::<Slow>().queue("default", 1);
-        engine.resource(Arc::clone(&gate)).start().await.unwrap()
+        engine.resource(Arc::clone(&breakpoint)).start().await.unwrap()
     };
     let engine = start().await;
     // Quick ones first: the faster a queue goes, the more is claimed ahead.
     let quick = (0..2_000).map(|_| Slow::insert(1).step(Slow::After).priority(-1));
     Slow::insert_many(quick).execute(&engine).await.unwrap();
     let ids = Slow::insert_many([0; 20]).execute(&engine).await.unwrap();
-    let running = gate.arrival().await;
+    let running = breakpoint.arrival().await;
     let shutdown = tokio::spawn(engine.shutdown());
     eventually("what waits is released", async || {
         (count(pool, "runnable").await == 19).then_some(())
     })
     .await;
     assert!(!shutdown.is_finished(), "it waits for the step");
-    gate.open(1);
+    breakpoint.open(1);
     shutdown.await.unwrap().unwrap();
     let after = row(pool, running).await;
     assert_eq!(
@@ -65,10 +66,10 @@ async fn p14_a_step_may_finish_and_what_has_not_begun_is_released() {
         .await
         .unwrap();
     assert_eq!(workers, 0);
-    gate.open(100);
+    breakpoint.open(100);
     let again = start().await;
     for id in ids {
-        assert_eq!(again.wait(id.unwrap(), PATIENCE).await.unwrap(), 1);
+        assert_eq!(again.wait(id.unwrap(), WAIT_MAX).await.unwrap(), 1);
     }
     again.shutdown().await.unwrap();
 }
@@ -76,16 +77,16 @@ async fn p14_a_step_may_finish_and_what_has_not_begun_is_released() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p14_a_step_that_outlives_the_drain_time_is_cut_off_and_released() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let engine = engine(&db)
         .machine::<Slow>()
-        .resource(Arc::clone(&gate))
+        .resource(Arc::clone(&breakpoint))
         .drain_timeout(Duration::from_millis(50))
         .start()
         .await
         .unwrap();
     let id = Slow::insert(0).partition_key("k").execute(&engine).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     engine.shutdown().await.unwrap();
     let row = row(db.pool(), id).await;
     assert_eq!((row.status.as_str(), row.attempt, row.locked_by), ("runnable", 0, None));
@@ -97,7 +98,7 @@ async fn p14_a_step_that_outlives_the_drain_time_is_cut_off_and_released() {
 async fn p26_a_shutdown_waits_for_the_claim_that_is_under_way() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let id = Slow::insert(0).execute(pool).await.unwrap();
     // The claim stops here: it has found its worker in the table, and will be committed.
     sql(
@@ -113,7 +114,7 @@ async fn p26_a_shutdown_waits_for_the_claim_that_is_under_way() {
     .await;
     let mut lock = pool.begin().await.unwrap();
     sqlx::query("select pg_advisory_xact_lock(26)").execute(&mut *lock).await.unwrap();
-    let engines = || engine(&db).maintenance(false).resource(Arc::clone(&gate));
+    let engines = || engine(&db).maintenance(false).resource(Arc::clone(&breakpoint));
     let claiming = engines().machine::<Slow>().start().await.unwrap();
     until_somebody_waits(pool, 1).await;
     let worker = claiming.worker();
@@ -142,10 +143,11 @@ async fn p26_a_shutdown_waits_for_the_claim_that_is_under_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p27_an_engine_that_is_dropped_gives_its_rows_back() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Slow>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Slow>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Slow::insert(0).execute(&engine).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     drop(engine);
     until(db.pool(), id, "runnable").await;
 }
@@ -170,10 +172,11 @@ async fn p26_a_shutdown_waits_for_the_commit_that_is_under_way() {
     .await;
     let mut holder = pool.begin().await.unwrap();
     sqlx::query("select pg_advisory_xact_lock(26)").execute(&mut *holder).await.unwrap();
-    let gate = Arc::new(Gate::new());
-    gate.open(1);
-    let start =
-        async || engine(&db).machine::<Slow>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    breakpoint.open(1);
+    let start = async || {
+        engine(&db).machine::<Slow>().resource(Arc::clone(&breakpoint)).start().await.unwrap()
+    };
     let (one, other) = (start().await, start().await);
     let id = Slow::insert(0).execute(pool).await.unwrap();
     until_somebody_waits(pool, 1).await;
@@ -252,31 +255,32 @@ async fn p26_a_signal_during_a_shutdown_is_delivered_or_refused() {
     assert!(error.to_string().contains("deliver a signal"), "{error}");
     assert_eq!(row(pool, id).await.inbox, 1);
     let engine = start().await;
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p27_a_wait_that_is_dropped_harms_nobody() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Slow>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Slow>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let elsewhere = Client::new(db.pool().clone());
     let id = Slow::insert(0).execute(&engine).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     for _ in 0..200 {
         // Polled once, and dropped.
         for client in [engine.client(), &elsewhere] {
             tokio::select! {
                 biased;
-                _ = client.wait(id, PATIENCE) => panic!("it has not ended"),
+                _ = client.wait(id, WAIT_MAX) => panic!("it has not ended"),
                 () = tokio::task::yield_now() => {}
             }
         }
     }
     let waits = [engine.client().clone(), elsewhere]
-        .map(|client| tokio::spawn(async move { client.wait(id, PATIENCE).await }));
-    gate.open(1);
+        .map(|client| tokio::spawn(async move { client.wait(id, WAIT_MAX).await }));
+    breakpoint.open(1);
     for wait in waits {
         assert_eq!(wait.await.unwrap().unwrap(), 1);
     }
@@ -288,26 +292,26 @@ async fn p27_a_wait_that_is_dropped_harms_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_came_while_the_queue_was_full_is_claimed_when_there_is_room() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let engine = engine(&db).machine::<Slow>().queue("default", 1);
     // Neither the poll nor a renewal of the lease will help.
     let engine = engine.poll_interval(Duration::from_hours(1)).lease_ttl(Duration::from_hours(1));
-    let engine = engine.resource(Arc::clone(&gate));
+    let engine = engine.resource(Arc::clone(&breakpoint));
     let engine = engine.start().await.unwrap();
     // Quick ones first: the faster a queue goes, the more is claimed ahead.
     let quick = (0..2_000).map(|_| Slow::insert(1).step(Slow::After));
     for id in Slow::insert_many(quick).execute(&engine).await.unwrap() {
-        engine.wait(id.unwrap(), PATIENCE).await.unwrap();
+        engine.wait(id.unwrap(), WAIT_MAX).await.unwrap();
     }
     // More than half of what the queue claims ahead, less than would fill it.
     let held = Slow::insert_many([0; 45]).execute(&engine).await.unwrap();
     eventually("they are claimed", async || (engine.metrics().claimed == 45).then_some(())).await;
     let last = Slow::insert(0).execute(&engine).await.unwrap();
-    gate.open(46);
+    breakpoint.open(46);
     for id in held {
-        engine.wait(id.unwrap(), PATIENCE).await.unwrap();
+        engine.wait(id.unwrap(), WAIT_MAX).await.unwrap();
     }
-    engine.wait(last, PATIENCE).await.unwrap();
+    engine.wait(last, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }
 
@@ -316,19 +320,19 @@ async fn a_row_that_came_while_the_queue_was_full_is_claimed_when_there_is_room(
 #[tokio::test(flavor = "multi_thread")]
 async fn p57_a_shutdown_ends_although_the_database_does_not_answer() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Slow>().resource(Arc::clone(&gate)).maintenance(false);
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = engine(&db).machine::<Slow>().resource(Arc::clone(&breakpoint)).maintenance(false);
     let engine = engine.lease_ttl(Duration::from_hours(1)).drain_timeout(Duration::from_millis(1));
     let engine = engine.start().await.unwrap();
     Slow::insert(0).execute(&engine).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     let mut holder = db.pool().begin().await.unwrap();
     sqlx::query("lock table gen_durable.workers, gen_durable.instances")
         .execute(&mut *holder)
         .await
         .unwrap();
-    gate.open(1);
-    let shutdown = tokio::time::timeout(PATIENCE, engine.shutdown()).await;
+    breakpoint.open(1);
+    let shutdown = tokio::time::timeout(WAIT_MAX, engine.shutdown()).await;
     let error = shutdown.expect("it does not wait for the lock").unwrap_err();
     let error = error.to_string();
     assert!(error.contains("could not remove the worker: canceling statement"), "{error}");
@@ -340,22 +344,22 @@ async fn p57_a_shutdown_ends_although_the_database_does_not_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p26_what_a_shutdown_could_not_commit_is_given_up() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).maintenance(false).machine::<Slow>().resource(Arc::clone(&gate));
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = engine(&db).maintenance(false).machine::<Slow>().resource(Arc::clone(&breakpoint));
     let engine = engine.drain_timeout(Duration::from_millis(10)).start().await.unwrap();
     let id = Slow::insert(0).execute(&engine).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     let mut holder = db.pool().begin().await.unwrap();
     sqlx::query("select from gen_durable.instances where id = $1 for no key update")
         .bind(id.get())
         .execute(&mut *holder)
         .await
         .unwrap();
-    gate.open(1);
+    breakpoint.open(1);
     engine.shutdown().await.unwrap();
     drop(engine);
     eventually("nothing of the engine is left", async || {
-        (Arc::strong_count(&gate) == 1).then_some(())
+        (Arc::strong_count(&breakpoint) == 1).then_some(())
     })
     .await;
     holder.rollback().await.unwrap();

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use gen_durable::{Delivery, SignalError, prelude::*};
 
 use crate::support::{
-    Gate, PATIENCE, database, engine, eventually, row, sql, until, until_somebody_waits,
+    Breakpoint, WAIT_MAX, database, engine, eventually, row, sql, until, until_somebody_waits,
 };
 
 #[derive(Clone, Debug, PartialEq, DurableSignal)]
@@ -121,7 +121,7 @@ async fn p03_signal_arrives_inside_the_parks_transaction() {
         until_somebody_waits(pool, 2).await;
         holder.commit().await.unwrap();
         assert_eq!(signal.await.unwrap().unwrap(), Delivery::Delivered);
-        assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), n);
+        assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), n);
         engine.shutdown().await.unwrap();
     }
 }
@@ -133,22 +133,23 @@ async fn p03_park_happens_while_a_signals_transaction_is_open() {
     let pool = db.pool();
     let client = Client::new(pool.clone());
     let engine = engine(&db).machine::<Held>().machine::<Racer>();
-    let gate = Arc::new(Gate::new());
-    let engine = engine.resource(Arc::clone(&gate)).resource(client.clone()).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine.resource(Arc::clone(&breakpoint)).resource(client.clone()).start().await.unwrap();
     for n in 0..20 {
         let id = Held::insert(0).execute(&engine).await.unwrap();
-        gate.arrival().await;
+        breakpoint.arrival().await;
         let mut tx = pool.begin().await.unwrap();
         Held::signal(id, Ping { n }).execute(&mut *tx).await.unwrap();
-        gate.open(1);
+        breakpoint.open(1);
         // Its neighbours are not held up by the locked row.
         let other = Racer::insert(1).execute(&engine).await.unwrap();
-        engine.wait(other, PATIENCE).await.unwrap();
+        engine.wait(other, WAIT_MAX).await.unwrap();
         assert_eq!(row(pool, id).await.status, "executing");
         tx.commit().await.unwrap();
-        assert_eq!(gate.arrival().await, id.get(), "it wakes");
-        gate.open(1);
-        assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), n);
+        assert_eq!(breakpoint.arrival().await, id.get(), "it wakes");
+        breakpoint.open(1);
+        assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), n);
     }
     engine.shutdown().await.unwrap();
 }
@@ -160,8 +161,8 @@ pub enum Held {
 
 #[durable_fsm]
 impl Held {
-    async fn wait(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
-        gate.pass(cx.id()).await;
+    async fn wait(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> StepResult<Self> {
+        breakpoint.pass(cx.id()).await;
         match cx.take_signal::<Ping>()? {
             Some(ping) => Ok(cx.done(ping.n)),
             None => Ok(cx.await_signal::<Ping>()),
@@ -191,7 +192,7 @@ async fn p04_one_key_is_seen_once_and_two_keys_are_both_seen() {
     let sent = tokio::join!(send(2, "b"), send(2, "b"), send(2, "b"), send(3, "c"));
     let delivered = [sent.0, sent.1, sent.2, sent.3];
     assert_eq!(delivered.iter().filter(|one| **one == Delivery::Delivered).count(), 2);
-    let mut got = engine.wait(id, PATIENCE).await.unwrap();
+    let mut got = engine.wait(id, WAIT_MAX).await.unwrap();
     got.sort_unstable();
     assert_eq!(got, [1, 2, 3]);
     engine.shutdown().await.unwrap();
@@ -241,7 +242,7 @@ async fn p05_accumulating_signals_neither_spins_nor_loses_one() {
     }
     assert_eq!(row(pool, id).await.inbox, 4, "nothing was taken");
     Gather::signal_ping(id, Ping { n: 3 }).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 4, "one run for each new signal");
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 4, "one run for each new signal");
     assert_eq!(row(pool, id).await.inbox, 0, "a terminal outcome empties the inbox");
     engine.shutdown().await.unwrap();
 }
@@ -273,7 +274,7 @@ async fn a_replay_and_a_failed_step_consume_nothing() {
     let engine = engine(&db).machine::<Retry>().start().await.unwrap();
     let id = Retry::insert(()).execute(&engine).await.unwrap();
     Retry::signal_ping(id, Ping { n: 9 }).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 9);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 9);
     engine.shutdown().await.unwrap();
 }
 
@@ -283,7 +284,7 @@ async fn a_signal_that_cannot_arrive_is_refused() {
     let pool = db.pool();
     let engine = engine(&db).machine::<Collect>().machine::<Retry>().start().await.unwrap();
     let id = Collect::insert(wanted(0)).execute(&engine).await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     let error = Collect::signal_ping(id, Ping { n: 1 }).execute(&engine).await.unwrap_err();
     assert!(matches!(error, SignalError::Terminal { status: Status::Done, .. }), "{error}");
     let nobody = InstanceId::<Collect>::from_raw(404);
@@ -297,7 +298,7 @@ async fn a_signal_that_cannot_arrive_is_refused() {
     let client = engine.client();
     let payload = serde_json::json!({ "n": 5 });
     client.signal_by_name(retry.get(), "ping", &payload, None).await.unwrap();
-    assert_eq!(engine.wait(retry, PATIENCE).await.unwrap(), 5);
+    assert_eq!(engine.wait(retry, WAIT_MAX).await.unwrap(), 5);
     engine.shutdown().await.unwrap();
 }
 
@@ -315,17 +316,17 @@ async fn a_signal_commits_with_the_callers_transaction_or_not_at_all() {
     let mut tx = pool.begin().await.unwrap();
     Collect::signal_ping(id, Ping { n: 2 }).execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), [2]);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), [2]);
     engine.shutdown().await.unwrap();
 }
 
 #[durable_fsm(state = (), output = bool, signals(Ping))]
-pub enum Patient {
+pub enum Waiter {
     Wait,
 }
 
 #[durable_fsm]
-impl Patient {
+impl Waiter {
     async fn wait(mut cx: Context<Self>) -> StepResult<Self> {
         if cx.take_signal::<Ping>()?.is_some() {
             return Ok(cx.done(true));
@@ -340,9 +341,9 @@ impl Patient {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_await_may_time_out_and_the_step_can_tell() {
     let db = database().await;
-    let engine = engine(&db).machine::<Patient>().start().await.unwrap();
-    let id = Patient::insert(()).execute(&engine).await.unwrap();
-    assert!(!engine.wait(id, PATIENCE).await.unwrap());
+    let engine = engine(&db).machine::<Waiter>().start().await.unwrap();
+    let id = Waiter::insert(()).execute(&engine).await.unwrap();
+    assert!(!engine.wait(id, WAIT_MAX).await.unwrap());
     engine.shutdown().await.unwrap();
 }
 
@@ -369,9 +370,9 @@ async fn an_outcome_carries_signals_and_one_that_cannot_arrive_is_dropped() {
     let target = Collect::insert(wanted(2)).execute(&engine).await.unwrap();
     let sender = Sender::insert(Some(target.get())).execute(&engine).await.unwrap();
     let lost = Sender::insert(None).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(target, PATIENCE).await.unwrap(), [1, 2]);
-    engine.wait(sender, PATIENCE).await.unwrap();
-    engine.wait(lost, PATIENCE).await.unwrap();
+    assert_eq!(engine.wait(target, WAIT_MAX).await.unwrap(), [1, 2]);
+    engine.wait(sender, WAIT_MAX).await.unwrap();
+    engine.wait(lost, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }
 
@@ -400,7 +401,7 @@ async fn a_signal_to_oneself_is_in_the_next_steps_inbox() {
     let db = database().await;
     let engine = engine(&db).machine::<Soliloquy>().start().await.unwrap();
     let id = Soliloquy::insert(0).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 7);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 7);
     engine.shutdown().await.unwrap();
 }
 
@@ -432,7 +433,7 @@ async fn an_ended_instance_leaves_no_signal_behind() {
     let sent = Collect::signal_ping(id, Ping { n: 1 }).execute(pool).await.unwrap();
     assert_eq!(sent, Delivery::Delivered);
     holder.commit().await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     let left: i64 = sqlx::query_scalar("select count(*) from gen_durable.signals")
         .fetch_one(pool)
         .await

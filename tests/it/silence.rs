@@ -4,7 +4,7 @@ use gen_durable::prelude::*;
 
 use crate::{
     secrets::Kept,
-    support::{PATIENCE, database, engine, expire_lease},
+    support::{WAIT_MAX, database, engine, expire_lease},
 };
 
 #[derive(Clone, Debug, DurableSignal)]
@@ -77,7 +77,7 @@ impl Trap {
     #[step(entry)]
     async fn expire(mut cx: Context<Self>) -> StepResult<Self> {
         cx.take_signals::<Go>()?;
-        Ok(cx.await_signal_for::<Go>(PATIENCE))
+        Ok(cx.await_signal_for::<Go>(WAIT_MAX))
     }
 }
 
@@ -116,7 +116,7 @@ async fn p56_what_an_outcome_could_not_send_is_logged_once_a_minute() {
     let engine = engine(&db).machine::<Twin>().start().await.unwrap();
     for n in 0..5 {
         let id = Twin::insert(n).execute(&engine).await.unwrap();
-        engine.wait(id, PATIENCE).await.unwrap();
+        engine.wait(id, WAIT_MAX).await.unwrap();
     }
     let log = log.text();
     assert_eq!(log.matches("an outcome's insert was dropped").count(), 1, "{log}");

@@ -6,7 +6,7 @@ use gen_durable_test_postgres::{Server, TestDb};
 use serde_json::value::RawValue;
 use sqlx::PgPool;
 
-use crate::support::{PATIENCE, count, database, engine, eventually, row, sql, until};
+use crate::support::{WAIT_MAX, count, database, engine, eventually, row, sql, until};
 
 /// A state as large as whoever inserts it likes, which is neither read nor written letter by letter.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -71,7 +71,7 @@ async fn p61_a_claim_of_large_states_is_bounded_in_bytes() {
     let builder = engine(&db).machine::<Big>().machine::<Small>();
     let engine = builder.queue("big", 200).queue("small", 5).start().await.unwrap();
     let small = Small::insert(()).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(small, PATIENCE).await.unwrap(), 1);
+    assert_eq!(engine.wait(small, WAIT_MAX).await.unwrap(), 1);
     eventually("all have run", async || (count(db.pool(), "done").await > ROWS).then_some(()))
         .await;
     let most: i64 = sqlx::query_scalar("select max(rows) from public.claims")
@@ -108,7 +108,7 @@ async fn p61_a_claim_that_is_too_slow_asks_for_less_and_other_queues_go_on() {
     let builder = engine(&db).machine::<Big>().machine::<Small>();
     let engine = builder.queue("big", 200).queue("small", 5).start().await.unwrap();
     let small = Small::insert(()).execute(&engine).await.unwrap();
-    assert_eq!(engine.wait(small, PATIENCE).await.unwrap(), 1);
+    assert_eq!(engine.wait(small, WAIT_MAX).await.unwrap(), 1);
     eventually("all have run", async || (count(db.pool(), "done").await == 61).then_some(())).await;
     engine.shutdown().await.unwrap();
 }
@@ -128,7 +128,7 @@ async fn p61_a_state_that_cannot_be_loaded_fails_its_instance_alone() {
     let neighbour = Big::insert(Text::of(1)).execute(&engine).await.unwrap();
     let error = eventually("it fails", async || error_of(&db, id).await).await;
     assert!(error.contains("256 MiB"), "{error}");
-    assert_eq!(engine.wait(neighbour, PATIENCE).await.unwrap(), 3);
+    assert_eq!(engine.wait(neighbour, WAIT_MAX).await.unwrap(), 3);
     engine.shutdown().await.unwrap();
 }
 
@@ -187,9 +187,9 @@ async fn p61_an_outcome_that_is_too_slow_reaches_handle_and_others_that_send_do_
     let large = Sends::insert(150_000).execute(&engine).await.unwrap();
     for _ in 0..20 {
         let small = Sends::insert(3).execute(&engine).await.unwrap();
-        assert_eq!(engine.wait(small, PATIENCE).await.unwrap(), 3);
+        assert_eq!(engine.wait(small, WAIT_MAX).await.unwrap(), 3);
     }
-    let failed = engine.wait(large, PATIENCE).await.unwrap_err().to_string();
+    let failed = engine.wait(large, WAIT_MAX).await.unwrap_err().to_string();
     assert!(failed.contains("statement timeout"), "{failed}");
     let sent: i64 =
         sqlx::query_scalar("select count(*) from gen_durable.instances where fsm = 'sent'")
@@ -218,7 +218,7 @@ async fn p61_the_text_of_an_error_is_bounded() {
     let db = database().await;
     let engine = engine(&db).machine::<Talkative>().start().await.unwrap();
     let id = Talkative::insert(5_000_000).execute(&engine).await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap_err();
+    engine.wait(id, WAIT_MAX).await.unwrap_err();
     let text = row(db.pool(), id).await.last_error.unwrap();
     assert!(text.len() < 20_000 && text.starts_with("üü"), "{} bytes", text.len());
     assert!(text.ends_with("more bytes]"), "{}", &text[text.len() - 60..]);
@@ -327,7 +327,7 @@ async fn p63_a_long_inbox_is_read_one_by_one() {
     let id = Reads::insert(0).execute(&client).await.unwrap();
     fill(db.pool(), id, SIGNALS).await;
     let engine = engine(&db).machine::<Reads>().start().await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), SIGNALS);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), SIGNALS);
     engine.shutdown().await.unwrap();
 }
 
@@ -341,8 +341,8 @@ async fn p63_what_is_not_loaded_is_gathered_and_awaited() {
     fill(db.pool(), awaits, 3 * SIGNALS).await;
     Reads::signal_rare(awaits, Rare { n: 7 }).execute(&client).await.unwrap();
     let engine = engine(&db).machine::<Reads>().start().await.unwrap();
-    assert_eq!(engine.wait(gathers, PATIENCE).await.unwrap(), 2 * SIGNALS - 1);
-    assert_eq!(engine.wait(awaits, PATIENCE).await.unwrap(), 7, "behind all the others");
+    assert_eq!(engine.wait(gathers, WAIT_MAX).await.unwrap(), 2 * SIGNALS - 1);
+    assert_eq!(engine.wait(awaits, WAIT_MAX).await.unwrap(), 7, "behind all the others");
     engine.shutdown().await.unwrap();
 }
 
@@ -356,7 +356,7 @@ async fn p63_a_long_inbox_does_not_keep_a_step_from_parking() {
     let engine = engine(&db).machine::<Reads>().start().await.unwrap();
     until(db.pool(), id, "awaiting_signal").await;
     Reads::signal_rare(id, Rare { n: 8 }).execute(&client).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 8);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 8);
     engine.shutdown().await.unwrap();
 }
 
@@ -381,11 +381,11 @@ async fn p63_an_inbox_beyond_a_gibibyte_stops_nobody() {
     let engine = engine.await.unwrap();
     for _ in 0..5 {
         let small = Small::insert(()).execute(&engine).await.unwrap();
-        assert_eq!(engine.wait(small, PATIENCE).await.unwrap(), 1);
+        assert_eq!(engine.wait(small, WAIT_MAX).await.unwrap(), 1);
     }
     until(db.pool(), id, "awaiting_signal").await;
     Reads::signal_rare(id, Rare { n: 9 }).execute(&client).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), 9);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 9);
     engine.shutdown().await.unwrap();
 }
 
@@ -470,7 +470,7 @@ async fn p63_a_retry_policy_ends_also_behind_a_long_inbox() {
     fill(db.pool(), id, 2_000).await;
     Fails::signal_rare(id, Rare { n: 1 }).execute(&client).await.unwrap();
     let engine = engine(&db).machine::<Fails>().start().await.unwrap();
-    let error = engine.wait(id, PATIENCE).await.unwrap_err().to_string();
+    let error = engine.wait(id, WAIT_MAX).await.unwrap_err().to_string();
     assert!(error.contains("as ever"), "{error}");
     assert_eq!(row(db.pool(), id).await.failures, 3);
     engine.shutdown().await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gen_durable::{StepErrorKind, prelude::*};
 use serde_json::json;
 
-use crate::support::{PATIENCE, database, engine, row, until};
+use crate::support::{WAIT_MAX, database, engine, row, until};
 
 #[derive(Clone, Debug, DurableSignal)]
 pub struct Paid {
@@ -79,7 +79,7 @@ async fn order(plan: &str) -> (Result<i64, String>, crate::support::Row) {
         until(db.pool(), id, "awaiting_signal").await;
         Ok(0)
     } else {
-        engine.wait(id, PATIENCE).await.map_err(|error| error.to_string())
+        engine.wait(id, WAIT_MAX).await.map_err(|error| error.to_string())
     };
     let row = row(db.pool(), id).await;
     engine.shutdown().await.unwrap();
@@ -162,6 +162,6 @@ async fn p49_a_payload_whose_reader_panics_is_discarded_as_well() {
     let engine = engine(&db).machine::<Listener>().start().await.unwrap();
     let id = Listener::insert(()).execute(&engine).await.unwrap();
     engine.client().signal_by_name(id.get(), "loud", &json!(null), None).await.unwrap();
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), "quiet");
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), "quiet");
     engine.shutdown().await.unwrap();
 }

@@ -2,7 +2,7 @@
 
 use gen_durable::prelude::*;
 
-use crate::support::{PATIENCE, database, engine, row};
+use crate::support::{WAIT_MAX, database, engine, row};
 
 mod v1 {
     use gen_durable::prelude::*;
@@ -59,7 +59,7 @@ async fn p11_what_nobody_knows_waits_costs_nothing_and_starves_no_one() {
     let known = v1::Report::insert(()).execute(pool).await.unwrap();
 
     let engine = engine(&db).machine::<v1::Report>().queue("default", 1).start().await.unwrap();
-    assert_eq!(engine.wait(known, PATIENCE).await.unwrap(), 1);
+    assert_eq!(engine.wait(known, WAIT_MAX).await.unwrap(), 1);
     engine.maintain().await.unwrap();
     let stranger = *strangers[0].as_ref().unwrap();
     for waiting in [stranger.get(), newer.get()] {
@@ -73,8 +73,8 @@ async fn p11_what_nobody_knows_waits_costs_nothing_and_starves_no_one() {
         .start()
         .await
         .unwrap();
-    assert_eq!(engine.wait(newer, PATIENCE).await.unwrap(), 2);
-    engine.wait(stranger, PATIENCE).await.unwrap();
+    assert_eq!(engine.wait(newer, WAIT_MAX).await.unwrap(), 2);
+    engine.wait(stranger, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
     second.shutdown().await.unwrap();
 }

@@ -3,7 +3,7 @@
 use gen_durable::{EncodeError, InsertError, SignalError, StepErrorKind, prelude::*};
 use serde_json::{Value, json};
 
-use crate::support::{NOT_HELD, PATIENCE, database, engine, fitting, holds, row, until};
+use crate::support::{NOT_HELD, WAIT_MAX, database, engine, fitting, holds, row, until};
 
 #[derive(Clone, Debug, DurableSignal)]
 pub struct Give {
@@ -53,7 +53,7 @@ async fn p09_values_round_trip() {
         let value: Value = serde_json::from_str(&fitting(db.pool(), &text).await).unwrap();
         let id = Copy::insert(value.clone()).execute(&engine).await.unwrap();
         Copy::signal_give(id, Give { value: value.clone() }).execute(&engine).await.unwrap();
-        assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), json!([value, value]));
+        assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), json!([value, value]));
     }
     engine.shutdown().await.unwrap();
 }
@@ -119,7 +119,7 @@ async fn p09_what_cannot_be_stored_fails_into_handle_and_its_neighbours_commit()
     let ids = Wisher::insert_many(wishes).execute(&engine).await.unwrap();
     for (what, id) in rows.iter().zip(ids) {
         let id = id.unwrap();
-        let result = engine.wait(id, PATIENCE).await;
+        let result = engine.wait(id, WAIT_MAX).await;
         let reason = match what.split('/').next_back() {
             Some("nul") => "NUL character",
             Some("large") => "over the limit of 5000",
@@ -174,10 +174,10 @@ async fn p09_what_postgres_refuses_fails_alone() {
     let second = crate::support::engine(&db).machine::<Refused>().queue("default", 50);
     let second = second.start().await.unwrap();
     for id in ids {
-        engine.wait(id.unwrap(), PATIENCE).await.unwrap();
+        engine.wait(id.unwrap(), WAIT_MAX).await.unwrap();
     }
     for (n, id) in refused.into_iter().enumerate() {
-        let result = engine.wait(id.unwrap(), PATIENCE).await;
+        let result = engine.wait(id.unwrap(), WAIT_MAX).await;
         if n % 7 == 0 {
             let error = result.unwrap_err().to_string();
             assert!(error.contains("told: "), "{error}");

@@ -12,7 +12,7 @@ use gen_durable_test_postgres::TestDb;
 use sqlx::PgPool;
 
 use self::machines::{Stops, v1, v2, v3};
-use crate::support::{Gate, PATIENCE, count, database, engine, lose_worker, row, sql, until};
+use crate::support::{Breakpoint, WAIT_MAX, count, database, engine, lose_worker, row, sql, until};
 
 /// What an instance is, as far as a version decides it.
 #[derive(Debug, PartialEq, sqlx::FromRow)]
@@ -36,17 +36,17 @@ fn now_of<New: Machine, Old: Machine>(id: InstanceId<Old>) -> InstanceId<New> {
 }
 
 /// An engine that knows one version alone.
-async fn start<M: Steps>(db: &TestDb, gate: &Arc<Gate>) -> Engine {
-    let engine = engine(db).machine::<M>().resource(Stops(Arc::clone(gate)));
+async fn start<M: Steps>(db: &TestDb, breakpoint: &Arc<Breakpoint>) -> Engine {
+    let engine = engine(db).machine::<M>().resource(Stops(Arc::clone(breakpoint)));
     engine.start().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p31_versions_side_by_side_finish_their_own_instances() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let both = engine(&db).machine::<v1::Parcel>().machine::<v2::Parcel>();
-    let both = both.machine::<v3::Parcel>().resource(Stops(gate)).start().await.unwrap();
+    let both = both.machine::<v3::Parcel>().resource(Stops(breakpoint)).start().await.unwrap();
     let mut ids = Vec::new();
     for n in 0..50 {
         let one = v1::Parcel::insert(v1::State::new(n, "")).execute(&both).await.unwrap();
@@ -55,9 +55,9 @@ async fn p31_versions_side_by_side_finish_their_own_instances() {
         ids.push((one, two, three));
     }
     for (one, two, three) in ids {
-        assert_eq!(both.wait(one, PATIENCE).await.unwrap(), ["v1 start", "v1 finish"]);
-        assert_eq!(both.wait(two, PATIENCE).await.unwrap(), ["v2 begin", "v2 middle", "v2 finish"]);
-        assert_eq!(both.wait(three, PATIENCE).await.unwrap(), ["v3 begin"]);
+        assert_eq!(both.wait(one, WAIT_MAX).await.unwrap(), ["v1 start", "v1 finish"]);
+        assert_eq!(both.wait(two, WAIT_MAX).await.unwrap(), ["v2 begin", "v2 middle", "v2 finish"]);
+        assert_eq!(both.wait(three, WAIT_MAX).await.unwrap(), ["v3 begin"]);
         let pool = db.pool();
         assert_eq!(stored(pool, one).await.fsm_version, 1, "it knows the older one by itself");
         assert_eq!(stored(pool, two).await.fsm_version, 2);
@@ -69,20 +69,20 @@ async fn p31_versions_side_by_side_finish_their_own_instances() {
 async fn p32_version_step_and_state_change_in_one_commit() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let id = v1::Parcel::insert(v1::State::new(7, "gate")).execute(pool).await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let id = v1::Parcel::insert(v1::State::new(7, "breakpoint")).execute(pool).await.unwrap();
     let before = stored(pool, id).await;
-    let engine = start::<v2::Parcel>(&db, &gate).await;
-    gate.arrival().await;
+    let engine = start::<v2::Parcel>(&db, &breakpoint).await;
+    breakpoint.arrival().await;
     assert_eq!(stored(pool, id).await, before, "the step of version 2 runs, and nothing is stored");
-    gate.open(1);
+    breakpoint.open(1);
     // The next step stops as well.
-    gate.arrival().await;
+    breakpoint.arrival().await;
     let after = stored(pool, id).await;
     assert_eq!((after.fsm_version, after.step.as_str()), (2, "middle"));
     assert_eq!(after.state["count"], 7);
-    gate.open(1);
-    let trail = engine.wait(now_of::<v2::Parcel, _>(id), PATIENCE).await.unwrap();
+    breakpoint.open(1);
+    let trail = engine.wait(now_of::<v2::Parcel, _>(id), WAIT_MAX).await.unwrap();
     assert_eq!(trail, ["v1 to v2", "v2 begin", "v2 middle", "v2 finish"]);
     engine.shutdown().await.unwrap();
 }
@@ -91,37 +91,37 @@ async fn p32_version_step_and_state_change_in_one_commit() {
 async fn p32_upgrades_form_a_chain_and_each_step_has_its_counterpart() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let first = v1::Parcel::insert(v1::State::new(1, "")).execute(pool).await.unwrap();
     let last = v1::Parcel::insert(v1::State::new(1, "")).step(v1::Parcel::Finish);
     let last = last.execute(pool).await.unwrap();
     let second = v2::Parcel::insert(v2::State::new(2, "")).execute(pool).await.unwrap();
-    let engine = start::<v3::Parcel>(&db, &gate).await;
+    let engine = start::<v3::Parcel>(&db, &breakpoint).await;
     for (id, expected) in [
         (first.get(), &["v1 to v2", "v2 to v3", "v3 begin"][..]),
         (last.get(), &["v1 to v2", "v2 to v3", "v3 finish"]),
         (second.get(), &["v2 to v3", "v3 begin"]),
     ] {
         let id = InstanceId::<v3::Parcel>::from_raw(id);
-        assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), expected);
+        assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), expected);
         assert_eq!(stored(pool, id).await.fsm_version, 3);
     }
     engine.shutdown().await.unwrap();
 
     // What two could upgrade goes as far as it can; what one of them is stays with it.
-    let both = engine_of_two(&db, &gate).await;
+    let both = engine_of_two(&db, &breakpoint).await;
     let first = v1::Parcel::insert(v1::State::new(1, "")).execute(pool).await.unwrap();
     let second = v2::Parcel::insert(v2::State::new(2, "")).execute(pool).await.unwrap();
-    let trail = both.wait(now_of::<v3::Parcel, _>(first), PATIENCE).await.unwrap();
+    let trail = both.wait(now_of::<v3::Parcel, _>(first), WAIT_MAX).await.unwrap();
     assert_eq!(trail, ["v1 to v2", "v2 to v3", "v3 begin"]);
-    let trail = both.wait(second, PATIENCE).await.unwrap();
+    let trail = both.wait(second, WAIT_MAX).await.unwrap();
     assert_eq!(trail, ["v2 begin", "v2 middle", "v2 finish"]);
     both.shutdown().await.unwrap();
 }
 
-async fn engine_of_two(db: &TestDb, gate: &Arc<Gate>) -> Engine {
+async fn engine_of_two(db: &TestDb, breakpoint: &Arc<Breakpoint>) -> Engine {
     let engine = engine(db).machine::<v2::Parcel>().machine::<v3::Parcel>();
-    engine.resource(Stops(Arc::clone(gate))).start().await.unwrap()
+    engine.resource(Stops(Arc::clone(breakpoint))).start().await.unwrap()
 }
 
 /// Whatever the first outcome is, it is stored as the newer version's.
@@ -129,12 +129,12 @@ async fn engine_of_two(db: &TestDb, gate: &Arc<Gate>) -> Engine {
 async fn p32_replay_await_and_stop_are_stored_as_the_newer_version() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let mut ids = Vec::new();
     for plan in ["replay", "await", "stop", "fail", "later"] {
         ids.push(v1::Parcel::insert(v1::State::new(1, plan)).execute(pool).await.unwrap());
     }
-    let engine = start::<v2::Parcel>(&db, &gate).await;
+    let engine = start::<v2::Parcel>(&db, &breakpoint).await;
     for (id, (status, attempt)) in ids.iter().zip([
         ("runnable", 1),
         ("awaiting_signal", 0),
@@ -157,7 +157,7 @@ async fn p32_replay_await_and_stop_are_stored_as_the_newer_version() {
     }
     // Version 2 goes on with what it stored: no second upgrade.
     v1::Parcel::signal_paid(ids[1], v1::Paid { amount: 5 }).execute(&engine).await.unwrap();
-    let trail = engine.wait(now_of::<v2::Parcel, _>(ids[1]), PATIENCE).await.unwrap();
+    let trail = engine.wait(now_of::<v2::Parcel, _>(ids[1]), WAIT_MAX).await.unwrap();
     assert_eq!(trail, ["v1 to v2", "paid 5", "v2 begin", "v2 middle", "v2 finish"]);
     engine.shutdown().await.unwrap();
 }
@@ -166,15 +166,15 @@ async fn p32_replay_await_and_stop_are_stored_as_the_newer_version() {
 async fn p32_what_is_released_or_lost_before_the_first_commit_is_of_the_older_version() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let id = v1::Parcel::insert(v1::State::new(7, "gate")).execute(pool).await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let id = v1::Parcel::insert(v1::State::new(7, "breakpoint")).execute(pool).await.unwrap();
     let before = stored(pool, id).await;
     // As if its time in a park had run out.
     sql(pool, "update gen_durable.instances set awaits = '{}'").await;
 
     let cut_off = engine(&db).machine::<v2::Parcel>().drain_timeout(Duration::from_millis(10));
-    let cut_off = cut_off.resource(Stops(Arc::clone(&gate))).start().await.unwrap();
-    gate.arrival().await;
+    let cut_off = cut_off.resource(Stops(Arc::clone(&breakpoint))).start().await.unwrap();
+    breakpoint.arrival().await;
     cut_off.shutdown().await.unwrap();
     assert_eq!(stored(pool, id).await, before);
     let released = row(pool, id).await;
@@ -185,8 +185,8 @@ async fn p32_what_is_released_or_lost_before_the_first_commit_is_of_the_older_ve
         .unwrap();
     assert!(timed_out, "the next run can tell as well");
 
-    let lost = start::<v2::Parcel>(&db, &gate).await;
-    gate.arrival().await;
+    let lost = start::<v2::Parcel>(&db, &breakpoint).await;
+    breakpoint.arrival().await;
     let reaper = engine(&db).start().await.unwrap();
     lose_worker(pool, lost.worker(), &reaper, id).await;
     drop(lost);
@@ -195,9 +195,9 @@ async fn p32_what_is_released_or_lost_before_the_first_commit_is_of_the_older_ve
     assert_eq!((reaped.status.as_str(), reaped.attempt, reaped.crashes), ("runnable", 1, 1));
 
     // A deployment that was rolled back finds its instance as it left it; the attempt is counted on.
-    gate.open(10);
-    let old = start::<v1::Parcel>(&db, &gate).await;
-    assert_eq!(old.wait(id, PATIENCE).await.unwrap(), ["v1 start, attempt 1", "v1 finish"]);
+    breakpoint.open(10);
+    let old = start::<v1::Parcel>(&db, &breakpoint).await;
+    assert_eq!(old.wait(id, WAIT_MAX).await.unwrap(), ["v1 start, attempt 1", "v1 finish"]);
     old.shutdown().await.unwrap();
     reaper.shutdown().await.unwrap();
 }
@@ -206,10 +206,10 @@ async fn p32_what_is_released_or_lost_before_the_first_commit_is_of_the_older_ve
 async fn the_inbox_is_read_with_the_newer_versions_types() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let waiting = v1::Parcel::insert(v1::State::new(1, "await")).execute(pool).await.unwrap();
     let wrong = v1::Parcel::insert(v1::State::new(1, "await")).execute(pool).await.unwrap();
-    let old = start::<v1::Parcel>(&db, &gate).await;
+    let old = start::<v1::Parcel>(&db, &breakpoint).await;
     until(pool, waiting, "awaiting_signal").await;
     until(pool, wrong, "awaiting_signal").await;
     old.shutdown().await.unwrap();
@@ -218,8 +218,8 @@ async fn the_inbox_is_read_with_the_newer_versions_types() {
     let payload = serde_json::json!({ "amount": "five" });
     client.signal_by_name(wrong.get(), "paid", &payload, None).await.unwrap();
 
-    let new = start::<v2::Parcel>(&db, &gate).await;
-    let trail = new.wait(now_of::<v2::Parcel, _>(waiting), PATIENCE).await.unwrap();
+    let new = start::<v2::Parcel>(&db, &breakpoint).await;
+    let trail = new.wait(now_of::<v2::Parcel, _>(waiting), WAIT_MAX).await.unwrap();
     assert_eq!(trail, ["v1 to v2", "paid 5", "v2 begin", "v2 middle", "v2 finish"]);
     // A payload that does not decode is the newer version's error: its `handle` replays.
     let failed = crate::support::eventually("the payload is refused", async || {
@@ -236,15 +236,16 @@ async fn the_inbox_is_read_with_the_newer_versions_types() {
 async fn keys_stay_and_hold_across_versions() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let first = v1::Parcel::insert(v1::State::new(1, "gate")).partition_key("k").unique_key("u");
+    let breakpoint = Arc::new(Breakpoint::new());
+    let first =
+        v1::Parcel::insert(v1::State::new(1, "breakpoint")).partition_key("k").unique_key("u");
     let first = first.execute(pool).await.unwrap();
     let second = v2::Parcel::insert(v2::State::new(2, "")).partition_key("k");
     let second = second.execute(pool).await.unwrap();
-    let engine = start::<v2::Parcel>(&db, &gate).await;
-    gate.arrival().await;
-    gate.open(1);
-    gate.arrival().await;
+    let engine = start::<v2::Parcel>(&db, &breakpoint).await;
+    breakpoint.arrival().await;
+    breakpoint.open(1);
+    breakpoint.arrival().await;
     assert_eq!(stored(pool, first).await.fsm_version, 2);
     assert_eq!(row(pool, second).await.status, "runnable", "the key is held");
     let twin = v2::Parcel::insert(v2::State::new(3, "")).unique_key("u").execute(pool).await;
@@ -252,9 +253,9 @@ async fn keys_stay_and_hold_across_versions() {
         matches!(twin, Err(InsertError::Duplicate(taken)) if taken.id.get() == first.get()),
         "the unique key is held"
     );
-    gate.open(1);
-    engine.wait(now_of::<v2::Parcel, _>(first), PATIENCE).await.unwrap();
-    engine.wait(second, PATIENCE).await.unwrap();
+    breakpoint.open(1);
+    engine.wait(now_of::<v2::Parcel, _>(first), WAIT_MAX).await.unwrap();
+    engine.wait(second, WAIT_MAX).await.unwrap();
     v2::Parcel::insert(v2::State::new(3, "")).unique_key("u").execute(pool).await.unwrap();
     engine.shutdown().await.unwrap();
     assert_eq!(count(pool, "failed").await, 0);

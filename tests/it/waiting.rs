@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use gen_durable::{WaitError, prelude::*};
 
-use crate::support::{Gate, PATIENCE, database, engine};
+use crate::support::{Breakpoint, WAIT_MAX, database, engine};
 
 #[durable_fsm(state = u32, output = String)]
 pub enum Held {
@@ -13,8 +13,8 @@ pub enum Held {
 
 #[durable_fsm]
 impl Held {
-    async fn hold(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn hold(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         let text = format!("held {}", cx.state);
         cx.done(text)
     }
@@ -35,21 +35,22 @@ impl Other {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_is_typed_and_reaches_every_process() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Held>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Held>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let elsewhere = Client::new(db.pool().clone());
     let id = Held::insert(3).execute(&elsewhere).await.unwrap();
     let short = engine.wait(id, Duration::from_millis(30)).await.unwrap_err();
     assert!(matches!(short, WaitError::TimedOut { .. }), "{short}");
     let (here, there, opened) =
-        tokio::join!(engine.wait(id, PATIENCE), elsewhere.wait(id, PATIENCE), async {
-            gate.arrival().await;
-            gate.open(1);
+        tokio::join!(engine.wait(id, WAIT_MAX), elsewhere.wait(id, WAIT_MAX), async {
+            breakpoint.arrival().await;
+            breakpoint.open(1);
         });
     let () = opened;
     assert_eq!((here.unwrap().as_str(), there.unwrap().as_str()), ("held 3", "held 3"));
     // After the fact as well.
-    assert_eq!(elsewhere.wait(id, PATIENCE).await.unwrap(), "held 3");
+    assert_eq!(elsewhere.wait(id, WAIT_MAX).await.unwrap(), "held 3");
     engine.shutdown().await.unwrap();
 }
 
@@ -58,20 +59,20 @@ async fn waiting_for_what_cannot_come_is_an_error_at_once() {
     let db = database().await;
     let client = Client::new(db.pool().clone());
     let nobody = InstanceId::<Held>::from_raw(404);
-    let error = client.wait(nobody, PATIENCE).await.unwrap_err();
+    let error = client.wait(nobody, WAIT_MAX).await.unwrap_err();
     assert!(matches!(error, WaitError::Unknown { id: 404 }), "{error}");
 
     let engine = engine(&db).machine::<Other>().start().await.unwrap();
     let other = Other::insert(()).execute(&engine).await.unwrap();
-    engine.wait(other, PATIENCE).await.unwrap();
+    engine.wait(other, WAIT_MAX).await.unwrap();
     let wrong = InstanceId::<Held>::from_raw(other.get());
-    let error = client.wait(wrong, PATIENCE).await.unwrap_err();
+    let error = client.wait(wrong, WAIT_MAX).await.unwrap_err();
     assert!(matches!(error, WaitError::WrongMachine { .. }), "{error}");
     sqlx::query("update gen_durable.instances set result = '\"text\"'")
         .execute(db.pool())
         .await
         .unwrap();
-    let error = client.wait(other, PATIENCE).await.unwrap_err();
+    let error = client.wait(other, WAIT_MAX).await.unwrap_err();
     assert!(matches!(error, WaitError::Decode(_)), "{error}");
     engine.shutdown().await.unwrap();
 }
@@ -80,8 +81,8 @@ async fn waiting_for_what_cannot_come_is_an_error_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_calls_than_connections_wait_their_turn() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Held>().resource(gate).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = engine(&db).machine::<Held>().resource(breakpoint).start().await.unwrap();
     let mut calls = tokio::task::JoinSet::new();
     for id in 0..200 {
         let client = engine.client().clone();

@@ -11,7 +11,8 @@ use gen_durable_tests::{
 };
 
 use crate::support::{
-    Gate, PATIENCE, count, database, engine, eventually, row, sql, until, until_somebody_waits,
+    Breakpoint, WAIT_MAX, count, database, engine, eventually, row, sql, until,
+    until_somebody_waits,
 };
 
 #[derive(Clone, Debug, DurableSignal)]
@@ -29,7 +30,7 @@ pub struct Seen {
     got: Vec<u32>,
 }
 
-/// Takes what its inbox holds, stops at the gate, and then parks or ends.
+/// Takes what its inbox holds, stops at the breakpoint, and then parks or ends.
 #[durable_fsm(state = Seen, output = Seen, signals(Ping))]
 pub enum Taker {
     Take,
@@ -37,13 +38,13 @@ pub enum Taker {
 
 #[durable_fsm]
 impl Taker {
-    async fn take(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
+    async fn take(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> StepResult<Self> {
         let count = cx.count_signals::<Ping>();
         cx.state.runs.push(count);
         while let Some(ping) = cx.take_signal::<Ping>()? {
             cx.state.got.push(ping.n);
         }
-        gate.pass(cx.id()).await;
+        breakpoint.pass(cx.id()).await;
         if cx.state.got.len() < cx.state.wanted {
             return Ok(cx.await_signal::<Ping>());
         }
@@ -60,10 +61,10 @@ pub enum Looker {
 
 #[durable_fsm]
 impl Looker {
-    async fn look(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
+    async fn look(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> StepResult<Self> {
         let count = cx.count_signals::<Ping>();
         cx.state.runs.push(count);
-        gate.pass(cx.id()).await;
+        breakpoint.pass(cx.id()).await;
         if count < cx.state.wanted {
             return Ok(cx.await_signal::<Ping>());
         }
@@ -79,18 +80,19 @@ fn wanted(wanted: usize) -> Seen {
 #[tokio::test(flavor = "multi_thread")]
 async fn p17_a_latecomer_survives_the_commit_that_consumes_its_siblings() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Taker>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Taker>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Taker::insert(wanted(4)).execute(db.pool()).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     for n in 0..4 {
         // The step has loaded its inbox and taken what was there; this one it has not seen.
         Taker::signal(id, Ping { n }).execute(db.pool()).await.unwrap();
-        gate.open(1);
-        assert_eq!(gate.arrival().await, id.get(), "the latecomer wakes it");
+        breakpoint.open(1);
+        assert_eq!(breakpoint.arrival().await, id.get(), "the latecomer wakes it");
     }
-    gate.open(1);
-    let seen = engine.wait(id, PATIENCE).await.unwrap();
+    breakpoint.open(1);
+    let seen = engine.wait(id, WAIT_MAX).await.unwrap();
     assert_eq!((seen.got, seen.runs), (vec![0, 1, 2, 3], vec![0, 1, 1, 1, 1]));
     engine.shutdown().await.unwrap();
 }
@@ -99,9 +101,10 @@ async fn p17_a_latecomer_survives_the_commit_that_consumes_its_siblings() {
 async fn p17_wake_ups_never_exceed_new_signals() {
     const SIGNALS: usize = 40;
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    gate.open(SIGNALS * 3);
-    let engine = engine(&db).machine::<Looker>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    breakpoint.open(SIGNALS * 3);
+    let engine =
+        engine(&db).machine::<Looker>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Looker::insert(wanted(SIGNALS)).execute(&engine).await.unwrap();
     let sends = (0..SIGNALS).map(|n| {
         let (client, n) = (engine.client().clone(), u32::try_from(n).unwrap());
@@ -110,7 +113,7 @@ async fn p17_wake_ups_never_exceed_new_signals() {
     for send in sends.collect::<Vec<_>>() {
         assert_eq!(send.await.unwrap().unwrap(), Delivery::Delivered);
     }
-    let seen = engine.wait(id, PATIENCE).await.unwrap();
+    let seen = engine.wait(id, WAIT_MAX).await.unwrap();
     assert!(seen.runs.len() <= SIGNALS + 1, "{:?}", seen.runs);
     assert!(seen.runs.windows(2).all(|runs| runs[0] < runs[1]), "{:?}", seen.runs);
     engine.shutdown().await.unwrap();
@@ -122,15 +125,16 @@ async fn p17_wake_ups_never_exceed_new_signals() {
 async fn p17_signals_may_be_committed_out_of_the_order_of_their_ids() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Looker>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Looker>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Looker::insert(wanted(2)).execute(pool).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     sql(pool, "alter sequence gen_durable.signals_id_seq restart with 100").await;
-    gate.open(1);
+    breakpoint.open(1);
     until(pool, id, "awaiting_signal").await;
     Looker::signal(id, Ping { n: 1 }).execute(pool).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     // While the step runs that has seen signal 100, signal 7 is committed.
     sqlx::query(
         "insert into gen_durable.signals (id, target_id, name, payload)
@@ -140,10 +144,10 @@ async fn p17_signals_may_be_committed_out_of_the_order_of_their_ids() {
     .execute(pool)
     .await
     .unwrap();
-    gate.open(1);
-    assert_eq!(gate.arrival().await, id.get(), "the park sees it");
-    gate.open(1);
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap().runs, [0, 1, 2]);
+    breakpoint.open(1);
+    assert_eq!(breakpoint.arrival().await, id.get(), "the park sees it");
+    breakpoint.open(1);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap().runs, [0, 1, 2]);
     engine.shutdown().await.unwrap();
 }
 
@@ -153,15 +157,16 @@ async fn p17_signals_may_be_committed_out_of_the_order_of_their_ids() {
 async fn p17_a_latecomer_with_a_lower_id_is_not_consumed_unseen() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Taker>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Taker>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Taker::insert(wanted(2)).execute(pool).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     sql(pool, "alter sequence gen_durable.signals_id_seq restart with 100").await;
-    gate.open(1);
+    breakpoint.open(1);
     until(pool, id, "awaiting_signal").await;
     Taker::signal(id, Ping { n: 1 }).execute(pool).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     // While the step runs that has taken signal 100, signal 7 is committed.
     sqlx::query(
         "insert into gen_durable.signals (id, target_id, name, payload)
@@ -171,11 +176,11 @@ async fn p17_a_latecomer_with_a_lower_id_is_not_consumed_unseen() {
     .execute(pool)
     .await
     .unwrap();
-    gate.open(1);
-    assert_eq!(gate.arrival().await, id.get(), "the latecomer wakes it");
+    breakpoint.open(1);
+    assert_eq!(breakpoint.arrival().await, id.get(), "the latecomer wakes it");
     assert_eq!(row(pool, id).await.inbox, 1, "what was taken is consumed, and nothing else");
-    gate.open(1);
-    let seen = engine.wait(id, PATIENCE).await.unwrap();
+    breakpoint.open(1);
+    let seen = engine.wait(id, WAIT_MAX).await.unwrap();
     assert_eq!((seen.got, seen.runs), (vec![1, 2], vec![0, 1, 1]));
     assert_eq!(row(pool, id).await.inbox, 0);
     engine.shutdown().await.unwrap();
@@ -189,10 +194,10 @@ pub enum Timed {
 
 #[durable_fsm]
 impl Timed {
-    async fn wait(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
+    async fn wait(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> StepResult<Self> {
         let timed_out = cx.timed_out();
         cx.state.push(timed_out);
-        gate.pass(cx.id()).await;
+        breakpoint.pass(cx.id()).await;
         if cx.take_signal::<Ping>()?.is_some() {
             let woken = cx.state.clone();
             return Ok(cx.done(woken));
@@ -209,30 +214,31 @@ impl Timed {
 async fn p18_a_signal_that_races_a_timeout_wakes_once() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Timed>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Timed>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     // The signal is first: its transaction holds the row while the time is up.
     let id = Timed::insert(Vec::new()).execute(pool).await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     let mut tx = pool.begin().await.unwrap();
     Timed::signal(id, Ping { n: 1 }).execute(&mut *tx).await.unwrap();
-    gate.open(1);
+    breakpoint.open(1);
     engine.maintain().await.unwrap();
     tx.commit().await.unwrap();
-    gate.arrival().await;
+    breakpoint.arrival().await;
     engine.maintain().await.unwrap();
-    gate.open(1);
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), [false, false]);
+    breakpoint.open(1);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), [false, false]);
     // The timeout is first: the signal comes while the step runs that it woke.
     let id = Timed::insert(Vec::new()).execute(pool).await.unwrap();
-    gate.arrival().await;
-    gate.open(1);
-    gate.arrival().await;
+    breakpoint.arrival().await;
+    breakpoint.open(1);
+    breakpoint.arrival().await;
     Timed::signal(id, Ping { n: 1 }).execute(pool).await.unwrap();
-    gate.open(1);
-    gate.arrival().await;
-    gate.open(1);
-    assert_eq!(engine.wait(id, PATIENCE).await.unwrap(), [false, true, false]);
+    breakpoint.open(1);
+    breakpoint.arrival().await;
+    breakpoint.open(1);
+    assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), [false, true, false]);
     engine.shutdown().await.unwrap();
 }
 
@@ -281,11 +287,11 @@ async fn p18_whoever_locks_the_row_first_wakes_it_and_the_other_one_does_not() {
     assert_eq!(signal.await.unwrap().unwrap(), Delivery::Delivered);
     assert_eq!(time_out(&mut other).await, 0);
 
-    let gate = Arc::new(Gate::new());
-    gate.open(10);
-    let engine = engine(&db).machine::<Timed>().resource(gate).start().await.unwrap();
-    assert_eq!(engine.wait(by_signal, PATIENCE).await.unwrap(), [false, false]);
-    assert_eq!(engine.wait(by_timeout, PATIENCE).await.unwrap(), [false, true]);
+    let breakpoint = Arc::new(Breakpoint::new());
+    breakpoint.open(10);
+    let engine = engine(&db).machine::<Timed>().resource(breakpoint).start().await.unwrap();
+    assert_eq!(engine.wait(by_signal, WAIT_MAX).await.unwrap(), [false, false]);
+    assert_eq!(engine.wait(by_timeout, WAIT_MAX).await.unwrap(), [false, true]);
     for id in [by_signal, by_timeout] {
         let revision: i64 =
             sqlx::query_scalar("select revision from gen_durable.instances where id = $1")
@@ -320,7 +326,7 @@ async fn p18_each_park_of_many_is_woken_once() {
         }
     }
     for id in ids {
-        engine.wait(id, PATIENCE).await.unwrap();
+        engine.wait(id, WAIT_MAX).await.unwrap();
     }
     let uneven: Vec<i64> = sqlx::query_scalar(
         "select id from chaos.log group by id
@@ -342,19 +348,20 @@ async fn p20_a_delivery_never_blocks_a_claim() {
     let locked = Taker::insert(wanted(1)).execute(pool).await.unwrap();
     let mut tx = pool.begin().await.unwrap();
     Taker::signal(locked, Ping { n: 1 }).execute(&mut *tx).await.unwrap();
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Taker>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Taker>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     // The row at the head of the queue is locked by the delivery's transaction; those behind it run.
     let others = Taker::insert_many(vec![wanted(0); 5]).execute(pool).await.unwrap();
     // One run more than rows: a claim that began just before the delivery committed has the row and
     // not the signal; the step parks, and the park finds the signal and runs it again.
-    gate.open(7);
+    breakpoint.open(7);
     for other in others {
-        engine.wait(other.unwrap(), PATIENCE).await.unwrap();
+        engine.wait(other.unwrap(), WAIT_MAX).await.unwrap();
     }
     assert_eq!(row(pool, locked).await.status, "runnable");
     tx.commit().await.unwrap();
-    assert_eq!(engine.wait(locked, PATIENCE).await.unwrap().got, [1]);
+    assert_eq!(engine.wait(locked, WAIT_MAX).await.unwrap().got, [1]);
     engine.shutdown().await.unwrap();
 }
 
@@ -381,9 +388,10 @@ const HOLD_PARTITIONS: &str = "create function hold_claim() returns trigger lang
 async fn deliver_beside_a_claim(key: Option<&str>, hold: &'static str, statement: &str) {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    gate.open(10);
-    let engine = engine(&db).machine::<Taker>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    breakpoint.open(10);
+    let engine =
+        engine(&db).machine::<Taker>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let insert = async |count| {
         let insert = Taker::insert(wanted(count));
         let insert = match key {
@@ -415,13 +423,13 @@ async fn deliver_beside_a_claim(key: Option<&str>, hold: &'static str, statement
     .unwrap();
     assert!(held.starts_with(statement), "{held}");
     let sent =
-        tokio::time::timeout(PATIENCE / 2, Taker::signal(parked, Ping { n: 1 }).execute(pool));
+        tokio::time::timeout(WAIT_MAX / 2, Taker::signal(parked, Ping { n: 1 }).execute(pool));
     assert_eq!(sent.await.expect("it does not wait").unwrap(), Delivery::Delivered);
     assert_eq!(row(pool, parked).await.inbox, 1);
     assert_eq!(row(pool, claimed).await.status, "runnable", "the claim is still held");
     holder.commit().await.unwrap();
-    engine.wait(claimed, PATIENCE).await.unwrap();
-    engine.wait(parked, PATIENCE).await.unwrap();
+    engine.wait(claimed, WAIT_MAX).await.unwrap();
+    engine.wait(parked, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
     eventually("nothing is left", async || (count(pool, "executing").await == 0).then_some(()))
         .await;

@@ -70,7 +70,7 @@ pub struct Held {
 /// From where on a claim looks, as the statement takes it; as an engine does, nothing at first, and then what
 /// the last claim answered.
 #[derive(Clone, Debug, Default)]
-pub struct Marks {
+pub struct Watermarks {
     places: Vec<i64>,
     priorities: Vec<i16>,
     since: Vec<Option<i64>>,
@@ -113,7 +113,7 @@ pub async fn claim(
     worker: i64,
     shape: Shape,
     batch: i64,
-    marks: &mut Marks,
+    watermarks: &mut Watermarks,
 ) -> Result<Claimed, Error> {
     let mut keyed = true;
     let row = loop {
@@ -127,9 +127,9 @@ pub async fn claim(
             // A connection that is refused would have to wait, and the loop knows no waiting.
             .bind(vec!["checkout"])
             .bind(keyed)
-            .bind(&marks.places)
-            .bind(&marks.priorities)
-            .bind(&marks.since)
+            .bind(&watermarks.places)
+            .bind(&watermarks.priorities)
+            .bind(&watermarks.since)
             .bind(i64::MAX)
             .bind(false)
             .fetch_one(&mut *connection)
@@ -145,17 +145,20 @@ pub async fn claim(
             answer => break answer?,
         }
     };
-    let whole = marks.places.is_empty();
-    *marks =
-        Marks { places: row.try_get(10)?, priorities: row.try_get(11)?, since: row.try_get(12)? };
+    let whole = watermarks.places.is_empty();
+    *watermarks = Watermarks {
+        places: row.try_get(10)?,
+        priorities: row.try_get(11)?,
+        since: row.try_get(12)?,
+    };
     // An aggregate of no rows is null.
     let Some(ids): Option<Vec<i64>> = row.try_get(0)? else {
         if whole {
             return Ok(Claimed::default());
         }
-        // There is nothing from the marks on: a whole claim has the last word.
-        *marks = Marks::default();
-        return Box::pin(claim(connection, worker, shape, batch, marks)).await;
+        // There is nothing from the watermarks on: a whole claim has the last word.
+        *watermarks = Watermarks::default();
+        return Box::pin(claim(connection, worker, shape, batch, watermarks)).await;
     };
     let keys: Vec<Option<String>> = row.try_get(2)?;
     let revisions: Vec<Option<i64>> = row.try_get(6)?;

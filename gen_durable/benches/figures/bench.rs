@@ -15,7 +15,7 @@ use crate::{
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long anything may take before the benchmark gives up.
-pub const PATIENCE: Duration = Duration::from_mins(10);
+pub const WAIT_MAX: Duration = Duration::from_mins(10);
 
 /// A measurement, and that of its baseline in the same round.
 #[derive(Clone, Copy, Debug)]
@@ -293,7 +293,7 @@ impl Bench {
 
 /// Waits until the engine has run this many steps and holds nothing any more.
 pub async fn until_steps(engine: &Engine, steps: u64) -> Result<(), Error> {
-    let waited = tokio::time::timeout(PATIENCE, async {
+    let waited = tokio::time::timeout(WAIT_MAX, async {
         loop {
             let metrics = engine.metrics();
             if metrics.steps >= steps && metrics.claimed == 0 {
@@ -302,7 +302,7 @@ pub async fn until_steps(engine: &Engine, steps: u64) -> Result<(), Error> {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });
-    waited.await.map_err(|_elapsed| format!("{:?} after {PATIENCE:?}", engine.metrics()).into())
+    waited.await.map_err(|_elapsed| format!("{:?} after {WAIT_MAX:?}", engine.metrics()).into())
 }
 
 fn parent_of(pid: i32) -> Option<u32> {

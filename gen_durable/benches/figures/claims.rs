@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    bare::{self, Marks, ONE_STEP},
+    bare::{self, ONE_STEP, Watermarks},
     bench::{Bench, Error, Figure, Sample, Target, until_steps},
     latency::quantile,
     machines::{OneStep, Sleeper, Slow, Small},
@@ -98,8 +98,9 @@ async fn claims(bench: &Bench) -> Result<f64, Error> {
     let mut times: Vec<Duration> = Vec::new();
     for _ in 0..100 {
         let began = Instant::now();
-        let held =
-            bare::claim(&mut connection, worker, ONE_STEP, 100, &mut Marks::default()).await?.held;
+        let held = bare::claim(&mut connection, worker, ONE_STEP, 100, &mut Watermarks::default())
+            .await?
+            .held;
         if held.is_empty() {
             break;
         }

@@ -13,7 +13,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{
-    bare::{self, Marks, Outcome, Shape},
+    bare::{self, Outcome, Shape, Watermarks},
     bench::{Bench, Error},
 };
 
@@ -30,14 +30,14 @@ struct Lane {
     worker: i64,
     shape: Shape,
     batch: i64,
-    marks: Marks,
+    watermarks: Watermarks,
 }
 
 impl Lane {
     /// Claims a batch and takes each row to its end; whether there was one.
     async fn finish_batch(&mut self) -> Result<bool, Error> {
-        let Self { connection, worker, shape, batch, marks } = self;
-        let claimed = bare::claim(connection, *worker, *shape, *batch, marks).await?;
+        let Self { connection, worker, shape, batch, watermarks } = self;
+        let claimed = bare::claim(connection, *worker, *shape, *batch, watermarks).await?;
         let (mut held, mut keys) = (claimed.held, claimed.keys);
         let found = !held.is_empty() || !claimed.candidates.is_empty();
         if !claimed.candidates.is_empty() {
@@ -59,8 +59,8 @@ impl Lane {
 
     /// Claims a batch and parks it; the ids.
     async fn park_batch(&mut self) -> Result<Vec<i64>, Error> {
-        let Self { connection, worker, shape, batch, marks } = self;
-        let mut held = bare::claim(connection, *worker, *shape, *batch, marks).await?.held;
+        let Self { connection, worker, shape, batch, watermarks } = self;
+        let mut held = bare::claim(connection, *worker, *shape, *batch, watermarks).await?.held;
         bare::commit(connection, *worker, *shape, &mut held, Outcome::Await).await?;
         Ok(held.iter().map(|row| row.id).collect())
     }
@@ -82,7 +82,7 @@ where
         let mut connection = PgConnection::connect(&bench.url).await?;
         let worker = bare::register(&mut connection).await?;
         let batch = floor.batch;
-        lanes.push(Lane { connection, worker, shape, batch, marks: Marks::default() });
+        lanes.push(Lane { connection, worker, shape, batch, watermarks: Watermarks::default() });
     }
     let began = Instant::now();
     let mut tasks: JoinSet<_> = lanes.into_iter().map(run).collect();

@@ -6,8 +6,8 @@ use gen_durable::prelude::{Client, InstanceId};
 use sqlx::PgConnection;
 
 use crate::{
-    bare::{self, LISTENER, Marks, ONE_STEP, Outcome, Shape},
-    bench::{Bench, Error, Figure, PATIENCE, Row, Sample, Target},
+    bare::{self, LISTENER, Watermarks, ONE_STEP, Outcome, Shape},
+    bench::{Bench, Error, Figure, Row, Sample, Target, WAIT_MAX},
     machines::{Go, Listener, OneStep, Parent, Small, Worker},
 };
 
@@ -54,7 +54,7 @@ pub async fn inserts(client: &Client, count: i64) -> Result<Vec<Duration>, Error
         }
         let began = Instant::now();
         let id = OneStep::insert(Small { n, ..Small::default() }).execute(client).await?;
-        client.wait(id, PATIENCE).await?;
+        client.wait(id, WAIT_MAX).await?;
         times.push(began.elapsed());
     }
     Ok(times)
@@ -93,7 +93,7 @@ pub async fn signals(
         }
         let began = Instant::now();
         Listener::signal_go(id, Go { n: 1 }).execute(client).await?;
-        client.wait(id, PATIENCE).await?;
+        client.wait(id, WAIT_MAX).await?;
         times.push(began.elapsed());
     }
     Ok(times)
@@ -149,7 +149,7 @@ async fn signal_to_done(bench: &Bench) -> Result<Vec<Sample>, Error> {
 
 /// Claims the one row that there is and ends it.
 async fn finish_one(connection: &mut PgConnection, worker: i64, shape: Shape) -> Result<(), Error> {
-    let mut held = bare::claim(connection, worker, shape, 1, &mut Marks::default()).await?.held;
+    let mut held = bare::claim(connection, worker, shape, 1, &mut Watermarks::default()).await?.held;
     bare::commit(connection, worker, shape, &mut held, Outcome::Done).await
 }
 
@@ -161,7 +161,7 @@ async fn fan_out(bench: &Bench) -> Result<Sample, Error> {
     let engine = bench.engine().machine::<Parent>().machine::<Worker>().start().await?;
     let join = async |children| {
         let id = Parent::insert(Small { n: children, ..Small::default() }).execute(&engine).await?;
-        Ok::<i64, Error>(engine.wait(id, PATIENCE).await?)
+        Ok::<i64, Error>(engine.wait(id, WAIT_MAX).await?)
     };
     // An engine that has run such a join before: its connections are open, their statements prepared, and they have
     // the memory for batches of this size.

@@ -15,7 +15,7 @@ pub struct Functions {
     /// Whether one of them is `handle`.
     pub handle: bool,
     /// Groups of steps that no step outside of the group leads to.
-    pub islands: &'static [&'static [&'static str]],
+    pub unreachable: &'static [&'static [&'static str]],
 }
 
 impl Functions {
@@ -39,11 +39,11 @@ pub struct Checks {
 impl Checks {
     /// Whether a step is on no island, or on the one of the initial step.
     pub const fn reach(&self, step: &str, initial: &str) -> bool {
-        let islands = self.functions.islands;
+        let unreachable = self.functions.unreachable;
         let mut index = 0;
-        while index < islands.len() {
-            if contains(islands[index], step) {
-                return contains(islands[index], initial);
+        while index < unreachable.len() {
+            if contains(unreachable[index], step) {
+                return contains(unreachable[index], initial);
             }
             index += 1;
         }
@@ -319,7 +319,7 @@ impl Text {
 mod tests {
     use super::*;
 
-    const NONE: Functions = Functions { steps: &[], others: &[], handle: false, islands: &[] };
+    const NONE: Functions = Functions { steps: &[], others: &[], handle: false, unreachable: &[] };
 
     /// An enum with variants of these steps, beside an impl block.
     fn checks(steps: &'static [&'static str], functions: Functions) -> Checks {
@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_step_on_an_island_is_reached_if_instances_begin_there() {
-        let checks = checks(&[], Functions { islands: &[&["a", "b"], &["c"]], ..NONE });
+        let checks = checks(&[], Functions { unreachable: &[&["a", "b"], &["c"]], ..NONE });
         assert!(checks.reach("b", "a"));
         assert!(!checks.reach("c", "a"));
         assert!(checks.reach("d", "a"), "it is led to from an island, at worst");

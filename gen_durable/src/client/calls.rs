@@ -14,10 +14,10 @@ use std::{
 
 pub(super) use self::{inserts::insert_with, signals::deliver_with};
 use crate::{
-    announce::Announcer,
     connections::Connections,
     error::{DatabaseError, Duplicate, SignalError},
     group::Group,
+    notifier::Notifier,
     per_runtime::Idle,
     signal::Delivery,
     storage::{Locked, NewInstance, NewSignal},
@@ -39,19 +39,19 @@ const WAITING_MAX: usize = 1;
 pub(super) struct Calls {
     connections: Connections,
     /// Inserts that no other transaction can hold up.
-    plain: Arc<Group<inserts::Job>>,
+    plain: Arc<Group<inserts::PendingInsert>>,
     /// Inserts with a unique key, which somebody else may be inserting.
-    unique: Arc<Group<inserts::Job>>,
-    signals: Arc<Group<signals::Job>>,
+    unique: Arc<Group<inserts::PendingInsert>>,
+    signals: Arc<Group<signals::PendingSignal>>,
 }
 
 impl Calls {
-    pub(super) fn new(connections: &Connections, announcer: &Arc<Announcer>) -> Self {
+    pub(super) fn new(connections: &Connections, notifier: &Arc<Notifier>) -> Self {
         Self {
             connections: connections.clone(),
-            plain: inserts::group(connections, announcer),
-            unique: inserts::group(connections, announcer),
-            signals: signals::group(connections, announcer),
+            plain: inserts::group(connections, notifier),
+            unique: inserts::group(connections, notifier),
+            signals: signals::group(connections, notifier),
         }
     }
 
@@ -61,15 +61,15 @@ impl Calls {
     ) -> Result<Result<i64, Duplicate>, DatabaseError> {
         let group = if row.unique_key.is_some() { &self.unique } else { &self.plain };
         let _under_way = self.connections.under_way();
-        let (job, answer) = inserts::Job::new(row);
-        group.submit(job);
+        let (pending, answer) = inserts::PendingInsert::new(row);
+        group.submit(pending);
         answer.await.unwrap_or_else(|_| Err(stopped("insert an instance")))
     }
 
     pub(super) async fn signal(&self, signal: NewSignal) -> Result<Delivery, SignalError> {
         let _under_way = self.connections.under_way();
-        let (job, answer) = signals::Job::new(signal);
-        self.signals.submit(job);
+        let (pending, answer) = signals::PendingSignal::new(signal);
+        self.signals.submit(pending);
         answer.await.unwrap_or_else(|_| Err(stopped("deliver a signal").into()))
     }
 }
@@ -90,15 +90,15 @@ pub(super) struct Wait<'a> {
     operation: &'static str,
     what: &'a str,
     since: Instant,
-    patience: Duration,
+    lock_wait_max: Duration,
     /// How the next try waits.
     pub(super) locked: Locked,
 }
 
 impl<'a> Wait<'a> {
     pub(super) fn new(connections: &Connections, operation: &'static str, what: &'a str) -> Self {
-        let (since, patience) = (Instant::now(), connections.patience());
-        Self { operation, what, since, patience, locked: Locked::WaitBriefly }
+        let (since, lock_wait_max) = (Instant::now(), connections.answer_timeout());
+        Self { operation, what, since, lock_wait_max, locked: Locked::WaitBriefly }
     }
 
     /// The answer of a try; none if it found something locked, and is worth another one.
@@ -108,7 +108,7 @@ impl<'a> Wait<'a> {
     ) -> Option<Result<T, DatabaseError>> {
         match answer {
             Err(error) if error.is_locked() => {
-                held(self.operation, self.what, self.since, self.patience).map(Err)
+                held(self.operation, self.what, self.since, self.lock_wait_max).map(Err)
             }
             // It waited for the lock, perhaps, for longer than a statement may take. A shorter wait tells.
             Err(error)
@@ -127,16 +127,16 @@ fn held(
     operation: &'static str,
     what: &str,
     since: Instant,
-    patience: Duration,
+    lock_wait_max: Duration,
 ) -> Option<DatabaseError> {
     let error = || {
         let text = format!(
-            "{what} is locked by another transaction, and has been for {patience:?}: that transaction must end first"
+            "{what} is locked by another transaction, and has been for {lock_wait_max:?}: that transaction must end first"
         );
         DatabaseError::new(operation)(sqlx::Error::Io(io::Error::new(
             io::ErrorKind::TimedOut,
             text,
         )))
     };
-    (since.elapsed() >= patience).then(error)
+    (since.elapsed() >= lock_wait_max).then(error)
 }

@@ -6,10 +6,10 @@ use sqlx::{PgConnection, PgPool};
 
 use super::calls::{Wait, deliver_with, insert_with};
 use crate::{
-    announce::latest_poll,
     config::Config,
     connections::Connections,
     error::{Cause, DatabaseError, Duplicate, InsertError, SignalError},
+    notifier::latest_poll,
     signal::Delivery,
     storage::{self, Locked, NewInstance, NewSignal},
 };

@@ -17,7 +17,7 @@ use super::within;
 use crate::error::Cause;
 
 /// The time that a connection may take to be made.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The time for which an answer stands for those who ask after it.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -38,7 +38,8 @@ impl Probe {
             },
             _ => {
                 let options = pool.connect_options();
-                let made = within(PATIENCE, async { options.connect().await?.close().await }).await;
+                let made =
+                    within(PROBE_TIMEOUT, async { options.connect().await?.close().await }).await;
                 let said = made.as_ref().err().map(|error| Cause(error).to_string());
                 *last = Some((Instant::now(), said));
                 made.err().unwrap_or(sqlx::Error::PoolTimedOut)

@@ -4,7 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Context, Mark};
+use super::{Consumption, Context};
 use crate::{
     error::DecodeError,
     machine::Machine,
@@ -28,7 +28,7 @@ impl<M: Machine> Context<M> {
     {
         let Some(index) = self.oldest(S::NAME) else { return Ok(None) };
         let signal = self.decode::<S>(index)?;
-        self.inbox[index].mark = Mark::Taken;
+        self.inbox[index].consumption = Consumption::Taken;
         Ok(Some(signal))
     }
 
@@ -100,7 +100,7 @@ impl<M: Machine> Context<M> {
         let signals =
             found.iter().map(|&index| self.decode::<S>(index)).collect::<Result<_, _>>()?;
         for index in found {
-            self.inbox[index].mark = Mark::Taken;
+            self.inbox[index].consumption = Consumption::Taken;
         }
         Ok(signals)
     }
@@ -173,7 +173,7 @@ impl<M: Machine> Context<M> {
             catch_unwind(decode).unwrap_or(false)
         };
         let Some(index) = self.kept(S::NAME).find(|index| !decodes(*index)) else { return false };
-        self.inbox[index].mark = Mark::Discarded;
+        self.inbox[index].consumption = Consumption::Discarded;
         true
     }
 
@@ -185,7 +185,9 @@ impl<M: Machine> Context<M> {
     fn kept(&self, name: &str) -> impl Iterator<Item = usize> {
         let found = self.inbox.iter().enumerate();
         found
-            .filter(move |(_, signal)| signal.mark == Mark::Kept && *signal.name == *name)
+            .filter(move |(_, signal)| {
+                signal.consumption == Consumption::Kept && *signal.name == *name
+            })
             .map(|(index, _)| index)
     }
 

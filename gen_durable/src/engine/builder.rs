@@ -13,25 +13,24 @@ use tokio::{
 };
 
 use super::{
-    Counters, Engine, Shared,
-    alarms::Alarms,
-    claimer,
+    Counters, Engine, Shared, claimer,
     flusher::Flusher,
-    gate::Gate,
     keeper::{self, Heart},
+    latch::Latch,
     lease::Lease,
-    notify, register, shutdown,
+    listener, register, shutdown,
     slots::Queue,
     tasks::Tasks,
+    wake_backoff::WakeBackoff,
 };
 use crate::{
-    announce::Announcer,
     client::Client,
     config::Config,
     connections::Connections,
     error::Error,
     machine::{Machine, Steps},
     maintenance,
+    notifier::Notifier,
     registry::{MachineRunner, Polls, Registry, Runner},
     resources::Resources,
     storage::Retention,
@@ -299,12 +298,12 @@ impl EngineBuilder {
 
     fn share(self, connections: Connections, registry: Registry, lease: Lease) -> Arc<Shared> {
         let config = self.config;
-        let announcer = if config.poll_only {
-            Announcer::local(config.poll_interval)
+        let notifier = if config.poll_only {
+            Notifier::local(config.poll_interval)
         } else {
-            Announcer::remote(connections.clone(), config.poll_interval)
+            Notifier::remote(connections.clone(), config.poll_interval)
         };
-        let client = Client::with(connections.clone(), Arc::clone(&announcer), config.value_max);
+        let client = Client::with(connections.clone(), Arc::clone(&notifier), config.value_max);
         let queues = config
             .queues
             .iter()
@@ -315,7 +314,7 @@ impl EngineBuilder {
             config,
             connections,
             client,
-            announcer,
+            notifier,
             registry,
             resources: self.resources,
             polls: Polls::default(),
@@ -327,19 +326,19 @@ impl EngineBuilder {
             tasks: Tasks::default(),
             metrics: Counters::default(),
             work: Notify::new(),
-            alarms: Alarms::default(),
+            wake_backoff: WakeBackoff::default(),
             due: Mutex::default(),
             saturated: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
-            stopping: Gate::new(),
-            claimer_ended: Gate::new(),
-            cut_off: Gate::new(),
-            stopped: Gate::new(),
-            deserted: Gate::new(),
+            stopping: Latch::new(),
+            claimer_ended: Latch::new(),
+            cut_off: Latch::new(),
+            stopped: Latch::new(),
+            deserted: Latch::new(),
             shutdown: sync::Mutex::new(()),
         });
         let local = Arc::downgrade(&shared);
-        shared.announcer.set_local(Box::new(move |queue| {
+        shared.notifier.set_local(Box::new(move |queue| {
             local.upgrade().is_some_and(|shared| shared.hear(queue))
         }));
         shared
@@ -363,7 +362,7 @@ fn spawn_services(shared: &Arc<Shared>) {
     tokio::spawn(async move { keeper::beat(&service).await });
     if !shared.config.poll_only {
         let service = Arc::clone(shared);
-        tokio::spawn(async move { notify::listen(&service).await });
+        tokio::spawn(async move { listener::listen(&service).await });
     }
     if shared.config.maintenance {
         maintenance::spawn(shared);

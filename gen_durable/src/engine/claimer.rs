@@ -7,7 +7,7 @@
 //!      └──────────── nothing (more) to claim ─────┘
 //! ```
 //!
-//! Invariant: what is claimed and not finished stays within a queue's slots and its [prefetch](super::pace).
+//! Invariant: what is claimed and not finished stays within a queue's slots and its [prefetch](super::prefetch).
 
 use std::{
     collections::BTreeMap,
@@ -16,15 +16,16 @@ use std::{
 };
 
 use super::{
-    Shared, executor,
+    Shared,
+    claim_lock::ClaimLocks,
+    executor,
     jitter::jittered,
     limits::Limits,
-    marks::Marks,
-    orphans::Orphans,
+    lost_claims::LostClaims,
     outage::{Outage, no_connection},
-    pace::{CLAIM_MAX, Pace},
+    prefetch::{CLAIM_MAX, Prefetch},
     slots::Row,
-    turns::Turns,
+    watermarks::Watermarks,
 };
 use crate::{
     group::WEIGHT_MAX,
@@ -37,7 +38,7 @@ const IDLE_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The pause after a claim whose keys or rows others held: twice the first, and the longest.
 const CONTENDED_PAUSE_MIN: Duration = Duration::from_micros(2500);
 const CONTENDED_PAUSE_MAX: Duration = Duration::from_millis(250);
-/// How long not to look again for what is due, while a turn is refused or a whole claim is to come soon.
+/// How long not to look again for what is due, while a claim lock is refused or a whole claim is to come soon.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// What a statement's way to Postgres may take longer than another's.
 const MARGIN: Duration = Duration::from_millis(5);
@@ -62,34 +63,36 @@ impl Drop for Ended<'_> {
 pub(crate) async fn run(shared: &Arc<Shared>) {
     let _ended = Ended(shared);
     let kinds = Arc::new(shared.registry.kinds());
-    let mut paces: Vec<Pace> = shared.queues.values().cloned().map(Pace::new).collect();
+    let mut prefetches: Vec<Prefetch> =
+        shared.queues.values().cloned().map(Prefetch::new).collect();
     let mut outage = Outage::new("claim work");
     let mut idle_pause = IDLE_PAUSE_MIN;
     let mut contended_pause = CONTENDED_PAUSE_MIN;
-    let mut orphans = Orphans::new();
+    let mut lost_claims = LostClaims::new();
     let mut limits = Limits::default();
     let mut told = false;
-    let mut turns = Turns::default();
-    let mut marks = Marks::default();
+    let mut claim_locks = ClaimLocks::default();
+    let mut watermarks = Watermarks::default();
     let mut next_look = Instant::now();
     while !shared.stopping.is_open() {
         // The permit is taken before the look: what is announced after this line is seen by the
         // claim, or wakes the wait below.
         let announced = shared.work.notified();
-        if let Err(error) = orphans.look(shared).await {
+        if let Err(error) = lost_claims.look(shared).await {
             pause(shared, outage.failed(&error)).await;
             continue;
         }
         let asked = Instant::now();
-        let Some(mut request) = wanted(shared, &mut paces, &kinds, &mut limits, &turns, asked)
+        let Some(mut request) =
+            wanted(shared, &mut prefetches, &kinds, &mut limits, &claim_locks, asked)
         else {
-            // No slot is free, or the lease has lapsed; either change wakes the claimer. Or the turns
+            // No slot is free, or the lease has lapsed; either change wakes the claimer. Or the claim locks
             // are refused, and asked for again after a pause.
-            let again = [turns.next(asked), limits.next()].into_iter().flatten().min();
+            let again = [claim_locks.next(asked), limits.next()].into_iter().flatten().min();
             wait(shared, announced, until(shared.config.poll_interval, again)).await;
             continue;
         };
-        request.known = marks.known(&request.queues, asked);
+        request.known = watermarks.known(&request.queues, asked);
         match claim(shared, &request).await {
             Err(error) => {
                 failed(shared, &request, &error, false, &mut limits, &mut outage).await;
@@ -105,36 +108,38 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 let more_at_once = claim.cleared || claim.cut && !claim.rows.is_empty();
                 let now = Instant::now();
                 let first = std::mem::take(&mut claim.first);
-                marks.heard(&request, &claim.refused, first, asked, now);
+                watermarks.heard(&request, &claim.refused, first, asked, now);
                 let some = !claim.rows.is_empty();
                 let counts = enter(shared, &request, std::mem::take(&mut claim.rows), &mut limits);
-                tell(&mut paces, &request, &counts, &claim);
+                tell(&mut prefetches, &request, &counts, &claim);
                 if let Some(error) = &claim.failed {
                     failed(shared, &request, error, true, &mut limits, &mut outage).await;
                 }
-                turns.heard(&request.queues, claim.refused, now);
-                let turn = turns.next(now);
-                if turn.is_none() || some {
-                    shared.alarms.answered(some, now);
+                claim_locks.heard(&request.queues, claim.refused, now);
+                let lock_retry = claim_locks.next(now);
+                if lock_retry.is_none() || some {
+                    shared.wake_backoff.answered(some, now);
                 }
                 let full = got_all(&request, &counts);
-                // A turn that is refused says nothing of what waits.
-                if full || turn.is_none() {
+                // A claim lock that is refused says nothing of what waits.
+                if full || lock_retry.is_none() {
                     shared.flusher.set_backlog(full);
                 }
                 let full = full || more_at_once;
                 // A queue that had no room was not asked for: whoever makes some must wake the
                 // claimer, and room that was made meanwhile, and told nobody, is seen here.
-                let left_out = |pace: &Pace| {
-                    let name = &pace.queue.name;
+                let left_out = |prefetch: &Prefetch| {
+                    let name = &prefetch.queue.name;
                     !request.queues.iter().any(|queue| **queue == **name)
-                        && !turns.paused(name, now)
+                        && !claim_locks.paused(name, now)
                         && !limits.paused(name, now)
                 };
                 // Beside rows that were left out because they are locked there may be more of other machines.
-                let more = full || contended && some || paces.iter().any(left_out);
+                let more = full || contended && some || prefetches.iter().any(left_out);
                 shared.saturated.store(more, Ordering::SeqCst);
-                let room = paces.iter_mut().any(|pace| left_out(pace) && pace.wanted() > 0);
+                let room = prefetches
+                    .iter_mut()
+                    .any(|prefetch| left_out(prefetch) && prefetch.wanted() > 0);
                 if full || room {
                     idle_pause = IDLE_PAUSE_MIN;
                     if full {
@@ -142,7 +147,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     }
                     continue;
                 }
-                told &= turn.is_some();
+                told &= lock_retry.is_some();
                 // Another claim has keys, for as long as a statement takes, or somebody's transaction rows, for
                 // as long as it likes. Neither tells when it has ended. The pause is as long as that has taken.
                 contended_pause = if contended && !some {
@@ -151,11 +156,12 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     CONTENDED_PAUSE_MIN
                 };
                 let freed = contended.then(|| now + jittered(contended_pause));
-                let again = [turn, freed, marks.again(&request), limits.next()];
+                let again = [lock_retry, freed, watermarks.again(&request), limits.next()];
                 let again = again.into_iter().flatten().min();
                 let pause = if again.is_none() || next_look <= now {
-                    // What is due in a queue whose turn is refused is no news.
-                    let queues = shared.queues.keys().filter(|queue| !turns.paused(queue, now));
+                    // What is due in a queue whose claim lock is refused is no news.
+                    let queues =
+                        shared.queues.keys().filter(|queue| !claim_locks.paused(queue, now));
                     let queues: Vec<String> = queues.cloned().collect();
                     let pause =
                         idle(shared, &queues, &kinds, &mut outage, &mut idle_pause, asked).await;
@@ -175,28 +181,29 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
 /// What to ask for, if there is room for anything.
 fn wanted(
     shared: &Shared,
-    paces: &mut [Pace],
+    prefetches: &mut [Prefetch],
     kinds: &Arc<Kinds>,
     limits: &mut Limits,
-    turns: &Turns,
+    claim_locks: &ClaimLocks,
     now: Instant,
 ) -> Option<ClaimRequest> {
-    request(shared, paces, kinds, limits, turns, now).or_else(|| {
+    request(shared, prefetches, kinds, limits, claim_locks, now).or_else(|| {
         // There is no room. Whoever makes some wakes the claimer from here on; what was made
         // before, and told nobody, is seen by the second look.
-        let no_room = paces.iter().any(|pace| !turns.paused(&pace.queue.name, now));
+        let no_room =
+            prefetches.iter().any(|prefetch| !claim_locks.paused(&prefetch.queue.name, now));
         shared.saturated.store(no_room, Ordering::SeqCst);
-        request(shared, paces, kinds, limits, turns, now)
+        request(shared, prefetches, kinds, limits, claim_locks, now)
     })
 }
 
 /// What to ask for, if anything.
 fn request(
     shared: &Shared,
-    paces: &mut [Pace],
+    prefetches: &mut [Prefetch],
     kinds: &Arc<Kinds>,
     limits: &mut Limits,
-    turns: &Turns,
+    claim_locks: &ClaimLocks,
     now: Instant,
 ) -> Option<ClaimRequest> {
     let worker = shared.lease.worker();
@@ -209,21 +216,26 @@ fn request(
         wanted: Vec::new(),
         beyond: Vec::new(),
         kinds: Arc::clone(kinds),
-        out_of_turn: Vec::new(),
+        without_lock: Vec::new(),
         known: Vec::new(),
         bytes_max: i64::try_from(WEIGHT_MAX).unwrap_or(i64::MAX),
         light: None,
     };
     let mut wanted: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    for pace in paces.iter_mut().filter(|pace| !turns.paused(&pace.queue.name, now)) {
-        let rows = pace.wanted().min(limits.rows_max(&pace.queue.name));
+    for prefetch in
+        prefetches.iter_mut().filter(|prefetch| !claim_locks.paused(&prefetch.queue.name, now))
+    {
+        let rows = prefetch.wanted().min(limits.rows_max(&prefetch.queue.name));
         if rows > 0 {
-            wanted.insert(pace.queue.name.to_string(), (rows, pace.beyond().min(CLAIM_MAX - rows)));
+            wanted.insert(
+                prefetch.queue.name.to_string(),
+                (rows, prefetch.beyond().min(CLAIM_MAX - rows)),
+            );
         }
     }
     for queue in limits.together(wanted.keys().cloned().collect(), now) {
-        if turns.lost(&queue, now) {
-            request.out_of_turn.push(queue.clone());
+        if claim_locks.waited_out(&queue, now) {
+            request.without_lock.push(queue.clone());
         }
         let (rows, beyond) = wanted.get(&queue).copied().unwrap_or_default();
         request.wanted.push(i64::try_from(rows + beyond).unwrap_or(i64::MAX));
@@ -246,7 +258,7 @@ async fn failed(
     outage: &mut Outage,
 ) {
     // The claim may have been committed, and its answer lost.
-    shared.suspect_orphans();
+    shared.suspect_lost_claims();
     shared.flusher.set_backlog(false);
     match Fault::of(error) {
         Fault::Connection | Fault::Database | Fault::Locked => {
@@ -262,7 +274,7 @@ async fn failed(
 /// was announced here was taken by this process, and they have not heard of it.
 fn announce_rest(shared: &Shared, request: &ClaimRequest, told: &mut bool) {
     if !std::mem::replace(told, true) {
-        shared.announcer.announce_elsewhere(request.queues.iter().map(String::as_str));
+        shared.notifier.announce_elsewhere(request.queues.iter().map(String::as_str));
     }
 }
 
@@ -335,12 +347,17 @@ fn enter(
 }
 
 /// Tells the queues what a claim came to for them; nothing, if they were refused.
-fn tell(paces: &mut [Pace], request: &ClaimRequest, counts: &[usize], claim: &storage::Claim) {
+fn tell(
+    prefetches: &mut [Prefetch],
+    request: &ClaimRequest,
+    counts: &[usize],
+    claim: &storage::Claim,
+) {
     let keys = claim.busy_keys.iter().zip(&claim.stuck);
     for ((queue, count), (busy, stuck)) in request.queues.iter().zip(counts).zip(keys) {
-        let pace = paces.iter_mut().find(|pace| *pace.queue.name == **queue);
-        if let Some(pace) = pace.filter(|_| !claim.refused.contains(queue)) {
-            pace.heard(*count, *busy, *stuck);
+        let prefetch = prefetches.iter_mut().find(|prefetch| *prefetch.queue.name == **queue);
+        if let Some(prefetch) = prefetch.filter(|_| !claim.refused.contains(queue)) {
+            prefetch.heard(*count, *busy, *stuck);
         }
     }
 }
@@ -392,7 +409,7 @@ async fn look_ahead(
         let due = storage::next_due(&mut connection, queues, kinds, since).await?;
         if due.wake == Some(Duration::ZERO) {
             let woken = storage::wake_timed_out(&mut connection, WAKE_MAX).await?;
-            shared.announcer.announce(woken.iter().map(String::as_str));
+            shared.notifier.announce(woken.iter().map(String::as_str));
         }
         Ok(due)
     };

@@ -122,11 +122,11 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
         slot.take().await;
         if !shared.lease.may_start(work.worker) {
             // Whoever has the lease's rows now, it is not this worker: there is nothing to give back.
-            // Unless the lease is renewed after all: then it is an orphan.
+            // Unless the lease is renewed after all: then it is a lost claim.
             if shared.lease.may_hold() && work.worker == shared.lease.worker() {
                 shared.flusher.commit(work.release()).await;
             } else {
-                shared.suspect_orphans();
+                shared.suspect_lost_claims();
             }
             return;
         }
@@ -188,7 +188,7 @@ async fn load_inbox(shared: &Shared, work: &mut Work) -> Loading {
                 let own = matches!(Fault::of(&error), Fault::Data | Fault::Size | Fault::Unclear);
                 refusals += u32::from(own);
                 let long =
-                    refusals >= LOADS_MAX && began.elapsed() >= shared.connections.patience();
+                    refusals >= LOADS_MAX && began.elapsed() >= shared.connections.answer_timeout();
                 if long && loads_nothing(shared, &missing).await {
                     return Loading::Failed(Cause(&error).to_string());
                 }
@@ -265,11 +265,11 @@ async fn flush(
                 );
                 return false;
             }
-            // Not even that, so there is nothing left to be committed: an orphan, tried again later.
+            // Not even that, so there is nothing left to be committed: a lost claim, tried again later.
             Answer::Refused(error) if refusals == 2 => {
                 tracing::error!(machine = runner.name(), instance = work.instance.id, error = %Cause(&error), "the database refuses whatever is committed");
                 tokio::time::sleep(REFUSED_PAUSE).await;
-                shared.suspect_orphans();
+                shared.suspect_lost_claims();
                 return false;
             }
             Answer::Refused(error) if refusals == 1 => {

@@ -32,8 +32,8 @@ use self::{
 };
 use super::{
     Shared,
-    freeing::free_again,
     outage::{Outage, no_connection},
+    unblock::unblock_again,
 };
 use crate::{
     connections::within,
@@ -68,7 +68,7 @@ pub(crate) enum Answer {
 }
 
 /// An outcome that waits for its commit.
-pub(crate) struct Job {
+pub(crate) struct PendingCommit {
     commit: Box<Commit>,
     reply: Reply,
     /// Whether an earlier try may have been applied.
@@ -90,7 +90,7 @@ impl Reply {
     }
 }
 
-impl Item for Job {
+impl Item for PendingCommit {
     /// The instance's next step begins when it is durable, or its partition key is free.
     fn is_awaited(&self) -> bool {
         matches!(self.commit.change, Change::Next { .. }) || self.commit.partition_key.is_some()
@@ -110,9 +110,9 @@ impl Item for Job {
 /// Takes outcomes and answers when they are durable.
 #[derive(Debug)]
 pub(crate) struct Flusher {
-    plain: Arc<Group<Job>>,
-    sending: Arc<Group<Job>>,
-    large: Arc<Group<Job>>,
+    plain: Arc<Group<PendingCommit>>,
+    sending: Arc<Group<PendingCommit>>,
+    large: Arc<Group<PendingCommit>>,
     /// Whoever has the permit is the one that waits for its row.
     waiting: Arc<Semaphore>,
     /// Told when a batch of those that send has ended.
@@ -133,13 +133,13 @@ impl Flusher {
     pub(crate) fn new(shared: &Weak<Shared>) -> Self {
         let lane = |batch_max, tasks_max| {
             let shared = shared.clone();
-            let run = move |jobs| {
+            let run = move |commits| {
                 let shared = shared.clone();
                 Box::pin(async move {
-                    // An engine that is gone owns nothing; its jobs' replies are dropped.
+                    // An engine that is gone owns nothing; its commits' replies are dropped.
                     if let Some(shared) = shared.upgrade() {
-                        for jobs in one_of_each(jobs).into_iter().flat_map(few_keys) {
-                            commit_batch(&shared, jobs, false).await;
+                        for commits in one_of_each(commits).into_iter().flat_map(few_keys) {
+                            commit_batch(&shared, commits, false).await;
                         }
                     }
                 }) as _
@@ -163,32 +163,32 @@ impl Flusher {
     /// Commits an outcome and waits until it is durable, refused or lost.
     pub(crate) async fn commit(&self, commit: Box<Commit>) -> Answer {
         let (to, answer) = oneshot::channel();
-        self.submit(Job { commit, reply: Reply::new(to), uncertain: false });
+        self.submit(PendingCommit { commit, reply: Reply::new(to), uncertain: false });
         answer.await.unwrap_or(Answer::Lost)
     }
 
     /// Says whether more work waits than this process can claim at a time.
     pub(crate) fn set_backlog(&self, backlog: bool) {
-        self.plain.set_patient(backlog);
+        self.plain.set_gathering(backlog);
     }
 
     /// Takes an outcome up again whose row was locked.
-    fn resubmit(shared: &Arc<Shared>, job: Job) {
-        if job.reply.alone.is_some() {
-            tokio::spawn(faulty::alone(Arc::clone(shared), job));
+    fn resubmit(shared: &Arc<Shared>, pending: PendingCommit) {
+        if pending.reply.alone.is_some() {
+            tokio::spawn(faulty::alone(Arc::clone(shared), pending));
         } else {
-            shared.flusher.submit(job);
+            shared.flusher.submit(pending);
         }
     }
 
-    fn submit(&self, job: Job) {
-        let sent = job.commit.inserts.len() + job.commit.signals.len();
-        if sent > SENT_MAX || job.weight() > LARGE {
-            self.large.submit(job);
+    fn submit(&self, pending: PendingCommit) {
+        let sent = pending.commit.inserts.len() + pending.commit.signals.len();
+        if sent > SENT_MAX || pending.weight() > LARGE {
+            self.large.submit(pending);
         } else if sent > 0 {
-            self.sending.submit(job);
+            self.sending.submit(pending);
         } else {
-            self.plain.submit(job);
+            self.plain.submit(pending);
         }
     }
 
@@ -210,21 +210,22 @@ impl Flusher {
 
 /// Why a try of a batch failed, and the batch.
 struct Failed {
-    jobs: Vec<Job>,
+    commits: Vec<PendingCommit>,
     error: sqlx::Error,
 }
 
 /// Commits a batch, trying again while the lease holds. If it `waits`, then for the locks of its rows, for
 /// as long as [`storage::commit`] does.
-async fn commit_batch(shared: &Arc<Shared>, mut jobs: Vec<Job>, waits: bool) {
+async fn commit_batch(shared: &Arc<Shared>, mut commits: Vec<PendingCommit>, waits: bool) {
     let mut outage = Outage::new("commit outcomes");
     loop {
         // Before the try: what ends while it is on its way may be what had the row locked.
         let sent = shared.flusher.sent.subscribe();
-        let failed = match try_batch(shared, jobs, waits, shared.connections.patience()).await {
-            Ok(()) => return outage.over(),
-            Err(failed) => failed,
-        };
+        let failed =
+            match try_batch(shared, commits, waits, shared.connections.answer_timeout()).await {
+                Ok(()) => return outage.over(),
+                Err(failed) => failed,
+            };
         if given_up(shared, &failed.error) {
             return give_up(failed);
         }
@@ -232,15 +233,15 @@ async fn commit_batch(shared: &Arc<Shared>, mut jobs: Vec<Job>, waits: bool) {
             // The row's lock was waited for, perhaps for longer than a statement may take. Without an answer
             // it was not the lock.
             Fault::Locked | Fault::Size if waits && !storage::is_uncertain(&failed.error) => {
-                for mut job in failed.jobs {
-                    job.reply.locked.waited();
-                    retry_locked(shared, job, sent.clone());
+                for mut pending in failed.commits {
+                    pending.reply.locked.waited();
+                    retry_locked(shared, pending, sent.clone());
                 }
                 return;
             }
             Fault::Connection => {
                 tokio::time::sleep(outage.failed(&failed.error)).await;
-                jobs = failed.jobs;
+                commits = failed.commits;
             }
             // Each part may take long: others must not wait for all of them.
             fault @ (Fault::Locked | Fault::Size) => {
@@ -271,22 +272,22 @@ fn given_up(shared: &Shared, error: &sqlx::Error) -> bool {
 }
 
 fn give_up(failed: Failed) {
-    for job in failed.jobs {
-        let _ = job.reply.to.send(Answer::Lost);
+    for pending in failed.commits {
+        let _ = pending.reply.to.send(Answer::Lost);
     }
 }
 
 /// Commits a batch and answers it, or says why not.
 async fn try_batch(
     shared: &Arc<Shared>,
-    jobs: Vec<Job>,
+    commits: Vec<PendingCommit>,
     waits: bool,
-    patience: Duration,
+    answer_timeout: Duration,
 ) -> Result<(), Failed> {
     let sent = shared.flusher.sent.subscribe();
-    let mut uncertain = jobs.iter().any(|job| job.uncertain);
+    let mut uncertain = commits.iter().any(|pending| pending.uncertain);
     let (commits, replies): (Vec<Box<Commit>>, Vec<_>) =
-        jobs.into_iter().map(|job| (job.commit, job.reply)).unzip();
+        commits.into_iter().map(|pending| (pending.commit, pending.reply)).unzip();
     let mut locked = if waits { Locked::WaitBriefly } else { shared.flusher.locked() };
     loop {
         let result = async {
@@ -294,7 +295,7 @@ async fn try_batch(
             let mut committing = false;
             let commit =
                 storage::commit(&mut connection, &commits, uncertain, locked, &mut committing);
-            let result = within(patience, commit).await;
+            let result = within(answer_timeout, commit).await;
             // Postgres said that it rolled back, or nobody can say.
             uncertain |=
                 committing && matches!(&result, Err(error) if storage::is_uncertain(error));
@@ -310,9 +311,10 @@ async fn try_batch(
                 locked = Locked::Skip;
             }
             Err(error) => {
-                let jobs = commits.into_iter().zip(replies);
-                let jobs = jobs.map(|(commit, reply)| Job { commit, reply, uncertain });
-                return Err(Failed { jobs: jobs.collect(), error });
+                let commits = commits.into_iter().zip(replies);
+                let commits =
+                    commits.map(|(commit, reply)| PendingCommit { commit, reply, uncertain });
+                return Err(Failed { commits: commits.collect(), error });
             }
         }
     }
@@ -349,10 +351,10 @@ fn finish(
             tracing::warn!(machine, unique_key = %key, held_back, "an outcome's insert was dropped: an instance that has not ended holds its unique key");
         }
     }
-    free_again(shared, done.locked_partitions);
+    unblock_again(shared, done.locked_partitions);
     // Also of what was not inserted, which is rare and costs a look.
-    let inserted = shared.announcer.news(commits.iter().flat_map(|commit| &commit.inserts));
-    shared.announcer.announce(done.queues.iter().map(String::as_str).chain(inserted));
+    let inserted = shared.notifier.news(commits.iter().flat_map(|commit| &commit.inserts));
+    shared.notifier.announce(done.queues.iter().map(String::as_str).chain(inserted));
     for ((commit, reply), verdict) in commits.into_iter().zip(replies).zip(done.verdicts) {
         let answer = match verdict {
             Verdict::Durable { inbox } => {
@@ -366,7 +368,7 @@ fn finish(
             Verdict::Lost => Answer::Lost,
             Verdict::Locked => {
                 shared.flusher.skip_locked();
-                retry_locked(shared, Job { commit, reply, uncertain }, sent.clone());
+                retry_locked(shared, PendingCommit { commit, reply, uncertain }, sent.clone());
                 continue;
             }
         };

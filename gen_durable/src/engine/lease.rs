@@ -76,8 +76,8 @@ pub(super) async fn renew(shared: &Shared, connections: &Connections) -> Result<
     let worker = shared.lease.worker();
     let ttl = shared.lease.ttl;
     // A second try, on a new connection, must fit into what is left of the lease.
-    let patience = ttl / 4;
-    let mut connection = within(patience, connections.get()).await?;
+    let renew_timeout = ttl / 4;
+    let mut connection = within(renew_timeout, connections.get()).await?;
     let renewal = async {
         if storage::renew_lease(&mut connection, worker, ttl).await? {
             return Ok(worker);
@@ -96,7 +96,7 @@ pub(super) async fn renew(shared: &Shared, connections: &Connections) -> Result<
         );
         Ok(anew)
     };
-    let result = within(patience, renewal).await;
+    let result = within(renew_timeout, renewal).await;
     connection.done(result)
 }
 

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{jitter::jittered, pace::CLAIM_MAX};
+use super::{jitter::jittered, prefetch::CLAIM_MAX};
 use crate::{error::Cause, group::WEIGHT_MAX, storage::Claimed};
 
 /// The first and the longest pause after a claim of a queue by itself that failed.
@@ -30,7 +30,7 @@ const PROOFS: u32 = 3;
 pub(super) struct Limits {
     queues: HashMap<String, Limit>,
     /// Whether the next claim is of a queue that failed.
-    suspects_turn: bool,
+    suspect_is_next: bool,
     /// When the first of the queues that have room, and failed, may be claimed again.
     next: Option<Instant>,
 }
@@ -70,9 +70,9 @@ impl Limits {
         let due = |queue: &String| self.queues.get(queue).and_then(|limit| limit.next);
         let ready = suspects.into_iter().filter(|queue| due(queue).is_none_or(|at| at <= now));
         let suspect = ready.min_by_key(due);
-        self.suspects_turn = !self.suspects_turn || others.is_empty();
+        self.suspect_is_next = !self.suspect_is_next || others.is_empty();
         match suspect {
-            Some(suspect) if self.suspects_turn => vec![suspect],
+            Some(suspect) if self.suspect_is_next => vec![suspect],
             _ => others,
         }
     }

@@ -9,27 +9,27 @@
 //! Invariant: after `shutdown` nothing of the engine runs, and no row is left in its name that it
 //! could have given back.
 
-mod alarms;
 mod builder;
+mod claim_lock;
 mod claimer;
 mod executor;
 mod flusher;
-mod freeing;
-mod gate;
 mod jitter;
 mod keeper;
+mod latch;
 mod lease;
 mod limits;
-mod marks;
-mod notify;
-mod orphans;
+mod listener;
+mod lost_claims;
 mod outage;
-mod pace;
+mod prefetch;
 mod register;
 mod shutdown;
 mod slots;
 mod tasks;
-mod turns;
+mod unblock;
+mod wake_backoff;
+mod watermarks;
 
 use std::{
     collections::BTreeMap,
@@ -48,18 +48,18 @@ use tokio::{
 
 pub use self::builder::EngineBuilder;
 use self::{
-    alarms::Alarms, flusher::Flusher, gate::Gate, keeper::Heart, lease::Lease, slots::Queue,
-    tasks::Tasks,
+    flusher::Flusher, keeper::Heart, latch::Latch, lease::Lease, slots::Queue, tasks::Tasks,
+    wake_backoff::WakeBackoff,
 };
 pub(crate) use self::{jitter::jittered, outage::Outage};
 use crate::{
-    announce::Announcer,
     client::Client,
     config::Config,
     connections::Connections,
     error::{DatabaseError, Error, WaitError},
     id::InstanceId,
     machine::Machine,
+    notifier::Notifier,
     registry::{Polls, Registry, Surroundings},
     resources::Resources,
     throttle::Throttle,
@@ -106,7 +106,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) connections: Connections,
     pub(crate) client: Client,
-    pub(crate) announcer: Arc<Announcer>,
+    pub(crate) notifier: Arc<Notifier>,
     pub(crate) registry: Registry,
     pub(crate) resources: Resources,
     pub(crate) polls: Polls,
@@ -120,7 +120,7 @@ pub(crate) struct Shared {
     /// Wakes the claimer.
     work: Notify,
     /// What came of other processes' announcements.
-    alarms: Alarms,
+    wake_backoff: WakeBackoff,
     /// When a row that this engine delayed is due.
     due: Mutex<Option<Instant>>,
     /// Whether the last claim got all that it asked for: there may be more than this engine can do.
@@ -128,15 +128,15 @@ pub(crate) struct Shared {
     /// Whether there may be rows in the worker's name that it does not know of.
     suspect: AtomicBool,
     /// No step starts any more.
-    pub(crate) stopping: Gate,
+    pub(crate) stopping: Latch,
     /// No row is claimed any more, and what was claimed is known.
-    claimer_ended: Gate,
+    claimer_ended: Latch,
     /// Steps under way are dropped.
-    cut_off: Gate,
+    cut_off: Latch,
     /// Nothing is left to do.
-    pub(crate) stopped: Gate,
+    pub(crate) stopped: Latch,
     /// The runtime has ended, and everything of the engine with it.
-    deserted: Gate,
+    deserted: Latch,
     /// Held by the shutdown that is under way.
     shutdown: sync::Mutex<()>,
 }
@@ -260,11 +260,11 @@ impl Shared {
     /// lost.
     fn lose_run(&self, id: i64) {
         self.tasks.lose(id);
-        self.suspect_orphans();
+        self.suspect_lost_claims();
     }
 
-    /// Has the claimer look for orphans.
-    pub(crate) fn suspect_orphans(&self) {
+    /// Makes the claimer look for lost claims.
+    pub(crate) fn suspect_lost_claims(&self) {
         self.suspect.store(true, Ordering::Release);
         self.wake_claimer();
     }

@@ -17,7 +17,7 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{Shared, orphans};
+use super::{Shared, lost_claims};
 use crate::{
     config::Config,
     connections::within,
@@ -110,7 +110,7 @@ async fn drained(shared: &Shared) {
 /// Gives back what was claimed when the runtime ended, on the one that this is called on.
 async fn give_back(shared: &Arc<Shared>) {
     tracing::warn!("the engine's runtime ended before its shutdown; what ran there was cut off");
-    while let Err(error) = orphans::give_all_back(shared).await {
+    while let Err(error) = lost_claims::give_all_back(shared).await {
         let error = Cause(&error);
         tracing::warn!(%error, "could not give back what had been claimed; trying again while there is time");
         tokio::time::sleep(PAUSE).await;

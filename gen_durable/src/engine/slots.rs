@@ -73,18 +73,18 @@ impl Queue {
 
     /// Waits for a slot between two steps.
     pub(crate) async fn reenter(&self) {
-        let turn = {
+        let slot_given = {
             let mut state = self.lock();
             if state.free > 0 {
                 state.free -= 1;
                 return;
             }
-            let (sender, turn) = oneshot::channel();
+            let (sender, slot_given) = oneshot::channel();
             state.waiting.push_back(Waiting::Task(sender));
-            turn
+            slot_given
         };
         // The sender is not dropped unserved while the queue lives.
-        let _ = turn.await;
+        let _ = slot_given.await;
     }
 
     /// Gives a slot back; a row that is returned has it now.
@@ -97,8 +97,8 @@ impl Queue {
                     return None;
                 }
                 Some(Waiting::Row(row)) => return Some(row),
-                Some(Waiting::Task(turn)) => {
-                    if turn.send(()).is_ok() {
+                Some(Waiting::Task(task)) => {
+                    if task.send(()).is_ok() {
                         return None;
                     }
                 }

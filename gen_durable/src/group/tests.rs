@@ -17,7 +17,7 @@ use tokio::sync::{
 use super::*;
 
 /// How long a thread stands still for what should come at once, on a slow and busy machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+const WAIT_MAX: Duration = Duration::from_mins(1);
 
 impl Item for usize {
     fn weight(&self) -> usize {
@@ -33,20 +33,22 @@ impl Item for usize {
 const AWAITED: usize = 100;
 
 /// A patient group of two tasks, whose batches begin at once and end when they are let go.
-fn patient(batch_max: usize) -> (Arc<Group<usize>>, UnboundedReceiver<Vec<usize>>, Arc<Semaphore>) {
+fn gathering(
+    batch_max: usize,
+) -> (Arc<Group<usize>>, UnboundedReceiver<Vec<usize>>, Arc<Semaphore>) {
     let (ran, batches) = unbounded_channel();
-    let gate = Arc::new(Semaphore::new(0));
-    let gate_of_batches = Arc::clone(&gate);
+    let breakpoint = Arc::new(Semaphore::new(0));
+    let breakpoint_of_batches = Arc::clone(&breakpoint);
     let run = move |batch: Vec<usize>| {
-        let (gate, ran) = (Arc::clone(&gate_of_batches), ran.clone());
+        let (breakpoint, ran) = (Arc::clone(&breakpoint_of_batches), ran.clone());
         Box::pin(async move {
             ran.send(batch).unwrap();
-            gate.acquire().await.unwrap().forget();
+            breakpoint.acquire().await.unwrap().forget();
         }) as _
     };
     let group = Group::new(batch_max, 2, Box::new(run));
-    group.set_patient(true);
-    (group, batches, gate)
+    group.set_gathering(true);
+    (group, batches, breakpoint)
 }
 
 /// Lets all tasks go on that can.
@@ -57,29 +59,29 @@ async fn others_first() {
 }
 
 async fn next(batches: &mut UnboundedReceiver<Vec<usize>>) -> Vec<usize> {
-    tokio::time::timeout(PATIENCE, batches.recv()).await.unwrap().expect("a batch")
+    tokio::time::timeout(WAIT_MAX, batches.recv()).await.unwrap().expect("a batch")
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_awaits_is_left_for_one_larger_batch() {
-    let (group, mut batches, gate) = patient(usize::MAX);
+    let (group, mut batches, breakpoint) = gathering(usize::MAX);
     group.submit(1);
     assert_eq!(next(&mut batches).await, [1]);
     group.submit(2);
     group.submit(3);
     others_first().await;
     assert!(batches.try_recv().is_err(), "a second batch beside the first");
-    gate.add_permits(1);
+    breakpoint.add_permits(1);
     assert_eq!(next(&mut batches).await, [2, 3]);
     // Without patience it begins at once.
     group.submit(4);
-    group.set_patient(false);
+    group.set_gathering(false);
     assert_eq!(next(&mut batches).await, [4]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_awaited_and_what_came_with_it_waits_for_no_other_batch() {
-    let (group, mut batches, gate) = patient(usize::MAX);
+    let (group, mut batches, breakpoint) = gathering(usize::MAX);
     group.submit(1);
     assert_eq!(next(&mut batches).await, [1]);
     group.submit(2);
@@ -87,35 +89,35 @@ async fn what_is_awaited_and_what_came_with_it_waits_for_no_other_batch() {
     assert_eq!(next(&mut batches).await, [2, AWAITED]);
     // Of two tasks one is too many when nothing is awaited any more; the other goes on.
     group.submit(3);
-    gate.add_permits(2);
+    breakpoint.add_permits(2);
     assert_eq!(next(&mut batches).await, [3]);
     group.submit(4);
-    gate.add_permits(1);
+    breakpoint.add_permits(1);
     assert_eq!(next(&mut batches).await, [4]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_full_batch_waits_for_no_other() {
-    let (group, mut batches, gate) = patient(2);
+    let (group, mut batches, breakpoint) = gathering(2);
     group.submit(1);
     assert_eq!(next(&mut batches).await, [1]);
     group.submit(2);
     group.submit(3);
     assert_eq!(next(&mut batches).await, [2, 3]);
-    gate.add_permits(2);
+    breakpoint.add_permits(2);
     others_first().await;
     assert!(matches!(&*group.lock(), State { tasks: 0, weight: 0, awaited: 0, .. }));
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_waits_for_a_batch_that_takes_long() {
-    let (group, mut batches, gate) = patient(usize::MAX);
+    let (group, mut batches, breakpoint) = gathering(usize::MAX);
     group.submit(1);
     assert_eq!(next(&mut batches).await, [1]);
     group.submit(2);
     // The clock of a paused runtime goes on when nothing else can.
     assert_eq!(next(&mut batches).await, [2]);
-    gate.add_permits(2);
+    breakpoint.add_permits(2);
     others_first().await;
     assert!(matches!(&*group.lock(), State { tasks: 0, slow: 0, .. }));
 }
@@ -169,15 +171,15 @@ fn a_batch_does_not_wait_for_a_task_that_computes() {
     let (computes, other_computes) = mpsc::channel();
     two.spawn(async move {
         busy.send(()).unwrap();
-        other_computes.recv_timeout(PATIENCE).unwrap();
+        other_computes.recv_timeout(WAIT_MAX).unwrap();
     });
-    is_busy.recv_timeout(PATIENCE).unwrap();
+    is_busy.recv_timeout(WAIT_MAX).unwrap();
     let (told, seen) = mpsc::channel();
     two.spawn(async move {
         // A thread runs what was spawned last first: the draining task, and then this one.
         tokio::spawn(async move {
             computes.send(()).unwrap();
-            told.send(batch_ran.recv_timeout(PATIENCE)).unwrap();
+            told.send(batch_ran.recv_timeout(WAIT_MAX)).unwrap();
         });
         group.submit(1);
     });
@@ -187,16 +189,16 @@ fn a_batch_does_not_wait_for_a_task_that_computes() {
 #[tokio::test]
 async fn what_is_queued_behind_a_batch_that_panics_is_drained() {
     let (ran, mut batches) = unbounded_channel();
-    let gate = Arc::new(Semaphore::new(0));
+    let breakpoint = Arc::new(Semaphore::new(0));
     let first = AtomicUsize::new(0);
     let run = {
-        let gate = Arc::clone(&gate);
+        let breakpoint = Arc::clone(&breakpoint);
         move |batch: Vec<usize>| {
-            let (gate, ran) = (Arc::clone(&gate), ran.clone());
+            let (breakpoint, ran) = (Arc::clone(&breakpoint), ran.clone());
             let panics = first.fetch_add(1, Ordering::Relaxed) == 0;
             Box::pin(async move {
                 ran.send(batch).unwrap();
-                gate.acquire().await.unwrap().forget();
+                breakpoint.acquire().await.unwrap().forget();
                 assert!(!panics, "the first batch panics, as the test has it");
             }) as _
         }
@@ -207,16 +209,16 @@ async fn what_is_queued_behind_a_batch_that_panics_is_drained() {
     // Nothing is submitted any more when the panic comes.
     group.submit(2);
     group.submit(3);
-    gate.add_permits(3);
+    breakpoint.add_permits(3);
     for rest in [2, 3] {
-        let batch = tokio::time::timeout(PATIENCE, batches.recv()).await;
+        let batch = tokio::time::timeout(WAIT_MAX, batches.recv()).await;
         assert_eq!(batch.expect("somebody drains the queue"), Some(vec![rest]));
     }
     let ended = poll_fn(|cx| {
         cx.waker().wake_by_ref();
         if group.lock().tasks == 0 { Poll::Ready(()) } else { Poll::Pending }
     });
-    tokio::time::timeout(PATIENCE, ended).await.expect("the place is given up once");
+    tokio::time::timeout(WAIT_MAX, ended).await.expect("the place is given up once");
 }
 
 /// A client outlives the runtime that it was used on first.
@@ -245,7 +247,7 @@ fn a_runtime_that_ends_leaves_the_group_usable() {
     runtime().block_on(async {
         group.submit(3);
         for rest in [2, 3] {
-            let batch = tokio::time::timeout(PATIENCE, batches.recv()).await;
+            let batch = tokio::time::timeout(WAIT_MAX, batches.recv()).await;
             assert_eq!(batch.expect("somebody drains the queue"), Some(vec![rest]));
         }
     });

@@ -14,7 +14,7 @@ pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
         let rescue = storage::rescue_stranded(&mut connection, &mut after, KEYED_BATCH_MAX);
         let result = shared.connections.within(rescue).await;
         let queues = connection.done(result)?;
-        shared.announcer.announce(queues.iter().map(String::as_str));
+        shared.notifier.announce(queues.iter().map(String::as_str));
         if after.is_none() {
             return Ok(Progress::Idle);
         }

@@ -19,7 +19,7 @@ pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
             failed = reaped.failed,
             "reaped instances of lost workers"
         );
-        shared.announcer.announce(reaped.queues.iter().map(String::as_str));
+        shared.notifier.announce(reaped.queues.iter().map(String::as_str));
     }
     Ok(progress(rows, KEYED_BATCH_MAX))
 }

@@ -12,6 +12,6 @@ pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
     let wake = storage::wake_timed_out(&mut connection, BATCH_MAX);
     let result = shared.connections.within(wake).await;
     let queues = connection.done(result)?;
-    shared.announcer.announce(queues.iter().map(String::as_str));
+    shared.notifier.announce(queues.iter().map(String::as_str));
     Ok(progress(queues.len(), BATCH_MAX))
 }

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use crate::{
-    context::{Beyond, Mark, Received},
+    context::{Beyond, Consumption, Received},
     storage::{Inbox, InboxRow, Missing, Portion},
 };
 
@@ -112,7 +112,7 @@ impl Loaded {
             id,
             name: name.into(),
             payload: Box::<str>::from(payload).into(),
-            mark: Mark::Kept,
+            consumption: Consumption::Kept,
         });
     }
 

@@ -13,7 +13,7 @@ use super::{
     storable,
 };
 use crate::{
-    context::{Context, Mark},
+    context::{Consumption, Context},
     error::{EncodeError, Error, StepError},
     keys::check_name,
     machine::{Requirement, Steps},
@@ -150,7 +150,7 @@ impl<M: Steps> MachineRunner<M> {
             }
             Transition::Await { names, timeout } => {
                 attempt = 0;
-                let kept = inbox.iter().filter(|signal| signal.mark == Mark::Kept);
+                let kept = inbox.iter().filter(|signal| signal.consumption == Consumption::Kept);
                 let seen = kept.filter(|signal| names.contains(&&*signal.name));
                 Change::Await { seen: seen.map(|signal| signal.id).collect(), names, timeout }
             }
@@ -171,7 +171,7 @@ impl<M: Steps> MachineRunner<M> {
         commit.upgraded = work.upgraded;
         commit.error = error;
         commit.awaits_loaded = awaits_loaded;
-        let consumed = inbox.iter().filter(|signal| signal.mark != Mark::Kept);
+        let consumed = inbox.iter().filter(|signal| signal.consumption != Consumption::Kept);
         commit.consumed = consumed.map(|signal| signal.id).collect();
         commit.inserts = inserts.into_iter().collect::<Result<_, _>>().map_err(encode)?;
         commit.signals = signals.into_iter().collect::<Result<_, _>>().map_err(encode)?;

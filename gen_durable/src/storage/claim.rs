@@ -160,7 +160,7 @@ async fn claim_arrays(
         .bind(&places.fsms)
         .bind(&places.versions)
         .bind(&request.kinds.listening)
-        .bind(&request.out_of_turn)
+        .bind(&request.without_lock)
         .bind(keyed)
         .bind(known.0)
         .bind(known.1)

@@ -387,7 +387,7 @@ fn freed_partitions(batch: &[&Commit], done: &Committed) -> Vec<String> {
 
 /// What became of partition keys that were freed.
 #[derive(Debug, Default)]
-pub(crate) struct Freed {
+pub(crate) struct Unblocked {
     /// Queues in which rows became claimable.
     pub(crate) queues: Vec<String>,
     /// Keys of which somebody had locked what goes next: to be freed again.
@@ -398,8 +398,8 @@ pub(crate) struct Freed {
 pub(super) async fn free_partitions(
     connection: &mut PgConnection,
     keys: &[String],
-) -> Result<Freed, sqlx::Error> {
-    let mut freed = Freed::default();
+) -> Result<Unblocked, sqlx::Error> {
+    let mut freed = Unblocked::default();
     if keys.is_empty() {
         return Ok(freed);
     }
@@ -412,10 +412,10 @@ pub(super) async fn free_partitions(
 }
 
 /// Frees keys again of which somebody had locked what goes next.
-pub(crate) async fn free_again(
+pub(crate) async fn unblock_again(
     connection: &mut PgConnection,
     keys: &[String],
-) -> Result<Freed, sqlx::Error> {
+) -> Result<Unblocked, sqlx::Error> {
     let mut transaction = begin(connection).await?;
     let freed = free_partitions(&mut transaction, keys).await?;
     transaction.commit().await?;

@@ -8,26 +8,26 @@ mod commit;
 mod deliver;
 mod inbox;
 mod insert;
+mod maintenance;
 mod row;
-mod upkeep;
 mod workers;
 
 pub(crate) use self::{
     claim::{Claim, claim, next_due},
-    commit::{Committed, Freed, Verdict, commit, free_again},
+    commit::{Committed, Unblocked, Verdict, commit, unblock_again},
     deliver::{Sent, deliver},
     inbox::load_inbox,
     insert::insert,
-    row::{
-        Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, Inbox, InboxRow, Kind, Kinds,
-        Missing, NewInstance, NewSignal, Orphan, Portion, Upgraded,
-    },
-    upkeep::{
+    maintenance::{
         Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,
         unknown_kinds, unserved_queues, wake_timed_out,
     },
+    row::{
+        Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, Inbox, InboxRow, Kind, Kinds,
+        LostClaim, Missing, NewInstance, NewSignal, Portion, Upgraded,
+    },
     workers::{
-        abandon, is_foreign_ledger, orphans, register_worker, remove_worker, renew_lease,
+        abandon, is_foreign_ledger, lost_claims, register_worker, remove_worker, renew_lease,
         schema_version, session,
     },
 };

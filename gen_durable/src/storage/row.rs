@@ -79,7 +79,7 @@ pub(crate) struct ClaimRequest {
     pub(crate) beyond: Vec<i64>,
     pub(crate) kinds: Arc<Kinds>,
     /// The queues to claim also where another claim has the queue's turn.
-    pub(crate) out_of_turn: Vec<String>,
+    pub(crate) without_lock: Vec<String>,
     /// From where on to look; where nothing is said, from the beginning.
     pub(crate) known: Vec<First>,
     /// The bytes that the states of one claim may take.
@@ -99,7 +99,7 @@ impl ClaimRequest {
             wanted: wanted.to_vec(),
             beyond: beyond.to_vec(),
             kinds: Arc::clone(&self.kinds),
-            out_of_turn: self.out_of_turn.clone(),
+            without_lock: self.without_lock.clone(),
             known: self.known.clone(),
             bytes_max: self.bytes_max,
             light: self.light.clone(),
@@ -189,7 +189,7 @@ pub(crate) struct InboxRow(
 
 /// A claimed row that its worker does not know of.
 #[derive(Debug)]
-pub(crate) struct Orphan {
+pub(crate) struct LostClaim {
     pub(crate) id: i64,
     pub(crate) kind: Kind,
     pub(crate) revision: i64,

@@ -8,11 +8,11 @@ use sqlx::{PgConnection, Row};
 
 use super::{
     micros,
-    row::{Kind, Orphan},
+    row::{Kind, LostClaim},
 };
 
 const ABANDON: &str = include_str!("sql/abandon.sql");
-const ORPHANS: &str = include_str!("sql/orphans.sql");
+const LOST_CLAIMS: &str = include_str!("sql/lost_claims.sql");
 const REGISTER_WORKER: &str = include_str!("sql/register_worker.sql");
 const RENEW_LEASE: &str = include_str!("sql/renew_lease.sql");
 const REMOVE_WORKER: &str = include_str!("sql/remove_worker.sql");
@@ -95,17 +95,21 @@ pub(crate) fn is_foreign_ledger(error: &sqlx::Error) -> bool {
 }
 
 /// Rows that a worker holds besides those that it knows.
-pub(crate) async fn orphans(
+pub(crate) async fn lost_claims(
     connection: &mut PgConnection,
     worker: i64,
     known: &[i64],
     batch_max: i64,
-) -> Result<Vec<Orphan>, sqlx::Error> {
-    let rows =
-        sqlx::query(ORPHANS).bind(worker).bind(known).bind(batch_max).fetch_all(connection).await?;
+) -> Result<Vec<LostClaim>, sqlx::Error> {
+    let rows = sqlx::query(LOST_CLAIMS)
+        .bind(worker)
+        .bind(known)
+        .bind(batch_max)
+        .fetch_all(connection)
+        .await?;
     rows.iter()
         .map(|row| {
-            Ok(Orphan {
+            Ok(LostClaim {
                 id: row.try_get(0)?,
                 kind: Kind { fsm: row.try_get(1)?, fsm_version: row.try_get(2)? },
                 revision: row.try_get(3)?,

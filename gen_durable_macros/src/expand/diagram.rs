@@ -10,7 +10,7 @@ use quote::quote;
 
 use crate::{
     ast::{MachineImpl, StepFn},
-    graph::{Edge, islands},
+    graph::{Edge, unreachable},
 };
 
 /// `fn graph`, of the trait `Steps`.
@@ -106,7 +106,7 @@ fn mermaid(machine: &MachineImpl) -> String {
 
 /// The only step that an instance can begin with, if that is plain.
 fn initial(machine: &MachineImpl) -> Option<&str> {
-    match &islands(machine)[..] {
+    match &unreachable(machine)[..] {
         [island] => match island[..] {
             [step] => Some(step),
             _ => None,

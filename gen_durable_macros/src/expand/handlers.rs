@@ -15,7 +15,7 @@ use super::{
 use crate::{
     ast::{MachineImpl, StepFn, WhyNot, ends, why_not},
     attr::is_step,
-    graph::islands,
+    graph::unreachable,
     names::camel_case,
 };
 
@@ -81,7 +81,7 @@ fn step_functions(machine: &MachineImpl, correct: bool) -> TokenStream {
     let other_cfgs = machine.others.iter().map(|other| &other.cfgs);
     let other_names = machine.others.iter().map(|other| &other.name);
     let handle = machine.handle.is_some();
-    let islands = if correct { islands(machine) } else { Vec::new() };
+    let unreachable = if correct { unreachable(machine) } else { Vec::new() };
     quote! {
         #[automatically_derived]
         impl #private::StepsInOneImplBlock for #ty {
@@ -89,7 +89,7 @@ fn step_functions(machine: &MachineImpl, correct: bool) -> TokenStream {
                 steps: &[#(#(#cfgs)* #names),*],
                 others: &[#(#(#other_cfgs)* #other_names),*],
                 handle: #handle,
-                islands: &[#(&[#(#islands),*]),*],
+                unreachable: &[#(&[#(#unreachable),*]),*],
             };
         }
     }

@@ -3,7 +3,7 @@
 use quote::quote;
 use syn::{FnArg, ImplItem, Item, ItemImpl, Visibility, parse_quote};
 
-use super::{Edge, Uses, islands};
+use super::{Edge, Uses, unreachable};
 use crate::{ast::MachineImpl, errors::Errors};
 
 /// The steps `a` with this body, `ship`, `cancel` and `next_step`.
@@ -261,7 +261,7 @@ fn islands_are_what_nothing_leads_to() {
     ] {
         let (machine, errors) = read(item);
         assert_eq!(errors, "");
-        assert_eq!(format!("{:?}", islands(&machine)), expected);
+        assert_eq!(format!("{:?}", unreachable(&machine)), expected);
     }
 }
 

@@ -5,7 +5,7 @@ use sqlx::{Acquire, PgConnection, PgPool, Row};
 use tokio::time::timeout;
 
 use super::{FUTURE, PAST, each, inbox, is_locked, rows, run, session, without_indexes, worker};
-use crate::support::{PATIENCE, database};
+use crate::support::{WAIT_MAX, database};
 
 /// A request of a claim: its worker, the rows that it asks for, and its bounds.
 #[derive(Clone, Debug)]
@@ -14,7 +14,7 @@ struct Request<'a> {
     /// Queue, how many rows, machine and version.
     kinds: &'a [(&'a str, i64, &'a str, i32)],
     listening: &'a [&'a str],
-    out_of_turn: &'a [&'a str],
+    without_lock: &'a [&'a str],
     keyed: bool,
     /// The place of a kind, a priority, and since when, in microseconds.
     known: &'a [(i64, i16, i64)],
@@ -29,7 +29,7 @@ fn ten() -> Request<'static> {
         worker: 7,
         kinds: &[("default", 10, "m", 1)],
         listening: &[],
-        out_of_turn: &[],
+        without_lock: &[],
         keyed: true,
         known: &[],
         bytes: 2_097_152,
@@ -46,7 +46,7 @@ async fn answer(connection: &mut PgConnection, request: &Request<'_>) -> sqlx::p
         .bind(kinds.iter().map(|kind| kind.2).collect::<Vec<_>>())
         .bind(kinds.iter().map(|kind| kind.3).collect::<Vec<_>>())
         .bind(request.listening)
-        .bind(request.out_of_turn)
+        .bind(request.without_lock)
         .bind(request.keyed)
         .bind(request.known.iter().map(|known| known.0).collect::<Vec<_>>())
         .bind(request.known.iter().map(|known| known.1).collect::<Vec<_>>())
@@ -54,7 +54,7 @@ async fn answer(connection: &mut PgConnection, request: &Request<'_>) -> sqlx::p
         .bind(request.bytes)
         .bind(request.light)
         .fetch_one(connection);
-    timeout(PATIENCE / 2, claim).await.expect("a claim waits for nobody").unwrap()
+    timeout(WAIT_MAX / 2, claim).await.expect("a claim waits for nobody").unwrap()
 }
 
 /// The ids in the order of the answer; negative, if a row is merely a candidate.
@@ -226,7 +226,7 @@ async fn p70_a_claim_skips_what_is_locked_and_says_so() {
     let mut transaction = connection.begin().await.unwrap();
     answer(&mut transaction, &Request { kinds: &[("default", 1, "n", 1)], ..ten() }).await;
     assert_eq!(claim(&mut other, &request).await, [0_i64; 0]);
-    let request = Request { out_of_turn: &["default"], ..request };
+    let request = Request { without_lock: &["default"], ..request };
     assert_eq!(claim(&mut other, &request).await, [2]);
     transaction.rollback().await.unwrap();
     assert_eq!(claim(&mut other, &two).await, [3]);
@@ -336,9 +336,9 @@ async fn p70_a_claim_takes_a_plain_head_of_a_free_key() {
     assert_eq!(in_order(ids(&claimed)), expected);
     // No mark of a machine of which rows with keys were found.
     assert!(claimed.get::<Vec<Option<i64>>, _>("first_since").iter().all(Option::is_none));
-    let patience: String =
+    let lock_timeout: String =
         sqlx::query_scalar("show lock_timeout").fetch_one(&mut *transaction).await.unwrap();
-    assert_eq!(patience, "100ms", "it waits no longer for a holder that has just come");
+    assert_eq!(lock_timeout, "100ms", "it waits no longer for a holder that has just come");
     // Others may take the keys that the claim has no use for.
     let free = "select count(*) filter (where pg_try_advisory_xact_lock(hashtextextended(k, 5297)))
                 from unnest('{a,b,c,d,e,g,h,i,j}'::text[]) as k";
@@ -348,9 +348,9 @@ async fn p70_a_claim_takes_a_plain_head_of_a_free_key() {
     let unkeyed = claim(&mut connection, &Request { keyed: false, ..request }).await;
     let expected = [-1, -2, -3, -4, -5, -6, -8, -10, -11, -13, -15, -17, -19, 20];
     assert_eq!(in_order(unkeyed), expected);
-    let patience: String =
+    let lock_timeout: String =
         sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await.unwrap();
-    assert_eq!(patience, "0");
+    assert_eq!(lock_timeout, "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -368,9 +368,9 @@ async fn p70_a_claim_takes_the_heads_of_the_first_250_keys() {
     let request = Request { kinds: &[("default", 300, "m", 1)], ..ten() };
     let expected: Vec<i64> = (1..=250).chain((251..=300).map(|id| -id)).collect();
     assert_eq!(claim(&mut connection, &request).await, expected);
-    let patience: String =
+    let lock_timeout: String =
         sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await.unwrap();
-    assert_eq!(patience, "0", "it ended with the transaction");
+    assert_eq!(lock_timeout, "0", "it ended with the transaction");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{
     FUTURE, each, in_a_circle, inbox, is_locked, rows, run, see, session, signals, without_indexes,
 };
-use crate::support::{Gate, PATIENCE, database, engine, until};
+use crate::support::{Breakpoint, WAIT_MAX, database, engine, until};
 
 /// An outcome of the worker 7, as `commit.sql` takes it.
 #[derive(Clone, Debug)]
@@ -121,11 +121,11 @@ pub enum Keyed {
 
 #[durable_fsm]
 impl Keyed {
-    async fn wait(mut cx: Context<Self>, gate: &Arc<Gate>) -> StepResult<Self> {
+    async fn wait(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> StepResult<Self> {
         if cx.take_signal::<Go>()?.is_none() {
             return Ok(cx.await_signal::<Go>());
         }
-        gate.pass(cx.id()).await;
+        breakpoint.pass(cx.id()).await;
         Ok(cx.done(()))
     }
 }
@@ -133,18 +133,19 @@ impl Keyed {
 #[tokio::test(flavor = "multi_thread")]
 async fn p70_a_key_whose_scope_a_park_has_left_stays_free() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let engine = engine(&db).machine::<Keyed>().resource(Arc::clone(&gate)).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine =
+        engine(&db).machine::<Keyed>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let keyed =
         || Keyed::insert(()).unique_key("k").unique_while([Status::Runnable, Status::Executing]);
     let first = keyed().execute(&engine).await.unwrap();
     until(db.pool(), first, "awaiting_signal").await;
     Keyed::signal_go(first, Go).execute(&engine).await.unwrap();
     // It runs again, and holds no key.
-    assert_eq!(gate.arrival().await, first.get());
+    assert_eq!(breakpoint.arrival().await, first.get());
     let second = keyed().execute(&engine).await.expect("the key is free");
-    gate.open(2);
-    engine.wait(first, PATIENCE).await.unwrap();
+    breakpoint.open(2);
+    engine.wait(first, WAIT_MAX).await.unwrap();
     until(db.pool(), second, "awaiting_signal").await;
     engine.shutdown().await.unwrap();
 }
@@ -200,7 +201,7 @@ async fn p70_a_commit_waits_for_nobody_and_keeps_its_rows_locked() {
     .await;
     let mut connection = session(pool, "").await;
     let outcomes = [next(1), next(2), next(3)];
-    let committed = timeout(PATIENCE / 2, commit(&mut connection, &outcomes)).await;
+    let committed = timeout(WAIT_MAX / 2, commit(&mut connection, &outcomes)).await;
     assert_eq!(committed.expect("it does not wait").unwrap().0, [2, 3]);
 }
 
@@ -381,10 +382,10 @@ async fn lock(
     connection: &mut PgConnection,
     ids: &[i64],
     skip: bool,
-    patience: &str,
+    lock_timeout: &str,
 ) -> Result<Vec<i64>, sqlx::Error> {
     let statement = include_str!("../../../gen_durable/src/storage/sql/lock_instances.sql");
-    let query = sqlx::query_scalar(statement).bind(ids).bind(skip).bind(patience);
+    let query = sqlx::query_scalar(statement).bind(ids).bind(skip).bind(lock_timeout);
     query.fetch_all(connection).await
 }
 
@@ -412,21 +413,21 @@ async fn p70_a_batch_locks_its_rows_alone_and_waits_as_long_as_it_is_told() {
     )
     .await;
     let mut connection = session(pool, "").await;
-    let patience = "show lock_timeout";
+    let lock_timeout = "show lock_timeout";
     for (skip, told) in [(false, "10s"), (true, "20s")] {
         let mut transaction = connection.begin().await.unwrap();
         assert_eq!(lock(&mut transaction, &[2], skip, told).await.unwrap(), [0_i64; 0]);
         assert_eq!([is_locked(pool, 2).await, is_locked(pool, 3).await], [true, false]);
-        let seen: String = sqlx::query_scalar(patience).fetch_one(&mut *transaction).await.unwrap();
+        let seen: String = sqlx::query_scalar(lock_timeout).fetch_one(&mut *transaction).await.unwrap();
         assert_eq!(seen, told);
         transaction.rollback().await.unwrap();
     }
     assert_eq!(lock(&mut connection, &[2], false, "30s").await.unwrap(), [0_i64; 0]);
-    let seen: String = sqlx::query_scalar(patience).fetch_one(&mut connection).await.unwrap();
+    let seen: String = sqlx::query_scalar(lock_timeout).fetch_one(&mut connection).await.unwrap();
     assert_eq!(seen, "0", "it ended with the transaction");
-    let skipping = timeout(PATIENCE / 2, lock(&mut connection, &[1, 2], true, "0")).await;
+    let skipping = timeout(WAIT_MAX / 2, lock(&mut connection, &[1, 2], true, "0")).await;
     assert_eq!(skipping.expect("it does not wait").unwrap(), [1]);
-    let waiting = timeout(PATIENCE / 2, lock(&mut connection, &[1, 2], false, "10ms")).await;
+    let waiting = timeout(WAIT_MAX / 2, lock(&mut connection, &[1, 2], false, "10ms")).await;
     let error = waiting.expect("it gives up by itself").unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
 }

@@ -5,7 +5,7 @@ use sqlx::{Acquire, PgConnection, Row};
 use tokio::time::timeout;
 
 use super::{FUTURE, each, in_a_circle, is_locked, rows, run, see, session};
-use crate::support::{PATIENCE, database};
+use crate::support::{WAIT_MAX, database};
 
 /// A signal: its target, machine, name and deduplication key.
 type Signal<'a> = (i64, Option<&'a str>, &'a str, Option<&'a str>);
@@ -16,7 +16,7 @@ async fn deliver(
     connection: &mut PgConnection,
     signals: &[Signal<'_>],
     skip: bool,
-    patience: Option<&str>,
+    lock_timeout: Option<&str>,
 ) -> Result<Value, sqlx::Error> {
     let payloads: Vec<String> = (0..signals.len()).map(|place| place.to_string()).collect();
     let answers = sqlx::query(include_str!("../../../gen_durable/src/storage/sql/deliver.sql"))
@@ -26,7 +26,7 @@ async fn deliver(
         .bind(payloads)
         .bind(signals.iter().map(|signal| signal.3).collect::<Vec<_>>())
         .bind(skip)
-        .bind(patience)
+        .bind(lock_timeout)
         .fetch_all(connection)
         .await?;
     let answers = answers.iter().map(|row| {
@@ -205,9 +205,9 @@ async fn p70_a_delivery_locks_its_targets_alone_and_waits_as_long_as_it_is_told(
             deliver(&mut transaction, &[(2, None, "go", None)], skip, None).await.unwrap();
         assert_eq!(answers, json!([["m", "runnable", true, null, false]]));
         assert_eq!([is_locked(pool, 2).await, is_locked(pool, 3).await], [true, false]);
-        let patience: String =
+        let lock_timeout: String =
             sqlx::query_scalar("show lock_timeout").fetch_one(&mut *transaction).await.unwrap();
-        assert_eq!(patience, "50s", "it is the transaction's");
+        assert_eq!(lock_timeout, "50s", "it is the transaction's");
         transaction.rollback().await.unwrap();
     }
     // Those that are told to skip leave it out, and say so.
@@ -220,19 +220,19 @@ async fn p70_a_delivery_locks_its_targets_alone_and_waits_as_long_as_it_is_told(
         [null, null, false, null, false]
     ]);
     assert_eq!(answers, expected);
-    let patience: String =
+    let lock_timeout: String =
         sqlx::query_scalar("show lock_timeout").fetch_one(&mut *transaction).await.unwrap();
-    assert_eq!(patience, "10ms");
+    assert_eq!(lock_timeout, "10ms");
     transaction.rollback().await.unwrap();
-    let told = timeout(PATIENCE / 2, deliver(&mut connection, &both, false, Some("10ms")));
+    let told = timeout(WAIT_MAX / 2, deliver(&mut connection, &both, false, Some("10ms")));
     let error = told.await.expect("it gives up by itself").unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
-    let patience: String =
+    let lock_timeout: String =
         sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await.unwrap();
-    assert_eq!(patience, "50s", "it ended with the statement's transaction");
+    assert_eq!(lock_timeout, "50s", "it ended with the statement's transaction");
     somebody.rollback().await.unwrap();
     deliver(&mut connection, &both, false, Some("10ms")).await.unwrap();
-    let patience: String =
+    let lock_timeout: String =
         sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await.unwrap();
-    assert_eq!(patience, "50s", "it ended with the statement's transaction");
+    assert_eq!(lock_timeout, "50s", "it ended with the statement's transaction");
 }

@@ -9,7 +9,7 @@ use super::{
     keys::{blocked, holder, january, keyed, locking},
     rows, run, session, without_indexes, worker,
 };
-use crate::support::{PATIENCE, database};
+use crate::support::{WAIT_MAX, database};
 
 /// Claims heads of the keys for the worker; the answer's rows.
 async fn claim(
@@ -32,7 +32,7 @@ async fn claim(
             .bind(i64::MAX)
             .bind(light)
             .fetch_all(connection);
-    timeout(PATIENCE / 2, claim).await.expect("a claim waits for nobody").unwrap()
+    timeout(WAIT_MAX / 2, claim).await.expect("a claim waits for nobody").unwrap()
 }
 
 fn ids(answer: &[sqlx::postgres::PgRow]) -> Vec<Option<i64>> {

@@ -5,7 +5,7 @@ use sqlx::{Acquire, PgConnection, PgPool};
 use tokio::time::timeout;
 
 use super::{each, run, session};
-use crate::support::{PATIENCE, database, until_somebody_waits};
+use crate::support::{WAIT_MAX, database, until_somebody_waits};
 
 /// A machine, a unique key, and the statuses in which it is held.
 type Entry<'a> = (&'a str, Option<&'a str>, Option<&'a str>);
@@ -15,7 +15,7 @@ async fn insert(
     connection: &mut PgConnection,
     entries: &[Entry<'_>],
     scheduled_at: Option<i64>,
-    patience: Option<&str>,
+    lock_timeout: Option<&str>,
 ) -> Result<Vec<Option<i64>>, sqlx::Error> {
     let each = entries.len();
     let ids: Option<Vec<Option<i64>>> =
@@ -32,7 +32,7 @@ async fn insert(
             .bind(vec![true; each])
             .bind(entries.iter().map(|entry| entry.1).collect::<Vec<_>>())
             .bind(entries.iter().map(|entry| entry.2).collect::<Vec<_>>())
-            .bind(patience)
+            .bind(lock_timeout)
             .fetch_one(connection)
             .await?;
     Ok(ids.unwrap_or_default())
@@ -130,16 +130,16 @@ async fn p70_an_insert_stores_what_it_is_given_and_waits_as_long_as_it_is_told()
     assert_eq!(seen.await, expected);
     let mut transaction = connection.begin().await.unwrap();
     insert(&mut transaction, &[("m", Some("b"), LIVE)], None, None).await.unwrap();
-    let patience: String = sqlx::query_scalar(show).fetch_one(&mut *transaction).await.unwrap();
-    assert_eq!(patience, "50s", "it is the transaction's");
+    let lock_timeout: String = sqlx::query_scalar(show).fetch_one(&mut *transaction).await.unwrap();
+    assert_eq!(lock_timeout, "50s", "it is the transaction's");
     // Somebody is inserting the key.
     let mut other = session(pool, "set lock_timeout = '50s'").await;
     let waiting = insert(&mut other, &[("m", Some("b"), LIVE)], None, Some("10ms"));
-    let error = timeout(PATIENCE / 2, waiting).await.expect("it gives up by itself").unwrap_err();
+    let error = timeout(WAIT_MAX / 2, waiting).await.expect("it gives up by itself").unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
     insert(&mut other, &[("m", Some("c"), LIVE)], None, Some("10ms")).await.unwrap();
-    let patience: String = sqlx::query_scalar(show).fetch_one(&mut other).await.unwrap();
-    assert_eq!(patience, "50s", "it ended with the statement's transaction");
+    let lock_timeout: String = sqlx::query_scalar(show).fetch_one(&mut other).await.unwrap();
+    assert_eq!(lock_timeout, "50s", "it ended with the statement's transaction");
 }
 
 #[tokio::test(flavor = "multi_thread")]

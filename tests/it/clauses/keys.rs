@@ -5,7 +5,7 @@ use sqlx::{Acquire, PgConnection, PgPool};
 use tokio::time::timeout;
 
 use super::{FUTURE, rows, run, session, without_indexes};
-use crate::support::{PATIENCE, database, eventually};
+use crate::support::{WAIT_MAX, database, eventually};
 
 const LOCK: &str = include_str!("../../../gen_durable/src/storage/sql/lock_partitions.sql");
 const LOCK_FREE: &str =
@@ -48,7 +48,7 @@ pub(super) async fn blocked(pool: &PgPool) -> Value {
         .await
 }
 
-async fn patience(connection: &mut PgConnection) -> String {
+async fn lock_timeout(connection: &mut PgConnection) -> String {
     sqlx::query_scalar("show lock_timeout").fetch_one(connection).await.unwrap()
 }
 
@@ -91,7 +91,7 @@ async fn p70_keys_are_locked_in_one_order_and_for_a_second_at_most() {
             .unwrap();
             seen = (waits > 0).then_some(granted);
         }
-        let error = timeout(PATIENCE / 2, task).await.expect("it gives up").unwrap().unwrap_err();
+        let error = timeout(WAIT_MAX / 2, task).await.expect("it gives up").unwrap().unwrap_err();
         assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
         assert!(seen.is_none_or(|granted| granted == 0), "it has {seen:?} others");
         seen
@@ -100,7 +100,7 @@ async fn p70_keys_are_locked_in_one_order_and_for_a_second_at_most() {
     somebody.rollback().await.unwrap();
     let mut connection = session(pool, "").await;
     sqlx::query(LOCK).bind(&keys).execute(&mut connection).await.unwrap();
-    assert_eq!(patience(&mut connection).await, "0", "it ended with the transaction");
+    assert_eq!(lock_timeout(&mut connection).await, "0", "it ended with the transaction");
     let mut transaction = connection.begin().await.unwrap();
     sqlx::query(LOCK).bind(&keys).execute(&mut *transaction).await.unwrap();
     assert!(!is_free(pool, "key 7").await && is_free(pool, "key 20").await);
@@ -134,18 +134,18 @@ async fn p70_the_keys_of_the_first_candidates_are_locked_if_they_are_free() {
     let mut transaction = connection.begin().await.unwrap();
     let lock = sqlx::query_scalar(LOCK_FREE).bind(&candidates).fetch_all(&mut *transaction);
     let mut keys: Vec<String> =
-        timeout(PATIENCE / 2, lock).await.expect("it waits for nobody").unwrap();
+        timeout(WAIT_MAX / 2, lock).await.expect("it waits for nobody").unwrap();
     keys.sort();
     let mut expected: Vec<String> =
         (10..260).filter(|n| *n != 200).map(|n| format!("key {n}")).collect();
     expected.sort();
     assert_eq!(keys, expected);
-    assert_eq!(patience(&mut transaction).await, "100ms");
+    assert_eq!(lock_timeout(&mut transaction).await, "100ms");
     assert!(!is_free(pool, "key 10").await && is_free(pool, "key 9").await);
     assert!(is_free(pool, "other").await);
     transaction.rollback().await.unwrap();
     sqlx::query(LOCK_FREE).bind(&candidates).execute(&mut connection).await.unwrap();
-    assert_eq!(patience(&mut connection).await, "0", "it ended with the transaction");
+    assert_eq!(lock_timeout(&mut connection).await, "0", "it ended with the transaction");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,7 +251,7 @@ async fn p70_what_comes_after_a_candidate_and_waits_for_a_held_key_is_blocked() 
     let somebody = locking(pool, &[22], &[23]).await;
     let mut connection = without_indexes(pool).await;
     let block = sqlx::query(BLOCK_AHEAD).bind(10_i64).bind(["a", "b"]).execute(&mut connection);
-    let done = timeout(PATIENCE / 2, block).await.expect("it waits for nobody").unwrap();
+    let done = timeout(WAIT_MAX / 2, block).await.expect("it waits for nobody").unwrap();
     assert_eq!(blocked(pool).await, json!([11, 12, 18, 23]));
     assert_eq!(done.rows_affected(), 3);
     somebody.rollback().await.unwrap();

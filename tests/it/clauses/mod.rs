@@ -10,7 +10,7 @@ mod heads;
 mod inbox;
 mod insert;
 mod keys;
-mod upkeep;
+mod maintenance;
 
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr};

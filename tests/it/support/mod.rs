@@ -2,7 +2,7 @@
 //!
 //! Invariant: no test waits for a time to pass; it waits for what it expects to happen.
 
-mod gate;
+mod breakpoint;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,10 +12,10 @@ use gen_durable_tests::proxy::Proxy;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::OnceCell;
 
-pub(crate) use gate::Gate;
+pub(crate) use breakpoint::Breakpoint;
 
 /// How long a condition may take on a slow and busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const WAIT_MAX: Duration = Duration::from_mins(1);
 
 struct Shared {
     template: Template,
@@ -102,7 +102,7 @@ pub(crate) fn log() {
 /// Looks again and again until there is something to see.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let mut ticks = tokio::time::interval(Duration::from_millis(5));
-    let looked = tokio::time::timeout(PATIENCE, async {
+    let looked = tokio::time::timeout(WAIT_MAX, async {
         loop {
             ticks.tick().await;
             if let Some(seen) = look().await {

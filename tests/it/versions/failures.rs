@@ -9,7 +9,7 @@ use super::{
     machines::{mended, v1, v2},
     now_of, start, stored,
 };
-use crate::support::{Gate, PATIENCE, database, eventually, row, sql};
+use crate::support::{Breakpoint, WAIT_MAX, database, eventually, row, sql};
 
 /// How often the row was claimed and put back, and how many seconds it is left alone.
 async fn tries(pool: &PgPool, id: InstanceId<v1::Parcel>) -> (i64, f64) {
@@ -27,7 +27,7 @@ async fn tries(pool: &PgPool, id: InstanceId<v1::Parcel>) -> (i64, f64) {
 async fn p33_a_failing_upgrade_leaves_the_row_as_it_was() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let mut ids = Vec::new();
     for plan in ["no upgrade", "panic", "nul", "state", "step"] {
         let insert = v1::Parcel::insert(v1::State::new(1, plan)).partition_key(plan);
@@ -46,7 +46,7 @@ async fn p33_a_failing_upgrade_leaves_the_row_as_it_was() {
         before.push((stored(pool, *id).await, row(pool, *id).await));
     }
 
-    let engine = start::<v2::Parcel>(&db, &gate).await;
+    let engine = start::<v2::Parcel>(&db, &breakpoint).await;
     for ((id, (stored_before, row_before)), reason) in ids.iter().zip(before).zip([
         "not upgraded from version 1 to 2, and left as it is: from version 1 to 2: this plan has no counterpart",
         "not upgraded from version 1 to 2, and left as it is: panicked: an upgrade that gives up",
@@ -78,7 +78,7 @@ async fn p33_a_failing_upgrade_leaves_the_row_as_it_was() {
     // They hold nobody up, and are not tried again for a while.
     for _ in 0..20 {
         let id = v1::Parcel::insert(v1::State::new(1, "")).execute(&engine).await.unwrap();
-        engine.wait(now_of::<v2::Parcel, _>(id), PATIENCE).await.unwrap();
+        engine.wait(now_of::<v2::Parcel, _>(id), WAIT_MAX).await.unwrap();
     }
     assert_eq!(tries(pool, ids[0]).await.0, 1);
 
@@ -96,8 +96,8 @@ async fn p33_a_failing_upgrade_leaves_the_row_as_it_was() {
          where status = 'runnable' and state->>'plan' = 'no upgrade'",
     )
     .await;
-    let new = start::<mended::Parcel>(&db, &gate).await;
-    let plan = new.wait(now_of::<mended::Parcel, _>(ids[0]), PATIENCE).await.unwrap();
+    let new = start::<mended::Parcel>(&db, &breakpoint).await;
+    let plan = new.wait(now_of::<mended::Parcel, _>(ids[0]), WAIT_MAX).await.unwrap();
     assert_eq!(plan, "\"no upgrade\"");
     new.shutdown().await.unwrap();
     sql(
@@ -106,8 +106,8 @@ async fn p33_a_failing_upgrade_leaves_the_row_as_it_was() {
          where status = 'runnable' and state->>'plan' = 'panic'",
     )
     .await;
-    let old = start::<v1::Parcel>(&db, &gate).await;
-    assert_eq!(old.wait(ids[1], PATIENCE).await.unwrap(), ["v1 start, attempt 3", "v1 finish"]);
+    let old = start::<v1::Parcel>(&db, &breakpoint).await;
+    assert_eq!(old.wait(ids[1], WAIT_MAX).await.unwrap(), ["v1 start, attempt 3", "v1 finish"]);
     old.shutdown().await.unwrap();
 }
 
@@ -117,10 +117,10 @@ async fn p33_many_failing_upgrades_come_back_at_a_bounded_rate() {
     const ROWS: i64 = 2_000;
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let rows = (0..ROWS).map(|_| v1::State::new(1, "no upgrade"));
     v1::Parcel::insert_many(rows).execute(pool).await.unwrap();
-    let engine = start::<v2::Parcel>(&db, &gate).await;
+    let engine = start::<v2::Parcel>(&db, &breakpoint).await;
     let tried = async || {
         sqlx::query_as::<_, (i64, f64)>(
             "select count(*), coalesce(extract(epoch from max(eligible_at) - min(eligible_at)), 0)::float8
@@ -138,6 +138,6 @@ async fn p33_many_failing_upgrades_come_back_at_a_bounded_rate() {
     // A millisecond apart, as far as it is the engine that counts; Postgres adds when it commits.
     assert!(seconds > 1.0, "{ROWS} rows come back within {seconds} s");
     let id = v1::Parcel::insert(v1::State::new(1, "")).execute(&engine).await.unwrap();
-    engine.wait(now_of::<v2::Parcel, _>(id), PATIENCE).await.unwrap();
+    engine.wait(now_of::<v2::Parcel, _>(id), WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }

@@ -10,7 +10,7 @@ use super::{
     machines::{mended, v1, v2},
     now_of, start, stored,
 };
-use crate::support::{Gate, PATIENCE, database, eventually, row, sql, until};
+use crate::support::{Breakpoint, WAIT_MAX, database, eventually, row, sql, until};
 
 /// An instance of version 1 that holds its key while it is runnable.
 async fn keyed(pool: &PgPool, plan: &str) -> InstanceId<v1::Parcel> {
@@ -47,14 +47,14 @@ async fn holder(pool: &PgPool, key: &str) -> InstanceId<v1::Parcel> {
 async fn p22_what_an_upgrade_puts_back_never_collides_with_who_took_its_key() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     sql(pool, TAKE_KEYS).await;
     let failing = keyed(pool, "no upgrade").await;
     let mut upgraded = Vec::new();
     for plan in ["replay", "later", "fail", "await"] {
         upgraded.push((keyed(pool, plan).await, plan));
     }
-    let engine = start::<v2::Parcel>(&db, &gate).await;
+    let engine = start::<v2::Parcel>(&db, &breakpoint).await;
     // The upgrade fails, and the row goes back to `runnable`, a status that holds keys.
     let after = eventually("it was put back", async || {
         let row = row(pool, failing).await;
@@ -77,7 +77,7 @@ async fn p22_what_an_upgrade_puts_back_never_collides_with_who_took_its_key() {
     }
     let (waiting, _) = upgraded[3];
     v1::Parcel::signal_paid(waiting, v1::Paid { amount: 1 }).execute(pool).await.unwrap();
-    let trail = engine.wait(now_of::<v2::Parcel, _>(waiting), PATIENCE).await.unwrap();
+    let trail = engine.wait(now_of::<v2::Parcel, _>(waiting), WAIT_MAX).await.unwrap();
     assert_eq!(trail, ["v1 to v2", "paid 1", "v2 begin", "v2 middle", "v2 finish"]);
 
     // Everybody else's key is where it went, and who has it runs, and is upgraded as well.
@@ -98,13 +98,13 @@ async fn p22_what_an_upgrade_puts_back_never_collides_with_who_took_its_key() {
         .await;
     for other in holders {
         let _ = v1::Parcel::insert(v1::State::new(1, "")).execute(&engine).await.unwrap();
-        engine.wait(now_of::<v2::Parcel, _>(other), PATIENCE).await.unwrap();
+        engine.wait(now_of::<v2::Parcel, _>(other), WAIT_MAX).await.unwrap();
     }
     engine.shutdown().await.unwrap();
-    let new = start::<mended::Parcel>(&db, &gate).await;
+    let new = start::<mended::Parcel>(&db, &breakpoint).await;
     sql(pool, "update gen_durable.instances set eligible_at = now() where status = 'runnable' and fsm_version = 1")
         .await;
-    let plan = new.wait(now_of::<mended::Parcel, _>(failing), PATIENCE).await.unwrap();
+    let plan = new.wait(now_of::<mended::Parcel, _>(failing), WAIT_MAX).await.unwrap();
     assert_eq!(plan, "\"no upgrade\"");
     new.shutdown().await.unwrap();
 }
@@ -115,7 +115,7 @@ async fn p22_what_an_upgrade_puts_back_never_collides_with_who_took_its_key() {
 async fn p22_an_instance_keeps_its_key_through_an_upgrade() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let insert = || v1::Parcel::insert(v1::State::new(1, "no upgrade")).unique_key("k");
     let id = insert().execute(pool).await.unwrap();
     let taken = async || {
@@ -130,24 +130,24 @@ async fn p22_an_instance_keeps_its_key_through_an_upgrade() {
             );
         }
     };
-    let engine = start::<v2::Parcel>(&db, &gate).await;
+    let engine = start::<v2::Parcel>(&db, &breakpoint).await;
     eventually("the upgrade has failed", async || {
         let row = row(pool, id).await;
         (row.status == "runnable" && row.last_error.is_some()).then_some(())
     })
     .await;
     taken().await;
-    sql(pool, r#"update gen_durable.instances set eligible_at = now(), state = state::jsonb || '{"plan": "gate"}'"#)
+    sql(pool, r#"update gen_durable.instances set eligible_at = now(), state = state::jsonb || '{"plan": "breakpoint"}'"#)
         .await;
     // In the middle of the first step after the upgrade, and of the next one.
     for version in [1, 2] {
         v1::Parcel::insert(v1::State::new(1, "")).execute(&engine).await.unwrap();
-        gate.arrival().await;
+        breakpoint.arrival().await;
         assert_eq!(stored(pool, id).await.fsm_version, version);
         taken().await;
-        gate.open(1);
+        breakpoint.open(1);
     }
-    engine.wait(now_of::<v2::Parcel, _>(id), PATIENCE).await.unwrap();
+    engine.wait(now_of::<v2::Parcel, _>(id), WAIT_MAX).await.unwrap();
     insert().execute(pool).await.expect("the key is free");
     engine.shutdown().await.unwrap();
 }

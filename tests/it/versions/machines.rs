@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::support::Gate;
+use crate::support::Breakpoint;
 
-/// Where gated steps stop.
+/// Where stopped steps stop.
 #[derive(Debug)]
-pub struct Stops(pub Arc<Gate>);
+pub struct Stops(pub Arc<Breakpoint>);
 
 impl Stops {
     async fn at(&self, plan: &str, id: i64) {
-        if plan == "gate" {
+        if plan == "breakpoint" {
             self.0.pass(id).await;
         }
     }

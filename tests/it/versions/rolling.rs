@@ -11,7 +11,7 @@ use super::{
     machines::{v1, v2},
     start, stored,
 };
-use crate::support::{Gate, count, database, engine, eventually, row, sql, until};
+use crate::support::{Breakpoint, count, database, engine, eventually, row, sql, until};
 
 /// Instances of version 1 in every status that one can be in.
 struct Fleet {
@@ -25,8 +25,8 @@ struct Fleet {
 const EACH: u32 = 40;
 
 impl Fleet {
-    /// Brings them about with an old engine, which has one of them at its gate.
-    async fn sail(pool: &PgPool, old: &Engine, gate: &Gate) -> Self {
+    /// Brings them about with an old engine, which has one of them at its breakpoint.
+    async fn sail(pool: &PgPool, old: &Engine, breakpoint: &Breakpoint) -> Self {
         let ids = |ids: Vec<Result<InstanceId<v1::Parcel>, Duplicate<_>>>| -> Vec<i64> {
             ids.into_iter().map(|id| id.unwrap().get()).collect()
         };
@@ -36,9 +36,9 @@ impl Fleet {
             (count(pool, "awaiting_signal").await == i64::from(EACH)).then_some(())
         })
         .await;
-        let executing = v1::Parcel::insert(v1::State::new(0, "gate")).partition_key("0");
+        let executing = v1::Parcel::insert(v1::State::new(0, "breakpoint")).partition_key("0");
         let executing = executing.execute(old).await.unwrap().get();
-        gate.arrival().await;
+        breakpoint.arrival().await;
         let scheduled = (0..EACH).map(|n| {
             v1::Parcel::insert(v1::State::new(n, "")).schedule_in(Duration::from_hours(1))
         });
@@ -99,17 +99,18 @@ impl Fleet {
 async fn p34_a_new_deployment_beside_an_old_one_loses_nothing() {
     let db = database().await;
     let pool = db.pool();
-    let (old_gate, new_gate) = (Arc::new(Gate::new()), Arc::new(Gate::new()));
-    let old = start::<v1::Parcel>(&db, &old_gate).await;
-    let fleet = Fleet::sail(pool, &old, &old_gate).await;
+    let (old_breakpoint, new_breakpoint) =
+        (Arc::new(Breakpoint::new()), Arc::new(Breakpoint::new()));
+    let old = start::<v1::Parcel>(&db, &old_breakpoint).await;
+    let fleet = Fleet::sail(pool, &old, &old_breakpoint).await;
 
-    let new = start::<v2::Parcel>(&db, &new_gate).await;
+    let new = start::<v2::Parcel>(&db, &new_breakpoint).await;
     let newer = (0..EACH).map(|n| v2::State::new(n.into(), ""));
     let newer = v2::Parcel::insert_many(newer).execute(&old).await.unwrap();
     // Both run at once; then the old one leaves, with a step under way that it may finish.
     fleet.wake(pool).await;
     let shutdown = tokio::spawn(old.shutdown());
-    old_gate.open(1);
+    old_breakpoint.open(1);
     shutdown.await.unwrap().unwrap();
 
     let versions = fleet.all_done(&db).await;
@@ -126,16 +127,16 @@ async fn p34_a_new_deployment_beside_an_old_one_loses_nothing() {
 async fn p34_a_new_deployment_finishes_what_an_old_one_left() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
+    let breakpoint = Arc::new(Breakpoint::new());
     let old = engine(&db).machine::<v1::Parcel>().drain_timeout(Duration::from_millis(10));
-    let old = old.resource(Stops(Arc::clone(&gate))).start().await.unwrap();
-    let fleet = Fleet::sail(pool, &old, &gate).await;
-    // The one at the gate is cut off, and released as version 1.
+    let old = old.resource(Stops(Arc::clone(&breakpoint))).start().await.unwrap();
+    let fleet = Fleet::sail(pool, &old, &breakpoint).await;
+    // The one at the breakpoint is cut off, and released as version 1.
     old.shutdown().await.unwrap();
     assert_eq!(stored(pool, fleet.executing).await.fsm_version, 1);
 
-    let new = start::<v2::Parcel>(&db, &gate).await;
-    gate.open(2);
+    let new = start::<v2::Parcel>(&db, &breakpoint).await;
+    breakpoint.open(2);
     fleet.wake(pool).await;
     let versions = fleet.all_done(&db).await;
     // Some had ended before; what waited was taken over.
@@ -147,31 +148,32 @@ async fn p34_a_new_deployment_finishes_what_an_old_one_left() {
 async fn p34_a_deployment_that_is_rolled_back_loses_nothing() {
     let db = database().await;
     let pool = db.pool();
-    let (old_gate, new_gate) = (Arc::new(Gate::new()), Arc::new(Gate::new()));
-    let old = start::<v1::Parcel>(&db, &old_gate).await;
-    let fleet = Fleet::sail(pool, &old, &old_gate).await;
+    let (old_breakpoint, new_breakpoint) =
+        (Arc::new(Breakpoint::new()), Arc::new(Breakpoint::new()));
+    let old = start::<v1::Parcel>(&db, &old_breakpoint).await;
+    let fleet = Fleet::sail(pool, &old, &old_breakpoint).await;
     let new = engine(&db).machine::<v2::Parcel>().drain_timeout(Duration::from_millis(10));
-    let new = new.resource(Stops(Arc::clone(&new_gate))).start().await.unwrap();
-    // Two of version 1 are at the new one's gate: one has been committed as version 2, the other has not.
-    let gated = async || {
-        let insert = v1::Parcel::insert(v1::State::new(0, "gate")).priority(-1);
+    let new = new.resource(Stops(Arc::clone(&new_breakpoint))).start().await.unwrap();
+    // Two of version 1 are at the new one's breakpoint: one has been committed as version 2, the other has not.
+    let stopped = async || {
+        let insert = v1::Parcel::insert(v1::State::new(0, "breakpoint")).priority(-1);
         insert.execute(&new).await.unwrap().get()
     };
     let mut taken = Vec::new();
     while taken.len() < 2 {
-        let id = gated().await;
+        let id = stopped().await;
         // Either deployment may take it.
         let at_new = tokio::select! {
-            at = new_gate.arrival() => at == id,
-            _ = old_gate.arrival() => false,
+            at = new_breakpoint.arrival() => at == id,
+            _ = old_breakpoint.arrival() => false,
         };
         if !at_new {
-            old_gate.open(1);
+            old_breakpoint.open(1);
             continue;
         }
         if taken.is_empty() {
-            new_gate.open(1);
-            assert_eq!(new_gate.arrival().await, id);
+            new_breakpoint.open(1);
+            assert_eq!(new_breakpoint.arrival().await, id);
         }
         taken.push(id);
     }
@@ -182,7 +184,7 @@ async fn p34_a_deployment_that_is_rolled_back_loses_nothing() {
 
     // The old one goes on with what is still its own; what is not waits, and spends nothing.
     fleet.wake(pool).await;
-    old_gate.open(1_000);
+    old_breakpoint.open(1_000);
     let row = until(pool, uncommitted, "done").await;
     assert_eq!((row.attempt, row.crashes), (0, 0));
     eventually("nothing of version 1 is left", async || {
@@ -199,8 +201,8 @@ async fn p34_a_deployment_that_is_rolled_back_loses_nothing() {
     assert_eq!(waiting, ("runnable".to_owned(), 0, 0));
 
     // Until the new one comes again.
-    new_gate.open(1_000);
-    let new = start::<v2::Parcel>(&db, &new_gate).await;
+    new_breakpoint.open(1_000);
+    let new = start::<v2::Parcel>(&db, &new_breakpoint).await;
     until(pool, committed, "done").await;
     fleet.all_done(&db).await;
     old.shutdown().await.unwrap();

@@ -9,10 +9,10 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::{BATCH_MAX, DEADLOCK_TRIES_MAX, TASKS_MAX, WAITING_MAX, held};
 use crate::{
-    announce::Announcer,
     connections::Connections,
     error::{DatabaseError, Duplicate},
     group::{Group, Item},
+    notifier::Notifier,
     storage::{self, Locked, NewInstance},
     tries::Tries,
 };
@@ -22,20 +22,20 @@ const INSERT: &str = "insert instances";
 type Answer = Result<Result<i64, Duplicate>, DatabaseError>;
 
 /// An insert that waits for its batch.
-pub(super) struct Job {
+pub(super) struct PendingInsert {
     row: NewInstance,
     reply: oneshot::Sender<Answer>,
     since: Instant,
 }
 
-impl Job {
+impl PendingInsert {
     pub(super) fn new(row: NewInstance) -> (Self, oneshot::Receiver<Answer>) {
         let (reply, answer) = oneshot::channel();
         (Self { row, reply, since: Instant::now() }, answer)
     }
 }
 
-impl Item for Job {
+impl Item for PendingInsert {
     fn weight(&self) -> usize {
         self.row.state.0.len()
     }
@@ -45,34 +45,39 @@ impl Item for Job {
 #[derive(Clone)]
 struct Inserts {
     connections: Connections,
-    announcer: Arc<Announcer>,
+    notifier: Arc<Notifier>,
     waiting: Arc<Semaphore>,
 }
 
-pub(super) fn group(connections: &Connections, announcer: &Arc<Announcer>) -> Arc<Group<Job>> {
+pub(super) fn group(
+    connections: &Connections,
+    notifier: &Arc<Notifier>,
+) -> Arc<Group<PendingInsert>> {
     let inserts = Inserts {
         connections: connections.clone(),
-        announcer: Arc::clone(announcer),
+        notifier: Arc::clone(notifier),
         waiting: Arc::new(Semaphore::new(WAITING_MAX)),
     };
-    let run = move |jobs: Vec<Job>| {
+    let run = move |batch: Vec<PendingInsert>| {
         let inserts = inserts.clone();
-        Box::pin(async move { inserts.run(jobs).await }) as _
+        Box::pin(async move { inserts.run(batch).await }) as _
     };
     Group::new(BATCH_MAX, TASKS_MAX, Box::new(run))
 }
 
 impl Inserts {
     /// Inserts a batch. One that fails for a row's sake is halved, until the row is alone.
-    async fn run(&self, jobs: Vec<Job>) {
-        let mut batches = vec![jobs];
-        while let Some(mut jobs) = batches.pop() {
-            let (rows, replies): (Vec<_>, Vec<_>) =
-                jobs.into_iter().map(|job| (job.row, (job.reply, job.since))).unzip();
+    async fn run(&self, batch: Vec<PendingInsert>) {
+        let mut batches = vec![batch];
+        while let Some(mut batch) = batches.pop() {
+            let (rows, replies): (Vec<_>, Vec<_>) = batch
+                .into_iter()
+                .map(|pending| (pending.row, (pending.reply, pending.since)))
+                .unzip();
             let inserted = insert_with(&self.connections, &rows, Locked::WaitAMoment).await;
             let error = match inserted {
                 Ok(answers) => {
-                    self.announcer.announce(self.announcer.news(&rows));
+                    self.notifier.announce(self.notifier.news(&rows));
                     for ((reply, _), answer) in replies.into_iter().zip(answers) {
                         let _ = reply.send(Ok(answer));
                     }
@@ -81,30 +86,31 @@ impl Inserts {
                 Err(error) => error,
             };
             let again = rows.into_iter().zip(replies);
-            jobs = again.map(|(row, (reply, since))| Job { row, reply, since }).collect();
-            if jobs.len() > 1 && error.is_divisible() {
-                let right = jobs.split_off(jobs.len() / 2);
-                batches.extend([right, jobs]);
+            batch =
+                again.map(|(row, (reply, since))| PendingInsert { row, reply, since }).collect();
+            if batch.len() > 1 && error.is_divisible() {
+                let right = batch.split_off(batch.len() / 2);
+                batches.extend([right, batch]);
             } else if error.is_locked() {
-                for job in jobs {
+                for pending in batch {
                     let inserts = self.clone();
-                    tokio::spawn(async move { inserts.wait(job).await });
+                    tokio::spawn(async move { inserts.wait(pending).await });
                 }
             } else {
                 self.connections.tell(&error);
-                for job in jobs {
-                    let _ = job.reply.send(Err(error.clone()));
+                for pending in batch {
+                    let _ = pending.reply.send(Err(error.clone()));
                 }
             }
         }
     }
 
     /// Tries a row by itself whose unique key somebody else is inserting.
-    async fn wait(&self, job: Job) {
+    async fn wait(&self, pending: PendingInsert) {
         let mut tries = Tries::new();
         let answer = loop {
             tokio::time::sleep(tries.pause()).await;
-            let row = std::slice::from_ref(&job.row);
+            let row = std::slice::from_ref(&pending.row);
             // The semaphore is never closed, so `acquire` cannot fail.
             let place = self.waiting.acquire().await;
             let inserted = insert_with(&self.connections, row, Locked::WaitAMoment).await;
@@ -113,9 +119,10 @@ impl Inserts {
                 Err(error) if error.is_locked() => {
                     let key = format!(
                         "unique key `{}`",
-                        job.row.unique_key.as_deref().unwrap_or_default()
+                        pending.row.unique_key.as_deref().unwrap_or_default()
                     );
-                    if let Some(error) = held(INSERT, &key, job.since, self.connections.patience())
+                    if let Some(error) =
+                        held(INSERT, &key, pending.since, self.connections.answer_timeout())
                     {
                         break Err(error);
                     }
@@ -125,10 +132,10 @@ impl Inserts {
             }
         };
         if answer.is_ok() {
-            let rows = std::slice::from_ref(&job.row);
-            self.announcer.announce(self.announcer.news(rows));
+            let rows = std::slice::from_ref(&pending.row);
+            self.notifier.announce(self.notifier.news(rows));
         }
-        let _ = job.reply.send(answer);
+        let _ = pending.reply.send(answer);
     }
 }
 

@@ -13,10 +13,10 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{BATCH_MAX, CANCELLED, DEADLOCK_TRIES_MAX, TASKS_MAX, WAITING_MAX, held};
 use crate::{
-    announce::Announcer,
     connections::Connections,
     error::{DatabaseError, SignalError},
     group::{Group, Item},
+    notifier::Notifier,
     signal::Delivery,
     storage::{self, Locked, NewSignal, Sent},
     tries::Tries,
@@ -29,20 +29,20 @@ const SKIPS_FOR: Duration = Duration::from_secs(1);
 type Answer = Result<Delivery, SignalError>;
 
 /// A signal that waits for its batch.
-pub(super) struct Job {
+pub(super) struct PendingSignal {
     signal: NewSignal,
     reply: oneshot::Sender<Answer>,
     since: Instant,
 }
 
-impl Job {
+impl PendingSignal {
     pub(super) fn new(signal: NewSignal) -> (Self, oneshot::Receiver<Answer>) {
         let (reply, answer) = oneshot::channel();
         (Self { signal, reply, since: Instant::now() }, answer)
     }
 }
 
-impl Item for Job {
+impl Item for PendingSignal {
     fn weight(&self) -> usize {
         self.signal.payload.0.len()
     }
@@ -51,66 +51,69 @@ impl Item for Job {
 /// What the signals of a group share.
 struct Signals {
     connections: Connections,
-    announcer: Arc<Announcer>,
+    notifier: Arc<Notifier>,
     /// Told when a batch has ended: what it had locked is free.
     ended: watch::Sender<()>,
     skips: Mutex<Option<Instant>>,
     waiting: Semaphore,
 }
 
-pub(super) fn group(connections: &Connections, announcer: &Arc<Announcer>) -> Arc<Group<Job>> {
+pub(super) fn group(
+    connections: &Connections,
+    notifier: &Arc<Notifier>,
+) -> Arc<Group<PendingSignal>> {
     let signals = Arc::new(Signals {
         connections: connections.clone(),
-        announcer: Arc::clone(announcer),
+        notifier: Arc::clone(notifier),
         ended: watch::Sender::new(()),
         skips: Mutex::default(),
         waiting: Semaphore::new(WAITING_MAX),
     });
-    let run = move |jobs: Vec<Job>| {
+    let run = move |batch: Vec<PendingSignal>| {
         let signals = Arc::clone(&signals);
-        Box::pin(async move { signals.run(jobs).await }) as _
+        Box::pin(async move { signals.run(batch).await }) as _
     };
     Group::new(BATCH_MAX, TASKS_MAX, Box::new(run))
 }
 
 impl Signals {
     /// Delivers a batch, and leaves to a task of their own the signals whose targets are locked.
-    async fn run(self: &Arc<Self>, jobs: Vec<Job>) {
+    async fn run(self: &Arc<Self>, batch: Vec<PendingSignal>) {
         // Before the try: what ends while it is on its way may be what had a target locked.
         let ended = self.ended.subscribe();
         let mut locked = self.locked();
-        let mut held = self.deliver(jobs, locked).await;
+        let mut held = self.deliver(batch, locked).await;
         if !held.is_empty() && locked == Locked::WaitAMoment {
             *self.skips() = Some(Instant::now() + SKIPS_FOR);
             locked = Locked::Skip;
             held = self.deliver(held, locked).await;
         }
         // Those to one target do not wait for another one.
-        let mut targets: BTreeMap<i64, Vec<Job>> = BTreeMap::new();
-        for job in held {
-            targets.entry(job.signal.target).or_default().push(job);
+        let mut targets: BTreeMap<i64, Vec<PendingSignal>> = BTreeMap::new();
+        for pending in held {
+            targets.entry(pending.signal.target).or_default().push(pending);
         }
-        for jobs in targets.into_values() {
+        for batch in targets.into_values() {
             let (signals, ended) = (Arc::clone(self), ended.clone());
-            tokio::spawn(async move { signals.wait(jobs, ended).await });
+            tokio::spawn(async move { signals.wait(batch, ended).await });
         }
     }
 
     /// Tries signals again to a target that is locked, until each is answered.
-    async fn wait(&self, mut jobs: Vec<Job>, mut ended: watch::Receiver<()>) {
+    async fn wait(&self, mut batch: Vec<PendingSignal>, mut ended: watch::Receiver<()>) {
         let mut tries = Tries::new();
-        while !jobs.is_empty() {
+        while !batch.is_empty() {
             let _ = tokio::time::timeout(tries.pause(), ended.changed()).await;
             ended = self.ended.subscribe();
-            jobs = self.deliver(jobs, Locked::Skip).await;
-            jobs = self.give_up(jobs);
+            batch = self.deliver(batch, Locked::Skip).await;
+            batch = self.give_up(batch);
             if tries.found_locked()
-                && !jobs.is_empty()
+                && !batch.is_empty()
                 && let Ok(_place) = self.waiting.try_acquire()
             {
                 // In Postgres's own queue for the row, behind those who came before.
-                jobs = self.deliver(jobs, Locked::WaitBriefly).await;
-                if !jobs.is_empty() {
+                batch = self.deliver(batch, Locked::WaitBriefly).await;
+                if !batch.is_empty() {
                     tries.waited();
                 }
             }
@@ -118,21 +121,21 @@ impl Signals {
     }
 
     /// Delivers signals and answers their calls, but for those whose targets are locked.
-    async fn deliver(&self, jobs: Vec<Job>, locked: Locked) -> Vec<Job> {
+    async fn deliver(&self, batch: Vec<PendingSignal>, locked: Locked) -> Vec<PendingSignal> {
         let (mut held, mut answered) = (Vec::new(), false);
-        let mut batches = vec![jobs];
-        while let Some(mut jobs) = batches.pop() {
-            let signals: Vec<&NewSignal> = jobs.iter().map(|job| &job.signal).collect();
+        let mut batches = vec![batch];
+        while let Some(mut batch) = batches.pop() {
+            let signals: Vec<&NewSignal> = batch.iter().map(|pending| &pending.signal).collect();
             match deliver_with(&self.connections, &signals, locked).await {
                 Ok(sent) => {
-                    self.announcer.announce(sent.queues.iter().map(String::as_str));
-                    for (job, delivery) in jobs.into_iter().zip(sent.deliveries) {
+                    self.notifier.announce(sent.queues.iter().map(String::as_str));
+                    for (pending, delivery) in batch.into_iter().zip(sent.deliveries) {
                         match delivery {
                             Some(answer) => {
                                 answered = true;
-                                let _ = job.reply.send(answer);
+                                let _ = pending.reply.send(answer);
                             }
-                            None => held.push(job),
+                            None => held.push(pending),
                         }
                     }
                 }
@@ -141,16 +144,16 @@ impl Signals {
                     if error.is_locked()
                         || locked == Locked::WaitBriefly && error.sqlstate() == Some(CANCELLED) =>
                 {
-                    held.extend(jobs);
+                    held.extend(batch);
                 }
-                Err(error) if jobs.len() > 1 && error.is_divisible() => {
-                    let right = jobs.split_off(jobs.len() / 2);
-                    batches.extend([right, jobs]);
+                Err(error) if batch.len() > 1 && error.is_divisible() => {
+                    let right = batch.split_off(batch.len() / 2);
+                    batches.extend([right, batch]);
                 }
                 Err(error) => {
                     self.connections.tell(&error);
-                    for job in jobs {
-                        let _ = job.reply.send(Err(error.clone().into()));
+                    for pending in batch {
+                        let _ = pending.reply.send(Err(error.clone().into()));
                     }
                 }
             }
@@ -163,14 +166,14 @@ impl Signals {
     }
 
     /// Answers the calls that have waited for long enough; the others.
-    fn give_up(&self, jobs: Vec<Job>) -> Vec<Job> {
-        let patience = self.connections.patience();
+    fn give_up(&self, batch: Vec<PendingSignal>) -> Vec<PendingSignal> {
+        let lock_wait_max = self.connections.answer_timeout();
         let mut left = Vec::new();
-        for job in jobs {
-            let target = format!("instance {}", job.signal.target);
-            match held(DELIVER, &target, job.since, patience) {
-                Some(error) => drop(job.reply.send(Err(error.into()))),
-                None => left.push(job),
+        for pending in batch {
+            let target = format!("instance {}", pending.signal.target);
+            match held(DELIVER, &target, pending.since, lock_wait_max) {
+                Some(error) => drop(pending.reply.send(Err(error.into()))),
+                None => left.push(pending),
             }
         }
         left

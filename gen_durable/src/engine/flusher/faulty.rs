@@ -16,13 +16,13 @@ use std::{
     time::Instant,
 };
 
-use super::{Answer, Failed, Job, Outage, Shared, give_up, given_up, try_batch};
+use super::{Answer, Failed, Outage, PendingCommit, Shared, give_up, given_up, try_batch};
 use crate::storage::{self, Change, Commit, Fault, Locked};
 
 /// After so many parts in a row that failed it is likely to be the database: the others wait.
 const FAILED_MAX: usize = 4;
 /// An outcome that is tried by itself has so many times the time of a batch.
-const PATIENCE: u32 = 4;
+const SLOW_TIMEOUTS: u32 = 4;
 /// After so many tries by itself an outcome may be refused.
 const TRIES_MIN: u32 = 3;
 
@@ -84,9 +84,9 @@ impl Alone {
 }
 
 /// Notes that a try failed.
-fn note<'a>(shared: &Shared, job: &'a mut Job, fault: Fault) -> &'a Alone {
-    let deeds = deeds(&job.commit);
-    let known = job.reply.alone.get_or_insert_with(|| Box::new(Alone::new(shared)));
+fn note<'a>(shared: &Shared, pending: &'a mut PendingCommit, fault: Fault) -> &'a Alone {
+    let deeds = deeds(&pending.commit);
+    let known = pending.reply.alone.get_or_insert_with(|| Box::new(Alone::new(shared)));
     known.failed(shared, fault, deeds);
     known
 }
@@ -102,40 +102,40 @@ async fn takes_nothing(shared: &Shared) -> bool {
 
 /// Outcomes, and why they were not committed together, if that was tried.
 struct Part {
-    jobs: Vec<Job>,
+    commits: Vec<PendingCommit>,
     error: Option<sqlx::Error>,
 }
 
 /// Commits the outcomes of a batch that failed, part by part.
 pub(super) async fn divide(shared: &Arc<Shared>, failed: Failed) {
     let mut outage = Outage::new("commit outcomes");
-    let mut parts = VecDeque::from([Part { jobs: failed.jobs, error: Some(failed.error) }]);
+    let mut parts = VecDeque::from([Part { commits: failed.commits, error: Some(failed.error) }]);
     while !parts.is_empty() {
         let (mut committed, mut failures) = (false, Vec::new());
-        while let Some(Part { mut jobs, error }) = parts.pop_front() {
+        while let Some(Part { mut commits, error }) = parts.pop_front() {
             match error {
-                Some(error) if jobs.len() == 1 => {
+                Some(error) if commits.len() == 1 => {
                     match Fault::of(&error) {
-                        Fault::Data => refuse(Failed { jobs, error }),
+                        Fault::Data => refuse(Failed { commits, error }),
                         _ => {
-                            for mut job in jobs {
-                                note(shared, &mut job, Fault::of(&error));
-                                tokio::spawn(alone(Arc::clone(shared), job));
+                            for mut pending in commits {
+                                note(shared, &mut pending, Fault::of(&error));
+                                tokio::spawn(alone(Arc::clone(shared), pending));
                             }
                         }
                     }
                     continue;
                 }
                 Some(error) if Fault::of(&error) != Fault::Connection => {
-                    let right = jobs.split_off(jobs.len() / 2);
-                    for jobs in [right, jobs] {
-                        parts.push_front(Part { jobs, error: None });
+                    let right = commits.split_off(commits.len() / 2);
+                    for commits in [right, commits] {
+                        parts.push_front(Part { commits, error: None });
                     }
                     continue;
                 }
                 _ => {}
             }
-            match try_batch(shared, jobs, false, shared.connections.patience()).await {
+            match try_batch(shared, commits, false, shared.connections.answer_timeout()).await {
                 Ok(()) => committed = true,
                 Err(failed) if given_up(shared, &failed.error) => give_up(failed),
                 Err(failed) => failures.push(failed),
@@ -151,43 +151,45 @@ pub(super) async fn divide(shared: &Arc<Shared>, failed: Failed) {
         }
         // Behind those that were not tried.
         let failures = failures.into_iter();
-        parts.extend(failures.map(|Failed { jobs, error }| Part { jobs, error: Some(error) }));
+        parts
+            .extend(failures.map(|Failed { commits, error }| Part { commits, error: Some(error) }));
     }
     outage.over();
 }
 
 /// Refuses an outcome.
-fn refuse(Failed { mut jobs, error }: Failed) {
-    if let Some(job) = jobs.pop() {
-        let _ = job.reply.to.send(Answer::Refused(error));
+fn refuse(Failed { mut commits, error }: Failed) {
+    if let Some(pending) = commits.pop() {
+        let _ = pending.reply.to.send(Answer::Refused(error));
     }
 }
 
 /// Tries an outcome by itself that failed by itself, until it is committed, refused or given up; or until
 /// its row is found locked, after which it comes back here.
-pub(super) async fn alone(shared: Arc<Shared>, mut job: Job) {
+pub(super) async fn alone(shared: Arc<Shared>, mut pending: PendingCommit) {
     let mut outage = Outage::new("commit an outcome");
-    let patience = shared.connections.patience();
+    let answer_timeout = shared.connections.answer_timeout();
     loop {
-        let slow = job.reply.alone.as_ref().is_some_and(|known| known.slow);
+        let slow = pending.reply.alone.as_ref().is_some_and(|known| known.slow);
         let (places, times) =
-            if slow { (&shared.flusher.slow, PATIENCE) } else { (&shared.flusher.alone, 1) };
+            if slow { (&shared.flusher.slow, SLOW_TIMEOUTS) } else { (&shared.flusher.alone, 1) };
         // No semaphore is ever closed, so `acquire` cannot fail.
         let place = places.acquire().await;
-        let done = try_batch(&shared, vec![job], false, patience.saturating_mul(times)).await;
+        let done =
+            try_batch(&shared, vec![pending], false, answer_timeout.saturating_mul(times)).await;
         drop(place);
         let mut failed = match done {
             Ok(()) => return outage.over(),
             Err(failed) if given_up(&shared, &failed.error) => return give_up(failed),
             Err(failed) => failed,
         };
-        let Some(again) = failed.jobs.pop() else { return };
-        job = again;
+        let Some(again) = failed.commits.pop() else { return };
+        pending = again;
         let fault = Fault::of(&failed.error);
-        let uncertain = job.uncertain;
-        let known = note(&shared, &mut job, fault);
+        let uncertain = pending.uncertain;
+        let known = note(&shared, &mut pending, fault);
         // The lease was renewed meanwhile: the database works.
-        let long = known.tries >= TRIES_MIN && known.began.elapsed() >= patience;
+        let long = known.tries >= TRIES_MIN && known.began.elapsed() >= answer_timeout;
         let refused = match fault {
             Fault::Data => true,
             // Without an answer it may have been committed: the next try tells, if it is let. If it has been,
@@ -199,7 +201,7 @@ pub(super) async fn alone(shared: Arc<Shared>, mut job: Job) {
             Fault::Connection | Fault::Locked => false,
         };
         if refused {
-            let _ = job.reply.to.send(Answer::Refused(failed.error));
+            let _ = pending.reply.to.send(Answer::Refused(failed.error));
             return;
         }
         tokio::time::sleep(outage.failed(&failed.error)).await;

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::Job;
+use super::PendingCommit;
 
 /// Partition keys that one commit frees: it takes a lock for each, and a thousand would fill a small
 /// server's table of locks.
@@ -17,38 +17,44 @@ const KEYS_MAX: usize = 250;
 /// one, the old run's signals and inserts would go out with the new one's.
 ///
 /// Each part is in the order of ids, in which the statement looks rows up: Postgres would take longer to sort them.
-pub(super) fn one_of_each(mut jobs: Vec<Job>) -> Vec<Vec<Job>> {
+pub(super) fn one_of_each(mut commits: Vec<PendingCommit>) -> Vec<Vec<PendingCommit>> {
     // Of one instance, what came first stays first.
-    jobs.sort_by_key(|job| job.commit.id);
-    if jobs.is_sorted_by(|one, next| one.commit.id < next.commit.id) {
-        return vec![jobs];
+    commits.sort_by_key(|pending| pending.commit.id);
+    if commits.is_sorted_by(|one, next| one.commit.id < next.commit.id) {
+        return vec![commits];
     }
     let mut last = None;
-    let (first, again): (Vec<_>, Vec<_>) =
-        jobs.into_iter().partition(|job| last.replace(job.commit.id) != Some(job.commit.id));
+    let (first, again): (Vec<_>, Vec<_>) = commits
+        .into_iter()
+        .partition(|pending| last.replace(pending.commit.id) != Some(pending.commit.id));
     let mut parts = vec![first];
     parts.extend(one_of_each(again));
     parts
 }
 
 /// Divides a batch so that no part frees more than [`KEYS_MAX`] partition keys.
-pub(super) fn few_keys(jobs: Vec<Job>) -> Vec<Vec<Job>> {
-    let freed = |job: &Job| job.commit.partition_key.is_some() && !job.commit.keeps_claim();
-    if jobs.iter().filter(|job| freed(job)).count() <= KEYS_MAX {
-        return vec![jobs];
+pub(super) fn few_keys(commits: Vec<PendingCommit>) -> Vec<Vec<PendingCommit>> {
+    let freed = |pending: &PendingCommit| {
+        pending.commit.partition_key.is_some() && !pending.commit.keeps_claim()
+    };
+    if commits.iter().filter(|pending| freed(pending)).count() <= KEYS_MAX {
+        return vec![commits];
     }
     let mut parts = vec![Vec::new()];
     let mut keys = HashSet::new();
-    for job in jobs {
-        if freed(&job) && keys.len() == KEYS_MAX && !keys.contains(&job.commit.partition_key) {
+    for pending in commits {
+        if freed(&pending)
+            && keys.len() == KEYS_MAX
+            && !keys.contains(&pending.commit.partition_key)
+        {
             parts.push(Vec::new());
             keys.clear();
         }
-        if freed(&job) {
-            keys.insert(job.commit.partition_key.clone());
+        if freed(&pending) {
+            keys.insert(pending.commit.partition_key.clone());
         }
         if let Some(part) = parts.last_mut() {
-            part.push(job);
+            part.push(pending);
         }
     }
     parts
@@ -63,7 +69,7 @@ mod tests {
     };
     use tokio::sync::oneshot;
 
-    fn job(id: i64, revision: i64) -> Job {
+    fn pending(id: i64, revision: i64) -> PendingCommit {
         let commit = Commit {
             id,
             fsm: "m",
@@ -83,15 +89,19 @@ mod tests {
             partition_key: None,
             listens: false,
         };
-        Job { commit: Box::new(commit), reply: Reply::new(oneshot::channel().0), uncertain: false }
+        PendingCommit {
+            commit: Box::new(commit),
+            reply: Reply::new(oneshot::channel().0),
+            uncertain: false,
+        }
     }
 
     #[test]
     fn no_part_of_a_batch_has_two_outcomes_of_one_instance_and_each_is_sorted() {
-        let parts = |jobs: &[(i64, i64)]| -> Vec<Vec<(i64, i64)>> {
-            let jobs = jobs.iter().map(|(id, revision)| job(*id, *revision)).collect();
-            let key = |job: &Job| (job.commit.id, job.commit.revision);
-            one_of_each(jobs).iter().map(|part| part.iter().map(key).collect()).collect()
+        let parts = |commits: &[(i64, i64)]| -> Vec<Vec<(i64, i64)>> {
+            let commits = commits.iter().map(|(id, revision)| pending(*id, *revision)).collect();
+            let key = |pending: &PendingCommit| (pending.commit.id, pending.commit.revision);
+            one_of_each(commits).iter().map(|part| part.iter().map(key).collect()).collect()
         };
         assert_eq!(parts(&[(3, 0), (1, 0), (2, 0)]), [vec![(1, 0), (2, 0), (3, 0)]]);
         // Of one instance in the order in which they came, whatever their revisions are.
@@ -105,13 +115,13 @@ mod tests {
     #[test]
     fn a_commit_frees_a_bounded_number_of_partition_keys() {
         let keyed = |id: i64| {
-            let mut job = job(id, 0);
-            job.commit.partition_key = Some(format!("key {id}"));
-            job
+            let mut pending = pending(id, 0);
+            pending.commit.partition_key = Some(format!("key {id}"));
+            pending
         };
         let parts = few_keys((0..1000).map(keyed).collect());
         assert!(parts.iter().all(|part| part.len() == KEYS_MAX) && parts.len() == 4);
-        let plain = few_keys((0..1000).map(|id| job(id, 0)).collect());
+        let plain = few_keys((0..1000).map(|id| pending(id, 0)).collect());
         assert_eq!(plain.len(), 1, "a row without a key takes no lock");
     }
 }

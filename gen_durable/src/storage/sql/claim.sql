@@ -50,7 +50,7 @@
 -- hides an array's length from the planner; `unnest(array(select ...))` is taken for ten rows where a
 -- recursive query is taken for thousands; and a limit of 1000, the most that is ever asked for,
 -- bounds what a limit that the planner cannot see is taken for.
-with recursive turns as materialized (
+with recursive claim_locks as materialized (
     select q.queue, pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended(q.queue, 5298)) as taken
     from (select distinct k.queue from pg_catalog.unnest((select $2::text[])) as k (queue)) as q
 ),
@@ -66,7 +66,7 @@ groups (kind, queue, wanted, fsm, fsm_version, priority) as (
         (select $2::text[]), (select $3::bigint[]), (select $4::text[]), (select $5::int[])
     ) with ordinality as k (queue, wanted, fsm, fsm_version, kind)
     where k.queue = any (array(
-        select t.queue from turns t where t.taken or t.queue = any ((select $7::text[])::text[])
+        select t.queue from claim_locks t where t.taken or t.queue = any ((select $7::text[])::text[])
     ))
     union all
     select g.kind, g.queue, g.wanted, g.fsm, g.fsm_version, next.priority
@@ -284,7 +284,7 @@ select pg_catalog.array_agg(row.id) as ids,
        pg_catalog.array_agg(row.revision) as revisions,
        pg_catalog.array_agg(row.awaits = '{}') as timed_out,
        pg_catalog.array_agg(row.inbox) as inboxes,
-       array(select t.queue from turns t where not t.taken) as refused,
+       array(select t.queue from claim_locks t where not t.taken) as refused,
        array(select f.kind from first f) as first_kinds,
        array(select f.priority::smallint from first f) as first_priorities,
        array(select f.since from first f) as first_since,

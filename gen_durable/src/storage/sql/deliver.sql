@@ -11,7 +11,7 @@
 -- for as long as the transaction does.
 --
 -- `generate_subscripts` is there for the planner, as in insert.sql.
-with patience as materialized (
+with lock_timeout_set as materialized (
     select pg_catalog.set_config('lock_timeout', $7::text, true) from (select) as one
     where $7::text is not null
 ),
@@ -27,14 +27,14 @@ sent as materialized (
 waited_for as materialized (
     select i.id, i.fsm, i.status, i.awaits
     from gen_durable.instances i
-    where i.id = any ($1::bigint[]) and not $6 and (select pg_catalog.count(*) from patience) >= 0
+    where i.id = any ($1::bigint[]) and not $6 and (select pg_catalog.count(*) from lock_timeout_set) >= 0
     order by i.id
     for no key update
 ),
 free as materialized (
     select i.id, i.fsm, i.status, i.awaits
     from gen_durable.instances i
-    where i.id = any ($1::bigint[]) and $6 and (select pg_catalog.count(*) from patience) >= 0
+    where i.id = any ($1::bigint[]) and $6 and (select pg_catalog.count(*) from lock_timeout_set) >= 0
     order by i.id
     for no key update skip locked
 ),

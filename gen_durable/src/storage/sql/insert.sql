@@ -9,7 +9,7 @@
 --
 -- $13 is how long the statement waits for somebody's transaction that is inserting one of the unique keys;
 -- if it is null, for as long as the transaction does.
-with patience as materialized (
+with lock_timeout_set as materialized (
     select pg_catalog.set_config('lock_timeout', $13::text, true) from (select) as one
     where $13::text is not null
 ),
@@ -26,7 +26,7 @@ entries as materialized (
         fsm, fsm_version, step, state, queue, priority,
         delay, scheduled_at, partition_key, blocked, unique_key, unique_scope, place
     )
-    where (select pg_catalog.count(*) from patience) >= 0
+    where (select pg_catalog.count(*) from lock_timeout_set) >= 0
 ),
 inserted as (
     insert into gen_durable.instances (

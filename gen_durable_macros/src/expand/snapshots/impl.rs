@@ -29,7 +29,7 @@ impl __gen_durable_Checkout_start::StepsInOneImplBlock for Checkout {
         steps: &["start", "await_pay"],
         others: &["helper"],
         handle: true,
-        islands: &[&["start"]],
+        unreachable: &[&["start"]],
     };
 }
 /**The graph of its steps:

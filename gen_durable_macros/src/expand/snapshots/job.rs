@@ -120,7 +120,7 @@ const _: () = {
             steps: &["run"],
             others: &[],
             handle: false,
-            islands: &[&["run"]],
+            unreachable: &[&["run"]],
         };
     }
     /**The graph of its steps:

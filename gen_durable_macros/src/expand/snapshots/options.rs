@@ -23,7 +23,7 @@ impl __gen_durable_Checkout_start::StepsInOneImplBlock for Checkout {
         steps: &["start", "ship"],
         others: &[],
         handle: false,
-        islands: &[&["start"]],
+        unreachable: &[&["start"]],
     };
 }
 /**The graph of its steps:

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gen_durable::prelude::*;
 use sqlx::{PgConnection, PgPool, Postgres, Row, Transaction, postgres::PgRow};
 
-use crate::support::{PATIENCE, database, engine, eventually, sql};
+use crate::support::{WAIT_MAX, database, engine, eventually, sql};
 
 const CLAIM: &str = include_str!("../../gen_durable/src/storage/sql/claim.sql");
 
@@ -38,7 +38,7 @@ impl Elsewhere {
 async fn claim(
     connection: &mut PgConnection,
     queues: &[&str],
-    out_of_turn: &[&str],
+    without_lock: &[&str],
 ) -> (Vec<i64>, Vec<String>) {
     let each = queues.len();
     let row: PgRow = sqlx::query(CLAIM)
@@ -48,7 +48,7 @@ async fn claim(
         .bind(vec!["short"; each])
         .bind(vec![1_i32; each])
         .bind(Vec::<String>::new())
-        .bind(out_of_turn)
+        .bind(without_lock)
         .bind(true)
         .bind(Vec::<i64>::new())
         .bind(Vec::<i16>::new())
@@ -102,7 +102,7 @@ async fn claims_of_a_queue_take_turns_and_wait_for_nobody() {
 }
 
 /// Has the turn of the queue `default`, as a claim does that does not end.
-async fn hold_turn(pool: &PgPool) -> Transaction<'_, Postgres> {
+async fn hold_claim_lock(pool: &PgPool) -> Transaction<'_, Postgres> {
     let mut holder = pool.begin().await.unwrap();
     sqlx::query("select pg_advisory_xact_lock(hashtextextended('default', 5298))")
         .execute(&mut *holder)
@@ -116,11 +116,11 @@ async fn hold_turn(pool: &PgPool) -> Transaction<'_, Postgres> {
 async fn a_turn_that_is_never_given_back_holds_nobody_up() {
     let db = database().await;
     let pool = db.pool();
-    let holder = hold_turn(pool).await;
+    let holder = hold_claim_lock(pool).await;
     let engine = engine(&db).machine::<Short>().start().await.unwrap();
     for _ in 0..3 {
         let id = Short::insert(()).execute(&engine).await.unwrap();
-        engine.wait(id, PATIENCE).await.unwrap();
+        engine.wait(id, WAIT_MAX).await.unwrap();
     }
     engine.shutdown().await.unwrap();
     holder.rollback().await.unwrap();
@@ -131,7 +131,7 @@ async fn a_turn_that_is_never_given_back_holds_nobody_up() {
 async fn a_turn_that_is_refused_holds_up_no_other_queue() {
     let db = database().await;
     let pool = db.pool();
-    let holder = hold_turn(pool).await;
+    let holder = hold_claim_lock(pool).await;
     let engine = engine(&db)
         .queue("default", 1)
         .queue("other", 1)
@@ -140,16 +140,16 @@ async fn a_turn_that_is_refused_holds_up_no_other_queue() {
         .start()
         .await
         .unwrap();
-    // Before the engine has lost its patience, and after.
+    // Before the engine has waited for the claim lock for too long, and after.
     for _ in 0..2 {
         for _ in 0..3 {
             let id = Elsewhere::insert(()).execute(pool).await.unwrap();
             sql(pool, "select pg_notify('gen_durable', 'other')").await;
-            engine.wait(id, PATIENCE).await.unwrap();
+            engine.wait(id, WAIT_MAX).await.unwrap();
         }
         let id = Short::insert(()).execute(pool).await.unwrap();
         sql(pool, "select pg_notify('gen_durable', 'default')").await;
-        engine.wait(id, PATIENCE).await.unwrap();
+        engine.wait(id, WAIT_MAX).await.unwrap();
     }
     engine.shutdown().await.unwrap();
     holder.rollback().await.unwrap();
@@ -160,7 +160,7 @@ async fn a_turn_that_is_refused_holds_up_no_other_queue() {
 async fn a_refused_claim_is_made_again_when_the_turn_is_given_back() {
     let db = database().await;
     let pool = db.pool();
-    let holder = hold_turn(pool).await;
+    let holder = hold_claim_lock(pool).await;
     let engine = engine(&db)
         .poll_interval(Duration::from_hours(1))
         .machine::<Short>()
@@ -169,7 +169,7 @@ async fn a_refused_claim_is_made_again_when_the_turn_is_given_back() {
         .unwrap();
     let id = Short::insert(()).execute(&engine).await.unwrap();
     holder.rollback().await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }
 

@@ -14,15 +14,15 @@ use crate::{errors::Errors, names::nearest};
 /// The options that may be given, each with an example.
 pub(super) type Known = &'static [(&'static str, &'static str)];
 
-/// A walk over the options of one item.
-pub(super) struct Walk {
+/// A list_of_options over the options of one item.
+pub(super) struct OptionList {
     known: Known,
     /// Options that may be given in another place, and which one.
     elsewhere: Option<(Known, &'static str)>,
     seen: Vec<&'static str>,
 }
 
-impl Walk {
+impl OptionList {
     pub(super) fn new(known: Known, elsewhere: Option<(Known, &'static str)>) -> Self {
         Self { known, elsewhere, seen: Vec::new() }
     }
@@ -34,15 +34,15 @@ impl Walk {
         errors: &mut Errors,
         mut take: impl FnMut(&str, ParseStream<'_>, &mut Errors) -> syn::Result<()>,
     ) {
-        let walk = |input: ParseStream<'_>| {
+        let list_of_options = |input: ParseStream<'_>| {
             while !input.is_empty() {
                 self.option(input, errors, &mut take);
                 skip_option(input);
             }
             Ok(())
         };
-        // The walk takes every token and fails at none.
-        if let Err(error) = walk.parse2(tokens) {
+        // The list_of_options takes every token and fails at none.
+        if let Err(error) = list_of_options.parse2(tokens) {
             errors.push(error);
         }
     }

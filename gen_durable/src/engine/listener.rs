@@ -57,7 +57,7 @@ async fn hear(
                 follow(shared);
             }
             let silence = held.map_or_else(
-                || connections.patience(),
+                || connections.answer_timeout(),
                 |at| at.saturating_duration_since(Instant::now()),
             );
             let heard = tokio::time::timeout(silence.min(left), listener.try_recv()).await;
@@ -70,7 +70,7 @@ async fn hear(
             };
             let Some(notification) = heard? else { break };
             if held.is_none() && shared.queues.contains_key(notification.payload()) {
-                held = shared.alarms.not_before(Instant::now());
+                held = shared.wake_backoff.not_before(Instant::now());
                 if held.is_none() {
                     follow(shared);
                 }
@@ -81,6 +81,6 @@ async fn hear(
 
 /// Has the claimer look for what was announced.
 fn follow(shared: &Shared) {
-    shared.alarms.raise();
+    shared.wake_backoff.raise();
     shared.wake_claimer();
 }

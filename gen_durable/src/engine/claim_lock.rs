@@ -6,7 +6,7 @@
 //!      └────────── turn taken ──────┴──────────────────────────────────────┘
 //! ```
 //!
-//! Invariant: a process that does not get its turn claims all the same after [`PATIENCE`], so that
+//! Invariant: a process that does not get its turn claims all the same after [`WAIT_MAX`], so that
 //! nobody who keeps a turn, stopped in the middle of a claim perhaps, holds the others up for longer.
 
 use std::{
@@ -20,11 +20,11 @@ use super::jittered;
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(16);
 /// Far longer than a claim takes on a busy machine: many who claim out of turn make claims slow.
-const PATIENCE: Duration = Duration::from_secs(1);
+const WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// What the claimer knows of its turns: a queue whose turn was refused, until it has it.
+/// What the claimer knows of its locks: a queue whose turn was refused, until it has it.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct ClaimLocks {
     refused: HashMap<String, Refused>,
 }
 
@@ -38,19 +38,19 @@ struct Refused {
 
 impl Refused {
     /// Whether to claim without the turn from here on, until there is one.
-    fn lost(&self, now: Instant) -> bool {
-        now >= self.since + PATIENCE
+    fn waited_out(&self, now: Instant) -> bool {
+        now >= self.since + WAIT_MAX
     }
 
     fn paused(&self, now: Instant) -> bool {
-        now < self.until && !self.lost(now)
+        now < self.until && !self.waited_out(now)
     }
 }
 
-impl Turns {
+impl ClaimLocks {
     /// Whether to claim this queue without its turn.
-    pub(super) fn lost(&self, queue: &str, now: Instant) -> bool {
-        self.refused.get(queue).is_some_and(|refused| refused.lost(now))
+    pub(super) fn waited_out(&self, queue: &str, now: Instant) -> bool {
+        self.refused.get(queue).is_some_and(|refused| refused.waited_out(now))
     }
 
     /// Whether to leave this queue alone: whoever has its turn has heard of the same work.
@@ -85,29 +85,29 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_that_never_comes_is_not_waited_for_for_ever() {
-        let mut turns = Turns::default();
+    fn a_claim_lock_that_is_never_free_is_not_waited_for_for_ever() {
+        let mut locks = ClaimLocks::default();
         let (asked, now) = (names(&["q"]), Instant::now());
-        turns.heard(&asked, names(&["q"]), now);
-        assert!(turns.paused("q", now) && !turns.lost("q", now));
-        let later = now + PATIENCE;
-        turns.heard(&asked, names(&["q"]), later);
-        assert!(turns.lost("q", later), "until there is a turn");
-        assert!(!turns.paused("q", later), "out of turn, it is claimed like any other");
-        assert_eq!(turns.next(later), None);
-        turns.heard(&asked, names(&[]), later);
-        assert!(!turns.lost("q", later));
+        locks.heard(&asked, names(&["q"]), now);
+        assert!(locks.paused("q", now) && !locks.waited_out("q", now));
+        let later = now + WAIT_MAX;
+        locks.heard(&asked, names(&["q"]), later);
+        assert!(locks.waited_out("q", later), "until there is a turn");
+        assert!(!locks.paused("q", later), "out of turn, it is claimed like any other");
+        assert_eq!(locks.next(later), None);
+        locks.heard(&asked, names(&[]), later);
+        assert!(!locks.waited_out("q", later));
     }
 
     #[test]
     fn a_refused_claim_asks_again_soon_and_then_less_often() {
-        let mut turns = Turns::default();
+        let mut locks = ClaimLocks::default();
         let now = Instant::now();
         let mut pauses = Vec::new();
         for _ in 0..6 {
-            turns.heard(&names(&["q"]), names(&["q"]), now);
-            let next = turns.next(now).expect("a pause");
-            assert!(!turns.paused("q", next));
+            locks.heard(&names(&["q"]), names(&["q"]), now);
+            let next = locks.next(now).expect("a pause");
+            assert!(!locks.paused("q", next));
             pauses.push(next - now);
         }
         assert!(pauses[0] <= PAUSE_MIN * 2 && pauses.iter().all(|pause| *pause <= PAUSE_MAX * 2));
@@ -116,27 +116,27 @@ mod tests {
 
     #[test]
     fn a_queue_whose_turn_is_refused_holds_no_other_up() {
-        let mut turns = Turns::default();
+        let mut locks = ClaimLocks::default();
         let now = Instant::now();
-        turns.heard(&names(&["busy", "own"]), names(&["busy"]), now);
-        assert!(turns.paused("busy", now) && !turns.paused("own", now));
+        locks.heard(&names(&["busy", "own"]), names(&["busy"]), now);
+        assert!(locks.paused("busy", now) && !locks.paused("own", now));
         // Another queue's turn says nothing of this one.
-        turns.heard(&names(&["own"]), names(&[]), now);
-        assert!(turns.paused("busy", now));
+        locks.heard(&names(&["own"]), names(&[]), now);
+        assert!(locks.paused("busy", now));
     }
 
     /// Of queues that are each busy now and then, one or another is refused in every claim.
     #[test]
     fn one_queue_after_the_other_is_refused_and_none_is_lost() {
-        let mut turns = Turns::default();
+        let mut locks = ClaimLocks::default();
         let asked = names(&["a", "b", "stuck"]);
         let start = Instant::now();
         for tenth in 0..30 {
-            let now = start + PATIENCE * tenth / 10;
+            let now = start + WAIT_MAX * tenth / 10;
             let busy = if tenth % 2 == 0 { "a" } else { "b" };
-            turns.heard(&asked, names(&[busy, "stuck"]), now);
-            assert!(!turns.lost("a", now) && !turns.lost("b", now));
+            locks.heard(&asked, names(&[busy, "stuck"]), now);
+            assert!(!locks.waited_out("a", now) && !locks.waited_out("b", now));
         }
-        assert!(turns.lost("stuck", start + PATIENCE * 3));
+        assert!(locks.waited_out("stuck", start + WAIT_MAX * 3));
     }
 }

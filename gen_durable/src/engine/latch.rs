@@ -6,9 +6,9 @@ use tokio::sync::Semaphore;
 
 /// Closed until it is opened, once.
 #[derive(Debug)]
-pub(crate) struct Gate(Semaphore);
+pub(crate) struct Latch(Semaphore);
 
-impl Gate {
+impl Latch {
     pub(crate) fn new() -> Self {
         Self(Semaphore::new(0))
     }

@@ -32,7 +32,7 @@ pub(super) const CLAIM_MAX: usize = 1000;
 ///
 /// A third bound is lowered when claims meet many keys of what was claimed before: each row that waits for its key
 /// is moved out of the claim's index and back, which costs more than smaller batches, and waits for what has not begun.
-pub(super) struct Pace {
+pub(super) struct Prefetch {
     pub(super) queue: Arc<Queue>,
     finished: u64,
     held: u64,
@@ -47,7 +47,7 @@ pub(super) struct Pace {
     stuck_claims: u32,
 }
 
-impl Pace {
+impl Prefetch {
     pub(super) fn new(queue: Arc<Queue>) -> Self {
         Self {
             ahead_max: Self::prefetch_max(queue.slots),
@@ -92,7 +92,7 @@ impl Pace {
         clippy::cast_sign_loss,
         reason = "estimates, far below what a float can hold exactly"
     )]
-    fn prefetch(&mut self) -> usize {
+    fn rows_ahead(&mut self) -> usize {
         let elapsed = self.since.elapsed();
         let finished = self.queue.finished.load(Ordering::Relaxed);
         let many = finished - self.finished >= MANY && elapsed >= HORIZON / 40;
@@ -120,9 +120,10 @@ impl Pace {
 
     /// How many rows to ask for; none until it is worth a statement.
     pub(super) fn wanted(&mut self) -> usize {
-        let prefetch = self.prefetch();
-        let wanted = self.queue.slots.saturating_add(prefetch).saturating_sub(self.queue.claimed());
-        if wanted > prefetch / 2 { wanted.min(CLAIM_MAX) } else { 0 }
+        let rows_ahead = self.rows_ahead();
+        let wanted =
+            self.queue.slots.saturating_add(rows_ahead).saturating_sub(self.queue.claimed());
+        if wanted > rows_ahead / 2 { wanted.min(CLAIM_MAX) } else { 0 }
     }
 
     /// How many rows to ask for beyond those, to look beyond rows that are stuck. Most are locked for a
@@ -137,62 +138,62 @@ mod tests {
     use super::*;
 
     /// A queue of ten slots, with so many rows claimed.
-    fn pace(claimed: usize) -> Pace {
+    fn prefetch(claimed: usize) -> Prefetch {
         let queue = Arc::new(Queue::new("q", 10));
         queue.claimed.store(claimed, Ordering::SeqCst);
-        Pace::new(queue)
+        Prefetch::new(queue)
     }
 
     #[test]
     fn fewer_rows_are_claimed_ahead_if_they_hold_the_keys_that_others_wait_for() {
-        let mut pace = pace(210);
-        assert_eq!(pace.ahead_max, 400);
-        pace.heard(50, 100, 0);
-        assert_eq!(pace.ahead_max, 150, "three quarters of what is ahead of the slots");
-        pace.heard(50, 100, 0);
+        let mut prefetch = prefetch(210);
+        assert_eq!(prefetch.ahead_max, 400);
+        prefetch.heard(50, 100, 0);
+        assert_eq!(prefetch.ahead_max, 150, "three quarters of what is ahead of the slots");
+        prefetch.heard(50, 100, 0);
         assert_eq!(
-            pace.ahead_max, 111,
+            prefetch.ahead_max, 111,
             "three quarters of the bound, as what is ahead goes down by and by"
         );
         for _ in 0..10 {
-            pace.heard(0, 100, 0);
+            prefetch.heard(0, 100, 0);
         }
-        assert_eq!(pace.ahead_max, PREFETCH_MIN);
-        pace.heard(0, 0, 0);
-        assert_eq!(pace.ahead_max, PREFETCH_MIN, "a claim that found nothing says nothing");
+        assert_eq!(prefetch.ahead_max, PREFETCH_MIN);
+        prefetch.heard(0, 0, 0);
+        assert_eq!(prefetch.ahead_max, PREFETCH_MIN, "a claim that found nothing says nothing");
         let claims = (0..).take_while(|_| {
-            pace.heard(64, 0, 0);
-            pace.ahead_max < 400
+            prefetch.heard(64, 0, 0);
+            prefetch.ahead_max < 400
         });
         assert!(claims.count() < 40, "and more again when keys are free");
     }
 
     #[test]
     fn a_claim_looks_beyond_rows_that_stay_stuck() {
-        let mut pace = pace(0);
+        let mut prefetch = prefetch(0);
         for _ in 0..STUCK_CLAIMS_MIN {
-            assert_eq!((pace.wanted(), pace.beyond()), (10, 0));
-            pace.heard(0, 0, 10);
+            assert_eq!((prefetch.wanted(), prefetch.beyond()), (10, 0));
+            prefetch.heard(0, 0, 10);
         }
-        assert_eq!((pace.wanted(), pace.beyond()), (10, 10));
-        pace.heard(20, 0, 10);
-        assert_eq!(pace.beyond(), 10, "they are still there");
-        pace.heard(10, 0, 0);
-        assert_eq!(pace.beyond(), 0);
+        assert_eq!((prefetch.wanted(), prefetch.beyond()), (10, 10));
+        prefetch.heard(20, 0, 10);
+        assert_eq!(prefetch.beyond(), 10, "they are still there");
+        prefetch.heard(10, 0, 0);
+        assert_eq!(prefetch.beyond(), 0);
     }
 
     #[test]
     fn a_few_popular_keys_do_not_hold_back_the_others() {
-        let mut pace = pace(210);
-        pace.heard(0, BUSY_KEYS_MIN - 1, 0);
-        pace.heard(1000, 400, 0);
-        assert_eq!(pace.ahead_max, 400);
+        let mut prefetch = prefetch(210);
+        prefetch.heard(0, BUSY_KEYS_MIN - 1, 0);
+        prefetch.heard(1000, 400, 0);
+        assert_eq!(prefetch.ahead_max, 400);
     }
 
     #[test]
     fn keys_that_what_runs_here_or_elsewhere_holds_do_not_either() {
-        let mut pace = pace(10);
-        pace.heard(0, 100, 0);
-        assert_eq!(pace.ahead_max, 400);
+        let mut prefetch = prefetch(10);
+        prefetch.heard(0, 100, 0);
+        assert_eq!(prefetch.ahead_max, 400);
     }
 }

@@ -7,7 +7,7 @@ use gen_durable::{Engine, EngineBuilder, prelude::*};
 use gen_durable_test_postgres::TestDb;
 use sqlx::{PgPool, Postgres, Transaction, postgres::PgListener};
 
-use crate::support::{Gate, PATIENCE, count, database, engine, eventually, row, sql};
+use crate::support::{Breakpoint, WAIT_MAX, count, database, engine, eventually, row, sql};
 
 #[durable_fsm(state = (), output = ())]
 pub enum Held {
@@ -16,15 +16,15 @@ pub enum Held {
 
 #[durable_fsm]
 impl Held {
-    async fn hold(cx: Context<Self>, gate: &Arc<Gate>) -> Outcome<Self> {
-        gate.pass(cx.id()).await;
+    async fn hold(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
+        breakpoint.pass(cx.id()).await;
         cx.done(())
     }
 }
 
 /// An engine that neither the poll nor a renewal of its lease helps.
-fn deaf(db: &TestDb, gate: &Arc<Gate>) -> EngineBuilder {
-    let engine = engine(db).machine::<Held>().resource(Arc::clone(gate));
+fn deaf(db: &TestDb, breakpoint: &Arc<Breakpoint>) -> EngineBuilder {
+    let engine = engine(db).machine::<Held>().resource(Arc::clone(breakpoint));
     engine.poll_interval(Duration::from_hours(1)).lease_ttl(Duration::from_hours(1))
 }
 
@@ -33,15 +33,15 @@ fn deaf(db: &TestDb, gate: &Arc<Gate>) -> EngineBuilder {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_full_process_cannot_take_is_announced_to_others() {
     let db = database().await;
-    let gate = Arc::new(Gate::new());
-    let engine = deaf(&db, &gate).queue("default", 1).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = deaf(&db, &breakpoint).queue("default", 1).start().await.unwrap();
     let mut others = PgListener::connect_with(db.pool()).await.unwrap();
     others.listen("gen_durable").await.unwrap();
     Held::insert_many([(); 5]).execute(&engine).await.unwrap();
-    gate.arrival().await;
-    let heard = tokio::time::timeout(PATIENCE, others.recv()).await.expect("they hear of it");
+    breakpoint.arrival().await;
+    let heard = tokio::time::timeout(WAIT_MAX, others.recv()).await.expect("they hear of it");
     assert_eq!(heard.unwrap().payload(), "default");
-    gate.open(5);
+    breakpoint.open(5);
     eventually("all have run", async || (count(db.pool(), "done").await == 5).then_some(())).await;
     engine.shutdown().await.unwrap();
 }
@@ -50,15 +50,15 @@ async fn what_a_full_process_cannot_take_is_announced_to_others() {
 /// `full` has room again, its next row is claimed at once.
 ///
 /// The pause after a claim that found nothing doubles with each. It is driven up until it is longer
-/// than the test's patience: what is claimed then was not found by the poll.
+/// than the test's `WAIT_MAX`: what is claimed then was not found by the poll.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_beside_an_idle_one_is_served_when_it_has_room() {
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = deaf(&db, &gate).queue("full", 1).queue("idle", 1).start().await.unwrap();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = deaf(&db, &breakpoint).queue("full", 1).queue("idle", 1).start().await.unwrap();
     let first = Held::insert(()).queue("full").execute(&engine).await.unwrap();
-    assert_eq!(gate.arrival().await, first.get());
+    assert_eq!(breakpoint.arrival().await, first.get());
     let mut looked = last_look(pool).await;
     for _ in 0..12 {
         looked = look_again(pool, looked, "idle").await;
@@ -66,9 +66,9 @@ async fn a_full_queue_beside_an_idle_one_is_served_when_it_has_room() {
     let second = Held::insert(()).queue("full").execute(pool).await.unwrap();
     look_again(pool, looked, "full").await;
     assert_eq!(row(pool, second).await.status, "runnable");
-    gate.open(2);
-    assert_eq!(gate.arrival().await, second.get());
-    engine.wait(second, PATIENCE).await.unwrap();
+    breakpoint.open(2);
+    assert_eq!(breakpoint.arrival().await, second.get());
+    engine.wait(second, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }
 
@@ -80,13 +80,13 @@ async fn room_that_is_made_during_a_claim_for_other_queues_is_used_at_once() {
     const HELD: usize = 34;
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    let engine = deaf(&db, &gate).queue("full", 1).queue("idle", 2).start().await.unwrap();
-    // From here on the engine has a mark in the queue `idle`.
-    gate.open(1);
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = deaf(&db, &breakpoint).queue("full", 1).queue("idle", 2).start().await.unwrap();
+    // From here on the engine has a watermark in the queue `idle`.
+    breakpoint.open(1);
     let id = Held::insert(()).queue("idle").execute(&engine).await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
-    fill(&engine, pool, &gate, HELD).await;
+    engine.wait(id, WAIT_MAX).await.unwrap();
+    fill(&engine, pool, &breakpoint, HELD).await;
 
     // A claim stops at a row of these queues.
     sql(
@@ -109,7 +109,7 @@ async fn room_that_is_made_during_a_claim_for_other_queues_is_used_at_once() {
     .fetch_one(pool)
     .await
     .unwrap();
-    // Far before the mark: the claim that finds it is a whole one, after which there is no other soon.
+    // Far before the watermark: the claim that finds it is a whole one, after which there is no other soon.
     let idle: i64 = sqlx::query_scalar(
         "insert into gen_durable.instances (fsm, fsm_version, step, state, queue, eligible_at)
          values ('held', 1, 'hold', 'null', 'idle', '2000-01-01') returning id",
@@ -118,7 +118,7 @@ async fn room_that_is_made_during_a_claim_for_other_queues_is_used_at_once() {
     .await
     .unwrap();
     eventually("a claim is held up", async || waits_for(pool, 1).await.then_some(())).await;
-    gate.open(HELD);
+    breakpoint.open(HELD);
     eventually("there is room", async || (engine.metrics().claimed == 0).then_some(())).await;
     let looked = last_look(pool).await;
     hold_idle.rollback().await.unwrap();
@@ -128,19 +128,19 @@ async fn room_that_is_made_during_a_claim_for_other_queues_is_used_at_once() {
     })
     .await;
     hold_full.rollback().await.unwrap();
-    gate.open(2);
-    engine.wait(InstanceId::<Held>::from_raw(next), PATIENCE).await.unwrap();
-    engine.wait(InstanceId::<Held>::from_raw(idle), PATIENCE).await.unwrap();
+    breakpoint.open(2);
+    engine.wait(InstanceId::<Held>::from_raw(next), WAIT_MAX).await.unwrap();
+    engine.wait(InstanceId::<Held>::from_raw(idle), WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }
 
 /// Lets one claim fill the queue `full` so far that no further one is worth a statement, and get less than
 /// it asked for.
-async fn fill(engine: &Engine, pool: &PgPool, gate: &Gate, held: usize) {
+async fn fill(engine: &Engine, pool: &PgPool, breakpoint: &Breakpoint, held: usize) {
     const QUICK: usize = 2_000;
     loop {
         // The faster a queue goes, the more is claimed ahead.
-        gate.open(QUICK);
+        breakpoint.open(QUICK);
         let quick = (0..QUICK).map(|_| Held::insert(()).queue("full"));
         Held::insert_many(quick).execute(engine).await.unwrap();
         eventually("they have run", async || {
@@ -156,7 +156,7 @@ async fn fill(engine: &Engine, pool: &PgPool, gate: &Gate, held: usize) {
             return;
         }
         // The machine was too busy for the queue to be fast.
-        gate.open(held);
+        breakpoint.open(held);
         eventually("they have run", async || (engine.metrics().claimed == 0).then_some(())).await;
     }
 }
@@ -218,14 +218,14 @@ async fn a_key_that_another_claim_holds_is_tried_again_at_once_and_holds_nothing
     const LOOKS: usize = 200;
     let db = database().await;
     let pool = db.pool();
-    let gate = Arc::new(Gate::new());
-    gate.open(1);
+    let breakpoint = Arc::new(Breakpoint::new());
+    breakpoint.open(1);
     let mut holder = pool.begin().await.unwrap();
     sqlx::query("select pg_advisory_xact_lock(hashtextextended('k', 5297))")
         .execute(&mut *holder)
         .await
         .unwrap();
-    let engine = deaf(&db, &gate).start().await.unwrap();
+    let engine = deaf(&db, &breakpoint).start().await.unwrap();
     let id = Held::insert(()).partition_key("k").execute(&engine).await.unwrap();
     // Each try ends with a rollback. With pauses that double, forty would take a thousand years.
     let before = rollbacks(pool).await;
@@ -250,7 +250,7 @@ async fn a_key_that_another_claim_holds_is_tried_again_at_once_and_holds_nothing
     assert!(open < LOOKS / 3, "a transaction was open in {open} of {LOOKS} looks");
     assert_eq!(row(pool, id).await.status, "runnable");
     holder.rollback().await.unwrap();
-    engine.wait(id, PATIENCE).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
     engine.shutdown().await.unwrap();
 }
 
@@ -283,11 +283,11 @@ async fn a_claim_that_postgres_refuses_as_too_large_is_asked_for_again_in_parts(
          referencing new table as claimed for each statement execute function refuse();",
     )
     .await;
-    let gate = Arc::new(Gate::new());
-    gate.open(100);
+    let breakpoint = Arc::new(Breakpoint::new());
+    breakpoint.open(100);
     let rows = vec![(); usize::try_from(ROWS).unwrap()];
     Held::insert_many(rows).execute(pool).await.unwrap();
-    let engine = deaf(&db, &gate).queue("default", 40).start().await.unwrap();
+    let engine = deaf(&db, &breakpoint).queue("default", 40).start().await.unwrap();
     eventually("all have run", async || (count(pool, "done").await == ROWS).then_some(())).await;
     engine.shutdown().await.unwrap();
 }

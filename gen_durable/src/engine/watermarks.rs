@@ -1,10 +1,10 @@
 //! From where on a claim looks, so that it does not step over what was claimed since the last vacuum.
 //!
 //! ```text
-//!   whole ──► from the marks ──► from the marks … ──ten times as long as the whole one took──► whole
+//!   whole ──► from the watermarks ──► from the watermarks … ──ten times as long as the whole one took──► whole
 //! ```
 //!
-//! A row may come to lie before its group's mark: it is given back, or a partition key lets it in, or it was
+//! A row may come to lie before its group's watermark: it is given back, or a partition key lets it in, or it was
 //! written by a transaction that took its time. Whole claims find it: for a tenth of the time, or more
 //! where each takes longer than half a second.
 //!
@@ -30,25 +30,25 @@ const MEMORY: Duration = Duration::from_mins(1);
 
 /// What the claimer knows of its queues.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
+pub(super) struct Watermarks {
     queues: HashMap<String, Queue>,
 }
 
 #[derive(Debug)]
 struct Queue {
-    groups: HashMap<(usize, i16), Mark>,
+    groups: HashMap<(usize, i16), Watermark>,
     /// When a partition key was met last, by machine.
     keyed: HashMap<usize, Instant>,
     next_whole: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Mark {
+struct Watermark {
     since: i64,
     seen: Instant,
 }
 
-impl Marks {
+impl Watermarks {
     /// From where on to look in a claim of these queues that is sent now; nothing of those that are to be looked at as
     /// a whole.
     pub(super) fn known(&self, queues: &[String], now: Instant) -> Vec<First> {
@@ -57,11 +57,11 @@ impl Marks {
             let Some(queue) = self.queues.get(name).filter(|queue| now < queue.next_whole) else {
                 continue;
             };
-            known.extend(queue.groups.iter().map(|((kind, priority), mark)| First {
+            known.extend(queue.groups.iter().map(|((kind, priority), watermark)| First {
                 queue: name.clone(),
                 kind: *kind,
                 priority: *priority,
-                since: Some(mark.since),
+                since: Some(watermark.since),
             }));
         }
         known
@@ -88,7 +88,7 @@ impl Marks {
             if whole {
                 queue.next_whole = next_whole;
             }
-            queue.groups.retain(|_, mark| now < mark.seen + MEMORY);
+            queue.groups.retain(|_, watermark| now < watermark.seen + MEMORY);
             queue.keyed.retain(|_, met| now < *met + MEMORY);
         }
         for First { queue, kind, priority, since } in first {
@@ -101,15 +101,15 @@ impl Marks {
             let group = (kind, priority);
             let room = queue.groups.len() < GROUPS_MAX || queue.groups.contains_key(&group);
             if room && !queue.keyed.contains_key(&kind) {
-                queue.groups.insert(group, Mark { since, seen: now });
+                queue.groups.insert(group, Watermark { since, seen: now });
             }
         }
     }
 
     /// When to claim again after a claim that did not get all that it asked for, if it was no whole one.
     pub(super) fn again(&self, request: &ClaimRequest) -> Option<Instant> {
-        let marked = request.known.iter().filter_map(|first| self.queues.get(&first.queue));
-        marked.map(|queue| queue.next_whole).min()
+        let watermarked = request.known.iter().filter_map(|first| self.queues.get(&first.queue));
+        watermarked.map(|queue| queue.next_whole).min()
     }
 }
 
@@ -136,16 +136,16 @@ mod tests {
         queues.iter().map(|queue| (*queue).to_owned()).collect()
     }
 
-    fn send(marks: &Marks, queues: &[&str], asked: Instant, took: Duration) -> Claim {
+    fn send(watermarks: &Watermarks, queues: &[&str], asked: Instant, took: Duration) -> Claim {
         let queues = names(queues);
         let request = ClaimRequest {
             worker: 1,
             wanted: vec![1; queues.len()],
             beyond: vec![0; queues.len()],
-            known: marks.known(&queues, asked),
+            known: watermarks.known(&queues, asked),
             queues,
             kinds: Arc::new(Kinds::default()),
-            out_of_turn: Vec::new(),
+            without_lock: Vec::new(),
             bytes_max: 1,
             light: None,
         };
@@ -153,13 +153,19 @@ mod tests {
     }
 
     impl Claim {
-        fn sees(self, marks: &mut Marks, first: Vec<First>) {
-            marks.heard(&self.request, &self.refused, first, self.asked, self.asked + self.took);
+        fn sees(self, watermarks: &mut Watermarks, first: Vec<First>) {
+            watermarks.heard(
+                &self.request,
+                &self.refused,
+                first,
+                self.asked,
+                self.asked + self.took,
+            );
         }
     }
 
-    fn known(marks: &Marks, queue: &str, now: Instant) -> Vec<First> {
-        let mut known = marks.known(&names(&[queue]), now);
+    fn known(watermarks: &Watermarks, queue: &str, now: Instant) -> Vec<First> {
+        let mut known = watermarks.known(&names(&[queue]), now);
         known.sort_by_key(|first| first.priority);
         known
     }
@@ -170,84 +176,87 @@ mod tests {
     #[test]
     fn a_tenth_of_the_time_goes_to_whole_claims() {
         let began = Instant::now();
-        let mut marks = Marks::default();
-        let whole = send(&marks, &["checkout"], began, QUICK);
+        let mut watermarks = Watermarks::default();
+        let whole = send(&watermarks, &["checkout"], began, QUICK);
         assert_eq!(whole.request.known, [], "the first claim is a whole one");
-        assert_eq!(marks.again(&whole.request), None, "it has seen all that there is");
-        whole.sees(&mut marks, vec![first(0, 1)]);
+        assert_eq!(watermarks.again(&whole.request), None, "it has seen all that there is");
+        whole.sees(&mut watermarks, vec![first(0, 1)]);
         // One that was told where to look changes nothing about that.
-        let marked = send(&marks, &["checkout"], began + 9 * QUICK, QUICK);
-        assert_eq!(marked.request.known, [first(0, 1)]);
-        assert_eq!(marks.again(&marked.request), Some(began + 11 * QUICK));
-        marked.sees(&mut marks, vec![first(0, 2)]);
-        assert_eq!(known(&marks, "checkout", began + 10 * QUICK), [first(0, 2)]);
-        assert_eq!(known(&marks, "checkout", began + 11 * QUICK), []);
+        let watermarked = send(&watermarks, &["checkout"], began + 9 * QUICK, QUICK);
+        assert_eq!(watermarked.request.known, [first(0, 1)]);
+        assert_eq!(watermarks.again(&watermarked.request), Some(began + 11 * QUICK));
+        watermarked.sees(&mut watermarks, vec![first(0, 2)]);
+        assert_eq!(known(&watermarks, "checkout", began + 10 * QUICK), [first(0, 2)]);
+        assert_eq!(known(&watermarks, "checkout", began + 11 * QUICK), []);
         let asked = began + 11 * QUICK;
-        send(&marks, &["checkout"], asked, 100 * LONG).sees(&mut marks, vec![first(0, 3)]);
+        send(&watermarks, &["checkout"], asked, 100 * LONG)
+            .sees(&mut watermarks, vec![first(0, 3)]);
         let answered = asked + 100 * LONG;
-        assert_eq!(known(&marks, "checkout", answered), [first(0, 3)]);
+        assert_eq!(known(&watermarks, "checkout", answered), [first(0, 3)]);
         let end = answered + WHOLE_EVERY_MAX;
-        assert_eq!(known(&marks, "checkout", end), [], "after some seconds in any case");
+        assert_eq!(known(&watermarks, "checkout", end), [], "after some seconds in any case");
     }
 
     #[test]
     fn a_queue_that_a_whole_claim_left_out_or_was_refused_for_is_looked_at_as_a_whole() {
         let began = Instant::now();
-        let mut marks = Marks::default();
+        let mut watermarks = Watermarks::default();
         let other = |since| First { queue: "other".to_owned(), ..first(0, since) };
-        send(&marks, &["checkout", "other"], began, QUICK)
-            .sees(&mut marks, vec![first(0, 1), other(2)]);
+        send(&watermarks, &["checkout", "other"], began, QUICK)
+            .sees(&mut watermarks, vec![first(0, 1), other(2)]);
         // Both are due; one is asked for, and then both, but one is refused.
         let due = began + LONG;
-        send(&marks, &["checkout"], due, LONG).sees(&mut marks, vec![first(0, 3)]);
-        let mut both = send(&marks, &["checkout", "other"], due + 2 * LONG, LONG);
+        send(&watermarks, &["checkout"], due, LONG).sees(&mut watermarks, vec![first(0, 3)]);
+        let mut both = send(&watermarks, &["checkout", "other"], due + 2 * LONG, LONG);
         assert_eq!(both.request.known, [first(0, 3)]);
         both.refused = names(&["other"]);
-        both.sees(&mut marks, vec![first(0, 4)]);
-        let both = send(&marks, &["checkout", "other"], due + 3 * LONG, LONG);
+        both.sees(&mut watermarks, vec![first(0, 4)]);
+        let both = send(&watermarks, &["checkout", "other"], due + 3 * LONG, LONG);
         assert_eq!(both.request.known, [first(0, 4)]);
-        both.sees(&mut marks, vec![other(5)]);
-        assert_eq!(known(&marks, "other", due + 5 * LONG), [other(5)]);
+        both.sees(&mut watermarks, vec![other(5)]);
+        assert_eq!(known(&watermarks, "other", due + 5 * LONG), [other(5)]);
     }
 
     #[test]
     fn what_a_claim_did_not_see_stays_known_for_a_while() {
         let now = Instant::now();
-        let mut marks = Marks::default();
-        let claim = |marks: &Marks, now| send(marks, &["checkout"], now, LONG);
-        claim(&marks, now).sees(&mut marks, vec![first(0, 1), first(5, 7)]);
-        claim(&marks, now + LONG).sees(&mut marks, vec![first(0, 3)]);
-        assert_eq!(known(&marks, "checkout", now + 2 * LONG), [first(0, 3), first(5, 7)]);
-        claim(&marks, now + MEMORY).sees(&mut marks, vec![first(0, 4)]);
-        assert_eq!(known(&marks, "checkout", now + MEMORY + 2 * LONG), [first(0, 4)]);
+        let mut watermarks = Watermarks::default();
+        let claim = |watermarks: &Watermarks, now| send(watermarks, &["checkout"], now, LONG);
+        claim(&watermarks, now).sees(&mut watermarks, vec![first(0, 1), first(5, 7)]);
+        claim(&watermarks, now + LONG).sees(&mut watermarks, vec![first(0, 3)]);
+        assert_eq!(known(&watermarks, "checkout", now + 2 * LONG), [first(0, 3), first(5, 7)]);
+        claim(&watermarks, now + MEMORY).sees(&mut watermarks, vec![first(0, 4)]);
+        assert_eq!(known(&watermarks, "checkout", now + MEMORY + 2 * LONG), [first(0, 4)]);
     }
 
     #[test]
-    fn a_machine_that_has_met_a_partition_key_has_no_marks_for_a_while() {
+    fn a_machine_that_has_met_a_partition_key_has_no_watermarks_for_a_while() {
         let now = Instant::now();
-        let mut marks = Marks::default();
-        let claim = |marks: &Marks, now| send(marks, &["checkout"], now, LONG);
+        let mut watermarks = Watermarks::default();
+        let claim = |watermarks: &Watermarks, now| send(watermarks, &["checkout"], now, LONG);
         let machine = |kind, priority| First { kind, ..first(priority, 1) };
-        claim(&marks, now).sees(&mut marks, vec![machine(0, 0), machine(0, 5), machine(1, 0)]);
+        claim(&watermarks, now)
+            .sees(&mut watermarks, vec![machine(0, 0), machine(0, 5), machine(1, 0)]);
         let keyed = First { since: None, ..machine(0, 5) };
-        claim(&marks, now + LONG).sees(&mut marks, vec![keyed]);
-        assert_eq!(known(&marks, "checkout", now + 2 * LONG), [machine(1, 0)]);
+        claim(&watermarks, now + LONG).sees(&mut watermarks, vec![keyed]);
+        assert_eq!(known(&watermarks, "checkout", now + 2 * LONG), [machine(1, 0)]);
         // The key's next rows are not to be seen while one of them runs.
-        claim(&marks, now + 2 * LONG).sees(&mut marks, vec![machine(0, 0), machine(1, 0)]);
-        assert_eq!(known(&marks, "checkout", now + 3 * LONG), [machine(1, 0)]);
-        claim(&marks, now + 2 * LONG + MEMORY).sees(&mut marks, vec![machine(0, 0)]);
+        claim(&watermarks, now + 2 * LONG)
+            .sees(&mut watermarks, vec![machine(0, 0), machine(1, 0)]);
+        assert_eq!(known(&watermarks, "checkout", now + 3 * LONG), [machine(1, 0)]);
+        claim(&watermarks, now + 2 * LONG + MEMORY).sees(&mut watermarks, vec![machine(0, 0)]);
         let later = now + 4 * LONG + MEMORY;
-        assert!(known(&marks, "checkout", later).contains(&machine(0, 0)));
+        assert!(known(&watermarks, "checkout", later).contains(&machine(0, 0)));
     }
 
     #[test]
     fn priorities_without_end_are_not_remembered_without_end() {
         let now = Instant::now();
-        let mut marks = Marks::default();
+        let mut watermarks = Watermarks::default();
         let many = (0..1000).map(|priority| first(priority, 1)).collect();
-        send(&marks, &["checkout"], now, LONG).sees(&mut marks, many);
-        send(&marks, &["checkout"], now + LONG, LONG).sees(&mut marks, vec![first(0, 2)]);
-        let known = known(&marks, "checkout", now + LONG);
+        send(&watermarks, &["checkout"], now, LONG).sees(&mut watermarks, many);
+        send(&watermarks, &["checkout"], now + LONG, LONG).sees(&mut watermarks, vec![first(0, 2)]);
+        let known = known(&watermarks, "checkout", now + LONG);
         assert_eq!(known.len(), GROUPS_MAX);
         assert!(known.contains(&first(0, 2)), "those that are remembered go on being so");
     }

@@ -21,7 +21,7 @@ use crate::{
 type Local = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// Tells those who run a queue that there is work in it.
-pub(crate) struct Announcer {
+pub(crate) struct Notifier {
     local: OnceLock<Local>,
     remote: Option<Arc<Group<Queue>>>,
     /// When an engine that was told nothing has looked by itself.
@@ -46,7 +46,7 @@ impl Item for Queue {
     }
 }
 
-impl Announcer {
+impl Notifier {
     /// Announces to other processes.
     ///
     /// One NOTIFY is under way at a time, and carries each queue once: Postgres lets only one
@@ -122,9 +122,9 @@ impl Announcer {
     }
 }
 
-impl fmt::Debug for Announcer {
+impl fmt::Debug for Notifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Announcer").finish_non_exhaustive()
+        f.debug_struct("Notifier").finish_non_exhaustive()
     }
 }
 
@@ -156,8 +156,8 @@ mod tests {
         let (second, hour) = (Duration::from_secs(1), Duration::from_hours(1));
         let default = latest_poll(Config::POLL_INTERVAL);
         for poll_interval in [Duration::from_millis(1), Config::POLL_INTERVAL, hour] {
-            let announcer = Announcer::local(poll_interval);
-            let is_news = |row: NewInstance| announcer.news([&row]).count() == 1;
+            let notifier = Notifier::local(poll_interval);
+            let is_news = |row: NewInstance| notifier.news([&row]).count() == 1;
             let next_look = default.max(latest_poll(poll_interval));
             let now = SystemTime::now();
             for (eligible, news) in [

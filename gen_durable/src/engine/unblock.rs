@@ -10,14 +10,14 @@
 use std::{sync::Arc, time::Duration};
 
 use super::Shared;
-use crate::storage::{self, Freed};
+use crate::storage::{self, Unblocked};
 
 /// The first and the longest pause between two tries.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// Frees these keys again, at first soon and then less often, until none is locked any more.
-pub(super) fn free_again(shared: &Arc<Shared>, mut keys: Vec<String>) {
+pub(super) fn unblock_again(shared: &Arc<Shared>, mut keys: Vec<String>) {
     if keys.is_empty() {
         return;
     }
@@ -31,16 +31,16 @@ pub(super) fn free_again(shared: &Arc<Shared>, mut keys: Vec<String>) {
             }
             pause = (pause * 2).min(PAUSE_MAX);
             // After an error the keys are as they were, or free: they are tried again either way.
-            if let Ok(freed) = free(&shared, &keys).await {
-                shared.announcer.announce(freed.queues.iter().map(String::as_str));
-                keys = freed.locked;
+            if let Ok(unblocked) = unblock(&shared, &keys).await {
+                shared.notifier.announce(unblocked.queues.iter().map(String::as_str));
+                keys = unblocked.locked;
             }
         }
     });
 }
 
-async fn free(shared: &Shared, keys: &[String]) -> Result<Freed, sqlx::Error> {
+async fn unblock(shared: &Shared, keys: &[String]) -> Result<Unblocked, sqlx::Error> {
     let mut connection = shared.connections.get().await?;
-    let result = shared.connections.within(storage::free_again(&mut connection, keys)).await;
+    let result = shared.connections.within(storage::unblock_again(&mut connection, keys)).await;
     connection.done(result)
 }

@@ -12,7 +12,7 @@ use gen_durable::{Engine, prelude::*};
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 use tokio::task::JoinHandle;
 
-use crate::support::{PATIENCE, database, engine, sql};
+use crate::support::{WAIT_MAX, database, engine, sql};
 
 #[durable_fsm(state = (), output = ())]
 pub enum Fresh {
@@ -29,10 +29,13 @@ impl Fresh {
 const WORKER: &str = "insert into gen_durable.workers (name, lease_expires_at) values ('w', now() + interval '1 hour');";
 
 /// A group's place, its priority, and when its first row was due, in microseconds.
-type Mark = (i64, i16, i64);
+type Watermark = (i64, i16, i64);
 
-/// Claims ten rows with these marks; their steps, and the marks that it answers.
-async fn claim(connection: &mut PgConnection, marks: &[Mark]) -> (Vec<String>, Vec<Mark>) {
+/// Claims ten rows with these watermarks; their steps, and the watermarks that it answers.
+async fn claim(
+    connection: &mut PgConnection,
+    watermarks: &[Watermark],
+) -> (Vec<String>, Vec<Watermark>) {
     let row: PgRow = sqlx::query(include_str!("../../gen_durable/src/storage/sql/claim.sql"))
         .bind(1_i64)
         .bind(vec!["default"])
@@ -42,9 +45,9 @@ async fn claim(connection: &mut PgConnection, marks: &[Mark]) -> (Vec<String>, V
         .bind(Vec::<String>::new())
         .bind(Vec::<String>::new())
         .bind(true)
-        .bind(marks.iter().map(|mark| mark.0).collect::<Vec<_>>())
-        .bind(marks.iter().map(|mark| mark.1).collect::<Vec<_>>())
-        .bind(marks.iter().map(|mark| mark.2).collect::<Vec<_>>())
+        .bind(watermarks.iter().map(|watermark| watermark.0).collect::<Vec<_>>())
+        .bind(watermarks.iter().map(|watermark| watermark.1).collect::<Vec<_>>())
+        .bind(watermarks.iter().map(|watermark| watermark.2).collect::<Vec<_>>())
         .bind(2_097_152_i64)
         .bind(false)
         .fetch_one(connection)
@@ -54,19 +57,19 @@ async fn claim(connection: &mut PgConnection, marks: &[Mark]) -> (Vec<String>, V
     let kinds: Vec<i64> = row.get("first_kinds");
     let priorities: Vec<i16> = row.get("first_priorities");
     let since: Vec<Option<i64>> = row.get("first_since");
-    let marks = kinds.into_iter().zip(priorities).zip(since);
-    let marks = marks.filter_map(|(group, since)| Some((group, since?)));
-    let mut marks: Vec<Mark> =
-        marks.map(|((kind, priority), since)| (kind, priority, since)).collect();
-    marks.sort_unstable();
-    (steps.unwrap_or_default(), marks)
+    let watermarks = kinds.into_iter().zip(priorities).zip(since);
+    let watermarks = watermarks.filter_map(|(group, since)| Some((group, since?)));
+    let mut watermarks: Vec<Watermark> =
+        watermarks.map(|((kind, priority), since)| (kind, priority, since)).collect();
+    watermarks.sort_unstable();
+    (steps.unwrap_or_default(), watermarks)
 }
 
 /// Noon of the first of January 2026, in microseconds since 1970.
 const NOON: i64 = 1_767_268_800_000_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_finds_the_groups_that_it_has_no_mark_of() {
+async fn a_claim_finds_the_groups_that_it_has_no_watermark_of() {
     let db = database().await;
     let pool = db.pool();
     let mut connection = pool.acquire().await.unwrap();
@@ -75,19 +78,22 @@ async fn a_claim_finds_the_groups_that_it_has_no_mark_of() {
          select 'm', 1, 'p' || p, '0', p, '2026-01-01 12:00:00+00'::timestamptz + p * interval '1 second'
          from unnest($1::smallint[]) as p";
     sqlx::query(insert).bind(vec![0_i16, 10]).execute(pool).await.unwrap();
-    let (steps, marks) = claim(&mut connection, &[]).await;
+    let (steps, watermarks) = claim(&mut connection, &[]).await;
     assert_eq!(steps, ["p0", "p10"]);
-    assert_eq!(marks, [(1, 0, NOON), (1, 10, NOON + 10_000_000)]);
+    assert_eq!(watermarks, [(1, 0, NOON), (1, 10, NOON + 10_000_000)]);
     // Before, between and after those that are known; of these, one has a row and one has none.
     let later = vec![-32768_i16, 0, 5, 6, 20, 32767];
     sqlx::query(insert).bind(later).execute(pool).await.unwrap();
-    let (steps, marks) = claim(&mut connection, &marks).await;
+    let (steps, watermarks) = claim(&mut connection, &watermarks).await;
     assert_eq!(steps, ["p-32768", "p0", "p5", "p6", "p20", "p32767"]);
-    assert_eq!(marks.iter().map(|mark| mark.1).collect::<Vec<_>>(), [-32768, 0, 5, 6, 20, 32767]);
+    assert_eq!(
+        watermarks.iter().map(|watermark| watermark.1).collect::<Vec<_>>(),
+        [-32768, 0, 5, 6, 20, 32767]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_lies_far_before_a_mark_is_left_to_a_whole_claim() {
+async fn what_lies_far_before_a_watermark_is_left_to_a_whole_claim() {
     let db = database().await;
     let pool = db.pool();
     let mut connection = pool.acquire().await.unwrap();
@@ -102,18 +108,18 @@ async fn what_lies_far_before_a_mark_is_left_to_a_whole_claim() {
     )
     .await;
     let noon = (1, 0, NOON);
-    let (steps, marks) = claim(&mut connection, &[noon]).await;
+    let (steps, watermarks) = claim(&mut connection, &[noon]).await;
     assert_eq!(steps, ["just before", "at noon"]);
-    assert_eq!(marks, [(1, 0, NOON - 200_000)]);
-    let (steps, marks) = claim(&mut connection, &[]).await;
+    assert_eq!(watermarks, [(1, 0, NOON - 200_000)]);
+    let (steps, watermarks) = claim(&mut connection, &[]).await;
     assert_eq!(steps, ["infinitely", "long ago"]);
-    // A time that is no number is no mark.
-    assert_eq!(marks, [(1, 0, NOON - 3_600_000_000)]);
+    // A time that is no number is no watermark.
+    assert_eq!(watermarks, [(1, 0, NOON - 3_600_000_000)]);
 }
 
 /// What a key lets in next may have been due for long.
 #[tokio::test(flavor = "multi_thread")]
-async fn machines_with_partition_keys_have_no_marks() {
+async fn machines_with_partition_keys_have_no_watermarks() {
     let db = database().await;
     let pool = db.pool();
     let mut connection = pool.acquire().await.unwrap();
@@ -124,22 +130,22 @@ async fn machines_with_partition_keys_have_no_marks() {
              values ('m', 1, 'plain', '0', null), ('m', 1, 'keyed', '0', 'k')",
     )
     .await;
-    let (steps, marks) = claim(&mut connection, &[]).await;
-    assert_eq!((steps.len(), marks), (2, vec![]));
+    let (steps, watermarks) = claim(&mut connection, &[]).await;
+    assert_eq!((steps.len(), watermarks), (2, vec![]));
 }
 
-/// New rows come all the time, so that each claim finds some behind its marks; of no more at a time than the
+/// New rows come all the time, so that each claim finds some behind its watermarks; of no more at a time than the
 /// engine takes.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_to_lie_before_the_mark_runs_while_others_come() {
+async fn what_comes_to_lie_before_the_watermark_runs_while_others_come() {
     let db = database().await;
     let engine = engine(&db).machine::<Fresh>().start().await.unwrap();
     let (load, stop) = steady_load(&engine);
     for _ in 0..5 {
         let last = Fresh::insert(()).execute(&engine).await.unwrap();
-        engine.wait(last, PATIENCE).await.unwrap();
+        engine.wait(last, WAIT_MAX).await.unwrap();
         let old = insert_old(db.pool()).await;
-        engine.wait(old, PATIENCE).await.unwrap();
+        engine.wait(old, WAIT_MAX).await.unwrap();
     }
     stop.store(true, Ordering::Relaxed);
     load.await.unwrap();
@@ -155,7 +161,7 @@ fn steady_load(engine: &Engine) -> (JoinHandle<()>, Arc<AtomicBool>) {
             let ids = Fresh::insert_many(vec![(); 50]).execute(&client).await.unwrap();
             let last = ids.into_iter().last().unwrap().unwrap();
             if let Some(id) = before.replace(last) {
-                client.wait(id, PATIENCE).await.unwrap();
+                client.wait(id, WAIT_MAX).await.unwrap();
             }
         }
     });
@@ -170,10 +176,10 @@ async fn insert_old(pool: &PgPool) -> InstanceId<Fresh> {
     InstanceId::from_raw(id.fetch_one(pool).await.unwrap())
 }
 
-/// A claim that finds nothing behind its marks is followed by a whole one, and not by the poll, which comes hours
+/// A claim that finds nothing behind its watermarks is followed by a whole one, and not by the poll, which comes hours
 /// later: its pause has doubled with each look that found nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_finds_nothing_behind_its_marks_looks_before_them() {
+async fn an_engine_that_finds_nothing_behind_its_watermarks_looks_before_them() {
     let db = database().await;
     let pool = db.pool();
     let engine = engine(&db)
@@ -184,12 +190,12 @@ async fn an_engine_that_finds_nothing_behind_its_marks_looks_before_them() {
         .await
         .unwrap();
     for _ in 0..40 {
-        // A whole claim that found something leaves a mark, and time for claims from there.
+        // A whole claim that found something leaves a watermark, and time for claims from there.
         let id = Fresh::insert(()).execute(&engine).await.unwrap();
-        engine.wait(id, PATIENCE).await.unwrap();
+        engine.wait(id, WAIT_MAX).await.unwrap();
         let old = insert_old(pool).await;
         sql(pool, "select pg_notify('gen_durable', 'default')").await;
-        engine.wait(old, PATIENCE).await.unwrap();
+        engine.wait(old, WAIT_MAX).await.unwrap();
     }
     engine.shutdown().await.unwrap();
 }

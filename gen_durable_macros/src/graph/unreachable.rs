@@ -6,23 +6,23 @@ use super::MachineImpl;
 
 /// Groups of steps that lead to each other and that no other step leads to, by name. There are none if anything may be
 /// reached by what cannot be read.
-pub(crate) fn islands(machine: &MachineImpl) -> Vec<Vec<&str>> {
+pub(crate) fn unreachable(machine: &MachineImpl) -> Vec<Vec<&str>> {
     if machine.steps.iter().chain(&machine.handle).any(|step| step.flow.opaque) {
         return Vec::new();
     }
     let ways = ways(machine);
     let reach: Vec<Vec<bool>> = (0..ways.len()).map(|from| reach(&ways, from)).collect();
     let entered = entered(machine);
-    let mut islands: Vec<Vec<&str>> = Vec::new();
+    let mut unreachable: Vec<Vec<&str>> = Vec::new();
     for (step, reaches) in reach.iter().enumerate() {
         let origins: Vec<usize> = (0..ways.len()).filter(|&from| reach[from][step]).collect();
-        let is_island = origins.iter().all(|&from| reaches[from] && !entered[from]);
+        let is_unreachable = origins.iter().all(|&from| reaches[from] && !entered[from]);
         // An island is found from each of its steps.
-        if is_island && origins[0] == step {
-            islands.push(origins.iter().map(|&from| &*machine.steps[from].name).collect());
+        if is_unreachable && origins[0] == step {
+            unreachable.push(origins.iter().map(|&from| &*machine.steps[from].name).collect());
         }
     }
-    islands
+    unreachable
 }
 
 /// Where each step goes, by index. Of two functions of one name (in two configurations) each has the other's ways in.

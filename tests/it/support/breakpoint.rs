@@ -7,18 +7,18 @@ use std::{
 
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
-use super::PATIENCE;
+use super::WAIT_MAX;
 
 /// Given to an engine as a resource, and held by the test as a clone.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct Breakpoint {
     arrivals: mpsc::UnboundedSender<i64>,
     arrived: Mutex<mpsc::UnboundedReceiver<i64>>,
     open: Semaphore,
     order: std::sync::Mutex<()>,
 }
 
-impl Gate {
+impl Breakpoint {
     pub(crate) fn new() -> Self {
         let (arrivals, arrived) = mpsc::unbounded_channel();
         Self {
@@ -44,16 +44,16 @@ impl Gate {
             self.arrivals.send(id).expect("the test looks");
             polled
         });
-        permit.await.expect("the gate is not closed").forget();
+        permit.await.expect("the breakpoint is not closed").forget();
     }
 
     /// Waits until a step has stopped here; its instance.
     pub(crate) async fn arrival(&self) -> i64 {
         let mut arrived = self.arrived.lock().await;
-        tokio::time::timeout(PATIENCE, arrived.recv())
+        tokio::time::timeout(WAIT_MAX, arrived.recv())
             .await
             .expect("a step arrives in time")
-            .expect("the gate is held")
+            .expect("the breakpoint is held")
     }
 
     /// Lets this many steps pass.

@@ -5,7 +5,7 @@ use sqlx::{PgConnection, PgPool};
 use tokio::time::timeout;
 
 use super::{FUTURE, PAST, each, rows, run, without_indexes};
-use crate::support::{PATIENCE, database};
+use crate::support::{WAIT_MAX, database};
 
 /// A worker whose lease runs, 1, and one whose lease has run out, 2; 3 is not there.
 async fn workers(pool: &PgPool) {
@@ -34,7 +34,7 @@ async fn reap(connection: &mut PgConnection, batch_max: i64, crashes_max: i32) -
         .bind(crashes_max)
         .fetch_all(connection);
     let mut reaped: Vec<(i64, String, Option<String>, String)> =
-        timeout(PATIENCE / 2, reap).await.expect("it waits for nobody").unwrap();
+        timeout(WAIT_MAX / 2, reap).await.expect("it waits for nobody").unwrap();
     reaped.sort();
     json!(reaped)
 }
@@ -181,7 +181,7 @@ async fn p70_parked_rows_whose_time_is_up_are_woken_the_first_ones_first() {
         let wake = include_str!("../../../gen_durable/src/storage/sql/wake_timed_out.sql");
         let wake = sqlx::query_scalar(wake).bind(limit).fetch_all(&mut connection);
         let mut queues: Vec<String> =
-            timeout(PATIENCE / 2, wake).await.expect("it waits for nobody").unwrap();
+            timeout(WAIT_MAX / 2, wake).await.expect("it waits for nobody").unwrap();
         queues.sort();
         queues
     };

@@ -16,9 +16,9 @@ use std::{
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(32);
 
-/// The alarms of a process.
+/// What the listener knows of the wakes of a process.
 #[derive(Debug, Default)]
-pub(crate) struct Alarms {
+pub(crate) struct WakeBackoff {
     state: Mutex<State>,
 }
 
@@ -30,7 +30,7 @@ struct State {
     last: Option<(Instant, Duration)>,
 }
 
-impl Alarms {
+impl WakeBackoff {
     /// When to follow an announcement that is heard `now`; none if at once.
     pub(super) fn not_before(&self, now: Instant) -> Option<Instant> {
         let (at, pause) = self.lock().last?;
@@ -68,41 +68,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn false_alarms_are_followed_ever_later_up_to_a_bound() {
-        let alarms = Alarms::default();
+    fn wakes_in_vain_are_followed_ever_later_up_to_a_bound() {
+        let wake_backoff = WakeBackoff::default();
         let mut now = Instant::now();
-        assert_eq!(alarms.not_before(now), None, "the first one at once");
+        assert_eq!(wake_backoff.not_before(now), None, "the first one at once");
         for pause in [2, 4, 8, 16, 32, 32].map(Duration::from_millis) {
-            alarms.raise();
-            alarms.answered(false, now);
-            assert_eq!(alarms.not_before(now), Some(now + pause));
+            wake_backoff.raise();
+            wake_backoff.answered(false, now);
+            assert_eq!(wake_backoff.not_before(now), Some(now + pause));
             now += pause;
-            assert_eq!(alarms.not_before(now), None);
+            assert_eq!(wake_backoff.not_before(now), None);
         }
     }
 
     #[test]
     fn work_that_was_found_and_silence_end_it() {
-        let alarms = Alarms::default();
+        let wake_backoff = WakeBackoff::default();
         let now = Instant::now();
         for _ in 0..5 {
-            alarms.raise();
-            alarms.answered(false, now);
+            wake_backoff.raise();
+            wake_backoff.answered(false, now);
         }
-        assert_eq!(alarms.not_before(now), Some(now + PAUSE_MAX));
+        assert_eq!(wake_backoff.not_before(now), Some(now + PAUSE_MAX));
         let later = now + PAUSE_MAX * 2;
-        alarms.raise();
-        alarms.answered(false, later);
-        assert_eq!(alarms.not_before(later), Some(later + PAUSE_MIN), "it begins anew");
-        alarms.answered(true, later);
-        assert_eq!(alarms.not_before(later), None);
+        wake_backoff.raise();
+        wake_backoff.answered(false, later);
+        assert_eq!(wake_backoff.not_before(later), Some(later + PAUSE_MIN), "it begins anew");
+        wake_backoff.answered(true, later);
+        assert_eq!(wake_backoff.not_before(later), None);
     }
 
     #[test]
-    fn a_look_of_its_own_that_finds_nothing_is_no_false_alarm() {
-        let alarms = Alarms::default();
+    fn a_look_of_its_own_that_finds_nothing_is_no_wake_in_vain() {
+        let wake_backoff = WakeBackoff::default();
         let now = Instant::now();
-        alarms.answered(false, now);
-        assert_eq!(alarms.not_before(now), None);
+        wake_backoff.answered(false, now);
+        assert_eq!(wake_backoff.not_before(now), None);
     }
 }

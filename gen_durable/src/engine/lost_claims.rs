@@ -20,7 +20,7 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::Shared;
-use crate::storage::{self, Change, Commit, Orphan};
+use crate::storage::{self, Change, Commit, LostClaim};
 
 /// For how long a lost statement may still reach Postgres, through a connection that is half open.
 const SUSPICION: Duration = Duration::from_mins(10);
@@ -28,17 +28,17 @@ const SUSPICION: Duration = Duration::from_mins(10);
 const BATCH_MAX: i64 = 1000;
 
 /// What the claimer suspects.
-pub(super) struct Orphans {
+pub(super) struct LostClaims {
     until: Option<Instant>,
     next: Instant,
 }
 
-impl Orphans {
+impl LostClaims {
     pub(super) fn new() -> Self {
         Self { until: None, next: Instant::now() }
     }
 
-    /// Looks for orphans if there may be any, and not too often.
+    /// Looks for lost claims if there may be any, and not too often.
     pub(super) async fn look(&mut self, shared: &Arc<Shared>) -> Result<(), sqlx::Error> {
         let now = Instant::now();
         if shared.suspect.load(Ordering::Acquire) {
@@ -51,13 +51,13 @@ impl Orphans {
         // Before the look: a suspicion that arises during it leads to another look.
         shared.suspect.store(false, Ordering::Release);
         let worker = shared.lease.worker();
-        let orphans = find(shared, worker, &shared.tasks.ids()).await?;
-        let ids: Vec<i64> = orphans.iter().map(|orphan| orphan.id).collect();
+        let lost_claims = find(shared, worker, &shared.tasks.ids()).await?;
+        let ids: Vec<i64> = lost_claims.iter().map(|lost_claim| lost_claim.id).collect();
         let lost = shared.tasks.take_lost(&ids);
-        let (begun, in_vain): (Vec<Orphan>, Vec<Orphan>) =
-            orphans.into_iter().partition(|orphan| lost.contains(&orphan.id));
+        let (begun, in_vain): (Vec<LostClaim>, Vec<LostClaim>) =
+            lost_claims.into_iter().partition(|lost_claim| lost.contains(&lost_claim.id));
         if !begun.is_empty() {
-            let ids: Vec<i64> = begun.iter().map(|orphan| orphan.id).collect();
+            let ids: Vec<i64> = begun.iter().map(|lost_claim| lost_claim.id).collect();
             tracing::warn!(
                 ?ids,
                 "instances whose runs ended without an outcome are left to the reaper"
@@ -67,8 +67,8 @@ impl Orphans {
         if !in_vain.is_empty() {
             tracing::warn!(rows = in_vain.len(), "giving back rows that were claimed in vain");
         }
-        for orphan in in_vain {
-            if let Some(release) = release(shared, worker, orphan) {
+        for lost_claim in in_vain {
+            if let Some(release) = release(shared, worker, lost_claim) {
                 let shared = Arc::clone(shared);
                 tokio::spawn(async move {
                     shared.flusher.commit(release).await;
@@ -92,7 +92,7 @@ async fn abandon(shared: &Shared, worker: i64, ids: &[i64]) -> Result<(), sqlx::
         for id in ids {
             shared.tasks.lose(*id);
         }
-        shared.suspect_orphans();
+        shared.suspect_lost_claims();
     }
     result
 }
@@ -102,8 +102,8 @@ pub(super) async fn give_all_back(shared: &Arc<Shared>) -> Result<(), sqlx::Erro
     loop {
         let worker = shared.lease.worker();
         let mut releases = JoinSet::new();
-        for orphan in find(shared, worker, &[]).await? {
-            if let Some(release) = release(shared, worker, orphan) {
+        for lost_claim in find(shared, worker, &[]).await? {
+            if let Some(release) = release(shared, worker, lost_claim) {
                 let shared = Arc::clone(shared);
                 releases.spawn(async move { shared.flusher.commit(release).await });
             }
@@ -116,21 +116,21 @@ pub(super) async fn give_all_back(shared: &Arc<Shared>) -> Result<(), sqlx::Erro
 }
 
 /// Rows in the worker's name, but for those known.
-async fn find(shared: &Shared, worker: i64, known: &[i64]) -> Result<Vec<Orphan>, sqlx::Error> {
+async fn find(shared: &Shared, worker: i64, known: &[i64]) -> Result<Vec<LostClaim>, sqlx::Error> {
     let mut connection = shared.connections.get().await?;
-    let look = storage::orphans(&mut connection, worker, known, BATCH_MAX);
+    let look = storage::lost_claims(&mut connection, worker, known, BATCH_MAX);
     let result = shared.connections.within(look).await;
     connection.done(result)
 }
 
-fn release(shared: &Shared, worker: i64, orphan: Orphan) -> Option<Box<Commit>> {
+fn release(shared: &Shared, worker: i64, lost_claim: LostClaim) -> Option<Box<Commit>> {
     // The claim asks for known machines alone.
-    let fsm = shared.registry.get(&orphan.kind)?.name();
+    let fsm = shared.registry.get(&lost_claim.kind)?.name();
     Some(Box::new(Commit {
-        id: orphan.id,
+        id: lost_claim.id,
         fsm,
         worker,
-        revision: orphan.revision,
+        revision: lost_claim.revision,
         attempt: 0,
         failures: 0,
         change: Change::Release,
@@ -142,7 +142,7 @@ fn release(shared: &Shared, worker: i64, orphan: Orphan) -> Option<Box<Commit>> 
         awaits_loaded: None,
         inserts: Vec::new(),
         signals: Vec::new(),
-        partition_key: orphan.partition_key,
+        partition_key: lost_claim.partition_key,
         listens: false,
     }))
 }
