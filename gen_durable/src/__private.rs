@@ -27,19 +27,21 @@ pub use self::checks::{
 pub use self::nodes::{graph, node};
 pub use self::twin::SerdeFallback;
 pub use crate::{
-    context::Context,
-    error::{StepError, StepResult},
-    graph::Graph,
+    error::StepError,
     id::InstanceId,
-    insert::{Insert, InsertMany, IntoInsert},
-    job::{JobEnd, job},
-    machine::{Machine, Requirement, StepFuture, Steps},
-    outcome::Outcome,
-    resources::Resources,
-    retry::Retry,
-    signal::{Accepts, DurableSignal, Signal},
-    state::DurableState,
-    upgrade::Upgrades,
+    machine::{
+        Machine, Requirement, StepFuture, Steps,
+        context::Context,
+        graph::Graph,
+        insert::{Insert, InsertMany, IntoInsert},
+        job::{JobEnd, job},
+        outcome::{Outcome, StepResult},
+        resources::Resources,
+        retry::Retry,
+        signal::{Accepts, DurableSignal, Signal},
+        state::DurableState,
+        upgrade::Upgrades,
+    },
 };
 
 /// The functions of an impl block, for the checks against the variants. A second block for one machine is an error that

@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use self::{held::Held, life::Life, probe::Probe, source::Source};
-use crate::{error::DatabaseError, storage, throttle::Throttle};
+use crate::{error::DatabaseError, fault, throttle::Throttle};
 
 /// How long a client's short statement may go without an answer.
 const CLIENT_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,8 +56,8 @@ struct Inner {
     life: Life,
     idle: Mutex<Idle>,
     kept_max: usize,
-    /// Whether sessions are this one's alone, to be set up for its statements.
-    sessions: bool,
+    /// Sets a session up for the statements of an engine. None if a pooler may lend it to others.
+    session: Option<&'static str>,
     answer_timeout: Duration,
     probe: Probe,
     /// Calls that are under way and may have no connection just now.
@@ -153,7 +153,7 @@ impl Connections {
 
     fn lent(pool: PgPool, over: Option<watch::Sender<()>>) -> Self {
         let life = Life::of(pool.options());
-        Self::with(pool, None, life, 0, false, CLIENT_ANSWER_TIMEOUT, over)
+        Self::with(pool, None, life, 0, None, CLIENT_ANSWER_TIMEOUT, over)
     }
 
     fn with(
@@ -161,7 +161,7 @@ impl Connections {
         source: Option<Source>,
         life: Life,
         kept_max: usize,
-        sessions: bool,
+        session: Option<&'static str>,
         answer_timeout: Duration,
         over: Option<watch::Sender<()>>,
     ) -> Self {
@@ -172,7 +172,7 @@ impl Connections {
                 life,
                 idle: Mutex::default(),
                 kept_max,
-                sessions,
+                session,
                 answer_timeout,
                 probe: Probe::default(),
                 under_way: watch::Sender::new(0),
@@ -190,13 +190,13 @@ impl Connections {
     ///
     /// After a lease without an answer a connection counts as lost, as a worker does without a sign
     /// of life. An engine waits for one as long as the caller's pool would, but for no more than a
-    /// third of the lease: a renewal must have its second chance. `sessions` says that no pooler
-    /// lends a connection's session to others.
+    /// third of the lease: a renewal must have its second chance. `session` sets a session up, if no
+    /// pooler lends a connection's session to others.
     pub(crate) fn own(
         pool: &PgPool,
         connections_max: u32,
         lease_ttl: Duration,
-        sessions: bool,
+        session: Option<&'static str>,
     ) -> Self {
         let source = Source::new(pool.clone());
         let options = pool.options();
@@ -213,7 +213,7 @@ impl Connections {
         let (kept_max, answer_timeout) =
             (connections_max as usize, lease_ttl.max(ANSWER_TIMEOUT_MIN));
         let over = Some(watch::Sender::new(()));
-        Self::with(pool, Some(source), life, kept_max, sessions, answer_timeout, over)
+        Self::with(pool, Some(source), life, kept_max, session, answer_timeout, over)
     }
 
     /// How long a short statement may go without an answer.
@@ -258,9 +258,10 @@ impl Connections {
             acquired => acquired?,
         };
         let mut connection = connection(held);
-        if self.inner.sessions {
+        if let Some(session) = self.inner.session {
             // A hook of the pool would take the place of the caller's.
-            if let Err(error) = self.within(storage::session(&mut connection)).await {
+            let set_up = async { sqlx::raw_sql(session).execute(&mut *connection).await };
+            if let Err(error) = self.within(set_up).await {
                 return connection.done(Err(error));
             }
         }
@@ -382,7 +383,7 @@ pub(crate) async fn within<T>(
             return result;
         }
         if began.elapsed() < answer_timeout + LATE {
-            let error = storage::NoAnswer(answer_timeout);
+            let error = fault::NoAnswer(answer_timeout);
             return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, error)));
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub(crate) use self::cause::Cause;
 pub use self::{
     database::DatabaseError,
-    step::{StepError, StepErrorKind, StepResult, UpgradeError},
+    step::{StepError, StepErrorKind, UpgradeError},
 };
 use crate::{id::InstanceId, status::Status};
 

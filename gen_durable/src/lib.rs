@@ -377,61 +377,48 @@
 
 #[doc(hidden)]
 pub mod __private;
+mod backoff;
 mod client;
-mod config;
 mod connections;
-mod context;
 mod engine;
 pub mod error;
-pub mod graph;
+mod fault;
 mod group;
 pub mod guide;
 mod id;
-mod insert;
-mod job;
 mod keys;
 pub mod machine;
-mod maintenance;
-mod notifier;
-mod outcome;
-mod per_runtime;
 pub mod prelude;
-mod registry;
-mod resources;
-mod retry;
-mod signal;
-mod state;
 mod status;
 mod storage;
-mod target;
 pub mod testing;
 mod throttle;
-mod tries;
-mod upgrade;
-mod waiters;
+mod value;
 
 #[doc(inline)]
 pub use crate::{
-    client::{AnyId, Client, Snapshot},
-    context::Context,
+    client::{AnyId, Client, ExecuteOn, Snapshot, Target},
     engine::{Engine, EngineBuilder, Metrics},
     error::{
         DatabaseError, DecodeError, Duplicate, EncodeError, Error, FindError, InsertError,
-        SignalError, StepError, StepErrorKind, StepResult, UpgradeError, WaitError,
+        SignalError, StepError, StepErrorKind, UpgradeError, WaitError,
     },
-    graph::Graph,
     id::InstanceId,
-    insert::{Insert, InsertMany, IntoInsert},
-    job::{Job, JobContext, JobOutcome},
-    machine::{Machine, Requirement, StepFuture, Steps},
-    outcome::Outcome,
-    resources::Resources,
-    retry::Retry,
-    signal::{Accepts, AnyOf, Delivery, DurableSignal, Signal},
-    state::DurableState,
-    status::{Status, UnknownStatus},
-    target::{ExecuteOn, Target},
-    upgrade::{Upgrade, Upgrades},
+    machine::{
+        Machine, Requirement, StepFuture, Steps,
+        context::Context,
+        graph,
+        graph::Graph,
+        insert::{Insert, InsertMany, IntoInsert},
+        job::{Job, JobContext, JobOutcome},
+        outcome::{Outcome, StepResult},
+        resources::Resources,
+        retry::Retry,
+        signal::{Accepts, AnyOf, DurableSignal, Signal},
+        state::DurableState,
+        upgrade::{Upgrade, Upgrades},
+    },
+    status::{Delivery, Status, UnknownStatus},
 };
 pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm, durable_job};
 

@@ -10,6 +10,8 @@ pub use crate::{
     FindError, Insert, InsertError, InstanceId, JobContext, JobOutcome, Machine, Outcome,
     Resources, Retry, Signal, SignalError, Status, StepError, StepErrorKind, StepResult, Steps,
     Upgrade, UpgradeError, WaitError,
-    signal::{Accepts, DurableSignal},
-    state::DurableState,
+    machine::{
+        signal::{Accepts, DurableSignal},
+        state::DurableState,
+    },
 };

@@ -89,6 +89,16 @@ impl TryFrom<&str> for Status {
     }
 }
 
+/// What became of a signal that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Delivery {
+    /// It is in the inbox, and the instance was woken if it waited for it.
+    Delivered,
+    /// The instance has accepted a signal with this deduplication key before; nothing was done.
+    Duplicate,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

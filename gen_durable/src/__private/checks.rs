@@ -3,7 +3,7 @@
 //! Invariant: a mistake is reported once, on the user's own span: that of the call, since each function that fails is
 //! `#[track_caller]`.
 
-use crate::{graph::UnreachableStep, machine::Machine};
+use crate::machine::{Machine, graph::UnreachableStep};
 
 /// The names of the functions of an impl block.
 #[derive(Clone, Copy, Debug)]

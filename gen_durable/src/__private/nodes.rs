@@ -6,9 +6,9 @@
 //! The words, the step's name in front: `next STEP`, `next_in STEP`, `replay`, `snooze`, `await SIGNAL`, `await_or_timeout SIGNAL`,
 //! `done`, `stop`, `insert MACHINE`, `signal MACHINE SIGNAL`, `opaque`, `entry`; `?` for a machine or a signal that is not known.
 
-use crate::{
+use crate::machine::{
+    Steps,
     graph::{Edge, Graph, Names, StepNode},
-    machine::Steps,
 };
 
 /// As [`Graph::new`]. That it is a machine is asked of whoever implements [`Steps`], and not here again.

@@ -13,13 +13,12 @@ use std::{
 };
 
 pub(super) use self::{inserts::insert_with, signals::deliver_with};
+use super::{notifier::Notifier, per_runtime::Idle};
 use crate::{
     connections::Connections,
     error::{DatabaseError, Duplicate, SignalError},
     group::Group,
-    notifier::Notifier,
-    per_runtime::Idle,
-    signal::Delivery,
+    status::Delivery,
     storage::{Locked, NewInstance, NewSignal},
 };
 

@@ -4,13 +4,14 @@
 
 use sqlx::{PgConnection, PgPool};
 
-use super::calls::{Wait, deliver_with, insert_with};
+use super::{
+    calls::{Wait, deliver_with, insert_with},
+    notifier::{POLL_INTERVAL, latest_poll},
+};
 use crate::{
-    config::Config,
     connections::Connections,
     error::{Cause, DatabaseError, Duplicate, InsertError, SignalError},
-    notifier::latest_poll,
-    signal::Delivery,
+    status::Delivery,
     storage::{self, Locked, NewInstance, NewSignal},
 };
 
@@ -51,7 +52,7 @@ pub(crate) async fn signal_on_pool(
 
 /// The queues of the rows that somebody should hear of.
 fn news(rows: &[NewInstance]) -> impl Iterator<Item = String> {
-    let next_look = latest_poll(Config::POLL_INTERVAL);
+    let next_look = latest_poll(POLL_INTERVAL);
     rows.iter().filter(move |row| row.is_news(next_look)).map(|row| row.queue.clone())
 }
 

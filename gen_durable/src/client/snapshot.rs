@@ -8,9 +8,9 @@ use crate::{
     error::{DecodeError, FindError},
     id::InstanceId,
     machine::Machine,
-    state,
     status::Status,
     storage::Ended,
+    value,
 };
 
 /// An instance's id, typed or a plain number.
@@ -112,7 +112,7 @@ impl<M: Machine> Snapshot<InstanceId<M>> {
     ///
     /// [`DecodeError`] if it does not fit the machine's output type.
     pub fn output(&self) -> Result<Option<M::Output>, DecodeError> {
-        let decode = |text: &str| state::decode("result", M::NAME, M::VERSION, text);
+        let decode = |text: &str| value::decode("result", M::NAME, M::VERSION, text);
         self.text.as_deref().map(decode).transpose()
     }
 }

@@ -14,26 +14,24 @@ use tokio::{
 
 use super::{
     Counters, Engine, Shared, claimer,
+    config::Config,
     flusher::Flusher,
     keeper::{self, Heart},
     latch::Latch,
     lease::Lease,
-    listener, register, shutdown,
+    listener, maintenance, register,
+    registry::{MachineRunner, Polls, Registry, Runner},
+    shutdown,
     slots::Queue,
     tasks::Tasks,
     wake_backoff::WakeBackoff,
 };
 use crate::{
-    client::Client,
-    config::Config,
+    client::{Client, notifier::Notifier},
     connections::Connections,
     error::Error,
-    machine::{Machine, Steps},
-    maintenance,
-    notifier::Notifier,
-    registry::{MachineRunner, Polls, Registry, Runner},
-    resources::Resources,
-    storage::Retention,
+    machine::{Machine, Steps, resources::Resources},
+    storage::{self, Retention},
     throttle::Throttle,
 };
 
@@ -283,7 +281,8 @@ impl EngineBuilder {
         }
         let (pool, config) = (self.pool.clone(), self.config.clone());
         let own = move |connections_max| {
-            Connections::own(&pool, connections_max, config.lease_ttl, !config.poll_only)
+            let session = (!config.poll_only).then_some(storage::SESSION);
+            Connections::own(&pool, connections_max, config.lease_ttl, session)
         };
         let connections = own(self.config.connections_max);
         let asked = Instant::now();

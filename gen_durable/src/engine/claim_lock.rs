@@ -9,12 +9,11 @@
 //! Invariant: a process that does not get its turn claims all the same after [`WAIT_MAX`], so that
 //! nobody who keeps a turn, stopped in the middle of a claim perhaps, holds the others up for longer.
 
+use crate::backoff::jittered;
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
-
-use super::jittered;
 
 /// The first and the longest pause between two tries. Each costs a statement that finds nothing.
 const PAUSE_MIN: Duration = Duration::from_millis(2);

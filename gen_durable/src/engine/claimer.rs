@@ -19,18 +19,19 @@ use super::{
     Shared,
     claim_lock::ClaimLocks,
     executor,
-    jitter::jittered,
     limits::Limits,
     lost_claims::LostClaims,
     outage::{Outage, no_connection},
     prefetch::{CLAIM_MAX, Prefetch},
+    registry::Work,
     slots::Row,
     watermarks::Watermarks,
 };
 use crate::{
+    backoff::jittered,
+    fault::Fault,
     group::WEIGHT_MAX,
-    registry::Work,
-    storage::{self, ClaimRequest, Claimed, Due, Fault, Kinds},
+    storage::{self, ClaimRequest, Claimed, Due, Kinds},
 };
 
 /// The first pause after a claim that found nothing.

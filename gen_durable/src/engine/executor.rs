@@ -20,12 +20,13 @@ use super::{
     Shared,
     flusher::Answer,
     outage::{Outage, no_connection},
+    registry::{self, Decoded, Ran, Runner, Work},
     slots::{Queue, Row},
 };
 use crate::{
     error::{Cause, StepError},
-    registry::{self, Decoded, Ran, Runner, Work},
-    storage::{self, Change, Commit, Fault, Missing},
+    fault::Fault,
+    storage::{self, Change, Commit, Missing},
 };
 
 /// Loads of an inbox that Postgres does not answer, for as long as a lease, before its instance fails.

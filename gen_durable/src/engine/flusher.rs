@@ -36,11 +36,12 @@ use super::{
     unblock::unblock_again,
 };
 use crate::{
+    backoff::Tries,
     connections::within,
     error::Cause,
+    fault::{self, Fault},
     group::{Group, Item, WEIGHT_MAX},
-    storage::{self, Change, Commit, Ended, Fault, Inbox, Locked, Verdict},
-    tries::Tries,
+    storage::{self, Change, Commit, Ended, Inbox, Locked, Verdict},
 };
 
 /// The most outcomes in one commit.
@@ -232,7 +233,7 @@ async fn commit_batch(shared: &Arc<Shared>, mut commits: Vec<PendingCommit>, wai
         match Fault::of(&failed.error) {
             // The row's lock was waited for, perhaps for longer than a statement may take. Without an answer
             // it was not the lock.
-            Fault::Locked | Fault::Size if waits && !storage::is_uncertain(&failed.error) => {
+            Fault::Locked | Fault::Size if waits && !fault::is_uncertain(&failed.error) => {
                 for mut pending in failed.commits {
                     pending.reply.locked.waited();
                     retry_locked(shared, pending, sent.clone());
@@ -297,8 +298,7 @@ async fn try_batch(
                 storage::commit(&mut connection, &commits, uncertain, locked, &mut committing);
             let result = within(answer_timeout, commit).await;
             // Postgres said that it rolled back, or nobody can say.
-            uncertain |=
-                committing && matches!(&result, Err(error) if storage::is_uncertain(error));
+            uncertain |= committing && matches!(&result, Err(error) if fault::is_uncertain(error));
             connection.done(result)
         };
         match result.await {
@@ -306,7 +306,7 @@ async fn try_batch(
                 finish(shared, commits, replies, done, uncertain, &sent);
                 return Ok(());
             }
-            Err(error) if locked == Locked::WaitAMoment && storage::is_lock_timeout(&error) => {
+            Err(error) if locked == Locked::WaitAMoment && fault::is_lock_timeout(&error) => {
                 shared.flusher.skip_locked();
                 locked = Locked::Skip;
             }

@@ -23,8 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Shared, jitter::jittered, lease, outage::Outage};
-use crate::connections::Connections;
+use super::{Shared, lease, outage::Outage};
+use crate::{backoff::jittered, connections::Connections};
 
 /// Leases for which a runtime may stand still before it counts as lost: a step may compute for
 /// minutes, but one that waits for itself waits for ever.

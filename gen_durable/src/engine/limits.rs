@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{jitter::jittered, prefetch::CLAIM_MAX};
-use crate::{error::Cause, group::WEIGHT_MAX, storage::Claimed};
+use super::prefetch::CLAIM_MAX;
+use crate::{backoff::jittered, error::Cause, group::WEIGHT_MAX, storage::Claimed};
 
 /// The first and the longest pause after a claim of a queue by itself that failed.
 const PAUSE_MIN: Duration = Duration::from_millis(20);

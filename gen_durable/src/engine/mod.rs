@@ -12,18 +12,20 @@
 mod builder;
 mod claim_lock;
 mod claimer;
+mod config;
 mod executor;
 mod flusher;
-mod jitter;
 mod keeper;
 mod latch;
 mod lease;
 mod limits;
 mod listener;
 mod lost_claims;
+mod maintenance;
 mod outage;
 mod prefetch;
 mod register;
+mod registry;
 mod shutdown;
 mod slots;
 mod tasks;
@@ -47,21 +49,28 @@ use tokio::{
 };
 
 pub use self::builder::EngineBuilder;
+pub(crate) use self::outage::Outage;
 use self::{
-    flusher::Flusher, keeper::Heart, latch::Latch, lease::Lease, slots::Queue, tasks::Tasks,
+    config::Config,
+    flusher::Flusher,
+    keeper::Heart,
+    latch::Latch,
+    lease::Lease,
+    registry::{Polls, Registry, Surroundings},
+    slots::Queue,
+    tasks::Tasks,
     wake_backoff::WakeBackoff,
 };
-pub(crate) use self::{jitter::jittered, outage::Outage};
 use crate::{
-    client::Client,
-    config::Config,
+    client::{
+        Client,
+        notifier::Notifier,
+        target::{ExecuteOn, Target, sealed},
+    },
     connections::Connections,
     error::{DatabaseError, Error, WaitError},
     id::InstanceId,
-    machine::Machine,
-    notifier::Notifier,
-    registry::{Polls, Registry, Surroundings},
-    resources::Resources,
+    machine::{Machine, resources::Resources},
     throttle::Throttle,
 };
 
@@ -205,7 +214,7 @@ impl Engine {
     ///
     /// [`DatabaseError`] if the database failed.
     pub async fn maintain(&self) -> Result<(), DatabaseError> {
-        crate::maintenance::run_once(&self.shared).await
+        crate::engine::maintenance::run_once(&self.shared).await
     }
 
     /// Stops gracefully: no further step starts, steps under way may finish within the drain
@@ -227,6 +236,13 @@ impl Engine {
         let shared = Arc::clone(&self.shared);
         // On the heap: it holds the statements of every part of it.
         Box::pin(async move { shutdown::run(&shared).await })
+    }
+}
+
+impl sealed::Sealed for &Engine {}
+impl<'e> ExecuteOn<'e> for &'e Engine {
+    fn into_target(self) -> Target<'e> {
+        Target::Client(self.client())
     }
 }
 

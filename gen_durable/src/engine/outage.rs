@@ -5,8 +5,7 @@
 
 use std::time::Duration;
 
-use super::jitter::jittered;
-use crate::error::Cause;
+use crate::{backoff::jittered, error::Cause};
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);

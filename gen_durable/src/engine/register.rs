@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use super::{config::Config, registry::Registry};
 use crate::{
-    config::Config,
     connections::Connections,
     error::{DatabaseError, Error},
-    registry::Registry,
+    fault,
     storage::{self, Retention},
 };
 
@@ -26,7 +26,7 @@ pub(super) async fn register(
     let mut tries = 0;
     while let Err(error) = retain(connections, &retentions).await {
         tries += 1;
-        if tries == TRIES_MAX || !storage::is_rolled_back(&error) {
+        if tries == TRIES_MAX || !fault::is_rolled_back(&error) {
             return Err(DatabaseError::new("state for how long instances are kept")(error).into());
         }
     }

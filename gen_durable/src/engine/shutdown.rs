@@ -17,9 +17,8 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{Shared, lost_claims};
+use super::{Shared, config::Config, lost_claims};
 use crate::{
-    config::Config,
     connections::within,
     error::{Cause, DatabaseError, Error},
     storage,

@@ -14,7 +14,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::registry::{Runner, Work};
+use super::registry::{Runner, Work};
 
 /// A queue in this process.
 pub(crate) struct Queue {

@@ -6,7 +6,7 @@
 use std::{error::Error as StdError, fmt, sync::Arc};
 
 use super::cause::Cause;
-use crate::storage::{self, Fault};
+use crate::fault::{self, Fault};
 
 /// The database failed.
 ///
@@ -60,7 +60,7 @@ impl DatabaseError {
     /// Tells whether the same call may succeed a little later although nobody mends anything: the
     /// connection broke, the server restarts, every connection was in use.
     pub fn is_transient(&self) -> bool {
-        storage::is_transient(&self.source)
+        fault::is_transient(&self.source)
     }
 
     /// Whether somebody else had something locked for too long.
@@ -76,7 +76,7 @@ impl DatabaseError {
     }
 
     pub(crate) fn is_lasting(&self) -> bool {
-        storage::is_lasting(&self.source)
+        fault::is_lasting(&self.source)
     }
 
     /// The driver's own error, to be downcast to its type (`sqlx::Error`).

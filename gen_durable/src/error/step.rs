@@ -8,10 +8,6 @@ use super::{
     DecodeError,
     cause::{holds_details, with_causes},
 };
-use crate::outcome::Outcome;
-
-/// What a step returns if it can fail.
-pub type StepResult<M> = Result<Outcome<M>, StepError>;
 
 type Boxed = Box<dyn StdError + Send + Sync>;
 

@@ -5,7 +5,10 @@
 use sqlx::{PgConnection, Row};
 
 use super::{Locked, row::NewSignal};
-use crate::{error::SignalError, signal::Delivery, status::Status};
+use crate::{
+    error::SignalError,
+    status::{Delivery, Status},
+};
 
 const DELIVER: &str = include_str!("sql/deliver.sql");
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::state::Json;
+use crate::value::Json;
 
 /// A new row of `instances`.
 #[derive(Clone, Debug)]

@@ -16,7 +16,8 @@ const LOST_CLAIMS: &str = include_str!("sql/lost_claims.sql");
 const REGISTER_WORKER: &str = include_str!("sql/register_worker.sql");
 const RENEW_LEASE: &str = include_str!("sql/renew_lease.sql");
 const REMOVE_WORKER: &str = include_str!("sql/remove_worker.sql");
-const SESSION: &str = include_str!("sql/session.sql");
+/// Sets a session up for the statements of an engine. It is not prepared, as it is run once.
+pub(crate) const SESSION: &str = include_str!("sql/session.sql");
 const SCHEMA_VERSION: &str = include_str!("sql/schema_version.sql");
 
 /// Registers a worker and returns its id, which is never used again.
@@ -46,13 +47,6 @@ pub(crate) async fn remove_worker(
     worker: i64,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(REMOVE_WORKER).bind(worker).execute(connection).await?;
-    Ok(())
-}
-
-/// Sets a session up for the statements of an engine.
-pub(crate) async fn session(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    // Not prepared, as it is run once.
-    sqlx::raw_sql(SESSION).execute(connection).await?;
     Ok(())
 }
 

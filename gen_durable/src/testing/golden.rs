@@ -20,9 +20,11 @@ use super::{
 };
 use crate::{
     error::StepError,
-    machine::Machine,
-    signal::{Accepts, DurableSignal},
-    state,
+    machine::{
+        Machine,
+        signal::{Accepts, DurableSignal},
+    },
+    value,
 };
 
 /// Checks that a machine still reads what it has stored, by samples in a committed file.
@@ -110,7 +112,7 @@ impl GoldenMode {
 type Reader = fn(&Value) -> Result<Value, String>;
 
 fn reread<M: Machine, T: Serialize + DeserializeOwned>(recorded: &Value) -> Result<Value, String> {
-    let value: T = state::decode("", M::NAME, M::VERSION, &recorded.to_string())
+    let value: T = value::decode("", M::NAME, M::VERSION, &recorded.to_string())
         .map_err(|error| format!("does not decode at field `{}`: {}", error.field, error.reason))?;
     stored(&value)
 }
@@ -118,7 +120,7 @@ fn reread<M: Machine, T: Serialize + DeserializeOwned>(recorded: &Value) -> Resu
 /// The value as it would be stored.
 fn stored<T: Serialize + DeserializeOwned>(value: &T) -> Result<Value, String> {
     let text =
-        state::encode("the value", value, state::VALUE_MAX).map_err(|error| error.to_string())?;
+        value::encode("the value", value, value::VALUE_MAX).map_err(|error| error.to_string())?;
     serde_json::from_str(&text.0).map_err(|error| error.to_string())
 }
 

@@ -9,12 +9,13 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::{BATCH_MAX, DEADLOCK_TRIES_MAX, TASKS_MAX, WAITING_MAX, held};
 use crate::{
+    backoff::Tries,
+    client::notifier::Notifier,
     connections::Connections,
     error::{DatabaseError, Duplicate},
+    fault,
     group::{Group, Item},
-    notifier::Notifier,
     storage::{self, Locked, NewInstance},
-    tries::Tries,
 };
 
 const INSERT: &str = "insert instances";
@@ -153,7 +154,7 @@ pub(in crate::client) async fn insert_with(
         let result =
             if rows.len() > BATCH_MAX { insert.await } else { connections.within(insert).await };
         match connection.done(result) {
-            Err(error) if storage::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => {
+            Err(error) if fault::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => {
                 tries += 1;
             }
             result => return result.map_err(DatabaseError::new(INSERT)),

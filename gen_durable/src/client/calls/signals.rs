@@ -13,13 +13,14 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{BATCH_MAX, CANCELLED, DEADLOCK_TRIES_MAX, TASKS_MAX, WAITING_MAX, held};
 use crate::{
+    backoff::Tries,
+    client::notifier::Notifier,
     connections::Connections,
     error::{DatabaseError, SignalError},
+    fault,
     group::{Group, Item},
-    notifier::Notifier,
-    signal::Delivery,
+    status::Delivery,
     storage::{self, Locked, NewSignal, Sent},
-    tries::Tries,
 };
 
 const DELIVER: &str = "deliver a signal";
@@ -203,7 +204,7 @@ pub(in crate::client) async fn deliver_with(
         let deliver = storage::deliver(&mut connection, signals, locked);
         let result = connections.within(deliver).await;
         match connection.done(result) {
-            Err(error) if storage::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => {
+            Err(error) if fault::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => {
                 tries += 1;
             }
             result => return result.map_err(DatabaseError::new(DELIVER)),

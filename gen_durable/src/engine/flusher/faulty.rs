@@ -17,7 +17,10 @@ use std::{
 };
 
 use super::{Answer, Failed, Outage, PendingCommit, Shared, give_up, given_up, try_batch};
-use crate::storage::{self, Change, Commit, Fault, Locked};
+use crate::{
+    fault::Fault,
+    storage::{self, Change, Commit, Locked},
+};
 
 /// After so many parts in a row that failed it is likely to be the database: the others wait.
 const FAILED_MAX: usize = 4;

@@ -7,7 +7,7 @@ use std::{any::TypeId, cmp::Reverse, collections::HashMap, sync::Arc};
 use super::Runner;
 use crate::{
     error::Error,
-    resources::Resources,
+    machine::resources::Resources,
     storage::{Kind, Kinds},
 };
 

@@ -9,12 +9,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{
+use super::{
+    Machine,
     context::{Context, Instance, Received},
-    id::InstanceId,
-    machine::Machine,
     outcome::{Outcome, Transition},
 };
+use crate::id::InstanceId;
 
 /// Owned by a job while it runs: its arguments, and what is known of the run.
 ///

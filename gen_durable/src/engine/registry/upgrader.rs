@@ -21,13 +21,10 @@ use super::{
     storable,
 };
 use crate::{
-    context::Instance,
     error::{Error, StepError},
-    machine::{Requirement, Steps},
-    resources::Resources,
-    state,
+    machine::{Requirement, Steps, context::Instance, resources::Resources, upgrade::Older},
     storage::{Change, Commit, Upgraded},
-    upgrade::Older,
+    value,
 };
 
 /// How long an instance that could not be upgraded is left alone, at least.
@@ -58,7 +55,7 @@ impl<M: Steps> Upgrader<M> {
         // All that is user code happens within: reading the older state, upgrading it, writing and dropping the newer.
         let upgrade = || {
             let (step, state) = M::UPGRADES.read(version, &work.instance.step, &work.state)?;
-            let state = state::encode("state", &state, self.value_max)
+            let state = value::encode("state", &state, self.value_max)
                 .map_err(|error| format!("the upgraded state cannot be stored: {error}"))?;
             Ok((step.name(), state.0))
         };

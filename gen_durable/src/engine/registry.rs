@@ -20,12 +20,9 @@ use std::{
 };
 
 use crate::{
-    context::Instance,
     error::{Error, StepError},
-    machine::Requirement,
-    resources::Resources,
+    machine::{Requirement, context::Instance, resources::Resources, upgrade::Older},
     storage::{Change, Claimed, Commit, Inbox, Upgraded},
-    upgrade::Older,
 };
 pub(crate) use guard::Decoded;
 use guard::{Guarded, describe};

@@ -7,16 +7,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use super::Machine;
 use crate::{
-    client::{insert_in_transaction, insert_on_pool},
-    error::{Duplicate, EncodeError, InsertError},
-    id::InstanceId,
+    error::EncodeError,
     keys::{check_key, check_name},
-    machine::Machine,
-    state,
     status::Status,
     storage::{Eligible, NewInstance},
-    target::{ExecuteOn, Target},
+    value,
 };
 
 /// A new instance that is about to be inserted; nothing happens before
@@ -180,31 +177,6 @@ impl<M: Machine> Insert<M> {
         self
     }
 
-    /// Inserts the instance: through an engine or a client (concurrent calls share a commit), a
-    /// pool, or inside the caller's own transaction (`&mut *tx`), with which it commits.
-    ///
-    /// When it returns from anything but a transaction of the caller's, the instance is durable.
-    ///
-    /// # Errors
-    ///
-    /// [`InsertError`]: the unique key is taken; the state or an option cannot be stored; the
-    /// database failed.
-    pub async fn execute<'e>(
-        self,
-        on: impl ExecuteOn<'e>,
-    ) -> Result<InstanceId<M>, InsertError<InstanceId<M>>> {
-        let target = on.into_target();
-        let row = self.into_row(target.value_max())?;
-        let inserted = match target {
-            Target::Client(client) => client.insert(row).await,
-            Target::Pool(pool) => insert_on_pool(pool, vec![row]).await.map(only),
-            Target::Connection(connection) => {
-                insert_in_transaction(connection, vec![row]).await.map(only)
-            }
-        };
-        Ok(InstanceId::from_raw(inserted.map_err(InsertError::typed)?.map_err(Duplicate::typed)?))
-    }
-
     pub(crate) fn into_row(self, max: usize) -> Result<NewInstance, EncodeError> {
         let queue = self.queue.unwrap_or_else(|| M::QUEUE.to_owned());
         check_key("partition_key", self.partition_key.as_deref())?;
@@ -219,7 +191,7 @@ impl<M: Machine> Insert<M> {
             fsm: M::NAME,
             fsm_version: M::VERSION,
             step: self.step,
-            state: state::encode("state", &self.state, max)?,
+            state: value::encode("state", &self.state, max)?,
             queue,
             priority: self.priority,
             eligible: self.eligible,
@@ -229,11 +201,6 @@ impl<M: Machine> Insert<M> {
             silent: self.silent,
         })
     }
-}
-
-/// The answer to an insert of one row.
-fn only(mut inserted: Vec<Result<i64, Duplicate>>) -> Result<i64, Duplicate> {
-    inserted.pop().expect("one row was inserted, so there is one answer")
 }
 
 // Written by hand: a derive would ask it of `M`.
@@ -320,33 +287,8 @@ impl<M: Machine> InsertMany<M> {
         self
     }
 
-    /// Inserts them in one transaction and answers for each, in their order; one whose unique
-    /// key is taken is a [`Duplicate`] alone.
-    ///
-    /// # Errors
-    ///
-    /// [`InsertError`], for all of them: a state or an option cannot be stored; the database
-    /// failed. Nothing is inserted then.
-    pub async fn execute<'e>(
-        self,
-        on: impl ExecuteOn<'e>,
-    ) -> Result<Vec<Result<InstanceId<M>, Duplicate<InstanceId<M>>>>, InsertError> {
-        let target = on.into_target();
-        let max = target.value_max();
-        let rows: Vec<_> = self
-            .inserts
-            .into_iter()
-            .map(|insert| insert.into_row(max))
-            .collect::<Result<_, _>>()?;
-        let inserted = match target {
-            Target::Client(client) => client.insert_many(rows).await?,
-            Target::Pool(pool) => insert_on_pool(pool, rows).await?,
-            Target::Connection(connection) => insert_in_transaction(connection, rows).await?,
-        };
-        let typed = |answer: Result<_, Duplicate>| {
-            answer.map(InstanceId::from_raw).map_err(Duplicate::typed)
-        };
-        Ok(inserted.into_iter().map(typed).collect())
+    pub(crate) fn into_rows(self, max: usize) -> Result<Vec<NewInstance>, EncodeError> {
+        self.inserts.into_iter().map(|insert| insert.into_row(max)).collect()
     }
 }
 

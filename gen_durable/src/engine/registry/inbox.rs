@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use crate::{
-    context::{Beyond, Consumption, Received},
+    machine::context::{Beyond, Consumption, Received},
     storage::{Inbox, InboxRow, Missing, Portion},
 };
 

@@ -7,9 +7,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{Consumption, Context};
 use crate::{
     error::DecodeError,
-    machine::Machine,
-    signal::{Accepts, DurableSignal},
-    state,
+    machine::{
+        Machine,
+        signal::{Accepts, DurableSignal},
+    },
+    value,
 };
 
 impl<M: Machine> Context<M> {
@@ -194,6 +196,6 @@ impl<M: Machine> Context<M> {
     fn decode<S: DurableSignal>(&self, index: usize) -> Result<S, DecodeError> {
         let signal = &self.inbox[index];
         let what = format!("payload of signal `{}` (signal {})", signal.name, signal.id);
-        state::decode(&what, M::NAME, M::VERSION, &signal.payload)
+        value::decode(&what, M::NAME, M::VERSION, &signal.payload)
     }
 }

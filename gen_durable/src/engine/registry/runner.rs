@@ -13,15 +13,17 @@ use super::{
     storable,
 };
 use crate::{
-    context::{Consumption, Context},
     error::{EncodeError, Error, StepError},
     keys::check_name,
-    machine::{Requirement, Steps},
-    outcome::{Outcome, Transition},
-    resources::Resources,
-    state,
+    machine::{
+        Requirement, Steps,
+        context::{Consumption, Context},
+        outcome::{Outcome, Transition},
+        resources::Resources,
+        upgrade::Older,
+    },
     storage::{Change, Commit},
-    upgrade::Older,
+    value,
 };
 
 /// The runner of the machine `M`.
@@ -94,7 +96,7 @@ impl<M: Steps> MachineRunner<M> {
         })?;
         let state = match work.decoded.take().and_then(Decoded::take) {
             Some(state) => state,
-            None => catch(|| state::decode("state", M::NAME, M::VERSION, &work.state))
+            None => catch(|| value::decode("state", M::NAME, M::VERSION, &work.state))
                 .map_err(|panic| format!("the state does not decode: {}", describe(&panic)))?
                 .map_err(|error| error.to_string())?,
         };
@@ -110,7 +112,7 @@ impl<M: Steps> MachineRunner<M> {
         let likely = work.state.len();
         let state = state
             .as_ref()
-            .map(|state| state::encode_and_read("state", state, self.value_max, likely))
+            .map(|state| value::encode_and_read("state", state, self.value_max, likely))
             .transpose()
             .map_err(encode)?;
         let (state, read) = state.map_or((None, None), |(json, read)| (Some(json), Some(read)));
@@ -155,7 +157,7 @@ impl<M: Steps> MachineRunner<M> {
                 Change::Await { seen: seen.map(|signal| signal.id).collect(), names, timeout }
             }
             Transition::Done(output) => {
-                let result = state::encode("result", &output, self.value_max).map_err(encode)?;
+                let result = value::encode("result", &output, self.value_max).map_err(encode)?;
                 Change::Done { result }
             }
             Transition::Stop(reason) => {
@@ -167,7 +169,7 @@ impl<M: Steps> MachineRunner<M> {
         commit.attempt = i32::try_from(attempt).unwrap_or(i32::MAX);
         commit.failures = i32::try_from(failures).unwrap_or(i32::MAX);
         // What an upgrade made of the state is stored in any case.
-        commit.state = state.or_else(|| work.upgraded.map(|_| state::Json(work.state.clone())));
+        commit.state = state.or_else(|| work.upgraded.map(|_| value::Json(work.state.clone())));
         commit.upgraded = work.upgraded;
         commit.error = error;
         commit.awaits_loaded = awaits_loaded;

@@ -4,9 +4,8 @@
 
 use std::time::Duration;
 
-use crate::{
-    context::Context, engine::jittered, error::StepError, machine::Machine, outcome::Outcome,
-};
+use super::{Machine, context::Context, outcome::Outcome};
+use crate::{backoff::jittered, error::StepError};
 
 /// How often a step that failed is tried again, and after which delays.
 ///

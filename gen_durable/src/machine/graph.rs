@@ -5,7 +5,7 @@
 
 mod text;
 
-use crate::machine::Machine;
+use super::Machine;
 
 /// The graph of a machine, given by [`Steps::graph`](crate::Steps::graph).
 ///

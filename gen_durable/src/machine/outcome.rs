@@ -5,14 +5,14 @@
 
 use std::{fmt, time::Duration};
 
+use super::{Machine, context::Received, insert::Insert, signal::Signal};
 use crate::{
-    context::Received,
-    error::EncodeError,
-    insert::Insert,
-    machine::Machine,
-    signal::Signal,
+    error::{EncodeError, StepError},
     storage::{NewInstance, NewSignal},
 };
+
+/// What a step returns if it can fail.
+pub type StepResult<M> = Result<Outcome<M>, StepError>;
 
 /// What a step returns, made by a method of its context.
 ///

@@ -12,7 +12,8 @@ mod unserved;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
-    engine::{Outage, Shared, jittered},
+    backoff::jittered,
+    engine::{Outage, Shared},
     error::DatabaseError,
 };
 

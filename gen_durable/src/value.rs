@@ -5,56 +5,11 @@
 //! depends on the value, and not on its type alone.
 
 mod finite;
-mod provided;
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use self::finite::{Finite, NOT_FINITE, Path};
 use crate::error::{DecodeError, EncodeError};
-
-/// A value that is stored with an instance: its state or its result.
-///
-/// Derive it; the derive also implements serde's `Serialize` and `Deserialize` and takes
-/// `#[serde(…)]` attributes on fields and on the type:
-///
-/// ```
-/// use gen_durable::prelude::*;
-///
-/// #[derive(Clone, Debug, Default, DurableState)]
-/// pub struct CheckoutState {
-///     pub order: i64,
-///     #[serde(default)]
-///     pub paid: Option<i64>,
-/// }
-/// ```
-///
-/// A type that already implements serde's traits says `#[durable(serde = external)]`, and the
-/// derive adds this trait alone. A type of another crate cannot have the derive: a type of yours that
-/// holds it can, as serde's traits are all that a field needs:
-///
-/// ```
-/// use std::net::IpAddr;
-///
-/// use gen_durable::prelude::*;
-///
-/// #[derive(Clone, Debug, DurableState)]
-/// pub struct Host(IpAddr);
-/// ```
-///
-/// Numbers, texts, durations and times can be stored as they are, and so can tuples, arrays and
-/// collections of what can.
-///
-/// A value comes back as it was written, to the last bit of a float. Any other value is refused
-/// where it is made, with the path to the field: NaN and the infinities, a NUL character, more than
-/// 127 levels of nesting, text that its own type writes and cannot read, and a value larger than
-/// [`value_max`](crate::EngineBuilder::value_max).
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be stored with an instance: it does not implement `DurableState`",
-    label = "not a durable state",
-    note = "add `#[derive(DurableState)]` to `{Self}`; if it implements serde's traits already, add `#[durable(serde = external)]` as well",
-    note = "a type of another crate cannot have the derive: wrap it in a type of yours, as `#[derive(DurableState)] struct State({Self});`, where serde's traits are enough"
-)]
-pub trait DurableState: Serialize + DeserializeOwned + Send + Sync + 'static {}
 
 /// How deep arrays and objects may nest: the reader's own recursion limit.
 const DEPTH_MAX: usize = 127;

@@ -5,32 +5,38 @@
 
 mod calls;
 mod direct;
+mod execute;
+pub(crate) mod notifier;
+pub(crate) mod per_runtime;
 mod snapshot;
+pub(crate) mod target;
+pub(crate) mod waiters;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
-use self::calls::Calls;
-pub(crate) use self::direct::{
-    insert_in_transaction, insert_on_pool, signal_in_transaction, signal_on_pool,
+use self::{
+    calls::Calls,
+    notifier::{Notifier, POLL_INTERVAL},
+    per_runtime::PerRuntime,
+    waiters::Waiters,
 };
-pub use self::snapshot::{AnyId, Snapshot};
+pub use self::{
+    snapshot::{AnyId, Snapshot},
+    target::{ExecuteOn, Target},
+};
 use crate::{
-    config::Config,
+    backoff::Tries,
     connections::Connections,
     error::{DatabaseError, Duplicate, FindError, InsertError, SignalError, WaitError},
     id::InstanceId,
     keys::{check_key, check_name},
     machine::Machine,
-    notifier::Notifier,
-    per_runtime::PerRuntime,
-    signal::Delivery,
-    state,
+    status::Delivery,
     storage::{self, Locked, NewInstance, NewSignal},
-    tries::Tries,
-    waiters::Waiters,
+    value,
 };
 
 /// `insert_many` calls under way at a time.
@@ -69,8 +75,8 @@ impl Client {
     /// A client on this pool, from which it borrows a connection or two at a time.
     pub fn new(pool: PgPool) -> Self {
         let connections = Connections::borrowed(pool);
-        let notifier = Notifier::remote(connections.clone(), Config::POLL_INTERVAL);
-        Self::with(connections, notifier, state::VALUE_MAX)
+        let notifier = Notifier::remote(connections.clone(), POLL_INTERVAL);
+        Self::with(connections, notifier, value::VALUE_MAX)
     }
 
     pub(crate) fn with(
@@ -125,7 +131,7 @@ impl Client {
             return Err(WaitError::WrongMachine { id, expected: M::NAME, found: ended.fsm });
         }
         match ended.result {
-            Some(result) => Ok(state::decode("result", M::NAME, M::VERSION, &result)?),
+            Some(result) => Ok(value::decode("result", M::NAME, M::VERSION, &result)?),
             None => Err(WaitError::Failed { id, reason: ended.reason.unwrap_or_default() }),
         }
     }
@@ -189,7 +195,7 @@ impl Client {
             target: id,
             fsm: None,
             name: name.to_owned(),
-            payload: state::encode("signal payload", payload, self.inner.value_max)?,
+            payload: value::encode("signal payload", payload, self.inner.value_max)?,
             dedup_key: dedup_key.map(str::to_owned),
             silent: false,
         })

@@ -5,10 +5,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
+    client::notifier::POLL_INTERVAL,
     error::Error,
     keys::{check_key, check_name},
-    state,
     storage::Retention,
+    value,
 };
 
 /// The longest lease, and the longest pause between two polls.
@@ -47,12 +48,12 @@ impl Default for Config {
             name: format!("process {}", std::process::id()),
             queues: BTreeMap::new(),
             lease_ttl: Duration::from_secs(30),
-            poll_interval: Self::POLL_INTERVAL,
+            poll_interval: POLL_INTERVAL,
             poll_only: false,
             drain_timeout: Self::DRAIN_TIMEOUT,
             retention: Some(Duration::from_hours(168)),
             retentions: BTreeMap::new(),
-            value_max: state::VALUE_MAX,
+            value_max: value::VALUE_MAX,
             crashes_max: 20,
             run_ahead_steps_max: 100,
             run_ahead_time_max: Duration::from_secs(1),
@@ -66,9 +67,6 @@ impl Default for Config {
 const DEFAULT_QUEUE: (&str, usize) = ("default", 10);
 
 impl Config {
-    /// The default poll interval. Callers take it for that of the engines, which they do not know.
-    pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(5);
-
     /// The default drain timeout. Kubernetes kills a process 30 s after it has asked it to end; the
     /// engine needs 10 s of them for what follows the drain.
     pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(18);

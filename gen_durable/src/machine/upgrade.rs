@@ -5,7 +5,8 @@
 
 use std::{any::TypeId, fmt};
 
-use crate::{error::UpgradeError, machine::Machine, state};
+use super::Machine;
+use crate::{error::UpgradeError, value};
 
 /// Says what an instance of the older version `From` is in this version: its step, and its state.
 ///
@@ -223,7 +224,7 @@ fn upgrade<F: Machine, M: Upgrade<F>>(version: u32, step: &str, state: &str) -> 
         let step = F::from_name(step).ok_or_else(|| {
             format!("version {version} has no step `{step}`; it has {}", F::STEPS.join(", "))
         })?;
-        let state = state::decode("state", F::NAME, F::VERSION, state).map_err(|error| {
+        let state = value::decode("state", F::NAME, F::VERSION, state).map_err(|error| {
             let (field, reason) = (error.field, error.reason);
             format!("the state does not decode as version {version} at field `{field}`: {reason}")
         })?;

@@ -13,12 +13,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use crate::{
-    id::InstanceId,
-    machine::Machine,
+use super::{
+    Machine,
     outcome::{Outcome, Transition},
     signal::{Accepts, AnyOf, DurableSignal},
 };
+use crate::id::InstanceId;
 
 /// Owned by a step while it runs; every outcome consumes it.
 ///

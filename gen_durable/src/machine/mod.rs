@@ -3,17 +3,24 @@
 //! `#[durable_fsm]` implements it: on the enum of steps [`Machine`], on the impl block [`Steps`].
 //! The two expansions know nothing else of each other, and both traits can be written by hand.
 
+pub(crate) mod context;
+pub mod graph;
+pub(crate) mod insert;
+pub(crate) mod job;
+pub(crate) mod outcome;
+pub(crate) mod resources;
+pub(crate) mod retry;
+pub(crate) mod signal;
+pub(crate) mod state;
+pub(crate) mod upgrade;
+
 use std::{any::TypeId, future::Future, pin::Pin, time::Duration};
 
-use crate::{
-    context::Context,
-    error::{StepError, StepResult},
-    graph::Graph,
-    resources::Resources,
-    retry::Retry,
-    state::DurableState,
-    upgrade::Upgrades,
+use self::{
+    context::Context, graph::Graph, outcome::StepResult, resources::Resources, retry::Retry,
+    state::DurableState, upgrade::Upgrades,
 };
+use crate::error::StepError;
 
 /// The specification of a machine: an enum whose variants are its steps.
 ///

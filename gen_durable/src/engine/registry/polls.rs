@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{context::Instance, error::StepError, throttle::Throttle};
+use crate::{error::StepError, machine::context::Instance, throttle::Throttle};
 
 /// From how long on a poll counts as blocking. Well above what a busy machine takes a thread away.
 const BLOCKING: Duration = Duration::from_millis(250);

@@ -82,7 +82,7 @@ mod tests {
     use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
     use super::*;
-    use crate::state::{decode, encode};
+    use crate::value::{decode, encode};
 
     #[track_caller]
     fn comes_back<T: DurableState + PartialEq + Debug>(value: &T) {

@@ -6,14 +6,13 @@ use std::{fmt, marker::PhantomData};
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::Machine;
 use crate::{
-    error::{EncodeError, SignalError},
+    error::EncodeError,
     id::InstanceId,
     keys::{check_key, check_name},
-    machine::Machine,
-    state,
     storage::NewSignal,
-    target::{ExecuteOn, Target},
+    value,
 };
 
 /// A message to an instance.
@@ -82,16 +81,6 @@ any_of!(A B C D E F);
 any_of!(A B C D E F G);
 any_of!(A B C D E F G H);
 
-/// What became of a signal that was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Delivery {
-    /// It is in the inbox, and the instance was woken if it waited for it.
-    Delivered,
-    /// The instance has accepted a signal with this deduplication key before; nothing was done.
-    Duplicate,
-}
-
 /// A signal that is about to be sent; nothing happens before [`execute`](Self::execute).
 ///
 /// Generated on a machine as `signal_<name>` and `signal`.
@@ -123,7 +112,7 @@ pub enum Delivery {
 pub struct Signal<M> {
     target: i64,
     name: &'static str,
-    payload: Result<state::Json, EncodeError>,
+    payload: Result<value::Json, EncodeError>,
     dedup_key: Option<String>,
     silent: bool,
     machine: PhantomData<fn() -> M>,
@@ -139,7 +128,7 @@ impl<M: Machine> Signal<M> {
             target: target.get(),
             name: S::NAME,
             // The engine's own limit is applied when it is sent.
-            payload: state::encode("signal payload", payload, usize::MAX),
+            payload: value::encode("signal payload", payload, usize::MAX),
             dedup_key: None,
             silent: false,
             machine: PhantomData,
@@ -162,27 +151,6 @@ impl<M: Machine> Signal<M> {
     pub fn silent(mut self) -> Self {
         self.silent = true;
         self
-    }
-
-    /// Sends the signal: through an engine or a client (concurrent calls share a commit), a
-    /// pool, or inside the caller's own transaction (`&mut *tx`), with which it commits.
-    ///
-    /// When it returns from anything but a transaction of the caller's, the signal is durable.
-    ///
-    /// # Errors
-    ///
-    /// [`SignalError`]: the instance is unknown, of another machine or terminal; the payload
-    /// cannot be stored; the database failed.
-    pub async fn execute<'e>(self, on: impl ExecuteOn<'e>) -> Result<Delivery, SignalError> {
-        let target = on.into_target();
-        let signal = self.into_row(target.value_max())?;
-        match target {
-            Target::Client(client) => client.signal(signal).await,
-            Target::Pool(pool) => crate::client::signal_on_pool(pool, signal).await,
-            Target::Connection(connection) => {
-                crate::client::signal_in_transaction(connection, signal).await
-            }
-        }
     }
 
     pub(crate) fn into_row(self, max: usize) -> Result<NewSignal, EncodeError> {

@@ -10,7 +10,6 @@ use std::{
 };
 
 use crate::{
-    config::Config,
     connections::Connections,
     error::Cause,
     group::{Group, Item},
@@ -27,6 +26,10 @@ pub(crate) struct Notifier {
     /// When an engine that was told nothing has looked by itself.
     next_look: Duration,
 }
+
+/// The default poll interval of engines. A caller takes it for that of the engines, which it does not
+/// know.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The longest time until an engine with this poll interval looks: its pauses are a quarter longer
 /// at most.
@@ -84,7 +87,7 @@ impl Notifier {
     }
 
     fn with(remote: Option<Arc<Group<Queue>>>, poll_interval: Duration) -> Arc<Self> {
-        let next_look = latest_poll(poll_interval.max(Config::POLL_INTERVAL));
+        let next_look = latest_poll(poll_interval.max(POLL_INTERVAL));
         Arc::new(Self { local: OnceLock::new(), remote, next_look })
     }
 
@@ -133,7 +136,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::{state::Json, storage::Eligible};
+    use crate::{storage::Eligible, value::Json};
 
     fn row(eligible: Eligible) -> NewInstance {
         NewInstance {
@@ -154,8 +157,8 @@ mod tests {
     #[test]
     fn p69_what_every_poll_sees_in_time_is_no_news() {
         let (second, hour) = (Duration::from_secs(1), Duration::from_hours(1));
-        let default = latest_poll(Config::POLL_INTERVAL);
-        for poll_interval in [Duration::from_millis(1), Config::POLL_INTERVAL, hour] {
+        let default = latest_poll(POLL_INTERVAL);
+        for poll_interval in [Duration::from_millis(1), POLL_INTERVAL, hour] {
             let notifier = Notifier::local(poll_interval);
             let is_news = |row: NewInstance| notifier.news([&row]).count() == 1;
             let next_look = default.max(latest_poll(poll_interval));

@@ -1,0 +1,127 @@
+//! The three ways of a row to Postgres: in a shared commit, by itself, or in the caller's transaction.
+//!
+//! [`ExecuteOn`] says which one a call takes; [`Target`] sends the rows, which have lost their types.
+//!
+//! Invariant: this crate alone implements [`ExecuteOn`].
+
+use sqlx::{PgConnection, PgPool, Postgres, Transaction, pool::PoolConnection};
+
+use super::{
+    Client,
+    direct::{insert_in_transaction, insert_on_pool, signal_in_transaction, signal_on_pool},
+};
+use crate::{
+    error::{Duplicate, InsertError, SignalError},
+    status::Delivery,
+    storage::{NewInstance, NewSignal},
+    value,
+};
+
+/// Where a call is executed.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Target<'e> {
+    /// Together with other calls.
+    Client(&'e Client),
+    /// By itself.
+    Pool(&'e PgPool),
+    /// In the caller's transaction.
+    Connection(&'e mut PgConnection),
+}
+
+impl Target<'_> {
+    /// The largest value that it sends, in bytes.
+    pub(super) fn value_max(&self) -> usize {
+        match self {
+            Self::Client(client) => client.value_max(),
+            Self::Pool(_) | Self::Connection(_) => value::VALUE_MAX,
+        }
+    }
+
+    pub(super) async fn insert(
+        self,
+        row: NewInstance,
+    ) -> Result<Result<i64, Duplicate>, InsertError> {
+        match self {
+            Self::Client(client) => client.insert(row).await,
+            Self::Pool(pool) => insert_on_pool(pool, vec![row]).await.map(only),
+            Self::Connection(connection) => {
+                insert_in_transaction(connection, vec![row]).await.map(only)
+            }
+        }
+    }
+
+    pub(super) async fn insert_many(
+        self,
+        rows: Vec<NewInstance>,
+    ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
+        match self {
+            Self::Client(client) => client.insert_many(rows).await,
+            Self::Pool(pool) => insert_on_pool(pool, rows).await,
+            Self::Connection(connection) => insert_in_transaction(connection, rows).await,
+        }
+    }
+
+    pub(super) async fn signal(self, signal: NewSignal) -> Result<Delivery, SignalError> {
+        match self {
+            Self::Client(client) => client.signal(signal).await,
+            Self::Pool(pool) => signal_on_pool(pool, signal).await,
+            Self::Connection(connection) => signal_in_transaction(connection, signal).await,
+        }
+    }
+}
+
+/// The answer to an insert of one row.
+fn only(mut inserted: Vec<Result<i64, Duplicate>>) -> Result<i64, Duplicate> {
+    inserted.pop().expect("one row was inserted, so there is one answer")
+}
+
+/// What an insert or a signal can be executed on: `&Engine`, `&Client`, `&PgPool`, and, for the
+/// caller's own transaction, `&mut *tx` or any `&mut PgConnection`.
+#[diagnostic::on_unimplemented(
+    message = "nothing can be executed on `{Self}`",
+    label = "expected `&Engine`, `&Client`, `&PgPool` or `&mut *tx`"
+)]
+pub trait ExecuteOn<'e>: sealed::Sealed {
+    #[doc(hidden)]
+    fn into_target(self) -> Target<'e>;
+}
+
+pub(crate) mod sealed {
+    pub trait Sealed {}
+}
+
+impl sealed::Sealed for &Client {}
+impl<'e> ExecuteOn<'e> for &'e Client {
+    fn into_target(self) -> Target<'e> {
+        Target::Client(self)
+    }
+}
+
+impl sealed::Sealed for &PgPool {}
+impl<'e> ExecuteOn<'e> for &'e PgPool {
+    fn into_target(self) -> Target<'e> {
+        Target::Pool(self)
+    }
+}
+
+impl sealed::Sealed for &mut PgConnection {}
+impl<'e> ExecuteOn<'e> for &'e mut PgConnection {
+    fn into_target(self) -> Target<'e> {
+        Target::Connection(self)
+    }
+}
+
+impl sealed::Sealed for &mut Transaction<'_, Postgres> {}
+impl<'e> ExecuteOn<'e> for &'e mut Transaction<'_, Postgres> {
+    fn into_target(self) -> Target<'e> {
+        Target::Connection(self)
+    }
+}
+
+impl sealed::Sealed for &mut PoolConnection<Postgres> {}
+impl<'e> ExecuteOn<'e> for &'e mut PoolConnection<Postgres> {
+    fn into_target(self) -> Target<'e> {
+        Target::Connection(self)
+    }
+}
