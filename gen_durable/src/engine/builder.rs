@@ -3,28 +3,27 @@
 //! Invariant: whatever can be wrong with them is an error of `start`, before anything runs.
 
 use std::{
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::{
-    runtime,
-    sync::{self, Notify},
-};
+use tokio::runtime;
 
 use super::{
     Counters, Engine, Shared, claimer,
     config::Config,
     flusher::Flusher,
     keeper::{self, Heart},
-    latch::Latch,
     lease::Lease,
-    listener, maintenance, register,
-    registry::{MachineRunner, Polls, Registry, Runner},
+    life::Life,
+    listener,
+    maintenance::{self, Database},
+    register,
+    registry::{MachineRunner, Polls, Registry, Runner, Surroundings},
     shutdown,
     slots::Queue,
     tasks::Tasks,
-    wake_backoff::WakeBackoff,
+    wake::Wake,
 };
 use crate::{
     client::{Client, notifier::Notifier},
@@ -32,7 +31,6 @@ use crate::{
     error::Error,
     machine::{Machine, Steps, resources::Resources},
     storage::{self, Retention},
-    throttle::Throttle,
 };
 
 /// Options of an engine that has not started.
@@ -308,33 +306,24 @@ impl EngineBuilder {
             .iter()
             .map(|(name, slots)| (name.clone(), Arc::new(Queue::new(name, *slots))))
             .collect();
-        let shared = Arc::new_cyclic(|shared| Shared {
+        let (lease, wake, life) = (Arc::new(lease), Arc::<Wake>::default(), Arc::new(Life::new()));
+        let flusher = Flusher::new(&connections, &notifier, client.waiters(), &lease, &wake, &life);
+        let shared = Arc::new(Shared {
             runtime: runtime::Handle::current(),
             config,
             connections,
             client,
             notifier,
             registry,
-            resources: self.resources,
-            polls: Polls::default(),
-            throttle: Throttle::default(),
+            surroundings: Surroundings { resources: self.resources, polls: Polls::default() },
             queues,
             lease,
             heart: Heart::new(),
-            flusher: Flusher::new(shared),
+            flusher,
             tasks: Tasks::default(),
             metrics: Counters::default(),
-            work: Notify::new(),
-            wake_backoff: WakeBackoff::default(),
-            due: Mutex::default(),
-            saturated: AtomicBool::new(false),
-            suspect: AtomicBool::new(false),
-            stopping: Latch::new(),
-            claimer_ended: Latch::new(),
-            cut_off: Latch::new(),
-            stopped: Latch::new(),
-            deserted: Latch::new(),
-            shutdown: sync::Mutex::new(()),
+            wake,
+            life,
         });
         let local = Arc::downgrade(&shared);
         shared.notifier.set_local(Box::new(move |queue| {
@@ -361,9 +350,12 @@ fn spawn_services(shared: &Arc<Shared>) {
     tokio::spawn(async move { keeper::beat(&service).await });
     if !shared.config.poll_only {
         let service = Arc::clone(shared);
-        tokio::spawn(async move { listener::listen(&service).await });
+        let queues = shared.config.queue_names();
+        tokio::spawn(async move {
+            listener::listen(&service.connections, &queues, &service.wake, &service.life).await;
+        });
     }
     if shared.config.maintenance {
-        maintenance::spawn(shared);
+        maintenance::spawn(Database::of(shared), &shared.life);
     }
 }

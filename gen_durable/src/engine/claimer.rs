@@ -56,7 +56,7 @@ struct Ended<'a>(&'a Shared);
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
         self.0.flusher.set_backlog(false);
-        self.0.claimer_ended.open();
+        self.0.life.claimer_ended.open();
     }
 }
 
@@ -75,10 +75,10 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     let mut claim_locks = ClaimLocks::default();
     let mut watermarks = Watermarks::default();
     let mut next_look = Instant::now();
-    while !shared.stopping.is_open() {
+    while !shared.life.stopping.is_open() {
         // The permit is taken before the look: what is announced after this line is seen by the
         // claim, or wakes the wait below.
-        let announced = shared.work.notified();
+        let announced = shared.wake.next();
         if let Err(error) = lost_claims.look(shared).await {
             pause(shared, outage.failed(&error)).await;
             continue;
@@ -119,7 +119,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 claim_locks.heard(&request.queues, claim.refused, now);
                 let lock_retry = claim_locks.next(now);
                 if lock_retry.is_none() || some {
-                    shared.wake_backoff.answered(some, now);
+                    shared.wake.backoff.answered(some, now);
                 }
                 let full = got_all(&request, &counts);
                 // A claim lock that is refused says nothing of what waits.
@@ -137,7 +137,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 };
                 // Beside rows that were left out because they are locked there may be more of other machines.
                 let more = full || contended && some || prefetches.iter().any(left_out);
-                shared.saturated.store(more, Ordering::SeqCst);
+                shared.wake.set_saturated(more);
                 let room = prefetches
                     .iter_mut()
                     .any(|prefetch| left_out(prefetch) && prefetch.wanted() > 0);
@@ -170,7 +170,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     pause
                 } else {
                     // What this engine delayed itself may be due before the next look.
-                    let own = shared.take_due().filter(|at| *at >= asked);
+                    let own = shared.wake.take_due().filter(|at| *at >= asked);
                     until(next_look.saturating_duration_since(now), own)
                 };
                 wait(shared, announced, until(pause, again)).await;
@@ -193,7 +193,7 @@ fn wanted(
         // before, and told nobody, is seen by the second look.
         let no_room =
             prefetches.iter().any(|prefetch| !claim_locks.paused(&prefetch.queue.name, now));
-        shared.saturated.store(no_room, Ordering::SeqCst);
+        shared.wake.set_saturated(no_room);
         request(shared, prefetches, kinds, limits, claim_locks, now)
     })
 }
@@ -259,7 +259,7 @@ async fn failed(
     outage: &mut Outage,
 ) {
     // The claim may have been committed, and its answer lost.
-    shared.suspect_lost_claims();
+    shared.wake.suspect_lost_claims();
     shared.flusher.set_backlog(false);
     match Fault::of(error) {
         Fault::Connection | Fault::Database | Fault::Locked => {
@@ -341,7 +341,7 @@ fn enter(
         }
     }
     // A shutdown that began meanwhile has released what waited before these rows came.
-    if shared.stopping.is_open() {
+    if shared.life.stopping.is_open() {
         shared.release_waiting();
     }
     counts
@@ -383,7 +383,7 @@ async fn idle(
     *idle_pause = (pause * 2).min(shared.config.poll_interval);
     match look_ahead(shared, queues, kinds, asked.elapsed() + MARGIN).await {
         Ok(due) => {
-            let own = shared.take_due();
+            let own = shared.wake.take_due();
             let missed = own.is_some_and(|at| asked <= at && at <= Instant::now())
                 || due.eligible == Some(Duration::ZERO);
             if missed {
@@ -427,7 +427,7 @@ fn until(pause: Duration, then: Option<Instant>) -> Duration {
 async fn pause(shared: &Shared, pause: Duration) {
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
-        () = shared.stopping.wait() => {}
+        () = shared.life.stopping.wait() => {}
     }
 }
 
@@ -435,6 +435,6 @@ async fn wait(shared: &Shared, announced: impl Future<Output = ()>, pause: Durat
     tokio::select! {
         () = announced => {}
         () = tokio::time::sleep(pause) => {}
-        () = shared.stopping.wait() => {}
+        () = shared.life.stopping.wait() => {}
     }
 }

@@ -60,7 +60,7 @@ impl Drop for End<'_> {
         // In one order with the claimer's: it sees the room, or is seen to wait for it.
         self.queue.claimed.fetch_sub(1, Ordering::SeqCst);
         self.shared.tasks.end(self.id);
-        self.shared.slot_freed();
+        self.shared.wake.slot_freed();
     }
 }
 
@@ -127,7 +127,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
             if shared.lease.may_hold() && work.worker == shared.lease.worker() {
                 shared.flusher.commit(work.release()).await;
             } else {
-                shared.suspect_lost_claims();
+                shared.wake.suspect_lost_claims();
             }
             return;
         }
@@ -146,7 +146,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, m
         let yields = steps >= shared.config.run_ahead_steps_max
             || began.elapsed() >= shared.config.run_ahead_time_max
             || commit.signals_itself();
-        if shared.stopping.is_open() || yields && commit.awaits_loaded.is_none() {
+        if shared.life.stopping.is_open() || yields && commit.awaits_loaded.is_none() {
             yield_claim(&mut commit);
         }
         if !flush(shared, slot, runner, &mut work, commit, next).await {
@@ -182,7 +182,7 @@ async fn load_inbox(shared: &Shared, work: &mut Work) -> Loading {
                     break;
                 }
             }
-            Err(_) if shared.stopping.is_open() || !shared.lease.may_hold() => {
+            Err(_) if shared.life.stopping.is_open() || !shared.lease.may_hold() => {
                 return Loading::GivenUp;
             }
             Err(error) => {
@@ -210,13 +210,13 @@ async fn loads_nothing(shared: &Shared, missing: &Missing) -> bool {
 
 /// Runs one step; none if it was cut off.
 async fn run_step(shared: &Shared, runner: &dyn Runner, work: &mut Work) -> Option<Ran> {
-    if shared.stopping.is_open() {
+    if shared.life.stopping.is_open() {
         return None;
     }
     tokio::select! {
         biased;
-        ran = registry::run(runner, work, shared.surroundings()) => Some(ran),
-        () = shared.cut_off.wait() => None,
+        ran = registry::run(runner, work, &shared.surroundings) => Some(ran),
+        () = shared.life.cut_off.wait() => None,
     }
 }
 
@@ -270,7 +270,7 @@ async fn flush(
             Answer::Refused(error) if refusals == 2 => {
                 tracing::error!(machine = runner.name(), instance = work.instance.id, error = %Cause(&error), "the database refuses whatever is committed");
                 tokio::time::sleep(REFUSED_PAUSE).await;
-                shared.suspect_lost_claims();
+                shared.wake.suspect_lost_claims();
                 return false;
             }
             Answer::Refused(error) if refusals == 1 => {
@@ -282,7 +282,7 @@ async fn flush(
                 refusals += 1;
                 slot.take().await;
                 let error = StepError::rejected(error);
-                commit = registry::handle(runner, work, error, shared.surroundings()).await.commit;
+                commit = registry::handle(runner, work, error, &shared.surroundings).await.commit;
                 slot.give();
                 yield_claim(&mut commit);
             }

@@ -31,17 +31,21 @@ use self::{
     parts::{few_keys, one_of_each},
 };
 use super::{
-    Shared,
+    lease::Lease,
+    life::Life,
     outage::{Outage, no_connection},
     unblock::unblock_again,
+    wake::Wake,
 };
 use crate::{
     backoff::Tries,
-    connections::within,
+    client::{notifier::Notifier, waiters::Waiters},
+    connections::{Connections, within},
     error::Cause,
     fault::{self, Fault},
     group::{Group, Item, WEIGHT_MAX},
     storage::{self, Change, Commit, Ended, Inbox, Locked, Verdict},
+    throttle::Throttle,
 };
 
 /// The most outcomes in one commit.
@@ -111,6 +115,13 @@ impl Item for PendingCommit {
 /// Takes outcomes and answers when they are durable.
 #[derive(Debug)]
 pub(crate) struct Flusher {
+    connections: Connections,
+    notifier: Arc<Notifier>,
+    waiters: Arc<Waiters>,
+    lease: Arc<Lease>,
+    wake: Arc<Wake>,
+    life: Arc<Life>,
+    throttle: Throttle,
     plain: Arc<Group<PendingCommit>>,
     sending: Arc<Group<PendingCommit>>,
     large: Arc<Group<PendingCommit>>,
@@ -131,26 +142,26 @@ pub(crate) struct Flusher {
 }
 
 impl Flusher {
-    pub(crate) fn new(shared: &Weak<Shared>) -> Self {
-        let lane = |batch_max, tasks_max| {
-            let shared = shared.clone();
-            let run = move |commits| {
-                let shared = shared.clone();
-                Box::pin(async move {
-                    // An engine that is gone owns nothing; its commits' replies are dropped.
-                    if let Some(shared) = shared.upgrade() {
-                        for commits in one_of_each(commits).into_iter().flat_map(few_keys) {
-                            commit_batch(&shared, commits, false).await;
-                        }
-                    }
-                }) as _
-            };
-            Group::new(batch_max, tasks_max, Box::new(run))
-        };
-        Self {
-            plain: lane(BATCH_MAX, TASKS_MAX),
-            sending: lane(BATCH_MAX, 1),
-            large: lane(1, 1),
+    /// A flusher that commits on these connections while the lease holds.
+    pub(super) fn new(
+        connections: &Connections,
+        notifier: &Arc<Notifier>,
+        waiters: &Arc<Waiters>,
+        lease: &Arc<Lease>,
+        wake: &Arc<Wake>,
+        life: &Arc<Life>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|flusher| Self {
+            connections: connections.clone(),
+            notifier: Arc::clone(notifier),
+            waiters: Arc::clone(waiters),
+            lease: Arc::clone(lease),
+            wake: Arc::clone(wake),
+            life: Arc::clone(life),
+            throttle: Throttle::default(),
+            plain: Self::lane(flusher, BATCH_MAX, TASKS_MAX),
+            sending: Self::lane(flusher, BATCH_MAX, 1),
+            large: Self::lane(flusher, 1, 1),
             waiting: Arc::new(Semaphore::new(1)),
             sent: watch::Sender::new(()),
             skips: Mutex::default(),
@@ -158,7 +169,23 @@ impl Flusher {
             slow: Arc::new(Semaphore::new(1)),
             dividing: Semaphore::new(2),
             deeds: Default::default(),
-        }
+        })
+    }
+
+    fn lane(flusher: &Weak<Self>, batch_max: usize, tasks_max: usize) -> Arc<Group<PendingCommit>> {
+        let flusher = flusher.clone();
+        let run = move |commits| {
+            let flusher = flusher.clone();
+            Box::pin(async move {
+                // An engine that is gone owns nothing; its commits' replies are dropped.
+                if let Some(flusher) = flusher.upgrade() {
+                    for commits in one_of_each(commits).into_iter().flat_map(few_keys) {
+                        commit_batch(&flusher, commits, false).await;
+                    }
+                }
+            }) as _
+        };
+        Group::new(batch_max, tasks_max, Box::new(run))
     }
 
     /// Commits an outcome and waits until it is durable, refused or lost.
@@ -174,11 +201,11 @@ impl Flusher {
     }
 
     /// Takes an outcome up again whose row was locked.
-    fn resubmit(shared: &Arc<Shared>, pending: PendingCommit) {
+    fn resubmit(flusher: &Arc<Flusher>, pending: PendingCommit) {
         if pending.reply.alone.is_some() {
-            tokio::spawn(faulty::alone(Arc::clone(shared), pending));
+            tokio::spawn(faulty::alone(Arc::clone(flusher), pending));
         } else {
-            shared.flusher.submit(pending);
+            flusher.submit(pending);
         }
     }
 
@@ -217,17 +244,17 @@ struct Failed {
 
 /// Commits a batch, trying again while the lease holds. If it `waits`, then for the locks of its rows, for
 /// as long as [`storage::commit`] does.
-async fn commit_batch(shared: &Arc<Shared>, mut commits: Vec<PendingCommit>, waits: bool) {
+async fn commit_batch(flusher: &Arc<Flusher>, mut commits: Vec<PendingCommit>, waits: bool) {
     let mut outage = Outage::new("commit outcomes");
     loop {
         // Before the try: what ends while it is on its way may be what had the row locked.
-        let sent = shared.flusher.sent.subscribe();
+        let sent = flusher.sent.subscribe();
         let failed =
-            match try_batch(shared, commits, waits, shared.connections.answer_timeout()).await {
+            match try_batch(flusher, commits, waits, flusher.connections.answer_timeout()).await {
                 Ok(()) => return outage.over(),
                 Err(failed) => failed,
             };
-        if given_up(shared, &failed.error) {
+        if given_up(flusher, &failed.error) {
             return give_up(failed);
         }
         match Fault::of(&failed.error) {
@@ -236,7 +263,7 @@ async fn commit_batch(shared: &Arc<Shared>, mut commits: Vec<PendingCommit>, wai
             Fault::Locked | Fault::Size if waits && !fault::is_uncertain(&failed.error) => {
                 for mut pending in failed.commits {
                     pending.reply.locked.waited();
-                    retry_locked(shared, pending, sent.clone());
+                    retry_locked(flusher, pending, sent.clone());
                 }
                 return;
             }
@@ -246,26 +273,26 @@ async fn commit_batch(shared: &Arc<Shared>, mut commits: Vec<PendingCommit>, wai
             }
             // Each part may take long: others must not wait for all of them.
             fault @ (Fault::Locked | Fault::Size) => {
-                let shared = Arc::clone(shared);
+                let flusher = Arc::clone(flusher);
                 tokio::spawn(async move {
                     // Slow ones keep a connection each.
                     let _place = match fault {
-                        Fault::Size => shared.flusher.dividing.acquire().await.ok(),
+                        Fault::Size => flusher.dividing.acquire().await.ok(),
                         _ => None,
                     };
-                    faulty::divide(&shared, failed).await;
+                    faulty::divide(&flusher, failed).await;
                 });
                 return;
             }
-            _ => return faulty::divide(shared, failed).await,
+            _ => return faulty::divide(flusher, failed).await,
         }
     }
 }
 
 /// Whether there is nobody left to commit for. After a shutdown that did not wait every try fails, and not
 /// for a reason that `handle` should hear of.
-fn given_up(shared: &Shared, error: &sqlx::Error) -> bool {
-    let over = !shared.lease.may_hold() || shared.stopped.is_open();
+fn given_up(flusher: &Flusher, error: &sqlx::Error) -> bool {
+    let over = !flusher.lease.may_hold() || flusher.life.stopped.is_open();
     if over {
         tracing::warn!(error = %Cause(error), "outcomes given up: the lease ran out first");
     }
@@ -280,19 +307,19 @@ fn give_up(failed: Failed) {
 
 /// Commits a batch and answers it, or says why not.
 async fn try_batch(
-    shared: &Arc<Shared>,
+    flusher: &Arc<Flusher>,
     commits: Vec<PendingCommit>,
     waits: bool,
     answer_timeout: Duration,
 ) -> Result<(), Failed> {
-    let sent = shared.flusher.sent.subscribe();
+    let sent = flusher.sent.subscribe();
     let mut uncertain = commits.iter().any(|pending| pending.uncertain);
     let (commits, replies): (Vec<Box<Commit>>, Vec<_>) =
         commits.into_iter().map(|pending| (pending.commit, pending.reply)).unzip();
-    let mut locked = if waits { Locked::WaitBriefly } else { shared.flusher.locked() };
+    let mut locked = if waits { Locked::WaitBriefly } else { flusher.locked() };
     loop {
         let result = async {
-            let mut connection = shared.connections.get().await.map_err(no_connection)?;
+            let mut connection = flusher.connections.get().await.map_err(no_connection)?;
             let mut committing = false;
             let commit =
                 storage::commit(&mut connection, &commits, uncertain, locked, &mut committing);
@@ -303,11 +330,11 @@ async fn try_batch(
         };
         match result.await {
             Ok(done) => {
-                finish(shared, commits, replies, done, uncertain, &sent);
+                finish(flusher, commits, replies, done, uncertain, &sent);
                 return Ok(());
             }
             Err(error) if locked == Locked::WaitAMoment && fault::is_lock_timeout(&error) => {
-                shared.flusher.skip_locked();
+                flusher.skip_locked();
                 locked = Locked::Skip;
             }
             Err(error) => {
@@ -322,7 +349,7 @@ async fn try_batch(
 
 /// Answers a batch that was committed.
 fn finish(
-    shared: &Arc<Shared>,
+    flusher: &Arc<Flusher>,
     commits: Vec<Box<Commit>>,
     replies: Vec<Reply>,
     done: storage::Committed,
@@ -335,40 +362,40 @@ fn finish(
         .zip(&done.verdicts)
         .any(|(commit, verdict)| commit.sends() && durable(verdict));
     for (commit, _) in commits.iter().zip(&done.verdicts).filter(|(_, verdict)| durable(verdict)) {
-        faulty::count(&shared.flusher.deeds, commit);
+        faulty::count(&flusher.deeds, commit);
     }
     if sent_some {
-        shared.flusher.sent.send_replace(());
+        flusher.sent.send_replace(());
     }
     tracing::debug!(outcomes = commits.len(), "committed");
     for (target, name) in done.dropped_signals {
-        if let Some(held_back) = shared.throttle.allows(&format!("signal {name}")) {
+        if let Some(held_back) = flusher.throttle.allows(&format!("signal {name}")) {
             tracing::warn!(target_instance = target, signal = %name, held_back, "an outcome's signal was dropped: its target has ended or does not exist");
         }
     }
     for (machine, key) in done.dropped_inserts {
-        if let Some(held_back) = shared.throttle.allows(&format!("insert {machine}")) {
+        if let Some(held_back) = flusher.throttle.allows(&format!("insert {machine}")) {
             tracing::warn!(machine, unique_key = %key, held_back, "an outcome's insert was dropped: an instance that has not ended holds its unique key");
         }
     }
-    unblock_again(shared, done.locked_partitions);
+    unblock_again(&flusher.connections, &flusher.notifier, &flusher.life, done.locked_partitions);
     // Also of what was not inserted, which is rare and costs a look.
-    let inserted = shared.notifier.news(commits.iter().flat_map(|commit| &commit.inserts));
-    shared.notifier.announce(done.queues.iter().map(String::as_str).chain(inserted));
+    let inserted = flusher.notifier.news(commits.iter().flat_map(|commit| &commit.inserts));
+    flusher.notifier.announce(done.queues.iter().map(String::as_str).chain(inserted));
     for ((commit, reply), verdict) in commits.into_iter().zip(replies).zip(done.verdicts) {
         let answer = match verdict {
             Verdict::Durable { inbox } => {
-                follow(shared, &commit);
+                follow(flusher, &commit);
                 Answer::Durable(commit, inbox)
             }
             Verdict::DurableBefore => {
-                follow(shared, &commit);
+                follow(flusher, &commit);
                 Answer::DurableBefore(commit)
             }
             Verdict::Lost => Answer::Lost,
             Verdict::Locked => {
-                shared.flusher.skip_locked();
-                retry_locked(shared, PendingCommit { commit, reply, uncertain }, sent.clone());
+                flusher.skip_locked();
+                retry_locked(flusher, PendingCommit { commit, reply, uncertain }, sent.clone());
                 continue;
             }
         };
@@ -377,24 +404,24 @@ fn finish(
 }
 
 /// What follows in this process from an outcome that is durable.
-fn follow(shared: &Shared, commit: &Commit) {
+fn follow(flusher: &Flusher, commit: &Commit) {
     match &commit.change {
         Change::Later { delay, .. } | Change::Repeat { delay, .. } | Change::Defer { delay } => {
             if delay.is_zero() {
-                shared.wake_claimer();
+                flusher.wake.claimer();
             } else {
-                shared.due_in(*delay);
+                flusher.wake.in_time(*delay);
             }
         }
-        Change::Await { timeout: Some(timeout), .. } => shared.due_in(*timeout),
-        Change::Done { .. } | Change::Failed => push(shared, commit),
+        Change::Await { timeout: Some(timeout), .. } => flusher.wake.in_time(*timeout),
+        Change::Done { .. } | Change::Failed => push(flusher, commit),
         Change::Next { .. } | Change::Await { .. } | Change::Release => {}
     }
 }
 
 /// Answers those who wait in this process.
-fn push(shared: &Shared, commit: &Commit) {
-    let waiters = shared.client.waiters();
+fn push(flusher: &Flusher, commit: &Commit) {
+    let waiters = &flusher.waiters;
     if !waiters.expects(commit.id) {
         return;
     }

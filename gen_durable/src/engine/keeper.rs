@@ -59,7 +59,7 @@ pub(crate) async fn beat(shared: &Shared) {
         shared.heart.beat();
         tokio::select! {
             () = tokio::time::sleep(shared.config.lease_ttl / 4) => {}
-            () = shared.stopped.wait() => return,
+            () = shared.life.stopped.wait() => return,
         }
     }
 }
@@ -80,8 +80,8 @@ pub(super) fn spawn(
             let connections = connect();
             tokio::select! {
                 never = keep(&shared, &connections) => match never {},
-                () = shared.stopped.wait() => {}
-                () = shared.deserted.wait() => {}
+                () = shared.life.stopped.wait() => {}
+                () = shared.life.deserted.wait() => {}
             }
             // What the engine's last task leaves is dropped inside of a runtime.
             drop(shared);
@@ -101,7 +101,7 @@ async fn keep(shared: &Shared, connections: &Connections) -> Infallible {
     loop {
         let pause = renew_at.saturating_duration_since(Instant::now()).min(LOOK_EVERY);
         tokio::time::sleep(pause).await;
-        shared.polls.report();
+        shared.surroundings.polls.report();
         let silence = shared.heart.silence();
         if silence > ttl * STALL_MAX {
             if !std::mem::replace(&mut stalled, true) {
@@ -118,11 +118,11 @@ async fn keep(shared: &Shared, connections: &Connections) -> Infallible {
             continue;
         }
         let asked = Instant::now();
-        let pause = match lease::renew(shared, connections).await {
+        let pause = match lease::renew(&shared.lease, &shared.config, connections).await {
             Ok(worker) => {
                 outage.over();
                 shared.lease.granted(worker, asked);
-                shared.wake_claimer();
+                shared.wake.claimer();
                 jittered(ttl / 3)
             }
             Err(error) => outage.failed(&error).min(ttl / 6),

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Shared;
+use super::config::Config;
 use crate::{
     connections::{Connections, within},
     storage,
@@ -72,9 +72,12 @@ impl Lease {
 }
 
 /// Renews the lease, or registers the engine anew if its worker was removed.
-pub(super) async fn renew(shared: &Shared, connections: &Connections) -> Result<i64, sqlx::Error> {
-    let worker = shared.lease.worker();
-    let ttl = shared.lease.ttl;
+pub(super) async fn renew(
+    lease: &Lease,
+    config: &Config,
+    connections: &Connections,
+) -> Result<i64, sqlx::Error> {
+    let (worker, ttl) = (lease.worker(), lease.ttl);
     // A second try, on a new connection, must fit into what is left of the lease.
     let renew_timeout = ttl / 4;
     let mut connection = within(renew_timeout, connections.get()).await?;
@@ -82,13 +85,9 @@ pub(super) async fn renew(shared: &Shared, connections: &Connections) -> Result<
         if storage::renew_lease(&mut connection, worker, ttl).await? {
             return Ok(worker);
         }
-        let anew = storage::register_worker(
-            &mut connection,
-            &shared.config.name,
-            ttl,
-            &shared.config.queue_names(),
-        )
-        .await?;
+        let anew =
+            storage::register_worker(&mut connection, &config.name, ttl, &config.queue_names())
+                .await?;
         tracing::warn!(
             worker,
             anew,

@@ -5,35 +5,37 @@
 
 use std::time::Instant;
 
-use super::{Shared, outage::Outage};
+use super::{life::Life, outage::Outage, wake::Wake};
+use crate::connections::Connections;
 
 /// The channel of `sql/notify.sql`; the payload is the queue's name.
 const CHANNEL: &str = "gen_durable";
 
 /// Listens until the engine begins to stop.
-pub(crate) async fn listen(shared: &Shared) {
+pub(crate) async fn listen(connections: &Connections, queues: &[String], wake: &Wake, life: &Life) {
     let mut outage = Outage::new("listen for announcements");
     loop {
         let error = tokio::select! {
-            result = hear(shared, &mut outage) => match result {
+            result = hear(connections, queues, wake, &mut outage) => match result {
                 Ok(never) => match never {},
                 Err(error) => error,
             },
-            () = shared.stopping.wait() => return,
+            () = life.stopping.wait() => return,
         };
         let pause = outage.failed(&error);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = shared.stopping.wait() => return,
+            () = life.stopping.wait() => return,
         }
     }
 }
 
 async fn hear(
-    shared: &Shared,
+    connections: &Connections,
+    queues: &[String],
+    wake: &Wake,
     outage: &mut Outage,
 ) -> Result<std::convert::Infallible, sqlx::Error> {
-    let connections = &shared.connections;
     loop {
         let (mut listener, end) = connections.within(connections.listener()).await?;
         // It says at once that the connection is lost, and does not connect by itself: in the middle of
@@ -42,7 +44,7 @@ async fn hear(
         connections.within(listener.listen(CHANNEL)).await?;
         outage.over();
         // What was announced before the LISTEN, or while the connection was lost, was not heard.
-        shared.wake_claimer();
+        wake.claimer();
         // An announcement that is followed later.
         let mut held: Option<Instant> = None;
         loop {
@@ -54,7 +56,7 @@ async fn hear(
             }
             // Also while others are heard all the time.
             if held.take_if(|at| *at <= Instant::now()).is_some() {
-                follow(shared);
+                follow(wake);
             }
             let silence = held.map_or_else(
                 || connections.answer_timeout(),
@@ -69,10 +71,10 @@ async fn hear(
                 continue;
             };
             let Some(notification) = heard? else { break };
-            if held.is_none() && shared.queues.contains_key(notification.payload()) {
-                held = shared.wake_backoff.not_before(Instant::now());
+            if held.is_none() && queues.iter().any(|queue| queue == notification.payload()) {
+                held = wake.backoff.not_before(Instant::now());
                 if held.is_none() {
-                    follow(shared);
+                    follow(wake);
                 }
             }
         }
@@ -80,7 +82,7 @@ async fn hear(
 }
 
 /// Has the claimer look for what was announced.
-fn follow(shared: &Shared) {
-    shared.wake_backoff.raise();
-    shared.wake_claimer();
+fn follow(wake: &Wake) {
+    wake.backoff.raise();
+    wake.claimer();
 }

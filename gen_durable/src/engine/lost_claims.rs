@@ -13,7 +13,7 @@
 //! that was read, so it does nothing to a row that has changed hands since.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -41,7 +41,7 @@ impl LostClaims {
     /// Looks for lost claims if there may be any, and not too often.
     pub(super) async fn look(&mut self, shared: &Arc<Shared>) -> Result<(), sqlx::Error> {
         let now = Instant::now();
-        if shared.suspect.load(Ordering::Acquire) {
+        if shared.wake.suspects_lost_claims() {
             self.until = Some(now + SUSPICION);
             self.next = now;
         }
@@ -49,7 +49,7 @@ impl LostClaims {
             return Ok(());
         }
         // Before the look: a suspicion that arises during it leads to another look.
-        shared.suspect.store(false, Ordering::Release);
+        shared.wake.clear_suspicion();
         let worker = shared.lease.worker();
         let lost_claims = find(shared, worker, &shared.tasks.ids()).await?;
         let ids: Vec<i64> = lost_claims.iter().map(|lost_claim| lost_claim.id).collect();
@@ -72,7 +72,7 @@ impl LostClaims {
                 let shared = Arc::clone(shared);
                 tokio::spawn(async move {
                     shared.flusher.commit(release).await;
-                    shared.wake_claimer();
+                    shared.wake.claimer();
                 });
             }
         }
@@ -92,7 +92,7 @@ async fn abandon(shared: &Shared, worker: i64, ids: &[i64]) -> Result<(), sqlx::
         for id in ids {
             shared.tasks.lose(*id);
         }
-        shared.suspect_lost_claims();
+        shared.wake.suspect_lost_claims();
     }
     result
 }

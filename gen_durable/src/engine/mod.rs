@@ -18,6 +18,7 @@ mod flusher;
 mod keeper;
 mod latch;
 mod lease;
+mod life;
 mod limits;
 mod listener;
 mod lost_claims;
@@ -30,6 +31,7 @@ mod shutdown;
 mod slots;
 mod tasks;
 mod unblock;
+mod wake;
 mod wake_backoff;
 mod watermarks;
 
@@ -37,29 +39,26 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::{
-    runtime,
-    sync::{self, Notify},
-};
+use tokio::runtime;
 
 pub use self::builder::EngineBuilder;
-pub(crate) use self::outage::Outage;
 use self::{
     config::Config,
     flusher::Flusher,
     keeper::Heart,
-    latch::Latch,
     lease::Lease,
-    registry::{Polls, Registry, Surroundings},
+    life::Life,
+    maintenance::Database,
+    registry::{Registry, Surroundings},
     slots::Queue,
     tasks::Tasks,
-    wake_backoff::WakeBackoff,
+    wake::Wake,
 };
 use crate::{
     client::{
@@ -70,8 +69,7 @@ use crate::{
     connections::Connections,
     error::{DatabaseError, Error, WaitError},
     id::InstanceId,
-    machine::{Machine, resources::Resources},
-    throttle::Throttle,
+    machine::Machine,
 };
 
 /// A running engine: it claims instances, runs their steps and commits their outcomes.
@@ -117,37 +115,15 @@ pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) notifier: Arc<Notifier>,
     pub(crate) registry: Registry,
-    pub(crate) resources: Resources,
-    pub(crate) polls: Polls,
-    pub(crate) throttle: Throttle,
+    pub(crate) surroundings: Surroundings,
     pub(crate) queues: BTreeMap<String, Arc<Queue>>,
-    pub(crate) lease: Lease,
+    pub(crate) lease: Arc<Lease>,
     heart: Heart,
-    pub(crate) flusher: Flusher,
+    pub(crate) flusher: Arc<Flusher>,
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Counters,
-    /// Wakes the claimer.
-    work: Notify,
-    /// What came of other processes' announcements.
-    wake_backoff: WakeBackoff,
-    /// When a row that this engine delayed is due.
-    due: Mutex<Option<Instant>>,
-    /// Whether the last claim got all that it asked for: there may be more than this engine can do.
-    saturated: AtomicBool,
-    /// Whether there may be rows in the worker's name that it does not know of.
-    suspect: AtomicBool,
-    /// No step starts any more.
-    pub(crate) stopping: Latch,
-    /// No row is claimed any more, and what was claimed is known.
-    claimer_ended: Latch,
-    /// Steps under way are dropped.
-    cut_off: Latch,
-    /// Nothing is left to do.
-    pub(crate) stopped: Latch,
-    /// The runtime has ended, and everything of the engine with it.
-    deserted: Latch,
-    /// Held by the shutdown that is under way.
-    shutdown: sync::Mutex<()>,
+    pub(crate) wake: Arc<Wake>,
+    pub(crate) life: Arc<Life>,
 }
 
 /// What an engine counts.
@@ -214,7 +190,7 @@ impl Engine {
     ///
     /// [`DatabaseError`] if the database failed.
     pub async fn maintain(&self) -> Result<(), DatabaseError> {
-        crate::engine::maintenance::run_once(&self.shared).await
+        maintenance::run_once(&Database::of(&self.shared)).await
     }
 
     /// Stops gracefully: no further step starts, steps under way may finish within the drain
@@ -251,8 +227,8 @@ impl<'e> ExecuteOn<'e> for &'e Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.begin_stop();
-        self.shared.cut_off.open();
-        self.shared.stopped.open();
+        self.shared.life.cut_off.open();
+        self.shared.life.stopped.open();
     }
 }
 
@@ -266,83 +242,35 @@ impl fmt::Debug for Engine {
 }
 
 impl Shared {
-    /// What a run needs besides its row.
-    pub(crate) fn surroundings(&self) -> Surroundings<'_> {
-        Surroundings { resources: &self.resources, polls: &self.polls }
-    }
-
     /// A run has ended without an outcome, though its worker lives: its task panicked, or its
     /// outcome was given up. If the row is still this worker's, it counts as one whose worker was
     /// lost.
     fn lose_run(&self, id: i64) {
         self.tasks.lose(id);
-        self.suspect_lost_claims();
-    }
-
-    /// Makes the claimer look for lost claims.
-    pub(crate) fn suspect_lost_claims(&self) {
-        self.suspect.store(true, Ordering::Release);
-        self.wake_claimer();
-    }
-
-    /// Has the claimer look again.
-    pub(crate) fn wake_claimer(&self) {
-        self.work.notify_one();
-    }
-
-    /// An instance has left: the claimer may have room.
-    fn slot_freed(&self) {
-        if self.saturated.load(Ordering::SeqCst) {
-            self.work.notify_one();
-        }
+        self.wake.suspect_lost_claims();
     }
 
     /// Takes an announcement; false if other processes should hear of it as well.
     fn hear(&self, queue: &str) -> bool {
         let Some(queue) = self.queues.get(queue) else { return false };
-        self.wake_claimer();
+        self.wake.claimer();
         // An engine whose runtime has ended claims nothing, and its client is used all the same.
-        let claims = !self.stopping.is_open() && !self.deserted.is_open();
-        queue.claimed() < queue.slots && claims
-    }
-
-    /// Has the claimer look when this much time has passed.
-    pub(crate) fn due_in(&self, delay: Duration) {
-        let now = Instant::now();
-        let Some(at) = now.checked_add(delay) else { return };
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        // What is over, and the claimer has not taken yet, must not stand for what is to come: the
-        // claimer may have looked already.
-        if due.is_none_or(|known| at < known || known <= now) {
-            *due = Some(at);
-            drop(due);
-            self.wake_claimer();
-        }
-    }
-
-    /// When the next row that this engine delayed is due; forgotten if that is over.
-    fn take_due(&self) -> Option<Instant> {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = (*due)?;
-        if at <= Instant::now() {
-            *due = None;
-        }
-        Some(at)
+        queue.claimed() < queue.slots && self.life.claims()
     }
 
     /// Waits until nothing is claimed. The claimer goes first: rows of a claim that is under way
     /// arrive after the stop has begun, and must be given back as well.
     async fn drained(&self) {
-        self.claimer_ended.wait().await;
+        self.life.claimer_ended.wait().await;
         self.tasks.none().await;
     }
 
     /// No step starts from here on; rows that have not begun are given back.
     fn begin_stop(self: &Arc<Self>) {
-        if self.stopping.is_open() {
+        if self.life.stopping.is_open() {
             return;
         }
-        self.stopping.open();
+        self.life.stopping.open();
         self.release_waiting();
     }
 

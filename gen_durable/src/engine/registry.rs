@@ -223,16 +223,15 @@ pub(crate) trait Runner: Send + Sync {
 }
 
 /// What a run needs besides its row.
-#[derive(Clone, Copy)]
-pub(crate) struct Surroundings<'a> {
-    pub(crate) resources: &'a Resources,
-    pub(crate) polls: &'a Polls,
+pub(crate) struct Surroundings {
+    pub(crate) resources: Resources,
+    pub(crate) polls: Polls,
 }
 
 /// Runs the step that `work` stands at, and `handle` if it fails.
-pub(crate) async fn run(runner: &dyn Runner, work: &mut Work, around: Surroundings<'_>) -> Ran {
+pub(crate) async fn run(runner: &dyn Runner, work: &mut Work, around: &Surroundings) -> Ran {
     let (limit, instance) = (limit(runner, work), Arc::clone(&work.instance));
-    let run = Guarded::new(runner.run(work, around.resources));
+    let run = Guarded::new(runner.run(work, &around.resources));
     match around.polls.within(limit, runner.name(), instance, run).await {
         Ok(ran) => ran,
         Err(error) => handle(runner, work, error, around).await,
@@ -245,7 +244,7 @@ pub(crate) async fn handle(
     runner: &dyn Runner,
     work: &mut Work,
     error: StepError,
-    around: Surroundings<'_>,
+    around: &Surroundings,
 ) -> Ran {
     let text = describe(&error);
     tracing::warn!(
@@ -257,7 +256,7 @@ pub(crate) async fn handle(
         "step failed: {text}"
     );
     let (limit, instance) = (limit(runner, work), Arc::clone(&work.instance));
-    let run = Guarded::new(runner.handle(work, error, around.resources));
+    let run = Guarded::new(runner.handle(work, error, &around.resources));
     match around.polls.within(limit, runner.name(), instance, run).await {
         Ok(mut ran) => {
             ran.commit.error.get_or_insert_with(|| storable(text));

@@ -48,7 +48,7 @@ pub(super) struct Deserted(Arc<Shared>);
 
 impl Drop for Deserted {
     fn drop(&mut self) {
-        self.0.deserted.open();
+        self.0.life.deserted.open();
     }
 }
 
@@ -57,30 +57,30 @@ pub(super) fn watch(shared: &Arc<Shared>) {
     // Made here and not in the task, which may be dropped before it has begun.
     let deserted = Deserted(Arc::clone(shared));
     shared.runtime.spawn(async move {
-        deserted.0.stopped.wait().await;
+        deserted.0.life.stopped.wait().await;
     });
 }
 
 /// Stops the engine, unless it has stopped before.
 pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
-    let _turn = shared.shutdown.lock().await;
-    if shared.stopped.is_open() {
+    let _turn = shared.life.shutdown.lock().await;
+    if shared.life.stopped.is_open() {
         return Ok(());
     }
     shared.begin_stop();
     let began = Instant::now();
     if timeout(shared.config.drain_timeout, drained(shared)).await.is_err() {
         tracing::warn!("steps still under way after the drain timeout are cut off");
-        shared.cut_off.open();
+        shared.life.cut_off.open();
     }
     let last = async {
         drained(shared).await;
-        if shared.deserted.is_open() {
+        if shared.life.deserted.is_open() {
             give_back(shared).await;
         }
     };
     // A runtime that has ended leaves no step to wait for: what is given back has that time too.
-    let left = if shared.deserted.is_open() {
+    let left = if shared.life.deserted.is_open() {
         shared.config.drain_timeout.saturating_sub(began.elapsed())
     } else {
         Duration::ZERO
@@ -91,7 +91,7 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
         // The connections that were kept may all have been lost meanwhile, and are closed now.
         removed = remove_worker(shared).await;
     }
-    shared.stopped.open();
+    shared.life.stopped.open();
     let _ = timeout(CLOSE, shared.connections.close()).await;
     removed.map_err(DatabaseError::new("remove the worker"))?;
     tracing::info!(worker = shared.lease.worker(), "engine stopped");
@@ -102,7 +102,7 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
 async fn drained(shared: &Shared) {
     tokio::select! {
         () = shared.drained() => {}
-        () = shared.deserted.wait() => {}
+        () = shared.life.deserted.wait() => {}
     }
 }
 

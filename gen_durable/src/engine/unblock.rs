@@ -9,38 +9,46 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Shared;
+use super::life::Life;
+use crate::client::notifier::Notifier;
+use crate::connections::Connections;
 use crate::storage::{self, Unblocked};
 
 /// The first and the longest pause between two tries.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
-/// Frees these keys again, at first soon and then less often, until none is locked any more.
-pub(super) fn unblock_again(shared: &Arc<Shared>, mut keys: Vec<String>) {
+/// Unblocks these keys again, at first soon and then less often, until none is locked any more.
+pub(super) fn unblock_again(
+    connections: &Connections,
+    notifier: &Arc<Notifier>,
+    life: &Arc<Life>,
+    mut keys: Vec<String>,
+) {
     if keys.is_empty() {
         return;
     }
-    let shared = Arc::clone(shared);
+    let (connections, notifier, life) =
+        (connections.clone(), Arc::clone(notifier), Arc::clone(life));
     tokio::spawn(async move {
         let mut pause = PAUSE_MIN;
         while !keys.is_empty() {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = shared.stopping.wait() => return,
+                () = life.stopping.wait() => return,
             }
             pause = (pause * 2).min(PAUSE_MAX);
             // After an error the keys are as they were, or free: they are tried again either way.
-            if let Ok(unblocked) = unblock(&shared, &keys).await {
-                shared.notifier.announce(unblocked.queues.iter().map(String::as_str));
+            if let Ok(unblocked) = unblock(&connections, &keys).await {
+                notifier.announce(unblocked.queues.iter().map(String::as_str));
                 keys = unblocked.locked;
             }
         }
     });
 }
 
-async fn unblock(shared: &Shared, keys: &[String]) -> Result<Unblocked, sqlx::Error> {
-    let mut connection = shared.connections.get().await?;
-    let result = shared.connections.within(storage::unblock_again(&mut connection, keys)).await;
+async fn unblock(connections: &Connections, keys: &[String]) -> Result<Unblocked, sqlx::Error> {
+    let mut connection = connections.get().await?;
+    let result = connections.within(storage::unblock_again(&mut connection, keys)).await;
     connection.done(result)
 }

@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Answer, Failed, Outage, PendingCommit, Shared, give_up, given_up, try_batch};
+use super::{Answer, Failed, Flusher, Outage, PendingCommit, give_up, given_up, try_batch};
 use crate::{
     fault::Fault,
     storage::{self, Change, Commit, Locked},
@@ -63,18 +63,18 @@ pub(super) struct Alone {
 }
 
 impl Alone {
-    fn new(shared: &Shared) -> Self {
-        Self { began: Instant::now(), deeds: Self::committed(shared), tries: 0, slow: false }
+    fn new(flusher: &Flusher) -> Self {
+        Self { began: Instant::now(), deeds: Self::committed(flusher), tries: 0, slow: false }
     }
 
-    fn committed(shared: &Shared) -> [u64; DEEDS] {
-        std::array::from_fn(|deed| shared.flusher.deeds[deed].load(Ordering::Relaxed))
+    fn committed(flusher: &Flusher) -> [u64; DEEDS] {
+        std::array::from_fn(|deed| flusher.deeds[deed].load(Ordering::Relaxed))
     }
 
     /// A try failed by itself. What may be the database's fault counts only if others that do the same were
     /// committed since the try before.
-    fn failed(&mut self, shared: &Shared, fault: Fault, deeds: [bool; DEEDS]) {
-        let now = Self::committed(shared);
+    fn failed(&mut self, flusher: &Flusher, fault: Fault, deeds: [bool; DEEDS]) {
+        let now = Self::committed(flusher);
         let others_can = (0..DEEDS).all(|deed| !deeds[deed] || now[deed] > self.deeds[deed]);
         self.tries += u32::from(match fault {
             Fault::Data | Fault::Size => true,
@@ -87,19 +87,19 @@ impl Alone {
 }
 
 /// Notes that a try failed.
-fn note<'a>(shared: &Shared, pending: &'a mut PendingCommit, fault: Fault) -> &'a Alone {
+fn note<'a>(flusher: &Flusher, pending: &'a mut PendingCommit, fault: Fault) -> &'a Alone {
     let deeds = deeds(&pending.commit);
-    let known = pending.reply.alone.get_or_insert_with(|| Box::new(Alone::new(shared)));
-    known.failed(shared, fault, deeds);
+    let known = pending.reply.alone.get_or_insert_with(|| Box::new(Alone::new(flusher)));
+    known.failed(flusher, fault, deeds);
     known
 }
 
 /// Whether Postgres takes an outcome of nothing: the locks and the time that the statement needs in any case.
-async fn takes_nothing(shared: &Shared) -> bool {
-    let Ok(mut connection) = shared.connections.get().await else { return false };
+async fn takes_nothing(flusher: &Flusher) -> bool {
+    let Ok(mut connection) = flusher.connections.get().await else { return false };
     let mut committing = false;
     let commit = storage::commit(&mut connection, &[], false, Locked::Skip, &mut committing);
-    let result = shared.connections.within(commit).await;
+    let result = flusher.connections.within(commit).await;
     connection.done(result).is_ok()
 }
 
@@ -110,7 +110,7 @@ struct Part {
 }
 
 /// Commits the outcomes of a batch that failed, part by part.
-pub(super) async fn divide(shared: &Arc<Shared>, failed: Failed) {
+pub(super) async fn divide(flusher: &Arc<Flusher>, failed: Failed) {
     let mut outage = Outage::new("commit outcomes");
     let mut parts = VecDeque::from([Part { commits: failed.commits, error: Some(failed.error) }]);
     while !parts.is_empty() {
@@ -122,8 +122,8 @@ pub(super) async fn divide(shared: &Arc<Shared>, failed: Failed) {
                         Fault::Data => refuse(Failed { commits, error }),
                         _ => {
                             for mut pending in commits {
-                                note(shared, &mut pending, Fault::of(&error));
-                                tokio::spawn(alone(Arc::clone(shared), pending));
+                                note(flusher, &mut pending, Fault::of(&error));
+                                tokio::spawn(alone(Arc::clone(flusher), pending));
                             }
                         }
                     }
@@ -138,9 +138,9 @@ pub(super) async fn divide(shared: &Arc<Shared>, failed: Failed) {
                 }
                 _ => {}
             }
-            match try_batch(shared, commits, false, shared.connections.answer_timeout()).await {
+            match try_batch(flusher, commits, false, flusher.connections.answer_timeout()).await {
                 Ok(()) => committed = true,
-                Err(failed) if given_up(shared, &failed.error) => give_up(failed),
+                Err(failed) if given_up(flusher, &failed.error) => give_up(failed),
                 Err(failed) => failures.push(failed),
             }
             let unlocked = |failed: &&Failed| Fault::of(&failed.error) != Fault::Locked;
@@ -169,28 +169,28 @@ fn refuse(Failed { mut commits, error }: Failed) {
 
 /// Tries an outcome by itself that failed by itself, until it is committed, refused or given up; or until
 /// its row is found locked, after which it comes back here.
-pub(super) async fn alone(shared: Arc<Shared>, mut pending: PendingCommit) {
+pub(super) async fn alone(flusher: Arc<Flusher>, mut pending: PendingCommit) {
     let mut outage = Outage::new("commit an outcome");
-    let answer_timeout = shared.connections.answer_timeout();
+    let answer_timeout = flusher.connections.answer_timeout();
     loop {
         let slow = pending.reply.alone.as_ref().is_some_and(|known| known.slow);
         let (places, times) =
-            if slow { (&shared.flusher.slow, SLOW_TIMEOUTS) } else { (&shared.flusher.alone, 1) };
+            if slow { (&flusher.slow, SLOW_TIMEOUTS) } else { (&flusher.alone, 1) };
         // No semaphore is ever closed, so `acquire` cannot fail.
         let place = places.acquire().await;
         let done =
-            try_batch(&shared, vec![pending], false, answer_timeout.saturating_mul(times)).await;
+            try_batch(&flusher, vec![pending], false, answer_timeout.saturating_mul(times)).await;
         drop(place);
         let mut failed = match done {
             Ok(()) => return outage.over(),
-            Err(failed) if given_up(&shared, &failed.error) => return give_up(failed),
+            Err(failed) if given_up(&flusher, &failed.error) => return give_up(failed),
             Err(failed) => failed,
         };
         let Some(again) = failed.commits.pop() else { return };
         pending = again;
         let fault = Fault::of(&failed.error);
         let uncertain = pending.uncertain;
-        let known = note(&shared, &mut pending, fault);
+        let known = note(&flusher, &mut pending, fault);
         // The lease was renewed meanwhile: the database works.
         let long = known.tries >= TRIES_MIN && known.began.elapsed() >= answer_timeout;
         let refused = match fault {
@@ -198,7 +198,8 @@ pub(super) async fn alone(shared: Arc<Shared>, mut pending: PendingCommit) {
             // Without an answer it may have been committed: the next try tells, if it is let. If it has been,
             // the outcome of `handle` takes no effect: both have one revision.
             Fault::Size => {
-                long && (!uncertain || known.tries >= 2 * TRIES_MIN) && takes_nothing(&shared).await
+                long && (!uncertain || known.tries >= 2 * TRIES_MIN)
+                    && takes_nothing(&flusher).await
             }
             Fault::Database | Fault::Unclear => long,
             Fault::Connection | Fault::Locked => false,

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::{Flusher, PendingCommit, Shared, commit_batch};
+use super::{Flusher, PendingCommit, commit_batch};
 
 /// Tries a row that somebody else has locked again a little later, or as soon as a batch of this engine's
 /// own signals has ended: if many go to one instance, they have it locked most of the time.
@@ -22,7 +22,7 @@ use super::{Flusher, PendingCommit, Shared, commit_batch};
 /// so at one of its next tries. If there are so many that it never stays free, all who ask have the same chance
 /// each time that it changes hands. And it asks again however often it waited in vain.
 pub(super) fn retry_locked(
-    shared: &Arc<Shared>,
+    flusher: &Arc<Flusher>,
     mut pending: PendingCommit,
     sent: watch::Receiver<()>,
 ) {
@@ -30,22 +30,22 @@ pub(super) fn retry_locked(
     let slow = pending.reply.alone.as_ref().is_some_and(|known| known.slow);
     if pending.reply.locked.found_locked()
         && !slow
-        && let Ok(place) = Arc::clone(&shared.flusher.waiting).try_acquire_owned()
+        && let Ok(place) = Arc::clone(&flusher.waiting).try_acquire_owned()
     {
-        tokio::spawn(wait_for_row(Arc::clone(shared), pending, place));
+        tokio::spawn(wait_for_row(Arc::clone(flusher), pending, place));
         return;
     }
-    let shared = Arc::clone(shared);
+    let flusher = Arc::clone(flusher);
     let pause = pending.reply.locked.pause();
     tokio::spawn(async move {
         perhaps_unlocked(sent, pause).await;
-        Flusher::resubmit(&shared, pending);
+        Flusher::resubmit(&flusher, pending);
     });
 }
 
 /// The third lane.
-async fn wait_for_row(shared: Arc<Shared>, pending: PendingCommit, place: OwnedSemaphorePermit) {
-    commit_batch(&shared, vec![pending], true).await;
+async fn wait_for_row(flusher: Arc<Flusher>, pending: PendingCommit, place: OwnedSemaphorePermit) {
+    commit_batch(&flusher, vec![pending], true).await;
     drop(place);
 }
 

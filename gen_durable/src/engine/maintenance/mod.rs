@@ -11,10 +11,10 @@ mod unserved;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use super::{Shared, life::Life, outage::Outage};
 use crate::{
-    backoff::jittered,
-    engine::{Outage, Shared},
-    error::DatabaseError,
+    backoff::jittered, client::notifier::Notifier, connections::Connections, error::DatabaseError,
+    storage::Kinds,
 };
 
 /// Rows that a service touches in one statement.
@@ -36,35 +36,65 @@ enum Progress {
     Idle,
 }
 
-/// Starts the tickers.
-pub(crate) fn spawn(shared: &Arc<Shared>) {
-    let lease = shared.config.lease_ttl;
-    tick(shared, "reap", lease / 3, |shared| Box::pin(reaper::run_once(shared)));
-    tick(shared, "time parks out", Duration::from_secs(30), |shared| {
-        Box::pin(timeouts::run_once(shared))
+/// The database as the services see it, and how they treat its rows.
+pub(super) struct Database {
+    connections: Connections,
+    notifier: Arc<Notifier>,
+    lease_ttl: Duration,
+    /// An instance fails after so many lost workers in a row.
+    crashes_max: u32,
+    /// Ended instances of machines without a retention of their own are kept for this long.
+    retention: Option<Duration>,
+    /// The queues and the machines of this engine.
+    queues: Vec<String>,
+    kinds: Kinds,
+}
+
+impl Database {
+    pub(super) fn of(shared: &Shared) -> Self {
+        Self {
+            connections: shared.connections.clone(),
+            notifier: Arc::clone(&shared.notifier),
+            lease_ttl: shared.config.lease_ttl,
+            crashes_max: shared.config.crashes_max,
+            retention: shared.config.retention,
+            queues: shared.config.queue_names(),
+            kinds: shared.registry.kinds(),
+        }
+    }
+}
+
+/// Starts the tickers, which end when the engine begins to stop.
+pub(super) fn spawn(database: Database, life: &Arc<Life>) {
+    let database = Arc::new(database);
+    let lease = database.lease_ttl;
+    let tick = |activity, interval, once| tick(&database, life, activity, interval, once);
+    tick("reap", lease / 3, |database| Box::pin(reaper::run_once(database)));
+    tick("time parks out", Duration::from_secs(30), |database| {
+        Box::pin(timeouts::run_once(database))
     });
-    tick(shared, "free stranded partition keys", Duration::from_secs(20), |shared| {
-        Box::pin(partitions::run_once(shared))
+    tick("free stranded partition keys", Duration::from_secs(20), |database| {
+        Box::pin(partitions::run_once(database))
     });
-    tick(shared, "look for unknown machines", Duration::from_mins(1), |shared| {
-        Box::pin(unknown::run_once(shared))
+    tick("look for unknown machines", Duration::from_mins(1), |database| {
+        Box::pin(unknown::run_once(database))
     });
-    tick(shared, "prune", Duration::from_mins(1), |shared| Box::pin(retention::run_once(shared)));
-    tick(shared, "look for unserved queues", Duration::from_mins(1), |shared| {
-        Box::pin(unserved::run_once(shared))
+    tick("prune", Duration::from_mins(1), |database| Box::pin(retention::run_once(database)));
+    tick("look for unserved queues", Duration::from_mins(1), |database| {
+        Box::pin(unserved::run_once(database))
     });
 }
 
 /// Runs each service until it is idle, now.
-pub(crate) async fn run_once(shared: &Shared) -> Result<(), DatabaseError> {
+pub(super) async fn run_once(database: &Database) -> Result<(), DatabaseError> {
     let failed = DatabaseError::new("run maintenance");
     let all = async {
-        while reaper::run_once(shared).await? == Progress::More {}
-        while timeouts::run_once(shared).await? == Progress::More {}
-        while partitions::run_once(shared).await? == Progress::More {}
-        while retention::run_once(shared).await? == Progress::More {}
-        unknown::run_once(shared).await?;
-        unserved::run_once(shared).await
+        while reaper::run_once(database).await? == Progress::More {}
+        while timeouts::run_once(database).await? == Progress::More {}
+        while partitions::run_once(database).await? == Progress::More {}
+        while retention::run_once(database).await? == Progress::More {}
+        unknown::run_once(database).await?;
+        unserved::run_once(database).await
     };
     all.await.map_err(failed)?;
     Ok(())
@@ -73,21 +103,22 @@ pub(crate) async fn run_once(shared: &Shared) -> Result<(), DatabaseError> {
 type Once<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Progress, sqlx::Error>> + Send + 'a>>;
 
 fn tick(
-    shared: &Arc<Shared>,
+    database: &Arc<Database>,
+    life: &Arc<Life>,
     activity: &'static str,
     interval: Duration,
-    once: fn(&Shared) -> Once<'_>,
+    once: fn(&Database) -> Once<'_>,
 ) {
-    let shared = Arc::clone(shared);
+    let (database, life) = (Arc::clone(database), Arc::clone(life));
     tokio::spawn(async move {
         let mut outage = Outage::new(activity);
         let mut pause = jittered(interval.min(FIRST));
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = shared.stopping.wait() => return,
+                () = life.stopping.wait() => return,
             }
-            pause = match once(&shared).await {
+            pause = match once(&database).await {
                 Ok(progress) => {
                     outage.over();
                     if progress == Progress::More { Duration::ZERO } else { jittered(interval) }

@@ -2,15 +2,15 @@
 //!
 //! Invariant: a row is reaped only while its worker has no running lease, by the database's clock.
 
-use super::{KEYED_BATCH_MAX, Progress, progress};
-use crate::{engine::Shared, storage};
+use super::{Database, KEYED_BATCH_MAX, Progress, progress};
+use crate::storage;
 
 /// Reaps one batch.
-pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
-    let crashes_max = i32::try_from(shared.config.crashes_max).unwrap_or(i32::MAX);
-    let mut connection = shared.connections.get().await?;
+pub(super) async fn run_once(database: &Database) -> Result<Progress, sqlx::Error> {
+    let crashes_max = i32::try_from(database.crashes_max).unwrap_or(i32::MAX);
+    let mut connection = database.connections.get().await?;
     let reap = storage::reap(&mut connection, KEYED_BATCH_MAX, crashes_max);
-    let result = shared.connections.within(reap).await;
+    let result = database.connections.within(reap).await;
     let reaped = connection.done(result)?;
     let rows = reaped.returned + reaped.failed;
     if rows > 0 {
@@ -19,7 +19,7 @@ pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
             failed = reaped.failed,
             "reaped instances of lost workers"
         );
-        shared.notifier.announce(reaped.queues.iter().map(String::as_str));
+        database.notifier.announce(reaped.queues.iter().map(String::as_str));
     }
     Ok(progress(rows, KEYED_BATCH_MAX))
 }

@@ -3,14 +3,14 @@
 //! Invariant: only ended instances are deleted, of each machine the oldest first, and none of a
 //! machine that some engine was told to keep.
 
-use super::Progress;
-use crate::{engine::Shared, storage};
+use super::{Database, Progress};
+use crate::storage;
 
 /// Prunes one batch.
-pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
-    let mut connection = shared.connections.get().await?;
-    let prune = storage::prune(&mut connection, shared.config.retention);
-    let result = shared.connections.within(prune).await;
+pub(super) async fn run_once(database: &Database) -> Result<Progress, sqlx::Error> {
+    let mut connection = database.connections.get().await?;
+    let prune = storage::prune(&mut connection, database.retention);
+    let result = database.connections.within(prune).await;
     let pruned = connection.done(result)?;
     if pruned > 0 {
         tracing::debug!(rows = pruned, "pruned ended instances");

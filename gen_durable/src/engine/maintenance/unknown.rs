@@ -3,16 +3,14 @@
 //! Invariant: they are not touched: a process that knows them may come. One line a round, and a
 //! round a minute.
 
-use super::Progress;
-use crate::{engine::Shared, storage};
+use super::{Database, Progress};
+use crate::storage;
 
 /// Looks once.
-pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
-    let queues: Vec<String> = shared.queues.keys().cloned().collect();
-    let kinds = shared.registry.kinds();
-    let mut connection = shared.connections.get().await?;
-    let look = storage::unknown_kinds(&mut connection, &queues, &kinds);
-    let result = shared.connections.within(look).await;
+pub(super) async fn run_once(database: &Database) -> Result<Progress, sqlx::Error> {
+    let mut connection = database.connections.get().await?;
+    let look = storage::unknown_kinds(&mut connection, &database.queues, &database.kinds);
+    let result = database.connections.within(look).await;
     let unknown = connection.done(result)?;
     if !unknown.is_empty() {
         let kinds: Vec<String> = unknown

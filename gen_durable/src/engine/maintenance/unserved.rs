@@ -3,14 +3,14 @@
 //! Invariant: they are not touched: an engine that serves the queue may come. One line a round, and
 //! a round a minute.
 
-use super::Progress;
-use crate::{engine::Shared, storage};
+use super::{Database, Progress};
+use crate::storage;
 
 /// Looks once.
-pub(super) async fn run_once(shared: &Shared) -> Result<Progress, sqlx::Error> {
-    let mut connection = shared.connections.get().await?;
+pub(super) async fn run_once(database: &Database) -> Result<Progress, sqlx::Error> {
+    let mut connection = database.connections.get().await?;
     let look = storage::unserved_queues(&mut connection);
-    let result = shared.connections.within(look).await;
+    let result = database.connections.within(look).await;
     let unserved = connection.done(result)?;
     if !unserved.is_empty() {
         tracing::warn!(
