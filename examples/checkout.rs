@@ -1,4 +1,4 @@
-//! A checkout: it takes an order, waits for the payment's signal, ships, and hands out a receipt.
+//! A checkout: it takes an order, waits for the payment's signal, ships, and returns a receipt.
 //!
 //! ```text
 //! cargo run --example checkout
@@ -18,29 +18,29 @@ use gen_durable_examples::{Error, Session};
 pub struct CheckoutState {
     /// The order's number.
     pub order: i64,
-    /// How often the checkout began.
+    /// The number of committed runs of the first step.
     #[serde(default)]
     pub n: u32,
-    /// What was paid, once it was.
+    /// The amount that was paid; none before the payment.
     #[serde(default)]
     pub paid: Option<i64>,
 }
 
-/// Signal name: the type's name in `snake_case`, here `"payment_confirmed"`.
+/// A signal. Its name is the type's name in `snake_case`, here `"payment_confirmed"`.
 #[derive(Clone, Debug, DurableSignal)]
 pub struct PaymentConfirmed {
-    /// What was paid.
+    /// The amount that was paid.
     pub amount: i64,
 }
 
 /// The result of a checkout.
 #[derive(Clone, Debug, PartialEq, DurableState)]
 pub struct Receipt {
-    /// Whether the parcel is on its way.
+    /// True if the parcel is on its way.
     pub shipped: bool,
 }
 
-/// The machine: its steps.
+/// The machine: each variant is a step.
 #[durable_fsm(version = 1, queue = "checkout", state = CheckoutState, output = Receipt,
               signals(PaymentConfirmed))]
 pub enum Checkout {
@@ -70,8 +70,8 @@ impl Checkout {
         Ok(cx.next(Checkout::Ship))
     }
 
-    // Parameters after the context are resources that the engine was given; a missing one is an
-    // error at start-up.
+    // Parameters after the context are resources, which the engine is given when it is built. A
+    // missing one is an error at start-up.
     async fn ship(cx: Context<Self>, carrier: &Carrier) -> StepResult<Self> {
         carrier.ship(cx.state.order).await?;
         Ok(cx.done(Receipt { shipped: true }))
@@ -88,7 +88,7 @@ impl Checkout {
     }
 }
 
-/// Something outside of Postgres that a step needs.
+/// A service outside of Postgres that a step needs.
 #[derive(Debug, Default)]
 pub struct Carrier {
     calls: std::sync::atomic::AtomicU32,
@@ -100,7 +100,7 @@ pub struct Carrier {
 pub struct Busy;
 
 impl Carrier {
-    /// Ships an order; the first call finds the line busy, so that `handle` has something to do.
+    /// Ships an order; the first call finds the line busy, so that `handle` has an error to handle.
     ///
     /// # Errors
     ///
@@ -122,7 +122,7 @@ async fn main() -> Result<(), Error> {
 
     let engine = Engine::builder(session.pool.clone())
         .machine::<Checkout>()
-        .queue("default", 10) // name, steps at once in this process
+        .queue("default", 10) // at most 10 steps of this queue at once, in this process
         .queue("checkout", 5)
         .resource(Carrier::default())
         .start()
@@ -130,11 +130,11 @@ async fn main() -> Result<(), Error> {
 
     let id = Checkout::insert(CheckoutState { order: 42, ..Default::default() })
         .partition_key("order:42")
-        .execute(&engine) // or a &PgPool, or &mut *tx: the caller's transaction
+        .execute(&engine) // or on a &PgPool, or on &mut *tx: the caller's transaction
         .await?;
     println!("instance {id} inserted");
 
-    // Only to have something to see: a signal may come at any time, also before the park.
+    // The pause only makes the park visible: a signal may come at any time, also before the park.
     tokio::time::sleep(Duration::from_millis(300)).await;
     println!("the payment arrives, twice: the second time it is a duplicate");
     for _ in 0..2 {
@@ -145,9 +145,9 @@ async fn main() -> Result<(), Error> {
         println!("signal: {delivery:?}");
     }
 
-    let receipt = engine.wait(id, Duration::from_secs(10)).await?; // Receipt, or why not
+    let receipt = engine.wait(id, Duration::from_secs(10)).await?; // Receipt, or an error
     println!("{receipt:?}");
-    engine.shutdown().await?; // graceful: finish or release what runs
+    engine.shutdown().await?; // graceful: running instances are finished or given back
     Ok(())
 }
 

@@ -1,11 +1,12 @@
-//! A crash: a worker process is killed in the middle of a step, and another one finishes the
-//! instance from its last committed step.
+//! A crash: a worker process is killed in the middle of a step. Another one finishes the instance
+//! from its last committed step.
 //!
 //! ```text
 //! cargo run --example crash
 //! ```
 //!
-//! This process starts the workers (itself, with `--worker`), inserts, and runs no step.
+//! The example's process inserts the instance and runs no step. It starts the workers: processes of
+//! the same program, with `--worker`.
 
 use std::{
     process::Stdio,
@@ -20,7 +21,7 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
-/// The outcomes that were committed, each with the process that it came from.
+/// The committed outcomes, each with the process that it came from.
 #[derive(Default, DurableState)]
 struct ParcelState {
     committed: Vec<String>,
@@ -43,8 +44,8 @@ impl Parcel {
     async fn pack(mut cx: Context<Self>) -> Outcome<Self> {
         begin(&mut cx);
         if cx.attempt() == 0 {
-            // The process does not live to see the end of it. What was done outside of Postgres up
-            // to here stays done, and is done again: to make that harmless is the user's part.
+            // The process is killed before this ends. All that the step did outside of Postgres
+            // before stays done, and the next run does it again: it must be idempotent.
             tokio::time::sleep(Duration::from_hours(1)).await;
         }
         cx.next(Parcel::Ship)
@@ -57,7 +58,8 @@ impl Parcel {
     }
 }
 
-/// Tells the parent, by stdout, that a step runs, and the database, once the outcome is committed.
+/// Tells the parent by stdout that a step runs. Notes it in the state too, which is stored when the
+/// outcome is committed.
 fn begin(cx: &mut Context<Parcel>) {
     println!("{} attempt {}", cx.step_name(), cx.attempt());
     cx.state.committed.push(format!("{} by process {}", cx.step_name(), std::process::id()));
@@ -83,15 +85,15 @@ async fn main() -> Result<(), Error> {
     tokio::time::timeout(Duration::from_mins(1), watch(&session)).await?
 }
 
-/// What a worker process does: it runs an engine.
+/// Runs an engine in a worker process, until stdin is closed.
 async fn work(options: Options) -> Result<(), Error> {
     let session = Session::with(options).await?;
     let engine = Engine::builder(session.pool.clone())
         .machine::<Parcel>()
-        // Once this long without a sign of life, a worker is taken for dead. 30 s, the default,
-        // suits processes that may be slow to answer; here nobody wants to wait for that long.
+        // After this long without a renewal of its lease, a worker counts as lost. The default of
+        // 30 s suits processes that may be slow to answer. One second keeps the example short.
         .lease_ttl(Duration::from_secs(1))
-        // If the parent is gone, the step that takes an hour is not worth waiting for.
+        // If the parent is gone, the shutdown need not wait for the step that takes an hour.
         .drain_timeout(Duration::from_secs(1))
         .start()
         .await?;
@@ -100,7 +102,7 @@ async fn work(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the parent does: it kills one worker, starts another, and checks what each of them ran.
+/// Kills one worker, starts another, and checks which steps each of them ran: the parent's part.
 async fn watch(session: &Session) -> Result<(), Error> {
     let client = Client::new(session.pool.clone());
     let id = Parcel::insert(ParcelState::default()).execute(&client).await?;
@@ -108,7 +110,7 @@ async fn watch(session: &Session) -> Result<(), Error> {
 
     let mut first = Worker::start(&session.url)?;
     while first.next_step().await?.ok_or("the first worker ended by itself")? != "pack attempt 0" {}
-    first.child.kill().await?; // SIGKILL on Unix: no handler, no clean-up, no last words
+    first.child.kill().await?; // SIGKILL on Unix: no handler and no clean-up runs
     let killed = Instant::now();
     println!("process {} killed in the middle of `pack`", first.id);
     let row = client.find(id.get()).await?.ok_or("the instance is gone")?;
@@ -126,7 +128,7 @@ async fn watch(session: &Session) -> Result<(), Error> {
     drop(second.child.stdin.take());
     let status = second.child.wait().await?;
 
-    // The committed step was not repeated; the one that was cut off was, with one more attempt.
+    // The committed step was not repeated. The interrupted step was, with one more attempt.
     assert_eq!(first.ran, ["charge attempt 0", "pack attempt 0"]);
     assert_eq!(second.ran, ["pack attempt 1", "ship attempt 0"]);
     let (first, second) = (first.id, second.id);
@@ -142,7 +144,7 @@ async fn watch(session: &Session) -> Result<(), Error> {
     Ok(())
 }
 
-/// A worker process. Its stdin is a pipe that closes with this process, however that ends.
+/// A worker process. Its stdin is a pipe that closes when this process ends, in whatever way.
 struct Worker {
     id: u32,
     child: Child,
@@ -165,7 +167,7 @@ impl Worker {
         Ok(Self { id, child, lines: BufReader::new(stdout).lines(), ran: Vec::new() })
     }
 
-    /// Waits until the worker says which step it runs; none if it has ended.
+    /// Waits until the worker tells the step that it runs; none if the worker has ended.
     async fn next_step(&mut self) -> Result<Option<String>, Error> {
         let line = self.lines.next_line().await?;
         if let Some(line) = &line {

@@ -1,11 +1,12 @@
-//! Fan-out and join: a parent inserts a child for each line of a text, and gathers what they count.
+//! Fan-out and join: a parent inserts a child for each line of a text. Each child counts the words
+//! of its line, and the parent adds up their answers.
 //!
 //! ```text
 //! cargo run --example fan_out
 //! ```
 //!
-//! The engine knows nothing of parents and children. A parent's outcome carries inserts, a child's
-//! outcome carries a signal, and each is committed with its outcome: exactly once, or not at all.
+//! The engine knows nothing of parents and children. The parent's outcome carries inserts, and a
+//! child's carries a signal. Each is committed with its outcome: exactly once, or not at all.
 
 use std::time::Duration;
 
@@ -15,19 +16,20 @@ use gen_durable_examples::{Error, Session};
 #[derive(Default, DurableState)]
 struct TextState {
     lines: Vec<String>,
-    /// How many children there are to hear from.
+    /// The number of answers that the parent waits for: one for each line.
     children: u32,
     heard: u32,
     words: u64,
-    /// The lines that could not be counted.
+    /// The numbers of the lines whose words could not be counted.
     failed: Vec<u32>,
 }
 
-/// What a child has to say of its line.
+/// A child's answer about its line.
 #[derive(DurableSignal)]
 struct LineEnded {
     line: u32,
-    /// None if it could not be counted: a join must hear of failures too, or wait for ever.
+    /// The number of words; none if the child failed. A join must hear of failures too, or it waits
+    /// for ever.
     words: Option<u64>,
 }
 
@@ -53,14 +55,14 @@ impl Text {
             .map(|(line, text)| Line::insert(LineState { parent, line, text }))
             .collect();
         cx.state.children = u32::try_from(children.len()).unwrap_or(u32::MAX);
-        // One line has two children by mistake. Both will tell; the join must count one of them.
+        // One line has two children by mistake. Both answer, and the join must count one of them.
         children.push(Line::insert(LineState { parent, line: 0, text: "no more".to_owned() }));
         println!("  scatter: {} children", children.len());
         cx.next(Text::Gather).insert_many(children)
     }
 
-    // Runs whenever something has arrived. What it takes and what it adds up are one commit, so
-    // that a crash between two signals neither loses nor counts one twice.
+    // Runs whenever a signal has arrived. One commit removes the signals that it takes and stores
+    // the new sums. A crash between two signals therefore neither loses one nor counts one twice.
     async fn gather(mut cx: Context<Self>) -> StepResult<Self> {
         while let Some(ended) = cx.take_signal::<LineEnded>()? {
             cx.state.heard += 1;
@@ -86,15 +88,15 @@ struct LineState {
 }
 
 impl LineState {
-    /// The answer to the parent. The parent accepts one signal with a key, ever: of two children
-    /// that count one line, it hears one.
+    /// The answer to the parent, with the line as its deduplication key. The parent ever accepts
+    /// one signal with this key: if two children count one line, it hears one of them.
     fn answer(&self, words: Option<u64>) -> Signal<Text> {
         Text::signal_line_ended(self.parent, LineEnded { line: self.line, words })
             .dedup_key(format!("line:{}", self.line))
     }
 }
 
-/// The text has something that is not a word.
+/// A line has a token that is not a word.
 #[derive(Debug, thiserror::Error)]
 #[error("line {0} is not made of words")]
 struct NotWords(u32);
@@ -112,7 +114,7 @@ impl Line {
             return Err(NotWords(cx.state.line));
         }
         let answer = cx.state.answer(Some(words.len() as u64));
-        // Only to have something to see: the children answer one after another.
+        // The pause lets the children answer one after another, so that the output shows each.
         tokio::time::sleep(Duration::from_millis(50) * cx.state.line).await;
         Ok(cx.done(()).signal(answer))
     }
@@ -176,7 +178,8 @@ mod tests {
     gather --> [*]: done
 "
         );
-        // The signals are made by a function, which the graph does not look into.
+        // Another function makes the signals. The macro does not read it, so the graph does not
+        // name their machine.
         assert_eq!(
             Line::graph().to_mermaid(),
             "stateDiagram-v2

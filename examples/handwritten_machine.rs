@@ -4,16 +4,15 @@
 //! cargo run --example handwritten_machine
 //! ```
 //!
-//! The macros have no way into the engine of their own: whatever they generate can be written by
-//! hand. The two machines differ in their names alone, and whatever one of them does, so does the
-//! other.
+//! The macros have no way into the engine of their own: a user can write by hand all that they
+//! generate. The two machines differ only in their names, and do the same.
 
 use std::time::Duration;
 
 use gen_durable::{WaitError, prelude::*};
 use gen_durable_examples::{Error, Session};
 
-/// A resource that both machines take.
+/// A resource that both machines use: the prices.
 struct Menu {
     tea: i64,
 }
@@ -78,7 +77,7 @@ mod by_hand {
 
     use super::Menu;
 
-    // A state is a type with serde's traits that says so.
+    // A state is a type with serde's traits and the trait `DurableState`.
     #[derive(Serialize, Deserialize)]
     pub(crate) struct OrderState {
         pub(crate) cups: i64,
@@ -88,7 +87,7 @@ mod by_hand {
 
     impl DurableState for OrderState {}
 
-    // A signal has a name as well.
+    // A signal also has a name.
     #[derive(Serialize, Deserialize)]
     pub(crate) struct Paid {
         pub(crate) amount: i64,
@@ -103,7 +102,7 @@ mod by_hand {
         Brew,
     }
 
-    // What the attribute on the enum generates: how the machine is stored.
+    // The attribute on the enum generates this impl: the names under which the machine is stored.
     impl Machine for Order {
         type State = OrderState;
         type Output = i64;
@@ -134,7 +133,7 @@ mod by_hand {
 
     impl Accepts<Paid> for Order {}
 
-    /// The typed helpers; `Insert::new(…)` and `Signal::new(…)` do as well.
+    /// The typed functions for callers, who could also use `Insert::new(…)` and `Signal::new(…)`.
     impl Order {
         pub(crate) fn insert(state: OrderState) -> Insert<Self> {
             Insert::new(state)
@@ -145,14 +144,15 @@ mod by_hand {
         }
     }
 
-    // With this, `InsertMany` takes plain states.
+    // This lets `InsertMany` take plain states.
     impl IntoInsert<Order> for OrderState {
         fn into_insert(self) -> Insert<Order> {
             Insert::new(self)
         }
     }
 
-    // What the attribute on the impl block generates: which step runs what, and what it takes.
+    // The attribute on the impl block generates this impl: the function of each step, and the
+    // resources that it takes.
     impl Steps for Order {
         fn run(self, cx: Context<Self>, resources: &Resources) -> StepFuture<'_, Self> {
             match self {
@@ -169,7 +169,7 @@ mod by_hand {
             vec![Requirement::of::<Menu>("brew")]
         }
 
-        // What the macro reads from the bodies below.
+        // The macro reads this graph from the bodies of the steps below.
         fn graph() -> Graph {
             Graph::new::<Self>([
                 StepNode::new("await_pay", [Edge::wait("paid"), Edge::next("brew")]),
@@ -205,14 +205,14 @@ struct TooLittle {
 }
 
 impl Menu {
-    /// What is left of the money after so many cups.
+    /// Returns the change: the rest of the money after so many cups.
     fn change(&self, cups: i64, paid: i64) -> Result<i64, TooLittle> {
         let price = cups * self.tea;
         if paid < price { Err(TooLittle { paid, price }) } else { Ok(paid - price) }
     }
 }
 
-/// All that the engine knows of a machine, but for its name.
+/// All that the engine knows of a machine, except for its name.
 fn contract<M: Steps>() -> String {
     let takes: Vec<_> =
         M::requirements().iter().map(|takes| (takes.step, takes.type_name)).collect();
@@ -227,7 +227,7 @@ fn contract<M: Steps>() -> String {
     )
 }
 
-/// Runs an instance to its end: its result, or why it failed.
+/// Runs an instance to its end. Returns its result, or the reason why it failed, as text.
 async fn run<M: Machine<Output = i64>>(
     engine: &Engine,
     insert: Insert<M>,

@@ -4,8 +4,8 @@
 //! cargo run --example job
 //! ```
 //!
-//! A job is inserted, retried, scheduled and waited for like any machine; it has no steps to go to
-//! and no signals to wait for.
+//! A job is inserted, retried, scheduled and waited for like any machine. It has no other step to
+//! go to, and it receives no signals.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -22,7 +22,7 @@ struct Mail {
     subject: String,
 }
 
-/// Sends a mail. An error is tried again; the last one fails the job.
+/// Sends a mail. After an error the job runs again; the error of the third run fails it.
 #[durable_job(
     queue = "mail",
     timeout = "10s",
@@ -34,8 +34,8 @@ async fn send_mail(cx: JobContext<Mail>, mailer: &Mailer) -> Result<u32, MailErr
     Ok(cx.attempt() + 1)
 }
 
-/// Something outside of Postgres. A job may run twice, so the mailer is told its id, which is the
-/// same in each run, and sends no mail a second time.
+/// A service outside of Postgres. A job may run twice, so it tells the mailer its id, which is the
+/// same in each run. The mailer sends no second mail for an id.
 #[derive(Clone, Default)]
 struct Mailer {
     sent: Arc<Mutex<Vec<(i64, String)>>>,
@@ -56,7 +56,7 @@ impl Mailer {
             return Err(MailError::NoAddress(mail.to.clone()));
         }
         if attempt == 0 {
-            return Err(MailError::Busy); // so that there is something to try again
+            return Err(MailError::Busy); // gives the job a reason to run again
         }
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         if sent.iter().all(|(other, _)| *other != key) {
@@ -83,7 +83,7 @@ async fn main() -> Result<(), Error> {
         .await?;
 
     let id = SendMail::insert(mail("ada@example.com"))
-        .unique_key("welcome ada") // a second one would be refused while this one is live
+        .unique_key("welcome ada") // while this job is live, a second one would be refused
         .execute(&engine)
         .await?;
     let runs = engine.wait(id, Duration::from_secs(10)).await?;

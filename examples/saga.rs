@@ -1,12 +1,12 @@
-//! A saga: a trip is booked piece by piece; if one cannot be had, what was booked is cancelled, the
-//! latest first.
+//! A saga: a trip is booked piece by piece. If a piece cannot be booked, the pieces before it are
+//! cancelled, the latest first.
 //!
 //! ```text
 //! cargo run --example saga
 //! ```
 //!
-//! Each booking and each cancellation is a step, so the saga goes on after a crash at any moment,
-//! also in the middle of undoing.
+//! Each booking and each cancellation is a run of a step with a commit of its own. The saga
+//! therefore goes on after a crash at any moment, also in the middle of the cancellations.
 
 use std::{
     collections::BTreeSet,
@@ -23,10 +23,10 @@ use gen_durable_examples::{Error, Session};
 #[derive(Default, DurableState)]
 struct TripState {
     destination: String,
-    /// What is booked and not cancelled, in the order of booking.
+    /// The pieces that are booked and not cancelled, in the order of booking.
     booked: Vec<String>,
     cancelled: Vec<String>,
-    /// Why the trip is called off, once it is.
+    /// The reason why the trip is called off; none before.
     reason: Option<String>,
 }
 
@@ -41,13 +41,14 @@ enum Booking {
     Flight,
     Hotel,
     Car,
-    /// Comes after an error.
+    /// Cancels the latest booking; comes after an error.
     Cancel,
 }
 
 #[durable_fsm]
 impl Booking {
-    // The context goes to a function, so the compiler cannot see where from here; the attribute says it, and holds it to that.
+    // The macro does not read the function that gets the context. The attribute declares the
+    // target, and each run checks it.
     #[step(next(Hotel))]
     async fn flight(cx: Context<Self>, agency: &Agency) -> StepResult<Self> {
         book(cx, agency, "flight", Booking::Hotel)
@@ -65,7 +66,7 @@ impl Booking {
         Ok(cx.done(Trip::Booked(booked)))
     }
 
-    // One cancellation a run, and each committed before the next.
+    // Each run makes one cancellation, which is committed before the next run.
     async fn cancel(mut cx: Context<Self>, agency: &Agency) -> StepResult<Self> {
         if let Some(what) = cx.state.booked.pop() {
             agency.cancel(&what, cx.id())?;
@@ -74,23 +75,22 @@ impl Booking {
         }
         let reason = cx.state.reason.take().unwrap_or_default();
         let cancelled = cx.state.cancelled.clone();
-        // Or `cx.stop(reason)`, if a trip that was called off should count as failed.
+        // If a trip that was called off should count as failed, write `cx.stop(reason)` here.
         Ok(cx.done(Trip::CalledOff { reason, cancelled }))
     }
 
-    // The state is the one that the failed step began with: what the step itself changed in it is
-    // forgotten.
+    // The state is the one that the failed step began with, without the step's own changes.
     async fn handle(mut cx: Context<Self>, error: StepError) -> Outcome<Self> {
         println!("  {}, attempt {}: {error}", cx.step_name(), cx.attempt());
         let delay = Duration::from_millis(100) * cx.attempt().min(600);
         let sold_out = error.downcast_ref::<AgencyError>() == Some(&AgencyError::SoldOut);
         if matches!(cx.step(), Booking::Cancel) {
-            // There is no way back from here: whatever is wrong, go on trying.
+            // A cancellation has no alternative, so it is tried again after any error.
             cx.replay(delay)
         } else if sold_out || cx.attempt() >= 5 {
             cx.state.reason = Some(format!("{}: {error}", cx.step_name()));
             if !sold_out {
-                // Nobody knows whether a booking that broke off was made: cancel it as well.
+                // The call failed, but may have made the booking: cancel it as well.
                 let doubtful = cx.step_name().to_owned();
                 cx.state.booked.push(doubtful);
             }
@@ -113,11 +113,11 @@ fn book(
     Ok(cx.next(next))
 }
 
-/// A piece of a trip, as the agency knows it.
+/// A piece of a trip, by which the agency recognises it.
 type Piece = (InstanceId<Booking>, String);
 
-/// Something outside of Postgres. As a step may run twice, so may both of its calls for one piece
-/// of a trip: it is known by the instance's id, and the second call changes nothing.
+/// A service outside of Postgres. A step may run twice, so the agency may get the same call twice.
+/// It knows a piece by its name and the instance's id, and the second call changes nothing.
 #[derive(Clone, Default)]
 struct Agency {
     bookings: Arc<Mutex<BTreeSet<Piece>>>,
@@ -144,7 +144,7 @@ impl Agency {
 
     fn cancel(&self, what: &str, trip: InstanceId<Booking>) -> Result<(), AgencyError> {
         if self.cancellations.fetch_add(1, Ordering::Relaxed) == 0 {
-            return Err(AgencyError::Busy); // so that there is something to try again
+            return Err(AgencyError::Busy); // gives `handle` a reason to try again
         }
         self.bookings().remove(&(trip, what.to_owned()));
         println!("  {what} cancelled");

@@ -1,7 +1,7 @@
-//! What every example begins with: a migrated database.
+//! The start of every example: its options, and a migrated database.
 //!
-//! It is on a throw-away Postgres, unless `DATABASE_URL` names another one, or `--data DIR` keeps
-//! the cluster in a directory.
+//! The database is on a throw-away Postgres. `DATABASE_URL` names another server instead, and
+//! `--data DIR` keeps the cluster in a directory.
 
 use std::{fmt, path::PathBuf};
 
@@ -9,17 +9,18 @@ use clap::Parser;
 use gen_durable_test_postgres::Server;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
-/// The error of an example: whatever went wrong.
+/// The error of an example: any error, boxed.
 pub struct Error(Box<dyn std::error::Error + Send + Sync>);
 
-/// Any error becomes one by `?`, and so does a text.
+/// Lets `?` turn any error, and a text, into the error of an example.
 impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Error {
     fn from(error: E) -> Self {
         Self(error.into())
     }
 }
 
-/// `main` prints its error by `Debug`. A person reads it, so this is the message and its causes.
+/// `main` prints its error by `Debug`. A person reads it, so the output is the message with its
+/// causes.
 impl fmt::Debug for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut said = self.0.to_string();
@@ -27,7 +28,7 @@ impl fmt::Debug for Error {
         let mut cause = self.0.source();
         while let Some(error) = cause {
             let text = error.to_string();
-            // Some messages end with their cause already.
+            // Some messages already end with their cause.
             if !said.ends_with(&text) {
                 write!(formatter, "\n  caused by: {text}")?;
             }
@@ -41,7 +42,7 @@ impl fmt::Debug for Error {
 /// The options that every example takes.
 #[derive(Debug, Parser)]
 pub struct Options {
-    /// Keeps the database in this directory; without it, it goes with the example.
+    /// Keeps the database in this directory; otherwise the example removes it at its end.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Runs on this server instead of a throw-away one.
@@ -49,31 +50,31 @@ pub struct Options {
     pub database_url: Option<String>,
 }
 
-/// A migrated database, for as long as this is held.
+/// A migrated database. A server that was started for it runs until this value is dropped.
 #[derive(Debug)]
 pub struct Session {
-    /// A pool on it.
+    /// A pool on the database.
     pub pool: PgPool,
-    /// Its URL, for other processes.
+    /// The database's URL, for other processes.
     pub url: String,
     _server: Option<Server>,
 }
 
 impl Session {
-    /// Reads the command line, starts what it says, and migrates the database.
+    /// Reads the command line, starts a server if none is named, and migrates the database.
     ///
     /// # Errors
     ///
-    /// No server could be had, or the database could not be migrated.
+    /// The server could not be started or reached, or the database could not be migrated.
     pub async fn open() -> Result<Self, Error> {
         Self::with(Options::parse()).await
     }
 
-    /// Starts what the options say, and migrates the database.
+    /// Starts a server if the options name none, and migrates the database.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// The errors are those of [`open`](Self::open).
     pub async fn with(options: Options) -> Result<Self, Error> {
         tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -82,7 +83,7 @@ impl Session {
         let (url, server) = if let Some(url) = options.database_url {
             (url, None)
         } else {
-            // fsync is on: durability is what the examples are about.
+            // The server calls fsync, as the examples are about durability.
             let mut builder = Server::builder();
             if let Some(data) = options.data {
                 builder = builder.data_dir(data);

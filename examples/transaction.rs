@@ -1,11 +1,11 @@
-//! One transaction: the caller's own rows, an insert and a signal are committed together, or none
-//! of them is.
+//! One transaction: it commits the caller's own rows together with an insert or a signal, or none
+//! of them.
 //!
 //! ```text
 //! cargo run --example transaction
 //! ```
 //!
-//! No outbox, and no "the row is there, but the job was lost": `.execute(&mut *tx)` is all.
+//! This needs no outbox, and no row can be there without its instance: `.execute(&mut *tx)` is all.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ impl Delivery {
     }
 }
 
-/// Takes an order: a row of the caller's and an instance.
+/// Takes an order: inserts a row of the caller's and an instance.
 async fn place(tx: &mut PgConnection, item: &str) -> Result<(i64, InstanceId<Delivery>), Error> {
     let order = sqlx::query_scalar("insert into example_orders (item) values ($1) returning id")
         .bind(item)
@@ -57,7 +57,7 @@ async fn place(tx: &mut PgConnection, item: &str) -> Result<(i64, InstanceId<Del
     Ok((order, id))
 }
 
-/// Takes the money: a change of the caller's row and a signal.
+/// Takes the money: changes the caller's row and sends a signal.
 async fn pay(
     tx: &mut PgConnection,
     (order, id): (i64, InstanceId<Delivery>),
@@ -72,7 +72,8 @@ async fn pay(
     Ok(())
 }
 
-/// What was paid of an order; none if there is no such order.
+/// Returns the amount that was paid for an order, none before the payment. The outer option is none
+/// if there is no such order.
 async fn paid(pool: &PgPool, order: i64) -> Result<Option<Option<i64>>, sqlx::Error> {
     sqlx::query_scalar("select paid from example_orders where id = $1")
         .bind(order)
@@ -110,7 +111,7 @@ async fn main() -> Result<(), Error> {
     assert_eq!(engine.metrics().steps, 0, "nothing ran");
     tx.commit().await?;
     println!("order {order} and instance {id} committed");
-    // Only to have something to see: a signal may come at any time, also before the park.
+    // The pause only makes the park visible: a signal may come at any time, also before the park.
     tokio::time::sleep(Duration::from_millis(300)).await;
 
     let mut tx = pool.begin().await?;
@@ -125,7 +126,7 @@ async fn main() -> Result<(), Error> {
     println!("a payment of 100 committed");
     let receipt = engine.wait(id, Duration::from_secs(10)).await?;
     println!("{receipt:?}");
-    // Had the payment of 1 arrived, it would have been the oldest in the inbox.
+    // If the payment of 1 had arrived, the step would have taken it: it would be the oldest.
     assert_eq!(receipt, Receipt { order, paid: 100 });
     assert_eq!(paid(pool, order).await?, Some(Some(100)), "the order is paid");
     engine.shutdown().await?;

@@ -1,7 +1,8 @@
-//! What the macros read: an enum of steps, an impl block of step functions, a job, a type to store.
+//! The model of the items that the macros read: an enum of steps, an impl block of step functions,
+//! and a job.
 //!
-//! Invariant: the model borrows the user's syntax and keeps its spans; a mistake is recorded and
-//! reading goes on.
+//! Invariant: the model keeps the user's syntax with its spans. A mistake is recorded, and reading
+//! goes on.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +31,7 @@ pub(crate) struct MachineEnum {
 /// A variant: a step.
 pub(crate) struct Variant {
     pub(crate) ident: Ident,
-    /// The step's name, as it is stored and as its function is called.
+    /// The name of the step in the database, and of its function.
     pub(crate) name: String,
     /// `#[cfg(…)]` attributes.
     pub(crate) cfgs: Vec<Attribute>,
@@ -50,7 +51,7 @@ impl MachineEnum {
         Self { item, options, steps }
     }
 
-    /// What a step cannot be called like, as the name has a meaning already.
+    /// Says what `name` already means in a machine, if no step can have it.
     pub(crate) fn taken(&self, name: &str) -> Option<String> {
         match name {
             "insert" | "insert_many" | "signal" => {
@@ -65,7 +66,7 @@ impl MachineEnum {
         Some(format!("the function that sends the signal `{}`", compact(signal)))
     }
 
-    /// Whether a variant stands there twice, which the compiler reports.
+    /// True if two variants without a `#[cfg(…)]` have one name, which the compiler reports.
     pub(crate) fn has_twins(&self) -> bool {
         let plain = |step: &&Variant| step.cfgs.is_empty();
         let mut seen = BTreeSet::new();
@@ -76,7 +77,7 @@ impl MachineEnum {
 /// The impl block: the behaviour of a machine.
 pub(crate) struct MachineImpl {
     pub(crate) item: ItemImpl,
-    /// What the expansion imports `gen_durable` as.
+    /// The name under which the expansion imports `gen_durable::__private`.
     pub(crate) import: Ident,
     pub(crate) steps: Vec<StepFn>,
     pub(crate) handle: Option<StepFn>,
@@ -87,24 +88,25 @@ pub(crate) struct MachineImpl {
 pub(crate) struct StepFn {
     pub(crate) ident: Ident,
     pub(crate) name: String,
-    /// The types behind the references that follow the context.
+    /// The types of the resources: those behind the references that follow the context.
     pub(crate) resources: Vec<Type>,
-    /// Where the return type begins.
+    /// The span of the return type's first token, or of the function's name without such a type.
     pub(crate) output: Span,
     pub(crate) cfgs: Vec<Attribute>,
     pub(crate) options: StepOptions,
     pub(crate) flow: Flow,
     pub(crate) uses: Uses,
-    /// Whether its targets are declared and could not all be read: then they are checked when it runs.
+    /// True if its targets are declared and its code does not tell all of them. Then each run
+    /// checks its target.
     pub(crate) trusted: bool,
 }
 
-/// A function that is no step. Whether a variant is called so is not known before the constants are evaluated: then it
-/// should have been one.
+/// A function that is no step. If a variant has its name, it should have been one. The constants of
+/// the expansion check this, as the variants are not known before the compiler evaluates these.
 pub(crate) struct OtherFn {
     pub(crate) name: String,
     pub(crate) why: WhyNot,
-    /// Where it goes wrong, from its first token to its last.
+    /// The first and the last token of the part that keeps it from being a step.
     pub(crate) at: (Span, Span),
     pub(crate) cfgs: Vec<Attribute>,
 }
@@ -136,7 +138,7 @@ impl MachineImpl {
                 Some(why) => others.push(OtherFn::new(function, why)),
             }
         }
-        // In the user's module: each block has a name of its own.
+        // The import stands in the user's module, so each block needs a name of its own for it.
         let first = steps.first().map(|step: &StepFn| &*step.name).unwrap_or_default();
         let import = format_ident!("__gen_durable_{}_{first}", machine.trim_start_matches("r#"));
         let mut machine = Self { item, import, steps, handle, others };
@@ -181,7 +183,7 @@ impl StepFn {
     }
 }
 
-/// How a function uses its context, if it gives it a name.
+/// Reads how a function uses its context. A context without a name has no uses.
 fn uses(sig: &Signature, body: &Block) -> Uses {
     match sig.inputs.first() {
         Some(FnArg::Typed(first)) => match &*first.pat {
@@ -208,19 +210,19 @@ impl OtherFn {
 /// A function that is a machine of one step.
 pub(crate) struct Job {
     pub(crate) item: ItemFn,
-    /// What the machine is called; none if the function's name makes no name for it.
+    /// The machine's name; none if no type's name can be made of the function's.
     pub(crate) machine: Option<Ident>,
     pub(crate) state: Type,
     pub(crate) resources: Vec<Type>,
     pub(crate) output: Type,
-    /// Whether it returns a `Result`.
+    /// True if it returns a `Result`.
     pub(crate) fallible: bool,
-    /// Whether it returns a `JobOutcome`, or a `Result` of one.
+    /// True if it returns a `JobOutcome`, or a `Result` of one.
     pub(crate) decides: bool,
-    /// Where its body goes, for one that decides.
+    /// The ways out of its body if it decides, and otherwise `done` alone.
     pub(crate) flow: Flow,
     pub(crate) uses: Uses,
-    /// Where the return type begins.
+    /// The span of the return type's first token, or of the function's name without such a type.
     pub(crate) output_at: Span,
 }
 
@@ -240,12 +242,12 @@ impl Job {
             ReturnType::Default => (parse_quote!(()), false, sig.ident.span()),
             ReturnType::Type(_, ty) => match result_of(ty) {
                 Some(output) => (output.clone(), true, ends(ty).0),
-                // Its type is not to be seen, which is reported.
+                // A bare `Result` hides the result's type, which `check_job` reports.
                 None if is_named(ty, "Result") => (parse_quote!(()), true, ends(ty).0),
                 None => ((**ty).clone(), false, ends(ty).0),
             },
         };
-        // `JobOutcome<Receipt>`: it is done with a receipt, or runs again.
+        // With `JobOutcome<Receipt>` the job is done with a receipt, or runs again.
         let decides = is_named(&output, "JobOutcome");
         let output = match argument(&output) {
             Some(done) if decides => done.clone(),
@@ -271,10 +273,10 @@ impl Job {
 }
 
 impl Job {
-    /// A type of the signature that would have the machine's name.
+    /// Finds the machine's twin: a type in the signature that has its name.
     pub(crate) fn twin(&self) -> Option<&Path> {
         let machine = self.machine.as_ref()?;
-        // This includes the error of a `Result`.
+        // The whole return type is searched, also the error of a `Result`.
         let returned = match &self.item.sig.output {
             ReturnType::Type(_, ty) => Some(&**ty),
             ReturnType::Default => None,
@@ -283,8 +285,8 @@ impl Job {
         types.find_map(|ty| named(ty, machine))
     }
 
-    /// Tells whether the twin can implement what is generated for the machine. The arguments' type
-    /// and the result's can, unless std owns them; any other may be a trait.
+    /// True if the twin can implement what is generated for the machine. A type of the arguments or
+    /// of the result can, unless std owns it. Elsewhere in the signature, it may be a trait.
     pub(crate) fn twin_stands_in(&self) -> bool {
         self.machine.as_ref().is_some_and(|machine| {
             let stored = [&self.state, &self.output];
@@ -294,11 +296,12 @@ impl Job {
     }
 }
 
-/// Types that are in scope everywhere, and whose traits are not the user's to implement.
+/// Types of std that are in scope everywhere. A user's crate cannot implement the generated traits
+/// for them.
 const OF_STD: &[&str] = &["Box", "Option", "Result", "String", "Vec"];
 
-/// Types that hold a value of the type in their brackets. Any other may take a machine there, as
-/// `InstanceId` does.
+/// Generic types that hold values of their type argument. Any other generic type may take a machine
+/// as its argument, as `InstanceId` does.
 const CONTAINERS: &[&str] = &[
     "Arc",
     "BTreeMap",
@@ -313,7 +316,8 @@ const CONTAINERS: &[&str] = &[
     "VecDeque",
 ];
 
-/// A type of this name in the module at hand, in `ty`.
+/// Finds a type of this name in `ty`, if the module at hand is the one that names it: `Mail` or
+/// `self::Mail`, but not `arguments::Mail`.
 fn named<'a>(ty: &'a Type, name: &Ident) -> Option<&'a Path> {
     match ty {
         Type::Path(path) => named_path(&path.path, name),
@@ -323,7 +327,7 @@ fn named<'a>(ty: &'a Type, name: &Ident) -> Option<&'a Path> {
         Type::Slice(slice) => named(&slice.elem, name),
         Type::Reference(reference) => named(&reference.elem, name),
         Type::Tuple(tuple) => tuple.elems.iter().find_map(|ty| named(ty, name)),
-        // Traits and types share their names.
+        // Traits and types share one namespace.
         Type::TraitObject(object) => object.bounds.iter().find_map(|bound| match bound {
             TypeParamBound::Trait(bound) => named_path(&bound.path, name),
             _ => None,
@@ -353,12 +357,12 @@ fn named_path<'a>(path: &'a Path, name: &Ident) -> Option<&'a Path> {
     })
 }
 
-/// What a type is a `Result` of, whatever its error.
+/// Returns the type of the value in a `Result`, whatever the error; none for another type.
 pub(crate) fn result_of(ty: &Type) -> Option<&Type> {
     is_named(ty, "Result").then(|| argument(ty)).flatten()
 }
 
-/// The first type that a type is made with.
+/// The first type argument of a type.
 fn argument(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = ty else { return None };
     let PathArguments::AngleBracketed(arguments) = &path.path.segments.last()?.arguments else {
@@ -370,7 +374,7 @@ fn argument(ty: &Type) -> Option<&Type> {
     })
 }
 
-/// The types behind the references that are a function's parameters.
+/// The types behind the references among a function's parameters, after the first `skip`.
 fn resources(sig: &Signature, skip: usize) -> Vec<Type> {
     let resources = sig.inputs.iter().skip(skip).filter_map(|input| match input {
         FnArg::Typed(input) => match &*input.ty {
@@ -382,7 +386,7 @@ fn resources(sig: &Signature, skip: usize) -> Vec<Type> {
     resources.collect()
 }
 
-/// The first and the last span: joined spans are not to be had on a stable compiler.
+/// The spans of the first and of the last token. Spans cannot be joined on a stable compiler.
 pub(crate) fn ends(tokens: &impl ToTokens) -> (Span, Span) {
     let mut spans = tokens.to_token_stream().into_iter().map(|token| token.span());
     let first = spans.next().unwrap_or_else(Span::call_site);
@@ -397,7 +401,7 @@ pub(crate) fn functions(item: &ItemImpl) -> impl Iterator<Item = &ImplItemFn> {
     })
 }
 
-/// Whether a function is a step, or why it is none.
+/// Returns why a function is no step; none if it is one.
 pub(crate) fn why_not(function: &ImplItemFn) -> Option<WhyNot> {
     let Some(FnArg::Typed(first)) = function.sig.inputs.first() else {
         return Some(WhyNot::NoContext);
@@ -412,7 +416,7 @@ pub(crate) fn why_not(function: &ImplItemFn) -> Option<WhyNot> {
     }
 }
 
-/// Whether a type's path ends with this name.
+/// True if a type's path ends with this name.
 pub(crate) fn is_named(ty: &Type, name: &str) -> bool {
     match ty {
         Type::Path(path) => path.path.segments.last().is_some_and(|last| last.ident == name),
@@ -426,7 +430,7 @@ fn cfgs(attrs: &[Attribute]) -> Vec<Attribute> {
     attrs.iter().filter(|attr| attr.path().is_ident("cfg")).cloned().collect()
 }
 
-/// The name of the helper that sends a signal of this type.
+/// The name of the generated function that sends a signal of this type.
 pub(crate) fn signal_helper(signal: &Path) -> Option<Ident> {
     let last = signal.segments.last()?;
     let name = snake_case(&last.ident.unraw().to_string());

@@ -1,7 +1,8 @@
 //! The options of `#[durable_fsm(…)]`, `#[durable_job(…)]`, `#[step(…)]` and `#[durable(…)]`.
 //!
-//! Invariant: reading goes on after a mistake, so that all of them are found; where it is plain what was meant, that is
-//! used, so that the compiler does not report what follows from the mistake.
+//! Invariant: reading goes on after a mistake, so that all mistakes are found. If a mistake leaves
+//! no doubt about what was meant, that is used: the compiler then reports nothing that only follows
+//! from the mistake.
 
 mod option_list;
 mod values;
@@ -14,12 +15,12 @@ use syn::{Attribute, ExprPath, LitStr, Path, Type, parse::ParseStream, spanned::
 use self::option_list::{Known, OptionList};
 use crate::errors::Errors;
 
-/// The options of a machine, as far as they were given.
+/// The options of a machine, as far as the user gave them.
 #[derive(Default)]
 pub(crate) struct MachineOptions {
     pub(crate) version: Option<u32>,
     pub(crate) queue: Option<Text>,
-    /// What a job's machine is called.
+    /// The name of a job's machine.
     pub(crate) machine: Option<Ident>,
     pub(crate) state: Option<Type>,
     pub(crate) output: Option<Type>,
@@ -33,12 +34,12 @@ pub(crate) struct MachineOptions {
     pub(crate) krate: Option<Path>,
 }
 
-/// A text: as it stands, or by the name of a constant.
+/// A text: a literal, or the path of a constant.
 #[derive(Clone)]
 pub(crate) enum Text {
     /// `"checkout"`
     Literal(LitStr),
-    /// `queues::CHECKOUT`, checked when constants are evaluated.
+    /// `queues::CHECKOUT`. Its text is checked when the compiler evaluates constants.
     Constant(ExprPath),
 }
 
@@ -47,16 +48,16 @@ pub(crate) enum Text {
 pub(crate) struct StepOptions {
     /// The variants that it may go to.
     pub(crate) next: Option<Vec<Ident>>,
-    /// Whether instances begin here that are inserted elsewhere.
+    /// True if instances begin here by an insert in other code, or by an upgrade.
     pub(crate) entry: bool,
     pub(crate) timeout: Option<Duration>,
     pub(crate) retry: Option<Retry>,
 }
 
-/// When what failed is tried again.
+/// A retry policy: how often and when a failed run is tried again.
 #[derive(Clone)]
 pub(crate) struct Retry {
-    /// Where the option stands.
+    /// The place of the option.
     pub(crate) at: Span,
     pub(crate) max_attempts: u32,
     pub(crate) backoff: Backoff,
@@ -65,7 +66,7 @@ pub(crate) struct Retry {
     pub(crate) jitter: bool,
 }
 
-/// How the delays grow.
+/// The growth of the delays from one retry to the next.
 #[derive(Clone, Copy)]
 pub(crate) enum Backoff {
     Constant,
@@ -177,7 +178,7 @@ impl MachineOptions {
     }
 }
 
-/// Reads the options on the impl block: only where `gen_durable` is.
+/// Reads the options on the impl block: the path of a renamed `gen_durable` alone.
 pub(crate) fn read_impl_options(tokens: TokenStream, errors: &mut Errors) -> Option<Path> {
     let mut krate = None;
     let elsewhere = (MACHINE, "belongs on the enum: the impl block takes `#[durable_fsm]` alone");
@@ -244,7 +245,7 @@ impl Retry {
             }
             Ok(())
         });
-        // Without one, the first delay of an hour is meant.
+        // Without a `max`, an `initial` that is longer than 5 minutes raises the longest delay.
         retry.max = longest.map_or(retry.max.max(retry.initial), |(_, max)| max);
         if let Some((at, max)) = longest
             && max < retry.initial
@@ -258,13 +259,13 @@ impl Retry {
     }
 }
 
-/// Whether an attribute is `#[step…]`.
+/// True if an attribute is `#[step…]`.
 pub(crate) fn is_step(attr: &Attribute) -> bool {
     attr.path().is_ident("step")
 }
 
 impl DeriveOptions {
-    /// Reads the `#[durable(…)]` attributes of a type. `name` is an option of signals alone.
+    /// Reads the `#[durable(…)]` attributes of a type. Only a signal has the option `name`.
     pub(crate) fn read(attrs: &[Attribute], is_signal: bool, errors: &mut Errors) -> Self {
         let mut options = Self::default();
         let mut list_of_options = if is_signal {
@@ -297,7 +298,7 @@ impl DeriveOptions {
     }
 }
 
-/// Whether an attribute is `#[durable…]`.
+/// True if an attribute is `#[durable…]`.
 pub(crate) fn is_durable(attr: &Attribute) -> bool {
     attr.path().is_ident("durable")
 }

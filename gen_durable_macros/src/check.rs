@@ -1,7 +1,7 @@
-//! The rules: what the compiler would not report, or not as well.
+//! The rules that the compiler would not check, or whose errors would be less clear.
 //!
-//! Invariant: every message names the thing and says what to do; nothing is generated here. What only the other of
-//! enum and impl block knows is checked when constants are evaluated (`expand`).
+//! Invariant: every message names its subject and says what to do. Nothing is generated here.
+//! Constants of the expansion check the rules that need both the enum and the impl block.
 
 mod handlers;
 mod job;

@@ -1,6 +1,6 @@
 //! Collects errors, so that all mistakes in an item are reported at once.
 //!
-//! Invariant: collected errors are reported; dropping them unreported is a bug that panics in debug
+//! Invariant: collected errors are reported. A bug that drops them unreported panics in debug
 //! builds of the macro.
 
 use proc_macro2::TokenStream;
@@ -31,7 +31,7 @@ impl Errors {
         self.found.clear();
     }
 
-    /// The errors as `compile_error!` items.
+    /// Returns the errors as `compile_error!` items.
     pub(crate) fn report(mut self) -> TokenStream {
         std::mem::take(&mut self.found).iter().map(syn::Error::to_compile_error).collect()
     }

@@ -1,7 +1,7 @@
-//! The graph of a machine: where its steps go, as far as their code says so.
+//! The graph of a machine: the ways out of its steps, as far as their code tells them.
 //!
-//! Invariant: what cannot be read makes a step opaque; nothing is guessed. Names are resolved against the functions of the
-//! impl block, which holds a function for each variant.
+//! Invariant: code that cannot be read makes its step opaque; nothing is guessed. Names are
+//! resolved against the functions of the impl block, which holds a function for each variant.
 
 mod scan;
 mod unreachable;
@@ -19,18 +19,18 @@ use crate::{
     names::{camel_case, nearest, snake_case},
 };
 
-/// What the body of a step does in the end.
+/// The ways in which the body of a step can end.
 #[derive(Clone, Default)]
 pub(crate) struct Flow {
-    /// Each once, in the order of the code.
+    /// Each way once, in the order of the code.
     pub(crate) edges: Vec<Edge>,
-    /// Whether it may do what the edges do not tell.
+    /// True if the step may do more than the edges tell.
     pub(crate) opaque: bool,
     /// Steps at which its code inserts instances: `insert(…).step(Checkout::Ship)`.
     pub(crate) inserted_at: Vec<String>,
 }
 
-/// A way out of a step.
+/// A way out of a step, or what its outcome sends.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Edge {
     /// To the step of the variant `to`.
@@ -47,7 +47,7 @@ pub(crate) enum Edge {
     },
     Done,
     Stop,
-    /// A machine is named as the code names its type; none if the code does not tell.
+    /// The machine has the name that the code writes for its type; none if the code does not tell.
     Insert {
         machine: Option<String>,
     },
@@ -76,7 +76,7 @@ impl Flow {
                 let mut scan = Scan::new(&context.ident, machine, &mut flow);
                 scan.tokens(body.to_token_stream());
             }
-            // Without its context a step decides nothing.
+            // A step that ignores its context can make no outcome.
             Pat::Wild(_) => {}
             _ => flow.opaque = true,
         }
@@ -98,7 +98,8 @@ impl Flow {
     }
 }
 
-/// Resolves targets once all steps are known, and holds them against what `#[step(next(…))]` declares.
+/// Resolves the targets of all steps, and compares them with those that `#[step(next(…))]`
+/// declares.
 pub(crate) fn resolve(machine: &mut MachineImpl, errors: &mut Errors) {
     let names: Vec<String> = machine.steps.iter().map(|step| step.name.clone()).collect();
     for step in machine.steps.iter_mut().chain(&mut machine.handle) {
@@ -106,7 +107,8 @@ pub(crate) fn resolve(machine: &mut MachineImpl, errors: &mut Errors) {
         let what =
             if is_handle { "`handle`".to_owned() } else { format!("the step `{}`", step.name) };
         if let Some(declared) = &step.options.next {
-            // A misspelt one of them would make the right one undeclared.
+            // If a declared target is misspelt, only this is reported: the right one in the code
+            // would also count as not declared.
             if check_declared(declared, &names, errors) {
                 check_targets(step, declared, &what, errors);
             }
@@ -115,7 +117,7 @@ pub(crate) fn resolve(machine: &mut MachineImpl, errors: &mut Errors) {
     }
 }
 
-/// Reports what is declared as a target and is no step; whether all are steps.
+/// Reports the declared targets that are no steps. Returns true if all are steps.
 fn check_declared(declared: &[Ident], names: &[String], errors: &mut Errors) -> bool {
     let mut correct = true;
     for target in declared {
@@ -135,7 +137,7 @@ fn check_declared(declared: &[Ident], names: &[String], errors: &mut Errors) -> 
     correct
 }
 
-/// Reports where a step goes and did not declare it.
+/// Reports the targets in a step's code that the step does not declare.
 fn check_targets(step: &StepFn, declared: &[Ident], what: &str, errors: &mut Errors) {
     for edge in &step.flow.edges {
         let Edge::Next { to, .. } = edge else { continue };
@@ -154,7 +156,7 @@ fn check_targets(step: &StepFn, declared: &[Ident], what: &str, errors: &mut Err
     }
 }
 
-/// Makes an edge of each declared target, and an opaque step of one that goes where no step is.
+/// Makes an edge of each declared target. A step that goes to an unknown target becomes opaque.
 fn close(step: &mut StepFn, names: &[String]) {
     let flow = &mut step.flow;
     let unknown = |edge: &Edge| matches!(edge, Edge::Next { step, .. } if !names.contains(step));
@@ -162,7 +164,8 @@ fn close(step: &mut StepFn, names: &[String]) {
     flow.edges.retain(|edge| !unknown(edge));
     flow.inserted_at.retain(|step| names.contains(step));
     let Some(declared) = &step.options.next else { return };
-    // The targets alone are declared: what else an unreadable step does stays unknown, and is none of the graph's edges.
+    // Only the targets are declared. All else that an unreadable step does stays unknown, and gets
+    // no edge.
     step.trusted = std::mem::take(&mut flow.opaque);
     for target in declared {
         let edge = Edge::next(target, false);

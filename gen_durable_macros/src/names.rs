@@ -1,13 +1,14 @@
-//! Names: `snake_case`, how a function or a type is written, durations, and the nearest of several names.
+//! Text: names in `snake_case` and `CamelCase`, functions and types as users write them, durations,
+//! and the name that a misspelt one is nearest to.
 //!
-//! Invariant: a variant's step and a type's signal have one name, computed here alone.
+//! Invariant: only this module computes the names of steps and of signals.
 
 use std::time::Duration;
 
 use proc_macro2::Ident;
 use quote::ToTokens;
 
-/// `AwaitPay` as `await_pay`, `HTTPCall` as `http_call`.
+/// Turns `AwaitPay` into `await_pay`, and `HTTPCall` into `http_call`.
 pub(crate) fn snake_case(name: &str) -> String {
     let letters: Vec<char> = name.chars().collect();
     let mut snake = String::with_capacity(name.len() + 4);
@@ -33,7 +34,7 @@ pub(crate) fn snake_case(name: &str) -> String {
     snake
 }
 
-/// `await_pay` as `AwaitPay`.
+/// Turns `await_pay` into `AwaitPay`.
 pub(crate) fn camel_case(name: &str) -> String {
     name.split('_')
         .flat_map(|word| {
@@ -43,7 +44,8 @@ pub(crate) fn camel_case(name: &str) -> String {
         .collect()
 }
 
-/// A step's name as its function is written: `r#match`; none if no function can be called so.
+/// Returns a step's name as the code of its function writes it, such as `r#match`; none if no
+/// function can have the name.
 pub(crate) fn function_name(step: &str) -> Option<String> {
     if matches!(step, "crate" | "self" | "super" | "_") {
         return None;
@@ -52,7 +54,7 @@ pub(crate) fn function_name(step: &str) -> Option<String> {
     Some(if plain { step.to_owned() } else { format!("r#{step}") })
 }
 
-/// Tokens of a type or a path as they are usually written: `&Arc<dyn Carrier>`.
+/// Returns a type or a path as users write it: `&Arc<dyn Carrier>`.
 pub(crate) fn compact(tokens: &impl ToTokens) -> String {
     let mut text = tokens.to_token_stream().to_string();
     for (loose, tight) in [
@@ -84,7 +86,8 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
 }
 
-/// The one of `names` that `name` was probably meant to be.
+/// Returns the name in `names` that `name` probably misspells: about a third of its letters differ
+/// at most.
 pub(crate) fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
     names
         .iter()
@@ -94,7 +97,7 @@ pub(crate) fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein's distance.
+/// The Levenshtein distance of two names.
 fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.chars().collect();
     let mut row: Vec<usize> = (0..=right.len()).collect();

@@ -1,4 +1,5 @@
-//! A machine and a job by a dependency of another name: `crate = durable` is all that they need.
+//! A machine and a job in a crate that depends on `gen_durable` under another name:
+//! `crate = durable` is all that they need.
 
 use durable::prelude::*;
 

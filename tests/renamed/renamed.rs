@@ -1,4 +1,5 @@
-//! What the macros say where `gen_durable` has another name: one error for each of them.
+//! Tests that each use of a macro gives one error if `gen_durable` has another name that no option
+//! states.
 
 #[test]
 fn p60_a_renamed_dependency_is_one_error_for_each_macro() {

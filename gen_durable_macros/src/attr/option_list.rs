@@ -1,6 +1,6 @@
-//! Walking a list of options.
+//! Reads a list of options that are separated by commas.
 //!
-//! Invariant: each option is read at most once, and a mistake in one leaves the others readable.
+//! Invariant: each option is read at most once. A mistake in one leaves the others readable.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use syn::{
@@ -11,13 +11,13 @@ use syn::{
 
 use crate::{errors::Errors, names::nearest};
 
-/// The options that may be given, each with an example.
+/// The names of the options that may be given, each with an example.
 pub(super) type Known = &'static [(&'static str, &'static str)];
 
-/// A list_of_options over the options of one item.
+/// The reader of the options of one item, which may stand in several attributes.
 pub(super) struct OptionList {
     known: Known,
-    /// Options that may be given in another place, and which one.
+    /// Options that belong in another place, and the words of the error that name this place.
     elsewhere: Option<(Known, &'static str)>,
     seen: Vec<&'static str>,
 }
@@ -27,7 +27,7 @@ impl OptionList {
         Self { known, elsewhere, seen: Vec::new() }
     }
 
-    /// Walks options that are separated by commas. `take` reads what follows the name of one.
+    /// Reads options that are separated by commas. `take` reads the tokens after an option's name.
     pub(super) fn options(
         &mut self,
         tokens: TokenStream,
@@ -41,7 +41,7 @@ impl OptionList {
             }
             Ok(())
         };
-        // The list_of_options takes every token and fails at none.
+        // The parser takes every token and fails at none.
         if let Err(error) = list_of_options.parse2(tokens) {
             errors.push(error);
         }
@@ -62,7 +62,7 @@ impl OptionList {
             let meant = self.unknown(&ident, &name, errors);
             if let Some(meant) = meant.filter(|meant| !self.seen.contains(meant)) {
                 self.seen.push(meant);
-                // The misspelt name is the mistake to report; its value is used if it fits.
+                // Only the misspelt name is reported. Its value is used if it has no mistake.
                 let mut more = Errors::default();
                 let _ = take(meant, input, &mut more);
                 more.discard();
@@ -92,7 +92,7 @@ impl OptionList {
         }
     }
 
-    /// Reports an option that does not belong here, and says which one was meant.
+    /// Reports an option that does not belong here. Returns the one that was probably meant.
     fn unknown(&self, ident: &Ident, name: &str, errors: &mut Errors) -> Option<&'static str> {
         if let Some((known, where_to)) = self.elsewhere
             && find(known, name).is_some()
@@ -125,7 +125,7 @@ fn names(known: Known) -> String {
     names.join(", ")
 }
 
-/// Skips to behind the next comma.
+/// Skips the rest of an option and the comma behind it.
 fn skip_option(input: ParseStream<'_>) {
     while let Ok(token) = input.parse::<TokenTree>() {
         if matches!(&token, TokenTree::Punct(punct) if punct.as_char() == ',') {

@@ -1,6 +1,6 @@
-//! The values of options.
+//! Reads the values of options.
 //!
-//! Invariant: a message shows the option as it should have been written.
+//! Invariant: the message of an error shows the option as the user should write it.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
     names::{self, camel_case, compact},
 };
 
-/// `= 1`
+/// Reads `= 1`.
 pub(super) fn version(input: ParseStream<'_>) -> syn::Result<u32> {
     input.parse::<Token![=]>()?;
     let wrong = "a version is a whole number from 1 to 2147483647: write `version = 1`";
@@ -33,7 +33,7 @@ pub(super) fn version(input: ParseStream<'_>) -> syn::Result<u32> {
     }
 }
 
-/// `= SendMailJob`
+/// Reads `= SendMailJob`.
 pub(super) fn type_name(name: &str, input: ParseStream<'_>) -> syn::Result<Ident> {
     input.parse::<Token![=]>()?;
     if !input.peek(syn::Ident) {
@@ -45,7 +45,7 @@ pub(super) fn type_name(name: &str, input: ParseStream<'_>) -> syn::Result<Ident
     input.parse()
 }
 
-/// `= "checkout"` or `= QUEUE`
+/// Reads `= "checkout"` or `= QUEUE`.
 pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Text> {
     input.parse::<Token![=]>()?;
     let constant = name.to_uppercase();
@@ -64,7 +64,7 @@ pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> s
         {
             return Ok(Text::Constant(path));
         }
-        // What stands there instead is most often the text without its quotes.
+        // Most often this is the text without its quotes.
         let text = tokens.to_string().replace([' ', '"'], "");
         errors.at(&tokens, wrong(&text));
         return Ok(Text::Literal(LitStr::new(&text, Span::call_site())));
@@ -86,13 +86,14 @@ pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> s
     Ok(Text::Literal(literal))
 }
 
-/// Whether a path names a constant. A word in small letters is a text without its quotes.
+/// True if a path may name a constant. A single word with a small letter is a text without its
+/// quotes.
 fn may_be_constant(path: &ExprPath) -> bool {
     let capitals = |ident: &Ident| !ident.unraw().to_string().contains(char::is_lowercase);
     path.qself.is_some() || path.path.get_ident().is_none_or(capitals)
 }
 
-/// `= CheckoutState`
+/// Reads `= CheckoutState`.
 pub(super) fn ty(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Type> {
     input.parse::<Token![=]>()?;
     if input.peek(LitStr) {
@@ -103,7 +104,7 @@ pub(super) fn ty(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn
     })
 }
 
-/// `= gen_durable`
+/// Reads `= gen_durable`.
 pub(super) fn path(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Path> {
     input.parse::<Token![=]>()?;
     if input.peek(LitStr) {
@@ -114,7 +115,7 @@ pub(super) fn path(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> s
     })
 }
 
-/// `= Start`
+/// Reads `= Start`.
 pub(super) fn variant(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Ident> {
     input.parse::<Token![=]>()?;
     if input.peek(LitStr) {
@@ -133,7 +134,7 @@ pub(super) fn variant(input: ParseStream<'_>, errors: &mut Errors) -> syn::Resul
     Ok(ident)
 }
 
-/// `(PaymentConfirmed, Cancelled)`
+/// Reads `(PaymentConfirmed, Cancelled)`.
 pub(super) fn signals(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<Path>> {
     if input.peek(Paren) {
         let content;
@@ -176,7 +177,7 @@ fn signal_list(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<P
     Ok(paths)
 }
 
-/// `(Ship, Cancel)`
+/// Reads `(Ship, Cancel)`.
 pub(super) fn targets(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<Ident>> {
     if !input.peek(Paren) {
         let wrong = "the steps stand in parentheses: write `next(Ship, Cancel)`";
@@ -207,7 +208,7 @@ fn target_list(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<I
     Ok(targets)
 }
 
-/// `= "30s"`
+/// Reads `= "30s"`.
 pub(super) fn duration(name: &str, example: &str, input: ParseStream<'_>) -> syn::Result<Duration> {
     input.parse::<Token![=]>()?;
     let what = if name == "timeout" { "a timeout" } else { "a delay" };
@@ -221,7 +222,7 @@ pub(super) fn duration(name: &str, example: &str, input: ParseStream<'_>) -> syn
     names::duration(&literal.value()).ok_or_else(|| syn::Error::new(literal.span(), wrong))
 }
 
-/// `= 5`
+/// Reads `= 5`.
 pub(super) fn attempts(input: ParseStream<'_>) -> syn::Result<u32> {
     input.parse::<Token![=]>()?;
     let wrong = "the number of attempts is a whole number from 1 on, the first run included: write `max_attempts = 5`";
@@ -235,7 +236,7 @@ pub(super) fn attempts(input: ParseStream<'_>) -> syn::Result<u32> {
     }
 }
 
-/// `= "exponential"`
+/// Reads `= "exponential"`.
 pub(super) fn backoff(input: ParseStream<'_>) -> syn::Result<Backoff> {
     input.parse::<Token![=]>()?;
     let wrong = "a backoff is \"constant\", \"linear\" or \"exponential\": write `backoff = \"exponential\"`";
@@ -251,7 +252,7 @@ pub(super) fn backoff(input: ParseStream<'_>) -> syn::Result<Backoff> {
     }
 }
 
-/// `(…)`
+/// Reads `(…)`, and returns its place and the tokens inside.
 pub(super) fn in_parentheses(
     example: &str,
     input: ParseStream<'_>,
@@ -264,7 +265,7 @@ pub(super) fn in_parentheses(
     Ok((group.span(), group.stream()))
 }
 
-/// `= external`
+/// Reads `= external`; true if this is the value.
 pub(super) fn external(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<bool> {
     input.parse::<Token![=]>()?;
     if input.peek(LitStr) {
@@ -280,7 +281,7 @@ pub(super) fn external(input: ParseStream<'_>, errors: &mut Errors) -> syn::Resu
     Ok(true)
 }
 
-/// Nothing: the option's name says it all.
+/// Checks that no value follows: the option stands alone.
 pub(super) fn flag(name: &str, input: ParseStream<'_>) -> syn::Result<()> {
     if input.is_empty() || input.peek(Token![,]) {
         return Ok(());
@@ -288,7 +289,7 @@ pub(super) fn flag(name: &str, input: ParseStream<'_>) -> syn::Result<()> {
     Err(not(input, &format!("the option `{name}` takes no value: write `{name}` alone")))
 }
 
-/// Reports a string where something else belongs, and reads what it holds.
+/// Reports a string where another kind of value belongs, and reads the value inside the string.
 fn unquoted<T: ToTokens>(
     name: &str,
     what: &str,
@@ -310,7 +311,7 @@ fn unquoted<T: ToTokens>(
     }
 }
 
-/// An error that underlines the value.
+/// Makes an error that underlines the value.
 fn not(input: ParseStream<'_>, wrong: &str) -> syn::Error {
     let value = value_tokens(input);
     if value.is_empty() { input.error(wrong) } else { syn::Error::new_spanned(value, wrong) }
@@ -326,7 +327,7 @@ fn value_tokens(input: ParseStream<'_>) -> TokenStream {
     tokens
 }
 
-/// What a single group of brackets holds, or the tokens themselves.
+/// The tokens inside of a single group of brackets, or else the tokens themselves.
 fn inner(tokens: &TokenStream) -> TokenStream {
     let mut trees = tokens.clone().into_iter();
     match (trees.next(), trees.next()) {

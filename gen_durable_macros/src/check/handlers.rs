@@ -55,7 +55,7 @@ pub(crate) fn check_impl(machine: &MachineImpl, errors: &mut Errors) {
     }
 }
 
-/// What steps and `handle` have in common.
+/// Checks the rules that steps and `handle` share. The first `skip` parameters are no resources.
 fn check_step(function: &ImplItemFn, name: &str, skip: usize, errors: &mut Errors) {
     let sig = &function.sig;
     if !sig.generics.params.is_empty() {
@@ -136,7 +136,7 @@ pub(super) fn check_resource(input: &FnArg, step: &str, errors: &mut Errors) {
     }
 }
 
-/// What to take instead of a type without a size.
+/// The type to use instead of a type without a size; none if `ty` has a size.
 fn sized(ty: &Type) -> Option<String> {
     match ty {
         Type::Paren(paren) => sized(&paren.elem),
@@ -147,7 +147,7 @@ fn sized(ty: &Type) -> Option<String> {
     }
 }
 
-/// Where a type borrows, as far as it can be seen.
+/// The place at which a type borrows for less than `'static`, as far as its tokens show it.
 fn borrow(ty: &Type) -> Option<proc_macro2::Span> {
     match ty {
         Type::Reference(reference) => match &reference.lifetime {
@@ -178,7 +178,7 @@ const HANDLE: &str = "async fn handle(cx: Context<Self>, error: StepError) -> Ou
 fn check_handle(function: &ImplItemFn, errors: &mut Errors) {
     let sig = &function.sig;
     if sig.receiver().is_some() {
-        // A method of the user's own: it cannot be taken for the machine's.
+        // This is a method of the user's own, and cannot be meant as the machine's `handle`.
         return;
     }
     match why_not(function) {

@@ -1,4 +1,4 @@
-//! The rules for a job: its signature, and what it takes.
+//! The rules for a job: its signature, its context and its resources.
 
 use quote::ToTokens;
 use syn::{FnArg, Item, ReturnType, Safety, Type};

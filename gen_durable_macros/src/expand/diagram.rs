@@ -1,7 +1,9 @@
-//! The graph of a machine: as the function `graph` that gives it, and as text for the documentation of `impl Steps`.
+//! The graph of a machine, twice: as the function `graph`, and as a diagram in the documentation of
+//! `impl Steps`.
 //!
-//! Invariant: the text is what the runtime's `Graph::to_mermaid` makes of the same graph, but for what is the enum's to
-//! know: its `retry`, and the initial step, which is shown if only one can be it.
+//! Invariant: the diagram is the text that the runtime's `Graph::to_mermaid` makes of the same
+//! graph, except for facts that only the enum knows. These are its `retry`, which the diagram
+//! lacks, and the initial step, which it shows if only one step can be it.
 
 use std::{collections::BTreeSet, fmt::Write};
 
@@ -13,7 +15,7 @@ use crate::{
     graph::{Edge, unreachable},
 };
 
-/// `fn graph`, of the trait `Steps`.
+/// The function `graph` of the trait `Steps`.
 pub(super) fn graph_fn(machine: &MachineImpl, private: &Ident) -> TokenStream {
     let steps = machine.steps.iter().map(|step| {
         let (cfgs, node) = (&step.cfgs, node(step));
@@ -38,7 +40,7 @@ pub(super) fn graph_fn(machine: &MachineImpl, private: &Ident) -> TokenStream {
     }
 }
 
-/// Whether the policy of a step stands in for `handle`.
+/// True if the retry policy of a step stands in for `handle`.
 fn stands_in(machine: &MachineImpl) -> bool {
     machine.handle.is_none() && machine.steps.iter().any(|step| step.options.retry.is_some())
 }
@@ -104,7 +106,7 @@ fn mermaid(machine: &MachineImpl) -> String {
     text
 }
 
-/// The only step that an instance can begin with, if that is plain.
+/// The initial step, if the graph has only one candidate: a step that no other leads to.
 fn initial(machine: &MachineImpl) -> Option<&str> {
     match &unreachable(machine)[..] {
         [island] => match island[..] {
@@ -151,7 +153,7 @@ fn arrows(step: &StepFn, aliases: &mut BTreeSet<String>) -> Vec<String> {
     arrows
 }
 
-/// Words that mean something to mermaid.
+/// Words that have a meaning in mermaid: a step of such a name gets an alias.
 const WORDS: &[&str] = &[
     "as",
     "choice",
@@ -179,7 +181,7 @@ fn id(step: &str, aliases: &mut BTreeSet<String>) -> String {
     format!("{step}_")
 }
 
-/// The state that stands for another machine.
+/// The diagram's state that stands for another machine.
 fn other(machine: Option<&str>, aliases: &mut BTreeSet<String>) -> String {
     let (state, id) = machine.map_or_else(
         || ("another machine".to_owned(), "another_machine".to_owned()),

@@ -1,7 +1,7 @@
-//! Random input: whatever the tokens are, the macros do not panic, what they give is Rust wherever the item is, and the
-//! user's item is still there.
+//! Tests of the macros with random input. No tokens make a macro panic. The user's item is always
+//! in the expansion, which is valid Rust if the item is.
 //!
-//! The same cases each time. `FUZZ_CASES=1000000` runs more of them, `FUZZ_SEED=…` others.
+//! Each run has the same cases. `FUZZ_CASES=1000000` runs more of them, `FUZZ_SEED=…` runs others.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,7 +11,7 @@ use syn::Item;
 
 use super::{durable_fsm, durable_job, durable_signal, durable_state};
 
-/// A generator that is good enough to pick tokens (splitmix64).
+/// A generator of random numbers (splitmix64), good enough to pick tokens.
 struct Random(u64);
 
 impl Random {
@@ -35,7 +35,7 @@ impl Random {
         from[self.below(from.len())]
     }
 
-    /// A token, from what the macros look for and from what they do not expect.
+    /// A random token: one that the macros look for, or one that they do not expect.
     fn token(&mut self, depth: usize) -> TokenTree {
         match self.below(if depth == 0 { 7 } else { 9 }) {
             0..=2 => {
@@ -196,7 +196,7 @@ const LITERALS: &[&str] = &[
     "c\"text\"",
 ];
 
-/// Right uses, to be spoilt: options and item.
+/// Correct uses of the macros, each with its options and its item: the tests spoil them.
 fn seeds() -> Vec<(TokenStream, TokenStream)> {
     let item = quote! {
         /// Documented.
@@ -250,7 +250,7 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Whether the user's item is among what the expansion gives.
+/// True if the expansion has the user's item.
 fn keeps(file: &syn::File, item: &Item) -> bool {
     file.items.iter().any(|found| match (item, found) {
         (Item::Enum(item), Item::Enum(found)) => item.ident == found.ident,
@@ -283,7 +283,7 @@ fn check(options: &TokenStream, item: &TokenStream) -> Result<(), String> {
         ("DurableState", durable_state as fn(TokenStream) -> TokenStream),
         ("DurableSignal", durable_signal),
     ] {
-        // The compiler derives for whole items alone.
+        // The compiler calls a derive only for a whole item. For other tokens, no panic is enough.
         if syn::parse2::<syn::DeriveInput>(item.clone()).is_ok() {
             syn::parse2::<syn::File>(expand(item.clone()))
                 .map_err(|error| format!("what {name} gives is no Rust: {error}"))?;
@@ -313,7 +313,7 @@ fn random_tokens_are_no_reason_to_panic() {
     let seeds = seeds();
     fuzz(10_000, |random| {
         let (options, item) = seeds[random.below(seeds.len())].clone();
-        // Random options on a right item, a random item under right options, or both.
+        // Random options on a correct item, a random item under correct options, or both random.
         match random.below(3) {
             0 => (random.tokens(3), item),
             1 => (options, random.tokens(3)),

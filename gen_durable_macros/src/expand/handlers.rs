@@ -1,7 +1,8 @@
 //! The impl block's expansion: `impl Steps`, and the check that each step has its variant.
 //!
-//! Invariant: the block is emitted as it stands but for `#[step(…)]` and the bound that its enum is a machine, bodies untouched; a step's own errors (a future that is not `Send`, a
-//! wrong return type) are reported at the step's name.
+//! Invariant: the block is emitted as it stands, with untouched bodies. It only loses `#[step(…)]`,
+//! and gets an `allow` for each step and the bound that its enum is a machine. The compiler reports
+//! a step's own errors (a future that is not `Send`, a wrong return type) at the step.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -21,13 +22,13 @@ use crate::{
 
 pub(crate) fn expand(machine: &MachineImpl, krate: Option<&Path>, correct: bool) -> TokenStream {
     let items = items(machine, correct);
-    // Nothing is generated beside the impl of a trait.
+    // The impl of a trait is a mistake, and no code is generated beside it.
     let import =
         machine.item.trait_.is_none().then(|| import(krate, &machine.import, Hint::Option));
     quote!(#import #items)
 }
 
-/// The block and what is generated beside it, where `gen_durable` is imported already.
+/// The block and the code beside it, which needs the import of `gen_durable`.
 pub(super) fn items(machine: &MachineImpl, correct: bool) -> TokenStream {
     let item = block(machine);
     if item.trait_.is_some() || has_arguments(&item.self_ty) {
@@ -39,7 +40,7 @@ pub(super) fn items(machine: &MachineImpl, correct: bool) -> TokenStream {
     quote!(#item #functions #steps #checks)
 }
 
-/// Whether a type is generic, so that the impl of a trait would need the block's parameters.
+/// True if a type is generic: the impl of a trait would then need the block's parameters.
 fn has_arguments(ty: &Type) -> bool {
     match ty {
         Type::Path(path) => path.path.segments.iter().any(|segment| !segment.arguments.is_none()),
@@ -47,8 +48,9 @@ fn has_arguments(ty: &Type) -> bool {
     }
 }
 
-/// The block as it stands, without the options of its steps. A step need not await: it is async because the engine says
-/// so. Where the enum is no machine, that is reported as what the block asks for, once, and not wherever a body relies on it.
+/// The block as it stands, without the options of its steps. Clippy accepts a step that awaits
+/// nothing: the engine requires that it is async. The block has a bound that its enum is a machine.
+/// If the enum is none, the compiler reports this bound alone, and no place in a body.
 fn block(machine: &MachineImpl) -> ItemImpl {
     let mut item = machine.item.clone();
     if item.trait_.is_none() {
@@ -66,8 +68,8 @@ fn block(machine: &MachineImpl) -> ItemImpl {
     item
 }
 
-/// What `impl Steps` needs of the enum. At the machine's name, like whatever else asks for it: what is said twice of one place is shown
-/// once.
+/// The bound that the enum is a machine. Each use of it has the span of the machine's name: the
+/// compiler shows the same error about one place only once.
 fn is_machine(machine: &MachineImpl) -> TokenStream {
     let private = private(machine);
     quote_spanned!(machine.item.self_ty.span()=> Self: #private::Machine)
@@ -129,7 +131,8 @@ fn steps(machine: &MachineImpl) -> TokenStream {
     });
     let graph = diagram::graph_fn(machine, &private);
     let is_machine = is_machine(machine);
-    // On the impl of the trait: a block whose functions are all private is not shown.
+    // The diagram is on the impl of the trait, as rustdoc does not show a block whose functions are
+    // all private.
     let documentation = diagram::documentation(machine);
     quote! {
         #[doc = #documentation]
@@ -139,8 +142,8 @@ fn steps(machine: &MachineImpl) -> TokenStream {
         where
             #is_machine
         {
-            // The names are those of the variants: each variant is checked to have a step, and each
-            // step to have a variant, when the constants beside the two expansions are evaluated.
+            // The arms have the names of all variants. Constants beside the two expansions check
+            // that each variant has a step, and each step a variant.
             fn run<'a>(
                 self,
                 #cx: #private::Context<Self>,
@@ -166,8 +169,8 @@ fn steps(machine: &MachineImpl) -> TokenStream {
     }
 }
 
-/// The boxed call of a step. Whatever the compiler has to say of it, it says at the user's own code: at the step's name,
-/// or at its return type if that is wrong.
+/// The boxed call of a step. The compiler reports its errors in the user's own code: at the step's
+/// name, or at the return type if that is wrong.
 fn call(machine: &MachineImpl, step: &StepFn, arguments: &[&str]) -> TokenStream {
     let (ident, resources) = (&step.ident, &step.resources);
     let at = ident.span();
@@ -190,16 +193,19 @@ fn call(machine: &MachineImpl, step: &StepFn, arguments: &[&str]) -> TokenStream
     }
 }
 
-/// A local name of the expansion. It is read as if it stood beside the machine's name, also if a macro of the user's wrote
-/// the step's: for what is captured by a future that lies in the user's code, and itself comes from this macro, the compiler
-/// looks up where the macro was used, which counts as part of the module around it. An item more in there would then have all
-/// futures compiled again.
+/// A local name of the expansion. It resolves as if it stood beside the machine's name, also if a
+/// macro of the user's wrote the step's name.
+///
+/// The steps' futures lie in the user's code and capture these names. For a captured name that came
+/// from this macro, the compiler would look up the place at which the macro was used. This place
+/// counts as part of the module around it. Each new item in the module would then have all futures
+/// compiled again.
 fn local(machine: &MachineImpl, name: &str, at: Span) -> Ident {
     Ident::new(name, at.resolved_at(machine.item.self_ty.span()))
 }
 
-/// A function of the trait `Steps` that gives what steps have of their own, and otherwise the machine's; nothing if no
-/// step has any.
+/// A function of the trait `Steps` that returns a step's own value of an option, or else the
+/// machine's. Nothing is generated if no step has a value of its own.
 fn of_steps(
     machine: &MachineImpl,
     function: &str,
@@ -254,7 +260,8 @@ fn requirements(machine: &MachineImpl) -> TokenStream {
     }
 }
 
-/// Keeps the compiler from reporting what follows from the mistakes that were found.
+/// An `impl Steps` that runs nothing, for a machine with mistakes. It keeps the compiler from
+/// reporting errors that only follow from these.
 fn stub(machine: &MachineImpl) -> TokenStream {
     let private = private(machine);
     let ty = &machine.item.self_ty;
@@ -276,7 +283,7 @@ fn stub(machine: &MachineImpl) -> TokenStream {
     }
 }
 
-/// Checks that are made when the constants are evaluated: only then are the variants known.
+/// Checks that the compiler makes when it evaluates constants: the variants are not known before.
 fn checks(machine: &MachineImpl) -> TokenStream {
     let private = private(machine);
     let ty = &machine.item.self_ty;
@@ -321,8 +328,8 @@ fn checks(machine: &MachineImpl) -> TokenStream {
     }
 }
 
-/// Whether a machine whose code names a field of the state has a state: only the enum tells. The
-/// compiler says of the field alone that `()` has none.
+/// Checks that the machine has a state if its code names a field of the state. Only the enum tells
+/// this. Without the check, the compiler only says that `()` has no such field.
 fn state_check(machine: &MachineImpl) -> Option<TokenStream> {
     let mut functions = machine.steps.iter().chain(&machine.handle);
     let (step, field) = functions.find_map(|step| Some((step, step.uses.field.as_ref()?)))?;
@@ -347,7 +354,8 @@ fn state_check(machine: &MachineImpl) -> Option<TokenStream> {
     })
 }
 
-/// Spanned at the machine's name: there it is reported if that is no machine.
+/// The import's name, with the span of the machine's name: the compiler reports there that the type
+/// is no machine.
 fn private(machine: &MachineImpl) -> Ident {
     private_at(&machine.import, machine.item.self_ty.span())
 }

@@ -1,15 +1,16 @@
 //! The import by which generated code finds `gen_durable`.
 //!
-//! Invariant: an expansion names the crate once, here, and reaches it by the import's name otherwise.
-//! If the crate has another name, the import alone is reported: the compiler keeps silent about
-//! whatever relies on an import that failed.
+//! Invariant: an expansion names the crate once, in the import, and uses the import's name in all
+//! other places. If the crate has another name, the compiler reports the import alone: it keeps
+//! silent about code that relies on a failed import.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
 use syn::Path;
 
-/// What a user has to write where `gen_durable` has another name. The compiler shows it as the name
-/// of the macro that the error comes from: an error of its own is all that a path can have.
+/// The option that a user has to write if `gen_durable` has another name. A macro cannot change the
+/// compiler's error about a path. The error shows the name of the macro that it comes from, so the
+/// import stands in a macro whose name is the hint.
 #[derive(Clone, Copy)]
 pub(super) enum Hint {
     /// `#[durable_fsm(crate = durable)]`
@@ -18,12 +19,12 @@ pub(super) enum Hint {
     Attribute,
 }
 
-/// The import's name in a block of the expansion's own.
+/// The name of the import in a block that the expansion makes.
 pub(super) fn alias() -> Ident {
     Ident::new("__gen_durable", Span::call_site())
 }
 
-/// Imports what generated code uses as `alias`, from the crate at `krate`.
+/// Imports `__private` as `alias`, from the crate at `krate` or else from `::gen_durable`.
 pub(super) fn import(krate: Option<&Path>, alias: &Ident, hint: Hint) -> TokenStream {
     if let Some(krate) = krate {
         return quote! {

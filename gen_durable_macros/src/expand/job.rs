@@ -1,6 +1,7 @@
-//! A job's expansion: the function as it stands, and a machine of one step that calls it.
+//! A job's expansion: the user's function as it stands, and a machine of one step that calls it.
 //!
-//! Invariant: what is generated is what `#[durable_fsm]` takes, an enum and its impl block, and is expanded as such.
+//! Invariant: the machine is an enum and an impl block, as `#[durable_fsm]` takes them, and is
+//! expanded like these.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -24,7 +25,8 @@ pub(super) fn expand(job: &Job, options: MachineOptions, correct: bool) -> Token
     let mut errors = Errors::default();
     let mut block = MachineImpl::new(block, &mut errors);
     block.import = alias();
-    // What is generated has no mistakes of its own, and its body calls the function that tells.
+    // The generated block has no mistakes of its own. Its body only calls the user's function, so
+    // the ways out of the step are those that were read from the function.
     errors.discard();
     for step in &mut block.steps {
         step.flow = job.flow.clone();
@@ -32,19 +34,21 @@ pub(super) fn expand(job: &Job, options: MachineOptions, correct: bool) -> Token
     let block = handlers::items(&block, correct);
     let machine = MachineEnum::new(item, with_types(job, options));
     let generated = steps::generated(&machine, correct, &block);
-    // The other type of its name stands in: no use of the machine is reported then.
+    // If a type in the signature has the machine's name, this type stands in for the machine: the
+    // compiler then reports no use of the name.
     let item = job.twin().is_none().then(|| visible(&machine.item));
     quote!(#function #item #generated)
 }
 
-/// The function as it stands. It need not await: it is async because the engine says so.
+/// The function as it stands, but Clippy accepts that it awaits nothing: the engine requires that
+/// it is async.
 fn function(item: &ItemFn) -> ItemFn {
     let mut item = item.clone();
     item.attrs.push(parse_quote!(#[allow(clippy::unused_async)]));
     item
 }
 
-/// The machine's type, documented as the function is.
+/// The machine's enum, with the documentation of the function.
 fn enum_item(job: &Job, machine: &Ident) -> ItemEnum {
     let vis = &job.item.vis;
     let docs = job.item.attrs.iter().filter(|attr| attr.path().is_ident("doc"));
@@ -63,8 +67,9 @@ fn enum_item(job: &Job, machine: &Ident) -> ItemEnum {
     }
 }
 
-/// The machine's type, which is as visible as the function. Where that is not everywhere, a macro of
-/// this name makes it: the compiler shows it to whoever uses the machine from outside.
+/// The machine's enum, which is as visible as the function. If this is not everywhere, a macro
+/// makes the enum. The macro's name says why code elsewhere cannot use the machine: the compiler
+/// shows it there, with its error.
 fn visible(item: &ItemEnum) -> TokenStream {
     if matches!(item.vis, Visibility::Public(_)) {
         return item.to_token_stream();
@@ -79,7 +84,8 @@ fn visible(item: &ItemEnum) -> TokenStream {
     }
 }
 
-/// The step that calls the function. It has the function's place, so that what is wrong with that is reported there.
+/// The impl block with the step that calls the function. It has the span of the function's name, so
+/// that the compiler reports errors there.
 fn impl_item(job: &Job, machine: &Ident, correct: bool) -> ItemImpl {
     let at = job.item.sig.ident.span();
     let run = Ident::new("run", at);
@@ -95,10 +101,10 @@ fn impl_item(job: &Job, machine: &Ident, correct: bool) -> ItemImpl {
         };
     }
     let resources = &job.resources;
-    // All of it is the user's code to the compiler, local names too: see `handlers::local`.
+    // To the compiler, all of it is the user's code, also local names: see `handlers::local`.
     let names: Vec<Ident> =
         (0..resources.len()).map(|index| format_ident!("resource_{index}", span = at)).collect();
-    // What is wrong with the type that the function returns is reported there.
+    // The compiler reports a wrong return type at the type itself.
     let returned = quote_spanned!(job.output_at.resolved_at(at)=> returned);
     let output = if job.fallible {
         quote_spanned!(at=> #private::IntoJobResult::into_job_result(#returned)?)
@@ -121,7 +127,7 @@ fn impl_item(job: &Job, machine: &Ident, correct: bool) -> ItemImpl {
     }
 }
 
-/// The options, with what the function's signature says.
+/// The options, completed by the function's signature: the name, the state and the output.
 fn with_types(job: &Job, mut options: MachineOptions) -> MachineOptions {
     let name = syn::ext::IdentExt::unraw(&job.item.sig.ident).to_string();
     let name = LitStr::new(&name, job.item.sig.ident.span());

@@ -1,7 +1,7 @@
-//! Generating code: the only module that quotes.
+//! Generates code: all generated code is quoted here.
 //!
-//! Invariant: output depends on the input alone, in its order; every path is absolute, or begins with
-//! the import of `__private`.
+//! Invariant: the output depends on the input alone, and keeps its order. Every path is absolute,
+//! or begins with the import of `__private`.
 
 mod diagram;
 mod handlers;
@@ -23,7 +23,7 @@ use crate::{
     errors::Errors,
 };
 
-/// `#[durable_fsm]`: parse, check, generate.
+/// Expands `#[durable_fsm]`: parses, checks, generates.
 pub(crate) fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let parsed = syn::parse2::<Item>(item.clone());
@@ -53,7 +53,7 @@ pub(crate) fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStrea
     quote!(#expanded #errors)
 }
 
-/// `#[durable_job]`: parse, check, generate.
+/// Expands `#[durable_job]`: parses, checks, generates.
 pub(crate) fn durable_job(options: TokenStream, item: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let expanded = match syn::parse2::<Item>(item.clone()) {
@@ -76,12 +76,12 @@ pub(crate) fn durable_job(options: TokenStream, item: TokenStream) -> TokenStrea
     quote!(#expanded #errors)
 }
 
-/// `#[derive(DurableState)]`.
+/// Expands `#[derive(DurableState)]`.
 pub(crate) fn durable_state(item: TokenStream) -> TokenStream {
     derive(item, stored::expand_state)
 }
 
-/// `#[derive(DurableSignal)]`.
+/// Expands `#[derive(DurableSignal)]`.
 pub(crate) fn durable_signal(item: TokenStream) -> TokenStream {
     derive(item, stored::expand_signal)
 }
@@ -99,15 +99,15 @@ fn derive(item: TokenStream, expand: fn(&DeriveInput, &mut Errors) -> TokenStrea
     quote!(#expanded #errors)
 }
 
-/// What generated code is imported as, with the span of what it is used for: the compiler then
-/// reports there.
+/// The import's name with the span of the user's code that it is used for. The compiler then
+/// reports errors at this code.
 fn private_at(alias: &Ident, span: Span) -> Ident {
     let mut alias = alias.clone();
     alias.set_span(span);
     alias
 }
 
-/// The text of an option: a literal, or [`constant`]'s name.
+/// The text of an option: a literal, or the name of the constant that [`constant`] declares.
 fn text(option: &str, text: &Text) -> TokenStream {
     match text {
         Text::Literal(literal) => literal.to_token_stream(),
@@ -119,15 +119,16 @@ fn constant_name(option: &str) -> Ident {
     format_ident!("__{}", option.to_uppercase())
 }
 
-/// The constant that an option names, under a name of the expansion's own, and its check: a literal
-/// is checked where it is read.
+/// Declares the constant that an option names, under a name of the expansion's own, and its check.
+/// Returns none for a literal, which is checked when it is read.
 fn constant(option: &str, text: &Text) -> Option<TokenStream> {
     let Text::Constant(path) = text else { return None };
     let private = import::alias();
     let name = constant_name(option);
     let (begin, end) = ends(path);
     let at = private_at(&private, begin);
-    // From the path's first token to its last: that is what the compiler underlines.
+    // The call begins at the path's first token and ends at its last, so that the compiler
+    // underlines the whole path.
     let arguments = quote_spanned!(end=> (#name, #option));
     let check = quote_spanned!(begin=> const _: () = #at::is_a_name #arguments;);
     Some(quote! {
@@ -136,7 +137,7 @@ fn constant(option: &str, text: &Text) -> Option<TokenStream> {
     })
 }
 
-/// A policy, as the runtime's type.
+/// A retry policy, as an expression of the runtime's type.
 fn retry_policy(retry: &Retry, private: &Ident) -> TokenStream {
     let backoff = match retry.backoff {
         Backoff::Constant => quote!(constant),

@@ -1,8 +1,8 @@
 //! The enum's expansion: `impl Machine`, the typed helpers, and the check that each variant has its
 //! step.
 //!
-//! Invariant: the user's enum is emitted as it stands, also when it has mistakes; the expansion then
-//! declares as much as keeps the compiler from reporting what follows from them.
+//! Invariant: the user's enum is emitted as it stands, also if it has mistakes. The expansion then
+//! declares enough to keep the compiler from reporting errors that only follow from the mistakes.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -19,7 +19,7 @@ use crate::{
     names::{compact, function_name, snake_case},
 };
 
-/// The enum and what is generated beside it.
+/// The enum and the code beside it.
 pub(crate) fn expand(machine: &MachineEnum, correct: bool) -> TokenStream {
     let mut item = machine.item.clone();
     for variant in &mut item.variants {
@@ -30,11 +30,11 @@ pub(crate) fn expand(machine: &MachineEnum, correct: bool) -> TokenStream {
     quote!(#item #generated)
 }
 
-/// What is generated beside the enum, with `beside`, which a job has there too.
+/// The code beside the enum, in one block with `beside`: the steps of a job.
 pub(super) fn generated(machine: &MachineEnum, correct: bool, beside: &TokenStream) -> TokenStream {
     let correct = correct && !machine.has_twins();
     let machine_impl = machine_impl(machine, correct);
-    // Nothing begins in a version that is kept for what it has stored.
+    // A retired version is kept only for its stored instances: no instance begins in it.
     let helpers = (!machine.options.retired).then(|| helpers(machine));
     let signals = signals(machine);
     let checks = checks(machine, correct);
@@ -98,7 +98,7 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
             },
         )
     } else {
-        // Never evaluated: the mistakes that led here are errors.
+        // This is never evaluated, as the mistakes that led here are errors.
         let wrong = quote!(::core::panic!("the machine has mistakes"));
         (wrong.clone(), wrong, quote!({ let _ = name; #private::None }))
     };
@@ -130,7 +130,7 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
     }
 }
 
-/// The step that an instance begins with.
+/// The initial step.
 fn initial(machine: &MachineEnum) -> TokenStream {
     match &machine.options.initial {
         Some(initial) => quote!(Self::#initial),
@@ -141,7 +141,7 @@ fn initial(machine: &MachineEnum) -> TokenStream {
     }
 }
 
-/// Its name.
+/// The name of the initial step.
 fn initial_name(machine: &MachineEnum) -> TokenStream {
     let named = |step: &Variant| step.name.to_token_stream();
     match &machine.options.initial {
@@ -152,7 +152,8 @@ fn initial_name(machine: &MachineEnum) -> TokenStream {
     }
 }
 
-/// What `of` makes of the first variant that the configuration leaves in.
+/// Returns the tokens that `of` makes of the first variant that the configuration leaves in. The
+/// compiler picks this variant by `#[cfg(…)]`, as a macro does not know the configuration.
 fn first(steps: &[Variant], of: impl Copy + Fn(&Variant) -> TokenStream) -> TokenStream {
     let Some((step, rest)) = steps.split_first() else { return TokenStream::new() };
     let step_tokens = of(step);
@@ -170,7 +171,7 @@ fn first(steps: &[Variant], of: impl Copy + Fn(&Variant) -> TokenStream) -> Toke
     }}
 }
 
-/// `insert` and `insert_many`, but for those that a step is wrongly called like.
+/// The functions `insert` and `insert_many`. A function is left out if a step wrongly has its name.
 fn helpers(machine: &MachineEnum) -> TokenStream {
     let private = alias();
     let (ident, vis) = (&machine.item.ident, visibility(machine));
@@ -210,8 +211,8 @@ fn helpers(machine: &MachineEnum) -> TokenStream {
     }
 }
 
-/// The visibility of generated functions: the enum's. Those of a private one are public, so that the
-/// compiler reports the enum alone to whoever cannot see it.
+/// The visibility of generated functions, which is the enum's. The functions of a private enum are
+/// public: in code that cannot see the enum, the compiler then reports the enum alone.
 fn visibility(machine: &MachineEnum) -> Visibility {
     match &machine.item.vis {
         Visibility::Inherited => parse_quote!(pub),
@@ -219,12 +220,12 @@ fn visibility(machine: &MachineEnum) -> Visibility {
     }
 }
 
-/// Whether no step is called so.
+/// True if no step has this name.
 fn free(machine: &MachineEnum, name: &str) -> bool {
     machine.steps.iter().all(|step| step.name != name)
 }
 
-/// `signal`, and `signal_<name>` for each declared signal.
+/// The functions `signal`, and `signal_<name>` for each declared signal.
 fn signals(machine: &MachineEnum) -> TokenStream {
     let signals = distinct_signals(machine);
     let private = alias();
@@ -266,7 +267,7 @@ fn signals(machine: &MachineEnum) -> TokenStream {
     }
 }
 
-/// The declared signals with their helpers, each name once.
+/// The declared signals with the names of their functions, each name once.
 fn distinct_signals(machine: &MachineEnum) -> Vec<(&Path, Ident)> {
     let mut distinct: Vec<(&Path, Ident)> = Vec::new();
     for signal in &machine.options.signals {
@@ -296,7 +297,7 @@ fn signal_fn(machine: &MachineEnum, helper: &Ident, signal: &Path) -> TokenStrea
     }
 }
 
-/// Checks that are made when the constants are evaluated: only then is the impl block known.
+/// Checks that the compiler makes when it evaluates constants: the impl block is not known before.
 fn checks(machine: &MachineEnum, correct: bool) -> TokenStream {
     let private = alias();
     let ident = &machine.item.ident;
@@ -326,7 +327,7 @@ fn checks(machine: &MachineEnum, correct: bool) -> TokenStream {
     }
 }
 
-/// Whether each variant has a step, and a warning at each whose step nothing reaches.
+/// Checks that each variant has a step, and warns at each variant whose step nothing reaches.
 fn step_checks(machine: &MachineEnum, correct: bool) -> TokenStream {
     let private = alias();
     let ident = &machine.item.ident;
@@ -360,7 +361,7 @@ fn step_checks(machine: &MachineEnum, correct: bool) -> TokenStream {
             );
         }
     });
-    // Spanned at the enum, which is what lacks an impl block if there is none.
+    // The span is the enum's name: the compiler reports there that the enum has no impl block.
     quote_spanned! {ident.span()=>
         const CHECKS: &#private::Checks = &#private::Checks {
             machine: #name,
@@ -373,16 +374,16 @@ fn step_checks(machine: &MachineEnum, correct: bool) -> TokenStream {
     }
 }
 
-/// A warning if nothing reaches this step: a value that must be used and is not, as that is what a
-/// macro can have a stable compiler warn of. The lint `unused_must_use` allows or denies it, also on
-/// the variant or on the enum.
+/// Warns if nothing reaches this step. On a stable compiler, a macro has no warning of its own. It
+/// can make a value that must be used, and not use it. The level of the lint `unused_must_use`
+/// applies, also if it is set on the variant or on the enum.
 fn reached(step: &Variant) -> TokenStream {
     let (at, name) = (step.ident.span(), &step.name);
     let private = private_at(&alias(), at);
     quote_spanned!(at=> #private::Reached::<{ CHECKS.reach(#name, INITIAL) }>::step();)
 }
 
-/// Whether the version that is upgraded is a lower one of the same machine.
+/// Checks that the version that is upgraded is a lower one of the same machine.
 fn upgrade_checks(machine: &MachineEnum) -> Option<TokenStream> {
     let ident = &machine.item.ident;
     let older = machine.options.upgrades.as_ref()?;
@@ -396,7 +397,8 @@ fn upgrade_checks(machine: &MachineEnum) -> Option<TokenStream> {
     );
     let (begin, end) = ends(older);
     let at = private_at(&alias(), begin);
-    // From the type's first token to its last: that is what the compiler underlines.
+    // The call begins at the type's first token and ends at its last, so that the compiler
+    // underlines the whole type.
     let (not_lower, another) =
         (quote_spanned!(end=> (#not_lower)), quote_spanned!(end=> (#another)));
     Some(quote_spanned! {begin=>
@@ -405,7 +407,7 @@ fn upgrade_checks(machine: &MachineEnum) -> Option<TokenStream> {
     })
 }
 
-/// Attributes that set the level of lints.
+/// The attributes that set the level of lints.
 fn lints(attrs: &[Attribute]) -> impl Iterator<Item = &Attribute> {
     let levels = ["allow", "warn", "deny", "forbid"];
     attrs.iter().filter(move |attr| levels.iter().any(|level| attr.path().is_ident(level)))

@@ -1,8 +1,8 @@
 //! The derives `DurableState` and `DurableSignal`.
 //!
-//! Invariant: a user's type implements serde's traits through a hidden twin that serde's own derive
-//! expands (`#[serde(remote = …)]`): the user needs no dependency on serde, and every `#[serde(…)]`
-//! attribute means what serde says.
+//! Invariant: a user's type implements serde's traits through a hidden copy of it, its twin.
+//! Serde's own derive expands the twin (`#[serde(remote = …)]`). The user needs no dependency on
+//! serde, and every `#[serde(…)]` attribute means what it means to serde.
 
 use proc_macro2::{Group, Ident, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
@@ -45,7 +45,8 @@ pub(crate) fn expand_signal(input: &DeriveInput, errors: &mut Errors) -> TokenSt
     })
 }
 
-/// The impl of serde's traits and of our own, which `of` gives with what it holds.
+/// The impls of serde's traits, and of the derive's own trait. `of` returns this trait and the body
+/// of its impl.
 fn expand(
     input: &DeriveInput,
     options: &DeriveOptions,
@@ -73,8 +74,8 @@ fn expand(
     }
 }
 
-/// The call of the macro that implements serde's traits by the twin. Its name says what to do: the
-/// compiler shows it if the user's type implements them as well.
+/// The call of the macro that implements serde's traits by the twin. If the user's type implements
+/// them as well, the compiler shows the macro's name with its error. The name says what to do.
 fn serde_impls(input: &DeriveInput, options: &DeriveOptions, private: &Ident) -> TokenStream {
     let ident = &input.ident;
     let twin = twin(input, options, private);
@@ -90,7 +91,7 @@ fn twin_ident(input: &DeriveInput) -> Ident {
     format_ident!("__Durable{}", input.ident.unraw())
 }
 
-/// A type of the same shape, with serde's attributes and no others.
+/// The twin: a type of the same shape, with the attributes of serde and `cfg` and no others.
 fn twin(input: &DeriveInput, options: &DeriveOptions, private: &Ident) -> TokenStream {
     let mut twin = input.clone();
     twin.ident = twin_ident(input);
@@ -110,7 +111,8 @@ fn twin(input: &DeriveInput, options: &DeriveOptions, private: &Ident) -> TokenS
         Data::Union(_) => {}
     }
     let remote = input.ident.to_string();
-    // Serde's derive reads a path in a string: from the crate, as the string has no block around it.
+    // Serde's derive reads this path from a string. The import of the block around it has no effect
+    // in a string, so the path begins with the crate.
     let krate =
         options.krate.as_ref().map_or_else(|| quote!(::gen_durable), |krate| quote!(#krate));
     let serde = quote!(#krate::__private::serde).to_string().replace(' ', "");
@@ -130,7 +132,7 @@ fn strip(fields: &mut Fields, ident: &Ident) {
     }
 }
 
-/// A type with its owner's name for `Self`, which in the twin would be the twin.
+/// A field's type with the user's type for `Self`: in the twin, `Self` would be the twin.
 fn without_self(tokens: TokenStream, ident: &Ident) -> TokenStream {
     let replaced = tokens.into_iter().map(|token| match token {
         TokenTree::Ident(word) if word == "Self" => {
@@ -148,7 +150,8 @@ fn without_self(tokens: TokenStream, ident: &Ident) -> TokenStream {
     replaced.collect()
 }
 
-/// Writes a type's own `#[serde(default)]` so that it means the user's type, where serde would take it for the twin's.
+/// Rewrites a type's own `#[serde(default)]` so that it names the user's type. Otherwise serde
+/// would call the twin's `Default`.
 fn name_default(attr: &mut Attribute, ident: &Ident) {
     let parser = Punctuated::<Meta, Token![,]>::parse_terminated;
     let Ok(mut options) = attr.parse_args_with(parser) else { return };

@@ -1,5 +1,5 @@
-//! Tests of the expansion as a whole: it never panics, it is what the snapshot says, and it is the
-//! same each time.
+//! Tests of the expansion as a whole: it never panics, it equals its snapshot, and it is the same
+//! each time.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -13,7 +13,7 @@ fn pretty(tokens: &TokenStream) -> String {
     }
 }
 
-/// Compares with a file; `BLESS=1` writes it.
+/// Compares an expansion with the snapshot of this name. With `BLESS=1`, writes the snapshot first.
 fn snapshot(name: &str, tokens: &TokenStream) {
     let path = format!("{}/src/expand/snapshots/{name}.rs", env!("CARGO_MANIFEST_DIR"));
     let expansion = pretty(tokens);
@@ -279,7 +279,8 @@ fn no_job_and_no_step_makes_it_panic() {
     }
 }
 
-/// A machine that is called like a type of its job's signature would have all of its uses reported.
+/// If a job's machine had the name of a type in the signature, the compiler would report every use
+/// of this name. The macro reports the clash alone.
 #[test]
 fn a_jobs_machine_may_not_be_called_like_a_type_of_its_signature() {
     for (job, clashes) in [

@@ -1,7 +1,8 @@
-//! Reading a body, token by token, so that what stands in a macro's arguments is read as well.
+//! Reads the ways out of a step from its body, token by token, so that it also reads the arguments
+//! of macros.
 //!
-//! Invariant: every use of the context is accounted for: it is read from, borrowed, consumed by an outcome, or the step
-//! is opaque.
+//! Invariant: every use of the context reads from it, borrows it, or consumes it for an outcome.
+//! Any other use makes the step opaque.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ use syn::{
 use super::{Edge, Flow};
 use crate::names::snake_case;
 
-/// Methods of a context that decide nothing.
+/// Methods of a context that make no outcome.
 const READERS: &[&str] = &[
     "attempt",
     "count_signals",
@@ -35,16 +36,17 @@ const READERS: &[&str] = &[
     "timed_out",
 ];
 
-/// Methods of an outcome, which make it carry something.
+/// Methods of an outcome that make it carry an insert or a signal.
 const CARRIERS: &[&str] = &["insert", "insert_many", "signal"];
 
-/// A walk through a body.
+/// The reading of one body.
 pub(super) struct Scan<'a> {
-    /// What the context is called.
+    /// The name of the context in the body.
     context: &'a Ident,
     machine: &'a str,
     flow: &'a mut Flow,
-    /// What variables were made from: an insert is often built before the outcome that carries it.
+    /// The tokens that each variable is made from: an insert is often built before the outcome that
+    /// carries it.
     variables: BTreeMap<String, TokenStream>,
 }
 
@@ -71,7 +73,8 @@ impl<'a> Scan<'a> {
             match call(after) {
                 Some((_, arguments, _)) if ident == "step" => self.inserted_at(arguments),
                 Some((_, arguments, _)) if CARRIERS.iter().any(|name| ident == name) => {
-                    // Of an outcome in a variable, if it says what; of a collection otherwise.
+                    // If its arguments name a machine, this is a method of an outcome in a
+                    // variable. Otherwise it counts as a method of a collection.
                     if let Some(edge) = self.sent(&arguments.stream()) {
                         self.flow.push(edge);
                     }
@@ -85,10 +88,10 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// A use of the context.
+    /// Reads a use of the context, which stands between these tokens.
     fn context(&mut self, before: &[TokenTree], after: &[TokenTree]) {
         if ends_with(before, &['&']) || follows(before, "mut") || follows(before, "let") {
-            // Who borrows it makes no outcome of it, and a binding is no use.
+            // A borrowed context is not consumed by an outcome, and a binding is no use.
             return;
         }
         if is_rebound(before, self.context) {
@@ -104,7 +107,7 @@ impl<'a> Scan<'a> {
         }
         let method = method.unraw().to_string();
         match call(&after[2..]) {
-            // A field.
+            // A field: it makes no outcome.
             None => {}
             Some(_) if READERS.contains(&&*method) => {}
             Some((types, arguments, rest)) => {
@@ -126,7 +129,7 @@ impl<'a> Scan<'a> {
             }
             "done" => self.flow.push(Edge::Done),
             "stop" => self.flow.push(Edge::Stop),
-            // A method of the user's own may do anything.
+            // An unknown method, such as one of the user's, may do anything.
             _ => self.flow.opaque = true,
         }
     }
@@ -158,7 +161,7 @@ impl<'a> Scan<'a> {
                     self.target(&arm.body, delayed);
                 }
             }
-            // Its outcome, if it has one, is found by itself.
+            // The scan finds the outcome of a `return` by itself.
             Expr::Return(_) => {}
             _ => self.flow.opaque = true,
         }
@@ -188,7 +191,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// What an outcome carries: `.insert(…)`, `.insert_many(…)`, `.signal(…)` behind it.
+    /// Reads the inserts and signals that an outcome carries: `.insert(…)`, `.insert_many(…)` and
+    /// `.signal(…)` behind it.
     fn carried(&mut self, mut rest: &[TokenTree]) {
         while let [dot, TokenTree::Ident(method), after @ ..] = rest {
             let Some((_, arguments, behind)) = call(after).filter(|_| is_punct(dot, '.')) else {
@@ -207,7 +211,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// What an expression sends, if it says so: `Line::insert(…)`, `Text::signal_ended(…)`.
+    /// Finds the insert or the signal in an expression that names its machine: `Line::insert(…)`,
+    /// `Text::signal_ended(…)`.
     fn sent(&self, expression: &TokenStream) -> Option<Edge> {
         let mut trees = flat(expression.clone());
         if let [TokenTree::Ident(variable)] = &trees[..] {
@@ -234,7 +239,7 @@ impl<'a> Scan<'a> {
         None
     }
 
-    /// What a machine's generated function sends.
+    /// The insert or the signal that a machine's generated function makes.
     fn call_of(&self, machine: &Ident, function: &Ident) -> Option<Edge> {
         let machine = match machine.unraw().to_string() {
             name if name == "Self" => self.machine.to_owned(),
@@ -254,7 +259,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// `.step(Checkout::Ship)`, of an insert.
+    /// Notes the step of an insert's `.step(Checkout::Ship)`.
     fn inserted_at(&mut self, arguments: &Group) {
         let Some(arguments) = expressions(&arguments.stream()) else { return };
         if let Some(Expr::Path(path)) = arguments.first()
@@ -264,7 +269,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// `let name = …;`
+    /// Notes the tokens behind `let name =`.
     fn variable(&mut self, after: &[TokenTree]) {
         let after = match after {
             [TokenTree::Ident(word), rest @ ..] if word == "mut" => rest,
@@ -277,7 +282,8 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Tokens without the invisible groups around what a macro of the user's inserted.
+/// Returns the tokens without invisible groups. The compiler puts such a group around tokens that a
+/// macro of the user's inserted.
 pub(super) fn flat(tokens: TokenStream) -> Vec<TokenTree> {
     let mut trees = Vec::new();
     for tree in tokens {
@@ -297,7 +303,7 @@ pub(super) fn is_punct(tree: &TokenTree, wanted: char) -> bool {
 
 pub(super) fn ends_with(before: &[TokenTree], puncts: &[char]) -> bool {
     before.last().is_some_and(|tree| puncts.iter().any(|punct| is_punct(tree, *punct)))
-        // `..` is no field access.
+        // The last dot of `..` accesses no field.
         && !(before.len() > 1 && is_punct(&before[before.len() - 2], '.'))
 }
 
@@ -305,13 +311,13 @@ pub(super) fn follows(before: &[TokenTree], word: &str) -> bool {
     matches!(before.last(), Some(TokenTree::Ident(ident)) if ident == word)
 }
 
-/// Whether what comes is the end of `let mut cx = cx`.
+/// True if the tokens before a context bind its own name to it, as in `let mut cx = cx`.
 fn is_rebound(before: &[TokenTree], context: &Ident) -> bool {
     let [.., TokenTree::Ident(name), equals] = before else { return false };
     name == context && is_punct(equals, '=')
 }
 
-/// Reads a call behind a method's name: its types, its arguments, and what is behind it.
+/// Reads a call behind a method's name: its types, its arguments, and the tokens behind it.
 pub(super) fn call(after: &[TokenTree]) -> Option<(&[TokenTree], &Group, &[TokenTree])> {
     let (types, rest) = match after {
         [one, two, open, rest @ ..]
@@ -342,7 +348,7 @@ fn expressions(tokens: &TokenStream) -> Option<Punctuated<Expr, Token![,]>> {
     parser.parse2(tokens.clone()).ok()
 }
 
-/// The variant that a path names. A path to anything else, a variable or a constant, names none.
+/// The variant that a path names; none if its last name is a variable's or a constant's.
 fn variant(path: &syn::ExprPath) -> Option<&Ident> {
     let ident = &path.path.segments.last()?.ident;
     let name = ident.unraw().to_string();

@@ -1,4 +1,4 @@
-//! What is read from a body, and what is not.
+//! Tests of the edges that are read from a body, and of the code that makes a step opaque.
 
 use quote::quote;
 use syn::{FnArg, ImplItem, Item, ItemImpl, Visibility, parse_quote};
@@ -6,7 +6,7 @@ use syn::{FnArg, ImplItem, Item, ItemImpl, Visibility, parse_quote};
 use super::{Edge, Uses, unreachable};
 use crate::{ast::MachineImpl, errors::Errors};
 
-/// The steps `a` with this body, `ship`, `cancel` and `next_step`.
+/// An impl block with the steps `a`, which has this body, `ship` and `cancel`.
 fn with_body(body: &proc_macro2::TokenStream) -> ItemImpl {
     parse_quote! {
         impl M {
@@ -278,7 +278,7 @@ fn a_use_behind_an_outcome_is_late() {
         (quote!(cx.done(()).insert(M::insert(cx.state.order))), "cx.done order"),
         (quote!(cx.done(all.map_or_else(|| { cx.attempt() }, |x| x))), "cx.done attempt"),
         (quote!(let n = cx.attempt(); cx.replay(f(n))), ""),
-        // Other things of that name: what is legal must compile.
+        // Here the name is another value's: legal code must compile.
         (quote!(cx.done(circle.cx.powi(2))), ""),
         (quote!(cx.done(all.map(|cx| cx.len()).sum())), ""),
         (quote!(cx.done(all.map(|(cx, cy)| 2 * cx.max(cy)).sum())), ""),
@@ -302,7 +302,7 @@ fn a_use_behind_an_outcome_is_late() {
     }
 }
 
-/// Methods of a context that are not known make the steps that call them opaque.
+/// If the scan did not know a method of the context, each step that calls it would be opaque.
 #[test]
 fn each_method_of_a_context_is_known() {
     let runtime = concat!(env!("CARGO_MANIFEST_DIR"), "/../gen_durable/src");

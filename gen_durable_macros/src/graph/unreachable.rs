@@ -1,11 +1,12 @@
-//! Steps that nothing reaches from outside.
+//! Finds groups of steps that nothing leads to from outside of the group.
 //!
-//! Invariant: which step is the initial one is the enum's to know, so an island is one only unless that is on it.
+//! Invariant: only the enum knows the initial step. The steps of a group are unreachable unless the
+//! initial step is one of them, which the enum's expansion checks.
 
 use super::MachineImpl;
 
-/// Groups of steps that lead to each other and that no other step leads to, by name. There are none if anything may be
-/// reached by what cannot be read.
+/// Returns groups of steps that lead to each other and that nothing else leads to, by name. Returns
+/// none if some step is opaque, as it may lead to any other.
 pub(crate) fn unreachable(machine: &MachineImpl) -> Vec<Vec<&str>> {
     if machine.steps.iter().chain(&machine.handle).any(|step| step.flow.opaque) {
         return Vec::new();
@@ -17,7 +18,7 @@ pub(crate) fn unreachable(machine: &MachineImpl) -> Vec<Vec<&str>> {
     for (step, reaches) in reach.iter().enumerate() {
         let origins: Vec<usize> = (0..ways.len()).filter(|&from| reach[from][step]).collect();
         let is_unreachable = origins.iter().all(|&from| reaches[from] && !entered[from]);
-        // An island is found from each of its steps.
+        // Each step of a group finds it, and the first one adds it.
         if is_unreachable && origins[0] == step {
             unreachable.push(origins.iter().map(|&from| &*machine.steps[from].name).collect());
         }
@@ -25,7 +26,8 @@ pub(crate) fn unreachable(machine: &MachineImpl) -> Vec<Vec<&str>> {
     unreachable
 }
 
-/// Where each step goes, by index. Of two functions of one name (in two configurations) each has the other's ways in.
+/// For each step, the indices of the steps that it goes to. Two functions may have one name, in two
+/// configurations: a way to one of them is then also a way to the other.
 fn ways(machine: &MachineImpl) -> Vec<Vec<usize>> {
     let steps = machine.steps.iter();
     steps
@@ -40,7 +42,7 @@ fn indices<'a>(machine: &'a MachineImpl, name: &'a str) -> impl Iterator<Item = 
     steps.filter(move |(_, step)| step.name == name).map(|(index, _)| index)
 }
 
-/// The steps that are come to from `from`, itself among them.
+/// For each step, true if `from` leads to it, directly or by other steps; also true for `from`.
 fn reach(ways: &[Vec<usize>], from: usize) -> Vec<bool> {
     let mut reached = vec![false; ways.len()];
     let mut pending = vec![from];
@@ -52,7 +54,8 @@ fn reach(ways: &[Vec<usize>], from: usize) -> Vec<bool> {
     reached
 }
 
-/// The steps that instances come to other than from a step: by an insert, or after an error.
+/// For each step, true if instances enter it from elsewhere than a step: by an insert, or after an
+/// error.
 fn entered(machine: &MachineImpl) -> Vec<bool> {
     let mut entered: Vec<bool> = machine.steps.iter().map(|step| step.options.entry).collect();
     let functions = machine.steps.iter().chain(&machine.handle);

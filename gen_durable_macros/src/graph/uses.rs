@@ -1,25 +1,26 @@
-//! How a body uses its context, where the compiler's own words do not say what to do.
+//! Finds uses of the context in a body that the compiler would report without saying what to do.
 //!
-//! Invariant: a use is noted only if it is one for sure. A body that binds the context's name anew
-//! has none.
+//! Invariant: a use is noted only if it is certain to be one of the context. In a body that binds
+//! the context's name anew, no use is certain.
 
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use quote::quote;
 
 use super::scan::{call, ends_with, flat, follows, is_punct};
 
-/// Uses of a context that deserve a word of ours if they are wrong.
+/// Uses of a context for which the macros have an error of their own.
 #[derive(Default)]
 pub(crate) struct Uses {
-    /// The first field of the state that is named: `cx.state.order`.
+    /// The first field of the state that the body names: `cx.state.order`.
     pub(crate) field: Option<Use>,
-    /// Those behind an outcome, which has consumed the context by then: `cx.replay(f(cx.attempt()))`.
+    /// Uses in the arguments of an outcome, which has consumed the context by then:
+    /// `cx.replay(f(cx.attempt()))`.
     pub(crate) late: Vec<Late>,
 }
 
-/// A use, from the context on.
+/// A use: the context, with the fields and calls behind it.
 pub(crate) struct Use {
-    /// The last name in it: `order` of `cx.state.order`.
+    /// The last name in it that says what it is: `order` of `cx.state.order`.
     pub(crate) name: String,
     pub(crate) tokens: TokenStream,
 }
@@ -45,7 +46,8 @@ const OUTCOMES: &[&str] = &[
     "stop",
 ];
 
-/// Methods at the end of a use that give it no name.
+/// Methods that do not say what a value is. A use with one of them is named after the field or
+/// method before it.
 const CONVERSIONS: &[&str] =
     &["as_deref", "as_ref", "as_str", "clone", "cloned", "into", "to_owned", "to_string", "unwrap"];
 
@@ -73,7 +75,7 @@ impl Uses {
         }
     }
 
-    /// Notes a use, if it is of interest; `trees` begin with the context.
+    /// Notes a use if it is of a kind that [`Uses`] has; `trees` begin with the context.
     fn note(&mut self, context: &Ident, trees: &[TokenTree]) {
         let [_, dot, TokenTree::Ident(member), after @ ..] = trees else { return };
         if !is_punct(dot, '.') {
@@ -92,7 +94,7 @@ impl Uses {
         } else if OUTCOMES.iter().any(|outcome| member == outcome) {
             let outcome = format!("{context}.{member}");
             let mut rest = after;
-            // The outcome's arguments, and those of what it carries.
+            // The outcome has arguments, and so has each insert and signal that it carries.
             while let Some((_, arguments, behind)) = call(rest) {
                 let of = first_use(context, &arguments.stream());
                 self.late.extend(of.map(|of| Late { outcome: outcome.clone(), of }));
@@ -106,7 +108,8 @@ impl Uses {
     }
 }
 
-/// The first use of the context in an argument; none if it is not used with a `.` each time.
+/// Finds the first use of the context in an argument; none if the context also stands there without
+/// a `.` behind it.
 fn first_use(context: &Ident, arguments: &TokenStream) -> Option<Use> {
     let trees = flat(arguments.clone());
     let mut first = None;
@@ -126,7 +129,7 @@ fn first_use(context: &Ident, arguments: &TokenStream) -> Option<Use> {
     first
 }
 
-/// A context and the fields and calls behind it.
+/// Reads a context and the fields and calls behind it.
 fn chain(trees: &[TokenTree]) -> Use {
     let (mut name, mut end) = (String::new(), 1);
     while let [dot, member, ..] = &trees[end..] {
@@ -146,14 +149,14 @@ fn chain(trees: &[TokenTree]) -> Use {
     Use { name, tokens: trees[..end].iter().cloned().collect() }
 }
 
-/// Whether a body gives the context's name to something else, as far as that can be seen.
+/// True if a body gives the context's name to another value, as far as the tokens show it.
 fn binds(context: &Ident, tokens: &TokenStream) -> bool {
     let trees = flat(tokens.clone());
     trees.iter().enumerate().any(|(index, tree)| {
         let (before, after) = (&trees[..index], &trees[index + 1..]);
         match tree {
             TokenTree::Ident(ident) if ident == context => is_pattern(context, before, after),
-            // `Some(cx) => …`, `let (cx, end) = …`, `|Circle { cx, .. }| …`
+            // The name is bound in `Some(cx) => …`, `let (cx, end) = …`, `|Circle { cx, .. }| …`.
             TokenTree::Group(group) => {
                 let opens = ends_with(before, &['|']) && group.delimiter() != Delimiter::Brace;
                 let next = |mark| after.first().is_some_and(|next| is_punct(next, mark));
@@ -166,7 +169,7 @@ fn binds(context: &Ident, tokens: &TokenStream) -> bool {
     })
 }
 
-/// Whether a context's name stands where something is bound to it.
+/// True if the context's name stands in a place that binds it to a value.
 fn is_pattern(context: &Ident, before: &[TokenTree], after: &[TokenTree]) -> bool {
     let next = |first: char, second: Option<char>| {
         after.first().is_some_and(|tree| is_punct(tree, first))
@@ -175,7 +178,7 @@ fn is_pattern(context: &Ident, before: &[TokenTree], after: &[TokenTree]) -> boo
     let is_mut = follows(before, "mut");
     let before_mut = if is_mut { &before[..before.len() - 1] } else { before };
     if follows(before_mut, "let") {
-        // `let mut cx = cx;` leaves it what it is.
+        // After `let mut cx = cx;` the name still means the context.
         let itself = matches!(
             after,
             [equals, TokenTree::Ident(value), end, ..]
@@ -204,12 +207,12 @@ fn mentions(context: &Ident, tokens: &TokenStream) -> bool {
 }
 
 impl Late {
-    /// What to write instead.
+    /// The error, which says what to write instead.
     pub(crate) fn message(&self) -> String {
         let Use { name, tokens } = &self.of;
         let name = if name.is_empty() { "value" } else { name };
         let text = quote!(#tokens).to_string().replace(" . ", ".").replace(" ()", "()");
-        // A field that is moved out would leave a context that no outcome takes.
+        // If a field were moved out of it, no outcome could consume the context.
         let is_field = !text.ends_with(')');
         let (clone, unless) =
             if is_field { (".clone()", ", without `.clone()` if it is `Copy`,") } else { ("", "") };
