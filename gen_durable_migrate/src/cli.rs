@@ -1,6 +1,6 @@
 //! The command line of `gen-durable-migrate`.
 //!
-//! Invariant: it does what the library does, and nothing of its own.
+//! Invariant: each command does what a function of the library does, and nothing besides.
 
 use std::{fmt::Write, time::Duration};
 
@@ -9,7 +9,8 @@ use sqlx::postgres::PgPoolOptions;
 
 use crate::{Down, Error, LATEST, Status};
 
-/// The time that the server has to accept a connection: it may be starting up.
+/// The time in which the server must accept a connection. It is as long as this because the server
+/// may be starting up.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Brings a database to `gen_durable`'s schema.
@@ -25,7 +26,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Apply what is missing.
+    /// Apply the migrations that are missing.
     Up {
         /// The version to go up to; the latest if left out.
         #[arg(long)]
@@ -36,7 +37,7 @@ enum Command {
         /// The version to go down to; 0 removes the schema.
         #[arg(long, default_value_t = 0)]
         to: i32,
-        /// Go on although live instances would be lost.
+        /// Go on even if live instances are lost.
         #[arg(long)]
         force: bool,
     },
@@ -44,7 +45,8 @@ enum Command {
     Status,
     /// Print all migrations as one script for psql.
     Print,
-    /// Make the roles for applications, workers and operators, and grant what they need in this database.
+    /// Make the roles for applications, workers and operators, and grant each what it needs in this
+    /// database.
     Roles {
         /// Print the script for psql instead.
         #[arg(long)]
@@ -52,11 +54,11 @@ enum Command {
     },
 }
 
-/// Runs a command; what it prints is returned.
+/// Runs a command, and returns the text to print.
 ///
 /// # Errors
 ///
-/// Whatever the library says, and a missing database URL.
+/// Any error of the library, and a missing database URL.
 pub async fn run(args: Args) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
     match args.command {
         Command::Print => return Ok(crate::script()),
@@ -93,7 +95,7 @@ fn table(all: &[Status]) -> String {
     for one in all {
         let applied = one.applied_at.as_deref().unwrap_or("no");
         let note = if one.known { "" } else { " (by a newer program)" };
-        // An engine of this version, and of any later one.
+        // The migration serves engines of this version and of any later one.
         let serves = format!("{}+", one.serves);
         let _ = writeln!(table, "{:<8} {:<24} {serves:<8} {applied}{note}", one.version, one.name);
     }

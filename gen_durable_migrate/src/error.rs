@@ -1,7 +1,7 @@
-//! Why a migration did not happen.
+//! The reasons for which a migration did not happen.
 //!
-//! Invariant: nothing was changed. `Display` states the cause, so `source` has none: whoever prints
-//! a chain of errors prints it once.
+//! Invariant: after an error nothing was changed. `Display` states the cause and `source` is empty,
+//! so a program that prints a chain of errors prints the cause once.
 
 use std::{fmt, time::Duration};
 
@@ -9,7 +9,7 @@ use sqlx::{ConnectOptions, Connection, PgPool};
 
 use crate::Migration;
 
-/// The time for a connection that shows why the pool had none.
+/// The time in which a connection of its own must show why the pool had none.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A migration failed; the database is as it was.
@@ -29,22 +29,22 @@ pub enum Error {
         /// The version that this program knows.
         latest: i32,
     },
-    /// The schema `gen_durable` has a table `migrations` that is not this program's.
+    /// The schema `gen_durable` has a table `migrations` that this program did not make.
     #[error(
         "`gen_durable.migrations` is not this program's ledger, as it has no column `{missing}`: the schema \
          `gen_durable` is somebody else's; rename it, or use another database"
     )]
     ForeignLedger {
-        /// A column, with its type, that the ledger has.
+        /// A column of the ledger, with its type, that the table lacks.
         missing: &'static str,
     },
-    /// The schema `gen_durable` has tables, and no ledger of migrations.
+    /// The schema `gen_durable` has tables but no ledger of migrations.
     #[error(
         "the schema `gen_durable` has a table `{relation}` and no ledger of migrations: it is somebody else's; \
          rename it, or use another database"
     )]
     ForeignSchema {
-        /// One of its tables or views.
+        /// A table or view of the schema.
         relation: String,
     },
     /// The login may make no tables in the schema `gen_durable`.
@@ -56,15 +56,15 @@ pub enum Error {
         /// The owner of the schema.
         owner: String,
     },
-    /// There is no such version.
+    /// No migration has this version.
     #[error("there is no schema version {version}; the versions are 1 to {latest}")]
     UnknownVersion {
         /// The version asked for.
         version: i32,
-        /// The last there is.
+        /// The latest version.
         latest: i32,
     },
-    /// The roles are those of another version.
+    /// The database is not at the version that the roles are written for.
     #[error(
         "the database has schema version {found}, and the roles are for {latest}; migrate it first (`gen-durable-migrate up`)"
     )]
@@ -77,43 +77,43 @@ pub enum Error {
     /// Instances that have not ended would be lost.
     #[error("{live} live instances would be lost; let them end first, or force it (`--force`)")]
     LiveInstances {
-        /// How many.
+        /// The number of instances that have not ended.
         live: i64,
     },
     /// A migration's statements failed.
     #[error("migration {version} ({name}) {direction} failed: {cause}")]
     Migration {
-        /// Its number.
+        /// The number of the migration.
         version: i32,
-        /// Its name.
+        /// The name of the migration.
         name: &'static str,
         /// `up` or `down`.
         direction: &'static str,
-        /// What the database said.
+        /// The error that the database gave.
         cause: Cause,
     },
     /// The database failed.
     #[error("could not {operation}: {cause}")]
     Database {
-        /// What was tried.
+        /// The operation that failed.
         operation: &'static str,
-        /// What the database or the driver said.
+        /// The error that the database or the driver gave.
         cause: Cause,
     },
 }
 
-/// What the database or the driver said.
+/// The error that the database or the driver gave.
 pub struct Cause(sqlx::Error);
 
 impl Cause {
-    /// Postgres's code for what is wrong, of five characters, if it was Postgres that said so.
+    /// Returns the SQLSTATE, Postgres's code of five characters, if the error came from Postgres.
     pub fn sqlstate(&self) -> Option<&str> {
         let error = self.0.as_database_error()?;
         let error = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
         Some(error.code())
     }
 
-    /// The driver's own error, to be downcast to its type (`sqlx::Error`).
+    /// Returns the driver's own error, to be downcast to its type (`sqlx::Error`).
     pub fn driver_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         &self.0
     }
@@ -122,7 +122,7 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            // Without the line of Postgres's own source that the driver adds.
+            // The driver's text also names a line of Postgres's own source, which helps no user.
             sqlx::Error::Database(error) => {
                 f.write_str(error.message())?;
                 error.code().map_or(Ok(()), |code| write!(f, " (SQLSTATE {code})"))
@@ -139,15 +139,15 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Without Postgres's details, which may hold a row.
+/// Leaves out Postgres's details, which may hold the values of a row.
 impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// Why a pool has no connection to give: where the server is gone, full or starting up, it says no
-/// more than that its time is up.
+/// Finds out why a pool has no connection to give. If the server is gone, full or starting up, the
+/// pool's own error only says that the time is up.
 pub(crate) async fn why(pool: &PgPool, error: sqlx::Error) -> sqlx::Error {
     if !matches!(error, sqlx::Error::PoolTimedOut) {
         return error;

@@ -1,7 +1,7 @@
-//! Reading a database's ledger of migrations, after a look at whether it is ours.
+//! Reads a database's ledger of migrations, after a check that this program made it.
 //!
-//! Invariant: it asks for no more than a worker's role may read. Postgres's own catalogs, which
-//! everybody may read, say beforehand whether the tables are what they should be.
+//! Invariant: it reads nothing that the role of a worker may not read. Each role may read
+//! Postgres's own catalogs, and these show first if the tables are as they should be.
 
 use sqlx::{PgConnection, Row};
 
@@ -9,8 +9,8 @@ use crate::{Error, LATEST};
 
 /// Makes the schema, if there is none, and the ledger.
 ///
-/// `create schema if not exists` asks for the right to create schemas also where there is one: that
-/// a database's administrator has made, perhaps.
+/// It does not use `create schema if not exists`, which needs the right to create schemas even if
+/// the schema exists. An administrator may have made the schema for a login without that right.
 pub(crate) const CREATE: &str = "do $$
 begin
     if not exists (select from pg_catalog.pg_namespace n where n.nspname = 'gen_durable') then
@@ -26,8 +26,8 @@ create table if not exists gen_durable.migrations (
     serves     integer not null
 );";
 
-/// Removes the ledger, and the schema if this login could make it again. One that an administrator
-/// has made for it stays.
+/// Removes the ledger, and the schema if this login could make it again. A schema that an
+/// administrator made for the login stays.
 pub(crate) const DROP: &str = "drop table gen_durable.migrations;
 do $$
 begin
@@ -38,11 +38,11 @@ begin
 end
 $$;";
 
-/// The columns that are read, with their types.
+/// The columns that this program reads from the ledger, with their types.
 const COLUMNS: [&str; 4] =
     ["version integer", "name text", "applied_at timestamp with time zone", "serves integer"];
 
-/// The schema `gen_durable`, if there is one, as the catalogs show it.
+/// Reads from the catalogs how the schema `gen_durable` looks; no row if there is none.
 const LOOK: &str = "
 with relations as (
     select c.oid, c.relnamespace, c.relname
@@ -69,18 +69,19 @@ where n.nspname = 'gen_durable'";
 /// The sum of a database's migrations.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Found {
-    /// The newest; 0 if there is none.
+    /// The version of the newest migration; 0 if there is none.
     pub(crate) version: i32,
-    /// The oldest engine that they all serve.
+    /// The oldest engine that all migrations serve, by its schema version.
     serves: i32,
 }
 
 impl Found {
-    /// Tells whether a newer program has migrated the database, to a schema that serves this one.
+    /// Returns true if a newer program has migrated the database, to a schema that serves this
+    /// program too.
     ///
     /// # Errors
     ///
-    /// [`Error::TooNew`] if it serves this program no more.
+    /// [`Error::TooNew`] if the schema no longer serves this program.
     pub(crate) fn is_newer(self) -> Result<bool, Error> {
         if self.serves > LATEST { Err(self.too_new()) } else { Ok(self.version > LATEST) }
     }
@@ -90,12 +91,12 @@ impl Found {
     }
 }
 
-/// Tells whether the database has a ledger. If it has one, it is ours.
+/// Returns true if the database has a ledger; it is then one that this program made.
 pub(crate) async fn exists(connection: &mut PgConnection) -> Result<bool, Error> {
     Ok(look(connection).await?.is_some_and(|schema| schema.has_ledger))
 }
 
-/// Reads the ledger; without one, nothing is found.
+/// Reads the ledger; without one, the version is 0.
 pub(crate) async fn read(connection: &mut PgConnection) -> Result<Found, Error> {
     if !exists(connection).await? {
         return Ok(Found::default());
@@ -120,14 +121,14 @@ pub(crate) async fn check_may_create(connection: &mut PgConnection) -> Result<()
     }
 }
 
-/// A schema `gen_durable` that is ours, or empty.
+/// A schema `gen_durable` that is empty, or has this program's ledger.
 struct Schema {
     owner: String,
     may_create: bool,
     has_ledger: bool,
 }
 
-/// Looks for the schema, and refuses one that is somebody else's.
+/// Looks for the schema, and refuses one that another program made.
 async fn look(connection: &mut PgConnection) -> Result<Option<Schema>, Error> {
     let failed = || Error::database("look for the ledger");
     let row = sqlx::query(LOOK).fetch_optional(connection).await.map_err(failed())?;

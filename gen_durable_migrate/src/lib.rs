@@ -1,4 +1,5 @@
-//! The Postgres schema of `gen_durable`: numbered migrations that are frozen once shipped.
+//! Brings a database to the Postgres schema of `gen_durable`, by numbered migrations. A migration
+//! that was shipped never changes.
 //!
 //! ```no_run
 //! # async fn example(pool: sqlx::PgPool) -> Result<(), gen_durable_migrate::Error> {
@@ -8,11 +9,11 @@
 //! ```
 //!
 //! The program `gen-durable-migrate` does the same from the command line. Everything lives in the
-//! Postgres schema `gen_durable`, the ledger of migrations (`gen_durable.migrations`) included: the
-//! host application's own ledger is not touched.
+//! Postgres schema `gen_durable`, also the ledger of migrations (`gen_durable.migrations`). The
+//! application's own ledger is not touched.
 //!
-//! Invariant: a run is one transaction under an advisory lock, so that any number of processes may
-//! run it at once, also behind a transaction pooler; it either happens as a whole or not at all.
+//! Invariant: a run is one transaction under an advisory lock, and happens as a whole or not at
+//! all. Any number of processes may therefore run it at once, also behind a transaction pooler.
 
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -32,14 +33,14 @@ pub use crate::error::{Cause, Error};
 struct Migration {
     version: i32,
     name: &'static str,
-    /// The oldest engine that it serves, by the schema version of that engine. Engines of a
-    /// deployment that was rolled back go on, if they are no older.
+    /// The oldest engine that the migration serves, by the schema version of that engine. Engines
+    /// that are no older go on after a deployment was rolled back.
     serves: i32,
     up: &'static str,
     down: &'static str,
 }
 
-/// All migrations, in order; a new one is added at the end, and a shipped one never changed.
+/// All migrations, in order. A new one is added at the end; a shipped one never changes.
 const MIGRATIONS: &[Migration] = &[Migration {
     version: 1,
     name: "init",
@@ -54,62 +55,63 @@ pub const LATEST: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 /// The key of the advisory lock that serialises runs: "`gen_dur`" in ASCII.
 const LOCK: i64 = 0x67_656e_5f64_7572;
 
-/// The group roles `gen_durable_app`, `gen_durable_worker` and `gen_durable_operator`, as one script for psql, for those
-/// who keep their own: it does what [`roles`] does.
+/// The script for psql that makes the group roles `gen_durable_app`, `gen_durable_worker` and
+/// `gen_durable_operator`. It does what [`roles`] does, for projects that keep their own
+/// migrations.
 pub const ROLES: &str = include_str!("roles.sql");
 
-/// What a migration down may do.
+/// The options of [`down`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Down {
     /// The version to go down to; 0 removes everything, the schema included.
     pub to: i32,
-    /// Go on although live instances would be lost.
+    /// Goes on even if live instances are lost.
     pub force: bool,
 }
 
-/// A migration, and whether a database has it.
+/// A migration, and when a database applied it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
-    /// Its number.
+    /// The number of the migration.
     pub version: i32,
-    /// Its name.
+    /// The name of the migration.
     pub name: String,
-    /// The oldest engine that it serves, by the schema version of that engine.
+    /// The oldest engine that the migration serves, by the schema version of that engine.
     pub serves: i32,
-    /// When it was applied, if it was, as Postgres prints it.
+    /// The time at which the migration was applied, as Postgres prints it; none if it was not.
     pub applied_at: Option<String>,
-    /// Whether this program knows it; a newer one may have applied more.
+    /// True if this program knows the migration. A newer program may have applied more.
     pub known: bool,
 }
 
-/// Brings the database to [`LATEST`]; does nothing if it is there.
+/// Brings the database to [`LATEST`]; does nothing if it is at that version.
 ///
-/// A database that is there is only read, by what the role `gen_durable_worker` may read: it takes
-/// no right besides, and waits for no other migration. The same holds for a database that a newer
-/// program has migrated, if its schema [serves](Status::serves) this program too: a deployment may
-/// be rolled back.
+/// A database at that version is only read. This needs no right beyond those of the role
+/// `gen_durable_worker`, and waits for no other migration. The same holds for a database that a
+/// newer program has migrated, if its schema [serves](Status::serves) this program too: a
+/// deployment may be rolled back.
 ///
-/// The schema `gen_durable` is made if there is none. An administrator can make it for a login that
-/// may make none: `create schema gen_durable authorization …`.
+/// The function makes the schema `gen_durable` if there is none. For a login that may make no
+/// schema, an administrator can make it: `create schema gen_durable authorization …`.
 ///
 /// # Errors
 ///
-/// [`Error`]: the database is newer than this program and does not serve it, the schema is somebody
-/// else's, or a statement failed. Nothing is changed then.
+/// [`Error`] if the database is newer than this program and does not serve it, if another program
+/// made the schema, or if a statement failed. Nothing is changed then.
 pub async fn up(pool: &PgPool) -> Result<(), Error> {
     up_to(pool, LATEST).await
 }
 
-/// Brings the database up to a version; does nothing if it is there or beyond.
+/// Brings the database up to a version; does nothing if it is at that version or a later one.
 ///
 /// # Errors
 ///
-/// As [`up`], and [`Error::UnknownVersion`].
+/// The same as [`up`], and [`Error::UnknownVersion`].
 pub async fn up_to(pool: &PgPool, version: i32) -> Result<(), Error> {
     check_version(version)?;
     let needs_nothing = |found: Found| Ok(found.is_newer()? || found.version >= version);
-    // Without the lock: a database that is up to date is only read.
+    // This look takes no lock: a database that is up to date is only read.
     let mut connection = acquire(pool).await?;
     if needs_nothing(ledger::read(&mut connection).await?)? {
         return Ok(());
@@ -139,13 +141,13 @@ pub async fn up_to(pool: &PgPool, version: i32) -> Result<(), Error> {
     transaction.commit().await.map_err(Error::database("commit the migrations"))
 }
 
-/// Takes the database down to a version. Version 0 removes the schema too, unless this login could
-/// not make it again.
+/// Takes the database down to a version. Version 0 removes the schema too, if this login could make
+/// it again.
 ///
 /// # Errors
 ///
 /// [`Error::LiveInstances`] if instances that have not ended would be lost and `force` is not set;
-/// [`Error::TooNew`] if a newer program has migrated the database; otherwise as [`up`].
+/// [`Error::TooNew`] if a newer program has migrated the database; otherwise the same as [`up`].
 pub async fn down(pool: &PgPool, options: Down) -> Result<(), Error> {
     if options.to != 0 {
         check_version(options.to)?;
@@ -178,12 +180,12 @@ pub async fn down(pool: &PgPool, options: Down) -> Result<(), Error> {
     transaction.commit().await.map_err(Error::database("commit the migrations"))
 }
 
-/// The migrations, known here or found in the ledger, in order.
+/// Returns the migrations that this program knows or the ledger has, in order.
 ///
 /// # Errors
 ///
-/// [`Error::Database`]; [`Error::ForeignLedger`] or [`Error::ForeignSchema`] if the schema is
-/// somebody else's.
+/// [`Error::Database`]; [`Error::ForeignLedger`] or [`Error::ForeignSchema`] if another program
+/// made the schema.
 pub async fn status(pool: &PgPool) -> Result<Vec<Status>, Error> {
     let failed = || Error::database("read the ledger");
     let mut all: Vec<Status> = MIGRATIONS
@@ -225,8 +227,8 @@ pub async fn status(pool: &PgPool) -> Result<Vec<Status>, Error> {
     Ok(all)
 }
 
-/// All migrations as one script for psql, for those who keep their own: it leaves the same schema
-/// and the same ledger as [`up`] on an empty database.
+/// Returns all migrations as one script for psql, for projects that keep their own migrations. On
+/// an empty database, it leaves the same schema and the same ledger as [`up`].
 pub fn script() -> String {
     let mut script = format!("begin;\n\n{}\n", ledger::CREATE);
     for Migration { version, name, serves, up, .. } in MIGRATIONS {
@@ -239,12 +241,13 @@ pub fn script() -> String {
     script
 }
 
-/// Makes the roles of [`ROLES`], if the cluster has them not yet, and grants each what it needs in this database; what they
-/// had before is taken back. Call it after each [`up`], as the owner of the schema and with the right to create roles.
+/// Makes the roles of [`ROLES`], if the cluster does not have them, and grants each what it needs
+/// in this database. It first takes back what they had. Call it after each [`up`], as the owner of
+/// the schema and with the right to create roles.
 ///
-/// The roles belong to the cluster, the grants to the database: [`down`] takes the grants with the tables, and leaves
-/// the roles. It does nothing on a newer schema that [serves](Status::serves) this program: the
-/// newer program has granted what is needed there.
+/// The roles belong to the cluster, and the grants to the database: [`down`] removes the grants
+/// with the tables, and leaves the roles. On a newer schema that [serves](Status::serves) this
+/// program, the function does nothing: the newer program has granted what its schema needs.
 ///
 /// # Errors
 ///
@@ -271,7 +274,7 @@ fn check_version(version: i32) -> Result<(), Error> {
     }
 }
 
-/// A transaction that holds the lock; it is released with the transaction.
+/// Begins a transaction that holds the lock. The lock is released with the transaction.
 async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
     let mut transaction = Transaction::begin(acquire(pool).await?, None)
         .await
@@ -294,7 +297,7 @@ async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, Error> {
 async fn check_no_live_instances(
     transaction: &mut Transaction<'static, Postgres>,
 ) -> Result<(), Error> {
-    // The lock comes first, so that no instance is inserted between the look and the drop.
+    // The lock comes first, so that no instance is inserted between the count and the drop.
     transaction
         .execute(AssertSqlSafe("lock table gen_durable.instances in access exclusive mode"))
         .await
@@ -313,7 +316,7 @@ async fn check_no_live_instances(
 mod tests {
     use super::*;
 
-    /// FNV-1a: enough to notice a change.
+    /// Computes the FNV-1a hash of a text, which is enough to notice a change.
     fn checksum(text: &str) -> u64 {
         text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -1,7 +1,7 @@
 //! The program `gen-durable-migrate`.
 //!
-//! Invariant: the exit status is 0 if it did what it was told, and 1 with one line on standard
-//! error if not.
+//! Invariant: the exit status is 0 if the command succeeded. If not, it is 1, and one line on
+//! standard error says why.
 
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ async fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            // Its text has its causes.
+            // The text of an error includes its causes.
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }

@@ -1,9 +1,12 @@
--- Three group roles, and on this database what each needs: for an application that inserts, signals and waits, for a
--- worker that runs an engine, for an operator who looks. No login is a member until somebody grants it.
+-- Makes three group roles, and grants each what it needs in this database. One is for applications
+-- that insert, signal and wait, one for workers that run an engine, and one for operators who look.
+-- No login is a member until an administrator grants it.
 --
--- Run it again after each migration: it takes back what the roles had and grants what today's statements need.
+-- Run it again after each migration: it takes back what the roles had, and grants what today's
+-- statements need.
 
--- Roles belong to the cluster: another database may have made them, or may be doing so right now.
+-- Roles belong to the cluster: another database may have made them, or may be making them right
+-- now.
 do $$
 declare
     name text;
@@ -27,7 +30,7 @@ grant usage on schema gen_durable to gen_durable_app, gen_durable_worker, gen_du
 grant execute on function gen_durable.now(), gen_durable.clock()
     to gen_durable_app, gen_durable_worker, gen_durable_operator;
 
--- The application and the worker: the schema's version, which a start looks at, and `up` too.
+-- The application and the worker: the schema's version, which a start and `up` read.
 grant select (version, serves) on gen_durable.migrations to gen_durable_app, gen_durable_worker;
 
 -- The application and the worker: insert and signal.
@@ -39,17 +42,17 @@ grant insert (target_id, name, payload, dedup_key) on gen_durable.signals to gen
 grant insert (target_id, dedup_key), select (target_id, dedup_key)
     on gen_durable.signal_keys to gen_durable_app, gen_durable_worker;
 
--- The application: what a unique key and a signal look at, and what a waiting call is told. No state, no
--- payload, no partition key.
+-- The application: the columns that unique keys and signals look at, and those that a waiting call
+-- is told. No state, no payload, no partition key.
 grant select (
     id, fsm, status, step, attempt, failures, result, last_error, queue, awaits, unique_guard, unique_scope
 ) on gen_durable.instances to gen_durable_app;
--- A signal wakes its target. Postgres cannot grant that for parked rows alone.
+-- A signal wakes its target. Postgres cannot grant this update for parked rows alone.
 grant update (status, awaits, wake_at, eligible_at, unique_scope, updated_at)
     on gen_durable.instances to gen_durable_app;
 
--- The worker: claims, commits, reaps and prunes. What an instance is (its machine, queue, priority and keys) stays
--- as it was inserted.
+-- The worker: claims, commits, reaps and prunes. The machine, queue, priority and keys of an
+-- instance stay as they were inserted.
 grant select, delete on gen_durable.instances to gen_durable_worker;
 grant update (
     fsm_version, step, status, state, result, last_error, awaits, eligible_at, attempt, failures, crashes, revision,

@@ -1,8 +1,12 @@
--- Begins a transaction that depends on no default of the database's.
+-- Begins a transaction of the engine's own. Invariant: it depends on no default of the database.
 --
--- After a lock that it waited for, a statement must see what the lock's last holder committed: under a
--- higher isolation level it would not. Postgres ends the transaction by itself if its client falls silent
--- in the middle of it: a process that is stopped, a host that is gone. Its locks would hold others up
--- for as long as the network needs to notice, which may be hours. And no statement waits for a lock for
--- longer than a second: who has it may be somebody's open transaction.
+-- Isolation level: after a wait for a lock, a statement must see what the last holder of the lock
+-- committed. Under a higher level it would not see that.
+--
+-- Idle timeout: Postgres ends the transaction if its client falls silent in the middle of it,
+-- because the process is stopped or the host is gone. Its locks would otherwise hold others up
+-- until the network notices, which may take hours.
+--
+-- Lock timeout: no statement waits longer than a second for a lock, because an application may hold
+-- it in a transaction that stays open.
 begin isolation level read committed; set local idle_in_transaction_session_timeout = '10s'; set local lock_timeout = '1s'

@@ -1,17 +1,25 @@
--- Takes rows that come after the candidate $1 out of the claim's index, if they wait for one of the
--- keys $2 that are held: where one claim found little else there is likely to be more, and each claim
--- would find some hundreds. So many at once as takes some tens of milliseconds, as whoever frees one of
--- these keys waits for it.
+-- Takes rows that wait for busy partition keys out of the claim's index. It runs for a claim that
+-- found little else: more such rows are likely to follow, and each later claim would find some
+-- hundreds of them.
 --
--- This transaction holds the keys' locks, and the snapshot is younger than the locks: who is seen to hold
--- a key has yet to free it, and takes the next row back then.
+-- Invariant: a row is blocked only while another row holds its key. This transaction has the locks
+-- of the keys, and the snapshot is younger than the locks. Each holder in the snapshot has yet to
+-- free its key, and takes the next row back then.
+--
+-- $1 bigint: the last candidate of the claim: the rows after it are looked at
+-- $2 text[]: the partition keys that many candidates wait for
+--
+-- `status || ''` fits no index: rows whose ids are known are looked up by id alone, as in
+-- claim_partitions.sql.
 with last as materialized (
+    -- 1. The place of the candidate in the claim's index.
     select i.queue, i.fsm, i.fsm_version, i.priority, i.eligible_at, i.id
     from gen_durable.instances i
     where i.id = $1
 ),
 partitions as materialized (
-    -- Not "exists", which may be planned as a look at all that executes.
+    -- 2. The keys, and if an executing row holds them (`busy`). A subquery with a limit stands for
+    --    "exists", which may be planned as a scan of all executing rows.
     select p.partition_key, (
         select true from gen_durable.instances h
         where h.partition_key = p.partition_key and h.status = 'executing'
@@ -20,6 +28,8 @@ partitions as materialized (
     from pg_catalog.unnest($2::text[]) as p (partition_key)
 ),
 ahead as materialized (
+    -- 3. The due rows that follow in the same queue, machine, version and priority. Two thousand
+    --    take some tens of milliseconds, and a commit that frees one of the keys waits that long.
     select row.id, row.partition_key
     from last l
     cross join lateral (
@@ -34,6 +44,8 @@ ahead as materialized (
     ) as row
 ),
 waiting as materialized (
+    -- 4. The rows among them that wait for a busy key, locked. Rows that another transaction has
+    --    locked stay in the index.
     select row.id
     from pg_catalog.unnest(array(
         select a.id from ahead a

@@ -1,20 +1,26 @@
--- Claims the head of each partition key in $3, whose locks this transaction holds, for the worker
--- $1, of the machines $4 in the versions $5 and in the queues $7; the machines in $6 have an inbox.
--- Candidates ($2) that must wait for their key are taken out of the claim's index; each row of the
--- answer says how many, and there is a row also if nothing was claimed. Heads are taken, most urgent
--- first, until their states weigh $8 bytes; what is loaded of each is bounded as in claim.sql, by $9 too.
+-- Claims the head of each partition key whose lock this transaction holds, and takes the other
+-- candidates of busy keys out of the claim's index. The claimer runs it for the candidates that
+-- claim.sql did not claim.
 --
--- Rows that are known by their id are looked up by it alone: `status` is compared in a way that no index
--- serves, as statistics taken while nothing was runnable would make the claim's index look free.
+-- Invariant: at most one row of a key executes. Each transaction that claims or frees a key holds
+-- the key's lock until its commit is visible. This statement's snapshot is younger than the lock,
+-- so it shows each holder.
 --
--- Whoever claims or frees a key holds its lock until its commit is visible, and this statement's
--- snapshot is younger than the lock: what it sees of the key is the truth.
+-- $1 bigint:   the worker
+-- $2 bigint[]: the candidates, the most urgent first
+-- $3 text[]:   the partition keys whose locks this transaction holds
+-- $4 text[]:   the machines that the worker runs
+-- $5 int[]:    the version of each
+-- $6 text[]:   the machines that declare signals: their inboxes are loaded
+-- $7 text[]:   the queues of the claim
+-- $8 bigint:   the bytes that the heads' states may weigh
+-- $9 boolean:  true for a light claim, as in claim.sql
 --
--- A key whose head somebody has locked (a transaction that signals it), or whose head is left for its
--- weight, keeps a candidate in the claim's index, as nobody will free it: a claim finds the head by that
--- candidate when the lock has gone.
+-- Rows whose ids are known are looked up by id alone: `status || ''` fits no index. Statistics
+-- taken while nothing was runnable would make the claim's index look free.
 with partitions as materialized (
-    -- Not "exists", which may be planned as a look at all that executes.
+    -- 1. The keys, and if an executing row holds them (`busy`). A subquery with a limit stands for
+    --    "exists", which may be planned as a scan of all executing rows.
     select p.partition_key, (
         select true from gen_durable.instances h
         where h.partition_key = p.partition_key and h.status = 'executing'
@@ -22,9 +28,10 @@ with partitions as materialized (
     ) is not null as busy
     from pg_catalog.unnest($3::text[]) as p (partition_key)
 ),
--- The head is found among all rows of the key, not among the candidates: another claim's lock may
--- have hidden an earlier row from them.
 heads as materialized (
+    -- 2. The head of each free key, found among all rows of the key and not among the candidates:
+    --    another claim's lock may have hidden an earlier row from the claim that found the
+    --    candidates.
     select head.id, p.partition_key
     from partitions p
     cross join lateral (
@@ -41,6 +48,8 @@ heads as materialized (
       and exists (select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > gen_durable.now())
 ),
 locked_heads as materialized (
+    -- 3. The heads that no other transaction has locked, with the weight of the states before each.
+    --    A compressed state weighs eight times what it takes on disk, as in claim.sql.
     select row.id, h.partition_key, pg_catalog.sum(row.weight) over (
         order by row.priority, row.eligible_at, row.id rows between unbounded preceding and 1 preceding
     ) as before
@@ -56,16 +65,23 @@ locked_heads as materialized (
     ) as row
 ),
 taken as materialized (
+    -- 4. The most urgent of them, until their states weigh $8 bytes.
     select l.id, l.partition_key from locked_heads l where coalesce(l.before, 0) < $8
 ),
 held as materialized (
+    -- 5. The keys that are busy after this statement. A key is not among them if another
+    --    transaction has its head locked (one that signals it). Nor is it if its head was left for
+    --    its weight. No commit will free such a key, so a candidate of it stays in the claim's
+    --    index. A later claim finds the head by that candidate.
     select p.partition_key
     from partitions p
     where p.busy or p.partition_key in (select t.partition_key from taken t)
 ),
--- Each candidate is looked up by itself: a scan for the keys would read all that waits for them. It may have run
--- since it was found, and come back later: then it waits for no key, and would be taken back in another one's place.
 candidates as materialized (
+    -- 6. The candidates as they are now, numbered within their key, queue, machine and version.
+    --    Each is looked up by itself: a scan for the keys would read all rows that wait for them. A
+    --    candidate may have run since it was found, and be scheduled for later. Such a row waits
+    --    for no key. If it were blocked, it would later be taken back in the place of another row.
     select i.id, i.partition_key, pg_catalog.row_number() over (
         partition by i.partition_key, i.queue, i.fsm, i.fsm_version order by c.place
     ) as place
@@ -79,6 +95,8 @@ candidates as materialized (
     ) as i
 ),
 waiting as materialized (
+    -- 7. The candidates to take out of the index, locked: all of a busy key, and of any other key
+    --    all but the first of each queue, machine and version.
     select row.id
     from candidates c
     cross join lateral (
@@ -91,11 +109,13 @@ waiting as materialized (
       and c.id not in (select h.id from heads h)
 ),
 blocked as (
+    -- 8. These candidates leave the claim's index.
     update gen_durable.instances i
     set blocked = true
     where i.id = any (array(select w.id from waiting w))
 ),
 claimed as (
+    -- 9. The heads are claimed, as in claim.sql.
     update gen_durable.instances i
     set status = 'executing',
         blocked = false,
@@ -106,6 +126,9 @@ claimed as (
     where i.id = any (array(select t.id from taken t))
     returning i.*
 )
+-- 10. One row for each claimed head, in the order in which the heads should run. If none was
+--     claimed, one row in which only `blocked` and `claimed_at` are set. `blocked` is the number of
+--     candidates taken out of the index. States and inboxes are bounded as in claim.sql.
 select i.id,
        i.partition_key,
        i.fsm,

@@ -1,21 +1,32 @@
--- Applies the outcomes of steps, each if its worker still owns the row: same worker, still
--- executing, same revision. Consumed signals ($14, of the instances $17) go with them.
--- The answer is one row of arrays: the ids of what was applied, and of those that go on to a next step
--- the signals that have come since ($18 has the last one that its worker knows of). An inbox's signals are
--- committed in the order of their ids. As in claim.sql, the oldest come, and whether there are more.
+-- Applies the outcomes of steps: writes each into its row, and deletes the signals that it
+-- consumed. The flusher runs it.
 --
--- A row that somebody else has locked (a transaction that signals it, say) is left out instead of
--- waited for: its neighbours must not wait, and a commit that never waits is in no deadlock.
+-- Invariant: an outcome is applied only if its worker still owns the row: same worker, still
+-- executing, same revision. The statement waits for no lock of a row, so it is in no deadlock.
 --
--- The rows are looked up by primary key alone, once, in its order. `status` is compared in a way that no index
--- serves, as statistics taken while nothing was executing would make another index look free. The
--- update goes straight to where the locked rows are; one that moved between the snapshot and the lock is not
--- found there, and counts as locked.
---
--- The planner knows no sizes here, and joins what it takes for ten rows in quadratic time:
--- `generate_subscripts` is taken for a thousand, `case` hides from it how few rows a comparison leaves, and
--- `+ 0` that the key could be looked up once more.
+-- $1 bigint[]:   the instances, each once
+-- $2 bigint[]:   their workers
+-- $3 bigint[]:   the revisions that the workers hold
+-- $4 text[]:     the new statuses
+-- $5 text[]:     the next steps; null keeps the step
+-- $6 text[]:     the new states, as JSON; null keeps the state
+-- $7 text[]:     the results, as JSON, or null
+-- $8 text[]:     the errors to record; null keeps the last one
+-- $9 int[]:      the attempts; null for a row that is given back without a run
+-- $10 bigint[]:  the microseconds until each may run; null keeps its time
+-- $11 text[]:    the names of the signals that each awaits, separated by the character 31; empty
+--                for a park that timed out; null for none
+-- $12 bigint[]:  the microseconds until its park times out, or null
+-- $13 boolean[]: true if the machine declares signals, and so has an inbox
+-- $14 bigint[]:  the consumed signals; $17 names the instance of each
+-- $15 int[]:     the versions of upgraded instances; null for all others
+-- $16 int[]:     the failures in a row; null keeps them
+-- $17 bigint[]:  the instances of the consumed signals
+-- $18 bigint[]:  the last signal of each inbox that the worker knows of
 with outcomes as materialized (
+    -- 1. The outcomes. From `unnest` alone the planner expects ten rows, and would join them in
+    --    quadratic time. From `generate_subscripts`, which gives just as many rows, it expects a
+    --    thousand.
     select *
     from rows from (
         unnest(
@@ -30,6 +41,12 @@ with outcomes as materialized (
     )
 ),
 held as materialized (
+    -- 2. The outcomes whose rows their workers own, locked. A row that another transaction has
+    --    locked (one that signals it, say) is left out: its neighbours must not wait for it.
+    --
+    --    The rows are looked up by primary key alone, once, in its order: `status || ''` fits no
+    --    index. Statistics taken while nothing was executing would make another index look free.
+    --    The `case` hides from the planner how few rows its comparison leaves.
     select o.*, l.place
     from outcomes o
     left join (
@@ -44,9 +61,13 @@ held as materialized (
     end
 ),
 committed as (
+    -- 3. The rows, updated. The update goes straight to the place of each locked row. A row that
+    --    moved between the snapshot and the lock is not found there, and counts as locked. `+ 0`
+    --    hides from the planner that the key could be looked up once more.
     update gen_durable.instances i
     set status = o.status,
-        -- Null but for an instance that was upgraded; a value that does not change is no index's concern.
+        -- The outcome has a version only if the instance was upgraded. Writing the same value again
+        -- touches no index.
         fsm_version = coalesce(o.fsm_version, i.fsm_version),
         step = coalesce(o.step, i.step),
         state = coalesce(o.state::json, i.state),
@@ -73,8 +94,9 @@ committed as (
     returning i.id, i.status, o.listens, o.known
 ),
 consumed as (
-    -- Each is looked up by itself: a join could read all signals. In a `case` the list of what was
-    -- committed is hashed; else it could be searched for each signal.
+    -- 4. The signals that the applied outcomes consumed, deleted. Each is looked up by itself: a
+    --    join could read all signals. In a `case` the list of the committed rows is hashed;
+    --    otherwise it could be searched for each signal.
     delete from gen_durable.signals s
     where s.ctid = any (array(
         select signal.place
@@ -91,6 +113,9 @@ consumed as (
         end
     ))
 )
+-- 5. One row of arrays: the ids of the applied outcomes, and the new signals of rows that go on to
+--    a next step. The signals of an instance are committed in the order of their ids, so the new
+--    ones come after $18. Inboxes are bounded as in claim.sql.
 select pg_catalog.array_agg(row.id) as ids,
        pg_catalog.array_agg(row.id) filter (where row.inbox is not null) as inbox_ids,
        pg_catalog.array_agg(row.inbox) filter (where row.inbox is not null) as inboxes
@@ -121,6 +146,7 @@ from (
         having pg_catalog.count(*) > 0
     ) end as inbox
     from committed c
-    -- Else the planner copies the subquery to each of the three places above: every inbox read thrice.
+    -- Without `offset 0` the planner copies the subquery to each of the three places above, and
+    -- reads every inbox three times.
     offset 0
 ) as row

@@ -1,21 +1,28 @@
--- Delivers signals: locks their targets in the order of ids, inserts what the targets accept, and
--- wakes those that wait for it.
+-- Delivers signals: locks their targets, inserts the signals that the targets accept, and wakes the
+-- targets that wait for one. Calls that signal and outcomes that send run it.
 --
--- The lock comes first and is held to the end: a target cannot end, park or be claimed between the
--- look at its status and the insert, and a lock that was waited for shows the row as it is then. A
--- park that holds the lock first is seen here; one that comes after sees the signal
+-- Invariant: a signal is accepted only by a live target, and wakes it if it is parked for the
+-- signal. The target's lock comes first and is held to the end: a target cannot end, park or be
+-- claimed between the look at its status and the insert. A lock that was waited for shows the row
+-- as it is then. A park that had the lock first is seen here; a later one sees the signal
 -- (wake_parked.sql).
 --
--- If $6 is true, a target that somebody else has locked is left out, and the answer says that it is held:
--- the signals to others must not wait for it. $7 is how long the statement waits for a lock; if it is null,
--- for as long as the transaction does.
---
--- `generate_subscripts` is there for the planner, as in insert.sql.
+-- $1 bigint[]: the targets
+-- $2 text[]:   the machine that each target must be of; null for any
+-- $3 text[]:   the names of the signals
+-- $4 text[]:   their payloads, as JSON
+-- $5 text[]:   their deduplication keys, or null
+-- $6 boolean:  true if a target that another transaction has locked is left out: signals to others
+--              must not wait for it
+-- $7 text:     how long the statement waits for a lock; null leaves the transaction's own timeout
 with lock_timeout_set as materialized (
+    -- 1. The lock timeout. Its count is read below (`>= 0` is always true), so it is set before a
+    --    lock is waited for.
     select pg_catalog.set_config('lock_timeout', $7::text, true) from (select) as one
     where $7::text is not null
 ),
 sent as materialized (
+    -- 2. The signals. `generate_subscripts` tells the planner to expect many, as in insert.sql.
     select *
     from rows from (
         unnest(
@@ -25,6 +32,8 @@ sent as materialized (
     ) as s (target_id, fsm, name, payload, dedup_key, place)
 ),
 waited_for as materialized (
+    -- 3. All targets, if locks are waited for. They are locked in the order of ids, so two
+    --    deliveries cannot wait for each other in a circle.
     select i.id, i.fsm, i.status, i.awaits
     from gen_durable.instances i
     where i.id = any ($1::bigint[]) and not $6 and (select pg_catalog.count(*) from lock_timeout_set) >= 0
@@ -32,6 +41,7 @@ waited_for as materialized (
     for no key update
 ),
 free as materialized (
+    -- 4. The targets that are free, if locked ones are left out.
     select i.id, i.fsm, i.status, i.awaits
     from gen_durable.instances i
     where i.id = any ($1::bigint[]) and $6 and (select pg_catalog.count(*) from lock_timeout_set) >= 0
@@ -44,6 +54,8 @@ targets as materialized (
     select * from free
 ),
 accepted as materialized (
+    -- 5. The signals to live targets of the right machine, numbered within target and deduplication
+    --    key.
     select s.*, pg_catalog.row_number() over (
         partition by s.target_id, s.dedup_key order by s.place
     ) as nth_of_key
@@ -53,6 +65,7 @@ accepted as materialized (
       and (s.fsm is null or s.fsm = t.fsm)
 ),
 new_keys as (
+    -- 6. The deduplication keys that are new to their targets.
     insert into gen_durable.signal_keys (target_id, dedup_key)
     select a.target_id, a.dedup_key
     from accepted a
@@ -62,6 +75,7 @@ new_keys as (
     returning target_id, dedup_key
 ),
 fresh as materialized (
+    -- 7. The signals that are no duplicates: those without a key, and the first of each new key.
     select a.*
     from accepted a
     where a.dedup_key is null
@@ -70,12 +84,14 @@ fresh as materialized (
        )
 ),
 delivered as (
+    -- 8. The fresh signals, put into the inboxes in the order in which they were sent.
     insert into gen_durable.signals (target_id, name, payload, dedup_key)
     select f.target_id, f.name, f.payload::json, f.dedup_key
     from fresh f
     order by f.place
 ),
 woken as (
+    -- 9. The parked targets that await a fresh signal, made runnable.
     update gen_durable.instances i
     set status = 'runnable',
         awaits = null,
@@ -91,11 +107,16 @@ woken as (
     ))
     returning i.id, i.queue
 )
+-- 10. One row for each signal, in the order of the parameters.
+--     fsm, status: the target's; null if there is no such instance, or if it was left out as locked
+--     fresh:       true if the signal was delivered; false for a duplicate, or if it was refused
+--     woken_queue: the target's queue, if this statement woke the target
+--     held:        true if another transaction has the target locked
 select t.fsm,
        t.status,
        s.place in (select f.place from fresh f) as fresh,
        w.queue as woken_queue,
-       -- Not found among the targets, and there all the same.
+       -- The target was not locked above, and yet exists.
        case when t.id is null then (
            select true from gen_durable.instances h where h.id = s.target_id
        ) is not null else false end as held

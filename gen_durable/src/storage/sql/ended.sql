@@ -1,4 +1,9 @@
--- What the instances $1 have come to; a row for each that exists.
+-- Reads what instances have come to. Calls that wait for an end or look an instance up run it.
+--
+-- Invariant: one row for each instance that exists. Only a done instance has a result, and only a
+-- failed one a reason.
+--
+-- $1 bigint[]: the instances
 select i.id,
        i.fsm,
        i.status,

@@ -1,19 +1,35 @@
--- Inserts instances. One whose unique key is taken is left out.
+-- Inserts rows into `gen_durable.instances` if some of them have unique keys. Callers' inserts and
+-- outcomes that insert run it.
 --
--- Entries are inserted in the order of their unique keys: two batches that share keys take them in
--- one order, and so cannot wait for each other in a circle.
+-- Invariant: an instance is left out only if its unique key is taken.
 --
--- The planner takes what `unnest` gives for ten rows, and would join the entries with what was inserted
--- row by row with row, in quadratic time. `generate_subscripts` is taken for a thousand and has just
--- as many: the join is by hash.
---
--- $13 is how long the statement waits for somebody's transaction that is inserting one of the unique keys;
--- if it is null, for as long as the transaction does.
+-- $1 text[]:     the machines
+-- $2 int[]:      their versions
+-- $3 text[]:     the steps
+-- $4 text[]:     the states, as JSON
+-- $5 text[]:     the queues
+-- $6 smallint[]: the priorities
+-- $7 bigint[]:   the delays from now, in microseconds
+-- $8 bigint[]:   the times from which they may run, in microseconds since 1970; null where the
+--                delay counts
+-- $9 text[]:     the partition keys, or null
+-- $10 boolean[]: true for a row that is kept out of the claim's index, as it waits behind another
+--                row of its key
+-- $11 text[]:    the unique keys, or null
+-- $12 text[]:    the statuses in which each holds its unique key, separated by commas, or null
+-- $13 text:      how long to wait for a transaction that is inserting one of the unique keys; null
+--                leaves the transaction's own timeout
 with lock_timeout_set as materialized (
+    -- 1. The lock timeout, until the transaction ends. Its count is read in `entries` (`>= 0` is
+    --    always true), so it is set before the insert waits.
     select pg_catalog.set_config('lock_timeout', $13::text, true) from (select) as one
     where $13::text is not null
 ),
 entries as materialized (
+    -- 2. The entries, each with a new id. From `unnest` alone the planner expects ten rows. It
+    --    would then join the entries with the inserted rows by comparing each with each, in
+    --    quadratic time. From `generate_subscripts`, which gives just as many rows, it expects a
+    --    thousand, and joins by hash.
     select pg_catalog.nextval('gen_durable.instances_id_seq') as id, e.*
     from rows from (
         unnest(
@@ -29,6 +45,8 @@ entries as materialized (
     where (select pg_catalog.count(*) from lock_timeout_set) >= 0
 ),
 inserted as (
+    -- 3. The rows, in the order of their unique keys: two batches that share keys take them in one
+    --    order, and cannot wait for each other in a circle.
     insert into gen_durable.instances (
         id, fsm, fsm_version, step, state, queue, priority, eligible_at,
         partition_key, blocked, unique_key, unique_scope
@@ -45,7 +63,7 @@ inserted as (
     on conflict (fsm, unique_guard) where unique_guard is not null do nothing
     returning id
 )
--- One row of arrays, in the order of the parameters: a null for what was left out.
+-- 4. One row of arrays, in the order of the parameters, with a null for what was left out.
 select pg_catalog.array_agg(i.id order by e.place) as ids
 from entries e
 left join inserted i on i.id = e.id

@@ -1,10 +1,20 @@
--- Inserts instances that may run at once and differ in their states alone: `insert_plain` without arrays of what is
--- the same for all, which are an eighth of its cost.
+-- Inserts instances that may run at once, have no keys, and differ in their states alone. It does
+-- what insert_plain.sql does, without arrays of the values that all rows share, which are an eighth
+-- of its cost.
+--
+-- Invariant: all rows are inserted, or the statement fails.
+--
+-- $1 text:     the machine
+-- $2 int:      its version
+-- $3 text:     the step
+-- $4 text[]:   the states, as JSON
+-- $5 text:     the queue
+-- $6 smallint: the priority
 with inserted as (
     insert into gen_durable.instances (fsm, fsm_version, step, state, queue, priority)
     select $1::text, $2::int, $3::text, e.state::json, $5::text, $6::smallint
     from pg_catalog.unnest($4::text[]) with ordinality as e (state, place)
-    -- As there, so that the order of the ids is that of the parameters.
+    -- The ids grow in the order of the parameters, as in insert_plain.sql.
     order by e.place
     returning id
 )

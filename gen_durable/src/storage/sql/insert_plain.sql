@@ -1,8 +1,19 @@
--- Inserts instances without a unique key: `insert` without what it does for those that have one,
--- which is a third of its cost.
+-- Inserts instances without a unique key. It does what insert.sql does, without its work for unique
+-- keys, which is a third of its cost.
 --
--- Ids are drawn in the order in which the rows are inserted, after they were sorted: in the order of the ids is in
--- the order of the parameters, in whichever order they are returned.
+-- Invariant: all rows are inserted, or the statement fails.
+--
+-- $1 text[]:     the machines
+-- $2 int[]:      their versions
+-- $3 text[]:     the steps
+-- $4 text[]:     the states, as JSON
+-- $5 text[]:     the queues
+-- $6 smallint[]: the priorities
+-- $7 bigint[]:   the delays from now, in microseconds
+-- $8 bigint[]:   the times from which they may run, in microseconds since 1970; null where the
+--                delay counts
+-- $9 text[]:     the partition keys, or null
+-- $10 boolean[]: true for a row that is kept out of the claim's index, as in insert.sql
 with inserted as (
     insert into gen_durable.instances (
         fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key, blocked
@@ -23,9 +34,11 @@ with inserted as (
         fsm, fsm_version, step, state, queue, priority,
         delay, scheduled_at, partition_key, blocked, place
     )
+    -- Ids are drawn as rows are inserted, after this sort. The ids therefore grow in the order of
+    -- the parameters, in whichever order the rows are returned.
     order by e.place
     returning id
 )
--- One row of arrays. All rows are inserted, or the statement fails.
+-- One row of arrays, in the order of the parameters.
 select pg_catalog.array_agg(i.id order by i.id) as ids
 from inserted i

@@ -1,9 +1,18 @@
--- The signals of the instance $1 after the signal $2, of the name $5 if it is not null: the $3 oldest, as
--- far as they begin within $4 bytes. A compressed payload counts as in claim.sql.
+-- Loads from `gen_durable.signals` the signals of a long inbox that a claim or a commit left out,
+-- and counts those that stay left out. The executor runs it for a step that needs them.
 --
--- And how many there are, by name, after all that is loaded: that is, after the signal $6, and if no name
--- was asked for, after those that this answer brings.
+-- Invariant: the answer is bounded in signals and in bytes. The oldest signals come first, each if
+-- it begins within the bytes, so the first one is always loaded.
+--
+-- $1 bigint: the instance
+-- $2 bigint: the signal after which to load
+-- $3 bigint: the most signals to load
+-- $4 bigint: the bytes within which each signal begins
+-- $5 text:   the name of the signals to load; null loads all names
+-- $6 bigint: the newest signal up to which all are loaded already
 with portion as materialized (
+    -- 1. The oldest signals, with the weight of those before each. A compressed payload weighs
+    --    eight times what it takes on disk, as in claim.sql.
     select s.*, pg_catalog.sum(s.weight) over (order by s.id) - s.weight as before
     from (
         select s.id, s.name, s.payload,
@@ -17,9 +26,12 @@ with portion as materialized (
     ) as s
 ),
 loaded as materialized (
+    -- 2. The signals among them that begin within the bytes.
     select p.id, p.name, p.payload from portion p where p.before < $4
 ),
 beyond as materialized (
+    -- 3. The number of signals of each name after all loaded ones: after $6, and after the signals
+    --    of this answer too if no name was asked for.
     select s.name, pg_catalog.count(*) as count, pg_catalog.max(s.id) as last
     from gen_durable.signals s
     where s.target_id = $1
@@ -34,6 +46,7 @@ select (
            )::text
            from loaded l
        ) as inbox,
+       -- The counts have the order of the names. `last` is the newest of the counted signals.
        array(select b.name from beyond b order by b.name) as names,
        array(select b.count from beyond b order by b.name) as counts,
        (select pg_catalog.max(b.last) from beyond b) as last

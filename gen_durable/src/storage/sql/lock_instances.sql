@@ -1,13 +1,22 @@
--- Locks the instances $1 in the order of their ids, which is everybody's order, so that two
--- transactions that each touch several of them cannot wait for each other in a circle.
+-- Locks the rows of outcomes in `gen_durable.instances`, and the targets of their signals. The
+-- flusher runs it before commit.sql, for outcomes that send and for those that may wait.
 --
--- If $2 is true, it leaves out what somebody else has locked, and the answer has their ids: the outcomes
--- that need these rows must not hold up the others. $3 is how long the transaction waits for a lock from
--- here on: for one of these rows, and for a unique key that somebody else is inserting.
+-- Invariant: all transactions lock instances in the order of their ids, so two that need several of
+-- them cannot wait for each other in a circle. The answer has the ids of the rows that were left
+-- out.
+--
+-- $1 bigint[]: the instances
+-- $2 boolean:  true if rows that other transactions have locked are left out: the outcomes that
+--              need them must not hold up the others
+-- $3 text:     how long the transaction waits for a lock from here on: for these rows, and for a
+--              unique key that another transaction is inserting
 with lock_timeout_set as materialized (
+    -- 1. The lock timeout. Its count is read below (`>= 0` is always true), so it is set before a
+    --    lock is waited for.
     select pg_catalog.set_config('lock_timeout', $3::text, true)
 ),
 waited_for as materialized (
+    -- 2. All rows, if locks are waited for.
     select i.id
     from gen_durable.instances i
     where i.id = any ($1::bigint[]) and not $2 and (select pg_catalog.count(*) from lock_timeout_set) >= 0
@@ -15,6 +24,7 @@ waited_for as materialized (
     for no key update
 ),
 free as materialized (
+    -- 3. The rows that are free, if locked ones are left out.
     select i.id
     from gen_durable.instances i
     where i.id = any ($1::bigint[]) and $2 and (select pg_catalog.count(*) from lock_timeout_set) >= 0

@@ -1,6 +1,13 @@
--- Takes the locks of the partition keys $1, waiting for each, in one order for everybody: for a second,
--- as a claim that has one may take as long.
+-- Takes the locks of partition keys, and waits for each. A transaction runs it before
+-- unblock_partitions.sql.
+--
+-- Invariant: all transactions that wait take these locks in one order, that of the hashes, so they
+-- cannot wait for each other in a circle.
+--
+-- $1 text[]: the partition keys
 with lock_timeout_set as materialized (
+    -- It waits a second for a lock, because a claim that has the lock may take that long. The count
+    -- is read below (`>= 0` is always true), so the timeout is set first.
     select pg_catalog.set_config('lock_timeout', '1s', true)
 )
 select pg_catalog.pg_advisory_xact_lock(p.key)

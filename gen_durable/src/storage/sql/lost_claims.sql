@@ -1,9 +1,15 @@
--- Rows that the worker $1 holds and does not know of ($2 are those that it knows): a claim whose
--- answer was lost with its connection, or an outcome that was given up.
+-- Finds lost claims: rows that a worker holds and does not know of. The answer to their claim was
+-- lost with its connection, or their outcome was given up. The claimer runs it between its claims.
 --
--- What the worker holds is found first, and by the lease index whatever the statistics say: a range is
--- taken for few rows, where `=` is taken for all if one worker held all when they were taken.
+-- Invariant: at most a batch of rows, in the order of their ids. Nothing is locked or changed.
+--
+-- $1 bigint:   the worker
+-- $2 bigint[]: the rows that the worker knows
+-- $3 bigint:   the most rows to return
 with held as materialized (
+    -- The rows of the worker, read by the lease index whatever the statistics say. The planner
+    -- expects few rows of a range. With `=` it would expect all rows, if one worker held all of
+    -- them when the statistics were taken.
     select i.id, i.fsm, i.fsm_version, i.revision, i.partition_key
     from gen_durable.instances i
     where i.locked_by between $1 and $1

@@ -1,11 +1,22 @@
--- Microseconds until the next row is due by its schedule, in the queues $1 and of the machines $2
--- in the versions $3 (a list of each queue with each machine), and until the next park times out;
--- null if there is none. The groups are found as in claim.sql. Both are kept within a century: Postgres
--- subtracts no infinite time, and one such row must not fail the look for all.
+-- Microseconds until the next row of `gen_durable.instances` is due by its schedule, and until the
+-- next park times out; null if there is none. The claimer runs it when it has nothing to claim, to
+-- know how long it may wait.
 --
--- What has been due for more than $4 microseconds does not count: a claim has seen it and did not take it, as it is
--- locked or its queue is full, and it must not hide what comes later.
+-- Invariant: the cost does not grow with the rows that wait.
+--
+-- $1 text[]: a queue; with $2 and $3 a list of each queue with each machine and version
+-- $2 text[]: the machine
+-- $3 int[]:  its version
+-- $4 bigint: the microseconds after which a due row no longer counts
+--
+-- A claim has seen a row that has been due for longer than $4. It did not take the row, which is
+-- locked or whose queue is full. Such a row must not hide later ones.
+--
+-- Both times are kept within a century of now. Postgres subtracts no infinite time, and one such
+-- row must not fail the look for all.
 with recursive groups (queue, fsm, fsm_version, priority) as (
+    -- 1. The groups that exist: queue, machine, version and priority. Each is found by one descent
+    --    of the index, as in claim.sql.
     select k.queue, k.fsm, k.fsm_version, head.priority
     from unnest((select $1::text[]), (select $2::text[]), (select $3::int[]))
         as k (queue, fsm, fsm_version)
@@ -30,6 +41,7 @@ with recursive groups (queue, fsm, fsm_version, priority) as (
         limit 1
     ) as head
 )
+-- 2. The time of the earliest row that counts, found at the head of each group.
 select (extract(epoch from (
            select pg_catalog.min(least(
                greatest(head.eligible_at, gen_durable.now() - interval '1 century'), gen_durable.now() + interval '1 century'
@@ -46,6 +58,7 @@ select (extract(epoch from (
                limit 1
            ) as head
        ) - gen_durable.clock()) * 1000000)::bigint as eligible,
+       -- 3. The time of the earliest timeout of a park, in any queue.
        (extract(epoch from (
            select least(
                greatest(head.wake_at, gen_durable.now() - interval '1 century'), gen_durable.now() + interval '1 century'

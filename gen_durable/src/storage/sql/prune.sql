@@ -1,12 +1,14 @@
--- Deletes a batch of ended instances, of each machine those that ended first.
+-- Deletes a batch of ended instances whose retention is over, of each machine the oldest first. A
+-- maintenance service runs it.
 --
--- $1 bigint: for how many microseconds instances of a machine are kept of which `retention` says
---            nothing; null keeps them for ever
+-- Invariant: at most 1,000 instances, and none that is locked. The number is no parameter: for one
+-- the planner would expect a tenth of the table, and the statement would look costly enough for
+-- Postgres to compile it each time.
 --
--- A batch is 1,000 instances. The number is in the text: for a parameter the planner would expect a
--- tenth of the table, and find the statement costly enough to be compiled each time.
+-- $1 bigint: the retention in microseconds, for machines that are not in the table `retention`;
+--            null keeps their instances for ever
 with recursive machines (fsm) as (
-    -- 1. Machines of which instances have ended: one descent of the index for each.
+    -- 1. The machines that have ended instances: one descent of the index for each.
     (
         select i.fsm
         from gen_durable.instances i
@@ -27,8 +29,9 @@ with recursive machines (fsm) as (
 )
 delete from gen_durable.instances i
 where i.id = any (array(
-    -- 2. The oldest of each machine, found by one more descent. A machine whose instances are kept
-    --    for ever has a limit that is null: nothing is before it, and nothing is read.
+    -- 2. The oldest instances of each machine, found by one more descent. If a machine's instances
+    --    are kept for ever, the time to compare with is null: no instance is before it, and none is
+    --    read.
     select old.id
     from machines m
     left join gen_durable.retention r on r.fsm = m.fsm

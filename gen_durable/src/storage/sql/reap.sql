@@ -1,12 +1,13 @@
--- Returns up to $1 rows of lost workers to the queue: those whose lease ran out, and those that
--- are not in the table of workers at all. A row whose workers were lost $2 times in a row fails.
+-- Takes rows from lost workers: returns them to the queue, or fails those that have lost too many
+-- workers in a row. The reaper runs it in each engine.
 --
--- From the second loss in a row on, a row comes back at a random moment of the next second, of the
--- next two, and then of the next four. An instance that kills its worker at once would otherwise be
--- claimed with the same neighbours each time, and they would fail with it.
+-- Invariant: only rows change whose holder has no running lease, or is not in the table `workers`
+-- at all. Rows that are locked are skipped.
 --
--- The distinct holders are found by one descent of the lease index each.
+-- $1 bigint: the most rows to take
+-- $2 int:    the losses in a row after which a row fails
 with recursive holders (locked_by) as (
+    -- 1. The workers that hold rows: one descent of the lease index for each.
     (
         select i.locked_by from gen_durable.instances i
         where i.locked_by is not null order by i.locked_by limit 1
@@ -20,6 +21,7 @@ with recursive holders (locked_by) as (
     ) as beyond
 ),
 lost as materialized (
+    -- 2. The workers among them that are lost: their lease ran out, or they do not exist.
     select h.locked_by
     from holders h
     where h.locked_by is not null
@@ -29,6 +31,7 @@ lost as materialized (
       )
 ),
 orphans as materialized (
+    -- 3. Their rows, locked, as many as the batch takes.
     select orphan.id
     from lost l
     cross join lateral (
@@ -49,13 +52,16 @@ set status = case when i.crashes >= $2 - 1 then 'failed' else 'runnable' end,
     end,
     finished_at = case when i.crashes >= $2 - 1 then gen_durable.now() end,
     locked_by = null,
+    -- From the second loss in a row on, a row comes back at a random moment: of the next second,
+    -- then of the next two, and then of the next four. Otherwise an instance that kills its worker
+    -- at once would be claimed with the same neighbours each time, and they would fail with it. A
+    -- row with a partition key is not delayed: no later row of its key may go before it.
     eligible_at = case
-        -- Not if it has a key: nothing of its key may go before it.
         when i.crashes > 0 and i.partition_key is null
         then gen_durable.now() + pg_catalog.random() * 2 ^ least(i.crashes, 3) * interval '0.5 seconds'
         else i.eligible_at
     end,
-    -- The counts stay within their types: one absurd row must not fail the batch.
+    -- The counts stay within their types: one row with an absurd count must not fail the batch.
     attempt = least(i.attempt, 2147483646) + 1,
     crashes = least(i.crashes, 2147483646) + 1,
     revision = i.revision % 4611686018427387904 + 1,

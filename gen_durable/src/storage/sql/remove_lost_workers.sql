@@ -1,5 +1,8 @@
--- Removes workers whose lease ran out and that hold no row any more. One whose row somebody has
--- locked, to renew its lease perhaps, is left for another time.
+-- Removes workers whose lease ran out and that hold no row any more. The reaper runs it when it
+-- finds no row to take.
+--
+-- Invariant: it waits for no lock. A worker whose row is locked, perhaps to renew its lease, is
+-- left for another time.
 delete from gen_durable.workers w
 where w.id = any (array(
     select lost.id

@@ -1,2 +1,5 @@
--- Removes the worker $1. Rows that it still holds are found by the reaper, as it has no lease.
+-- Removes a worker. An engine runs it at its end. The reaper takes the rows that it still holds,
+-- because a worker that does not exist has no lease.
+--
+-- $1 bigint: the worker
 delete from gen_durable.workers where id = $1

@@ -1,10 +1,14 @@
--- Up to $2 partition keys after $1 (from the first if null) that have waiting rows, and whether they
--- are stranded: nobody holds the key, and of some queue, machine and version that waits a claim can
--- find no row. None are, unless the row to go next was locked by somebody when its key was freed.
+-- Lists partition keys that have blocked rows, and says if they are stranded: no executing row
+-- holds the key, and some queue, machine and version has blocked rows and no row that a claim can
+-- find. A maintenance service runs it.
 --
--- `blocked` is compared in a way that no index serves: the claim's index, which knows no keys, would be
--- read for each of them.
+-- A key is stranded only if another transaction had the row that goes next locked when the key was
+-- freed.
+--
+-- $1 text:   the key after which to begin; null begins with the first
+-- $2 bigint: the most keys to list
 with recursive partitions (partition_key) as (
+    -- 1. The keys that have blocked rows: one descent of the index for each.
     select pg_catalog.min(i.partition_key) from gen_durable.instances i
     where i.blocked and ($1::text is null or i.partition_key > $1)
     union all
@@ -22,6 +26,8 @@ select p.partition_key,
        )
        and exists (
            with recursive kinds (queue, fsm, fsm_version) as (
+               -- 2. The queues, machines and versions (kinds) of the key's blocked rows: one
+               --    descent for each.
                (
                    select i.queue, i.fsm, i.fsm_version
                    from gen_durable.instances i
@@ -41,6 +47,9 @@ select p.partition_key,
                    limit 1
                ) as head
            )
+           -- 3. The kinds that have no due row in the claim's index. `blocked` is compared in a way
+           --    that fits no index. Otherwise the claim's index, which knows no keys, would be read
+           --    for each kind.
            select from kinds k
            where not exists (
                select from gen_durable.instances i

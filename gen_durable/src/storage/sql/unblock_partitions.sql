@@ -1,13 +1,16 @@
--- Takes the first waiting rows of each partition key in $1 back into the claim's index, unless the
--- key is held again: one for each queue, machine and version that waits, as nobody may be there who
--- serves the very first. The claim takes one of them and blocks the others again.
+-- Takes the first blocked rows of freed partition keys back into the claim's index, one for each
+-- queue, machine and version. There may be no worker that serves the very first. A claim takes one
+-- of them, and blocks the others again. Commits that free keys, the reaper and a maintenance
+-- service run it.
 --
--- This transaction holds the keys' locks and has freed the keys, and the snapshot is younger than
--- the locks: a row that a claim blocked meanwhile is seen.
+-- Invariant: a key that is held again lets no row in. This transaction has the keys' locks and has
+-- freed the keys, and the snapshot is younger than the locks. It shows each row that a claim
+-- blocked meanwhile.
 --
--- The answer has a row for each that was taken back, with its queue, and one for each key of which
--- somebody had locked all that waits for some machine and version: nobody else would free it again.
+-- $1 text[]: the partition keys
 with recursive kinds (partition_key, queue, fsm, fsm_version) as (
+    -- 1. The queues, machines and versions of each key's blocked rows: one descent of the index for
+    --    each.
     select k.partition_key, head.queue, head.fsm, head.fsm_version
     from pg_catalog.unnest((select $1::text[])) as k (partition_key)
     cross join lateral (
@@ -30,6 +33,8 @@ with recursive kinds (partition_key, queue, fsm, fsm_version) as (
     ) as head
 ),
 heads as materialized (
+    -- 2. The most urgent of these rows, locked; null where other transactions have locked all of
+    --    them.
     select k.partition_key, head.id
     from unnest(
         array(select partition_key from kinds), array(select queue from kinds),
@@ -50,11 +55,14 @@ heads as materialized (
     )
 ),
 freed as (
+    -- 3. These rows are in the claim's index again.
     update gen_durable.instances i
     set blocked = false
     where i.id = any (array(select h.id from heads h))
     returning i.queue
 )
+-- 4. The queue of each row that was taken back, and each key of which all rows of some queue,
+--    machine and version were locked. The engine unblocks such a key again, as no commit will.
 select f.queue, null as locked_key from freed f
 union all
 select null, h.partition_key from heads h where h.id is null

@@ -1,4 +1,10 @@
--- The instances that hold the unique keys $2 of the machines $1, in that order.
+-- Finds the instances that hold unique keys. Inserts run it for the rows that insert.sql left out.
+--
+-- Invariant: one row for each key, in the order of the parameters; null for a key that has no
+-- holder.
+--
+-- $1 text[]: the machines
+-- $2 text[]: the unique key of each
 select (
     select i.id
     from gen_durable.instances i

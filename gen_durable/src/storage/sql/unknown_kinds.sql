@@ -1,5 +1,9 @@
--- Machines and versions that have runnable rows in the queues $1; the engine logs those that it
--- does not know. Found by one descent of the claim's index for each.
+-- Lists the machines and versions that have runnable rows in some queues. A maintenance service
+-- logs those that the engine does not know.
+--
+-- Invariant: one descent of the claim's index for each of them, however many rows wait.
+--
+-- $1 text[]: the queues
 with recursive kinds (queue, fsm, fsm_version) as (
     select q.queue, head.fsm, head.fsm_version
     from pg_catalog.unnest($1::text[]) as q (queue)

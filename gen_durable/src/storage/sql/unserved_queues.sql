@@ -1,5 +1,7 @@
--- Queues that have runnable rows and that no worker with a running lease serves. Found by one descent
--- of the claim's index for each queue.
+-- Lists the queues that have runnable rows and that no worker with a running lease serves. A
+-- maintenance service logs them.
+--
+-- Invariant: one descent of the claim's index for each queue, however many rows wait.
 with recursive queues (queue) as (
     (
         select i.queue

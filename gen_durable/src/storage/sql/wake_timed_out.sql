@@ -1,5 +1,10 @@
--- Wakes up to $1 parked instances whose time is up. An empty list of awaited names tells the step
--- that no signal woke it.
+-- Wakes parked instances whose time is up, the longest due first. The claimer and a maintenance
+-- service run it. The answer has the queues of the woken instances.
+--
+-- Invariant: at most a batch, and none that is locked. An empty list of awaited names tells the
+-- step that no signal woke it.
+--
+-- $1 bigint: the most instances to wake
 update gen_durable.instances i
 set status = 'runnable',
     awaits = '{}',
