@@ -22,7 +22,7 @@ type Local = Box<dyn Fn(&str) -> bool + Send + Sync>;
 /// Tells those who run a queue that there is work in it.
 pub(crate) struct Notifier {
     local: OnceLock<Local>,
-    remote: Option<Arc<Group<Queue>>>,
+    remote: Option<Arc<Group<Announcement>>>,
     /// When an engine that was told nothing has looked by itself.
     next_look: Duration,
 }
@@ -41,9 +41,9 @@ pub(crate) fn latest_poll(poll_interval: Duration) -> Duration {
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// A queue with work in it.
-struct Queue(String);
+struct Announcement(String);
 
-impl Item for Queue {
+impl Item for Announcement {
     fn weight(&self) -> usize {
         self.0.len()
     }
@@ -59,7 +59,7 @@ impl Notifier {
     /// A row that is due only after every engine has polled is not announced. An engine's own
     /// interval counts if it is longer than the default; nobody knows those of others.
     pub(crate) fn remote(connections: Connections, poll_interval: Duration) -> Arc<Self> {
-        let run = move |queues: Vec<Queue>| {
+        let run = move |queues: Vec<Announcement>| {
             let connections = connections.clone();
             Box::pin(async move {
                 let queues: BTreeSet<String> = queues.into_iter().map(|queue| queue.0).collect();
@@ -86,7 +86,7 @@ impl Notifier {
         Self::with(None, poll_interval)
     }
 
-    fn with(remote: Option<Arc<Group<Queue>>>, poll_interval: Duration) -> Arc<Self> {
+    fn with(remote: Option<Arc<Group<Announcement>>>, poll_interval: Duration) -> Arc<Self> {
         let next_look = latest_poll(poll_interval.max(POLL_INTERVAL));
         Arc::new(Self { local: OnceLock::new(), remote, next_look })
     }
@@ -109,7 +109,7 @@ impl Notifier {
     pub(crate) fn announce_elsewhere<'a>(&self, queues: impl IntoIterator<Item = &'a str>) {
         for queue in queues {
             if let Some(remote) = &self.remote {
-                remote.submit(Queue(queue.to_owned()));
+                remote.submit(Announcement(queue.to_owned()));
             }
         }
     }
@@ -119,7 +119,7 @@ impl Notifier {
         for queue in queues {
             let taken = self.local.get().is_some_and(|local| local(queue));
             if let (false, Some(remote)) = (taken, &self.remote) {
-                remote.submit(Queue(queue.to_owned()));
+                remote.submit(Announcement(queue.to_owned()));
             }
         }
     }

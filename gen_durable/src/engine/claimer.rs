@@ -19,16 +19,18 @@ use super::{
     Shared,
     claim_lock::ClaimLocks,
     executor,
+    life::Life,
     limits::Limits,
     lost_claims::LostClaims,
     outage::{Outage, no_connection},
     prefetch::{CLAIM_MAX, Prefetch},
     registry::Work,
-    slots::Row,
     watermarks::Watermarks,
 };
 use crate::{
     backoff::jittered,
+    client::notifier::Notifier,
+    connections::Connections,
     fault::Fault,
     group::WEIGHT_MAX,
     storage::{self, ClaimRequest, Claimed, Due, Kinds},
@@ -80,7 +82,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
         // claim, or wakes the wait below.
         let announced = shared.wake.next();
         if let Err(error) = lost_claims.look(shared).await {
-            pause(shared, outage.failed(&error)).await;
+            pause(&shared.life, outage.failed(&error)).await;
             continue;
         }
         let asked = Instant::now();
@@ -90,7 +92,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             // No slot is free, or the lease has lapsed; either change wakes the claimer. Or the claim locks
             // are refused, and asked for again after a pause.
             let again = [claim_locks.next(asked), limits.next()].into_iter().flatten().min();
-            wait(shared, announced, until(shared.config.poll_interval, again)).await;
+            wait(&shared.life, announced, until(shared.config.poll_interval, again)).await;
             continue;
         };
         request.known = watermarks.known(&request.queues, asked);
@@ -173,7 +175,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     let own = shared.wake.take_due().filter(|at| *at >= asked);
                     until(next_look.saturating_duration_since(now), own)
                 };
-                wait(shared, announced, until(pause, again)).await;
+                wait(&shared.life, announced, until(pause, again)).await;
             }
         }
     }
@@ -263,7 +265,7 @@ async fn failed(
     shared.flusher.set_backlog(false);
     match Fault::of(error) {
         Fault::Connection | Fault::Database | Fault::Locked => {
-            pause(shared, outage.failed(error)).await;
+            pause(&shared.life, outage.failed(error)).await;
         }
         Fault::Data | Fault::Size | Fault::Unclear => {
             limits.failed(&request.queues, error, brought, Instant::now());
@@ -332,12 +334,11 @@ fn enter(
         queue.claimed.fetch_add(1, Ordering::Relaxed);
         shared.tasks.begin(row.id);
         let unloaded = request.light.clone().or_else(|| row.state.is_none().then(|| BEYOND.into()));
-        let work = Work::new(row, runner.name(), Arc::clone(&queue.name), unloaded);
-        let row = Row { runner, work };
+        let work = Work::new(row, runner, Arc::clone(&queue.name), unloaded);
         if !enters {
-            executor::release(shared, queue, row);
-        } else if let Some(row) = queue.enter(row) {
-            executor::spawn(shared, queue, row);
+            executor::release(shared, queue, work);
+        } else if let Some(work) = queue.enter(work) {
+            executor::spawn(shared, queue, work);
         }
     }
     // A shutdown that began meanwhile has released what waited before these rows came.
@@ -381,7 +382,9 @@ async fn idle(
 ) -> Duration {
     let pause = *idle_pause;
     *idle_pause = (pause * 2).min(shared.config.poll_interval);
-    match look_ahead(shared, queues, kinds, asked.elapsed() + MARGIN).await {
+    match look_ahead(&shared.connections, &shared.notifier, queues, kinds, asked.elapsed() + MARGIN)
+        .await
+    {
         Ok(due) => {
             let own = shared.wake.take_due();
             let missed = own.is_some_and(|at| asked <= at && at <= Instant::now())
@@ -400,21 +403,22 @@ async fn idle(
 }
 
 async fn look_ahead(
-    shared: &Shared,
+    connections: &Connections,
+    notifier: &Notifier,
     queues: &[String],
     kinds: &Kinds,
     since: Duration,
 ) -> Result<Due, sqlx::Error> {
-    let mut connection = shared.connections.get().await?;
+    let mut connection = connections.get().await?;
     let look = async {
         let due = storage::next_due(&mut connection, queues, kinds, since).await?;
         if due.wake == Some(Duration::ZERO) {
             let woken = storage::wake_timed_out(&mut connection, WAKE_MAX).await?;
-            shared.notifier.announce(woken.iter().map(String::as_str));
+            notifier.announce(woken.iter().map(String::as_str));
         }
         Ok(due)
     };
-    let result = shared.connections.within(look).await;
+    let result = connections.within(look).await;
     connection.done(result)
 }
 
@@ -424,17 +428,17 @@ fn until(pause: Duration, then: Option<Instant>) -> Duration {
 }
 
 /// Waits, whatever is announced.
-async fn pause(shared: &Shared, pause: Duration) {
+async fn pause(life: &Life, pause: Duration) {
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
-        () = shared.life.stopping.wait() => {}
+        () = life.stopping.wait() => {}
     }
 }
 
-async fn wait(shared: &Shared, announced: impl Future<Output = ()>, pause: Duration) {
+async fn wait(life: &Life, announced: impl Future<Output = ()>, pause: Duration) {
     tokio::select! {
         () = announced => {}
         () = tokio::time::sleep(pause) => {}
-        () = shared.life.stopping.wait() => {}
+        () = life.stopping.wait() => {}
     }
 }

@@ -21,7 +21,7 @@ use super::{
     flusher::Answer,
     outage::{Outage, no_connection},
     registry::{self, Decoded, Ran, Runner, Work},
-    slots::{Queue, Row},
+    slots::Queue,
 };
 use crate::{
     error::{Cause, StepError},
@@ -35,13 +35,13 @@ const LOADS_MAX: u32 = 8;
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs an instance that has a slot.
-pub(crate) fn spawn(shared: &Arc<Shared>, queue: &Arc<Queue>, row: Row) {
+pub(crate) fn spawn(shared: &Arc<Shared>, queue: &Arc<Queue>, work: Work) {
     let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
     let runtime = shared.runtime.clone();
     runtime.spawn(async move {
-        let _end = End { shared: &shared, queue: &queue, id: row.work.instance.id };
+        let _end = End { shared: &shared, queue: &queue, id: work.instance.id };
         let mut slot = Slot { shared: &shared, queue: &queue, held: true };
-        drive(&shared, &mut slot, &*row.runner, row.work).await;
+        drive(&shared, &mut slot, work).await;
     });
 }
 
@@ -81,9 +81,9 @@ impl Slot<'_> {
 
     fn give(&mut self) {
         if std::mem::take(&mut self.held)
-            && let Some(row) = self.queue.leave()
+            && let Some(work) = self.queue.leave()
         {
-            spawn(self.shared, self.queue, row);
+            spawn(self.shared, self.queue, work);
         }
     }
 }
@@ -95,7 +95,9 @@ impl Drop for Slot<'_> {
 }
 
 /// Runs step after step until the instance leaves the worker.
-async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, runner: &dyn Runner, mut work: Work) {
+async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
+    let runner = Arc::clone(&work.runner);
+    let runner = &*runner;
     let began = Instant::now();
     let mut steps = 0;
     loop {
@@ -291,12 +293,12 @@ async fn flush(
 }
 
 /// Gives back a row that has not begun.
-pub(crate) fn release(shared: &Arc<Shared>, queue: &Arc<Queue>, row: Row) {
+pub(crate) fn release(shared: &Arc<Shared>, queue: &Arc<Queue>, work: Work) {
     let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
     // An engine may be dropped anywhere. The reaper gives the row back if the runtime has ended.
     let runtime = shared.runtime.clone();
     runtime.spawn(async move {
-        let _end = End { shared: &shared, queue: &queue, id: row.work.instance.id };
-        shared.flusher.commit(row.work.release()).await;
+        let _end = End { shared: &shared, queue: &queue, id: work.instance.id };
+        shared.flusher.commit(work.release()).await;
     });
 }

@@ -277,8 +277,8 @@ impl Shared {
     /// Gives back the rows that have not begun.
     fn release_waiting(self: &Arc<Self>) {
         for queue in self.queues.values() {
-            for row in queue.take_waiting() {
-                executor::release(self, queue, row);
+            for work in queue.take_waiting() {
+                executor::release(self, queue, work);
             }
         }
     }

@@ -34,6 +34,8 @@ use upgrader::Upgrader;
 
 /// A claimed instance on its way through its steps.
 pub(crate) struct Work {
+    /// The machine's code.
+    pub(crate) runner: Arc<dyn Runner>,
     /// The machine's name.
     pub(crate) fsm: &'static str,
     /// The version of the stored step and state.
@@ -69,12 +71,13 @@ impl Work {
     /// `unloaded` says why the state was not loaded, if it was not.
     pub(crate) fn new(
         claimed: Claimed,
-        fsm: &'static str,
+        runner: Arc<dyn Runner>,
         queue: Arc<str>,
         unloaded: Option<Arc<str>>,
     ) -> Self {
         Self {
-            fsm,
+            fsm: runner.name(),
+            runner,
             fsm_version: claimed.kind.fsm_version,
             upgraded: None,
             instance: Arc::new(Instance {

@@ -14,7 +14,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::registry::{Runner, Work};
+use super::registry::Work;
 
 /// A queue in this process.
 pub(crate) struct Queue {
@@ -34,16 +34,10 @@ struct State {
     waiting: VecDeque<Waiting>,
 }
 
-/// A claimed row and its machine.
-pub(crate) struct Row {
-    pub(crate) runner: Arc<dyn Runner>,
-    pub(crate) work: Work,
-}
-
 /// Who waits for a slot.
 enum Waiting {
     /// A row that was claimed and has not begun.
-    Row(Row),
+    Work(Work),
     /// An instance between two steps.
     Task(oneshot::Sender<()>),
 }
@@ -61,13 +55,13 @@ impl Queue {
     }
 
     /// Takes a slot for a row, or queues the row; a row that is returned has a slot.
-    pub(crate) fn enter(&self, row: Row) -> Option<Row> {
+    pub(crate) fn enter(&self, work: Work) -> Option<Work> {
         let mut state = self.lock();
         if state.free > 0 {
             state.free -= 1;
-            return Some(row);
+            return Some(work);
         }
-        state.waiting.push_back(Waiting::Row(row));
+        state.waiting.push_back(Waiting::Work(work));
         None
     }
 
@@ -88,7 +82,7 @@ impl Queue {
     }
 
     /// Gives a slot back; a row that is returned has it now.
-    pub(crate) fn leave(&self) -> Option<Row> {
+    pub(crate) fn leave(&self) -> Option<Work> {
         let mut state = self.lock();
         loop {
             match state.waiting.pop_front() {
@@ -96,7 +90,7 @@ impl Queue {
                     state.free += 1;
                     return None;
                 }
-                Some(Waiting::Row(row)) => return Some(row),
+                Some(Waiting::Work(work)) => return Some(work),
                 Some(Waiting::Task(task)) => {
                     if task.send(()).is_ok() {
                         return None;
@@ -107,15 +101,15 @@ impl Queue {
     }
 
     /// Takes out the rows that have not begun.
-    pub(crate) fn take_waiting(&self) -> Vec<Row> {
+    pub(crate) fn take_waiting(&self) -> Vec<Work> {
         let mut state = self.lock();
         let (rows, tasks): (Vec<_>, Vec<_>) = std::mem::take(&mut state.waiting)
             .into_iter()
-            .partition(|waiting| matches!(waiting, Waiting::Row(_)));
+            .partition(|waiting| matches!(waiting, Waiting::Work(_)));
         state.waiting.extend(tasks);
         rows.into_iter()
             .filter_map(|waiting| match waiting {
-                Waiting::Row(row) => Some(row),
+                Waiting::Work(work) => Some(work),
                 Waiting::Task(_) => None,
             })
             .collect()

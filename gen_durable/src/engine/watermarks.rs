@@ -31,11 +31,11 @@ const MEMORY: Duration = Duration::from_mins(1);
 /// What the claimer knows of its queues.
 #[derive(Debug, Default)]
 pub(super) struct Watermarks {
-    queues: HashMap<String, Queue>,
+    queues: HashMap<String, Groups>,
 }
 
 #[derive(Debug)]
-struct Queue {
+struct Groups {
     groups: HashMap<(usize, i16), Watermark>,
     /// When a partition key was met last, by machine.
     keyed: HashMap<usize, Instant>,
@@ -80,7 +80,7 @@ impl Watermarks {
         let next_whole = now + (took * WHOLE_EVERY).min(WHOLE_EVERY_MAX);
         for name in request.queues.iter().filter(|queue| !refused.contains(queue)) {
             let whole = !request.known.iter().any(|first| first.queue == *name);
-            let queue = self.queues.entry(name.clone()).or_insert_with(|| Queue {
+            let queue = self.queues.entry(name.clone()).or_insert_with(|| Groups {
                 groups: HashMap::new(),
                 keyed: HashMap::new(),
                 next_whole,

@@ -94,6 +94,7 @@ impl Work {
     /// The same instance as a newer version sees it.
     fn upgraded(&self, upgraded: Upgraded, state: String) -> Self {
         Self {
+            runner: Arc::clone(&self.runner),
             fsm: self.fsm,
             fsm_version: self.fsm_version,
             upgraded: Some(upgraded),
