@@ -1,7 +1,7 @@
 //! The habits of the code that a machine can check.
 //!
-//! Each test is one habit, and lists every place that breaks it. Files are read as text: a rule that
-//! would need to understand Rust is not worth having here.
+//! Each test checks one habit and lists every place that breaks it. Files are read as text: a rule
+//! that would need to understand Rust is not worth having here.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The most lines of a source file. One of more than three hundred is worth a second look already.
+/// The most lines of a source file. A file of more than three hundred already deserves a second
+/// look.
 const LINES_MAX: usize = 500;
 
 /// The crates that are published.
@@ -27,7 +28,7 @@ impl File {
         Path::new(&self.path).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
     }
 
-    /// Its lines, with their numbers as an editor shows them.
+    /// Returns its lines, with their numbers as an editor shows them.
     fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
         self.text.lines().enumerate().map(|(index, line)| (index + 1, line))
     }
@@ -41,7 +42,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// All files below a directory with this extension, in a fixed order.
+/// Returns all files below a directory with this extension, in a fixed order.
 fn files(dir: &str, extension: &str) -> Vec<File> {
     let mut found = Vec::new();
     let entries = fs::read_dir(root().join(dir)).unwrap_or_else(|error| panic!("{dir}: {error}"));
@@ -61,7 +62,7 @@ fn files(dir: &str, extension: &str) -> Vec<File> {
     found
 }
 
-/// The Rust files that people write: no expansions, and no cases of wrong use.
+/// Returns the Rust files that people write, without expansions and without cases of wrong use.
 fn sources() -> Vec<File> {
     let mut sources = files(".", "rs");
     sources.retain(|file| {
@@ -77,7 +78,8 @@ fn check(problems: &[String]) {
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
 
-/// The words between backticks at the beginning of a table's rows: `.queue(name)` gives `queue`.
+/// Returns the words between backticks at the beginning of a table's rows: `.queue(name)` gives
+/// `queue`.
 fn rows(text: &str, table: &str) -> BTreeSet<String> {
     let begin = text.find(table).unwrap_or_else(|| panic!("no table begins with {table}"));
     text[begin..]
@@ -92,7 +94,7 @@ fn rows(text: &str, table: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The public functions of an impl block.
+/// Returns the names of the public functions of an impl block.
 fn methods(path: &str, block: &str) -> BTreeSet<String> {
     let text = read(path);
     let begin = text.find(block).unwrap_or_else(|| panic!("{path} has no `{block}`"));
@@ -153,13 +155,13 @@ fn nothing_is_left_half_done() {
 #[test]
 fn an_exception_from_a_lint_has_its_reason() {
     let mut problems = Vec::new();
-    // What `expand` quotes is generated code.
+    // The code that `expand` quotes is generated.
     for file in sources().into_iter().filter(|file| !file.path.contains("/expand/")) {
         for attribute in ["#[allow(", "#![allow(", "#[expect(", "#![expect("] {
             for (begin, _) in file.text.match_indices(attribute) {
                 let number = file.text[..begin].lines().count() + 1;
                 let rest = &file.text[begin..];
-                // In this very file the attribute stands in a string.
+                // In this file the attribute stands in a string.
                 let quoted = file.text[..begin].ends_with('"');
                 let end = rest.find(")]").unwrap_or(rest.len());
                 if !quoted && !rest[..end].contains("reason = ") {
@@ -189,7 +191,8 @@ fn sql_stands_in_its_files_alone() {
     check(&problems);
 }
 
-/// What runs SQL is given a constant or a literal: nothing that was put together, and nothing that was declared safe.
+/// Each function that runs SQL gets a constant or a literal. No statement is put together, and none
+/// is declared safe.
 #[test]
 fn no_statement_is_built_from_strings() {
     let calls =
@@ -243,11 +246,11 @@ fn a_statement_is_described_and_has_a_constant_of_its_name() {
     check(&problems);
 }
 
-/// A database may have another encoding than UTF-8, functions of any name in its search path, and a test
-/// kit's clock.
+/// A database may have another encoding than UTF-8, functions of any name in its search path, and
+/// the clock of a test. No statement may depend on them.
 #[test]
 fn statements_depend_on_nothing_in_the_database_but_the_schema() {
-    // Syntax, and what is qualified by the parser itself: `unnest` of several arrays.
+    // These words are syntax. The parser itself qualifies `unnest` of several arrays.
     let syntax = [
         "all",
         "and",
@@ -367,7 +370,9 @@ fn numbered_properties_are_listed_with_their_tests() {
     check(&problems);
 }
 
-/// `module::name`, or the beginning of a name and `…`; or a module with tests of its own, as `engine::flusher`.
+/// `docs/reliability.md` names a test as `module::name`, or as the beginning of a name and `…`. It
+/// may also name a module that has tests of its own, such as `engine::flusher`. Each of them must
+/// exist.
 #[test]
 fn the_tests_that_the_promises_name_exist() {
     let sources = sources();
@@ -433,7 +438,7 @@ fn the_documentation_lists_every_option() {
     }
 }
 
-/// The names in a list of options that the macros know.
+/// Returns the names in a list of options that the macros know.
 fn options(list: &str) -> BTreeSet<String> {
     let attr = read("gen_durable_macros/src/attr.rs");
     let begin = format!("const {list}: Known = &[");
@@ -473,7 +478,7 @@ fn versions_agree() {
     let version = value(&workspace, "\nversion");
     let mut problems = Vec::new();
     for krate in PUBLISHED {
-        // Generated code calls what one version of the runtime has.
+        // Generated code calls functions of exactly one version of the runtime.
         let exact = if krate == "gen_durable_macros" { "=" } else { "" };
         let dependency =
             format!("{krate} = {{ version = \"{exact}{version}\", path = \"{krate}\" }}");

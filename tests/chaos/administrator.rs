@@ -1,10 +1,10 @@
-//! The administrator changes the database: logins, rights, names, isolation.
+//! The administrator changes the database of a chaos run: logins, rights, names, isolation.
 //!
 //! ```text
-//!   whole ──harm──► broken ──mend──► whole        password: rotated ──told──► everybody uses it
+//!   whole ──harm──► broken ──mend──► whole        password: rotated ──told──► all clients use it
 //! ```
 //!
-//! Invariant: at most one thing is broken at a time, and `mend` puts it right.
+//! Invariant: at most one part is broken at a time, and `mend` repairs it.
 
 use std::time::{Duration, Instant};
 
@@ -17,16 +17,16 @@ use crate::Error;
 
 /// The login of the workers.
 const WORKER: &str = "chaos_worker";
-/// That of the driver.
+/// The login of the driver.
 const APP: &str = "chaos_app";
 
-/// The time for which connections to a running server are tried.
+/// The longest time to try to connect to a server that runs.
 const CONNECT_MAX: Duration = Duration::from_secs(20);
 
-/// Waits briefly for a lock; without it, the table is left as it is.
+/// The lock timeout of a change. It is short: a table that is in use keeps its name.
 const LOCK_MAX: &str = "set lock_timeout = '500ms'";
 
-/// A mistake that somebody makes, and mends.
+/// A mistake of an administrator, which is mended later.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Harm {
     /// The logins are members of no role.
@@ -61,9 +61,9 @@ impl Harm {
 pub(crate) struct Administrator {
     url: String,
     broken: Option<Harm>,
-    /// The logins' password is of this number.
+    /// The number of the password that the logins have now.
     password: u32,
-    /// The one that they use.
+    /// The number of the password that workers and driver use.
     told: u32,
 }
 
@@ -72,7 +72,8 @@ impl Administrator {
         Self { url, broken: None, password: 0, told: 0 }
     }
 
-    /// Makes the logins, which may do what the roles may, and write the oracle's log.
+    /// Makes the logins of workers and driver. They are members of the roles, and may write the
+    /// oracle's log.
     pub(crate) async fn set_up(&self, pool: &PgPool) -> Result<(), Error> {
         gen_durable_migrate::roles(pool).await?;
         let path: String = sqlx::query_scalar("show hba_file").fetch_one(pool).await?;
@@ -91,12 +92,12 @@ impl Administrator {
         .await
     }
 
-    /// The options of a worker's connections, as it knows them.
+    /// Returns the options of a worker's connections, with the password that it knows.
     pub(crate) fn worker(&self, url: &str) -> Result<PgConnectOptions, Error> {
         Ok(url.parse::<PgConnectOptions>()?.username(WORKER).password(&self.known_password()))
     }
 
-    /// The driver's pool.
+    /// Makes the driver's pool, with the password that it knows.
     pub(crate) fn driver_pool(&self, url: &str) -> Result<PgPool, Error> {
         let options: PgConnectOptions = url.parse()?;
         Ok(PgPoolOptions::new()
@@ -105,12 +106,12 @@ impl Administrator {
             .connect_lazy_with(options.username(APP).password(&self.known_password())))
     }
 
-    /// The password that has been told last.
+    /// Returns the password that was told last.
     pub(crate) fn known_password(&self) -> String {
         secret(self.told)
     }
 
-    /// Breaks something; whether it did: what is in use for long cannot be renamed.
+    /// Breaks something. Returns false if it did not: a table that stays in use cannot be renamed.
     pub(crate) async fn harm(&mut self, harm: Harm) -> Result<bool, Error> {
         if self.broken.is_some() {
             return Ok(false);
@@ -131,7 +132,7 @@ impl Administrator {
         }
     }
 
-    /// Puts right what is broken.
+    /// Mends what is broken.
     pub(crate) async fn mend(&mut self) -> Result<(), Error> {
         if let Some(harm) = self.broken {
             self.run(harm.statements().1).await?;
@@ -140,7 +141,7 @@ impl Administrator {
         Ok(())
     }
 
-    /// New connections begin at this isolation level; at Postgres's own if there is none.
+    /// Sets the isolation level at which new connections begin. None stands for Postgres's default.
     pub(crate) async fn isolate(&self, level: Option<&str>) -> Result<(), Error> {
         let name: String =
             self.url.parse::<PgConnectOptions>()?.get_database().unwrap_or_default().to_owned();
@@ -151,7 +152,7 @@ impl Administrator {
         self.run(format!("alter database {name} {change}")).await
     }
 
-    /// Changes the password, which nobody is told yet.
+    /// Changes the password of the logins, without telling it to workers and driver.
     pub(crate) async fn rotate(&mut self) -> Result<(), Error> {
         let password = secret(self.password + 1);
         self.run(format!(
@@ -162,14 +163,15 @@ impl Administrator {
         Ok(())
     }
 
-    /// From now on the last password is known.
+    /// Tells the current password to workers and driver.
     pub(crate) fn tell(&mut self, driver: &PgPool) {
         self.told = self.password;
         let options = driver.connect_options().as_ref().clone();
         driver.set_connect_options(options.password(&self.known_password()));
     }
 
-    /// Connects, also to a server that has said a moment too soon that it is ready.
+    /// Connects to the server. Tries again for a while, as the server may report a moment too soon
+    /// that it is ready.
     async fn connect(&self) -> Result<PgConnection, Error> {
         let since = Instant::now();
         loop {

@@ -1,7 +1,7 @@
-//! Callers send giant rows and inboxes at times, beside the driver's steady calls. Their
+//! Bursts beside the driver's steady calls: callers send giant rows and fill inboxes, and their
 //! transactions hold rows and keys.
 //!
-//! Invariant: as the driver's: a signal that an instance needs is sent until it is acknowledged.
+//! Invariant: as for the driver, a signal that an instance needs is sent until it is acknowledged.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,14 +19,15 @@ use crate::{
     schedule::{Fault, Hold},
 };
 
-/// The signals of a burst that are under way at once.
+/// The most signals of a burst that are under way at once.
 const AT_ONCE: u32 = 500;
 
-/// A caller's own limit for its transactions, as one whose connection is half open cannot end them.
+/// The caller's own limit for an idle transaction: over a half open connection it cannot end the
+/// transaction itself.
 const IDLE_MAX: &str = "set local idle_in_transaction_session_timeout = '8s'";
 
 impl Shared {
-    /// Does what is the driver's of a fault.
+    /// Does the driver's part of a fault.
     pub(crate) async fn suffer(self: Arc<Self>, fault: Fault, mut random: Random) {
         match fault {
             Fault::Giants(rows, bytes) => self.giants(rows, bytes).await,
@@ -37,7 +38,7 @@ impl Shared {
         }
     }
 
-    /// Many large rows in one call.
+    /// Inserts many large rows in one call.
     async fn giants(&self, rows: u32, bytes: usize) {
         let rows: Vec<_> = (0..rows).map(|_| Giant::insert(GiantState::new(bytes, 0))).collect();
         let call = Giant::insert_many(rows).execute(self.busy());
@@ -46,7 +47,7 @@ impl Shared {
         }
     }
 
-    /// Many signals to one instance, as fast as they can be sent.
+    /// Sends many signals to one instance, as fast as possible.
     async fn inbox(self: Arc<Self>, signals: u32, bytes: usize, random: &mut Random) {
         let key = format!("giant {}", random.number());
         let id = self
@@ -72,7 +73,8 @@ impl Shared {
             let signal = signal.dedup_key(format!("parcel {n}"));
             match self.call(signal.execute(self.busy())).await {
                 Some(
-                    // Terminal: an earlier try delivered it, and then the rest came.
+                    // `Terminal`: an earlier try delivered the signal, then the instance got all
+                    // others and ended.
                     Ok(Delivery::Delivered | Delivery::Duplicate)
                     | Err(SignalError::Terminal { .. }),
                 ) => return,
@@ -86,8 +88,8 @@ impl Shared {
         }
     }
 
-    /// A transaction signals a collector and does not end for a while. Another call and the
-    /// collector's own leaves want to signal it meanwhile.
+    /// Signals a collector in a transaction that stays open for a while. Meanwhile another call and
+    /// the collector's own leaves signal it too.
     async fn hold_row(&self, time: Duration, kept: bool, random: &mut Random) {
         let state = CollectorState { leaves: 5, external: 1, ..CollectorState::default() };
         let key = format!("held {}", random.number());
@@ -100,8 +102,8 @@ impl Shared {
         self.owe(id, EXTERNAL);
     }
 
-    /// A transaction inserts a unique key and does not end for a while. Another call wants the key
-    /// meanwhile.
+    /// Inserts a unique key in a transaction that stays open for a while. Meanwhile another call
+    /// inserts the same key.
     async fn hold_key(&self, time: Duration, kept: bool, random: &mut Random) {
         let key = format!("once {}", random.below(200));
         let insert =
@@ -117,7 +119,8 @@ impl Shared {
         }
     }
 
-    /// Acts in a transaction, and leaves it open for a while; true if it is known to be committed.
+    /// Acts in a transaction and leaves it open for a while. Returns true if it is known to be
+    /// committed.
     async fn hold(
         &self,
         time: Duration,
@@ -144,9 +147,9 @@ impl Shared {
         held.is_ok_and(|held| held.unwrap_or(false))
     }
 
-    /// Inserts until there is an answer. If one is lost, nobody knows the id, and the signals would
-    /// never come. The key tells it. It is held for ever, as the instance may have ended before the
-    /// second try.
+    /// Inserts until there is an answer. If an answer is lost, the driver does not know the id and
+    /// could never send the signals. The unique key tells it the id at the next try. The key is
+    /// held for ever, as the instance may have ended before that.
     pub(crate) async fn insert_surely<M: Machine>(
         &self,
         client: &Client,

@@ -1,7 +1,8 @@
-//! What goes on outside of the workers: inserts and signals, throughout.
+//! The driver: it inserts instances and sends signals throughout the run, from outside of the
+//! workers.
 //!
-//! Invariant: what an instance needs in order to end is sent until it is acknowledged; what was
-//! acknowledged is remembered, and must be there in the end.
+//! Invariant: the driver sends each signal that an instance needs in order to end, until it is
+//! acknowledged. It remembers each acknowledged insert, and the instance must be there in the end.
 
 use std::{
     sync::{
@@ -25,10 +26,10 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{Error, schedule::Fault};
 
-/// How long a call may take before the driver gives it up.
+/// The longest time of a call; then the driver gives it up. It is longer than most faults last.
 pub(crate) const CALL_MAX: Duration = Duration::from_secs(15);
 
-/// While an instance holds a unique key that it keeps when it has ended.
+/// The statuses for a unique key that an instance holds for ever, also after its end.
 pub(crate) const FOR_EVER: [Status; 5] =
     [Status::Runnable, Status::Executing, Status::AwaitingSignal, Status::Done, Status::Failed];
 
@@ -43,16 +44,16 @@ pub(crate) struct Driver {
 pub(crate) struct Shared {
     pool: PgPool,
     client: Client,
-    /// That of the bursts: they would hold up the steady calls.
+    /// The client for bursts, which would hold up the steady calls of the other one.
     busy: Client,
     stopping: AtomicBool,
-    /// No insert comes any more, and all signals that will be owed are.
+    /// The driver inserts nothing any more, so no further signal will be owed.
     all_inserted: AtomicBool,
     acknowledged: AtomicU64,
     failed: AtomicU64,
-    /// Acknowledged inserts.
+    /// The ids of acknowledged inserts.
     inserted: Mutex<Vec<i64>>,
-    /// External signals that have not been acknowledged: collector and number.
+    /// External signals that were not acknowledged yet: the collector and the number.
     owed: Mutex<Vec<(InstanceId<Collector>, u32)>>,
     problems: Mutex<Vec<String>>,
 }
@@ -81,7 +82,7 @@ impl Driver {
         }
     }
 
-    /// Does what is the driver's of a fault, beside its steady calls.
+    /// Does the driver's part of a fault, beside its steady calls.
     pub(crate) fn suffer(&mut self, fault: Fault) {
         let random = Random::new(self.random.number());
         self.bursts.spawn(Arc::clone(&self.shared).suffer(fault, random));
@@ -95,7 +96,8 @@ impl Driver {
         self.shared.failed.load(Ordering::Relaxed)
     }
 
-    /// Stops inserting, and goes on until every signal that is owed was acknowledged.
+    /// Stops inserting, and waits until every signal that is owed is acknowledged. Returns what
+    /// went wrong.
     pub(crate) async fn finish(&mut self) -> Vec<String> {
         self.shared.stopping.store(true, Ordering::Relaxed);
         let all = async {
@@ -119,7 +121,7 @@ impl Driver {
         std::mem::take(&mut *self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Acknowledged inserts that are not there.
+    /// Returns a problem for each acknowledged insert that is not in the database.
     pub(crate) async fn missing(&self, pool: &PgPool) -> Result<Vec<String>, Error> {
         let inserted = self.shared.inserted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let missing: Vec<i64> = sqlx::query_scalar(
@@ -145,7 +147,7 @@ impl Shared {
                 }
                 3..5 => self.insert_collector(&mut random).await,
                 5..8 => {
-                    // A few busy keys.
+                    // These few keys are always busy.
                     let rows = (0..random.between(1, 6)).map(|_| {
                         let key = format!("key {}", random.below(5));
                         Keyed::insert(KeyedState::default()).partition_key(key)
@@ -161,7 +163,7 @@ impl Shared {
                 }
                 9..11 => self.insert_wild(&mut random).await,
                 _ => {
-                    // Tried again until it is there.
+                    // The same keys come again and again, so an insert that failed is tried again.
                     let key = format!("once {}", random.below(200));
                     let insert = Once::insert(KeyedState::default());
                     self.keep(insert.unique_key(key).unique_while(FOR_EVER)).await;
@@ -183,7 +185,7 @@ impl Shared {
     async fn insert_wild(&self, random: &mut Random) {
         let seed = u32::try_from(random.below(1 << 30)).unwrap_or(0);
         let insert = Wild::insert(WildState { seed, ..WildState::default() });
-        // Into an inbox before its instance runs, or into the one of an instance that runs.
+        // With this delay, the signal below arrives before the instance runs or while it runs.
         let insert = insert.schedule_in(Duration::from_millis(random.below(20)));
         let Some(id) = self.keep(insert).await else { return };
         let bad = serde_json::json!({ "n": "not a number" });
@@ -199,7 +201,7 @@ impl Shared {
         Some(id)
     }
 
-    /// Sends what is owed, in any order, and often a second time.
+    /// Sends the signals that are owed, in any order and often a second time.
     async fn signal(&self, mut random: Random) {
         loop {
             let owed = {
@@ -218,8 +220,8 @@ impl Shared {
             match self.send(id, n).await {
                 Some(Ok(Delivery::Delivered | Delivery::Duplicate)) => {
                     if random.below(3) == 0 {
-                        // Nothing must come of it: neither a second signal nor an error, unless
-                        // the collector has ended, as it has all that it needs.
+                        // The second signal must have no effect. It may fail only if the collector
+                        // has ended, as it then has all that it needs.
                         match self.send(id, n).await {
                             Some(Ok(Delivery::Delivered)) => {
                                 self.wrong(format!("signal {n} to {id} was delivered twice"));
@@ -231,7 +233,8 @@ impl Shared {
                         }
                     }
                 }
-                // An earlier try whose answer was lost delivered it, and then the rest came.
+                // An earlier try, whose answer was lost, delivered the signal. Then the collector
+                // got all others and ended.
                 Some(Err(SignalError::Terminal { .. })) => {}
                 Some(Err(SignalError::Unknown { .. } | SignalError::WrongMachine { .. })) => {
                     self.wrong(format!("collector {id} is gone, or another machine"));
@@ -253,7 +256,8 @@ impl Shared {
         self.call(signal.execute(&self.client)).await
     }
 
-    /// Counts a call; none if it did not return in time.
+    /// Makes a call and counts it as acknowledged or failed. Returns none if the call did not
+    /// return in time.
     pub(crate) async fn call<T, E>(
         &self,
         call: impl Future<Output = Result<T, E>>,

@@ -1,6 +1,7 @@
-//! Postgres, the workers, and the proxy and the clock that each of them has.
+//! The fleet of a chaos run: Postgres, the workers, and a proxy and a clock for each of them.
 //!
-//! Invariant: `heal` undoes every fault but one: what is half open stays so, for the engines to find.
+//! Invariant: `heal` undoes every fault except one: half open connections stay so, for the engines
+//! to find.
 
 use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::PathBuf, time::Duration};
 
@@ -23,13 +24,13 @@ use crate::{
 const DATABASE: &str = "postgres";
 const SIGKILL: i32 = 9;
 const MIB: u64 = 1024 * 1024;
-/// The longest time of a shutdown, whatever happens to the database.
+/// The longest time of a worker's shutdown, whatever happens to the database.
 const SHUTDOWN_MAX: Duration = Duration::from_mins(1);
-/// By how much the memory of a worker may grow, once it has warmed up. A row of some MiB is there
-/// several times while its step runs, and the allocator keeps the memory.
+/// The most bytes by which a worker's memory may grow, once it is warm. A row of some MiB exists
+/// several times while its step runs, and the allocator keeps that memory.
 const GROWTH_MAX: u64 = 160 * MIB;
 
-/// What the worker that lives throughout has in memory, in bytes.
+/// The memory, in bytes, of the worker that no fault ends.
 #[derive(Default)]
 struct Memory {
     pid: Option<u32>,
@@ -44,12 +45,13 @@ pub(crate) struct Fleet {
     server: Server,
     administrator: Administrator,
     driver_pool: Option<PgPool>,
-    /// One for each worker, and one for the driver.
+    /// One proxy for each worker, and then one for the driver.
     proxies: Vec<Proxy>,
     workers: Vec<Option<Worker>>,
-    /// Those that shut down. Faults go on meanwhile: what they wait for may be one's end.
+    /// The workers that shut down. Faults go on meanwhile, as a shutdown may wait for the end of
+    /// one.
     ending: JoinSet<(usize, Result<Ended, Error>)>,
-    /// Without libfaketime there are none, and all clocks are right.
+    /// The workers' clocks. Without libfaketime there are none, and all clocks are right.
     clocks: Vec<Clock>,
     server_clock: Option<Clock>,
     memory: Memory,
@@ -57,7 +59,7 @@ pub(crate) struct Fleet {
     problems: Vec<String>,
     lost_commits: u64,
     running: bool,
-    /// The harm is mended as soon as Postgres runs.
+    /// True if the harm must be mended as soon as Postgres runs.
     mend_due: bool,
 }
 
@@ -67,7 +69,8 @@ impl Fleet {
         let server_clock = Clock::new()?;
         let mut server = Server::builder()
             .setting("log_min_messages", "panic")
-            // A connection that freezes before it has logged in would hold up a stop for a minute.
+            // If a connection freezes before it has logged in, it would hold up a stop for a
+            // minute.
             .setting("authentication_timeout", "5s");
         for (name, value) in server_clock.iter().flat_map(Clock::environment) {
             server = server.env(name, value);
@@ -112,7 +115,7 @@ impl Fleet {
         self.administrator.set_up(pool).await
     }
 
-    /// A pool that has the driver's faults.
+    /// Makes a pool that goes through the driver's proxy and suffers its faults.
     pub(crate) fn driver_pool(&mut self) -> Result<PgPool, Error> {
         let url = self.proxies[self.workers.len()].url(DATABASE);
         let pool = self.administrator.driver_pool(&url)?;
@@ -128,7 +131,8 @@ impl Fleet {
             let url = self.administrator.worker(&self.proxies[index].url(DATABASE))?;
             let url = url.to_url_lossy().to_string();
             let clock = self.clocks.get(index);
-            // The account of its runs is not the engine's, and spared what its connections suffer.
+            // The worker records its runs on a direct connection. The engine does not use it, and
+            // no fault of the proxy meets it.
             let runs = self.server_url();
             let arguments = ["--runs", &runs];
             let worker = Worker::start(&self.program, &url, self.lease, &arguments, clock)?;
@@ -238,7 +242,7 @@ impl Fleet {
                 self.tell_password();
                 return Ok(());
             }
-            // These are the driver's.
+            // The driver causes these faults; here they are only counted.
             Fault::Giants(..) => "giant rows",
             Fault::Inbox(..) => "giant inbox",
             Fault::Hold(..) => "row or key held",
@@ -271,7 +275,7 @@ impl Fleet {
             self.administrator.tell(pool);
         }
         for worker in self.workers.iter_mut().flatten() {
-            // One that has just ended is found by the next look.
+            // `look_after` finds a worker that has just ended.
             let _ = worker.tell(&self.administrator.known_password());
         }
     }
@@ -289,7 +293,7 @@ impl Fleet {
         connection.close().await
     }
 
-    /// Looks at the memory of the worker that lives throughout.
+    /// Measures the memory of the worker that no fault ends.
     pub(crate) fn weigh(&mut self) {
         let Some(Some(worker)) = self.workers.last() else { return };
         let Some(bytes) = worker.memory() else { return };
@@ -299,7 +303,7 @@ impl Fleet {
         self.memory.last = bytes;
     }
 
-    /// Ends all faults but the wrong clocks of the workers.
+    /// Ends all faults except the wrong clocks of the workers.
     pub(crate) async fn heal(&mut self) -> Result<(), Error> {
         if let Some(clock) = &self.server_clock {
             clock.set(0)?;
@@ -319,7 +323,7 @@ impl Fleet {
         self.start_all()
     }
 
-    /// Finds those that have ended with nobody's help, as none may.
+    /// Finds the workers that ended although no fault ended them. No worker may do so.
     fn look_after(&mut self) -> Result<(), Error> {
         for index in 0..self.workers.len() {
             if let Some(worker) = self.workers[index].take_if(Worker::has_ended) {
@@ -330,7 +334,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// What is to be said of a worker that has ended.
+    /// Notes the lost outcomes, the panics and the unexpected end of a worker.
     fn bury(&mut self, index: usize, ended: &Ended, expected: bool) {
         self.lost_commits += ended.lost_commits();
         if !expected {
@@ -340,8 +344,8 @@ impl Fleet {
         self.problems.extend(panics);
     }
 
-    /// Who has more connections than its pools may have. A connection that is half open counts, for as
-    /// long as the worker has not given it up.
+    /// Returns a problem for each worker that has more sockets than its pools may open. A half open
+    /// connection counts for as long as the worker has not given it up.
     pub(crate) fn crowded(&self) -> Vec<String> {
         let workers = self.workers.iter().flatten();
         workers
@@ -353,7 +357,8 @@ impl Fleet {
             .collect()
     }
 
-    /// Shuts all workers down; what was wrong with any, ever. Then nothing is half open any more.
+    /// Shuts all workers down. Returns every problem of the run. After this no connection is half
+    /// open.
     pub(crate) async fn shut_down(&mut self) -> Result<Vec<String>, Error> {
         self.weigh();
         if self.memory.last > self.memory.first + GROWTH_MAX {
@@ -365,7 +370,7 @@ impl Fleet {
             self.end_shutdowns(true).await?;
         }
         self.proxies.clear();
-        // Postgres notices that its clients are gone when it next looks.
+        // Postgres notices only at its next look that its clients are gone.
         tokio::time::sleep(Duration::from_millis(500)).await;
         Ok(std::mem::take(&mut self.problems))
     }
@@ -384,8 +389,8 @@ impl Fleet {
         });
     }
 
-    /// In the middle of faults a shutdown may fail to reach the database. It may not hang, crash or
-    /// fail in another way even then.
+    /// Waits for the shutdowns. In the middle of faults a shutdown may fail to reach the database.
+    /// Even then it may not hang, crash or fail in another way.
     async fn end_shutdowns(&mut self, quiet: bool) -> Result<(), Error> {
         while let Some(ended) = self.ending.join_next().await {
             let (index, ended) = ended?;

@@ -8,17 +8,16 @@
 //!   worker ──► proxy ──┘
 //! ```
 //!
-//! The wall clocks of workers are wrong, and jump, and so does that of Postgres, if libfaketime is
-//! installed (Debian's package `faketime`); otherwise the run says that it goes without.
+//! The wall clocks of the workers and of Postgres are wrong and jump, if libfaketime is installed
+//! (Debian's package `faketime`). Otherwise the run reports that it goes without. Workers and
+//! driver have logins with the rights of the roles alone, and passwords that change. Rights, tables
+//! and the schema are missing for a moment, and the isolation level is raised.
 //!
-//! Workers and driver have logins with the rights of the roles alone, and passwords that change.
-//! Rights, tables and the schema are missing for a moment, and the isolation level is raised.
+//! The seed decides which faults come, when, and to which process. The machine's scheduling decides
+//! what they meet there. Therefore a seed that fails may need a few runs to fail again.
 //!
-//! Which faults come, when and to whom, follows from the seed. What they meet does not: that is up
-//! to the machine's scheduling, so a seed that fails may need a few runs to fail again.
-//!
-//! Invariant: the verdict comes from the oracle, and from what the driver was told; the exit status
-//! is the verdict.
+//! Invariant: the verdict comes from the oracle and from the answers that the driver got. The exit
+//! status is the verdict.
 
 #![allow(missing_debug_implementations, reason = "a program is no API")]
 
@@ -51,17 +50,17 @@ use crate::{
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long everything may take to end after the faults.
+/// The longest time that all instances may take to end after the last fault.
 const SETTLE_MAX: Duration = Duration::from_mins(2);
 
-/// How long a worker may take to reach the size that it should keep.
+/// The time after which a worker has reached the size that it should keep.
 const WARM: Duration = Duration::from_secs(10);
 
-/// How long sessions and connections may be held after everything has ended: a transaction that nobody
-/// ends any more is ended by Postgres.
+/// The longest time that sessions and connections may be held after all instances have ended. It is
+/// longer than Postgres takes to end a transaction that its client left open.
 const HELD_MAX: Duration = Duration::from_secs(30);
 
-/// How long a run is at least in which some worker is lost, whatever the seed.
+/// The least seconds of a run in which, with any seed, some worker is lost.
 const LONG: u64 = 30;
 
 #[derive(Parser)]
@@ -75,26 +74,26 @@ struct Arguments {
 
 #[derive(Parser)]
 struct Options {
-    /// How long faults come.
+    /// The time in seconds in which faults come.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// What the faults follow from; the clock, if it is not given.
+    /// The seed of the faults; by default it comes from the clock.
     #[arg(long)]
     seed: Option<u64>,
-    /// Worker processes.
+    /// The number of worker processes.
     #[arg(long, default_value_t = 4)]
     workers: usize,
-    /// Their lease, in milliseconds: short, so that faults outlive it.
+    /// The workers' lease in milliseconds. It is short, so that faults outlive it.
     #[arg(long, default_value_t = 2000)]
     lease: u64,
-    /// Says each fault.
+    /// Prints each fault.
     #[arg(long)]
     verbose: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs an engine until stdin is closed; the run starts these.
+    /// Runs an engine until stdin is closed. The chaos run starts these.
     #[command(hide = true)]
     Worker(worker::Options),
 }
@@ -117,7 +116,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs it all; what is wrong.
+/// Runs everything, and returns the problems.
 async fn run(options: Options) -> Result<Vec<String>, Error> {
     let seed = options.seed.unwrap_or_else(|| {
         let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
@@ -145,7 +144,7 @@ async fn run(options: Options) -> Result<Vec<String>, Error> {
         if told.elapsed() > Duration::from_secs(5) {
             told = Instant::now();
             tell(began, &pool, &driver).await;
-            // From here on it is warm.
+            // From here on the workers are warm.
             if began.elapsed() > WARM {
                 fleet.weigh();
             }
@@ -179,7 +178,7 @@ async fn run(options: Options) -> Result<Vec<String>, Error> {
     Ok(problems)
 }
 
-/// A pool that no fault but Postgres's own end touches.
+/// Makes a pool for the oracle. Only a stop of Postgres touches it.
 fn look(fleet: &Fleet) -> Result<PgPool, Error> {
     let options: PgConnectOptions = fleet.server_url().parse()?;
     Ok(PgPoolOptions::new()
@@ -187,7 +186,7 @@ fn look(fleet: &Fleet) -> Result<PgPool, Error> {
         .connect_lazy_with(options.application_name("oracle")))
 }
 
-/// A line of progress, if the database can be asked just now.
+/// Prints a line of progress, if the database answers just now.
 async fn tell(began: Instant, pool: &PgPool, driver: &Driver) {
     let counts = tokio::time::timeout(Duration::from_secs(1), counts(pool)).await;
     if let Ok(Ok((live, ended))) = counts {
@@ -209,14 +208,14 @@ async fn counts(pool: &PgPool) -> Result<(i64, i64), sqlx::Error> {
     .await
 }
 
-/// How many workers the table has: those that were lost are removed once their lease has run out.
+/// Counts the workers in the table. A lost worker is removed once its lease has run out.
 async fn registered(pool: &PgPool) -> Result<usize, sqlx::Error> {
     let count: i64 =
         sqlx::query_scalar("select count(*) from gen_durable.workers").fetch_one(pool).await?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-/// Waits until everything has ended and lost workers are cleared away.
+/// Waits until all instances have ended and all lost workers are removed.
 async fn settle(began: Instant, pool: &PgPool, workers: usize, problems: &mut Vec<String>) {
     let since = Instant::now();
     let mut told = Instant::now();
@@ -240,7 +239,7 @@ async fn settle(began: Instant, pool: &PgPool, workers: usize, problems: &mut Ve
     }
 }
 
-/// Waits until nobody holds what is needed no more; what is held for too long.
+/// Waits until no session or connection is held any more. Returns those that are held for too long.
 async fn held(pool: &PgPool, fleet: &Fleet) -> Result<Vec<String>, Error> {
     let since = Instant::now();
     loop {

@@ -1,6 +1,4 @@
-//! Which faults come when, from a seed.
-//!
-//! Invariant: the same seed, time and number of workers give the same schedule.
+//! The schedule of the faults, made from a seed.
 
 use std::time::Duration;
 
@@ -9,54 +7,56 @@ use gen_durable_tests::random::Random;
 
 use crate::administrator::Harm;
 
-/// Something that is done to the fleet. What does not apply (to stop a dead worker) does nothing.
+/// A fault, or its end. A fault that does not apply, such as stopping a dead worker, does nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
-    /// SIGKILL.
+    /// The worker gets SIGKILL.
     Kill(usize),
-    /// A worker that is not running is started.
+    /// The worker is started, if it does not run.
     Start(usize),
-    /// SIGSTOP.
+    /// The worker gets SIGSTOP.
     Stop(usize),
-    /// SIGCONT.
+    /// The worker gets SIGCONT.
     GoOn(usize),
-    /// A graceful shutdown.
+    /// The worker shuts down gracefully.
     ShutDown(usize),
     /// Postgres is stopped.
     Postgres(Mode),
     /// Postgres is started.
     PostgresBack,
-    /// Every connection's server process is terminated.
+    /// Postgres terminates the server process of every connection.
     Terminate,
-    /// The connections through this proxy are cut. The driver's is the last one.
+    /// The connections through this proxy are cut. The driver's proxy is the last one.
     Cut(usize),
     /// The connections through this proxy are half open from now on, for good.
     Freeze(usize),
-    /// Through this proxy everything arrives so much later.
+    /// All that goes through this proxy arrives this much later.
     Delay(usize, Duration),
-    /// The worker's wall clock jumps: from now on it is so many seconds ahead, or behind.
+    /// The worker's wall clock jumps. It is this many seconds ahead from now on, or behind if
+    /// negative.
     Clock(usize, i64),
     /// The clock of Postgres jumps.
     PostgresClock(i64),
-    /// Something of the database is not as it should be.
+    /// The administrator breaks something in the database.
     Harm(Harm),
-    /// It is put right.
+    /// The administrator mends it.
     Mend,
-    /// New connections begin at this isolation level, or at Postgres's own.
+    /// New connections begin at this isolation level; none stands for Postgres's default.
     Isolation(Option<&'static str>),
-    /// The logins have another password, which nobody knows yet.
+    /// The logins get another password, which neither workers nor driver know yet.
     Rotate,
-    /// Everybody is told the password.
+    /// Workers and driver are told the password.
     Tell,
-    /// A caller inserts so many rows of so many bytes at once.
+    /// A caller inserts this many rows of this many bytes at once.
     Giants(u32, usize),
-    /// Callers send so many signals of so many bytes to one instance.
+    /// Callers send this many signals of this many bytes to one instance.
     Inbox(u32, usize),
-    /// A caller's transaction holds something for so long, and is committed or not.
+    /// A caller's transaction holds a row or a key for this time. It is committed if the flag is
+    /// true.
     Hold(Hold, Duration, bool),
 }
 
-/// The thing that a transaction holds.
+/// The kind of lock that a caller's transaction holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Hold {
     /// The row of an instance.
@@ -72,10 +72,11 @@ pub(crate) struct Event {
     pub(crate) fault: Fault,
 }
 
-/// How far a worker's clock may be off, in seconds: ten days.
+/// The most seconds by which a worker's clock may be wrong: ten days.
 const SKEW_MAX: u64 = 864_000;
-/// How far that of Postgres may be off: a few leases. What was put into the queue while it was ahead
-/// waits until the right time has come there too, so it must not be hours.
+/// The most seconds by which the clock of Postgres may be wrong: a few leases. A row that is
+/// inserted while the clock is ahead waits until the right time has reached that moment. Therefore
+/// it must not be hours.
 const JUMP_MAX: u64 = 8;
 
 const MIB: u64 = 1024 * 1024;
@@ -88,8 +89,8 @@ const HARMS: [Harm; 6] = [
     Harm::Schema,
 ];
 
-/// The faults of a run, in order. The last worker is spared what ends a process: what it has in memory
-/// in the end tells whether the engine leaks.
+/// Returns the faults of a run, in order. No fault ends the process of the last worker: its memory
+/// at the end tells if the engine leaks.
 pub(crate) fn schedule(seed: u64, time: Duration, workers: usize) -> Vec<Event> {
     let mut random = Random::new(seed);
     let mut events = Vec::new();
@@ -110,7 +111,7 @@ pub(crate) fn schedule(seed: u64, time: Duration, workers: usize) -> Vec<Event> 
             20..38 => {
                 add(0, Fault::Stop(worker));
                 let pause = random.between(50, 5000);
-                // Some never wake up.
+                // Some workers never continue.
                 if random.below(4) == 0 && worker == mortal {
                     add(pause, Fault::Kill(worker));
                     add(pause + 100, Fault::Start(worker));
@@ -145,8 +146,8 @@ pub(crate) fn schedule(seed: u64, time: Duration, workers: usize) -> Vec<Event> 
     events
 }
 
-/// Administrators and callers act in a sequence of its own: each of the other faults comes as often
-/// as without it.
+/// Adds the acts of the administrator and of callers. They follow from random numbers of their own,
+/// so that the other faults are the same as without them.
 fn meanwhile(random: &mut Random, end: u64, events: &mut Vec<Event>) {
     let mut now = 1000;
     while now < end {
@@ -160,7 +161,7 @@ fn meanwhile(random: &mut Random, end: u64, events: &mut Vec<Event>) {
             }
             20..35 => {
                 add(0, Fault::Isolation(Some(pick(random, &["serializable", "repeatable read"]))));
-                // An open connection goes on as it is.
+                // An open connection keeps its isolation level.
                 if random.below(2) == 0 {
                     add(50, Fault::Terminate);
                 }
@@ -199,7 +200,7 @@ fn pick<T: Copy>(random: &mut Random, choices: &[T]) -> T {
     choices[usize::try_from(random.below(choices.len() as u64)).unwrap_or(0)]
 }
 
-/// The number of items of this size that have so many bytes together.
+/// Returns how many items of this size have that many bytes together.
 fn together(bytes: u64, all: u64) -> u32 {
     u32::try_from(all / bytes).unwrap_or(1)
 }
@@ -208,7 +209,8 @@ fn size(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(0)
 }
 
-/// How far the clock of each worker is off when it starts: some go right, some do not.
+/// Returns by how many seconds the clock of each worker is wrong when it starts. Every second clock
+/// is right.
 pub(crate) fn skews(seed: u64, workers: usize) -> Vec<i64> {
     let mut random = Random::new(seed ^ 3);
     (0..workers)

@@ -1,10 +1,11 @@
-//! Clocks that are wrong, and that jump: the wall clock of a process, by way of libfaketime.
+//! Wrong clocks that jump: libfaketime changes the wall clock of a process.
 //!
-//! The library is preloaded into the process and reads its offset from a file at each look at the
-//! clock. The monotonic clock is left alone, as a wrong wall clock and NTP leave it alone.
+//! The library is preloaded into the process, and reads its offset from a file at each look at the
+//! clock. It does not change the monotonic clock, as a wrong wall clock and NTP do not change it
+//! either.
 //!
-//! Invariant: without the library there is no `Clock`, and whoever wanted one says that it goes
-//! without.
+//! Invariant: without the library there is no `Clock`, and the program that wanted one reports that
+//! it goes without.
 
 use std::{
     fs, io,
@@ -22,7 +23,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that is right, for a program with one thread per process; none without the library.
+    /// Makes a right clock for a program with one thread per process, or none without the library.
     ///
     /// # Errors
     ///
@@ -31,7 +32,7 @@ impl Clock {
         Self::with("libfaketime.so.1")
     }
 
-    /// A clock that is right, for a program with threads; none without the library.
+    /// Makes a right clock for a program with threads, or none without the library.
     ///
     /// # Errors
     ///
@@ -51,13 +52,14 @@ impl Clock {
         Ok(Some(clock))
     }
 
-    /// Lets it jump: so many seconds ahead of the right time from now on, or behind it.
+    /// Lets the clock jump. It is this many seconds ahead of the right time from now on, or behind
+    /// if negative.
     ///
     /// # Errors
     ///
     /// [`io::Error`] if its file cannot be written.
     pub fn set(&self, seconds: i64) -> io::Result<()> {
-        // Replaced as a whole: a process may look at any moment.
+        // The file is replaced as a whole, as a process may read it at any moment.
         let new = self.file.with_extension("new");
         fs::write(&new, format!("{seconds:+}\n"))?;
         // The server runs as another user.
@@ -65,7 +67,7 @@ impl Clock {
         fs::rename(new, &self.file)
     }
 
-    /// What a process has to have in its environment for its clock to be this one.
+    /// Returns the environment that a process needs for its clock to be this one.
     pub fn environment(&self) -> [(&'static str, &Path); 5] {
         [
             ("LD_PRELOAD", &self.library),
@@ -83,7 +85,7 @@ impl Drop for Clock {
     }
 }
 
-/// Where Debian has it: in `/usr/lib/<architecture>/faketime`.
+/// Finds the library where Debian installs it: in `/usr/lib/<architecture>/faketime`.
 fn find(library: &str) -> Option<PathBuf> {
     let entries = fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok);
     entries.map(|entry| entry.path().join("faketime").join(library)).find(|path| path.exists())

@@ -1,16 +1,16 @@
 //! A machine of the chaos run whose rows and inboxes are large.
 //!
-//! Invariant: it ends with the number of each parcel that it was to get, once each. Its texts come
-//! back as long as they were written.
+//! Invariant: an instance ends with the number of each parcel that it was to get, once each. Its
+//! texts come back as long as they were written.
 
 use gen_durable::prelude::*;
 
 /// The state of a [`Giant`].
 #[derive(Clone, Debug, Default, DurableState)]
 pub struct GiantState {
-    /// Steps committed.
+    /// The number of steps that were committed.
     pub n: u32,
-    /// The bytes of its text.
+    /// The size of its text in bytes.
     pub bytes: usize,
     /// The number of parcels that come.
     pub parcels: u32,
@@ -23,13 +23,13 @@ pub struct GiantState {
 }
 
 impl GiantState {
-    /// The state of an instance that has so many bytes and gets so many parcels.
+    /// The state of an instance that has a text of so many bytes and gets so many parcels.
     pub fn new(bytes: usize, parcels: u32) -> Self {
         Self { bytes, parcels, text: text(bytes), ..Self::default() }
     }
 }
 
-/// Something large, to be collected.
+/// A large signal, to be collected.
 #[derive(Clone, Debug, DurableSignal)]
 pub struct Parcel {
     /// Its number.
@@ -68,7 +68,7 @@ impl Giant {
     }
 
     async fn take(mut cx: Context<Self>) -> StepResult<Self> {
-        // Its own text would be written at each park.
+        // Otherwise each park would write its own text again.
         cx.state.text.clear();
         while let Some(parcel) = cx.take_signal::<Parcel>()? {
             if parcel.text != text(parcel.text.len()) {
@@ -90,7 +90,7 @@ impl Giant {
     }
 }
 
-/// A text that Postgres compresses a little.
+/// Makes a text that Postgres can compress.
 fn text(bytes: usize) -> String {
     let mut text = "0123456789abcdefghijklmnopqrstuvwxyz".repeat(bytes / 36 + 1);
     text.truncate(bytes);

@@ -1,8 +1,9 @@
-//! Faults and what tells whether they did harm: worker processes that can be killed and stopped,
-//! clocks that are wrong, a proxy in front of Postgres, an oracle inside the database.
+//! Faults, and an oracle that finds the harm they do: worker processes that can be killed and
+//! stopped, wrong clocks, a proxy and a pooler in front of Postgres, and the oracle inside the
+//! database.
 //!
-//! Shared by the chaos run (`chaos`) and by the tests that need a process or a broken connection.
-//! Invariant: nothing here asks the engine what happened; the oracle reads rows and its own log.
+//! The chaos run (`chaos`) uses them, and the tests that need a process or a broken connection.
+//! Invariant: nothing here asks the engine what happened. The oracle reads rows and its own log.
 
 #![allow(
     missing_debug_implementations,

@@ -1,8 +1,8 @@
-//! The machines of the chaos run. Between them they use every outcome that there is.
+//! The machines of the chaos run. Together they use every outcome that there is.
 //!
 //! Invariant, on which the oracle builds: `state.n` grows by one with each `next`, and with nothing
-//! else; the edges of each machine are those in `EDGES`, its ends those in `ENDS`. Each run of a chained
-//! or keyed step is recorded first and last, and its outcome carries it.
+//! else. Each machine goes along its edges in `EDGES` and ends as in `ENDS`. A chained or keyed
+//! step records its run first, and ends it last. Its outcome carries the run.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use crate::{
     runs::{self, Run},
 };
 
-/// From which step to which, by machine.
+/// The transitions that each machine may make: the machine, the step from which it goes, and the
+/// one to which.
 pub const EDGES: &[(&str, &str, &str)] = &[
     ("chain", "hop", "hop"),
     ("chain", "hop", "pause"),
@@ -28,7 +29,7 @@ pub const EDGES: &[(&str, &str, &str)] = &[
     ("giant", "take", "end"),
 ];
 
-/// In which step a machine may end, and how.
+/// The steps in which each machine may end, and the status that it then has.
 pub const ENDS: &[(&str, &str, &str)] = &[
     ("chain", "finish", "done"),
     ("collector", "sum", "done"),
@@ -42,10 +43,10 @@ pub const ENDS: &[(&str, &str, &str)] = &[
     ("giant", "end", "done"),
 ];
 
-/// What the external signals of a [`Collector`] are numbered from.
+/// The number of the first external signal of a [`Collector`].
 pub const EXTERNAL: u32 = 1000;
 
-/// A number, to be collected.
+/// A signal with a number, to be collected.
 #[derive(Clone, Debug, DurableSignal)]
 pub struct Ping {
     /// The number.
@@ -55,13 +56,13 @@ pub struct Ping {
 /// The state of a [`Chain`].
 #[derive(Clone, Debug, Default, DurableState)]
 pub struct ChainState {
-    /// Steps committed.
+    /// The number of steps that were committed.
     pub n: u32,
-    /// How often to hop.
+    /// The number of hops to make.
     pub hops: u32,
-    /// What the choices follow from.
+    /// The seed of its choices.
     pub seed: u32,
-    /// The run whose outcome this is.
+    /// The run that has this state as its outcome.
     #[serde(default)]
     pub run: Option<Run>,
 }
@@ -70,9 +71,9 @@ pub struct ChainState {
 #[derive(Debug)]
 #[durable_fsm(state = ChainState, output = u32)]
 pub enum Chain {
-    /// Goes on in one way or another.
+    /// Goes on, in a way that the seed chooses.
     Hop,
-    /// Comes back.
+    /// Goes back to `Hop`.
     Pause,
     /// Ends.
     Finish,
@@ -126,16 +127,16 @@ impl Chain {
 /// The state of a [`Collector`].
 #[derive(Clone, Debug, Default, DurableState)]
 pub struct CollectorState {
-    /// Steps committed.
+    /// The number of steps that were committed.
     pub n: u32,
-    /// How many leaves to insert, each of which sends its number.
+    /// The number of leaves to insert. Each leaf sends its own number.
     pub leaves: u32,
-    /// How many signals come from outside.
+    /// The number of signals that come from outside.
     pub external: u32,
-    /// What has come.
+    /// The numbers that have come.
     #[serde(default)]
     pub got: Vec<u32>,
-    /// How often it woke because its time was up.
+    /// The number of times that a timeout woke it.
     #[serde(default)]
     pub timeouts: u32,
 }
@@ -191,15 +192,15 @@ impl Collector {
 /// The state of a [`Leaf`].
 #[derive(Clone, Debug, DurableState)]
 pub struct LeafState {
-    /// Steps committed.
+    /// The number of steps that were committed.
     pub n: u32,
-    /// Who inserted it.
+    /// The collector that inserted it.
     pub parent: InstanceId<Collector>,
     /// Its number.
     pub index: u32,
 }
 
-/// Sends its number to its parent, whether it succeeds or fails.
+/// Sends its number to its parent, in success and in failure.
 #[derive(Debug)]
 #[durable_fsm(state = LeafState, output = ())]
 pub enum Leaf {
@@ -226,9 +227,9 @@ impl Leaf {
 /// The state of a [`Keyed`].
 #[derive(Clone, Debug, Default, DurableState)]
 pub struct KeyedState {
-    /// Steps committed.
+    /// The number of steps that were committed.
     pub n: u32,
-    /// The run whose outcome this is.
+    /// The run that has this state as its outcome.
     #[serde(default)]
     pub run: Option<Run>,
 }
@@ -265,11 +266,11 @@ impl Keyed {
     }
 }
 
-/// Fails.
+/// Always fails.
 #[derive(Debug)]
 #[durable_fsm(state = KeyedState, output = ())]
 pub enum Stopper {
-    /// Returns an error, which nobody handles.
+    /// Returns an error, and the machine has no `handle`.
     Try,
 }
 
@@ -298,7 +299,8 @@ impl Once {
 /// The advisory lock that a [`Held`] step needs for a moment.
 pub const HOLD_LOCK: i64 = 4711;
 
-/// Runs for as long as a test holds [`HOLD_LOCK`]; leaves a leaf-like trace: an instance of `Once`.
+/// Runs for as long as a test holds [`HOLD_LOCK`]. At its end it inserts an instance of `Once`,
+/// which the test can find.
 #[derive(Debug)]
 #[durable_fsm(state = KeyedState, output = ())]
 pub enum Held {
@@ -334,7 +336,7 @@ impl Deadly {
     }
 }
 
-/// Some steps take a while, so that faults meet them in the middle.
+/// Lets some steps take a while, so that faults meet them in the middle.
 async fn take_time(choice: u64) {
     if choice % 8 == 7 {
         tokio::time::sleep(Duration::from_millis(choice % 23)).await;

@@ -1,11 +1,11 @@
-//! What really happened, by the database's own account.
+//! The oracle: it knows what really happened, by the database's own account.
 //!
-//! Triggers on the engine's tables write a log of every committed transition and of every signal. A
-//! rolled back transaction leaves no entry, an entry cannot be written without its transition, and
-//! the row's lock orders the entries of an instance. The engine knows nothing of it. What the code of
-//! steps did is there too, told by itself (`runs`).
+//! Triggers on the engine's tables log every committed transition and every signal. A transaction
+//! that is rolled back leaves no entry, and no entry can be written without its transition. The
+//! row's lock orders the entries of an instance. The engine knows nothing of the log. The code of
+//! steps adds its own account (`runs`).
 //!
-//! Invariant: `check` reads the log and the tables alone, and names each thing that is wrong.
+//! Invariant: `check` reads the log and the tables alone, and names each problem that it finds.
 
 use sqlx::PgPool;
 
@@ -13,7 +13,7 @@ use crate::machines::{EDGES, ENDS};
 
 const INSTALL: &str = include_str!("oracle.sql");
 
-/// What must find no row when everything is over: a title, and a statement that returns texts.
+/// The checks for the end of a run: a title, and a statement that returns a text for each problem.
 const CHECKS: &[(&str, &str)] = &[
     (
         "an instance has not ended",
@@ -52,7 +52,8 @@ const CHECKS: &[(&str, &str)] = &[
                         select from chaos.edges e
                         where e.fsm = l.fsm and e.from_step = l.old_step and e.to_step = l.new_step
                     ) as advances,
-                    -- A giant may await parcels that are there, and not loaded: it runs again with them.
+                    -- A giant may await parcels that are in its inbox and not loaded. Then it
+                    -- runs again with them.
                     l.fsm = 'giant' and l.old_step = l.new_step and l.old_n = l.new_n
                         and l.new_attempt = 0 as goes_on,
                     l.new_revision = l.old_revision + 1 as fenced
@@ -94,8 +95,8 @@ const CHECKS: &[(&str, &str)] = &[
             or new_status <> 'executing' and before_id is distinct from id",
     ),
     (
-        // A process that was stopped past its lease may run beside the one that has its work now. But
-        // then its outcome is dropped.
+        // A process that was stopped past its lease may run a step beside the process that has the
+        // work now. Then its outcome is dropped.
         "the code of two steps of one partition key, or of one instance, ran at once, and both were committed",
         "select format('%s: run %s of %s began when another ran until %s', key, ran, id, before_until)
          from (
@@ -213,17 +214,19 @@ const CHECKS: &[(&str, &str)] = &[
     ),
 ];
 
-/// What must find no row for long when everything has ended and the workers still run.
+/// The checks for the time when all instances have ended and the workers still run. A problem may
+/// last a moment.
 const HELD: &[(&str, &str)] = &[(
     "a session stays in a transaction",
     "select format('%s, %s: %s', a.pid, a.state, left(a.query, 60)) from pg_stat_activity a
      where a.datname = current_database() and a.application_name <> 'oracle'
        and (a.state = 'idle in transaction'
-            -- A caller's session has the caller's settings, and stays where it failed if it is half open.
+            -- A caller's session has the caller's own settings. If it is half open, it stays in
+            -- the transaction that failed.
             or a.state = 'idle in transaction (aborted)' and a.usename <> 'chaos_app')",
 )];
 
-/// What must find no row when all workers have shut down.
+/// The checks for the time when all workers have shut down.
 const LEFTOVERS: &[(&str, &str)] = &[
     ("a worker is left", "select format('worker %s, %s', w.id, w.name) from gen_durable.workers w"),
     (
@@ -240,7 +243,7 @@ const LEFTOVERS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Begins to record.
+/// Creates the oracle's tables and triggers, and begins to record.
 ///
 /// # Errors
 ///
@@ -250,7 +253,7 @@ pub async fn install(pool: &PgPool) -> Result<(), sqlx::Error> {
     allow(pool, EDGES, ENDS).await
 }
 
-/// Lets machines of a test's own go from step to step, and end, like those of `machines`.
+/// Allows the transitions and ends of a test's own machines, beside those of `machines`.
 ///
 /// # Errors
 ///
@@ -271,7 +274,7 @@ pub async fn allow(
     Ok(())
 }
 
-/// How many transitions have been committed.
+/// Returns how many transitions were committed.
 ///
 /// # Errors
 ///
@@ -280,7 +283,7 @@ pub async fn transitions(pool: &PgPool) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("select count(*) from chaos.log").fetch_one(pool).await
 }
 
-/// How much there was to judge.
+/// The figures that tell how much there was to judge.
 #[derive(Clone, Copy, Debug, Default, sqlx::FromRow)]
 pub struct Figures {
     /// Committed transitions.
@@ -295,13 +298,13 @@ pub struct Figures {
     pub signals: i64,
     /// Steps of chained and keyed machines that were committed.
     pub steps: i64,
-    /// Those of them whose run is known from beginning to end.
+    /// The number of these steps whose run is known from beginning to end.
     pub recorded: i64,
 }
 
 impl Figures {
-    /// What there is too little of for a verdict: nothing is wrong where nothing happened. In a run
-    /// that is `long` enough some worker is lost, and some signal sent.
+    /// Returns what there is too little of for a verdict, as nothing is wrong where nothing
+    /// happened. In a `long` run some worker is lost and some signal is sent.
     pub fn missing(&self, long: bool) -> Vec<String> {
         let floors = [
             ("no instance was claimed", self.claims > 0),
@@ -336,7 +339,7 @@ pub async fn figures(pool: &PgPool) -> Result<Figures, sqlx::Error> {
     .await
 }
 
-/// Everything that is wrong, once all instances should have ended.
+/// Returns everything that is wrong, once all instances should have ended.
 ///
 /// # Errors
 ///
@@ -345,8 +348,8 @@ pub async fn check(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
     find(pool, CHECKS).await
 }
 
-/// Everything that is held although nothing is under way; a moment later it may be over. The looking
-/// pool's connections are called `oracle` (`application_name`).
+/// Returns all sessions that stay in a transaction although nothing is under way. A moment later
+/// they may be gone. The connections of `pool` must be called `oracle` (`application_name`).
 ///
 /// # Errors
 ///
@@ -355,8 +358,8 @@ pub async fn held(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
     find(pool, HELD).await
 }
 
-/// Everything that workers left behind, once all have shut down. The looking pool's connections are
-/// called `oracle` (`application_name`).
+/// Returns everything that the workers left behind, once all have shut down. The connections of
+/// `pool` must be called `oracle` (`application_name`).
 ///
 /// # Errors
 ///
@@ -366,7 +369,7 @@ pub async fn leftovers(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
 }
 
 async fn find(pool: &PgPool, checks: &[(&str, &'static str)]) -> Result<Vec<String>, sqlx::Error> {
-    /// Found of one kind, at most, before the rest is only counted.
+    /// The most problems of one kind that are listed. Further ones are only counted.
     const SHOWN_MAX: usize = 5;
     let mut problems = Vec::new();
     for (title, statement) in checks {

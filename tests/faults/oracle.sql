@@ -1,18 +1,18 @@
 -- The oracle's tables, and the triggers that fill them.
 create schema chaos;
 
--- What orders all that is recorded. Clocks jump, a sequence does not.
+-- The order of all that is recorded. Clocks jump, and a sequence does not.
 create sequence chaos.ticks;
 
--- Which start of Postgres this is. What was not durable when it stopped is lost, ticks too: they are
--- given out again.
+-- Returns a number for this start of Postgres. A stop loses all that was not durable, ticks too.
+-- Postgres gives these ticks out again.
 create function chaos.server() returns bigint stable language sql
     return (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint;
 
 create table chaos.edges (fsm text, from_step text, to_step text);
 create table chaos.ends (fsm text, step text, status text);
 
--- A committed transition of an instance; the first has no `old`.
+-- The committed transitions of instances. The first one of an instance has null in `old_...`.
 create table chaos.log (
     seq           bigint primary key default nextval('chaos.ticks'),
     id            bigint not null,
@@ -29,9 +29,9 @@ create table chaos.log (
     old_n         bigint,
     new_n         bigint,
     locked_by     bigint,
-    -- Whether its worker was lost.
+    -- True if a reap made the transition, as the worker was lost.
     reaped        boolean not null default false,
-    -- The run that the outcome is of, if it is one of a recorded run, and when its code had ended.
+    -- The run that had this outcome, if it was recorded, and the tick at which its code ended.
     ran           bigint,
     ran_until     bigint,
     at            timestamptz not null default clock_timestamp()
@@ -39,7 +39,7 @@ create table chaos.log (
 create index on chaos.log (id, seq);
 create index on chaos.log (partition_key, seq) where partition_key is not null;
 
--- A run of a step's code, written by the step itself when it begins.
+-- The runs of steps' code. Each step writes its run itself, when it begins.
 create table chaos.runs (
     began   bigint primary key default nextval('chaos.ticks'),
     id      bigint not null,
@@ -47,7 +47,7 @@ create table chaos.runs (
     n       bigint not null,
     attempt bigint not null,
     pid     bigint not null,
-    -- The last entry of its instance in the log: no later one was committed by then.
+    -- The last entry of its instance in the log that was committed by then.
     saw     bigint
 );
 
@@ -72,7 +72,7 @@ end $$;
 
 create function chaos.record_updated() returns trigger language plpgsql as $$
 declare
-    -- A state that no step has left keeps the run of an earlier outcome.
+    -- A transition that changes no state still has the run of an earlier outcome in it.
     run jsonb := nullif((new.state -> 'run')::jsonb, (old.state -> 'run')::jsonb);
 begin
     if (run ->> 'server')::bigint is distinct from chaos.server() then
@@ -100,7 +100,7 @@ end $$;
 
 create trigger record_inserted after insert on gen_durable.instances
     for each row execute function chaos.record_inserted();
--- A row that is blocked or unblocked behind its partition key makes no transition.
+-- No transition: a row that is only blocked or unblocked, as its partition key is busy or free.
 create trigger record_updated after update on gen_durable.instances
     for each row
     when ((old.status, old.step, old.revision, old.attempt, old.state::text)

@@ -1,6 +1,7 @@
 //! A transaction pooler (`PgBouncer`) between workers and Postgres, on Unix sockets.
 //!
-//! Invariant: it is set up as the guide says, and gone when it is dropped or this process ends.
+//! Invariant: it has the settings that the guide gives. It is gone when it is dropped or this
+//! process ends.
 
 use std::{
     env, fs, io,
@@ -15,7 +16,7 @@ use gen_durable_test_postgres::unprivileged;
 
 use crate::process::note;
 
-/// The first version that knows prepared statements in transaction mode.
+/// The first version that supports prepared statements in transaction mode.
 const VERSION_MIN: (u32, u32) = (1, 21);
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const SOCKET: &str = ".s.PGSQL.5432";
@@ -36,11 +37,11 @@ pub struct Pooler {
     child: Option<Child>,
 }
 
-/// The program to use: that of `PGBOUNCER`, or one on the path that is new enough.
+/// Returns the program to use: the one in `PGBOUNCER`, or one on the path that is new enough.
 ///
 /// # Errors
 ///
-/// What to tell whoever runs the tests.
+/// A message for the person who runs the tests.
 pub fn find() -> Result<PathBuf, String> {
     if let Some(program) = env::var_os("PGBOUNCER") {
         return Ok(PathBuf::from(program));
@@ -63,20 +64,20 @@ pub fn find() -> Result<PathBuf, String> {
 }
 
 impl Pooler {
-    /// A pooler in front of the server whose socket is in `server_dir`, with at most so many
-    /// connections to each database.
+    /// Starts a pooler in front of the server whose socket is in `server_dir`, with at most this
+    /// many connections to each database.
     ///
     /// # Errors
     ///
-    /// [`io::Error`] if it does not start, with its log.
+    /// [`io::Error`] with the pooler's log if it does not start.
     pub fn start(program: &Path, server_dir: &Path, connections: usize) -> io::Result<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        // A socket's path may have some hundred bytes.
+        // A socket's path may have only about a hundred bytes.
         let dir = PathBuf::from(format!("/tmp/gen_durable-pooler-{}-{count}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir)?;
-        // As Postgres does, it refuses to run as root.
+        // It refuses to run as root, as Postgres does.
         let user = unprivileged().map_err(io::Error::other)?;
         if let Some((uid, gid)) = user {
             chown(&dir, Some(uid), Some(gid))?;
@@ -104,17 +105,17 @@ impl Pooler {
         format!("postgres://postgres@{host}/{database}")
     }
 
-    /// Kills it; all of its connections end.
+    /// Kills it, so that all of its connections end.
     ///
     /// # Errors
     ///
-    /// [`io::Error`] if it cannot be waited for.
+    /// [`io::Error`] if the process cannot be waited for.
     pub fn kill(&mut self) -> io::Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         child.kill()?;
         child.wait()?;
         note('-', child.id())?;
-        // What it left would be taken for another one that runs.
+        // A socket that is left over would look like another pooler that runs.
         fs::remove_file(self.dir.join(SOCKET))
     }
 
@@ -122,7 +123,7 @@ impl Pooler {
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start).
+    /// Those of [`start`](Self::start).
     pub fn start_again(&mut self) -> io::Result<()> {
         let log = self.dir.join("log");
         let file = fs::File::create(&log)?;

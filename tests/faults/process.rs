@@ -1,7 +1,8 @@
-//! Worker processes that are killed, stopped and continued.
+//! Worker processes that can be killed, stopped and continued.
 //!
-//! Invariant: no process is left behind, however this one ends: a shell is told of each that starts
-//! and ends, and kills those that are left when its pipe closes. A stopped process would not notice.
+//! Invariant: no process is left behind, however this one ends. A shell is told of each process
+//! that starts and ends. When its pipe closes, it kills those that are left. A process that is
+//! stopped could not notice by itself.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -26,7 +27,7 @@ done
 for pid in $pids; do kill -KILL "$pid" 2>/dev/null; done
 "#;
 
-/// Tells the shell of a process.
+/// Tells the shell that a process has started (`+`) or ended (`-`).
 pub(crate) fn note(change: char, pid: u32) -> io::Result<()> {
     static KEEPER: OnceLock<io::Result<Mutex<ChildStdin>>> = OnceLock::new();
     let keeper = KEEPER.get_or_init(|| {
@@ -58,27 +59,27 @@ pub struct Worker {
     hearing: Option<JoinHandle<()>>,
 }
 
-/// How a worker ended.
+/// The end of a worker.
 #[derive(Debug)]
 pub struct Ended {
     /// Its status.
     pub status: ExitStatus,
-    /// All that it has said on stdout.
+    /// All lines that it printed to stdout.
     pub said: Vec<String>,
 }
 
 impl Ended {
-    /// Whether its status is success.
+    /// True if its status is success.
     pub fn success(&self) -> bool {
         self.status.success()
     }
 
-    /// How many outcomes it has lost.
+    /// Returns how many outcomes it lost.
     pub fn lost_commits(&self) -> u64 {
         lost_commits(&self.said)
     }
 
-    /// What it has said of its panics, but for those on purpose.
+    /// Returns the panics that it reported, except those on purpose.
     pub fn panics(&self) -> impl Iterator<Item = &str> {
         self.said.iter().filter_map(|line| line.strip_prefix("panic "))
     }
@@ -115,12 +116,12 @@ impl Worker {
         Ok(Self { child: Some(child), pid, stopped: false, said, hearing })
     }
 
-    /// Its process.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// SIGSTOP.
+    /// Stops it (SIGSTOP).
     ///
     /// # Errors
     ///
@@ -130,7 +131,7 @@ impl Worker {
         self.signal("-STOP")
     }
 
-    /// SIGCONT.
+    /// Continues it (SIGCONT).
     ///
     /// # Errors
     ///
@@ -150,45 +151,45 @@ impl Worker {
         writeln!(stdin.ok_or_else(|| io::Error::other("it has ended"))?, "{line}")
     }
 
-    /// What it has said on stdout so far.
+    /// Returns the lines that it has printed to stdout so far.
     pub fn said(&self) -> Vec<String> {
         lock(&self.said).clone()
     }
 
-    /// How many outcomes it has lost so far.
+    /// Returns how many outcomes it has lost so far.
     pub fn lost_commits(&self) -> u64 {
         lost_commits(&lock(&self.said))
     }
 
-    /// How much memory it has in use, in bytes; none if it has ended.
+    /// Returns how many bytes of memory it uses, or none if it has ended.
     pub fn memory(&self) -> Option<u64> {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid)).ok()?;
         let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
         Some(pages * 4096)
     }
 
-    /// How many sockets it has open; none if it has ended.
+    /// Returns how many sockets it has open, or none if it has ended.
     pub fn sockets(&self) -> Option<usize> {
         let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid)).ok()?;
         let targets = open.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
         Some(targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count())
     }
 
-    /// Whether it has ended by itself.
+    /// True if it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Whether it is stopped.
+    /// True if it is stopped.
     pub fn is_stopped(&self) -> bool {
         self.stopped
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Kills it (SIGKILL), and waits until it is gone.
     ///
     /// # Errors
     ///
-    /// [`io::Error`] if it cannot be waited for.
+    /// [`io::Error`] if the process cannot be waited for.
     pub fn kill(mut self) -> io::Result<Ended> {
         if let Some(child) = &mut self.child {
             child.kill()?;
@@ -200,13 +201,13 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// [`io::Error`] if it cannot be waited for.
+    /// [`io::Error`] if the process cannot be waited for.
     pub fn shut_down(mut self) -> io::Result<Ended> {
         self.end()
     }
 
     fn signal(&self, signal: &str) -> io::Result<()> {
-        // The shell's own: not every system has a program of this name.
+        // The shell has `kill` built in: not every system has a program of this name.
         let arguments = ["-c", "kill \"$@\"", "kill", signal, &self.pid.to_string()];
         Command::new("/bin/sh").args(arguments).status()?;
         Ok(())
@@ -219,7 +220,7 @@ impl Worker {
         drop(child.stdin.take());
         let status = child.wait();
         note('-', self.pid)?;
-        // What it said last may still be on its way.
+        // Its last lines may still be in the pipe.
         let _ = self.hearing.take().map(JoinHandle::join);
         Ok(Ended { status: status?, said: lock(&self.said).clone() })
     }

@@ -1,17 +1,16 @@
-//! A proxy between a worker and Postgres, on Unix sockets, that does what networks do.
+//! A proxy between a worker and Postgres, on Unix sockets, that causes the faults of a network.
 //!
 //! ```text
 //!   worker ──► socket in a directory of ours ──► two pumps per connection ──► the server's socket
 //! ```
 //!
-//! Faults: connections are cut; answers come late; a connection is frozen, which is half open: it
-//! stays up and carries nothing any more, in either direction, for good. A trap does one of these at
-//! the very moment when a text goes by, so that a test can choose the statement that it meets.
+//! Its faults: connections are cut; traffic is delayed; a connection is frozen. A frozen connection
+//! is half open: it stays up and carries nothing any more, in either direction, for good. A trap
+//! causes a fault at the moment when a text passes, so that a test can choose the statement that
+//! the fault meets. The proxy can move to another server, as an address does after a failover.
 //!
-//! Its target can move to another server, as an address does after a failover.
-//!
-//! Invariant: bytes are never changed and never reordered; a connection that was not met by a fault
-//! is as good as a direct one.
+//! Invariant: bytes are never changed and never reordered. A connection that no fault met is as
+//! good as a direct one.
 
 use std::{
     fs::Permissions,
@@ -35,7 +34,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What a connection suffers.
+/// The fault of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
@@ -43,29 +42,29 @@ enum Fault {
     Cut,
 }
 
-/// In which direction a text is looked for.
+/// The direction in which a trap looks for its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// What the worker sends.
+    /// From the worker to Postgres.
     Request,
-    /// What Postgres answers.
+    /// From Postgres to the worker.
     Answer,
 }
 
-/// What happens to the connection on which the text goes by.
+/// The effect of a trap on the connection on which its text passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// It is cut, and the text does not arrive.
+    /// The connection is cut, and the text does not arrive.
     CutBefore,
-    /// It is frozen, and the text does not arrive.
+    /// The connection is frozen, and the text does not arrive.
     FreezeBefore,
-    /// The text arrives, and the answer to it is lost: the connection is cut when it comes.
+    /// The text arrives. When the answer to it comes, the connection is cut, so the answer is lost.
     LoseAnswer,
-    /// The text arrives, and nothing after it.
+    /// The text arrives. Then the connection is frozen, so nothing arrives after it.
     FreezeAfter,
 }
 
-/// What a proxy waits for, once.
+/// A trap: the text that springs it, once, and its effect.
 #[derive(Debug)]
 struct Trap {
     direction: Direction,
@@ -74,7 +73,7 @@ struct Trap {
     sprung: oneshot::Sender<()>,
 }
 
-/// The proxy; dropped, its connections are cut and its socket is gone.
+/// The proxy. When it is dropped, its connections are cut and its socket is removed.
 #[derive(Debug)]
 pub struct Proxy {
     dir: PathBuf,
@@ -92,20 +91,20 @@ struct Shared {
 }
 
 impl Proxy {
-    /// A proxy in front of the server whose socket is in `server_dir`.
+    /// Starts a proxy in front of the server whose socket is in `server_dir`.
     ///
     /// # Errors
     ///
-    /// [`io::Error`] if there can be no socket.
+    /// [`io::Error`] if the socket cannot be made.
     pub fn start(server_dir: &Path) -> io::Result<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        // A socket's path may have some hundred bytes.
+        // A socket's path may have only about a hundred bytes.
         let dir = PathBuf::from(format!("/tmp/gen_durable-proxy-{}-{count}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir(&dir)?;
         let listener = UnixListener::bind(dir.join(SOCKET))?;
-        // Where root runs the tests, a standby that streams through the proxy is another user's.
+        // If root runs the tests, a standby that streams through the proxy belongs to another user.
         std::fs::set_permissions(dir.join(SOCKET), Permissions::from_mode(0o777))?;
         let shared = Arc::new(Shared {
             upstream: Mutex::new(server_dir.join(SOCKET)),
@@ -126,18 +125,18 @@ impl Proxy {
         Ok(Self { dir, shared, listener })
     }
 
-    /// The URL of a database through the proxy, from the one of the server itself.
+    /// Returns the URL of a database through the proxy.
     pub fn url(&self, database: &str) -> String {
         let host = self.dir.display().to_string().replace('/', "%2F");
         format!("postgres://postgres@{host}/{database}")
     }
 
-    /// The directory of its socket.
+    /// Returns the directory of its socket.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// New connections go to this server; those that are open stay where they are.
+    /// Lets new connections go to this server. Open connections stay with theirs.
     pub fn move_to(&self, server_dir: &Path) {
         *lock(&self.shared.upstream) = server_dir.join(SOCKET);
     }
@@ -147,18 +146,18 @@ impl Proxy {
         self.afflict(Fault::Cut);
     }
 
-    /// Freezes every connection that is open, for good; new ones are well.
+    /// Freezes every open connection for good. New connections are not affected.
     pub fn freeze(&self) {
         self.afflict(Fault::Frozen);
     }
 
-    /// Lets everything arrive this much later, in each direction.
+    /// Delays all traffic by this time, in each direction.
     pub fn delay(&self, delay: Duration) {
         let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
         self.shared.delay_micros.store(micros, Ordering::Relaxed);
     }
 
-    /// Sets a trap; the receiver is told when it has sprung.
+    /// Sets a trap. The receiver gets a message when the trap has sprung.
     pub fn trap(&self, direction: Direction, text: &str, effect: Effect) -> oneshot::Receiver<()> {
         let (sprung, told) = oneshot::channel();
         let trap = Trap { direction, text: text.as_bytes().to_vec(), effect, sprung };
@@ -166,7 +165,7 @@ impl Proxy {
         told
     }
 
-    /// How many connections are open.
+    /// Returns how many connections are open.
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::Relaxed)
     }
@@ -175,7 +174,7 @@ impl Proxy {
         let mut connections = lock(&self.shared.connections);
         connections.retain(|connection| connection.receiver_count() > 0);
         for connection in connections.iter() {
-            // One that is frozen stays so until it is cut.
+            // A frozen connection stays frozen until it is cut.
             connection.send_if_modified(|now| {
                 let change = *now == Fault::None || fault == Fault::Cut;
                 if change {
@@ -198,7 +197,7 @@ impl Drop for Proxy {
 const SOCKET: &str = ".s.PGSQL.5432";
 
 impl Shared {
-    /// Carries one connection until either side ends it or a fault does.
+    /// Carries one connection until one side ends it or a fault does.
     async fn carry(
         self: Arc<Self>,
         client: UnixStream,
@@ -222,7 +221,7 @@ impl Shared {
         };
         let requests = pump(Direction::Request, from_client, to_server).run();
         let answers = pump(Direction::Answer, from_server, to_client).run();
-        // Either side's end ends both, and drops both sockets.
+        // The end of one side ends both, and drops both sockets.
         tokio::select! {
             () = requests => {}
             () = answers => {}
@@ -230,7 +229,7 @@ impl Shared {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Takes the trap that this text springs.
+    /// Removes and returns the trap that this text springs.
     fn sprung(&self, direction: Direction, bytes: &[u8]) -> Option<Trap> {
         let mut traps = lock(&self.traps);
         let index = traps.iter().position(|trap| {
@@ -249,7 +248,7 @@ struct Pump {
     to: OwnedWriteHalf,
     fault: watch::Sender<Fault>,
     suffered: watch::Receiver<Fault>,
-    /// Set by the other direction: what comes next is lost.
+    /// The other direction sets this. Then the next bytes are lost, and the connection is cut.
     lose_answer: Arc<Mutex<bool>>,
 }
 
@@ -298,8 +297,8 @@ impl Pump {
         }
     }
 
-    /// Ends at once if the connection is cut. One that is frozen stays until it is cut: Postgres is
-    /// not even told that the worker has closed its side.
+    /// Returns at once if the connection is cut. A frozen connection stays until it is cut:
+    /// Postgres does not even learn that the worker has closed its side.
     async fn suffer(&mut self) {
         let _ = self.suffered.wait_for(|fault| *fault == Fault::Cut).await;
     }

@@ -1,4 +1,5 @@
-//! Reproducible randomness: what a seed stands for must not change with a dependency's version.
+//! Reproducible random numbers. They do not come from a dependency, as a new version of it could
+//! change what a seed stands for.
 //!
 //! Invariant: the same seed gives the same numbers, on every machine.
 
@@ -7,12 +8,12 @@
 pub struct Random(u64);
 
 impl Random {
-    /// Numbers that follow from this seed.
+    /// Makes the sequence of numbers of this seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next number.
+    /// Returns the next number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -21,18 +22,19 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`, which is at least 1.
+    /// Returns a number below `bound`, which is at least 1.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.number() % bound
     }
 
-    /// A number from `low` up to and including `high`.
+    /// Returns a number from `low` up to and including `high`.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }
 }
 
-/// One number that follows from two others: a step's choice, the same at each run of it.
+/// Returns a number that follows from two others. A step uses it for a choice that is the same at
+/// each of its runs.
 pub fn mix(seed: u64, n: u64) -> u64 {
     Random::new(seed ^ n.wrapping_mul(0xd134_2543_de82_ef95)).number()
 }

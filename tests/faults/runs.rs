@@ -1,11 +1,13 @@
-//! What the code of steps really did, told by itself: each run of a chained or keyed step writes down
-//! that it began, on a connection of its own, and its outcome carries when it began and ended.
+//! The account that the code of steps gives of itself. Each run of a chained or keyed step writes
+//! down that it has begun, on a connection of its own. Its outcome carries the times at which it
+//! began and ended.
 //!
-//! Times are ticks of the sequence that numbers the oracle's log: clocks jump, it does not.
+//! Times are ticks of the sequence that numbers the oracle's log: clocks jump, and the sequence
+//! does not.
 //!
-//! Invariant: a run whose beginning is not known to be written down is not spoken of, and its step goes
-//! on without; nor is one whose outcome is committed after Postgres was started again. So a fault that
-//! meets the writing makes the account shorter, and never wrong.
+//! Invariant: a fault that meets the writing makes the account shorter, and never wrong. If it is
+//! not known that the beginning of a run was written down, its step goes on and the run is left
+//! out. A run is also left out if its outcome is committed after Postgres was started again.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -13,37 +15,38 @@ use gen_durable::prelude::*;
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
-/// Connections that all steps of a worker write with.
+/// The number of connections that the steps of a worker share for writing.
 pub const CONNECTIONS: u32 = 3;
 
-/// How long a step waits for them.
+/// The longest time that a step waits for an answer about its run.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 static POOL: OnceLock<PgPool> = OnceLock::new();
 
-/// A run that is over, as its outcome carries it.
+/// A run that has ended, as its outcome carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
-    /// When its code began; no other run has this number.
+    /// The tick at which its code began. No other run has this number.
     pub began: i64,
-    /// The start of Postgres that this was in.
+    /// The start of Postgres in which it began, as `chaos.server()` gives it.
     pub server: i64,
-    /// When its code ended; none if the database could not be asked.
+    /// The tick at which its code ended; none if the database did not answer.
     pub ended: Option<i64>,
 }
 
-/// A run whose code is under way; none if nobody records it.
+/// A run that is under way; none if it is not recorded.
 #[derive(Debug)]
 pub(crate) struct Running(Option<(i64, i64)>);
 
-/// Has this process record its runs in the oracle's tables.
+/// Lets this process record its runs in the oracle's tables.
 ///
 /// # Errors
 ///
-/// [`sqlx::Error`] if the URL is none.
+/// [`sqlx::Error`] if the URL is invalid.
 pub(crate) fn record(url: &str) -> Result<(), sqlx::Error> {
     let options: sqlx::postgres::PgConnectOptions = url.parse()?;
-    // Each is flushed before its step goes on: an account that can be lost must not accuse.
+    // Each record is flushed to disk before its step goes on: an account that can be lost must not
+    // accuse anyone.
     let options = options
         .application_name("runs")
         .options([("default_transaction_isolation", "read committed")]);
@@ -56,7 +59,8 @@ pub(crate) fn record(url: &str) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Called first by a step. What it sees in the log is what was committed by then.
+/// Records that a run begins; a step calls it first. The run is recorded with the last entry of its
+/// instance in the log that was committed by then.
 pub(crate) async fn begin<M: Machine>(cx: &Context<M>, n: u32) -> Running {
     let Some(pool) = POOL.get() else { return Running(None) };
     let written = sqlx::query_as(
@@ -74,7 +78,7 @@ pub(crate) async fn begin<M: Machine>(cx: &Context<M>, n: u32) -> Running {
 }
 
 impl Running {
-    /// Called last by a step.
+    /// Returns the run with its end; a step calls it last.
     pub(crate) async fn end(self) -> Option<Run> {
         let ((began, server), pool) = (self.0?, POOL.get()?);
         let tick = sqlx::query_scalar("select nextval('chaos.ticks')").fetch_one(pool);
@@ -83,7 +87,7 @@ impl Running {
 }
 
 impl Run {
-    /// A text for an error or a panic, which takes the run to `handle` with it.
+    /// Makes a text for an error or a panic, which carries the run to `handle`.
     pub(crate) fn tell(run: Option<Self>, what: &str) -> String {
         match run {
             Some(Self { began, server, ended: Some(ended) }) => {
@@ -94,7 +98,7 @@ impl Run {
         }
     }
 
-    /// The run that an error's text tells of.
+    /// Returns the run that the text of an error carries.
     pub(crate) fn told(text: &str) -> Option<Self> {
         let (ticks, _) = text.split_once("run ")?.1.split_once(':')?;
         let mut ticks = ticks.split(' ').map(str::parse);

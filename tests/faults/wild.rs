@@ -1,7 +1,7 @@
-//! A machine of the chaos run whose user code misbehaves: it panics where nobody looks, it blocks its
-//! thread, and its inbox holds what does not decode.
+//! A machine of the chaos run whose user code misbehaves. It panics in unlikely places, blocks its
+//! thread, and has signals in its inbox that do not decode.
 //!
-//! Invariant: whatever it does, its first run alone does it, and each instance is done in the end.
+//! Invariant: only its first run misbehaves, and each instance is done in the end.
 
 use std::{fmt, time::Duration};
 
@@ -13,11 +13,11 @@ use crate::{machines::Ping, random::mix};
 /// The state of a [`Wild`].
 #[derive(Clone, Debug, Default, DurableState)]
 pub struct WildState {
-    /// Steps committed.
+    /// The number of steps that were committed.
     pub n: u32,
-    /// What its first run does wrong.
+    /// The seed that chooses what its first run does wrong.
     pub seed: u32,
-    /// What panics when it is written, or dropped.
+    /// A value that may panic when it is written or dropped.
     #[serde(default)]
     pub trap: Trap,
 }
@@ -57,7 +57,7 @@ impl Drop for Trap {
     }
 }
 
-/// An error without words.
+/// An error that panics when it is printed.
 #[derive(Debug)]
 struct Mute;
 
@@ -88,9 +88,9 @@ impl Wild {
                 0 => cx.state.trap = Trap::Serialize,
                 1 => cx.state.trap = Trap::Drop,
                 2 => return Err(Mute.into()),
-                // Up to more than a second: half a lease.
+                // The longest of these is 1.2 s, more than half of a lease.
                 3 => std::thread::sleep(Duration::from_millis(choice % 1200)),
-                // Fails with what does not decode, if it is there.
+                // Fails if a signal that does not decode is in the inbox.
                 4 => drop(cx.take_signals::<Ping>()?),
                 _ => {}
             }

@@ -1,7 +1,8 @@
-//! A worker process: an engine with the machines of the chaos run, until its stdin is closed. A line
-//! on its stdin is a new password of its login.
+//! A worker process: an engine with the machines of the chaos run. It runs until its stdin is
+//! closed. Each line on its stdin is a new password of its login.
 //!
-//! Invariant: it ends by itself when its parent is gone, unless it is stopped (`process` sees to that).
+//! Invariant: it ends by itself when its parent is gone. If it is stopped it cannot, and `process`
+//! kills it.
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
@@ -22,42 +23,44 @@ use crate::{
 /// Its exit code if it was told to shut down and could not reach the database.
 pub const UNREACHED: u8 = 3;
 
-/// What its engine opens for itself, beside the one that listens.
+/// The number of connections that its engine opens for itself, beside the one that listens.
 const ENGINE_CONNECTIONS: u32 = 10;
-/// What its steps may open.
+/// The number of connections that its steps may open.
 const STEP_CONNECTIONS: u32 = 5;
-/// What the runtime has for itself: a pair for signals, and one end of it again.
+/// The number of sockets that the runtime has for itself: a pair for signals, and a copy of one
+/// end.
 const RUNTIME_SOCKETS: u32 = 3;
-/// How many sockets it may have open, once it is at rest.
+/// The most sockets that it may have open, once it is at rest.
 pub const SOCKETS_MAX: u32 =
     ENGINE_CONNECTIONS + 1 + STEP_CONNECTIONS + runs::CONNECTIONS + RUNTIME_SOCKETS;
 
-/// What a worker is told.
+/// The options of a worker process.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// The database.
+    /// The URL of the database.
     #[arg(long)]
     pub url: String,
     /// Its lease, in milliseconds.
     #[arg(long, default_value_t = 2000)]
     pub lease: u64,
-    /// Slots of its queue `default`.
+    /// The slots of its queue `default`.
     #[arg(long, default_value_t = 20)]
     pub slots: usize,
     /// After how many workers lost in a row an instance fails.
     #[arg(long, default_value_t = 20)]
     pub crashes: u32,
-    /// The database with the oracle's tables, where runs of chained and keyed steps are recorded.
+    /// The URL of the database with the oracle's tables, where runs of chained and keyed steps are
+    /// recorded.
     #[arg(long)]
     pub runs: Option<String>,
 }
 
-/// Runs until stdin is closed; says on stdout how many outcomes it lost, and what panicked.
+/// Runs until stdin is closed. Prints to stdout how many outcomes it lost, and what panicked.
 ///
 /// # Errors
 ///
-/// Those of the engine's start and shutdown, but for a database that cannot be reached; or an URL that
-/// is none.
+/// Those of the engine's start and shutdown, except for a database that cannot be reached. Also an
+/// invalid URL.
 pub async fn run(options: Options) -> Result<ExitCode, Box<dyn std::error::Error + Send + Sync>> {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -108,7 +111,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Box<dyn std::error::Error
     }
 }
 
-/// Uses each password that comes for the connections from then on, until stdin is closed.
+/// Reads passwords until stdin is closed, and uses each for the connections from then on.
 async fn hear_passwords(pool: PgPool) {
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Ok(Some(password)) = lines.next_line().await {
@@ -117,7 +120,7 @@ async fn hear_passwords(pool: PgPool) {
     }
 }
 
-/// Starts the engine, again and again while there is no database.
+/// Starts the engine, and tries again for as long as there is no database.
 async fn start(
     options: &Options,
     pool: &PgPool,
@@ -143,7 +146,8 @@ async fn start(
             .drain_timeout(Duration::from_secs(10));
         match builder.start().await {
             Ok(engine) => return Ok(engine),
-            // A schema that is away for a moment ends a process. A supervisor starts another.
+            // A worker in production would end if the schema is away for a moment, and a supervisor
+            // would start another one. This loop stands in for both.
             Err(
                 error @ (gen_durable::Error::Database(_)
                 | gen_durable::Error::SchemaTooOld { found: 0, .. }),

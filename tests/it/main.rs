@@ -1,6 +1,6 @@
 //! The properties of `gen_durable`, on a real Postgres.
 //!
-//! Tests called `pNN_…` show the numbered properties of the design.
+//! Tests called `pNN_…` show the properties that have these numbers in ARCHITECTURE.md.
 
 #![allow(missing_debug_implementations, missing_docs, unreachable_pub, reason = "a test is no API")]
 #![allow(

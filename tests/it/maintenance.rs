@@ -1,4 +1,5 @@
-//! Retention, and what maintenance finds to mend.
+//! Maintenance: ended instances are deleted after their retention, and blocked rows are found
+//! again.
 
 use std::time::Duration;
 
@@ -72,7 +73,7 @@ impl Audited {
     }
 }
 
-/// An instance that ended some hours ago, of a machine in a version.
+/// Inserts an instance of a machine, in a version, that ended some hours ago.
 async fn ended(pool: &PgPool, machine: &str, version: i32, hours: i32) {
     sqlx::query(
         "insert into gen_durable.instances (fsm, fsm_version, step, state, status, result, finished_at)
@@ -86,7 +87,7 @@ async fn ended(pool: &PgPool, machine: &str, version: i32, hours: i32) {
     .unwrap();
 }
 
-/// The instances that are left, as machine and hours.
+/// Returns the instances that are left: the machine of each, and how many hours ago it ended.
 async fn left(pool: &PgPool) -> Vec<(String, i32)> {
     sqlx::query_as(
         "select fsm, round(extract(epoch from now() - finished_at) / 3600)::int
@@ -97,7 +98,9 @@ async fn left(pool: &PgPool) -> Vec<(String, i32)> {
     .unwrap()
 }
 
-/// The engine that prunes need not know the machine.
+/// Engines state retentions for machines, and engines that do not know these machines prune. Each
+/// machine keeps the retention that was stated for it last; all others have the pruning engine's
+/// default.
 #[tokio::test(flavor = "multi_thread")]
 async fn p57_each_machine_has_its_own_retention() {
     let db = database().await;
@@ -110,7 +113,7 @@ async fn p57_each_machine_has_its_own_retention() {
         sql(pool, "truncate gen_durable.instances").await;
         for machine in ["quick", "audited", "listening", "gone"] {
             for hours in [1, 3, 5] {
-                // Versions are no machines of their own.
+                // Each instance has another version: a machine's versions share its retention.
                 ended(pool, machine, hours, hours).await;
             }
         }
@@ -134,22 +137,25 @@ async fn p57_each_machine_has_its_own_retention() {
     let kept = [("audited", 1), ("audited", 3), ("audited", 5)];
     let expected = keeps(&[&kept[..], &by_default, &[("quick", 1)]].concat());
     assert_eq!(prune(several()).await, expected);
-    // Another one that knows neither, and has a default of its own.
+    // Another engine knows neither machine and has a default of its own. It respects what was
+    // stated.
     let strange = engine(&db).machine::<Listening>().retention(hours(2));
     let ones = [("gone", 1), ("listening", 1), ("quick", 1)];
     assert_eq!(prune(strange).await, keeps(&[&kept[..], &ones].concat()));
-    // One that keeps all the others, and says less of one.
+    // An engine keeps all other machines for ever, and states a retention of zero for one machine.
     let less = several().retention(None).retention_of::<Audited>(Duration::ZERO);
     let all = ["gone", "listening"].map(|machine| [1, 3, 5].map(|hours| (machine, hours)));
     assert_eq!(prune(less).await, keeps(&[&all.concat()[..], &[("quick", 1)]].concat()));
-    // One that runs them and says nothing of them: the default applies.
+    // An engine runs both machines and states no retention for them, so its default applies to
+    // them.
     let nothing = engine(&db).machine::<Quick>().machine::<Audited>().retention(hours(4));
     let default =
         ["audited", "gone", "listening", "quick"].map(|machine| [(machine, 1), (machine, 3)]);
     assert_eq!(prune(nothing).await, keeps(&default.concat()));
 }
 
-/// A machine with more to delete than a batch keeps no other one waiting.
+/// Three machines have more ended rows than one batch deletes. One call of `maintain` deletes them
+/// all: no machine waits until another one is finished.
 #[tokio::test(flavor = "multi_thread")]
 async fn p57_all_that_is_due_is_pruned_batch_by_batch() {
     let db = database().await;
@@ -167,7 +173,9 @@ async fn p57_all_that_is_due_is_pruned_batch_by_batch() {
     engine.shutdown().await.unwrap();
 }
 
-/// Engines that start at once, and say different things in different orders.
+/// Twelve engines start at once and state different retentions for two machines. Every start
+/// succeeds, and the table has one row: the engine that starts last withdraws what it does not
+/// state.
 #[tokio::test(flavor = "multi_thread")]
 async fn p57_engines_state_their_retentions_at_once() {
     let db = database().await;
@@ -191,7 +199,8 @@ async fn p57_engines_state_their_retentions_at_once() {
     assert_eq!(said, 1);
 }
 
-/// A row that a claim took out of its index, and whose key was freed without it: the sweep finds it.
+/// A row is blocked, as a claim left it, and no other row holds its key, so no commit unblocks it.
+/// The maintenance finds the row, and it runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranded_partition_key_is_freed() {
     let db = database().await;
@@ -208,7 +217,8 @@ async fn a_stranded_partition_key_is_freed() {
     engine.shutdown().await.unwrap();
 }
 
-/// Nothing but a trigger ties an inbox to its instance.
+/// No foreign key ties an inbox to its instance, only a trigger. If instances are deleted, their
+/// signals and deduplication keys must go with them, and those of other instances must stay.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_takes_its_inbox_with_it_when_it_is_deleted() {
     let db = database().await;
@@ -235,7 +245,8 @@ async fn an_instance_takes_its_inbox_with_it_when_it_is_deleted() {
     assert_eq!(left, [ids[2], ids[2]]);
 }
 
-/// Of a key, one row is stranded, and another one is in the claim's index but not due for an hour.
+/// One row of a key is blocked although no row holds the key. Another row of the key is in the
+/// claim's index, but due only in an hour. The maintenance must find the blocked row all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduled_row_hides_no_stranded_key() {
     let db = database().await;

@@ -48,7 +48,7 @@ async fn p16_up_from_nothing_up_twice_and_from_every_version() {
         up_to(db.pool(), version).await.unwrap();
         up(db.pool()).await.unwrap();
         assert_eq!(shape(db.pool()).await, expected);
-        // And back to this version, and up again.
+        // Then down to this version and up again.
         down(db.pool(), Down { to: version, force: false }).await.unwrap();
         up(db.pool()).await.unwrap();
         assert_eq!(shape(db.pool()).await, expected);
@@ -125,7 +125,8 @@ async fn p16_the_printed_script_makes_the_same_schema() {
     up(printed.pool()).await.expect("the ledger says that it is up to date");
 }
 
-/// A failing migration leaves the database as it was: here something is in its way.
+/// A type of the same name stands in the way of the first migration. It fails, and must leave
+/// nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn p16_a_migration_that_fails_changes_nothing() {
     let db = empty_database().await;

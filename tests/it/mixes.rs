@@ -1,4 +1,5 @@
-//! Everything at once: statements that lock the same rows and keys in every order.
+//! Everything at once: statements that lock the same rows and keys, in every order. Nothing may
+//! deadlock for good, and nothing may be lost or doubled.
 
 use std::sync::{
     Arc,
@@ -22,11 +23,11 @@ use crate::support::{
 const COLLECTORS: usize = 60;
 const LEAVES: u32 = 5;
 const EXTERNALS: u32 = 4;
-/// Leases are taken away so often that on a busy machine an instance may lose dozens of workers in a
-/// row; the collectors must end all the same.
+/// More crashes in a row than can happen here. The test takes leases away very often, so on a busy
+/// machine an instance may lose dozens of workers in a row. The collectors must end all the same.
 const CRASHES_MAX: u32 = 1_000_000;
 
-/// Executes until the test lets it go, so that there is something to take from a lost worker.
+/// Executes until the test lets it pass, so that there is a row to take from a lost worker.
 #[durable_fsm(state = KeyedState, output = ())]
 pub enum Stays {
     Stay,
@@ -43,14 +44,15 @@ impl Stays {
 async fn start(db: &TestDb, breakpoint: &Arc<Breakpoint>) -> Engine {
     let builder = engine(db).machine::<Collector>().machine::<Leaf>().machine::<Keyed>();
     let builder = builder.machine::<Stays>().resource(Arc::clone(breakpoint));
-    // Renewed soon after it was taken away.
+    // The worker renews such a short lease soon after the test has taken it away.
     let builder = builder.machine::<Once>().lease_ttl(Duration::from_millis(300));
     let builder = builder.crashes_max(CRASHES_MAX);
     builder.queue("keyed", 10).start().await.unwrap()
 }
 
-/// Signals to several collectors in one transaction of the caller's, in any order. Postgres may abort
-/// it to resolve a deadlock with another one, or with a commit of the engine's; then it is tried again.
+/// Sends signals to several collectors in one transaction of the caller, in any order. Postgres may
+/// abort it to resolve a deadlock with another such transaction, or with a commit of the engine.
+/// Then this function tries again.
 async fn signal_in_transaction(db: &TestDb, targets: &[InstanceId<Collector>], n: u32) {
     loop {
         let all = async {
@@ -58,7 +60,8 @@ async fn signal_in_transaction(db: &TestDb, targets: &[InstanceId<Collector>], n
             for target in targets {
                 let ping = Collector::signal_ping(*target, Ping { n }).dedup_key(format!("e{n}"));
                 match ping.execute(&mut *tx).await {
-                    // It needs this one to end, and has not seen it.
+                    // The collector cannot have ended, as it needs this signal, and it has not
+                    // accepted it before.
                     Ok(delivery) => assert_eq!(delivery, Delivery::Delivered),
                     Err(SignalError::Database(error)) => {
                         return Err(error.into());
@@ -76,7 +79,7 @@ async fn signal_in_transaction(db: &TestDb, targets: &[InstanceId<Collector>], n
     }
 }
 
-/// Signals to several collectors by calls, all at once, which share transactions.
+/// Sends signals to several collectors by calls that run at once and share transactions.
 async fn signal_by_calls(client: &Client, targets: &[InstanceId<Collector>], n: u32) {
     let calls = targets.iter().map(|target| {
         let (client, target) = (client.clone(), *target);
@@ -88,7 +91,7 @@ async fn signal_by_calls(client: &Client, targets: &[InstanceId<Collector>], n: 
     }
 }
 
-/// What is pruned is kept here, where the test can see it.
+/// Copies each row that the engine prunes into a table, where the test can see it.
 const KEPT: &str = "
     create table kept (like gen_durable.instances);
     create function keep() returns trigger language plpgsql as $$
@@ -98,7 +101,8 @@ const KEPT: &str = "
     end $$;
     create trigger keep after delete on gen_durable.instances for each row execute function keep();";
 
-/// Puts back what was pruned, but for what had a unique key: the oracle takes each for held for ever.
+/// Puts the pruned rows back for the oracle, except those that had a unique key: the oracle
+/// believes that a row holds its unique key for ever.
 const RESTORE: &str = "
     drop trigger record_inserted on gen_durable.instances;
     delete from gen_durable.instances where fsm = 'once';
@@ -113,7 +117,7 @@ const RESTORE: &str = "
         );
     end $$;";
 
-/// Sends a signal to each collector, in an order of its own.
+/// Sends a signal to each collector, in a random order that differs from task to task.
 async fn send(
     db: Arc<TestDb>,
     client: Client,
@@ -131,7 +135,7 @@ async fn send(
     }
 }
 
-/// Inserts instances whose unique keys other tasks use too; how many were not refused.
+/// Inserts instances whose unique keys other tasks use too. Returns how many were not refused.
 async fn insert_once(db: Arc<TestDb>, task: u64) -> i64 {
     let mut random = Random::new(task);
     let mut inserted = 0;
@@ -149,7 +153,7 @@ async fn insert_once(db: Arc<TestDb>, task: u64) -> i64 {
     inserted
 }
 
-/// Runs the mix to its end, with callers that use transactions of their own or not.
+/// Runs the mix to its end. Callers send signals in transactions of their own, or by calls.
 async fn mix(db: &Arc<TestDb>, transactions: bool) {
     let pool = db.pool();
     oracle::install(pool).await.unwrap();
@@ -159,9 +163,10 @@ async fn mix(db: &Arc<TestDb>, transactions: bool) {
     let breakpoint = Arc::new(Breakpoint::new());
     Stays::insert(KeyedState::default()).execute(pool).await.unwrap();
     let engines = [start(db, &breakpoint).await, start(db, &breakpoint).await];
-    // An engine's own client waits for no answer for longer than such a lease.
+    // These clients belong to no engine. An engine's client gives an answer up after the engine's
+    // lease, which is short here.
     let clients = [(); 2].map(|()| Client::new(pool.clone()));
-    // Reaps and prunes all the time, and runs nothing.
+    // This engine runs no machine. It reaps and prunes all the time.
     let keeper = engine(db).retention(Duration::ZERO).crashes_max(CRASHES_MAX);
     let keeper = keeper.start().await.unwrap();
     let state = CollectorState { leaves: LEAVES, external: EXTERNALS, ..CollectorState::default() };
@@ -203,10 +208,11 @@ async fn mix(db: &Arc<TestDb>, transactions: bool) {
     }
     eventually("a row is taken from a lost worker", async || (reaps(pool).await > 0).then_some(()))
         .await;
-    // Each run that lost its row passes too.
+    // Opens it for every run of `Stays`: the runs that lost their rows pass too.
     breakpoint.open(1_000_000);
     let collectors = i64::try_from(COLLECTORS).unwrap();
-    // A row may end only once, and what has been pruned is in the log.
+    // The log counts the rows that have ended: some of them are already pruned, and each may end
+    // only once.
     let expected = [
         ("collector", collectors),
         ("leaf", collectors * i64::from(LEAVES)),
@@ -244,7 +250,8 @@ async fn mix(db: &Arc<TestDb>, transactions: bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn p19_a_mix_of_everything_deadlocks_nobody_for_good_and_loses_nothing() {
     let db = Arc::new(database().await);
-    // A deadlock is found after this long; the default of a second makes the test slow.
+    // Postgres looks for a deadlock after this time. Its default of a second would make the test
+    // slow.
     sql(
         db.pool(),
         "do $$ begin execute format('alter database %I set deadlock_timeout = ''20ms''', current_database()); end $$",
@@ -253,7 +260,8 @@ async fn p19_a_mix_of_everything_deadlocks_nobody_for_good_and_loses_nothing() {
     mix(&db, true).await;
 }
 
-/// The engine's transactions take their locks in one order.
+/// No caller has a transaction of its own. The engine's transactions take their locks in one order,
+/// so Postgres must not find a single deadlock.
 #[tokio::test(flavor = "multi_thread")]
 async fn p19_without_transactions_of_callers_there_is_no_deadlock() {
     let db = Arc::new(database().await);
@@ -266,7 +274,7 @@ pub struct Token {
     n: u32,
 }
 
-/// Ends with the first two tokens.
+/// Ends as soon as it has two tokens.
 #[durable_fsm(state = Vec<u32>, output = Vec<u32>, signals(Token))]
 pub enum Sink {
     Take,
@@ -287,7 +295,7 @@ impl Sink {
     }
 }
 
-/// Its state is the id of a sink.
+/// Sends a token to a sink, whose id is its state.
 #[durable_fsm(state = i64, output = ())]
 pub enum Source {
     Send,
@@ -302,13 +310,15 @@ impl Source {
     }
 }
 
-/// A caller's transaction has locked one row of a commit and waits for the other. The commit waits for no
-/// lock for long, and then has none: the caller goes on, and what the commit carries arrives once.
+/// A caller's transaction locks one row of a commit, and then waits for the other row, which the
+/// commit has locked. The commit waits only briefly for a lock and then gives up all its locks.
+/// Therefore the caller's transaction goes on, and the signal that the commit carries arrives once.
 #[tokio::test(flavor = "multi_thread")]
 async fn p19_a_commit_and_a_callers_transaction_wait_in_no_circle() {
     let db = database().await;
     let pool = db.pool();
-    // No session looks for a deadlock before the test is over.
+    // No session looks for a deadlock before the test is over, so that only the commit can end the
+    // circle.
     let options = (*pool.connect_options()).clone().options([("deadlock_timeout", "1h")]);
     let own = sqlx::postgres::PgPoolOptions::new().connect_lazy_with(options);
     let breakpoint = Arc::new(Breakpoint::new());

@@ -1,5 +1,6 @@
-//! What networks do: connections that break in the middle of a statement, whose answer is lost, or
-//! that stay up and carry nothing any more.
+//! Faults of the network: a connection breaks in the middle of a statement, or the answer is lost,
+//! or the connection stays up and carries nothing any more. The engine must lose nothing and do
+//! nothing twice.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +16,15 @@ use crate::support::{
     Breakpoint, WAIT_MAX, count, database, engine, eventually, log, proxy, row, sql, until,
 };
 
-/// What a connection that carries nothing may cost: the engine takes a statement for lost after its
-/// lease.
+/// The lease of the engines here, and the longest time that a silent connection can hold them up:
+/// an engine counts a statement without an answer as lost after its lease.
 const LEASE: Duration = Duration::from_millis(1500);
 
 #[derive(Clone, Debug, DurableSignal)]
 pub struct Ping;
 
-/// Carries a text of the test's own, to be recognised on its way, and counts its steps.
+/// The state of a machine. The proxy recognises `mark`, a text of the test's choice, in the
+/// traffic, and `n` counts the steps.
 #[derive(Clone, Debug, Default, DurableState)]
 pub struct Marked {
     mark: String,
@@ -39,7 +41,7 @@ pub enum Walk {
     Fail,
 }
 
-/// For the oracle, which sees an outcome that is committed twice.
+/// The transitions that the oracle allows. It reports an outcome that is committed twice.
 const EDGES: [(&str, &str, &str); 4] = [
     ("walk", "first", "second"),
     ("walk", "second", "again"),
@@ -67,7 +69,8 @@ impl Walk {
     async fn again(mut cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
         breakpoint.pass(cx.id()).await;
         if cx.attempt() == 0 {
-            // By this its outcome is recognised: a replay carries no state.
+            // The child carries `mark` for the proxy to find: the outcome of a replay contains no
+            // state.
             let child = Child::insert(Marked { mark: cx.state.mark.clone(), n: 0 });
             return cx.replay(Duration::ZERO).insert(child);
         }
@@ -111,7 +114,7 @@ impl Child {
     }
 }
 
-/// An engine that reaches Postgres through the proxy alone.
+/// An engine whose only way to Postgres is the proxy.
 fn behind(proxy: &Proxy, db: &TestDb) -> EngineBuilder {
     log();
     let pool = PgPoolOptions::new()
@@ -137,7 +140,9 @@ async fn children(db: &TestDb) -> i64 {
         .unwrap()
 }
 
-/// Each commit of a walk in turn is applied and its answer does not arrive, or does not arrive itself.
+/// A `Walk` makes every kind of commit, one after the other. In the first round Postgres applies
+/// each commit and its answer is lost. In the second round the connection is cut before the commit
+/// arrives. Either way the engine must apply each outcome exactly once, with all that it carries.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_an_outcome_whose_answer_is_lost_is_applied_once() {
     let db = database().await;
@@ -157,13 +162,14 @@ async fn p13_an_outcome_whose_answer_is_lost_is_applied_once() {
             sprung.await.expect("the outcome goes by");
         };
         let id = Walk::insert(marked(&mark)).execute(pool).await.unwrap();
-        // `first` with an insert, `second`, a replay with an insert, a delay, and a park.
+        // The commits of `first` with an insert, `second`, a replay with an insert, a delay, and a
+        // park.
         for _ in 0..5 {
             meets().await;
         }
         until(pool, id, "awaiting_signal").await;
         Walk::signal(id, Ping).execute(pool).await.unwrap();
-        // What has consumed a signal, and the end.
+        // The commit that consumes the signal, and the end.
         for _ in 0..2 {
             meets().await;
         }
@@ -184,9 +190,10 @@ async fn p13_an_outcome_whose_answer_is_lost_is_applied_once() {
     }
 }
 
-/// A commit did not arrive, so that it is uncertain whether it was applied; and before it is sent again
-/// the row's workers count as lost too often, and it fails for good. A reap counts the revision up as
-/// the commit would have: the outcome must not be taken for applied.
+/// The connection is cut before a commit arrives, so the engine cannot know if it was applied.
+/// Before the engine sends it again, a reap finds that the row has lost too many workers, and fails
+/// it for good. The reap raises the revision, as the commit would have. The engine must not
+/// conclude that its commit was applied.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_an_uncertain_end_is_not_mistaken_for_a_reap_that_failed_the_row() {
     const REAP: &str = include_str!("../../gen_durable/src/storage/sql/reap.sql");
@@ -198,7 +205,7 @@ async fn p13_an_uncertain_end_is_not_mistaken_for_a_reap_that_failed_the_row() {
     let engine = engine.resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Walk::insert(marked("doubtful")).step(Walk::End).execute(pool).await.unwrap();
     breakpoint.arrival().await;
-    // Whoever comes finds the row locked, until it has been reaped.
+    // From here on the engine finds the row locked, until the reap is committed.
     let mut reaper = pool.begin().await.unwrap();
     sqlx::query("select from gen_durable.instances where id = $1 for update")
         .bind(id.get())
@@ -214,7 +221,8 @@ async fn p13_an_uncertain_end_is_not_mistaken_for_a_reap_that_failed_the_row() {
         .unwrap();
     let reaped = sqlx::query(REAP).bind(1000_i64).bind(1_i32).execute(&mut *reaper).await.unwrap();
     assert_eq!(reaped.rows_affected(), 1);
-    // The one who waits in the engine's own process would be told `done` by the engine itself.
+    // This wait runs in the engine's process. If the engine believed that its commit was applied,
+    // it would tell the wait `done` itself.
     let wait = tokio::spawn({
         let client = engine.client().clone();
         async move { client.wait(id, WAIT_MAX).await }
@@ -229,7 +237,9 @@ async fn p13_an_uncertain_end_is_not_mistaken_for_a_reap_that_failed_the_row() {
     engine.shutdown().await.unwrap();
 }
 
-/// The claim is committed, and its rows do not arrive: they are given back, with no attempt spent.
+/// Postgres commits a claim, and the connection is cut before the rows arrive: once for a row
+/// without a partition key and once with one. The engine must give the rows back, and no attempt
+/// may be spent.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_a_claim_whose_answer_is_lost_is_given_back() {
     let db = database().await;
@@ -253,11 +263,12 @@ async fn p13_a_claim_whose_answer_is_lost_is_given_back() {
     engine.shutdown().await.unwrap();
 }
 
-/// Goes on after a delay, again and again.
+/// The state of a machine that delays its next step, again and again.
 #[derive(Clone, Debug, DurableState)]
 pub struct Ticks {
     left: u64,
-    /// In milliseconds; if it is zero, each is a little shorter than the one before.
+    /// The delay in milliseconds. If it is zero, each delay is a little shorter than the one
+    /// before.
     delay: u64,
 }
 
@@ -278,8 +289,9 @@ impl Tick {
     }
 }
 
-/// Lets an instance tick, on an engine whose poll does not help: the pauses of its claimer double to an
-/// hour, and a row that is missed once is missed for good.
+/// Runs an instance of `Tick` to its end, on an engine whose poll does not help. The claimer's
+/// pauses double up to an hour, so a due row that the claimer misses once is found too late for the
+/// test.
 async fn tick(db: &TestDb, proxy: &Proxy, ticks: Ticks) {
     let engine = behind(proxy, db).machine::<Tick>().resource(Arc::new(Breakpoint::new()));
     let engine = engine.poll_interval(Duration::from_hours(1)).lease_ttl(Duration::from_hours(1));
@@ -289,8 +301,9 @@ async fn tick(db: &TestDb, proxy: &Proxy, ticks: Ticks) {
     engine.shutdown().await.unwrap();
 }
 
-/// Statements take so long that a row often comes to be due after a claim has looked for it and before
-/// the engine asks when the next one is due.
+/// The proxy delays all traffic by 5 ms. Therefore a row often falls due after a claim has looked
+/// for it, and before the engine asks when the next row is due. The engine must not miss such a
+/// row.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_comes_to_be_due_between_two_looks_is_not_missed() {
     let (db, proxy) = (database().await, proxy().await);
@@ -298,15 +311,16 @@ async fn a_row_that_comes_to_be_due_between_two_looks_is_not_missed() {
     tick(&db, &proxy, Ticks { left: 40, delay: 0 }).await;
 }
 
-/// A row is delayed while the claimer looks for what is due, and has not yet forgotten the one before.
+/// A step delays its row while the claimer looks for due rows and still remembers an earlier due
+/// time. The engine must not lose the new due time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_is_delayed_while_the_claimer_looks_is_not_missed() {
     let (db, proxy) = (database().await, proxy().await);
     tick(&db, &proxy, Ticks { left: 500, delay: 1 }).await;
 }
 
-/// Every connection of the engine is half open: the statements under way never end, and nothing says
-/// so. The engine takes them for lost, connects anew, and goes on.
+/// All connections of the engine are frozen: the statements under way never end, and nothing
+/// reports an error. The engine must count them as lost after its lease, connect again, and go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_half_open_connections_are_given_up() {
     let db = database().await;
@@ -322,7 +336,7 @@ async fn p13_half_open_connections_are_given_up() {
         until(db.pool(), running, "done").await;
         until(db.pool(), waiting, "done").await;
         breakpoint.arrival().await;
-        // Its own calls as well.
+        // Calls through the engine recover too.
         let called = eventually("a call succeeds", async || {
             Walk::insert(marked("m")).step(Walk::End).execute(&engine).await.ok()
         })
@@ -336,8 +350,8 @@ async fn p13_half_open_connections_are_given_up() {
     assert_eq!(count(db.pool(), "executing").await, 0);
 }
 
-/// A connection dies in the middle of a transaction, and Postgres does not learn of it: the rows that
-/// it has locked, and its partition key, are free again after a while.
+/// A connection dies in the middle of a transaction, and Postgres does not learn of it. The row
+/// that the transaction has locked must be free again after a while.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_a_transaction_that_nobody_ends_holds_nobody_up_for_long() {
     let db = database().await;
@@ -346,7 +360,7 @@ async fn p13_a_transaction_that_nobody_ends_holds_nobody_up_for_long() {
     let engine = behind(&proxy, &db).resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Walk::insert(marked("m")).step(Walk::Park).execute(&engine).await.unwrap();
     breakpoint.arrival().await;
-    // The park's transaction has locked the row, and its end never comes.
+    // The transaction of a park has locked the row, and its COMMIT never arrives.
     let sprung = proxy.trap(Direction::Request, "COMMIT", Effect::FreezeBefore);
     breakpoint.open(1);
     sprung.await.expect("the park goes by");
@@ -357,8 +371,8 @@ async fn p13_a_transaction_that_nobody_ends_holds_nobody_up_for_long() {
     engine.shutdown().await.unwrap();
 }
 
-/// A LISTEN that is half open hears nothing; the poll finds what is announced meanwhile, and the
-/// engine listens again.
+/// All connections are frozen, also the one that listens, so it hears nothing. The engine must
+/// listen again on another connection. Until then the poll finds what is announced.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_an_engine_listens_again_after_its_connection_was_half_open() {
     let db = database().await;
@@ -383,8 +397,9 @@ async fn p13_an_engine_listens_again_after_its_connection_was_half_open() {
     engine.shutdown().await.unwrap();
 }
 
-/// A LISTEN whose connection is closed. The poll and the lease take an hour, and the claimer has become used
-/// to having nothing to do: what comes later is found by the next LISTEN alone.
+/// The connection that listens is closed. The poll and the lease take an hour, and the claimer's
+/// pauses have grown long. The engine must listen again: only that can find a row that is inserted
+/// later.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_an_engine_listens_again_after_its_connection_was_closed() {
     let db = database().await;
@@ -394,7 +409,7 @@ async fn p13_an_engine_listens_again_after_its_connection_was_closed() {
     let engine = engine.lease_ttl(hour).start().await.unwrap();
     let at_rest = async || {
         eventually("the claimer rests", async || {
-            // The engine's statements begin with what they do.
+            // Each statement of the engine begins with a comment, `-- `.
             let rests: bool = sqlx::query_scalar(
                 "select not exists (
                      select from pg_stat_activity
@@ -409,13 +424,14 @@ async fn p13_an_engine_listens_again_after_its_connection_was_closed() {
         })
         .await;
     };
-    // Each look that finds nothing more to do doubles the pause before the next one, from 50 ms on.
+    // Each look that finds nothing doubles the pause before the next one, from 50 ms on.
     for _ in 0..14 {
         let id = Child::insert(marked("own")).execute(&engine).await.unwrap();
         engine.wait(id, WAIT_MAX).await.unwrap();
         at_rest().await;
     }
-    // Inserted by hand, which announces nothing: it must be found all the same.
+    // The test inserts this row by hand, so nothing announces it. The engine must find it all the
+    // same: it looks for rows when it listens again.
     let missed: i64 = sqlx::query_scalar(
         "insert into gen_durable.instances (fsm, fsm_version, step, state)
          values ('child', 1, 'do', '{\"mark\": \"missed\", \"n\": 0}') returning id",

@@ -1,4 +1,5 @@
-//! Options and inputs at their extremes: refused with what to do, or taken; never a panic.
+//! Options and inputs at their extremes. The engine accepts each, or refuses it and says what to
+//! do. It never panics.
 
 use std::time::{Duration, SystemTime};
 
@@ -45,7 +46,7 @@ const DURATIONS: [Duration; 9] = [
     Duration::MAX,
 ];
 
-/// Every option at each of its extremes, with the option's name.
+/// Every option at each of its extremes, with the name of the option.
 fn extremes() -> Vec<(&'static str, Set)> {
     let mut all: Vec<(&str, Set)> = Vec::new();
     for duration in DURATIONS {
@@ -80,15 +81,15 @@ fn extremes() -> Vec<(&'static str, Set)> {
     all
 }
 
-/// Starts an engine with these options, and has it run an instance; the option that it refused, if
-/// it did.
+/// Starts an engine with these options and lets it run an instance. Returns the option that the
+/// engine refused, if it refused one.
 async fn try_out(db: &TestDb, options: &[&(&'static str, Set)]) -> Option<String> {
     let builder = options.iter().fold(engine(db).machine::<Add>(), |engine, (_, set)| set(engine));
     match builder.start().await {
         Ok(engine) => {
             let id = Add::insert(0).execute(&engine).await.unwrap();
             match engine.wait(id, WAIT_MAX).await {
-                // Ended instances may be kept for no time at all.
+                // With a retention of zero the ended instance may already be gone.
                 Ok(2) | Err(WaitError::Unknown { .. }) => {}
                 other => panic!("{other:?}"),
             }
@@ -119,7 +120,8 @@ async fn p55_every_option_takes_its_extremes_or_refuses_them_at_start() {
     assert!(taken > 40 && refused > 20, "{taken} were taken, {refused} refused");
 }
 
-/// Any of them together.
+/// Each accepted extreme is combined with others at random. The engine must accept every
+/// combination.
 #[tokio::test(flavor = "multi_thread")]
 async fn p55_extremes_of_several_options_go_together() {
     let db = database().await;
@@ -152,7 +154,7 @@ pub enum Plan {
     Retry,
 }
 
-/// Waits for as long as can be said, in each way.
+/// Asks for the longest possible delay, in each way in which a step can ask for one.
 #[durable_fsm(state = Plan, output = (), signals(Ping))]
 pub enum Late {
     Begin,
@@ -231,7 +233,7 @@ async fn p55_no_delay_is_too_long() {
     engine.shutdown().await.unwrap();
 }
 
-/// A machine by hand, as the macros check what they are given.
+/// Writes a machine by hand: the macros would refuse these options at compile time.
 macro_rules! by_hand {
     ($machine:ident, name = $name:expr, queue = $queue:expr, timeout = $timeout:expr) => {
         #[derive(Debug)]
@@ -267,7 +269,7 @@ macro_rules! by_hand {
     };
 }
 
-/// The longest name, and hard to compress.
+/// A name of the longest length. It hardly compresses, so that it fills an index entry.
 const LONG: &str = "0a1c9f4be27d835640fe9ab1c7d25e38b60f7a41d9c3e852076fb94ac1d8e53f\
                     72b0965ea3f8cd14079be6d2815c3fa4e967b0d8f21c5a3e7940bd68f15ca2e7\
                     9306db84fe17ca52039be6f8d41a75c20e983bf6d5a17c4e0289fb63da5e71c4\
@@ -295,7 +297,7 @@ async fn p55_names_of_machines_are_checked_at_start_and_at_every_insert() {
         assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
         assert!(error.to_string().contains(part), "{error}");
     }
-    // A process that runs none of them.
+    // A client in a process that runs none of these machines.
     let client = Client::new(db.pool().clone());
     let refused = |error: InsertError, name: &str| {
         let InsertError::Encode(EncodeError::Empty { what }) = error else { panic!("{error}") };
@@ -307,7 +309,8 @@ async fn p55_names_of_machines_are_checked_at_start_and_at_every_insert() {
     refused(error.into(), "queue");
     Insert::<NoQueue>::new(()).queue("other").execute(&client).await.unwrap();
 
-    // Each at its longest, all in one index.
+    // Name, queue and keys have their greatest lengths at once: all of them must fit into one index
+    // entry.
     let engine = engine(&db).machine::<Long>().machine::<Endless>().queue(LONG, 1);
     let engine = engine.start().await.unwrap();
     assert_eq!(LONG.len(), 255);
@@ -325,7 +328,7 @@ async fn p55_names_of_machines_are_checked_at_start_and_at_every_insert() {
     engine.shutdown().await.unwrap();
 }
 
-/// Carries what cannot be stored.
+/// Its outcome carries an insert or a signal that cannot be stored.
 #[durable_fsm(state = String, output = (), signals(Ping))]
 pub enum Carrier {
     Carry,
@@ -346,7 +349,9 @@ impl Carrier {
     }
 }
 
-/// Two orders without a number are not the same order.
+/// An empty key is refused: two orders without a number are not the same order. An insert, an
+/// insert in a transaction, one of many, a signal and an outcome must all refuse it, and store
+/// nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn p55_empty_keys_are_refused_at_every_entrance() {
     let db = database().await;
@@ -404,7 +409,8 @@ async fn p55_empty_keys_are_refused_at_every_entrance() {
     engine.shutdown().await.unwrap();
 }
 
-/// Keys of any other text, as long as they may be, and no longer.
+/// A key may be any other text up to the greatest length. A longer one, or one with NUL, is
+/// refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn p55_keys_hold_any_text_that_fits() {
     let db = database().await;

@@ -1,11 +1,13 @@
-//! The oracle finds what it is for: each thing that it looks for, done by hand.
+//! The oracle of the tests finds each problem that it looks for. The test causes each problem by
+//! hand.
 
 use gen_durable_tests::oracle;
 use sqlx::{Connection, PgPool};
 
 use crate::support::{database, eventually, sql};
 
-/// What the code of a step does when it begins, and what an outcome then has in its state.
+/// `begin_run` records a run, as the code of a step does when it begins. `end_run` gives what the
+/// outcome of that run then has in its state.
 const RUNS: &str = "
     create function chaos.begin_run(id bigint, step text, n bigint) returns bigint language sql as $$
         insert into chaos.runs (id, step, n, attempt, pid, saw)
@@ -22,7 +24,7 @@ const RUNS: &str = "
     $$;
 ";
 
-/// An instance that has gone through its life as it should: the first one, so its id is 1.
+/// An instance that lives as it should. It is the first one, so its id is 1.
 const LIFE: &str = "
     insert into gen_durable.instances (fsm, fsm_version, step, state)
     values ('chain', 1, 'hop', '{\"n\": 0, \"hops\": 0}');
@@ -38,7 +40,8 @@ const LIFE: &str = "
     where id = 1;
 ";
 
-/// What the code of two steps did that both were committed: they ran one after the other.
+/// Two instances of one partition key. Their steps ran one after the other, and both were
+/// committed.
 const IN_TURN: &str = "
     insert into gen_durable.instances (id, fsm, fsm_version, step, state, partition_key)
     overriding system value
@@ -59,7 +62,7 @@ const IN_TURN: &str = "
     update gen_durable.instances set status = 'done', revision = 4, finished_at = now() where id = 13;
 ";
 
-/// What is done besides, and what the oracle calls it.
+/// Statements that cause a problem, with the title under which the oracle reports it.
 const WRONGS: &[(&str, &str)] = &[
     (
         "an instance has not ended",
@@ -86,7 +89,7 @@ const WRONGS: &[(&str, &str)] = &[
     ),
     (
         "a transition is none that an instance may make",
-        // Two steps ahead in one commit.
+        // One commit goes two steps ahead.
         "insert into gen_durable.instances (id, fsm, fsm_version, step, state)
          overriding system value values (2, 'keyed', 1, 'first', '{\"n\": 0}');
          update gen_durable.instances set status = 'executing', revision = 1 where id = 2;
@@ -113,12 +116,13 @@ const WRONGS: &[(&str, &str)] = &[
     ),
     (
         "ran at once, and both were committed",
-        // The log is as it should be, as each outcome was held back.
+        // The order of the log is right, as each outcome was committed late. The runs themselves
+        // overlap.
         "update chaos.log set ran_until = (select max(ran) from chaos.log where id = 13) where id = 12",
     ),
     (
         "ran at once, and both were committed",
-        // Two runs of one instance.
+        // Two runs of one instance overlap.
         "update chaos.log set ran_until = (select max(ran) from chaos.log where id = 1)
          where id = 1 and ran = (select min(ran) from chaos.log where id = 1)",
     ),
@@ -128,7 +132,7 @@ const WRONGS: &[(&str, &str)] = &[
     ),
     (
         "a step's code began before its claim, or the outcome before it, was committed",
-        // It did come to be claimed, but later.
+        // The instance was claimed, but only after the run had begun.
         "update chaos.runs set saw = 1 where id = 13",
     ),
     (
@@ -200,7 +204,7 @@ const WRONGS: &[(&str, &str)] = &[
 async fn run(pool: &PgPool, statements: &'static str) {
     let mut connection = pool.acquire().await.unwrap();
     for statement in statements.split(';').filter(|statement| !statement.trim().is_empty()) {
-        // One by one: a transaction each.
+        // Each statement runs alone, in a transaction of its own.
         sqlx::raw_sql(statement).execute(&mut *connection).await.unwrap();
     }
 }
@@ -220,8 +224,9 @@ async fn the_oracle_finds_each_thing_that_it_looks_for() {
     }
 }
 
-/// A worker that was stopped in the middle of a step has the instance taken from it, and goes on while it
-/// runs elsewhere. Then an outcome comes of a run that was lost when Postgres stopped.
+/// A worker is stopped in the middle of a step, and the instance is taken from it. The old run goes
+/// on while the instance runs elsewhere. Then an outcome arrives whose run was forgotten when
+/// Postgres stopped. Neither is a problem, so the oracle must report none.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_oracle_allows_what_an_outcome_never_comes_of() {
     let db = database().await;
@@ -287,8 +292,8 @@ async fn the_oracle_finds_a_session_that_stays_in_a_transaction() {
     let mut connection = sqlx::PgConnection::connect_with(&options).await.unwrap();
     assert_eq!(oracle::held(&pool).await.unwrap(), Vec::<String>::new());
     for statement in ["begin", "select no_such_column"] {
-        // The second one fails, and the transaction with it: it has not ended. The error comes before the session
-        // says that it is idle.
+        // The second statement fails. Its transaction is then aborted, but has not ended. The error
+        // arrives before `pg_stat_activity` shows the session as idle, so the test waits.
         let _ = sqlx::raw_sql(statement).execute(&mut connection).await;
         eventually("the session is found in its transaction", async || {
             let found = oracle::held(&pool).await.unwrap();

@@ -1,4 +1,4 @@
-//! Postgres goes away and comes back: the engine goes on by itself.
+//! Postgres goes away and comes back. The engine must go on by itself and lose nothing.
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -9,16 +9,17 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::support::{Breakpoint, WAIT_MAX, eventually, log, sql, until};
 
-/// How many steps a machine goes.
+/// The number of steps that each instance makes.
 const STEPS: u32 = 30;
 
-/// Counts the steps, as the oracle expects it.
+/// Counts the steps in `n`, where the oracle expects the count.
 #[derive(Clone, Debug, Default, DurableState)]
 pub struct Counted {
     n: u32,
 }
 
-/// The oracle sees a step that is committed twice; each third one also leaves a child, and so does the end.
+/// Counts its steps, so that the oracle sees a step that is committed twice. The outcome of every
+/// third step inserts a child, and so does the last one.
 #[durable_fsm(state = Counted, output = u32)]
 pub enum Marks {
     Mark,
@@ -38,7 +39,7 @@ impl Marks {
     }
 }
 
-/// Who inserted it, and at which step.
+/// The instance that inserted it, and the step at which it did.
 #[derive(Clone, Debug, DurableState)]
 pub struct ChildState {
     n: u32,
@@ -62,7 +63,7 @@ impl Child {
 async fn p13_restarts_and_terminated_connections_lose_nothing_and_double_nothing() {
     const INSTANCES: usize = 300;
     log();
-    // fsync is on: what was acknowledged must be there after an immediate stop.
+    // This server runs with fsync: what it has acknowledged must survive an immediate stop.
     let mut server = Server::builder().start().expect("a Postgres server");
     let url = server.url("postgres");
     let options = PgPoolOptions::new().acquire_timeout(WAIT_MAX);
@@ -96,7 +97,8 @@ async fn p13_restarts_and_terminated_connections_lose_nothing_and_double_nothing
             let answer = sqlx::query_scalar(statement).fetch_optional(&mut *admin).await;
             answer.unwrap().unwrap_or_default()
         };
-        // Commits wait for a standby that there is not: they are applied, and their answers do not come.
+        // Commits now wait for a standby that does not exist: Postgres applies them, and no answer
+        // comes.
         run("alter system set synchronous_standby_names = 'nobody'").await;
         run("select pg_reload_conf()::int::bigint").await;
         eventually("a commit waits", async || {
@@ -115,7 +117,7 @@ async fn p13_restarts_and_terminated_connections_lose_nothing_and_double_nothing
     for id in ids {
         assert_eq!(engine.wait(id.unwrap(), WAIT_MAX).await.unwrap(), STEPS);
     }
-    // Each step's child is there once, and nothing is left under way.
+    // Each child exists once, and nothing is under way any more.
     let all = i64::try_from(INSTANCES).unwrap();
     let children = all * i64::from(STEPS / 3 + 1);
     let kinds = eventually("everything is done", async || {
@@ -155,12 +157,13 @@ impl Careful {
     }
 }
 
-/// Postgres refuses a commit for what is no fault of the outcome's: it is tried again, and `handle` does
-/// not hear of it.
+/// Postgres refuses a commit with an error that the outcome has not caused, once for each code. The
+/// engine must try again, and `handle` must not hear of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_a_commit_that_postgres_ends_for_its_own_reasons_is_tried_again() {
-    // A silent and a long transaction, a deadlock, a conflict, a lock, a shutdown, a standby, no
-    // memory, no room, an I/O error, a lost connection.
+    // One code for each of these: an idle transaction, a long transaction, a deadlock, a conflict,
+    // a lock timeout, a shutdown, a standby, no memory, a full disk, an I/O error, a lost
+    // connection.
     const CODES: [&str; 11] = [
         "25P03", "25P04", "40P01", "40001", "55P03", "57P01", "25006", "53200", "53100", "58030",
         "08006",
@@ -219,8 +222,9 @@ impl Stopped {
     }
 }
 
-/// Postgres answers, and lets nobody in, as while a password is changed. That is no outcome's fault: it is tried
-/// again, and `handle` does not hear of it.
+/// Postgres answers but refuses every login of the worker's role, as while a password is changed.
+/// No outcome has caused this. The engine must try the commit again, and `handle` must not hear of
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_a_commit_without_a_connection_as_the_login_is_refused_is_tried_again() {
     const REFUSED: usize = 20;
@@ -255,7 +259,7 @@ async fn p13_a_commit_without_a_connection_as_the_login_is_refused_is_tried_agai
     };
     let before = refused();
     breakpoint.open(1);
-    // The commit's are among them.
+    // Some of these logins are for the commit.
     let again = async || (refused() >= before + REFUSED).then_some(());
     eventually("logins are refused", again).await;
     sql(&admin, "alter role worker login").await;

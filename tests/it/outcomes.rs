@@ -92,7 +92,7 @@ async fn a_stopped_instance_says_why() {
     engine.shutdown().await.unwrap();
 }
 
-/// What ran, in order.
+/// The instances that ran, in order.
 type Log = Arc<Mutex<Vec<i64>>>;
 
 #[durable_fsm(state = i64, output = ())]
@@ -112,7 +112,8 @@ impl Note {
 async fn a_queue_runs_by_priority_then_time_then_id() {
     let db = database().await;
     let pool = db.pool();
-    // All that a slot takes at once is claimed before anything runs, so one slot shows the order.
+    // A claim takes all of these rows before any of them runs, so a queue of one slot shows their
+    // order.
     let insert = |n: i64| Note::insert(n);
     insert(4).priority(1).execute(pool).await.unwrap();
     insert(5).priority(1).execute(pool).await.unwrap();
@@ -189,7 +190,8 @@ async fn a_step_is_committed_before_the_next_one_begins() {
     engine.shutdown().await.unwrap();
 }
 
-/// One slot: a machine that runs ahead without end must let others have their turn.
+/// Runs ahead without end. In a queue of one slot, other instances must be able to run all the
+/// same.
 #[durable_fsm(state = bool, output = ())]
 pub enum Greedy {
     Again,
@@ -254,7 +256,7 @@ async fn an_outcome_carries_inserts() {
         .start()
         .await
         .unwrap();
-    // The second 1 is a duplicate: the instance that holds the key does the work.
+    // The second 1 has a unique key that is taken: the instance that holds the key does the work.
     let id = Parent::insert(vec![1, 2, 1]).execute(&engine).await.unwrap();
     engine.wait(id, WAIT_MAX).await.unwrap();
     eventually("the children have run", async || (log.lock().unwrap().len() == 3).then_some(()))

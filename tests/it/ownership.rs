@@ -1,4 +1,4 @@
-//! Leases, and what a worker that lost its own may do: nothing.
+//! Ownership of rows: a worker that lost its lease, or a row, must not have any effect on it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ impl Child {
     }
 }
 
-/// One step with every effect that a step can have.
+/// The outcome of its first step has every effect that an outcome can have.
 #[durable_fsm(state = Effects, output = u32, signals(Token))]
 pub enum Effectful {
     Act,
@@ -65,7 +65,8 @@ async fn start(db: &TestDb, breakpoint: &Arc<Breakpoint>) -> Engine {
     engine.resource(Arc::clone(breakpoint)).start().await.unwrap()
 }
 
-/// An instance and its signal in one transaction: it is not claimed without.
+/// Inserts an instance and its signal in one transaction, so that no claim finds it without its
+/// signal.
 async fn begin(pool: &PgPool) -> InstanceId<Effectful> {
     let mut tx = pool.begin().await.unwrap();
     let id = Effectful::insert(Effects::default()).execute(&mut *tx).await.unwrap();
@@ -94,7 +95,8 @@ async fn p02_a_worker_that_lost_its_lease_commits_nothing() {
         "a lost worker counts"
     );
 
-    // The old step ends now; the heir holds the row and stands at its breakpoint.
+    // The old step ends now, while the heir holds the row and its step has stopped at its
+    // breakpoint.
     lost_breakpoint.open(1);
     eventually("the outcome was dropped", async || {
         (lost.metrics().lost_commits == 1).then_some(())
@@ -117,8 +119,9 @@ async fn children(db: &TestDb) -> i64 {
         .unwrap()
 }
 
-/// The same worker claims the row anew while its old step still runs: `locked_by` is the same, the
-/// revision is not.
+/// A worker claims a row again while its old step for that row still runs. `locked_by` is the same
+/// for both runs, and only the revision tells them apart. One of the two outcomes must have no
+/// effect.
 #[tokio::test(flavor = "multi_thread")]
 async fn p02_an_old_step_of_the_same_worker_commits_nothing() {
     let db = database().await;
@@ -135,7 +138,8 @@ async fn p02_an_old_step_of_the_same_worker_commits_nothing() {
     .execute(pool)
     .await
     .unwrap();
-    // Both runs of the step stand at the breakpoint; whichever goes first, one of them has no effect.
+    // Both runs of the step have stopped at the breakpoint. Either may pass first; one of them has
+    // no effect.
     Child::insert(0).execute(&engine).await.unwrap();
     breakpoint.arrival().await;
     breakpoint.open(2);
@@ -147,20 +151,20 @@ async fn p02_an_old_step_of_the_same_worker_commits_nothing() {
     engine.shutdown().await.unwrap();
 }
 
-/// Both runs end while an earlier commit is under way, so that their outcomes are in one batch. Only one
-/// of them is applied, and only its signals and inserts go out.
+/// Both runs end while an earlier commit is under way, so their outcomes are in one batch. The
+/// engine must apply only one of them, and send only that one's signals and inserts.
 #[tokio::test(flavor = "multi_thread")]
 async fn p02_outcomes_of_an_old_and_a_new_run_in_one_batch_are_told_apart() {
     let db = database().await;
     let pool = db.pool();
     let breakpoint = Arc::new(Breakpoint::new());
     let engine = start(&db, &breakpoint).await;
-    // Whoever came first is let go first.
+    // The breakpoint lets steps pass in the order of their arrival.
     let first = begin(pool).await;
     assert_eq!(breakpoint.arrival().await, first.get());
     let id = begin(pool).await;
     assert_eq!(breakpoint.arrival().await, id.get());
-    // The same worker has the row again, and its step runs a second time.
+    // The same worker claims the row again, and its step runs a second time.
     sqlx::query(
         "update gen_durable.instances
          set status = 'runnable', locked_by = null, revision = revision + 1 where id = $1",
@@ -171,9 +175,10 @@ async fn p02_outcomes_of_an_old_and_a_new_run_in_one_batch_are_told_apart() {
     .unwrap();
     let child = Child::insert(0).execute(&engine).await.unwrap();
     assert_eq!(breakpoint.arrival().await, id.get());
-    // Steps are counted below, and this one's is none of them.
+    // The child ends before the test counts steps below, so that its step is not counted.
     engine.wait(child, WAIT_MAX).await.unwrap();
-    // The commit of the first instance waits for its row; what ends meanwhile is the next batch.
+    // The commit of the first instance waits for its row. Outcomes that arrive meanwhile form the
+    // next batch.
     let mut lock = pool.begin().await.unwrap();
     sqlx::query("select from gen_durable.instances where id = $1 for update")
         .bind(first.get())
@@ -198,14 +203,15 @@ async fn p02_outcomes_of_an_old_and_a_new_run_in_one_batch_are_told_apart() {
     engine.shutdown().await.unwrap();
 }
 
-/// A claim whose answer was lost leaves rows in the worker's name that it does not know.
+/// A claim whose answer is lost leaves rows in the worker's name that the worker does not know of.
+/// The worker must find such a row and give it back, and no attempt may be spent.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_claimed_in_vain_are_given_back() {
     let db = database().await;
     let pool = db.pool();
     let breakpoint = Arc::new(Breakpoint::new());
     let engine = start(&db, &breakpoint).await;
-    // What such a claim leaves behind, made by hand: the engine has never heard of the row.
+    // The test inserts what such a claim leaves behind. The engine has never heard of this row.
     let id: i64 = sqlx::query_scalar(
         "insert into gen_durable.instances (fsm, fsm_version, step, state, status, locked_by, revision)
          values ('child', 1, 'do', '0', 'executing', $1, 1) returning id",
@@ -214,7 +220,8 @@ async fn rows_claimed_in_vain_are_given_back() {
     .fetch_one(pool)
     .await
     .unwrap();
-    // Every connection breaks: whatever was under way may have been committed.
+    // All connections break. The engine now suspects that a claim was committed without its
+    // knowledge.
     eventually("the claimer has met the outage and looked", async || {
         sql(
             pool,
@@ -258,7 +265,7 @@ async fn p24_an_instance_that_loses_every_worker_is_failed() {
         };
         let dies = start().await;
         breakpoint.arrival().await;
-        // One that knows no machine reaps, so that nobody claims the row at once.
+        // The reaper's engine knows no machine, so that no engine claims the row at once.
         let reaper = engine(&db).crashes_max(3).start().await.unwrap();
         lose_worker(pool, dies.worker(), &reaper, id).await;
         let row = row(pool, id).await;
@@ -277,7 +284,8 @@ async fn p24_an_instance_that_loses_every_worker_is_failed() {
     }
 }
 
-/// Unless an engine is told otherwise, after twenty.
+/// An engine keeps the default for `crashes_max`. An instance that loses its twentieth worker in a
+/// row fails, and one that loses its nineteenth does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn p24_by_default_twenty_lost_workers_are_too_many() {
     let db = database().await;
@@ -310,8 +318,9 @@ async fn p24_by_default_twenty_lost_workers_are_too_many() {
     drop(dies);
 }
 
-/// Nothing but time takes the lease away: the worker's row is locked by somebody, so it cannot be
-/// renewed.
+/// A transaction locks the worker's row, so the worker cannot renew its lease, and the lease runs
+/// out while a step still runs. Another worker takes the instance. The old step's outcome must have
+/// no effect.
 #[tokio::test(flavor = "multi_thread")]
 async fn p23_a_step_that_outlives_its_lease_has_no_effect() {
     let db = database().await;
@@ -350,14 +359,15 @@ async fn p23_a_step_that_outlives_its_lease_has_no_effect() {
     lock.rollback().await.unwrap();
     breakpoint.arrival().await;
     breakpoint.open(2);
-    // A step that signals itself goes through the queue: the next one may be the slow worker's, which lives again.
+    // An instance whose step signals itself goes through the queue. The slow worker has a lease
+    // again by now, so it may claim the next step.
     slow_breakpoint.open(1);
     assert_eq!(heir.wait(id, WAIT_MAX).await.unwrap(), 1);
     slow.shutdown().await.unwrap();
     heir.shutdown().await.unwrap();
 }
 
-/// Either stops at the breakpoint and then has an effect, or is quick.
+/// `Hold` stops at the breakpoint and then inserts a child; `Skip` ends at once.
 #[durable_fsm(state = u32, output = ())]
 pub enum Paced {
     Hold,
@@ -378,8 +388,8 @@ impl Paced {
     }
 }
 
-/// Rows that are claimed ahead wait behind a step that outlives the lease. When it ends there is a slot for
-/// them, and none of them starts: they are the heir's.
+/// Rows that were claimed ahead wait behind a step that outlives the lease. When that step ends, a
+/// slot is free for them. None of them may start: they belong to the heir by then.
 #[tokio::test(flavor = "multi_thread")]
 async fn p23_what_was_claimed_ahead_does_not_start_after_the_lease() {
     const QUICK: u32 = 2_000;
@@ -396,7 +406,7 @@ async fn p23_what_was_claimed_ahead_does_not_start_after_the_lease() {
         .start()
         .await
         .unwrap();
-    // Quick ones first: the faster a queue goes, the more is claimed ahead.
+    // The quick instances run first: the faster a queue is, the more rows the engine claims ahead.
     let quick = (0..QUICK).map(|n| Paced::insert(n).step(Paced::Skip).priority(-1));
     Paced::insert_many(quick).execute(&slow).await.unwrap();
     Paced::insert_many(0..HELD).execute(&slow).await.unwrap();
@@ -426,7 +436,7 @@ async fn p23_what_was_claimed_ahead_does_not_start_after_the_lease() {
         (rows == 0).then_some(())
     })
     .await;
-    // Whoever came to the breakpoint now would pass it.
+    // Any step that reached the breakpoint from now on would pass it.
     let steps = slow.metrics().steps;
     slow_breakpoint.open(HELD as usize);
     eventually("nothing is left of them", async || (slow.metrics().claimed == 0).then_some(()))

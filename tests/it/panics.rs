@@ -1,4 +1,5 @@
-//! Panics in user code, wherever they come from: each is a failed run, and hurts nobody else.
+//! Panics in user code, at every place. Each is a failed run of its instance and harms no other
+//! one.
 
 use std::{
     fmt,
@@ -14,11 +15,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::support::{WAIT_MAX, database, engine, until};
 
-/// Panics where it says.
+/// A state that panics at the place that its text names.
 #[derive(Clone, Debug)]
 pub struct Mine(String);
 
-/// What a step turns its state into, so that it panics from there on.
+/// The text that makes a state panic at a place. A step writes it into its state.
 fn armed(place: &str) -> String {
     format!("armed: {place}")
 }
@@ -40,7 +41,7 @@ impl<'de> Deserialize<'de> for Mine {
 
 impl Drop for Mine {
     fn drop(&mut self) {
-        // The one that is read back is armed as well, and dropped elsewhere.
+        // The copy that the engine reads back has the same text, and is dropped elsewhere.
         let armed = self.0.starts_with(&armed("drop")) && !std::thread::panicking();
         assert!(!armed, "in drop");
     }
@@ -48,7 +49,7 @@ impl Drop for Mine {
 
 impl DurableState for Mine {}
 
-/// Panics when it is printed, or dropped.
+/// An error that panics when it is printed, or when it is dropped.
 #[derive(Debug)]
 struct Bad(&'static str);
 
@@ -68,7 +69,7 @@ impl Drop for Bad {
     }
 }
 
-/// A panic's payload, or a local, that panics when it is dropped.
+/// A value that panics when it is dropped. It serves as a panic's payload and as a local variable.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -79,7 +80,7 @@ impl Drop for Bomb {
     }
 }
 
-/// How often each step ran.
+/// The number of runs of the first step.
 type Runs = Arc<AtomicU32>;
 
 #[durable_fsm(state = Mine, output = Mine)]
@@ -117,7 +118,7 @@ impl Poison {
         Ok(cx.next(Poison::End))
     }
 
-    /// Holds something that panics when the timeout drops it.
+    /// Holds a value that panics when the timeout drops it.
     #[step(timeout = "10ms")]
     async fn hang(cx: Context<Self>) -> Outcome<Self> {
         let _local = Bomb;
@@ -143,7 +144,8 @@ impl Poison {
     }
 }
 
-/// Each place, in the middle of neighbours that end as they should.
+/// User code panics at one place after the other, beside five instances that are well. Each time
+/// the instance fails with the reason, after one run, and the others end as they should.
 #[tokio::test(flavor = "multi_thread")]
 async fn p50_a_panic_anywhere_is_a_failed_run() {
     for (place, reason) in [
@@ -177,7 +179,7 @@ async fn p50_a_panic_anywhere_is_a_failed_run() {
             assert_eq!(engine.wait(id.unwrap(), WAIT_MAX).await.unwrap().0, "the end");
         }
         assert_eq!(runs.load(Ordering::SeqCst), 6, "{place}: once each");
-        // Its task ends after its commit.
+        // The instance's task ends only after its commit.
         let ended = async || (engine.metrics().claimed == 0).then_some(());
         crate::support::eventually("nothing is left", ended).await;
         assert_eq!(engine.metrics().lost_commits, 0, "{place}");
@@ -185,7 +187,8 @@ async fn p50_a_panic_anywhere_is_a_failed_run() {
     }
 }
 
-/// The text in the database is nobody's fault but that of its reader.
+/// The reader of a stored state panics. The instance must fail with the reason and keep its stored
+/// state, and the instance beside it must end as it should.
 #[tokio::test(flavor = "multi_thread")]
 async fn p50_a_state_whose_reader_panics_fails_its_instance_alone() {
     let db = database().await;
@@ -207,7 +210,7 @@ async fn p50_a_state_whose_reader_panics_fails_its_instance_alone() {
     engine.shutdown().await.unwrap();
 }
 
-/// Runs until its drain time is over, and then panics as it is dropped.
+/// Runs until the shutdown cuts it off, and panics when it is dropped.
 #[durable_fsm(output = ())]
 pub enum CutOff {
     Run,
@@ -222,7 +225,8 @@ impl CutOff {
     }
 }
 
-/// A run that is cut off is given back: its destructor spends no attempt and harms no shutdown.
+/// A shutdown cuts a run off, and the run's destructor panics. The engine must give the row back
+/// with no attempt spent, and the shutdown must succeed.
 #[tokio::test(flavor = "multi_thread")]
 async fn p50_a_panic_while_a_run_is_cut_off_spends_nothing() {
     let db = database().await;
@@ -236,7 +240,7 @@ async fn p50_a_panic_while_a_run_is_cut_off_spends_nothing() {
     assert_eq!((row.attempt, row.crashes, row.locked_by), (0, 0, None));
 }
 
-/// Hangs in its `handle`.
+/// Fails, and then hangs in its `handle`.
 #[durable_fsm(state = bool, output = (), timeout = "20ms")]
 pub enum Stuck {
     Run,
@@ -257,7 +261,8 @@ impl Stuck {
     }
 }
 
-/// The queue has one slot: its next instance runs only if the hang has given it back.
+/// `handle` hangs, in a queue of one slot. The timeout must end it and give the slot back, as only
+/// then the next instance can run.
 #[tokio::test(flavor = "multi_thread")]
 async fn p52_a_hang_in_handle_ends_with_the_timeout_and_frees_its_slot() {
     let db = database().await;

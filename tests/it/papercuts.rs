@@ -1,9 +1,9 @@
-//! Papercuts of a newcomer: ids in queries and texts, typed answers, what can be cloned and
-//! converted.
+//! Small annoyances of a newcomer, which must stay away: ids bind in queries and parse from texts,
+//! answers are typed, and values can be cloned and converted.
 
 use std::collections::HashSet;
 
-// Nothing but the prelude is needed for what a service writes.
+// A service needs nothing but the prelude for what it writes.
 use gen_durable::prelude::*;
 use serde_json::json;
 
@@ -47,7 +47,7 @@ impl Other {
     }
 }
 
-/// In a table of one's own, in arrays, in tuples, and null.
+/// Ids go into a table of the user's own and come back: alone, in arrays, in tuples, and as null.
 #[tokio::test(flavor = "multi_thread")]
 async fn p59_an_id_is_bound_fetched_and_parsed() {
     let db = database().await;
@@ -110,7 +110,7 @@ async fn p59_a_duplicate_and_a_snapshot_are_typed() {
     let client = engine.client();
     let insert = Order::insert(7).unique_key("order 7");
     let id = insert.clone().execute(&engine).await.unwrap();
-    // The id of a duplicate is waited for, signalled and looked up like any other.
+    // The id of a duplicate can be waited for, signalled and looked up like any other id.
     let InsertError::Duplicate(held) = insert.clone().execute(&engine).await.unwrap_err() else {
         panic!("the key is taken")
     };
@@ -125,7 +125,8 @@ async fn p59_a_duplicate_and_a_snapshot_are_typed() {
     let found = client.find(id).await.unwrap().expect("it is there");
     assert_eq!(found.output().unwrap(), Some(receipt));
 
-    // By its number it is any machine's, and by another's type it is an error.
+    // A lookup by the number works for any machine. A lookup with another machine's type is an
+    // error.
     let any = client.find(id.get()).await.unwrap().expect("it is there");
     assert_eq!((any.id, any.machine.as_str()), (id.get(), "order"));
     assert_eq!(any.result, Some(json!({ "amount": 5 })));
@@ -134,7 +135,7 @@ async fn p59_a_duplicate_and_a_snapshot_are_typed() {
     assert!(matches!(error, FindError::WrongMachine { .. }), "{error}");
     assert!(client.find(0).await.unwrap().is_none());
 
-    // Whoever does not know the machine takes an error without its type.
+    // Code that does not know the machine can use the error without its type.
     let untyped = async || -> Result<i64, InsertError> {
         Order::insert_many([insert.clone(), insert.clone()]).execute(&engine).await?;
         Ok(insert.clone().execute(&engine).await?.get())
@@ -146,7 +147,7 @@ async fn p59_a_duplicate_and_a_snapshot_are_typed() {
     engine.shutdown().await.unwrap();
 }
 
-/// An insert and a signal are prepared once, and executed as often as it takes.
+/// An insert and a signal are built once and executed several times, as clones.
 #[tokio::test(flavor = "multi_thread")]
 async fn p59_inserts_and_signals_are_cloned() {
     let db = database().await;
@@ -190,7 +191,7 @@ fn p59_a_status_converts_as_others_do() {
     assert!(format!("{scope:?}").contains("order"));
 }
 
-/// Each of them by the prelude's name.
+/// Compiles only if the prelude exports each of these types.
 #[allow(clippy::too_many_arguments, dead_code, reason = "it is never called")]
 fn p59_the_prelude_has_the_error_types(
     _: DatabaseError,

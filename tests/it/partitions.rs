@@ -1,4 +1,5 @@
-//! Partition keys: one at a time, in order, cluster-wide.
+//! Partition keys: instances of one key run one at a time and in order, on all engines of a
+//! database.
 
 use std::{
     sync::{
@@ -15,7 +16,7 @@ use crate::support::{
     until_somebody_waits,
 };
 
-/// What ran, and whether two of one key ever ran at once.
+/// The instances that ran, in order, and how often two of one key ran at once.
 #[derive(Debug, Default)]
 pub struct Watch {
     ran: Mutex<Vec<(String, i64)>>,
@@ -116,7 +117,7 @@ async fn p06_a_key_is_served_by_priority_and_other_keys_are_not_held_up() {
     Held::insert(11).execute(&engine).await.unwrap();
     let mut arrived = [breakpoint.arrival().await, breakpoint.arrival().await];
     arrived.sort_unstable();
-    assert_eq!(arrived, [10, 11], "the busy key's rows wait, and nobody else does");
+    assert_eq!(arrived, [10, 11], "the rows of the busy key wait, and no other row does");
     breakpoint.open(3);
     for n in [2, 4, 3] {
         assert_eq!(breakpoint.arrival().await, n);
@@ -162,8 +163,8 @@ impl Plain {
     }
 }
 
-/// Rows that a process which knew version 2 took out of the claim's index, and that nobody knows now:
-/// those of version 1 behind them go on.
+/// Some rows of a key have version 2. An engine that knew this version has blocked them, and no
+/// engine knows it any more. The rows of version 1 behind them must run.
 #[tokio::test(flavor = "multi_thread")]
 async fn p11_a_waiting_row_of_an_unknown_version_does_not_starve_its_key() {
     let db = database().await;
@@ -185,7 +186,8 @@ async fn p11_a_waiting_row_of_an_unknown_version_does_not_starve_its_key() {
     engine.shutdown().await.unwrap();
 }
 
-/// A key whose rows are in two queues, and a process that serves one of them.
+/// A key has rows in two queues, and the engine serves only one of them. The row in its queue must
+/// run, although the older row of the key waits in the other queue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_may_span_queues_that_nobody_here_serves() {
     let db = database().await;
@@ -199,8 +201,9 @@ async fn a_key_may_span_queues_that_nobody_here_serves() {
     engine.shutdown().await.unwrap();
 }
 
-/// Somebody has made a row of a key executing, without the key's lock, and has not committed it: a claim sees
-/// nothing of that until it waits for it in the index. It gives up, and goes on without the key.
+/// A transaction makes a row of a key executing without the key's lock, and does not commit. A
+/// claim cannot see this until it waits for that transaction in the index. The claim must give the
+/// key up and go on with other rows; after the rollback the key's rows must run.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_gives_a_key_up_whose_holder_does_not_commit() {
     let db = database().await;
@@ -217,7 +220,7 @@ async fn a_claim_gives_a_key_up_whose_holder_does_not_commit() {
     .execute(&mut *holder)
     .await
     .unwrap();
-    // A statement is not given up for an hour, so that nothing else ends the wait.
+    // The engine gives no statement up within an hour, so that nothing else can end the wait.
     let engine = engine(&db).machine::<Plain>().lease_ttl(Duration::from_hours(1));
     let engine = engine.start().await.unwrap();
     until_somebody_waits(pool, 1).await;

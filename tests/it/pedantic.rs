@@ -1,4 +1,5 @@
-//! What the macros generate passes the strictest lints: this module is compiled, and `cargo clippy` looks at it.
+//! The code that the macros generate passes the strictest lints. This module is compiled with them,
+//! and `cargo clippy` checks it.
 
 #![deny(warnings, clippy::all, clippy::pedantic, clippy::nursery)]
 #![deny(clippy::unused_async, clippy::needless_pass_by_value, clippy::unwrap_used)]
@@ -37,7 +38,7 @@ struct Paid {
     amount: i64,
 }
 
-/// A machine with everything on it.
+/// A machine that uses every option.
 #[durable_fsm(
     version = 2,
     queue = "checkout",

@@ -1,10 +1,11 @@
 //! The plans of the hot statements in a table of a million rows, whatever the statistics say.
 //!
-//! Statistics are taken while a million rows have one status: all are done, so that nothing is
-//! executing and nothing runnable; all are executing; and so on. Then rows of every other status
-//! arrive, and each statement is run with a batch of them, under a generic plan and under one for its
-//! parameters. Where the planner took an index for empty because nothing was in it, the statement
-//! walks through all that has come since, and touches more rows than it was given.
+//! The statistics are taken while a million rows have one status: all are done, so that no row is
+//! executing or runnable; or all are executing; and so on. Then rows of every other status arrive.
+//! Each statement runs with a batch of them, under a generic plan and under one for its parameters.
+//! If the planner believes that an index is empty, as it was when the statistics were taken, the
+//! statement scans all rows that came since. It then touches more rows than it was given, and the
+//! test fails.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -12,16 +13,19 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use crate::support::database;
 
-/// Rows that a statement is given.
+/// The number of rows that a statement is given.
 const BATCH: usize = 200;
-/// Rows of each kind that arrive after the statistics were taken; those of the worker 7 that execute.
+/// The number of rows of each kind that arrive after the statistics were taken. The same number of
+/// rows is executing in the name of worker 7.
 const ARRIVED: f64 = 5_000.0;
-/// Far below what makes Postgres compile a statement (`jit_above_cost`, 100,000).
+/// The greatest estimated cost of a statement. It is far below 100,000, the cost at which Postgres
+/// compiles a statement (`jit_above_cost`).
 const COST_MAX: f64 = 30_000.0;
-/// Pages that are looked at for a row of the batch, the entries in the indexes that it is in included.
+/// The most pages that a statement may look at for each row of the batch. They include the pages of
+/// the indexes that the row is in.
 const BUFFERS_PER_ROW: f64 = 50.0;
 
-/// When the statistics were taken, and the million rows that were there.
+/// The moments at which the statistics are taken, with the million rows that are there then.
 const MOMENTS: [(&str, &str); 4] = [
     (
         "all are done",
@@ -53,7 +57,8 @@ const MOMENTS: [(&str, &str); 4] = [
     ),
 ];
 
-/// What the statistics know nothing of. Timed so that what is claimed first has no key.
+/// The rows that arrive after the statistics were taken. Their order is such that the rows which
+/// are claimed first have no key.
 const ARRIVALS: &str = "
     insert into gen_durable.workers (id, name, lease_expires_at)
     overriding system value values (7, 'w', now() + interval '1 day') on conflict do nothing;
@@ -86,12 +91,12 @@ const ARRIVALS: &str = "
     select fsm, 1, 's', '{}', 'q', 'done', '1', now() - interval '10 days'
     from unnest('{l,n,o}'::text[]) as fsm, generate_series(1, 5000);";
 
-/// A hot statement, and what it may do.
+/// A hot statement, its parameters, and the limits for its plan.
 struct Case {
     statement: &'static str,
     parameters: Vec<String>,
     indexes: &'static [&'static str],
-    /// Rows looked at, in all tables.
+    /// The number of rows that it may look at, in all tables together.
     rows: std::ops::RangeInclusive<f64>,
 }
 
@@ -123,7 +128,7 @@ async fn text(connection: &mut PgConnection, query: &'static str) -> String {
     sqlx::query_scalar(query).fetch_one(connection).await.unwrap()
 }
 
-/// The first row of the machine that has keys, and an instance with an inbox.
+/// The first row of the machine whose rows all have keys, and an instance that has an inbox.
 const FIRST: &str = "select coalesce(min(id), 0)::text from gen_durable.instances where fsm = 'k'";
 const TARGET: &str = "select coalesce(min(target_id), 0)::text from gen_durable.signals";
 
@@ -163,7 +168,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             claims,
             batch(4),
         ),
-        // All have a partition key.
+        // All rows of this machine have a partition key.
         case(
             "claim",
             &[
@@ -179,7 +184,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             &["instances_partition", "instances_partition_holder", "instances_pkey"],
             batch(6),
         ),
-        // All that it looks at, one of which waits for its key.
+        // The rows that it looks at. One of them waits for its key.
         case("block_ahead", &[&first, &free], claims, 2000.0..=3000.0),
         commit(&next, &s, &null),
         commit(&done, &null, &one),
@@ -211,8 +216,9 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             2.0..=10.0,
         ),
         case("orphans", &["7", "'{}'", "200"], &["instances_lease"], ARRIVED..=ARRIVED),
-        // A thousand, looked up twice. It looks at the first row of a
-        // machine that keeps its instances, however many have ended.
+        // A batch is a thousand rows, and each is looked up twice. If a machine keeps its
+        // instances, the statement looks at the first row of that machine alone, however many have
+        // ended.
         case(
             "prune",
             &["86400000000"],
@@ -269,13 +275,13 @@ impl Plan {
         self.nodes().iter().any(whole)
     }
 
-    /// The indexes of `instances` that are read.
+    /// The indexes of `instances` that the plan reads.
     fn indexes(&self) -> BTreeSet<&str> {
         let names = self.nodes().into_iter().filter_map(|plan| plan.index.as_deref());
         names.filter(|name| name.starts_with("instances_")).collect()
     }
 
-    /// Rows that were looked at, whatever became of them.
+    /// Returns the number of rows that the scans looked at, filtered rows included.
     fn touched(&self) -> f64 {
         let scans = self.nodes().into_iter().filter(|plan| {
             plan.relation.as_deref().is_some_and(|relation| relation != "workers")
@@ -285,7 +291,8 @@ impl Plan {
     }
 }
 
-/// The plan that a session keeps for a statement: for no parameters, as the tables are now.
+/// Prepares a statement, as the tables are now. The session keeps the generic plan that is made
+/// then.
 async fn prepare(connection: &mut PgConnection, case: &Case) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gen_durable/src/storage/sql");
     let text = std::fs::read_to_string(folder.join(format!("{}.sql", case.statement))).unwrap();
@@ -293,7 +300,7 @@ async fn prepare(connection: &mut PgConnection, case: &Case) {
     run(connection, format!("prepare {name} as {text}")).await;
 }
 
-/// Runs a prepared statement and takes back what it did; how it was done.
+/// Runs a prepared statement, rolls its changes back, and returns the plan with its figures.
 async fn explain(connection: &mut PgConnection, case: &Case) -> Plan {
     #[derive(serde::Deserialize)]
     struct Explained {
@@ -318,7 +325,7 @@ async fn run(connection: &mut PgConnection, sql: String) {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap();
 }
 
-/// What is wrong with how a statement was done.
+/// Returns what is wrong with the plan of a statement.
 fn judge(case: &Case, plan: &Plan, generic: bool, when: &str) -> Vec<String> {
     let what = format!("{} {when}", case.statement);
     let mut wrong = Vec::new();
@@ -342,7 +349,8 @@ fn judge(case: &Case, plan: &Plan, generic: bool, when: &str) -> Vec<String> {
     wrong
 }
 
-/// Without autovacuum the statistics, and the plans that a session keeps, stay as they were.
+/// Turns autovacuum off, so that the statistics, and the plans that a session keeps, stay as they
+/// were.
 const STILL: &str = "
     alter table gen_durable.instances set (autovacuum_enabled = off);
     alter table gen_durable.signals set (autovacuum_enabled = off);
@@ -375,21 +383,23 @@ async fn p15_hot_statements_touch_their_batch_in_a_table_of_a_million() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A session keeps a plan until the statistics change, and a table that was empty when it was made is
-/// read as a whole, row by row of the batch. Hence the settings of the engine's sessions.
+/// A session plans each statement while the tables are empty, and keeps the plan until the
+/// statistics change. Such a plan may read a whole table for each row of the batch once the tables
+/// are full. The settings of the engine's sessions (`session.sql`) must prevent this.
 #[tokio::test(flavor = "multi_thread")]
 async fn p15_plans_made_when_the_tables_were_empty_serve_when_they_are_full() {
     let db = database().await;
     let mut connections = Vec::new();
     for _ in 0..cases(&mut db.pool().acquire().await.unwrap()).await.len() {
-        // More than the pool has.
+        // These are more connections than the pool has.
         let options = db.pool().connect_options();
         connections.push(PgConnection::connect_with(&options).await.unwrap());
     }
     let first = &mut connections[0];
     run(first, STILL.to_owned()).await;
     for table in ["instances", "signals", "signal_keys"] {
-        // Afterwards the planner knows that there is nothing, where it would guess at ten pages.
+        // After this the planner knows that the table is empty. Otherwise it would guess at ten
+        // pages.
         run(first, format!("vacuum (analyze) gen_durable.{table}")).await;
     }
     let empty = cases(first).await;
@@ -410,7 +420,9 @@ async fn p15_plans_made_when_the_tables_were_empty_serve_when_they_are_full() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Rows that were claimed are dead in the index, and stay there as long as anybody has a snapshot from before.
+/// Index entries of claimed rows are dead, but they stay for as long as any session has an older
+/// snapshot. A hundred thousand such entries lie before the rows that are runnable. A claim that
+/// begins at its watermark must not step over them.
 #[tokio::test(flavor = "multi_thread")]
 async fn p15_a_claim_does_not_step_over_all_that_was_claimed_before() {
     const CLAIMED: u32 = 100_000;

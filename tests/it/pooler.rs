@@ -1,4 +1,5 @@
-//! Behind a transaction pooler: every statement may meet another session of Postgres.
+//! The engine behind a transaction pooler, where each statement may run in another session of
+//! Postgres.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,15 +23,18 @@ use sqlx::{
 
 use crate::support::{WAIT_MAX, empty_database, eventually, log, server_dir};
 
-/// Sessions of Postgres, far fewer than the connections that share them.
+/// The number of the pooler's sessions of Postgres. It is far smaller than the number of
+/// connections that share them.
 const SESSIONS: usize = 4;
 
-/// The program, or none, with a message: not everybody has it.
+/// Returns the pooler's program. If it is not installed, prints a message and returns none: the
+/// test is skipped.
 fn program() -> Option<PathBuf> {
     pooler::find().map_err(|why| println!("skipped: {why}")).ok()
 }
 
-/// A pooler, a database behind it, and a pool that goes through it. The schema was made through it.
+/// Starts a pooler with a database behind it, and returns them with a pool that goes through the
+/// pooler. The migrations go through the pooler too.
 async fn pooled(program: &Path) -> (Pooler, TestDb, PgPool) {
     log();
     let pooler = Pooler::start(program, &server_dir().await, SESSIONS).unwrap();
@@ -59,7 +63,8 @@ fn engine(pool: &PgPool) -> EngineBuilder {
         .poll_interval(Duration::from_millis(200))
 }
 
-/// Every call and every outcome that there is; the collectors, which still wait for their signals.
+/// Makes every kind of call, and inserts machines that have every kind of outcome. Returns the
+/// collectors, which still wait for their signals.
 async fn insert_all(pool: &PgPool) -> Vec<InstanceId<Collector>> {
     let client = Client::new(pool.clone());
     let chains = (0..60).map(|seed| ChainState { hops: 20, seed, ..ChainState::default() });
@@ -75,7 +80,7 @@ async fn insert_all(pool: &PgPool) -> Vec<InstanceId<Collector>> {
     assert!(matches!(&second, Err(InsertError::Duplicate(held)) if held.id == first), "{second:?}");
     let mut collectors = Vec::new();
     for _ in 0..10 {
-        // Several statements in one transaction of the caller's, which is one session's.
+        // Several statements in one transaction of the caller: they stay in one session.
         let mut transaction = pool.begin().await.unwrap();
         let state = CollectorState { leaves: 3, external: 2, ..CollectorState::default() };
         let id = Collector::insert(state).execute(&mut *transaction).await.unwrap();
@@ -91,7 +96,7 @@ async fn send(id: InstanceId<Collector>, n: u32, on: impl gen_durable::ExecuteOn
     assert_eq!(signal.execute(on).await.unwrap(), Delivery::Delivered);
 }
 
-/// Sessions that the pooler has in this database.
+/// Returns how many sessions the pooler has in this database.
 async fn sessions(db: &TestDb) -> i64 {
     sqlx::query_scalar(
         "select count(*) from pg_stat_activity
@@ -102,7 +107,7 @@ async fn sessions(db: &TestDb) -> i64 {
     .unwrap()
 }
 
-/// Waits until everything has ended, and lets the oracle judge.
+/// Waits until all instances have ended, and lets the oracle judge.
 async fn judge(db: &TestDb) {
     eventually("everything has ended", async || {
         let live: i64 = sqlx::query_scalar(
@@ -145,7 +150,8 @@ async fn p13_everything_works_behind_a_transaction_pooler() {
     pool.close().await;
 }
 
-/// Sessions that are terminated in the middle of a statement, and a pooler that is killed.
+/// Alternately, sessions are terminated in the middle of a statement and the pooler is killed. The
+/// engine must lose nothing and do nothing twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_a_transaction_pooler_that_fails_loses_nothing_and_doubles_nothing() {
     let Some(program) = program() else { return };

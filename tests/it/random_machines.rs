@@ -1,10 +1,11 @@
-//! Random machines: graphs of steps, outcomes, signals and failures, run by the engine and by a small
-//! reference in memory. Both must come to the same end, and have the same effects.
+//! Random machines: graphs of steps, outcomes, signals and failures. The engine runs them, and so
+//! does a small reference in memory. Both must come to the same end and have the same effects.
 //!
-//! A case that differs is shrunk and told, with what runs it again:
+//! A case that differs is shrunk and printed, with the command that runs it again:
 //!
 //! ```text
-//! RANDOM_MACHINES_SEED=7 RANDOM_MACHINES=5000 cargo test -p gen_durable_tests --test it random_machines
+//! RANDOM_MACHINES_SEED=7 RANDOM_MACHINES=5000 \
+//!     cargo test -p gen_durable_tests --test it random_machines
 //! ```
 
 mod model;
@@ -29,14 +30,15 @@ use self::{
 };
 use crate::support::{WAIT_MAX, count_reaps, database, engine, expire_lease, reaps};
 
-/// How long a case that is being shrunk may take: most of those that differ hang.
+/// The longest time that a case may take while it is shrunk. It is short, as most cases that differ
+/// hang.
 const SHRINK_WAIT_MAX: Duration = Duration::from_secs(5);
-/// How long the shrinking may take.
+/// The longest time that the shrinking may take.
 const SHRINK_MAX: Duration = Duration::from_mins(2);
 
 const LEASE: Duration = Duration::from_secs(30);
 
-/// Where cases are run.
+/// The database and the engine that run the cases.
 struct World {
     db: TestDb,
     engine: Engine,
@@ -56,7 +58,7 @@ impl World {
 
     async fn engine(db: &TestDb, lease: Duration) -> Engine {
         let engine = engine(db).machine::<Interpreter>().machine::<Offspring>().lease_ttl(lease);
-        // Leases may be taken away at any rate.
+        // A test may take leases away at any rate, so an instance may crash any number of times.
         engine.queue("default", 30).crashes_max(1_000_000).start().await.unwrap()
     }
 
@@ -64,7 +66,8 @@ impl World {
         self.db.pool()
     }
 
-    /// Runs cases all at once; the first that differs, and how.
+    /// Runs all cases at once. Returns the first that differs from the reference, and the
+    /// difference.
     async fn differing(
         &self,
         cases: &[Case],
@@ -80,8 +83,9 @@ impl World {
         None
     }
 
-    /// Inserts the cases with what is sent before they run, and sends what is sent while they do. How
-    /// much of that each has refused: one that has ended accepts no more.
+    /// Inserts the cases together with the signals that are sent before they run, and sends the
+    /// signals that are sent while they run. Returns for each case how many of the latter were
+    /// refused: an instance that has ended accepts none.
     async fn begin(&self, cases: &[Case]) -> Vec<(InstanceId<Interpreter>, i64)> {
         let mut tx = self.pool().begin().await.unwrap();
         let inserts = cases.iter().map(|case| {
@@ -115,7 +119,8 @@ impl World {
         begun
     }
 
-    /// Waits until a case is at rest, sends what is to be sent then, and compares it once more.
+    /// Waits until a case is at rest and compares it. Then sends the signals that are sent at rest,
+    /// and compares it again.
     async fn compare(
         &self,
         id: InstanceId<Interpreter>,
@@ -141,8 +146,8 @@ impl World {
         Ok(())
     }
 
-    /// Waits until an instance is at rest. It has ended then, or is parked with no timeout; all signals
-    /// have been acknowledged before, so that nothing can happen to it any more.
+    /// Waits until an instance is at rest, and compares it. At rest it has ended, or is parked with
+    /// no timeout. All signals were acknowledged before, so nothing can happen to it any more.
     async fn comes_to(
         &self,
         id: InstanceId<Interpreter>,
@@ -158,12 +163,12 @@ impl World {
             if found.is_some() || since.elapsed() > wait_max {
                 return Err(format!("expected {expected:?}\n   found {found:?}"));
             }
-            // Between two looks.
+            // The pause between two looks.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// What an instance has come to; none while it is not at rest.
+    /// Returns what an instance has come to, or none while it is not at rest.
     async fn found(&self, id: InstanceId<Interpreter>) -> Option<Expected> {
         let (fate, Json(plan), result, inbox, inserted): Found = sqlx::query_as(
             "select case
@@ -193,10 +198,10 @@ impl World {
     }
 }
 
-/// Status or reason, state, result, inbox, inserted.
+/// The columns: status or reason, state, result, size of the inbox, number of inserted instances.
 type Found = (Option<String>, Json<Plan>, Option<Json<End>>, i64, i64);
 
-/// Sends what is sent to a case at some time, in order; how much was delivered.
+/// Sends the signals that a case has for this moment, in order. Returns how many were delivered.
 async fn send(client: &Client, id: InstanceId<Interpreter>, case: &Case, when: When) -> usize {
     let mut delivered = 0;
     for (n, colour) in case.sent(when) {
@@ -217,12 +222,12 @@ impl Case {
     }
 }
 
-/// A number from the environment, or this one.
+/// Returns a number from the environment, or a default.
 fn setting(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
-/// Cases that follow from a seed, with what shrinks them.
+/// Makes the cases of a seed, each with what proptest needs to shrink it.
 fn cases(seed: u64, count: usize) -> Vec<impl ValueTree<Value = Case>> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -231,13 +236,14 @@ fn cases(seed: u64, count: usize) -> Vec<impl ValueTree<Value = Case>> {
     (0..count).map(|_| case().new_tree(&mut runner).unwrap()).collect()
 }
 
-/// The smallest case found that differs, and how. Each is run alone.
+/// Shrinks a case by running each candidate alone. Returns the smallest that differs, and the
+/// difference.
 async fn shrink(
     world: &World,
     tree: &mut impl ValueTree<Value = Case>,
     flaw: Flaw,
 ) -> Option<(Case, String)> {
-    // A wrong reference makes no case hang: one that is not at rest yet is slow.
+    // With a wrong reference no case hangs, so a case that is not yet at rest is only slow.
     let wait_max = if matches!(flaw, Flaw::None) { SHRINK_WAIT_MAX } else { WAIT_MAX };
     let since = Instant::now();
     let mut smallest = None;
@@ -256,7 +262,7 @@ async fn shrink(
     }
 }
 
-/// Runs cases and panics with the smallest that differs.
+/// Runs cases, and panics with the smallest one that differs.
 async fn must_agree(world: &World, count: u64) {
     let seed = setting("RANDOM_MACHINES_SEED", 1);
     let count = setting("RANDOM_MACHINES", count);
@@ -292,10 +298,11 @@ async fn random_machines_end_as_the_reference_model_says() {
     world.engine.shutdown().await.unwrap();
 }
 
-/// Two engines lose their leases again and again. Steps run more often; what comes of them is the same.
+/// Two engines run the cases and lose their leases again and again. Steps then run more often, but
+/// the cases must come to the same ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_machines_end_the_same_when_workers_are_lost() {
-    // Renewed soon after it was taken away.
+    // The worker renews such a short lease soon after the test has taken it away.
     let lease = Duration::from_millis(300);
     let world = World::new(lease).await;
     let other = World::engine(&world.db, lease).await;
@@ -315,7 +322,7 @@ async fn random_machines_end_the_same_when_workers_are_lost() {
             for engine in [&world.engine, &other] {
                 expire_lease(world.pool(), engine.worker()).await;
                 engine.maintain().await.unwrap();
-                // Time to get something done.
+                // The workers need some time with a lease, in which steps are committed.
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
         }
@@ -326,14 +333,16 @@ async fn random_machines_end_the_same_when_workers_are_lost() {
     world.engine.shutdown().await.unwrap();
 }
 
-/// A reference that is wrong is caught, and the case that shows it is small enough to be read.
+/// The reference has a flaw. The comparison must notice it, and must shrink the case until a person
+/// can read it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_difference_is_caught_and_shrinks_to_something_readable() {
     let world = World::new(LEASE).await;
     for (flaw, acts_max, signals_max) in
         [(Flaw::TakesTheLast, 2, 2), (Flaw::InsertsAtEachRun, 2, 0)]
     {
-        // One by one: beside two hundred others, a case that agrees may take longer than it is given.
+        // The cases run one by one. Beside two hundred others, a case that agrees might exceed its
+        // time.
         let mut caught = None;
         for mut tree in cases(1, 200) {
             caught = shrink(&world, &mut tree, flaw).await;

@@ -1,4 +1,5 @@
-//! Runs that are repeated: what they are told, and what a retry policy counts.
+//! Repeated runs: the engine tells each what it told the first, and a retry policy counts only
+//! failures in a row.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,10 +15,10 @@ use crate::support::{
 #[derive(Clone, Debug, DurableSignal)]
 pub struct Paid {}
 
-/// How a run whose time was up goes on.
+/// The way in which a run goes on after its await has timed out.
 type Plan = String;
 
-/// What each run was told: whether its time was up, its attempt, its failures.
+/// The facts that each run was told: if its await had timed out, its attempt, and its failures.
 type Told = Arc<Mutex<Vec<(bool, u32, u32)>>>;
 
 #[durable_fsm(state = Plan, output = u32, signals(Paid),
@@ -92,7 +93,8 @@ async fn park(plan: &str) -> (Result<u32, String>, Vec<(bool, u32, u32)>) {
     (result, told)
 }
 
-/// Whatever repeats a run tells it again that its time was up.
+/// An await times out, and the run after it is repeated for one reason after the other. The
+/// repeated run must be told again that the await has timed out.
 #[tokio::test(flavor = "multi_thread")]
 async fn p47_a_repeated_run_is_told_what_the_first_was_told() {
     let first = (false, 0, 0);
@@ -120,7 +122,7 @@ async fn p47_what_always_fails_after_a_timeout_is_given_up() {
     assert_eq!(told, [(false, 0, 0), (true, 0, 0), (true, 1, 1), (true, 2, 2)]);
 }
 
-/// Comes back after each run in one way or another, and fails in some.
+/// Ends each run as the next letter of its state says: a replay, a snooze or a failure.
 #[durable_fsm(state = String, output = Vec<u32>,
               retry(max_attempts = 3, backoff = "constant", initial = "1ms"))]
 pub enum Poll {
@@ -159,7 +161,7 @@ async fn poll(plan: &str) -> (Result<Vec<u32>, String>, usize) {
     (result, runs)
 }
 
-/// A policy of three runs is used up by three failures in a row, and by nothing else.
+/// A policy allows three runs. Only three failures in a row may use it up, and no replay or snooze.
 #[tokio::test(flavor = "multi_thread")]
 async fn p48_a_policy_counts_failures_in_a_row() {
     assert_eq!(poll("rrrrrr").await, (Ok(vec![6, 0]), 7));
@@ -171,14 +173,15 @@ async fn p48_a_policy_counts_failures_in_a_row() {
     assert_eq!(runs, 5);
 }
 
-/// A lost worker is no failure of the step and does not make one forgotten.
+/// After two failures in a row the worker is lost. That is no failure of the step: it must not
+/// raise the count of failures, and must not reset it.
 #[tokio::test(flavor = "multi_thread")]
 async fn p48_a_lost_worker_neither_adds_to_the_failures_nor_resets_them() {
     let db = database().await;
     let pool = db.pool();
     let told = Told::default();
     let id = Poll::insert("ff".to_owned()).execute(pool).await.unwrap();
-    // As a lost worker leaves it after two failures, but for its lease.
+    // The row is as a lost worker leaves it after two failures. The worker 404 does not exist.
     sql(
         pool,
         "update gen_durable.instances set status = 'executing', locked_by = 404, attempt = 2,
@@ -196,7 +199,7 @@ async fn p48_a_lost_worker_neither_adds_to_the_failures_nor_resets_them() {
     engine.shutdown().await.unwrap();
 }
 
-/// Wakes for each signal, and ends when its deadline has come.
+/// Wakes for each signal, and ends when its deadline is over.
 #[durable_fsm(state = Option<SystemTime>, output = u32, signals(Paid))]
 pub enum Deadline {
     Wait,
@@ -216,7 +219,8 @@ impl Deadline {
     }
 }
 
-/// A deadline stays where it is, however often the step parks again; one that has passed wakes at once.
+/// A step parks again and again until the same deadline. The deadline must stay where it is, and a
+/// park whose deadline is over must wake at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn p47_a_deadline_does_not_begin_anew_with_each_park() {
     let db = database().await;
@@ -235,13 +239,14 @@ async fn p47_a_deadline_does_not_begin_anew_with_each_park() {
         sqlx::query_scalar(wake).fetch_one(pool).await.unwrap()
     };
     let first = wakes(1).await;
-    // As if the instance had waited for half an hour.
+    // Moves the deadline, as if the instance had waited for half an hour.
     let half = "update gen_durable.instances set state = json_build_object(
         'secs_since_epoch', (state ->> 'secs_since_epoch')::bigint - 1800, 'nanos_since_epoch', 0)";
     sql(pool, half).await;
     Deadline::signal_paid(id, Paid {}).execute(&engine).await.unwrap();
     let second = wakes(2).await;
-    // To the tenth of a minute: what passes between the claim and the commit is all that it can be late.
+    // The tolerance is a tenth of a minute. The wake-up is late only by the time from the claim to
+    // the commit.
     assert!((first - 1800.0 - second).abs() < 6.0, "{first} and {second}");
     sql(
         pool,

@@ -1,4 +1,4 @@
-//! Retries without a `handle`, and what a step has of its own.
+//! Retry policies without a `handle`, and options that a step has of its own.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use gen_durable::{Retry, StepErrorKind, graph::Edge, prelude::*};
 
 use crate::support::{WAIT_MAX, database, engine, row, until};
 
-/// Fails until it has run so many times.
+/// Fails until its attempt has reached its state.
 #[durable_fsm(state = u32, output = u32, timeout = "1h",
               retry(max_attempts = 3, backoff = "linear", initial = "1ms", max = "2ms", jitter))]
 pub enum Flaky {
@@ -79,7 +79,7 @@ fn options_are_what_they_say() {
     assert_eq!(handle.edges, [Edge::Replay, Edge::Stop]);
 }
 
-/// With a `handle` that leaves the rest to a policy.
+/// Has a `handle` that stops after a panic and leaves the other errors to a policy.
 #[durable_fsm(state = u32, output = u32)]
 pub enum Careful {
     Go,
@@ -118,7 +118,8 @@ async fn a_handle_may_leave_it_to_a_policy() {
     engine.shutdown().await.unwrap();
 }
 
-/// A step whose code does not tell where it goes, and which goes where it did not declare.
+/// Its first step declares one target. The code does not show the target, and may choose another
+/// one.
 #[durable_fsm(state = bool, output = ())]
 pub enum Declared {
     Start,

@@ -1,4 +1,4 @@
-//! The roles: each can do its whole work, and nothing else.
+//! The roles of the database: each can do its whole work and nothing else.
 
 mod grants;
 
@@ -19,7 +19,7 @@ async fn run(connection: &mut PgConnection, statement: String) -> Result<(), sql
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await.map(|_| ())
 }
 
-/// A login that is a member of a role alone.
+/// A login that is a member of one role and has no other right.
 struct Login {
     name: String,
     pool: PgPool,
@@ -38,14 +38,14 @@ impl Login {
         Self { name, pool }
     }
 
-    /// Logins belong to the cluster, which may be somebody's own.
+    /// Removes the login. It belongs to the cluster, which may be the user's own server.
     async fn remove(self, db: &TestDb) {
         self.pool.close().await;
         let mut connection = db.pool().acquire().await.unwrap();
         run(&mut connection, format!("drop owned by {0}; drop role {0}", self.name)).await.unwrap();
     }
 
-    /// Tries what the login must not do.
+    /// Checks that Postgres refuses each of these statements to the login.
     async fn is_refused(&self, statements: &[&str]) {
         for statement in statements {
             let mut connection = self.pool.acquire().await.unwrap();
@@ -69,7 +69,7 @@ pub struct Go {
     on: bool,
 }
 
-/// Comes by everything that an outcome may be.
+/// Returns every kind of outcome on its way.
 #[durable_fsm(state = u32, output = u32, signals(Go))]
 pub enum Tour {
     Begin,
@@ -125,14 +125,15 @@ async fn a_worker_and_an_application_do_their_whole_work() {
         .unwrap();
     let client = Client::new(app.pool.clone());
 
-    // One by one, many, duplicates, partition keys.
+    // Inserts: one by one, many at once, a duplicate, and with partition keys.
     let plain = Tour::insert(1).unique_key("plain").execute(&client).await.unwrap();
     let taken = Tour::insert(1).unique_key("plain").execute(&app.pool).await.unwrap_err();
     assert!(matches!(taken, InsertError::Duplicate(duplicate) if duplicate.id == plain));
     let keyed = (0..20).map(|n| Tour::insert(n).partition_key("same"));
     let keyed = Tour::insert_many(keyed).execute(&client).await.unwrap();
 
-    // In the application's own transaction, beside a table of its own.
+    // An insert and a signal in the application's own transaction, beside a row in a table of its
+    // own.
     sql(db.pool(), "create table orders (instance bigint); grant insert on orders to public").await;
     let mut transaction = app.pool.begin().await.unwrap();
     let own = Tour::insert(2).execute(&mut *transaction).await.unwrap();
@@ -145,7 +146,7 @@ async fn a_worker_and_an_application_do_their_whole_work() {
     transaction.commit().await.unwrap();
     assert_eq!(engine.wait(own, WAIT_MAX).await.unwrap(), 3);
 
-    // Signals: one that wakes, its repetition, one by name.
+    // Signals: one that wakes, the same one again, and signals by name.
     until(db.pool(), plain, "awaiting_signal").await;
     for delivery in [Delivery::Delivered, Delivery::Duplicate] {
         let signal = Tour::signal_go(plain, Go { on: true }).dedup_key("once");
@@ -160,7 +161,7 @@ async fn a_worker_and_an_application_do_their_whole_work() {
     }
     assert!(client.find(plain.get()).await.unwrap().is_some());
 
-    // A lost worker's row is reaped, and the ended ones are pruned.
+    // The engine reaps the row of a lost worker, and deletes the ended instances.
     let lost: i64 = sqlx::query_scalar(
         "insert into gen_durable.workers (name, lease_expires_at) values ('lost', now()) returning id",
     )
@@ -187,7 +188,7 @@ async fn a_worker_and_an_application_do_their_whole_work() {
     app.remove(&db).await;
 }
 
-/// How many instances and workers there are.
+/// Counts the instances and the workers.
 async fn rows(pool: &PgPool) -> (i64, i64) {
     sqlx::query_as(
         "select (select count(*) from gen_durable.instances), (select count(*) from gen_durable.workers)",
@@ -197,7 +198,7 @@ async fn rows(pool: &PgPool) -> (i64, i64) {
     .unwrap()
 }
 
-/// What nobody but the owner may do.
+/// Statements that only the owner of the schema may run.
 const DDL: &[&str] = &[
     "create table gen_durable.mine ()",
     "create function gen_durable.mine() returns int language sql as 'select 1'",
@@ -222,7 +223,9 @@ const DDL: &[&str] = &[
     "grant gen_durable_worker to current_user",
 ];
 
-/// Each service may call `up` when it starts, also while somebody else migrates for long.
+/// A service may call `up` whenever it starts. Another transaction holds the lock of migrations and
+/// locks every table. The schema is current, so `up` must succeed under each role and wait for
+/// nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn p68_up_on_a_current_schema_needs_no_rights_and_waits_for_nobody() {
     let db = database_with_roles().await;
@@ -238,7 +241,7 @@ async fn p68_up_on_a_current_schema_needs_no_rights_and_waits_for_nobody() {
     for role in [APP, WORKER, OPERATOR] {
         let login = Login::of(&db, role).await;
         let tried = tokio::time::timeout(WAIT_MAX, up(&login.pool)).await;
-        tried.expect("it waits for nobody").expect(role);
+        tried.expect("it waits for no lock").expect(role);
         login.remove(&db).await;
     }
     migration.rollback().await.unwrap();
@@ -247,7 +250,8 @@ async fn p68_up_on_a_current_schema_needs_no_rights_and_waits_for_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_changes_no_state_and_reads_none() {
     let db = database_with_roles().await;
-    // On an older server everybody may create tables in `public`: that is not what is tried here.
+    // Older servers let every role create tables in `public`. The test allows it on every server,
+    // so that only the rights on `gen_durable` can refuse a statement.
     sql(db.pool(), "grant create on schema public to public").await;
     let app = Login::of(&db, APP).await;
     app.is_refused(&DDL.iter().copied().filter(|ddl| !ddl.starts_with("lock")).collect::<Vec<_>>())
@@ -298,7 +302,7 @@ async fn a_worker_changes_no_schema_and_not_what_an_instance_is() {
     let db = database_with_roles().await;
     sql(db.pool(), "grant create on schema public to public").await;
     let worker = Login::of(&db, WORKER).await;
-    // Whoever may delete rows may lock their table.
+    // A role that may delete rows of a table may also lock the table.
     let ddl: Vec<_> = DDL.iter().copied().filter(|ddl| !ddl.starts_with("lock")).collect();
     worker.is_refused(&ddl).await;
     worker
@@ -362,7 +366,8 @@ async fn an_operator_reads_everything_and_changes_nothing() {
     operator.remove(&db).await;
 }
 
-/// An engine of an owner runs beside one that is a worker alone.
+/// The owner of the schema is a member of no role. Its engine must work in a database that has the
+/// roles.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_needs_no_role() {
     let db = database_with_roles().await;

@@ -1,4 +1,4 @@
-//! Clients and engines beside runtimes that end, and waits that cannot come to anything.
+//! Clients and engines whose runtimes end, and waits that can never succeed.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -39,7 +39,7 @@ fn single_runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// An engine with a step under way, which will never be let go.
+/// Starts an engine with a step under way, which never ends.
 async fn at_work(db: &TestDb) -> (Engine, InstanceId<Echo>) {
     let breakpoint = Arc::new(Breakpoint::new());
     let engine = engine(db).machine::<Echo>().resource(Arc::clone(&breakpoint));
@@ -52,13 +52,14 @@ async fn at_work(db: &TestDb) -> (Engine, InstanceId<Echo>) {
     (engine, id)
 }
 
-/// Polls a call until it is under way somewhere, and leaves it.
+/// Polls a call until it is under way, and drops it.
 async fn begin<T>(call: impl Future<Output = T>) {
     let gone = tokio::time::timeout(Duration::from_millis(20), call).await;
     assert!(gone.is_err(), "it has nothing to wait for");
 }
 
-/// The first call starts what looks for all of them.
+/// The first wait of a client starts a task that looks for results. The runtime of that wait ends.
+/// A later wait on another runtime must work all the same.
 #[test]
 fn p54_a_wait_works_after_the_runtime_of_the_first_call_has_ended() {
     let main = runtime();
@@ -81,7 +82,8 @@ fn p54_a_wait_works_after_the_runtime_of_the_first_call_has_ended() {
     drop((engine, db));
 }
 
-/// Two runtimes wait at once, and the one that looked for both ends.
+/// Calls on two runtimes wait for one instance through one client. The runtime that waited first
+/// ends. The call on the other one must still get its result.
 #[test]
 fn p54_a_wait_goes_on_when_the_runtime_that_looked_for_it_ends() {
     let main = runtime();
@@ -90,7 +92,7 @@ fn p54_a_wait_goes_on_when_the_runtime_that_looked_for_it_ends() {
     let id = main.block_on(Echo::insert(1).execute(&client)).unwrap();
     let first = runtime();
     first.block_on(begin(client.wait(id, WAIT_MAX)));
-    // The first runtime's task goes on: it has another call to look for.
+    // A second call on the first runtime keeps that runtime's task alive.
     let beside = first.spawn({
         let client = client.clone();
         async move { client.wait(id, WAIT_MAX).await }
@@ -109,7 +111,8 @@ fn p54_a_wait_goes_on_when_the_runtime_that_looked_for_it_ends() {
     drop(db);
 }
 
-/// Calls of one runtime are in no batch with another's.
+/// A runtime ends while its inserts are under way. A call on another runtime must not be in a batch
+/// with them: it must succeed.
 #[test]
 fn p54_a_call_is_not_lost_with_another_runtime() {
     let main = runtime();
@@ -132,7 +135,7 @@ fn p54_a_call_is_not_lost_with_another_runtime() {
         holder
     });
     let first = runtime();
-    // The most batches that are under way at a time.
+    // Two batches are the most that are under way at a time on a runtime.
     for sessions in 1..=2 {
         first.spawn({
             let client = client.clone();
@@ -152,8 +155,9 @@ fn p54_a_call_is_not_lost_with_another_runtime() {
     drop(db);
 }
 
-/// Nothing drives them any more, and a ping would not tell for sure: an answer that is there at
-/// once is read all the same.
+/// A client's call leaves a connection in the pool, and then its runtime ends. Nothing drives the
+/// connection any more. A ping cannot tell for sure, as an answer that is there at once is read all
+/// the same. Therefore the pool must not keep the connection.
 #[test]
 fn p54_a_runtime_that_ends_leaves_no_idle_connection() {
     let main = runtime();
@@ -175,7 +179,8 @@ fn p54_a_runtime_that_ends_leaves_no_idle_connection() {
     drop(db);
 }
 
-/// In whatever order, wherever, and with a step under way: nothing panics, and so nothing aborts.
+/// A runtime ends and its engine is dropped, in several orders and at several places, while a step
+/// is under way. Nothing may panic, and so nothing may abort the process.
 #[test]
 fn p54_an_engine_may_outlive_its_runtime() {
     type End = fn(Runtime, Engine);
@@ -212,7 +217,8 @@ fn p54_an_engine_may_outlive_its_runtime() {
             end(own, engine);
         }
     }
-    // A future of the engine's own, with a connection in it.
+    // Futures that hold a connection, of an engine and of a client, are dropped outside of the
+    // runtime too.
     let own = runtime();
     let (engine, _) = own.block_on(at_work(&db));
     let holder = main.block_on(async {
@@ -235,7 +241,8 @@ fn p54_an_engine_may_outlive_its_runtime() {
     drop(db);
 }
 
-/// Its runtime goes on, and gives back what it had claimed, wherever the engine is dropped.
+/// An engine with a step under way is dropped on a thread that has no runtime. The engine's own
+/// runtime goes on, and must give the row back.
 #[test]
 fn p54_an_engine_that_is_dropped_on_a_thread_gives_its_rows_back() {
     let main = runtime();
@@ -251,7 +258,9 @@ async fn workers(pool: &PgPool) -> i64 {
     sqlx::query_scalar("select count(*) from gen_durable.workers").fetch_one(pool).await.unwrap()
 }
 
-/// It cuts off what runs, or finds it cut off, gives it back, and removes the worker.
+/// An engine with a step under way is shut down on another runtime, before or after its own has
+/// ended. The shutdown must cut the step off or find it cut off, give the row back, and remove the
+/// worker.
 #[test]
 fn p54_a_shutdown_works_on_another_runtime_before_and_after_its_own_has_ended() {
     let main = runtime();
@@ -263,7 +272,7 @@ fn p54_a_shutdown_works_on_another_runtime_before_and_after_its_own_has_ended() 
         let (engine, id) = own.block_on(async {
             let breakpoint = Arc::new(Breakpoint::new());
             let builder = engine(&db).machine::<Echo>().resource(Arc::clone(&breakpoint));
-            // A shutdown that waited for what is gone would take as long.
+            // If the runtime has ended, a shutdown that waited for the step would never end.
             let drain = if ended { Duration::MAX } else { Duration::from_millis(10) };
             let engine = builder.maintenance(false).drain_timeout(drain).start().await.unwrap();
             let id = Echo::insert(0).partition_key("k").execute(&engine).await.unwrap();
@@ -288,7 +297,8 @@ fn p54_a_shutdown_works_on_another_runtime_before_and_after_its_own_has_ended() 
     drop(db);
 }
 
-/// Two at once: the second waits for the first.
+/// Two shutdowns of one engine begin at once. Both must wait for the step under way, and then
+/// succeed.
 #[tokio::test(flavor = "multi_thread")]
 async fn p54_two_shutdowns_at_once_are_one() {
     let db = database().await;
@@ -298,7 +308,7 @@ async fn p54_two_shutdowns_at_once_are_one() {
     let id = Echo::insert(0).execute(&engine).await.unwrap();
     breakpoint.arrival().await;
     let shutdowns = [tokio::spawn(engine.shutdown()), tokio::spawn(engine.shutdown())];
-    // One that is given up does not keep the others.
+    // A third one is dropped while it waits. That must not end the others.
     begin(engine.shutdown()).await;
     assert!(shutdowns.iter().all(|shutdown| !shutdown.is_finished()));
     breakpoint.open(1);
@@ -309,7 +319,8 @@ async fn p54_two_shutdowns_at_once_are_one() {
     assert_eq!(workers(db.pool()).await, 0);
 }
 
-/// The engine's client, with the connections that the engine kept on the runtime that has ended.
+/// An engine's runtime ends, and the engine's client still has the connections that it kept there.
+/// The client must notice, and must work on another runtime.
 #[test]
 fn p54_an_engines_client_works_after_the_engines_runtime_has_ended() {
     let main = runtime();
@@ -320,7 +331,7 @@ fn p54_an_engines_client_works_after_the_engines_runtime_has_ended() {
     let elsewhere = main.block_on(async {
         let breakpoint = Arc::new(Breakpoint::new());
         let elsewhere = crate::support::engine(&db).machine::<Echo>().resource(breakpoint);
-        // Work that it hears nothing of is found by the poll, which does not come.
+        // Its poll comes only once an hour, so it finds work only if it hears the announcement.
         let elsewhere = elsewhere.poll_interval(Duration::from_hours(1)).maintenance(false);
         elsewhere.start().await.unwrap()
     });
@@ -334,7 +345,8 @@ fn p54_an_engines_client_works_after_the_engines_runtime_has_ended() {
     drop((engine, elsewhere, db));
 }
 
-/// It fails at once, and not when its time is up.
+/// A wait can never succeed: the schema is missing, the login has no right, the pool is closed, or
+/// the database or the engine is gone. The wait must fail at once, and not when its time is up.
 #[tokio::test(flavor = "multi_thread")]
 async fn p54_a_wait_that_cannot_come_to_anything_is_an_error_at_once() {
     let fails = async |client: &Client, part: &str| {
@@ -363,7 +375,7 @@ async fn p54_a_wait_that_cannot_come_to_anything_is_an_error_at_once() {
     let nowhere = PgPoolOptions::new().connect_lazy_with(options.database("no_such_database"));
     fails(&Client::new(nowhere), "no_such_database").await;
 
-    // Also a wait that is under way.
+    // The same must hold for a wait that is already under way.
     let (engine, id) = at_work(&db).await;
     let client = engine.client().clone();
     let wait = tokio::spawn({
@@ -380,7 +392,7 @@ async fn p54_a_wait_that_cannot_come_to_anything_is_an_error_at_once() {
     sql(db.pool(), "alter schema gone rename to gen_durable").await;
 }
 
-/// An outage is waited out, and named if it does not pass in time.
+/// A wait goes on during an outage. If the outage outlasts the wait, the error must name it.
 #[tokio::test(flavor = "multi_thread")]
 async fn p54_a_wait_that_is_over_says_what_was_in_the_way() {
     let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap();
@@ -396,7 +408,7 @@ async fn p54_a_wait_that_is_over_says_what_was_in_the_way() {
     assert!(text.contains("did not end within 1s; it may still do so; could not"), "{text}");
     assert!(text.contains("Connection refused"), "{text}");
 
-    // An outage that is over is forgotten.
+    // Without an outage, the error must name none.
     let db = database().await;
     let client = Client::new(db.pool().clone());
     let id = Echo::insert(1).execute(&client).await.unwrap();
@@ -404,7 +416,7 @@ async fn p54_a_wait_that_is_over_says_what_was_in_the_way() {
     assert!(matches!(error, WaitError::TimedOut { obstacle: None, .. }), "{error}");
 }
 
-/// Once, however many calls fail for it.
+/// Many calls fail because the database has no schema. The log must say what to do, and only once.
 #[tokio::test]
 async fn p54_a_client_on_a_database_without_the_schema_is_logged() {
     let (log, _here) = Kept::log("gen_durable=info");

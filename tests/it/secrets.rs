@@ -1,4 +1,4 @@
-//! What an instance carries is in no log line, no error and no `Debug` output.
+//! The data of an instance appears in no log line, no error and no `Debug` output.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use crate::support::{WAIT_MAX, database, engine, sql, until};
 
 const SECRET: &str = "s3cr3t";
 
-/// A text that is kept: what was logged, what was printed.
+/// Collects text: what was logged, or what the test printed.
 #[derive(Clone, Default)]
 pub(crate) struct Kept(Arc<Mutex<String>>);
 
@@ -27,7 +27,7 @@ impl Kept {
         kept.push('\n');
     }
 
-    /// Keeps what is logged on this thread, as `filter` says, for as long as the guard lives.
+    /// Collects the log of this thread, as `filter` says, for as long as the guard lives.
     pub(crate) fn log(filter: &str) -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt()
@@ -171,7 +171,8 @@ fn whisper(word: &str) -> Whisper {
     Whisper { word: word.to_owned(), number: 0 }
 }
 
-/// Another machine's first version, whose stored state its second cannot read.
+/// The first version of another machine. Its second version cannot read a state that is stored
+/// here.
 mod first {
     use gen_durable::prelude::*;
 
@@ -204,7 +205,7 @@ impl Aged {
     }
 }
 
-/// Stores what does not decode.
+/// Inserts an instance whose stored state does not decode.
 async fn spoil(pool: &PgPool, change: serde_json::Value) -> InstanceId<Keeper> {
     let id = Keeper::insert(keeps(How::Done)).execute(pool).await.unwrap();
     sqlx::query("update gen_durable.instances set state = state::jsonb || $1 where id = $2")
@@ -216,7 +217,7 @@ async fn spoil(pool: &PgPool, change: serde_json::Value) -> InstanceId<Keeper> {
     id
 }
 
-/// What a caller is told of a state that cannot be stored.
+/// Prints the errors that a caller gets for states that cannot be stored.
 async fn print_refusals(engine: &Engine, printed: &Kept) {
     let mut states = [keeps(How::Done), keeps(How::Done), keeps(How::Done)];
     states[0].secret.push('\0');
@@ -240,10 +241,11 @@ async fn last_errors(db: &TestDb) -> Vec<String> {
         .unwrap()
 }
 
-// One thread, so that all that is logged goes where this test looks.
+// The runtime has one thread, as the log is collected only on the thread of the test.
 #[tokio::test]
 async fn what_an_instance_carries_is_printed_nowhere() {
-    // More than a program would show: sqlx prints its statements, and must not print what is bound.
+    // This shows more than a program would: sqlx logs its statements, and must not log the bound
+    // values.
     let (log, _here) = Kept::log("info,sqlx=trace");
     let db = database().await;
     let pool = db.pool();
@@ -299,7 +301,7 @@ async fn what_an_instance_carries_is_printed_nowhere() {
         printed.push(&format!("{snapshot:?}"));
     }
 
-    // Payloads that decode, and one that does not.
+    // One payload decodes, and one does not.
     let taken = Keeper::insert(keeps(How::Take)).execute(&engine).await.unwrap();
     Keeper::signal_whisper(taken, whisper(SECRET)).execute(&engine).await.unwrap();
     engine.wait(taken, WAIT_MAX).await.unwrap();
@@ -322,7 +324,7 @@ async fn what_an_instance_carries_is_printed_nowhere() {
     })
     .await;
     engine.shutdown().await.unwrap();
-    // A warning of what has not run is one of the runtime's turns away.
+    // Lets the runtime poll its tasks once more: one of them may still have a warning to log.
     tokio::time::timeout(Duration::from_millis(1), std::future::pending::<()>()).await.unwrap_err();
 
     let log = log.text();

@@ -1,4 +1,5 @@
-//! Shutdown and drop.
+//! Shutdown and drop: what runs may finish, what does not is given back, and nothing of the engine
+//! is left.
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,7 +40,7 @@ async fn p14_a_step_may_finish_and_what_has_not_begun_is_released() {
         engine.resource(Arc::clone(&breakpoint)).start().await.unwrap()
     };
     let engine = start().await;
-    // Quick ones first: the faster a queue goes, the more is claimed ahead.
+    // The quick instances run first: the faster a queue is, the more rows the engine claims ahead.
     let quick = (0..2_000).map(|_| Slow::insert(1).step(Slow::After).priority(-1));
     Slow::insert_many(quick).execute(&engine).await.unwrap();
     let ids = Slow::insert_many([0; 20]).execute(&engine).await.unwrap();
@@ -93,14 +94,16 @@ async fn p14_a_step_that_outlives_the_drain_time_is_cut_off_and_released() {
     assert_eq!(row.state, 0);
 }
 
-/// The claim is under way when the shutdown begins: its rows arrive later, and are given back.
+/// A claim is under way when the shutdown begins, and its rows arrive later. The shutdown must wait
+/// for the claim and give the rows back, and only then remove the worker.
 #[tokio::test(flavor = "multi_thread")]
 async fn p26_a_shutdown_waits_for_the_claim_that_is_under_way() {
     let db = database().await;
     let pool = db.pool();
     let breakpoint = Arc::new(Breakpoint::new());
     let id = Slow::insert(0).execute(pool).await.unwrap();
-    // The claim stops here: it has found its worker in the table, and will be committed.
+    // The claim stops in this trigger. It has found its worker in the table, and it will be
+    // committed.
     sql(
         pool,
         "create function hold_claim() returns trigger language plpgsql as $$
@@ -118,8 +121,9 @@ async fn p26_a_shutdown_waits_for_the_claim_that_is_under_way() {
     let claiming = engines().machine::<Slow>().start().await.unwrap();
     until_somebody_waits(pool, 1).await;
     let worker = claiming.worker();
-    // Nothing runs, so a shutdown that looked at the running steps alone would be over, and leave
-    // the row in its name. Others come and go meanwhile, all the way: it had time to do the same.
+    // No step runs. A shutdown that looked at running steps alone would end now, and leave the row
+    // in its worker's name. Other engines start and shut down completely meanwhile, so this one had
+    // time to do the same.
     let others = async {
         for _ in 0..3 {
             engines().start().await.unwrap().shutdown().await.unwrap();
@@ -152,12 +156,13 @@ async fn p27_an_engine_that_is_dropped_gives_its_rows_back() {
     until(db.pool(), id, "runnable").await;
 }
 
-/// A shutdown consumes the engine, so two at once cannot be written; two engines at once can.
+/// Two engines shut down at once, while a commit of one of them is under way. That engine must wait
+/// for the commit, and the other one must not. The outcome must then be committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn p26_a_shutdown_waits_for_the_commit_that_is_under_way() {
     let db = database().await;
     let pool = db.pool();
-    // A commit stops here, with its row locked and changed.
+    // The commit stops in this trigger, with its row locked and changed.
     sql(
         pool,
         "create function hold_commit() returns trigger language plpgsql as $$
@@ -217,7 +222,8 @@ impl Parked {
     }
 }
 
-/// Signals and inserts through an engine that shuts down either succeed or say that they did not.
+/// An engine shuts down while a signal through its client is under way, and a second signal is sent
+/// afterwards. The first must be delivered, and the second must be refused with an error.
 #[tokio::test(flavor = "multi_thread")]
 async fn p26_a_signal_during_a_shutdown_is_delivered_or_refused() {
     let db = database().await;
@@ -269,7 +275,7 @@ async fn p27_a_wait_that_is_dropped_harms_nobody() {
     let id = Slow::insert(0).execute(&engine).await.unwrap();
     breakpoint.arrival().await;
     for _ in 0..200 {
-        // Polled once, and dropped.
+        // Each wait is polled once and dropped.
         for client in [engine.client(), &elsewhere] {
             tokio::select! {
                 biased;
@@ -287,23 +293,23 @@ async fn p27_a_wait_that_is_dropped_harms_nobody() {
     engine.shutdown().await.unwrap();
 }
 
-/// A row that comes while so much is claimed that no further claim is worth a statement: it is
-/// claimed as soon as there is room, not when the poll comes round.
+/// A row comes while the engine has claimed so many rows ahead that it asks for no more. The engine
+/// must claim it as soon as there are free slots again, and not only at the next poll.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_came_while_the_queue_was_full_is_claimed_when_there_is_room() {
     let db = database().await;
     let breakpoint = Arc::new(Breakpoint::new());
     let engine = engine(&db).machine::<Slow>().queue("default", 1);
-    // Neither the poll nor a renewal of the lease will help.
+    // Both take an hour, so neither the poll nor a renewal of the lease can help.
     let engine = engine.poll_interval(Duration::from_hours(1)).lease_ttl(Duration::from_hours(1));
     let engine = engine.resource(Arc::clone(&breakpoint));
     let engine = engine.start().await.unwrap();
-    // Quick ones first: the faster a queue goes, the more is claimed ahead.
+    // The quick instances run first: the faster a queue is, the more rows the engine claims ahead.
     let quick = (0..2_000).map(|_| Slow::insert(1).step(Slow::After));
     for id in Slow::insert_many(quick).execute(&engine).await.unwrap() {
         engine.wait(id.unwrap(), WAIT_MAX).await.unwrap();
     }
-    // More than half of what the queue claims ahead, less than would fill it.
+    // These are more than half of the rows that the queue claims ahead, and fewer than all of them.
     let held = Slow::insert_many([0; 45]).execute(&engine).await.unwrap();
     eventually("they are claimed", async || (engine.metrics().claimed == 45).then_some(())).await;
     let last = Slow::insert(0).execute(&engine).await.unwrap();
@@ -315,8 +321,8 @@ async fn a_row_that_came_while_the_queue_was_full_is_claimed_when_there_is_room(
     engine.shutdown().await.unwrap();
 }
 
-/// The rest of a shutdown has its own time, whatever the lease: a process that is asked to end is
-/// killed if it does not.
+/// A table lock keeps the shutdown from removing its worker, and the lease is an hour. The shutdown
+/// must end after a time of its own, as a process that does not end when it is asked to is killed.
 #[tokio::test(flavor = "multi_thread")]
 async fn p57_a_shutdown_ends_although_the_database_does_not_answer() {
     let db = database().await;
@@ -339,8 +345,8 @@ async fn p57_a_shutdown_ends_although_the_database_does_not_answer() {
     holder.rollback().await.unwrap();
 }
 
-/// An outcome that cannot be committed for longer than a shutdown waits: it is given up, and
-/// nothing of the engine is left that would try again.
+/// A transaction locks the row of an outcome for longer than a shutdown waits. The shutdown must
+/// give the outcome up, and no part of the engine may be left that would try again.
 #[tokio::test(flavor = "multi_thread")]
 async fn p26_what_a_shutdown_could_not_commit_is_given_up() {
     let db = database().await;

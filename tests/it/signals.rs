@@ -1,4 +1,5 @@
-//! Signals: delivered at least once, never lost, seen once for each key.
+//! Signals: an instance gets each of them and loses none, and sees those of one deduplication key
+//! once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +17,7 @@ pub struct Ping {
 #[derive(Clone, Debug, DurableSignal)]
 pub struct Pong;
 
-/// Takes `wanted` pings, and then ends with their numbers; counts its runs.
+/// The state of a machine that takes `wanted` pings, ends with their numbers, and counts its runs.
 #[derive(Clone, Debug, Default, DurableState)]
 pub struct Wanted {
     wanted: usize,
@@ -50,7 +51,7 @@ fn wanted(wanted: usize) -> Wanted {
     Wanted { wanted, ..Wanted::default() }
 }
 
-/// Parks at once, without looking: whatever arrives while it does must wake it.
+/// Parks unless it has a signal. A signal that arrives while it parks must wake it.
 #[durable_fsm(state = u32, output = u32, signals(Ping))]
 pub enum Racer {
     Race,
@@ -63,7 +64,7 @@ impl Racer {
             return Ok(cx.done(ping.n));
         }
         if cx.state == 1 {
-            // Races the park that this step is about to commit.
+            // This signal races the park that the step is about to commit.
             let signal = Racer::signal(cx.id(), Ping { n: 1 });
             let sender = sender.clone();
             tokio::spawn(async move { signal.execute(&sender).await });
@@ -88,12 +89,13 @@ async fn p03_signal_races_park_ten_thousand_times() {
     engine.shutdown().await.unwrap();
 }
 
-/// The signal is delivered while the park holds the row's lock: the park has looked at nothing yet.
+/// A signal arrives while the park's transaction holds the row's lock and has not looked at the
+/// inbox yet. The signal must wait for the park, and must then wake the instance.
 #[tokio::test(flavor = "multi_thread")]
 async fn p03_signal_arrives_inside_the_parks_transaction() {
     let db = database().await;
     let pool = db.pool();
-    // A park stops here, with the row locked and changed, until the test lets it go.
+    // A park stops in this trigger, with its row locked and changed, until the test lets it go.
     sql(
         pool,
         "create function hold_park() returns trigger language plpgsql as $$
@@ -126,7 +128,8 @@ async fn p03_signal_arrives_inside_the_parks_transaction() {
     }
 }
 
-/// The park is committed while a signal's transaction is open: neither waits for the other for good.
+/// An instance parks while the transaction of a signal to it is open. The park must wait for the
+/// transaction without holding up other instances, and the signal must then wake the instance.
 #[tokio::test(flavor = "multi_thread")]
 async fn p03_park_happens_while_a_signals_transaction_is_open() {
     let db = database().await;
@@ -142,7 +145,7 @@ async fn p03_park_happens_while_a_signals_transaction_is_open() {
         let mut tx = pool.begin().await.unwrap();
         Held::signal(id, Ping { n }).execute(&mut *tx).await.unwrap();
         breakpoint.open(1);
-        // Its neighbours are not held up by the locked row.
+        // The locked row does not hold up another instance.
         let other = Racer::insert(1).execute(&engine).await.unwrap();
         engine.wait(other, WAIT_MAX).await.unwrap();
         assert_eq!(row(pool, id).await.status, "executing");
@@ -181,14 +184,14 @@ async fn p04_one_key_is_seen_once_and_two_keys_are_both_seen() {
     };
     assert_eq!(send(1, "a").await, Delivery::Delivered);
     assert_eq!(send(1, "a").await, Delivery::Duplicate);
-    // After it was consumed as well.
+    // The key stays known after its signal was consumed.
     eventually("the first is consumed", async || {
         let row = row(pool, id).await;
         (row.status == "awaiting_signal" && row.inbox == 0).then_some(())
     })
     .await;
     assert_eq!(send(1, "a").await, Delivery::Duplicate);
-    // At once, from many sides.
+    // Four calls send signals at once, three of them with the same key.
     let sent = tokio::join!(send(2, "b"), send(2, "b"), send(2, "b"), send(3, "c"));
     let delivered = [sent.0, sent.1, sent.2, sent.3];
     assert_eq!(delivered.iter().filter(|one| **one == Delivery::Delivered).count(), 2);
@@ -203,7 +206,7 @@ pub struct Runs {
     runs: u32,
 }
 
-/// Never takes what it sees until there are `3`.
+/// Looks at its signals and takes none, until there are three.
 #[durable_fsm(state = Runs, output = u32, signals(Ping, Pong))]
 pub enum Gather {
     Look,
@@ -230,7 +233,7 @@ async fn p05_accumulating_signals_neither_spins_nor_loses_one() {
     let id = Gather::insert(Runs::default()).execute(&engine).await.unwrap();
     for n in 1..=2_u32 {
         until(pool, id, "awaiting_signal").await;
-        // One that it does not wait for: no reason to wake.
+        // The instance does not await this signal, so it must not wake.
         Gather::signal_pong(id, Pong).execute(&engine).await.unwrap();
         assert_eq!(row(pool, id).await.status, "awaiting_signal");
         Gather::signal_ping(id, Ping { n }).execute(&engine).await.unwrap();
@@ -294,7 +297,7 @@ async fn a_signal_that_cannot_arrive_is_refused() {
     let wrong = InstanceId::<Collect>::from_raw(retry.get());
     let error = Collect::signal_ping(wrong, Ping { n: 1 }).execute(&engine).await.unwrap_err();
     assert_eq!(error.to_string(), format!("instance {retry} is of machine `retry`, not `collect`"));
-    // A tool that knows only numbers and names.
+    // A tool that knows only the number of an instance and the name of a signal can send it too.
     let client = engine.client();
     let payload = serde_json::json!({ "n": 5 });
     client.signal_by_name(retry.get(), "ping", &payload, None).await.unwrap();
@@ -376,7 +379,8 @@ async fn an_outcome_carries_signals_and_one_that_cannot_arrive_is_dropped() {
     engine.shutdown().await.unwrap();
 }
 
-/// A step that signals its own instance: the next step sees it, as a fresh claim would have shown it.
+/// Its first step sends a signal to its own instance. The next step must see it, as after a fresh
+/// claim.
 #[durable_fsm(name = "talks_to_itself", state = u32, output = u32, signals(Ping))]
 pub enum Soliloquy {
     Speak,
@@ -405,13 +409,13 @@ async fn a_signal_to_oneself_is_in_the_next_steps_inbox() {
     engine.shutdown().await.unwrap();
 }
 
-/// A signal that is delivered when the commit of the end has its snapshot and not yet its lock: the
-/// commit does not see it, and its inbox must be emptied all the same.
+/// A signal is delivered after the commit of an end has taken its snapshot, and before it locks the
+/// row. The commit does not see the signal, and the inbox must be emptied all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ended_instance_leaves_no_signal_behind() {
     let db = database().await;
     let pool = db.pool();
-    // A statement has its snapshot here, and has looked at no row.
+    // The commit stops in this trigger. It has its snapshot, and has not looked at any row.
     sql(
         pool,
         "create function hold_commit() returns trigger language plpgsql as $$

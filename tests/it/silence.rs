@@ -1,4 +1,4 @@
-//! What would wait in silence says so in the log.
+//! Work that nothing will run, and messages that were dropped, are reported in the log.
 
 use gen_durable::prelude::*;
 
@@ -22,7 +22,8 @@ impl Attic {
     }
 }
 
-/// A queue counts as served for as long as a worker that serves it has a lease.
+/// Rows wait in queues that no engine serves. The log must name these queues, and must not name a
+/// queue for as long as a worker that serves it has a lease.
 #[tokio::test]
 async fn p56_rows_in_a_queue_that_nobody_serves_are_logged() {
     let (log, _here) = Kept::log("gen_durable=warn");
@@ -37,7 +38,7 @@ async fn p56_rows_in_a_queue_that_nobody_serves_are_logged() {
     assert!(!log.text().contains(said));
     engine.maintain().await.unwrap();
     assert!(log.text().contains(said), "{}", log.text());
-    // Another engine serves it, until its lease is over.
+    // Another engine serves one of the queues, until its lease runs out.
     sqlx::query(
         "insert into gen_durable.workers (name, lease_expires_at, queues)
          values ('other', now() + interval '1 hour', '{attic}')",
@@ -60,7 +61,7 @@ async fn p56_rows_in_a_queue_that_nobody_serves_are_logged() {
     engine.shutdown().await.unwrap();
 }
 
-/// One step only listens; the other has a timeout, and so is no trap.
+/// The await of one step has no way out. That of the other step has a timeout, so it is no trap.
 #[durable_fsm(output = (), signals(Go))]
 pub enum Trap {
     Listen,
@@ -93,7 +94,7 @@ async fn p56_a_park_without_a_way_out_is_logged_at_start() {
     engine.shutdown().await.unwrap();
 }
 
-/// Inserts what others hold the key of.
+/// Inserts a unique key that another instance holds, and signals an instance that does not exist.
 #[durable_fsm(state = u32, output = ())]
 pub enum Twin {
     Run,

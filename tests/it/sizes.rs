@@ -1,5 +1,5 @@
-//! What is too large, too slow or too much: it is divided until it works, what cannot work ends visibly,
-//! and nobody else waits for it.
+//! Work that is too large, too slow or too much. The engine divides it until it works. Work that
+//! cannot succeed alone ends visibly, and no other instance waits for it.
 
 use gen_durable::{StepErrorKind, prelude::*};
 use gen_durable_test_postgres::{Server, TestDb};
@@ -8,7 +8,7 @@ use sqlx::PgPool;
 
 use crate::support::{WAIT_MAX, count, database, engine, eventually, row, sql, until};
 
-/// A state as large as whoever inserts it likes, which is neither read nor written letter by letter.
+/// A state of any size, which is neither read nor written letter by letter.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Text(Box<RawValue>);
@@ -46,8 +46,9 @@ impl Small {
     }
 }
 
-/// What Postgres sends in one answer is bounded, and a process's memory too. However many slots are free, a
-/// claim takes a few large rows at a time, and a thousand small ones.
+/// An answer of Postgres is bounded, and so is a process's memory. Many slots are free and forty
+/// instances have states of 8 MiB. A claim must take only a few of them at a time, and an instance
+/// of another queue must run.
 #[tokio::test(flavor = "multi_thread")]
 async fn p61_a_claim_of_large_states_is_bounded_in_bytes() {
     const ROWS: i64 = 40;
@@ -78,12 +79,13 @@ async fn p61_a_claim_of_large_states_is_bounded_in_bytes() {
         .fetch_one(db.pool())
         .await
         .unwrap();
-    // Two at least, with what they take on disk at the default compression.
+    // At least two, by the size that they have on disk at the default compression.
     assert!((2..=8).contains(&most), "{most} rows of 8 MiB in one claim");
     engine.shutdown().await.unwrap();
 }
 
-/// A statement timeout that a claim of many rows exceeds, and a claim of a few does not.
+/// A claim of many rows exceeds the statement timeout, and a claim of a few rows does not. The
+/// engine must ask for fewer rows until claims succeed, and another queue must go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn p61_a_claim_that_is_too_slow_asks_for_less_and_other_queues_go_on() {
     let db = database().await;
@@ -94,7 +96,7 @@ async fn p61_a_claim_that_is_too_slow_asks_for_less_and_other_queues_go_on() {
          create function public.slowly() returns trigger language plpgsql as $$
          begin
              if new.status = 'executing' and old.status = 'runnable' and new.fsm = 'big' then
-                 -- // Each row takes a time to be claimed, as the timeout is one.
+                 -- // This must be a time, as the statement timeout is one.
                  perform pg_sleep(0.02);
              end if;
              return new;
@@ -113,7 +115,8 @@ async fn p61_a_claim_that_is_too_slow_asks_for_less_and_other_queues_go_on() {
     engine.shutdown().await.unwrap();
 }
 
-/// A row that no statement can read has an end, and says why.
+/// A state is too large for any statement to load. The instance must fail and say why, and the
+/// instance beside it must run.
 #[tokio::test(flavor = "multi_thread")]
 async fn p61_a_state_that_cannot_be_loaded_fails_its_instance_alone() {
     let db = database().await;
@@ -143,7 +146,7 @@ async fn error_of(db: &TestDb, id: i64) -> Option<String> {
     .flatten()
 }
 
-/// Sends so many inserts with its end.
+/// Its end carries as many inserts as its state says.
 #[durable_fsm(state = u32, output = u32)]
 pub enum Sends {
     Run,
@@ -162,7 +165,7 @@ impl Sends {
     }
 }
 
-/// Nobody serves its queue.
+/// No engine serves its queue.
 #[durable_fsm(queue = "elsewhere", output = ())]
 pub enum Sent {
     Run,
@@ -175,8 +178,9 @@ impl Sent {
     }
 }
 
-/// Its commit exceeds the statement timeout whenever it is tried: it ends visibly, and the others that
-/// send do not wait for it.
+/// The commit of one outcome exceeds the statement timeout whenever it is tried. The outcome must
+/// end visibly, in `handle`, and must take no effect. Other outcomes that send must not wait for
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn p61_an_outcome_that_is_too_slow_reaches_handle_and_others_that_send_do_not_wait() {
     let db = database().await;
@@ -225,8 +229,8 @@ async fn p61_the_text_of_an_error_is_bounded() {
     engine.shutdown().await.unwrap();
 }
 
-/// Postgres takes no message beyond 1 GiB. What is far below goes in several statements, and all or
-/// nothing of it is inserted.
+/// Postgres accepts no message over 1 GiB. Inserts that are far below that already go in several
+/// statements. If one of these fails, none of the instances may be inserted.
 #[tokio::test(flavor = "multi_thread")]
 async fn p61_large_inserts_are_sent_in_parts() {
     let db = database().await;
@@ -265,7 +269,8 @@ pub struct Rare {
     n: u32,
 }
 
-/// Takes its signals one by one, and checks at each step how many there are.
+/// Takes its signals one by one and checks at each step how many are left. Other steps gather them,
+/// or await a rare one behind them.
 #[durable_fsm(state = u32, output = u32, signals(Go, Rare))]
 pub enum Reads {
     OneByOne,
@@ -319,7 +324,8 @@ async fn fill(pool: &PgPool, id: impl Into<i64>, signals: u32) {
     .unwrap();
 }
 
-/// Nothing of a long inbox is missed by the steps that read it in order, and each knows how much is left.
+/// An inbox has more signals than are loaded at once. Steps that read it one by one must get each
+/// signal in order, and must know how many are left.
 #[tokio::test(flavor = "multi_thread")]
 async fn p63_a_long_inbox_is_read_one_by_one() {
     let db = database().await;
@@ -346,7 +352,8 @@ async fn p63_what_is_not_loaded_is_gathered_and_awaited() {
     engine.shutdown().await.unwrap();
 }
 
-/// A step that awaits what is not there parks, however long its inbox is, and the next signal wakes it.
+/// A step awaits a signal that is not in its long inbox. It must park, and the signal must wake it
+/// when it comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn p63_a_long_inbox_does_not_keep_a_step_from_parking() {
     let db = database().await;
@@ -360,7 +367,8 @@ async fn p63_a_long_inbox_does_not_keep_a_step_from_parking() {
     engine.shutdown().await.unwrap();
 }
 
-/// An inbox that is larger than any answer of Postgres's: its instance runs, and so do its neighbours.
+/// An inbox is larger than any answer of Postgres can be. Its instance must run, and so must the
+/// others.
 #[tokio::test(flavor = "multi_thread")]
 async fn p63_an_inbox_beyond_a_gibibyte_stops_nobody() {
     let db = database().await;
@@ -389,7 +397,9 @@ async fn p63_an_inbox_beyond_a_gibibyte_stops_nobody() {
     engine.shutdown().await.unwrap();
 }
 
-/// A thousand keys at once, on a server with room for a few hundred locks.
+/// A server's lock table holds only a few hundred locks. An engine claims rows of two thousand
+/// keys, and another engine serves seven hundred queues. Each transaction must take a bounded
+/// number of advisory locks.
 #[tokio::test(flavor = "multi_thread")]
 async fn p64_a_transaction_takes_a_bounded_number_of_advisory_locks() {
     let server = Server::builder()
@@ -422,7 +432,7 @@ async fn p64_a_transaction_takes_a_bounded_number_of_advisory_locks() {
     eventually("all have run", async || (count(&pool, "done").await == 2000).then_some(())).await;
     let most: i64 =
         sqlx::query_scalar("select max(held) from public.locks").fetch_one(&pool).await.unwrap();
-    // And one for the queue, and for the second round of a claim.
+    // The limit is 500 keys, one lock for the queue, and one for the second round of a claim.
     assert!(most <= 502, "{most} locks in a transaction");
     engine.shutdown().await.unwrap();
     let mut builder = gen_durable::Engine::builder(pool.clone()).machine::<Small>();
@@ -445,7 +455,7 @@ async fn p64_a_transaction_takes_a_bounded_number_of_advisory_locks() {
     engine.shutdown().await.unwrap();
 }
 
-/// Fails whenever it has its signal, which comes behind two thousand others.
+/// Fails whenever it has its signal, which lies behind two thousand others in the inbox.
 #[durable_fsm(output = (), signals(Go, Rare), retry(max_attempts = 3, backoff = "constant", initial = "10ms"))]
 pub enum Fails {
     Run,
@@ -461,7 +471,8 @@ impl Fails {
     }
 }
 
-/// To have signals loaded is no run: it resets no count.
+/// A step fails, and before each run the engine has to load more of its inbox. Loading is no run:
+/// it must not reset the count of failures, so the policy must end the instance.
 #[tokio::test(flavor = "multi_thread")]
 async fn p63_a_retry_policy_ends_also_behind_a_long_inbox() {
     let db = database().await;

@@ -1,4 +1,4 @@
-//! What is wrong at start is an error of `start` that says what to do.
+//! Mistakes that an engine can see at its start: `start` returns an error that says what to do.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The statements, as files: each prepares against the migrated schema, and chained commits stay on
-//! their pages.
+//! The SQL files: each statement prepares against the migrated schema, chained commits stay on
+//! their pages, and the statements keep some promises that only Postgres can show.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ async fn p15_every_statement_prepares() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
         if path.ends_with("begin.sql") {
-            // Several commands, which cannot be prepared; they take no parameters.
+            // This file has several commands, which cannot be prepared. They take no parameters.
             sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *connection).await.unwrap();
             sqlx::raw_sql("rollback").execute(&mut *connection).await.unwrap();
             continue;
@@ -30,8 +30,10 @@ async fn p15_every_statement_prepares() {
     assert!(statements >= 25, "{statements} statements were found");
 }
 
-/// The statement alone, on a server of its own: anybody's old snapshot, in whatever database, keeps old versions on
-/// their pages. The benchmark measures the share of a whole engine.
+/// Runs the commit statement alone, twenty times for each row, on a server of its own. On a shared
+/// server a session of any database may have an old snapshot, which keeps old row versions on their
+/// pages. Nearly all updates must be heap-only. The benchmark measures the share for a whole
+/// engine.
 #[tokio::test(flavor = "multi_thread")]
 async fn chained_commits_are_heap_only_updates() {
     const ROWS: usize = 100;
@@ -78,7 +80,7 @@ async fn chained_commits_are_heap_only_updates() {
         let applied: Vec<i64> = sqlx::Row::get(&row, 0);
         assert_eq!(applied.len(), ROWS);
     }
-    // A session that ends says what it has counted.
+    // A session reports its statistics when it ends.
     connection.close().await.unwrap();
     let (updates, hot): (i64, i64) = crate::support::eventually("statistics arrive", async || {
         let seen: (i64, i64) = sqlx::query_as(
@@ -94,7 +96,8 @@ async fn chained_commits_are_heap_only_updates() {
     assert!(hot * 100 >= updates * 95, "{hot} of {updates} chained commits were heap-only");
 }
 
-/// A row that has been due for long, as it is locked or its queue is full, hides none that is due later.
+/// A row has been due for long, because it is locked or its queue is full. It must not hide the
+/// rows that are due later.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_due_later_is_not_hidden_by_what_is_overdue() {
     let db = database().await;
@@ -122,7 +125,8 @@ async fn what_is_due_later_is_not_hidden_by_what_is_overdue() {
     assert!(look(3_600_000_000).await < 0, "what has been due for less than an hour counts");
 }
 
-/// What comes after an announcement on its connection is acknowledged when it is on disk, as before.
+/// An announcement does not wait for the disk. A statement that follows on the same connection must
+/// be acknowledged only when it is on disk, as before.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_announcement_waits_for_no_disk_and_nothing_else_does_without() {
     let db = database().await;

@@ -1,4 +1,4 @@
-//! Signals that do not decode: a step can survive them, and get rid of them.
+//! Signals that do not decode: a step can survive them and can discard them.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub struct Note {
     text: String,
 }
 
-/// Sums up payments until it has two; what it does with a bad one is its plan.
+/// Ends with the first payment that decodes. Its state says what it does with a bad one.
 #[durable_fsm(state = String, output = i64, signals(Paid, Note))]
 pub enum Order {
     Await,
@@ -64,7 +64,7 @@ impl Order {
     }
 }
 
-/// A machine whose order has a bad payment in its inbox, and two good ones behind it.
+/// Runs an order whose inbox has a bad payment, a bad note and two good payments, in this order.
 async fn order(plan: &str) -> (Result<i64, String>, crate::support::Row) {
     let db = database().await;
     let client = Client::new(db.pool().clone());
@@ -93,13 +93,14 @@ async fn p49_a_step_that_handles_a_bad_payload_continues() {
     {
         let (result, row) = order(plan).await;
         assert_eq!(result, Ok(amount), "{plan}");
-        assert_eq!(row.inbox, 0, "{plan}: whoever is done has no inbox");
+        assert_eq!(row.inbox, 0, "{plan}: an instance that is done has no inbox");
     }
     let (_, row) = order("awaits").await;
     assert_eq!((row.inbox, row.status.as_str()), (4, "awaiting_signal"), "nothing was deleted");
 }
 
-/// Nobody asked for a deletion, whichever way the error went.
+/// The error reaches `handle` in one way or another, and nothing asks for a deletion. All signals
+/// must stay in the inbox. A stop must delete only the signal that the step has discarded.
 #[tokio::test(flavor = "multi_thread")]
 async fn p49_nothing_is_deleted_unasked() {
     for plan in ["through anyhow", "fails"] {

@@ -1,4 +1,5 @@
-//! Machines and versions that this process does not know.
+//! Machines and versions that an engine does not know: their rows wait, cost nothing, and starve no
+//! other row.
 
 use gen_durable::prelude::*;
 
@@ -52,7 +53,7 @@ impl Stranger {
 async fn p11_what_nobody_knows_waits_costs_nothing_and_starves_no_one() {
     let db = database().await;
     let pool = db.pool();
-    // In front of the others in every order.
+    // These rows come before the others in every order.
     let rows = (0..5_000).map(|_| Stranger::insert(()).priority(-10));
     let strangers = Stranger::insert_many(rows).execute(pool).await.unwrap();
     let newer = v2::Report::insert(()).priority(-10).execute(pool).await.unwrap();

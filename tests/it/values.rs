@@ -1,4 +1,5 @@
-//! Values of every kind: stored and read back, or refused with a clear error and alone.
+//! Values of every kind: each is stored and read back, or is refused with a clear error and harms
+//! no other one.
 
 use gen_durable::{EncodeError, InsertError, SignalError, StepErrorKind, prelude::*};
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ pub struct Give {
     value: Value,
 }
 
-/// Copies a signal's value into its state and its result.
+/// Copies the value of a signal into its state and its result.
 #[durable_fsm(state = Value, output = Value, signals(Give))]
 pub enum Copy {
     Take,
@@ -58,7 +59,7 @@ async fn p09_values_round_trip() {
     engine.shutdown().await.unwrap();
 }
 
-/// Does what its state says, and records what `handle` was told.
+/// The state of a machine whose step does what `what` says.
 #[derive(Clone, Debug, DurableState)]
 pub struct Wish {
     what: String,
@@ -132,7 +133,7 @@ async fn p09_what_cannot_be_stored_fails_into_handle_and_its_neighbours_commit()
         let error = result.expect_err(what).to_string();
         assert!(error.contains("handled: ") && error.contains(reason), "{what}: {error}");
     }
-    // An error's text is stored whatever it holds.
+    // The text of an error is stored whatever it contains.
     let id = Wisher::insert(Wish { what: "error/nul".into(), value: Value::Null });
     let id = id.execute(&engine).await.unwrap();
     let row = until(pool, id, "failed").await;
@@ -140,13 +141,15 @@ async fn p09_what_cannot_be_stored_fails_into_handle_and_its_neighbours_commit()
     if holds(pool, expected).await {
         assert_eq!(error, expected);
     } else {
-        // The database cannot hold the NUL's replacement either. Its refusal is then the reason.
+        // This database cannot store the character that replaces NUL either, so its refusal is the
+        // reason.
         assert!(error.contains("handled: ") && error.contains(NOT_HELD), "{error}");
     }
     engine.shutdown().await.unwrap();
 }
 
-/// What the engine did not foresee, Postgres refuses: the row fails alone all the same.
+/// Postgres refuses some outcomes by a constraint that the engine cannot foresee. Each must fail
+/// alone, in `handle`, and all other outcomes must be committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn p09_what_postgres_refuses_fails_alone() {
     let db = database().await;

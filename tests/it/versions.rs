@@ -1,4 +1,5 @@
-//! Versions in flight: side by side, and one that takes over another's instances.
+//! Versions of a machine: side by side in one engine, and a newer one that takes over the instances
+//! of an older one.
 
 mod failures;
 mod keys;
@@ -14,7 +15,7 @@ use sqlx::PgPool;
 use self::machines::{Stops, v1, v2, v3};
 use crate::support::{Breakpoint, WAIT_MAX, count, database, engine, lose_worker, row, sql, until};
 
-/// What an instance is, as far as a version decides it.
+/// The columns of an instance that an upgrade changes.
 #[derive(Debug, PartialEq, sqlx::FromRow)]
 struct Stored {
     fsm_version: i32,
@@ -30,12 +31,13 @@ async fn stored(pool: &PgPool, id: impl Into<i64>) -> Stored {
         .unwrap()
 }
 
-/// The instance of the newer version that one of an older has become: waiting decodes its result as the newer's.
+/// Returns the id of an older version's instance as an id of the newer version, so that `wait`
+/// decodes the result as the newer version's.
 fn now_of<New: Machine, Old: Machine>(id: InstanceId<Old>) -> InstanceId<New> {
     InstanceId::from_raw(id.get())
 }
 
-/// An engine that knows one version alone.
+/// Starts an engine that knows one version alone.
 async fn start<M: Steps>(db: &TestDb, breakpoint: &Arc<Breakpoint>) -> Engine {
     let engine = engine(db).machine::<M>().resource(Stops(Arc::clone(breakpoint)));
     engine.start().await.unwrap()
@@ -76,7 +78,7 @@ async fn p32_version_step_and_state_change_in_one_commit() {
     breakpoint.arrival().await;
     assert_eq!(stored(pool, id).await, before, "the step of version 2 runs, and nothing is stored");
     breakpoint.open(1);
-    // The next step stops as well.
+    // The next step stops at the breakpoint as well.
     breakpoint.arrival().await;
     let after = stored(pool, id).await;
     assert_eq!((after.fsm_version, after.step.as_str()), (2, "middle"));
@@ -108,7 +110,8 @@ async fn p32_upgrades_form_a_chain_and_each_step_has_its_counterpart() {
     }
     engine.shutdown().await.unwrap();
 
-    // What two could upgrade goes as far as it can; what one of them is stays with it.
+    // An engine knows versions 2 and 3. An instance of version 1, which both of them could upgrade,
+    // becomes version 3. One of version 2 stays as it is.
     let both = engine_of_two(&db, &breakpoint).await;
     let first = v1::Parcel::insert(v1::State::new(1, "")).execute(pool).await.unwrap();
     let second = v2::Parcel::insert(v2::State::new(2, "")).execute(pool).await.unwrap();
@@ -124,7 +127,8 @@ async fn engine_of_two(db: &TestDb, breakpoint: &Arc<Breakpoint>) -> Engine {
     engine.resource(Stops(Arc::clone(breakpoint))).start().await.unwrap()
 }
 
-/// Whatever the first outcome is, it is stored as the newer version's.
+/// The first outcome after an upgrade is a replay, an await, a stop, a failure or a delay. Each
+/// must be stored with the newer version, its step and its state.
 #[tokio::test(flavor = "multi_thread")]
 async fn p32_replay_await_and_stop_are_stored_as_the_newer_version() {
     let db = database().await;
@@ -139,7 +143,7 @@ async fn p32_replay_await_and_stop_are_stored_as_the_newer_version() {
         ("runnable", 1),
         ("awaiting_signal", 0),
         ("failed", 0),
-        // `handle` replays it.
+        // Its step fails, and `handle` replays.
         ("runnable", 1),
         ("runnable", 0),
     ]) {
@@ -155,7 +159,7 @@ async fn p32_replay_await_and_stop_are_stored_as_the_newer_version() {
         assert_eq!((row.attempt, row.crashes), (attempt, 0), "{row:?}");
         assert_eq!(row.state["trail"][0], "v1 to v2");
     }
-    // Version 2 goes on with what it stored: no second upgrade.
+    // Version 2 goes on with what it has stored, without a second upgrade.
     v1::Parcel::signal_paid(ids[1], v1::Paid { amount: 5 }).execute(&engine).await.unwrap();
     let trail = engine.wait(now_of::<v2::Parcel, _>(ids[1]), WAIT_MAX).await.unwrap();
     assert_eq!(trail, ["v1 to v2", "paid 5", "v2 begin", "v2 middle", "v2 finish"]);
@@ -169,7 +173,7 @@ async fn p32_what_is_released_or_lost_before_the_first_commit_is_of_the_older_ve
     let breakpoint = Arc::new(Breakpoint::new());
     let id = v1::Parcel::insert(v1::State::new(7, "breakpoint")).execute(pool).await.unwrap();
     let before = stored(pool, id).await;
-    // As if its time in a park had run out.
+    // The row looks as if a timeout had ended its park.
     sql(pool, "update gen_durable.instances set awaits = '{}'").await;
 
     let cut_off = engine(&db).machine::<v2::Parcel>().drain_timeout(Duration::from_millis(10));
@@ -194,7 +198,8 @@ async fn p32_what_is_released_or_lost_before_the_first_commit_is_of_the_older_ve
     let reaped = row(pool, id).await;
     assert_eq!((reaped.status.as_str(), reaped.attempt, reaped.crashes), ("runnable", 1, 1));
 
-    // A deployment that was rolled back finds its instance as it left it; the attempt is counted on.
+    // The old deployment comes back and finds its instance as it left it. Only the reap has raised
+    // the attempt.
     breakpoint.open(10);
     let old = start::<v1::Parcel>(&db, &breakpoint).await;
     assert_eq!(old.wait(id, WAIT_MAX).await.unwrap(), ["v1 start, attempt 1", "v1 finish"]);
@@ -221,7 +226,7 @@ async fn the_inbox_is_read_with_the_newer_versions_types() {
     let new = start::<v2::Parcel>(&db, &breakpoint).await;
     let trail = new.wait(now_of::<v2::Parcel, _>(waiting), WAIT_MAX).await.unwrap();
     assert_eq!(trail, ["v1 to v2", "paid 5", "v2 begin", "v2 middle", "v2 finish"]);
-    // A payload that does not decode is the newer version's error: its `handle` replays.
+    // A payload that does not decode is an error of the newer version, whose `handle` replays.
     let failed = crate::support::eventually("the payload is refused", async || {
         let row = row(pool, wrong).await;
         (row.status == "runnable" && row.attempt == 1).then_some(row)
@@ -261,7 +266,8 @@ async fn keys_stay_and_hold_across_versions() {
     assert_eq!(count(pool, "failed").await, 0);
 }
 
-/// A machine by hand, in a version, with a name, over another.
+/// Writes a machine by hand, with a name and a version, and on demand with an upgrade from another
+/// machine.
 macro_rules! by_hand {
     ($machine:ident, $name:literal, $version:literal $(, upgrades $older:ident)?) => {
         pub struct $machine;
@@ -307,7 +313,8 @@ by_hand!(Three, "hand", 3, upgrades AnotherOne);
 by_hand!(Circle, "hand", 2, upgrades Back);
 by_hand!(Back, "hand", 1, upgrades Circle);
 
-/// The macros report these when the user's crate is compiled; what is written by hand is checked here.
+/// The macros refuse such upgrades when the user's crate is compiled. For machines that are written
+/// by hand, `start` must refuse them.
 #[tokio::test]
 async fn upgrades_that_make_no_sense_are_refused_at_start() {
     let db = database().await;
@@ -315,7 +322,7 @@ async fn upgrades_that_make_no_sense_are_refused_at_start() {
         (engine(&db).machine::<Renamed>(), "another name in the database"),
         (engine(&db).machine::<Same>(), "not a lower one"),
         (engine(&db).machine::<Circle>(), "not a lower one"),
-        // Two types for what is stored as one.
+        // Two types claim the same stored name and version.
         (
             engine(&db).machine::<Two>().machine::<Three>(),
             "two machines are called `hand` version 1",

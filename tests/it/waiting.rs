@@ -1,4 +1,4 @@
-//! Waiting for a result: in the process that runs the instance, and in another.
+//! Waiting for a result: in the process that runs the instance, and in another one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -49,7 +49,7 @@ async fn a_result_is_typed_and_reaches_every_process() {
         });
     let () = opened;
     assert_eq!((here.unwrap().as_str(), there.unwrap().as_str()), ("held 3", "held 3"));
-    // After the fact as well.
+    // A wait also works after the end of the instance.
     assert_eq!(elsewhere.wait(id, WAIT_MAX).await.unwrap(), "held 3");
     engine.shutdown().await.unwrap();
 }
@@ -77,7 +77,8 @@ async fn waiting_for_what_cannot_come_is_an_error_at_once() {
     engine.shutdown().await.unwrap();
 }
 
-/// More calls at once than an engine has connections: each waits its turn, and none for ever.
+/// Two hundred calls come at once, more than the engine has connections. Each must wait for one and
+/// then succeed.
 #[tokio::test(flavor = "multi_thread")]
 async fn more_calls_than_connections_wait_their_turn() {
     let db = database().await;

@@ -1,5 +1,5 @@
-//! Waking: by each new signal once, by a signal or a timeout but not by both, and without holding up
-//! or being held up by a claim.
+//! Waking a parked instance: each new signal wakes it once, and either a signal or a timeout wakes
+//! it, not both. A delivery holds up no claim, and no claim holds up a delivery.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,14 +23,14 @@ pub struct Ping {
 #[derive(Clone, Debug, Default, DurableState)]
 pub struct Seen {
     wanted: usize,
-    /// What was in the inbox at each run.
+    /// The number of signals in the inbox at each run.
     #[serde(default)]
     runs: Vec<usize>,
     #[serde(default)]
     got: Vec<u32>,
 }
 
-/// Takes what its inbox holds, stops at the breakpoint, and then parks or ends.
+/// Takes all signals of its inbox, stops at the breakpoint, and then parks or ends.
 #[durable_fsm(state = Seen, output = Seen, signals(Ping))]
 pub enum Taker {
     Take,
@@ -53,7 +53,7 @@ impl Taker {
     }
 }
 
-/// Looks at its inbox and takes nothing until there is enough.
+/// Looks at its inbox, and takes nothing until it has enough signals.
 #[durable_fsm(state = Seen, output = Seen, signals(Ping))]
 pub enum Looker {
     Look,
@@ -86,7 +86,7 @@ async fn p17_a_latecomer_survives_the_commit_that_consumes_its_siblings() {
     let id = Taker::insert(wanted(4)).execute(db.pool()).await.unwrap();
     breakpoint.arrival().await;
     for n in 0..4 {
-        // The step has loaded its inbox and taken what was there; this one it has not seen.
+        // The step has loaded its inbox and taken all signals in it. It has not seen this one.
         Taker::signal(id, Ping { n }).execute(db.pool()).await.unwrap();
         breakpoint.open(1);
         assert_eq!(breakpoint.arrival().await, id.get(), "the latecomer wakes it");
@@ -119,8 +119,9 @@ async fn p17_wake_ups_never_exceed_new_signals() {
     engine.shutdown().await.unwrap();
 }
 
-/// A signal may get its id before another one and be committed after it. What a step has seen is a
-/// set of ids and no highest id.
+/// A signal gets a lower id than another one, and is committed after it, while a step runs that has
+/// seen the other one. The engine must remember the set of ids that a step has seen, and not the
+/// highest: the park must find the latecomer.
 #[tokio::test(flavor = "multi_thread")]
 async fn p17_signals_may_be_committed_out_of_the_order_of_their_ids() {
     let db = database().await;
@@ -135,7 +136,7 @@ async fn p17_signals_may_be_committed_out_of_the_order_of_their_ids() {
     until(pool, id, "awaiting_signal").await;
     Looker::signal(id, Ping { n: 1 }).execute(pool).await.unwrap();
     breakpoint.arrival().await;
-    // While the step runs that has seen signal 100, signal 7 is committed.
+    // Signal 7 is committed while a step runs that has seen signal 100.
     sqlx::query(
         "insert into gen_durable.signals (id, target_id, name, payload)
          overriding system value values (7, $1, 'ping', '{\"n\": 2}')",
@@ -151,8 +152,9 @@ async fn p17_signals_may_be_committed_out_of_the_order_of_their_ids() {
     engine.shutdown().await.unwrap();
 }
 
-/// The same, and the step has taken what it has seen: the commit consumes that, and not whatever has a lower
-/// id.
+/// A signal gets a lower id than another one, and is committed after it, while a step runs that has
+/// taken the other one. The commit must consume only the signal that the step has taken, and not
+/// the latecomer.
 #[tokio::test(flavor = "multi_thread")]
 async fn p17_a_latecomer_with_a_lower_id_is_not_consumed_unseen() {
     let db = database().await;
@@ -167,7 +169,7 @@ async fn p17_a_latecomer_with_a_lower_id_is_not_consumed_unseen() {
     until(pool, id, "awaiting_signal").await;
     Taker::signal(id, Ping { n: 1 }).execute(pool).await.unwrap();
     breakpoint.arrival().await;
-    // While the step runs that has taken signal 100, signal 7 is committed.
+    // Signal 7 is committed while a step runs that has taken signal 100.
     sqlx::query(
         "insert into gen_durable.signals (id, target_id, name, payload)
          overriding system value values (7, $1, 'ping', '{\"n\": 2}')",
@@ -209,7 +211,8 @@ impl Timed {
     }
 }
 
-/// Whoever locks the row first wakes it, and the other one finds it awake.
+/// A signal races the timeout of a parked row. The one that locks the row first must wake it, and
+/// the other one must find it awake.
 #[tokio::test(flavor = "multi_thread")]
 async fn p18_a_signal_that_races_a_timeout_wakes_once() {
     let db = database().await;
@@ -217,7 +220,7 @@ async fn p18_a_signal_that_races_a_timeout_wakes_once() {
     let breakpoint = Arc::new(Breakpoint::new());
     let engine =
         engine(&db).machine::<Timed>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
-    // The signal is first: its transaction holds the row while the time is up.
+    // The signal comes first: its transaction holds the row while the time is up.
     let id = Timed::insert(Vec::new()).execute(pool).await.unwrap();
     breakpoint.arrival().await;
     let mut tx = pool.begin().await.unwrap();
@@ -229,7 +232,7 @@ async fn p18_a_signal_that_races_a_timeout_wakes_once() {
     engine.maintain().await.unwrap();
     breakpoint.open(1);
     assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), [false, false]);
-    // The timeout is first: the signal comes while the step runs that it woke.
+    // The timeout comes first: the signal arrives while the woken step runs.
     let id = Timed::insert(Vec::new()).execute(pool).await.unwrap();
     breakpoint.arrival().await;
     breakpoint.open(1);
@@ -242,14 +245,15 @@ async fn p18_a_signal_that_races_a_timeout_wakes_once() {
     engine.shutdown().await.unwrap();
 }
 
-/// The two statements in either order, the second one while the first one's transaction is open.
+/// The statements of a signal and of a timeout run in either order, the second one while the
+/// transaction of the first one is open. The second one must not wake the row.
 #[tokio::test(flavor = "multi_thread")]
 async fn p18_whoever_locks_the_row_first_wakes_it_and_the_other_one_does_not() {
     const WAKE_TIMED_OUT: &str =
         include_str!("../../gen_durable/src/storage/sql/wake_timed_out.sql");
     let db = database().await;
     let pool = db.pool();
-    // Nobody runs it yet: it is parked by hand, and its time is up.
+    // No engine runs yet. The test parks the row by hand, and its time is up.
     let park = async || {
         let id = Timed::insert(vec![false]).execute(pool).await.unwrap();
         sqlx::query(
@@ -304,7 +308,8 @@ async fn p18_whoever_locks_the_row_first_wakes_it_and_the_other_one_does_not() {
     engine.shutdown().await.unwrap();
 }
 
-/// Many at once, with signals that come about when the time is up.
+/// A hundred instances park with a timeout, and signals arrive at about the time at which it is
+/// over. Each park must be woken once.
 #[tokio::test(flavor = "multi_thread")]
 async fn p18_each_park_of_many_is_woken_once() {
     let db = database().await;
@@ -317,7 +322,7 @@ async fn p18_each_park_of_many_is_woken_once() {
     let mut random = Random::new(18);
     for n in 0..3 {
         for id in &ids {
-            // Some at once, some after their time is up.
+            // Before about half of the signals, the engine wakes the instances whose time is up.
             if random.below(2) == 0 {
                 engine.maintain().await.unwrap();
             }
@@ -351,10 +356,12 @@ async fn p20_a_delivery_never_blocks_a_claim() {
     let breakpoint = Arc::new(Breakpoint::new());
     let engine =
         engine(&db).machine::<Taker>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
-    // The row at the head of the queue is locked by the delivery's transaction; those behind it run.
+    // The delivery's transaction has locked the row at the head of the queue. The rows behind it
+    // must run.
     let others = Taker::insert_many(vec![wanted(0); 5]).execute(pool).await.unwrap();
-    // One run more than rows: a claim that began just before the delivery committed has the row and
-    // not the signal; the step parks, and the park finds the signal and runs it again.
+    // There may be one run more than rows. A claim that began just before the delivery committed
+    // gets the row without the signal. Its step parks, the park finds the signal, and the step runs
+    // again.
     breakpoint.open(7);
     for other in others {
         engine.wait(other.unwrap(), WAIT_MAX).await.unwrap();
@@ -365,7 +372,8 @@ async fn p20_a_delivery_never_blocks_a_claim() {
     engine.shutdown().await.unwrap();
 }
 
-/// A claim stops here, in the middle of its statement, with its rows locked, until the test ends its own lock.
+/// A claim stops in this trigger, in the middle of its statement and with its rows locked, until
+/// the test releases its own lock.
 const HOLD_ANY: &str = "create function hold_claim() returns trigger language plpgsql
      set lock_timeout = 0 as $$
      begin
@@ -373,7 +381,8 @@ const HOLD_ANY: &str = "create function hold_claim() returns trigger language pl
          return new;
      end $$;";
 
-/// The same for a claim that holds the locks of its keys; the one before it has had to leave the keys to it.
+/// The same for the statement that claims the heads of keys and holds the keys' locks. The
+/// statement before it finds a lock taken, so it leaves the keys to this one.
 const HOLD_PARTITIONS: &str = "create function hold_claim() returns trigger language plpgsql
      set lock_timeout = 0 as $$
      begin
@@ -384,7 +393,8 @@ const HOLD_PARTITIONS: &str = "create function hold_claim() returns trigger lang
          return new;
      end $$;";
 
-/// A claim of a row is held in the statement that begins with `statement`, and a parked row gets a signal.
+/// Holds a claim in the statement that begins with `statement`, and sends a signal to a parked row.
+/// The delivery must not wait for the claim.
 async fn deliver_beside_a_claim(key: Option<&str>, hold: &'static str, statement: &str) {
     let db = database().await;
     let pool = db.pool();
@@ -440,7 +450,7 @@ async fn p20_a_claim_never_blocks_a_delivery() {
     deliver_beside_a_claim(None, HOLD_ANY, "-- Claims runnable rows").await;
 }
 
-/// The claim has the lock of the key as well.
+/// Both rows have the same partition key, and the held claim has the key's lock too.
 #[tokio::test(flavor = "multi_thread")]
 async fn p20_a_claim_never_blocks_a_delivery_of_its_key() {
     deliver_beside_a_claim(Some("k"), HOLD_ANY, "-- Claims runnable rows").await;

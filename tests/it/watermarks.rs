@@ -1,4 +1,5 @@
-//! Claims that look from where the last one saw the first row waiting.
+//! Claims from watermarks: they begin where the last claim saw the first waiting row of each group.
+//! No row that lies before a watermark may be missed for long.
 
 use std::{
     sync::{
@@ -28,10 +29,12 @@ impl Fresh {
 
 const WORKER: &str = "insert into gen_durable.workers (name, lease_expires_at) values ('w', now() + interval '1 hour');";
 
-/// A group's place, its priority, and when its first row was due, in microseconds.
+/// A watermark: the number of the group's machine, the group's priority, and the time at which its
+/// first row was due, in microseconds.
 type Watermark = (i64, i16, i64);
 
-/// Claims ten rows with these watermarks; their steps, and the watermarks that it answers.
+/// Claims up to ten rows with these watermarks. Returns their steps, and the watermarks of the
+/// answer.
 async fn claim(
     connection: &mut PgConnection,
     watermarks: &[Watermark],
@@ -81,7 +84,8 @@ async fn a_claim_finds_the_groups_that_it_has_no_watermark_of() {
     let (steps, watermarks) = claim(&mut connection, &[]).await;
     assert_eq!(steps, ["p0", "p10"]);
     assert_eq!(watermarks, [(1, 0, NOON), (1, 10, NOON + 10_000_000)]);
-    // Before, between and after those that are known; of these, one has a row and one has none.
+    // The new groups lie before, between and after the known ones. One known group has a row, and
+    // one has none.
     let later = vec![-32768_i16, 0, 5, 6, 20, 32767];
     sqlx::query(insert).bind(later).execute(pool).await.unwrap();
     let (steps, watermarks) = claim(&mut connection, &watermarks).await;
@@ -113,11 +117,12 @@ async fn what_lies_far_before_a_watermark_is_left_to_a_whole_claim() {
     assert_eq!(watermarks, [(1, 0, NOON - 200_000)]);
     let (steps, watermarks) = claim(&mut connection, &[]).await;
     assert_eq!(steps, ["infinitely", "long ago"]);
-    // A time that is no number is no watermark.
+    // An infinite time cannot be a watermark.
     assert_eq!(watermarks, [(1, 0, NOON - 3_600_000_000)]);
 }
 
-/// What a key lets in next may have been due for long.
+/// A machine has rows with a partition key. The row that the key lets in next may have been due for
+/// long, so a claim must give no watermark for this machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn machines_with_partition_keys_have_no_watermarks() {
     let db = database().await;
@@ -134,8 +139,9 @@ async fn machines_with_partition_keys_have_no_watermarks() {
     assert_eq!((steps.len(), watermarks), (2, vec![]));
 }
 
-/// New rows come all the time, so that each claim finds some behind its watermarks; of no more at a time than the
-/// engine takes.
+/// New rows come all the time, but no faster than the engine runs them. Each claim therefore finds
+/// rows behind its watermarks. A row that has been due for long lies before them, and must run all
+/// the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_to_lie_before_the_watermark_runs_while_others_come() {
     let db = database().await;
@@ -176,8 +182,9 @@ async fn insert_old(pool: &PgPool) -> InstanceId<Fresh> {
     InstanceId::from_raw(id.fetch_one(pool).await.unwrap())
 }
 
-/// A claim that finds nothing behind its watermarks is followed by a whole one, and not by the poll, which comes hours
-/// later: its pause has doubled with each look that found nothing.
+/// A row lies before the watermarks, and a claim finds nothing behind them. The engine must make a
+/// whole claim next. The poll is no help: its pause has doubled with each look that found nothing,
+/// and lasts hours.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_finds_nothing_behind_its_watermarks_looks_before_them() {
     let db = database().await;
@@ -190,7 +197,8 @@ async fn an_engine_that_finds_nothing_behind_its_watermarks_looks_before_them() 
         .await
         .unwrap();
     for _ in 0..40 {
-        // A whole claim that found something leaves a watermark, and time for claims from there.
+        // A whole claim that finds a row leaves a watermark, and some time in which claims begin
+        // there.
         let id = Fresh::insert(()).execute(&engine).await.unwrap();
         engine.wait(id, WAIT_MAX).await.unwrap();
         let old = insert_old(pool).await;

@@ -1,9 +1,10 @@
-//! A group of outcomes whose commit may be lost: before it is applied, or before its answer arrives; or
-//! it is still on its way when it is tried again.
+//! A model of group commits. The commit of a group of outcomes may be lost before it is applied, or
+//! its answer may be lost. A commit may also still be on its way when it is tried again.
 //!
-//! `Send` stands for handing `commit.sql` to a connection, `Apply` for what Postgres does with it in
-//! one transaction, `Answer` for its answer, `Break` for the loss of the connection as the worker sees
-//! it: what was sent may still be applied later. `Reap` is somebody's `reap.sql` meanwhile.
+//! `Send` stands for handing `commit.sql` to a connection, `Apply` for Postgres running it in one
+//! transaction, and `Answer` for its answer. `Break` stands for the loss of the connection as the
+//! worker sees it: a statement that was sent may still be applied later. `Reap` is a `reap.sql` of
+//! another worker in between.
 
 use stateright::{Model, Property};
 
@@ -14,11 +15,11 @@ const BREAKS: u8 = 2;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Without {
-    /// Each row's revision is compared.
+    /// The commit compares the revision of each row.
     revision: bool,
-    /// The rows of a batch are one transaction with what they send.
+    /// The rows of a batch and all that they send are one transaction.
     transaction: bool,
-    /// After a lost connection, the row's revision tells whether the first try was applied.
+    /// After a lost connection, the worker asks the row's revision if the first try was applied.
     inspect: bool,
 }
 
@@ -33,12 +34,15 @@ enum Told {
 struct State {
     revisions: [u8; ROWS],
     owned: [bool; ROWS],
-    /// How often each row's outcome was applied, and how often what it sends was inserted.
+    /// For each row, the number of times that its outcome was applied, and that its sends were
+    /// inserted.
     applied: [u8; ROWS],
     sent: [u8; ROWS],
-    /// Tries that Postgres may still apply, and how far each has come without a transaction.
+    /// The tries that Postgres may still apply. Without a transaction, each has a number of parts
+    /// that are applied.
     on_the_way: Vec<u8>,
-    /// The try whose answer the worker waits for has been applied: which rows it found as the worker's.
+    /// The answer of the try that the worker waits for, once it is applied: the rows that were the
+    /// worker's.
     answer: Option<[bool; ROWS]>,
     waiting: bool,
     uncertain: bool,
@@ -65,7 +69,8 @@ impl Commits {
         if found {
             return Told::Durable;
         }
-        // `Next` keeps the claim: applied before means one revision more and still the worker's.
+        // `next` keeps the claim. If an earlier try was applied, the row is still the worker's and
+        // has one revision more.
         let before = state.uncertain && state.owned[row] && state.revisions[row] == 1;
         if before && !self.without.inspect { Told::Durable } else { Told::Lost }
     }
@@ -104,7 +109,7 @@ impl Model for Commits {
             actions.push(Action::Break);
         }
         for row in 0..ROWS {
-            // Only the row of a worker that is lost; then the worker is told so.
+            // Only the row of a lost worker is reaped, before the worker was told of an end.
             if state.owned[row] && state.told[row] == Told::Nothing {
                 actions.push(Action::Reap(row));
             }
@@ -120,7 +125,7 @@ impl Model for Commits {
             }
             Action::Apply(index) => {
                 let from = usize::from(state.on_the_way[index]);
-                // Without a transaction each row, and what it sends, is applied by itself.
+                // Without a transaction each row is applied by itself, and so is all that it sends.
                 let to = if self.without.transaction { from + 1 } else { 2 * ROWS };
                 let mut found = [false; ROWS];
                 for part in from..to {
@@ -136,7 +141,8 @@ impl Model for Commits {
                         state.sent[row] += 1;
                     }
                 }
-                // The last one sent is the one whose answer is waited for, until it is there.
+                // The worker waits for the answer of the try that it sent last, until that answer
+                // is there.
                 let awaited =
                     state.waiting && state.answer.is_none() && index + 1 == state.on_the_way.len();
                 if to < 2 * ROWS {
@@ -161,7 +167,7 @@ impl Model for Commits {
                 state.uncertain = true;
                 state.broken += 1;
                 if self.without.transaction {
-                    // The transaction that there is not would have been rolled back as a whole.
+                    // With a transaction, the try would have been rolled back as a whole.
                     state.on_the_way.pop();
                 }
             }

@@ -1,31 +1,32 @@
-//! Claims, leases, reaps, and commits that come late: of a process that was stopped, or of an old step
-//! of the same worker.
+//! A model of claims, leases, reaps, and late commits: those of a process that was stopped, or of
+//! an old step of the same worker.
 //!
-//! `Claim` stands for `claim.sql`, `Expire` for time that passes without a renewal, `Reap` for
-//! `reap.sql`, `Renew` for `renew_lease.sql`, `Commit` for `commit.sql` of a step to the next. A process
-//! that is stopped is one whose actions do not come for a while: so every run may be one.
+//! `Claim` stands for `claim.sql`, and `Expire` for time that passes without a renewal. `Reap`
+//! stands for `reap.sql`, and `Renew` for `renew_lease.sql`. `Commit` stands for `commit.sql` of a
+//! step that goes to the next one. A process that is stopped is one whose actions do not come for a
+//! while, so every run may belong to such a process.
 
 use stateright::{Model, Property};
 
 use crate::{breaks, holds};
 
 const WORKERS: usize = 2;
-/// Runs of a step under way at a time, over all workers.
+/// The most runs of a step that may be under way at a time, over all workers.
 const RUNS_MAX: usize = 3;
 const STEPS: u8 = 2;
 const EXPIRIES: u8 = 2;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Without {
-    /// A commit compares the revision.
+    /// The commit compares the revision.
     revision: bool,
-    /// A commit compares the owner.
+    /// The commit compares the owner.
     owner: bool,
-    /// A reap takes only rows whose worker has no lease.
+    /// The reap takes only rows whose worker has no lease.
     lease: bool,
 }
 
-/// A step that runs somewhere, with what its claim said.
+/// A step that runs on a worker, with the revision and the step of its claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Run {
     worker: usize,
@@ -35,11 +36,11 @@ struct Run {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
-    /// Whose the row is, while it executes.
+    /// The worker that owns the row, while it executes.
     locked_by: Option<usize>,
     revision: u8,
     step: u8,
-    /// How often each step's outcome took effect.
+    /// For each step, the number of times that its outcome took effect.
     effects: [u8; STEPS as usize],
     leases: [bool; WORKERS],
     runs: Vec<Run>,
@@ -168,7 +169,7 @@ fn a_late_commit_has_no_effect() {
     holds(Leases { without: Without::default() });
 }
 
-/// Even one worker alone needs the revision: it may claim what was reaped from it.
+/// Even a single worker needs the revision, as it may claim a row that was reaped from it.
 #[test]
 fn without_the_revision_an_outcome_takes_effect_twice() {
     breaks(
@@ -177,7 +178,7 @@ fn without_the_revision_an_outcome_takes_effect_twice() {
     );
 }
 
-/// The revision alone would do. The owner is compared as well, since it costs nothing.
+/// The revision alone would suffice. The commit compares the owner too, as that costs nothing.
 #[test]
 fn the_owner_is_a_second_guard() {
     holds(Leases { without: Without { owner: true, ..Without::default() } });

@@ -1,11 +1,11 @@
-//! Models of the engine's protocols, explored state by state.
+//! Models of the engine's protocols, of which a checker explores every state.
 //!
-//! A model has the protocol's atomic actions as transitions: what one statement or transaction does
-//! under its locks and with its snapshot is one action, and everything between two of them may be
-//! interleaved with anything else. Each model has variants that leave out one rule; a test asserts
-//! that the checker finds what goes wrong without it. So the rules are needed, and the checker works.
+//! The transitions of a model are the protocol's atomic actions. One action is all that a statement
+//! or transaction does under its locks and with its snapshot. Any other action may come between two
+//! of them. Each model has variants that leave out one rule, and a test asserts that the checker
+//! finds the resulting error. This shows that the rules are needed and that the checker works.
 //!
-//! Invariant: a model says in its first comment which statements its actions stand for.
+//! Invariant: the header of a model names the statements that its actions stand for.
 
 #![allow(missing_docs, reason = "a test is no API")]
 
@@ -17,7 +17,8 @@ mod twins;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Explores all of it, and asserts that nothing is wrong and everything that should be possible is.
+/// Explores every state of a model. Asserts that nothing is wrong, and that all that should be
+/// possible is.
 fn holds<M>(model: M)
 where
     M: Model + Send + Sync + 'static,

@@ -1,8 +1,9 @@
-//! Parking and delivering.
+//! A model of parks and deliveries.
 //!
-//! `Commit` stands for `commit.sql` of an outcome that parks, `Look` for `wake_parked.sql` in the same
-//! transaction, under the row's lock and with a younger snapshot; `Deliver` for `deliver.sql`, which
-//! takes the row's lock first; `Time` for `wake_timed_out.sql`, which skips a locked row.
+//! `Commit` stands for `commit.sql` of an outcome that parks. `Look` stands for `wake_parked.sql`
+//! in the same transaction, under the row's lock and with a younger snapshot. `Deliver` stands for
+//! `deliver.sql`, which takes the row's lock first. `Time` stands for `wake_timed_out.sql`, which
+//! skips a locked row.
 
 use stateright::{Model, Property};
 
@@ -18,29 +19,29 @@ enum Status {
     Done,
 }
 
-/// What the model leaves out.
+/// The rules that a broken variant leaves out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Without {
     /// The park looks at the inbox again.
     look: bool,
     /// A delivery locks the row before it looks at its status.
     lock: bool,
-    /// The look leaves out what the step has seen.
+    /// The look leaves out the signals that the step has seen.
     seen: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
     status: Status,
-    /// Sets of signals, by bit.
+    /// This set and the ones below have a bit for each signal.
     inbox: u8,
-    /// What the running step loaded with its claim.
+    /// The signals that the running step loaded with its claim.
     loaded: u8,
     sent: u8,
     consumed: u8,
-    /// The commit's transaction is open: the row is locked, and it has parked.
+    /// The transaction of the commit is open: it has parked the row, and the row is locked.
     parking: bool,
-    /// A delivery has read the status without a lock, and will act on it.
+    /// A delivery has read this status without a lock, and will act on it.
     stale: Option<(u8, Status)>,
     runs: u8,
     timeouts: u8,
@@ -60,7 +61,8 @@ enum Action {
 #[derive(Clone, Debug)]
 struct Parks {
     without: Without,
-    /// The step takes what it sees; otherwise it takes nothing until it has seen all.
+    /// True if the step takes the signals that it sees. Otherwise it takes none until it has seen
+    /// all.
     takes: bool,
 }
 
@@ -116,7 +118,7 @@ impl Model for Parks {
                 actions.push(Action::Deliver(signal));
             }
         }
-        // An update waits for the row's lock in any case.
+        // An update waits for the row's lock in any variant.
         if state.stale.is_some() && !state.parking {
             actions.push(Action::Write);
         }
@@ -155,7 +157,7 @@ impl Model for Parks {
                 let seen = state.status;
                 Self::deliver(&mut state, signal, seen);
             }
-            // With a statement's snapshot: what is not committed yet is not seen.
+            // The read has a snapshot, so it does not see a commit that is still open.
             Action::Read(signal) => {
                 let seen = if state.parking { Status::Executing } else { state.status };
                 state.stale = Some((signal, seen));

@@ -1,19 +1,23 @@
-//! Handing a partition key over.
+//! A model of handing over a partition key: rows of one key run one at a time and in order, and
+//! none is left behind.
 //!
-//! Rows come by themselves, or several in one insert, and then those behind the first are born blocked
-//! (`insert.rs`). A claim (`claim.sql`) takes its snapshot, locks rows that it saw in the claim's index, and tries
-//! to take the key's lock if its first row was the head of a key that nobody held. Then it writes: the index
-//! `instances_partition_holder` refuses it if it was overtaken. What it found and did not claim goes on to the
-//! claim under locks: it takes the key's lock if nobody holds it (`lock_free_partitions.sql`), looks with a younger
-//! snapshot, claims the head, wherever it is, and blocks its candidates otherwise (`claim_partitions.sql`),
-//! and perhaps what comes after them (`block_ahead.sql`).
+//! Rows come one by one, or several in one insert. Those behind the first are then born blocked
+//! (`insert.rs`). A claim (`claim.sql`) takes its snapshot and locks rows that it saw in the
+//! claim's index. It tries to take the key's lock if its first row was the head of a key that no
+//! row held. Then it writes, and the index `instances_partition_holder` refuses the row if another
+//! claim was faster. The rows that it found and did not claim go on to the claim under locks. That
+//! one takes the key's lock if no row holds the key (`lock_free_partitions.sql`) and looks with a
+//! younger snapshot. It claims the head, wherever it is, or else blocks its candidates
+//! (`claim_partitions.sql`), and perhaps rows that come after them (`block_ahead.sql`).
 //!
-//! A commit that frees the key changes its row (`commit.sql`), waits for the lock (`lock_partitions.sql`) and
-//! takes blocked rows back (`unblock_partitions.sql`). If somebody had locked all of them, the key is freed
-//! again later (`freeing.rs`). A reap (`reap.sql`) does so too, but for that. What is left over by a process
-//! that dies is for the service (`stranded_partitions.sql`). What is not committed is seen by nobody else.
+//! A commit that frees the key changes its row (`commit.sql`), waits for the key's lock
+//! (`lock_partitions.sql`) and unblocks rows (`unblock_partitions.sql`). If other transactions had
+//! locked all of these, the process tries again later (`unblock.rs`). A reap (`reap.sql`) does the
+//! same, but does not try again. If a process dies, the maintenance finds what it left blocked
+//! (`stranded_partitions.sql`). No other transaction sees changes that are not committed.
 //!
-//! There is one key. That one claim of a queue is under way at a time is left out: others do not wait for long.
+//! There is one key. The claim lock is left out of the model, as a claim waits for it only for a
+//! while.
 
 mod statements;
 
@@ -25,7 +29,7 @@ use crate::{breaks, holds};
 const ROWS: usize = 3;
 const CLAIMS: usize = 2;
 
-/// Rows, a bit for each. They go in the order of their places.
+/// A set of rows, with a bit for each. The rows of the key are ordered by their places.
 type Set = u8;
 
 const NONE: Set = 0;
@@ -35,32 +39,32 @@ const OVERLAP: &str = "no two rows of the key execute at once";
 const PASSED: &str = "no row is passed over that waited before the claim began";
 const STRANDED: &str = "no row waits that nobody will wake";
 
-/// What a broken variant leaves out.
+/// The rules. A broken variant leaves out one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
     /// No two rows of a key may be executing: the index `instances_partition_holder`.
     Index,
-    /// A claim that blocks rows holds the key's lock.
+    /// A claim holds the key's lock while it blocks rows.
     ClaimLock,
-    /// A commit holds it while it looks for rows to take back.
+    /// A commit holds the key's lock while it looks for rows to unblock.
     CommitLock,
-    /// A claim that has looked before it had the key's lock takes the key's head alone.
+    /// A claim that looked before it had the key's lock takes only the head of the key.
     PlainHead,
-    /// A claim under locks takes the key's head, also if it is not among its candidates.
+    /// A claim under locks takes the head of the key, even if the head is not among its candidates.
     Head,
-    /// Only candidates that are due are blocked: they may have run since they were found.
+    /// A claim blocks a candidate only if it is due: it may have run since the claim found it.
     Due,
     /// A candidate stays in the claim's index if the key is free and its head is locked.
     Candidate,
-    /// A freed key takes blocked rows back.
+    /// A freed key unblocks rows.
     Unblock,
-    /// One for each machine.
+    /// A freed key unblocks one row for each machine.
     Machines,
-    /// What somebody had locked is freed again.
+    /// If other transactions had locked the rows to unblock, the process tries again.
     Again,
-    /// The service looks for what was left over.
+    /// The maintenance looks for rows that were left blocked.
     Service,
-    /// Rows that are born blocked become visible together with the first.
+    /// Rows that are born blocked become visible together with the first row of their insert.
     Together,
 }
 
@@ -79,36 +83,38 @@ enum Row {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Claim {
-    /// Rows of the machines that its worker has.
+    /// The rows of the machines that its worker runs.
     serves: Set,
-    /// It has room for one row, or for all.
+    /// True if it has capacity for one row only; otherwise it has capacity for all.
     one: bool,
     candidates: Set,
-    /// Rows that have been waiting since before it began.
+    /// The rows that have waited since before the claim began.
     ahead: Set,
 }
 
-/// A transaction under way, with what its statement has seen and will have changed.
+/// A transaction under way, with the rows that its statement has seen and will have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Transaction {
-    /// `claim.sql` has its snapshot: its candidates are those that it saw in the claim's index, and this row was
-    /// the head if nobody held the key.
+    /// `claim.sql` has its snapshot. Its candidates are the rows that it saw in the claim's index.
+    /// This row was the head, if no row held the key.
     Looks(Claim, Option<usize>),
-    /// It has locked these rows. Its candidates are those that still were in the claim's index.
+    /// It has locked these rows. Its candidates are those of them that were still in the claim's
+    /// index.
     HasRows(Claim, Option<usize>, Set),
     /// It has the key's lock as well, and will claim this row.
     Takes(Claim, usize, Set),
-    /// It has ended: its candidates go to the claim under locks.
+    /// `claim.sql` has ended, and its candidates go on to the claim under locks.
     Seeks(Claim),
-    /// That one has the key's lock, and has looked at nothing yet.
+    /// The claim under locks has the key's lock, and has not looked at any row yet.
     Locked(Claim),
-    /// It will claim this row, if there is one, and block these.
+    /// It will claim this row, if there is one, and block these rows.
     Changes(Claim, Option<usize>, Set),
-    /// A commit or a reap has changed this row, and waits for the lock.
+    /// A commit or a reap has changed this row, and waits for the key's lock.
     Ends { row: usize, into: Row, reaped: bool },
-    /// Waits for the lock, to free the key again; or is the service.
+    /// A process that tries again to unblock rows, or the maintenance, waits for the key's lock.
     FreesAgain { service: bool },
-    /// Has the lock, and will take these rows back. Some were locked, and it will be tried again.
+    /// It has the key's lock, and will unblock these rows. `again` is true if some were locked, so
+    /// that the process must try again.
     Frees { ended: Option<(usize, Row)>, back: Set, again: Option<bool> },
 }
 
@@ -116,9 +122,9 @@ enum Transaction {
 struct State {
     rows: [Row; ROWS],
     under_way: Vec<Transaction>,
-    /// The row that a transaction which is none of the engine's has locked.
+    /// The row that a foreign transaction, which is none of the engine's, has locked.
     outsider: Option<usize>,
-    /// A process knows that the key is to be freed again.
+    /// A process knows that it must try again to unblock rows of the key.
     again: bool,
     overlapped: bool,
     passed: bool,
@@ -141,24 +147,24 @@ enum Action {
     Serve,
     Step(Transaction),
     BlockAhead(Transaction),
-    /// A connection is lost: its transaction is rolled back.
+    /// A connection is lost, and its transaction is rolled back.
     Break(Transaction),
-    /// The process that was to free the key again dies.
+    /// The process that was to try again dies.
     Forget,
     Lock(usize),
     Unlock,
 }
 
-/// What happens besides claims and commits.
+/// The events that a variant allows, besides claims and commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Also {
-    /// A transaction that is none of the engine's locks rows.
+    /// A foreign transaction, which is none of the engine's, locks rows.
     Outsider,
-    /// Processes die: their rows are reaped.
+    /// Processes die, and their rows are reaped.
     Deaths,
-    /// The first row is of a machine of its own, which other workers have.
+    /// The first row belongs to another machine than the rest, which other workers run.
     Machines,
-    /// The first row may be scheduled for later when it has run.
+    /// The first row may be scheduled for later after it has run.
     Later,
 }
 
@@ -356,7 +362,8 @@ fn machines_of_one_key_do_not_wait_for_each_others_workers() {
     breaks(without(Rule::Machines, &[Also::Machines]), STRANDED);
 }
 
-/// A claim looks at the key with a snapshot that is older than the key's lock.
+/// A claim looks at the key with a snapshot that is older than the key's lock, so it needs the
+/// index.
 #[test]
 fn without_the_index_two_rows_execute_at_once() {
     breaks(without(Rule::Index, &[]), OVERLAP);
@@ -380,7 +387,7 @@ fn a_row_is_left_behind_that_is_blocked_while_nobody_will_free_it() {
     breaks(without(Rule::Together, &[]), STRANDED);
 }
 
-/// Claims alone lock rows for a moment that they find blocked.
+/// Even with no foreign transaction, claims lock for a moment the rows that they then find blocked.
 #[test]
 fn a_row_is_left_behind_that_is_not_taken_back() {
     breaks(without(Rule::Unblock, &[]), STRANDED);

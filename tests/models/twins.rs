@@ -1,26 +1,28 @@
-//! Two outcomes of one instance in one batch. The instance was taken from its worker and claimed by it again,
-//! and the old run of its step ended together with the new one. Only the new one's outcome may take effect, whichever
-//! was handed in first, and however often connections are lost.
+//! A model of two outcomes of one instance in one batch.
 //!
-//! `Send` stands for handing `commit.sql` with one part of the batch to a connection (`one_of_each` divides
-//! it), `Apply` for what Postgres does with it in one transaction, `Answer` for its answer, which names
-//! the rows that were changed by their ids, `Break` for the loss of the connection: what was sent may still be applied
-//! later.
+//! An instance was taken from its worker and claimed by it again, and the old run of its step ended
+//! together with the new run. Only the outcome of the new run may take effect, in whichever order
+//! the two were handed in, and however often connections are lost.
+//!
+//! `Send` stands for handing `commit.sql` with one part of the batch to a connection (`one_of_each`
+//! divides the batch). `Apply` stands for Postgres running it in one transaction, and `Answer` for
+//! its answer, which names the changed rows by their ids. `Break` stands for the loss of the
+//! connection: a statement that was sent may still be applied later.
 
 use stateright::{Model, Property};
 
 use crate::{breaks, holds};
 
 const BREAKS: u8 = 2;
-/// The outcomes: of the old run and of the new one.
+/// The places of the two outcomes: that of the old run and that of the new run.
 const OLD: usize = 0;
 const NEW: usize = 1;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Without {
-    /// A batch is divided so that no part has two outcomes of one instance.
+    /// A batch is divided into parts, and no part has two outcomes of one instance.
     parts: bool,
-    /// Both the reap and the claim count the revision up.
+    /// Both the reap and the claim raise the revision.
     counts: bool,
 }
 
@@ -33,16 +35,17 @@ enum Told {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
-    /// What is still to be committed, part by part; the first one is under way.
+    /// The parts that are still to be committed. The first one is under way.
     parts: Vec<Vec<usize>>,
-    /// The row's, and whether each outcome was applied, and what it sends sent.
+    /// The revision of the row. Then, for each outcome, how often it was applied, and how often its
+    /// sends went out.
     revision: u8,
     applied: [u8; 2],
     sent: [u8; 2],
-    /// Parts that Postgres may still apply; the last one's answer is waited for.
+    /// The parts that Postgres may still apply. The worker waits for the answer of the last one.
     on_the_way: Vec<Vec<usize>>,
     waiting: bool,
-    /// Whether the answer names the row.
+    /// The answer, once it is there: true if it names the row.
     answer: Option<bool>,
     uncertain: bool,
     broken: u8,
@@ -63,13 +66,13 @@ struct Twins {
 }
 
 impl Twins {
-    /// The revision that each run was claimed with.
+    /// Returns the revision with which each run was claimed.
     fn revisions(&self) -> [u8; 2] {
         [0, if self.without.counts { 1 } else { 2 }]
     }
 
     fn judge(&self, state: &State, outcome: usize, found: bool) -> Told {
-        // `Next` keeps the claim: applied before means one revision more.
+        // `next` keeps the claim. If an earlier try was applied, the row has one revision more.
         let before = state.uncertain && state.revision == self.revisions()[outcome] + 1;
         if found || before { Told::Durable } else { Told::Lost }
     }
@@ -130,7 +133,7 @@ impl Model for Twins {
                 if let Some(applied) = applied {
                     state.applied[applied] += 1;
                     state.revision += 1;
-                    // What is sent, and what is answered, goes by the id, which all of the part have.
+                    // Sends and answers go by the id, which all outcomes of the part share.
                     for outcome in &part {
                         state.sent[*outcome] += 1;
                     }
@@ -145,7 +148,7 @@ impl Model for Twins {
                 for outcome in state.parts.remove(0) {
                     state.told[outcome] = self.judge(&state, outcome, found);
                 }
-                // Each part is a commit of its own, certain until its own connection is lost.
+                // Each part is a commit of its own. It is certain until its own connection is lost.
                 state.uncertain = false;
             }
             Action::Break => {

@@ -1,38 +1,39 @@
-//! The reference: the same plan, and no database. It knows nothing of rows, claims or connections.
+//! The reference: it interprets the same plans in memory. It knows nothing of rows, claims or
+//! connections.
 
 use super::plan::{Act, Case, Colour, End, STEPS_MAX, When};
 
-/// What an instance comes to in the end.
+/// The end that an instance comes to.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Fate {
     Done,
     Failed(String),
-    /// It waits for a signal that nobody sends.
+    /// It waits for a signal that never comes.
     Waits,
 }
 
-/// All that can be seen of an instance that is at rest.
+/// All that a test can see of an instance that is at rest.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Expected {
     pub(super) fate: Fate,
     pub(super) end: End,
-    /// What is left in its inbox.
+    /// The number of signals that are left in its inbox.
     pub(super) inbox: i64,
-    /// How many instances its outcomes have inserted.
+    /// The number of instances that its outcomes have inserted.
     pub(super) inserted: i64,
 }
 
-/// Something that a reference may get wrong, to see that it is noticed.
+/// A deliberate mistake of the reference. A test checks that the comparison notices it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Flaw {
     None,
-    /// Of several signals, the last one is taken first.
+    /// It takes the last of several signals, not the first.
     TakesTheLast,
-    /// A step that is run again inserts again.
+    /// It repeats the inserts of a step that runs again.
     InsertsAtEachRun,
 }
 
-/// What a case comes to, with the signals that are sent no later than this.
+/// Returns what a case comes to, given the signals that are sent no later than `last`.
 pub(super) fn expect(case: &Case, last: When, flaw: Flaw) -> Expected {
     let numbered = case.signals.iter().enumerate().filter(|(_, (when, _))| *when <= last);
     let mut inbox: Vec<(Colour, usize)> = numbered.map(|(n, (_, colour))| (*colour, n)).collect();

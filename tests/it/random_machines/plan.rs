@@ -1,4 +1,4 @@
-//! A machine that interprets a plan, which its state carries, and how plans are made up.
+//! A machine that interprets the plan in its state, and a generator of random plans.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use gen_durable::prelude::*;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// How many steps an instance may make before its plan ends it.
+/// The most steps that an instance makes. Then it ends, whatever its plan says.
 pub(super) const STEPS_MAX: usize = 40;
 
 /// Red and blue signals come from outside, green ones from the instance itself.
@@ -32,7 +32,8 @@ pub struct Green {
     pub n: usize,
 }
 
-/// What a step does. Where it goes on is an index into the plan, around its end.
+/// The action of a step. The number that it ends with is the index of the next entry of the plan,
+/// modulo the plan's length.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Act {
     Done,
@@ -41,19 +42,19 @@ pub enum Act {
     Fatal,
     Next(usize),
     NextIn(usize),
-    /// As often, and then on.
+    /// Replays this many times, and then goes on.
     Replay(u32, usize),
-    /// Returns an error, as often; `handle` replays; then on.
+    /// Returns an error this many times, and `handle` replays. Then it goes on.
     Err(u32, usize),
-    /// Panics, as often; `handle` replays; then on.
+    /// Panics this many times, and `handle` replays. Then it goes on.
     Panic(u32, usize),
-    /// Runs past its timeout, as often; `handle` replays; then on.
+    /// Runs past its timeout this many times, and `handle` replays. Then it goes on.
     Overrun(u32, usize),
-    /// Takes a signal of this colour, or waits for one; then on.
+    /// Takes a signal of this colour, or waits for one. Then it goes on.
     Take(Colour, usize),
-    /// Looks, takes nothing, and goes on once there are as many of this colour in the inbox.
+    /// Takes nothing, and goes on once this many signals of this colour are in the inbox.
     Gather(Colour, usize, usize),
-    /// Waits until its time is up, whatever comes.
+    /// Waits until its timeout, whatever signals come.
     TimeOut(usize),
     /// Its outcome carries an insert.
     Insert(usize),
@@ -74,14 +75,15 @@ pub struct Plan {
     pub taken: Vec<(Colour, usize)>,
 }
 
-/// What an instance comes to.
+/// The result of an instance.
 #[derive(Clone, Debug, PartialEq, DurableState)]
 pub struct End {
     pub trail: Vec<usize>,
     pub taken: Vec<(Colour, usize)>,
 }
 
-/// Even and odd steps, so that there are two to go between, and one with a timeout.
+/// Its steps for even and odd entries differ, so that it goes from one to the other. A third step
+/// has a timeout.
 #[durable_fsm(state = Plan, output = End, signals(Red, Blue, Green))]
 pub enum Interpreter {
     Even,
@@ -125,7 +127,7 @@ impl Offspring {
     }
 }
 
-/// The step for an entry of a plan.
+/// Returns the step for an entry of a plan.
 pub(super) fn step(acts: &[Act], at: usize) -> Interpreter {
     match acts[at] {
         Act::Overrun(..) => Interpreter::Slow,
@@ -172,7 +174,7 @@ async fn interpret(mut cx: Context<Interpreter>) -> StepResult<Interpreter> {
             };
             Ok(if found >= count { go(cx, to) } else { park(cx, colour) })
         }
-        // A signal that is there already has been seen, and does not wake it.
+        // A signal that is already in the inbox counts as seen, and does not wake the instance.
         Act::TimeOut(to) if cx.timed_out() => Ok(go(cx, to)),
         Act::TimeOut(_) => Ok(cx.await_signal_for::<Red>(Duration::from_millis(1))),
         Act::Insert(to) => {
@@ -214,26 +216,26 @@ fn end(cx: Context<Interpreter>) -> Outcome<Interpreter> {
     cx.done(end)
 }
 
-/// When a signal is sent.
+/// The moment at which a signal is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum When {
     /// In the transaction that inserts the instance.
     Before,
     /// While it runs.
     During,
-    /// When it has ended, or waits for a signal and has all that were sent before.
+    /// When it has ended, or waits for a signal although all earlier signals were delivered.
     AtRest,
 }
 
-/// A plan, and the signals that are sent to it: when, and red or not. They are numbered in the order
-/// in which they are sent.
+/// A plan, and the signals that are sent to it, each with its moment and its colour. They are
+/// numbered in the order in which they are sent.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub acts: Vec<Act>,
     pub signals: Vec<(When, Colour)>,
 }
 
-/// The simplest first: a case that fails is shrunk in that direction.
+/// The simplest action comes first, as proptest shrinks in that direction.
 fn act() -> impl Strategy<Value = Act> {
     let to = || 0..6_usize;
     let colour = prop_oneof![Just(Colour::Red), Just(Colour::Blue), Just(Colour::Green)];

@@ -1,5 +1,5 @@
-//! What the roles are granted: what their statements need and nothing besides, in each database by itself,
-//! and again after somebody changed it.
+//! The grants of the roles: each role has what its statements need and nothing besides. Each
+//! database has its own grants, and granting again undoes a change by others.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::{APP, Login, WORKER, database_with_roles, run};
 use crate::support::{database, empty_database, sql, until_somebody_waits};
 
-/// Whether Postgres lets a role run the statement; nothing is run.
+/// True if Postgres lets the role run the statement. It is only explained, so it changes nothing.
 async fn may_run(connection: &mut PgConnection, role: &str, statement: &str) -> bool {
     let parameters = (1..=20).rev().find(|n| statement.contains(&format!("${n}"))).unwrap_or(0);
     let nulls = vec!["null"; parameters].join(", ");
@@ -35,7 +35,8 @@ async fn may_run(connection: &mut PgConnection, role: &str, statement: &str) -> 
     }
 }
 
-/// Least privilege: whichever grant is taken away, some statement cannot be run any more.
+/// Each role may run all of its statements. If any single grant is revoked, it can no longer run at
+/// least one of them: each grant is needed.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_statement_is_allowed_and_every_grant_is_needed() {
     let db = database_with_roles().await;
@@ -45,7 +46,7 @@ async fn every_statement_is_allowed_and_every_grant_is_needed() {
         .read_dir()
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        // Several commands, which no privilege is asked for.
+        // This file has several commands, and none of them needs a privilege.
         .filter(|path| !path.ends_with("begin.sql") && !path.ends_with("begin_waiting.sql"))
         .map(|path| {
             let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
@@ -71,13 +72,14 @@ async fn every_statement_is_allowed_and_every_grant_is_needed() {
                 needed = needed || !may_run(&mut connection, role, statement).await;
             }
             run(&mut connection, "rollback".to_owned()).await.unwrap();
-            // The sequence is what `insert` calls a function on, which `explain` does not.
+            // `insert` calls a function on the sequence. `explain` does not call it, and cannot
+            // tell that the grant is needed.
             assert!(needed || grant.contains("SEQUENCE"), "{role} does not need: {grant}");
         }
     }
 }
 
-/// What a role was granted, as `revoke` takes it.
+/// Returns the grants of a role, in the words that `revoke` takes.
 async fn grants(connection: &mut PgConnection, role: &str) -> Vec<String> {
     let grants: Vec<String> = sqlx::query_scalar(
         "select format('%s on %s gen_durable.%I', a.privilege_type,
@@ -99,7 +101,9 @@ async fn grants(connection: &mut PgConnection, role: &str) -> Vec<String> {
     grants
 }
 
-/// Roles belong to the cluster: databases share them, and may make them at the same moment.
+/// Roles belong to the cluster, so its databases share them. Two databases make the roles at the
+/// same moment: both must succeed, and each must keep its own grants when the other one drops its
+/// tables.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_databases_make_the_roles_at_once_and_keep_their_own_grants() {
     let (one, other) = (database().await, database().await);
@@ -114,7 +118,7 @@ async fn two_databases_make_the_roles_at_once_and_keep_their_own_grants() {
             sqlx::raw_sql(AssertSqlSafe(script)).execute(&pool).await.map(|_| ())
         })
     };
-    // Its `create role` waits for the other database's.
+    // Its `create role` waits for that of the other database.
     until_somebody_waits(other.pool(), 1).await;
     first.commit().await.unwrap();
     second.await.unwrap().expect("the roles are there now");

@@ -1,4 +1,6 @@
-//! A place where steps stop until the test lets them go.
+//! A breakpoint for tests: steps stop at it until the test lets them pass.
+//!
+//! Invariant: steps pass in the order in which they report their arrival.
 
 use std::{
     future::{Future, poll_fn},
@@ -9,7 +11,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use super::WAIT_MAX;
 
-/// Given to an engine as a resource, and held by the test as a clone.
+/// A test gives a clone of it to an engine as a resource, and keeps the other clone.
 #[derive(Debug)]
 pub(crate) struct Breakpoint {
     arrivals: mpsc::UnboundedSender<i64>,
@@ -29,8 +31,8 @@ impl Breakpoint {
         }
     }
 
-    /// What a step calls: says that it is here, and stops. Steps are let go in the order in which they
-    /// have said so.
+    /// Called by a step: reports its arrival and stops until the test lets it pass. Steps pass in
+    /// the order of their reports: a step queues for a permit and reports under one lock.
     pub(crate) async fn pass(&self, id: impl Into<i64>) {
         let id = id.into();
         let mut permit = pin!(self.open.acquire());
@@ -47,7 +49,7 @@ impl Breakpoint {
         permit.await.expect("the breakpoint is not closed").forget();
     }
 
-    /// Waits until a step has stopped here; its instance.
+    /// Waits until a step has stopped here, and returns the id that the step reported.
     pub(crate) async fn arrival(&self) -> i64 {
         let mut arrived = self.arrived.lock().await;
         tokio::time::timeout(WAIT_MAX, arrived.recv())
@@ -56,7 +58,8 @@ impl Breakpoint {
             .expect("the breakpoint is held")
     }
 
-    /// Lets this many steps pass.
+    /// Lets this many steps pass: those that have stopped here first, and then those that come
+    /// later.
     pub(crate) fn open(&self, steps: usize) {
         self.open.add_permits(steps);
     }

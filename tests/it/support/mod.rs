@@ -1,6 +1,6 @@
-//! What the tests share: a database for each, and ways to wait for a condition.
+//! Shared by all tests: a database for each test, and functions that wait for a condition.
 //!
-//! Invariant: no test waits for a time to pass; it waits for what it expects to happen.
+//! Invariant: a test waits for the condition that it expects. It never waits for a fixed time.
 
 mod breakpoint;
 
@@ -14,12 +14,12 @@ use tokio::sync::OnceCell;
 
 pub(crate) use breakpoint::Breakpoint;
 
-/// How long a condition may take on a slow and busy machine.
+/// The longest time that a condition may take. It is generous, as the machine may be slow and busy.
 pub(crate) const WAIT_MAX: Duration = Duration::from_mins(1);
 
 struct Shared {
     template: Template,
-    // Held for the process: the watchdog removes it.
+    // The field keeps the server for the life of the process; the watchdog removes the server then.
     cluster: Cluster,
 }
 
@@ -51,7 +51,7 @@ pub(crate) async fn empty_database() -> TestDb {
     shared().await.template.empty_database().await.expect("an empty database")
 }
 
-/// The directory of the server's socket, for what is put in front of it.
+/// The directory of the server's socket, for a program that a test puts in front of the server.
 pub(crate) async fn server_dir() -> PathBuf {
     let server = shared().await.cluster.server();
     let server = server.expect("this needs a throw-away server: unset DATABASE_URL");
@@ -63,8 +63,8 @@ pub(crate) async fn proxy() -> Proxy {
     Proxy::start(&server_dir().await).expect("a proxy")
 }
 
-/// True if a database can hold a text: it is in UTF-8, or the text in LATIN1
-/// (`GEN_DURABLE_TEST_ENCODING`).
+/// True if the database can store the text: its encoding is UTF-8, or all characters are in LATIN1.
+/// `GEN_DURABLE_TEST_ENCODING` chooses the encoding.
 pub(crate) async fn holds(pool: &PgPool, text: &str) -> bool {
     if text.chars().all(|character| character <= '\u{ff}') {
         return true;
@@ -74,7 +74,7 @@ pub(crate) async fn holds(pool: &PgPool, text: &str) -> bool {
     encoding == "UTF8"
 }
 
-/// A text with other characters in place of those that a database cannot hold.
+/// The text, in which each character that the database cannot store is replaced by another one.
 pub(crate) async fn fitting(pool: &PgPool, text: &str) -> String {
     if holds(pool, text).await {
         return text.to_owned();
@@ -82,7 +82,7 @@ pub(crate) async fn fitting(pool: &PgPool, text: &str) -> String {
     text.chars().map(|character| character.min('\u{ff}')).collect()
 }
 
-/// Postgres says this of a text that a database cannot hold.
+/// Part of the error that Postgres gives for a text that the database's encoding cannot express.
 pub(crate) const NOT_HELD: &str = "has no equivalent in encoding";
 
 /// An engine with the queue "default".
@@ -91,7 +91,7 @@ pub(crate) fn engine(db: &TestDb) -> EngineBuilder {
     Engine::builder(db.pool().clone()).queue("default", 10)
 }
 
-/// Shows the engine's log for `RUST_LOG`.
+/// Prints the engine's log, filtered by `RUST_LOG`.
 pub(crate) fn log() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -99,7 +99,8 @@ pub(crate) fn log() {
         .try_init();
 }
 
-/// Looks again and again until there is something to see.
+/// Calls `look` every 5 ms until it returns a value, and returns that value. Panics after
+/// [`WAIT_MAX`].
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let mut ticks = tokio::time::interval(Duration::from_millis(5));
     let looked = tokio::time::timeout(WAIT_MAX, async {
@@ -113,7 +114,7 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     looked.await.unwrap_or_else(|_elapsed| panic!("waited in vain until {what}"))
 }
 
-/// A row of `instances`, as far as tests look at it.
+/// The columns of a row of `instances` that tests look at.
 #[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
 pub(crate) struct Row {
     pub(crate) status: String,
@@ -151,7 +152,7 @@ pub(crate) async fn until(pool: &PgPool, id: impl Into<i64>, status: &str) -> Ro
     .await
 }
 
-/// How many instances have a status.
+/// Counts the instances of a status.
 pub(crate) async fn count(pool: &PgPool, status: &str) -> i64 {
     sqlx::query_scalar("select count(*) from gen_durable.instances where status = $1")
         .bind(status)
@@ -160,12 +161,12 @@ pub(crate) async fn count(pool: &PgPool, status: &str) -> i64 {
         .expect("a count")
 }
 
-/// Runs statements.
+/// Runs one or more statements.
 pub(crate) async fn sql(pool: &PgPool, statements: &'static str) {
     sqlx::raw_sql(statements).execute(pool).await.expect("the statements run");
 }
 
-/// Counts from now on how often rows are taken from lost workers: [`reaps`].
+/// Begins to count the rows that are taken from lost workers; [`reaps`] reads the count.
 pub(crate) async fn count_reaps(pool: &PgPool) {
     sql(
         pool,
@@ -181,13 +182,14 @@ pub(crate) async fn count_reaps(pool: &PgPool) {
     .await;
 }
 
-/// How many rows have been taken from lost workers.
+/// Returns how many rows were taken from lost workers since [`count_reaps`].
 pub(crate) async fn reaps(pool: &PgPool) -> i64 {
     sqlx::query_scalar("select count(*) from public.reaps").fetch_one(pool).await.expect("a count")
 }
 
-/// How many deadlocks Postgres has ended in a database. Closes its pool: a session reports what it has seen at its
-/// end at the latest, so it waits until all others have ended.
+/// Returns how many deadlocks Postgres has ended in a database. Closes the database's pool. A
+/// session reports what it has counted at its end at the latest, so this waits until all other
+/// sessions ended.
 pub(crate) async fn deadlocks(db: &TestDb) -> i64 {
     let options = (*db.pool().connect_options()).clone();
     db.pool().close().await;
@@ -210,7 +212,7 @@ pub(crate) async fn deadlocks(db: &TestDb) -> i64 {
         .expect("a count")
 }
 
-/// Takes a worker's lease away, as if its process had been gone for a while.
+/// Lets a worker's lease run out, as if the worker's process had been gone for a while.
 pub(crate) async fn expire_lease(pool: &PgPool, worker: i64) {
     sqlx::query("update gen_durable.workers set lease_expires_at = now() - interval '1 second' where id = $1")
         .bind(worker)
@@ -219,8 +221,9 @@ pub(crate) async fn expire_lease(pool: &PgPool, worker: i64) {
         .expect("the worker is in the table");
 }
 
-/// Lets a worker's lease run out and has its rows reaped, until this one is: the worker may renew its lease meanwhile,
-/// and a service that is reaping is not waited for.
+/// Lets a worker's lease run out and reaps its rows, again and again, until this row is reaped.
+/// Once may not suffice: the worker may renew its lease in between, and `maintain` does not wait
+/// for a reaper that is already running.
 pub(crate) async fn lose_worker(pool: &PgPool, worker: i64, reaper: &Engine, id: impl Into<i64>) {
     let id = id.into();
     eventually("the row was reaped", async || {
@@ -231,7 +234,7 @@ pub(crate) async fn lose_worker(pool: &PgPool, worker: i64, reaper: &Engine, id:
     .await;
 }
 
-/// Waits until a session waits for a lock in this database.
+/// Waits until at least this many sessions of the test's database wait for a lock.
 pub(crate) async fn until_somebody_waits(pool: &PgPool, sessions: i64) {
     eventually("a session waits for a lock", async || {
         let waiting: i64 = sqlx::query_scalar(

@@ -1,4 +1,4 @@
-//! Upgrades that fail: the row is left as it is, the reason is to be seen, and somebody else may run it.
+//! Upgrades that fail: the row stays as it is, it shows the reason, and another engine may run it.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::support::{Breakpoint, WAIT_MAX, database, eventually, row, sql};
 
-/// How often the row was claimed and put back, and how many seconds it is left alone.
+/// Returns how often the row was claimed and put back, and for how many seconds it is left alone.
 async fn tries(pool: &PgPool, id: InstanceId<v1::Parcel>) -> (i64, f64) {
     sqlx::query_as(
         "select revision / 2, extract(epoch from eligible_at - now())::float8
@@ -75,21 +75,22 @@ async fn p33_a_failing_upgrade_leaves_the_row_as_it_was() {
     .unwrap();
     assert_eq!(woken, 5, "that a timeout woke them is not forgotten, and their keys are held");
 
-    // They hold nobody up, and are not tried again for a while.
+    // These rows hold up no other row, and are not tried again for a while.
     for _ in 0..20 {
         let id = v1::Parcel::insert(v1::State::new(1, "")).execute(&engine).await.unwrap();
         engine.wait(now_of::<v2::Parcel, _>(id), WAIT_MAX).await.unwrap();
     }
     assert_eq!(tries(pool, ids[0]).await.0, 1);
 
-    // In time they are tried again, whether or not anybody has mended anything.
+    // When they are due, they are tried again, even if the upgrade is not mended.
     sql(pool, "update gen_durable.instances set eligible_at = now() where status = 'runnable'")
         .await;
     eventually("it was tried again", async || (tries(pool, ids[0]).await.0 == 2).then_some(()))
         .await;
     engine.shutdown().await.unwrap();
 
-    // A deployment whose upgrade works takes one, and one that was rolled back another.
+    // A deployment whose upgrade works takes one row, and the old deployment, rolled back, takes
+    // another.
     sql(
         pool,
         "update gen_durable.instances set eligible_at = now()
@@ -111,7 +112,8 @@ async fn p33_a_failing_upgrade_leaves_the_row_as_it_was() {
     old.shutdown().await.unwrap();
 }
 
-/// However many there are, they come back one after another.
+/// The upgrades of two thousand rows fail. The rows must come back one after another and not all at
+/// once, and another instance must run meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn p33_many_failing_upgrades_come_back_at_a_bounded_rate() {
     const ROWS: i64 = 2_000;
@@ -135,7 +137,8 @@ async fn p33_many_failing_upgrades_come_back_at_a_bounded_rate() {
         (rows == ROWS).then_some(seconds)
     })
     .await;
-    // A millisecond apart, as far as it is the engine that counts; Postgres adds when it commits.
+    // The engine delays the rows by a millisecond more each. Postgres adds that delay to the time
+    // of the commit.
     assert!(seconds > 1.0, "{ROWS} rows come back within {seconds} s");
     let id = v1::Parcel::insert(v1::State::new(1, "")).execute(&engine).await.unwrap();
     engine.wait(now_of::<v2::Parcel, _>(id), WAIT_MAX).await.unwrap();

@@ -1,5 +1,8 @@
-//! Unique keys through an upgrade: a key is held until its instance first leaves the statuses that hold
-//! it, and is never taken again by one that comes back. So an upgrade cannot collide with who has it.
+//! Unique keys across an upgrade.
+//!
+//! An instance holds its key until it first leaves the statuses that hold it. It does not take the
+//! key again when it comes back to them. Therefore an upgrade cannot collide with an instance that
+//! took the key meanwhile.
 
 use std::sync::Arc;
 
@@ -12,13 +15,14 @@ use super::{
 };
 use crate::support::{Breakpoint, WAIT_MAX, database, eventually, row, sql, until};
 
-/// An instance of version 1 that holds its key while it is runnable.
+/// Inserts an instance of version 1 that holds its key while it is runnable.
 async fn keyed(pool: &PgPool, plan: &str) -> InstanceId<v1::Parcel> {
     let insert = v1::Parcel::insert(v1::State::new(1, plan)).unique_key(plan);
     insert.unique_while([Status::Runnable]).execute(pool).await.unwrap()
 }
 
-/// Whoever is claimed loses its key in the same moment to another instance, of the same machine.
+/// A trigger: when an instance is claimed, another instance of the same machine takes its key at
+/// the same moment.
 const TAKE_KEYS: &str = r#"
 create function take_key() returns trigger language plpgsql as $$
 begin
@@ -33,7 +37,7 @@ when (old.status = 'runnable' and new.status = 'executing' and new.state ->> 'pl
 execute function take_key();
 "#;
 
-/// Who holds a key now.
+/// Returns the instance that holds a key now.
 async fn holder(pool: &PgPool, key: &str) -> InstanceId<v1::Parcel> {
     let id = sqlx::query_scalar("select id from gen_durable.instances where unique_guard = $1")
         .bind(key)
@@ -64,7 +68,7 @@ async fn p22_what_an_upgrade_puts_back_never_collides_with_who_took_its_key() {
     assert!(after.last_error.unwrap().contains("this plan has no counterpart"));
     assert_eq!((after.attempt, after.crashes, after.locked_by), (0, 0, None));
     assert_eq!(stored(pool, failing).await.fsm_version, 1);
-    // The upgrade works, and its first outcome leads back to `runnable`, at once or by way of a park.
+    // The upgrade works, and its first outcome leads back to `runnable`, at once or after a park.
     for (id, plan) in &upgraded {
         let status = if *plan == "await" { "awaiting_signal" } else { "runnable" };
         eventually("it is of version 2", async || {
@@ -72,7 +76,7 @@ async fn p22_what_an_upgrade_puts_back_never_collides_with_who_took_its_key() {
         })
         .await;
         let row = until(pool, *id, status).await;
-        // The error that `handle` replays is kept to be seen.
+        // The error after which `handle` replays is kept in the row.
         assert_eq!((row.last_error.is_some(), row.crashes), (*plan == "fail", 0), "{plan}");
     }
     let (waiting, _) = upgraded[3];
@@ -80,7 +84,8 @@ async fn p22_what_an_upgrade_puts_back_never_collides_with_who_took_its_key() {
     let trail = engine.wait(now_of::<v2::Parcel, _>(waiting), WAIT_MAX).await.unwrap();
     assert_eq!(trail, ["v1 to v2", "paid 1", "v2 begin", "v2 middle", "v2 finish"]);
 
-    // Everybody else's key is where it went, and who has it runs, and is upgraded as well.
+    // Each key is still with the instance that took it. That instance runs, and is upgraded as
+    // well.
     let mut holders = Vec::new();
     for plan in ["no upgrade", "replay", "later", "fail", "await"] {
         let other = holder(pool, plan).await;
@@ -109,8 +114,8 @@ async fn p22_what_an_upgrade_puts_back_never_collides_with_who_took_its_key() {
     new.shutdown().await.unwrap();
 }
 
-/// A key that is held by all live statuses stays with its instance through failed upgrades and one that
-/// works, and is free when that has ended.
+/// An instance holds its key in all live statuses. The key must stay with it through a failed
+/// upgrade and one that works, and must be free when the instance has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn p22_an_instance_keeps_its_key_through_an_upgrade() {
     let db = database().await;
@@ -139,7 +144,7 @@ async fn p22_an_instance_keeps_its_key_through_an_upgrade() {
     taken().await;
     sql(pool, r#"update gen_durable.instances set eligible_at = now(), state = state::jsonb || '{"plan": "breakpoint"}'"#)
         .await;
-    // In the middle of the first step after the upgrade, and of the next one.
+    // The key is held in the middle of the first step after the upgrade, and of the next one.
     for version in [1, 2] {
         v1::Parcel::insert(v1::State::new(1, "")).execute(&engine).await.unwrap();
         breakpoint.arrival().await;

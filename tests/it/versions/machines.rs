@@ -1,10 +1,11 @@
-//! One machine in its versions. Each step leaves its trail in the state; `plan` says what the first one does.
+//! One machine in three versions. Each step adds an entry to the trail in the state, and `plan`
+//! says what the first step does.
 
 use std::sync::Arc;
 
 use crate::support::Breakpoint;
 
-/// Where stopped steps stop.
+/// The breakpoint, at which steps stop if their plan says so.
 #[derive(Debug)]
 pub struct Stops(pub Arc<Breakpoint>);
 
@@ -163,7 +164,7 @@ pub mod v2 {
     }
 }
 
-/// Version 2 with its upgrade mended.
+/// Version 2 with an upgrade that works.
 pub mod mended {
     use gen_durable::prelude::*;
 
@@ -236,7 +237,7 @@ pub mod v3 {
             cx.done(trail)
         }
 
-        // By an upgrade.
+        // Only an upgrade leads here.
         #[step(entry)]
         async fn finish(mut cx: Context<Self>) -> Outcome<Self> {
             cx.state.trail.push("v3 finish".to_owned());

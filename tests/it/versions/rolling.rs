@@ -1,4 +1,5 @@
-//! Rolling deployments: old and new processes beside each other, forwards and back.
+//! Rolling deployments: old and new engines run beside each other, forwards and back, and nothing
+//! is lost.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -25,7 +26,7 @@ struct Fleet {
 const EACH: u32 = 40;
 
 impl Fleet {
-    /// Brings them about with an old engine, which has one of them at its breakpoint.
+    /// Makes them with an old engine, which has stopped one of them at its breakpoint.
     async fn sail(pool: &PgPool, old: &Engine, breakpoint: &Breakpoint) -> Self {
         let ids = |ids: Vec<Result<InstanceId<v1::Parcel>, Duplicate<_>>>| -> Vec<i64> {
             ids.into_iter().map(|id| id.unwrap().get()).collect()
@@ -43,7 +44,7 @@ impl Fleet {
             v1::Parcel::insert(v1::State::new(n, "")).schedule_in(Duration::from_hours(1))
         });
         let scheduled = ids(v1::Parcel::insert_many(scheduled).execute(pool).await.unwrap());
-        // Those of key 0 wait for the one that is executing.
+        // Instances of key 0 wait for the one that is executing.
         let keyed = (0..EACH).map(|n| {
             let insert = v1::Parcel::insert(v1::State::new(n, ""));
             insert.partition_key((n % 4).to_string())
@@ -73,7 +74,8 @@ impl Fleet {
         }
     }
 
-    /// All have ended, as one version or the other, each step done once and none by mistake.
+    /// Checks that all have ended, in one version or the other, and that each ran its steps once
+    /// and in order. Returns how many ended in each version.
     async fn all_done(&self, db: &TestDb) -> HashMap<i32, usize> {
         let mut versions = HashMap::new();
         for id in self.ids() {
@@ -107,7 +109,7 @@ async fn p34_a_new_deployment_beside_an_old_one_loses_nothing() {
     let new = start::<v2::Parcel>(&db, &new_breakpoint).await;
     let newer = (0..EACH).map(|n| v2::State::new(n.into(), ""));
     let newer = v2::Parcel::insert_many(newer).execute(&old).await.unwrap();
-    // Both run at once; then the old one leaves, with a step under way that it may finish.
+    // Both run at once. Then the old one shuts down, and may finish the step that it has under way.
     fleet.wake(pool).await;
     let shutdown = tokio::spawn(old.shutdown());
     old_breakpoint.open(1);
@@ -122,7 +124,8 @@ async fn p34_a_new_deployment_beside_an_old_one_loses_nothing() {
     new.shutdown().await.unwrap();
 }
 
-/// Nobody knows version 1 any more when the old deployment is gone.
+/// An old deployment shuts down and leaves instances in every status. The new one, which is then
+/// alone, must finish all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn p34_a_new_deployment_finishes_what_an_old_one_left() {
     let db = database().await;
@@ -131,7 +134,7 @@ async fn p34_a_new_deployment_finishes_what_an_old_one_left() {
     let old = engine(&db).machine::<v1::Parcel>().drain_timeout(Duration::from_millis(10));
     let old = old.resource(Stops(Arc::clone(&breakpoint))).start().await.unwrap();
     let fleet = Fleet::sail(pool, &old, &breakpoint).await;
-    // The one at the breakpoint is cut off, and released as version 1.
+    // The shutdown cuts off the instance at the breakpoint, and releases it as version 1.
     old.shutdown().await.unwrap();
     assert_eq!(stored(pool, fleet.executing).await.fsm_version, 1);
 
@@ -139,7 +142,7 @@ async fn p34_a_new_deployment_finishes_what_an_old_one_left() {
     breakpoint.open(2);
     fleet.wake(pool).await;
     let versions = fleet.all_done(&db).await;
-    // Some had ended before; what waited was taken over.
+    // Some had ended before. The new deployment took over all that waited.
     assert!(versions[&2] >= 2 * EACH as usize, "{versions:?}");
     new.shutdown().await.unwrap();
 }
@@ -154,7 +157,8 @@ async fn p34_a_deployment_that_is_rolled_back_loses_nothing() {
     let fleet = Fleet::sail(pool, &old, &old_breakpoint).await;
     let new = engine(&db).machine::<v2::Parcel>().drain_timeout(Duration::from_millis(10));
     let new = new.resource(Stops(Arc::clone(&new_breakpoint))).start().await.unwrap();
-    // Two of version 1 are at the new one's breakpoint: one has been committed as version 2, the other has not.
+    // Brings two instances of version 1 to the new engine's breakpoint. The first is committed as
+    // version 2 by then, and the second is not.
     let stopped = async || {
         let insert = v1::Parcel::insert(v1::State::new(0, "breakpoint")).priority(-1);
         insert.execute(&new).await.unwrap().get()
@@ -162,7 +166,7 @@ async fn p34_a_deployment_that_is_rolled_back_loses_nothing() {
     let mut taken = Vec::new();
     while taken.len() < 2 {
         let id = stopped().await;
-        // Either deployment may take it.
+        // Either deployment may claim it.
         let at_new = tokio::select! {
             at = new_breakpoint.arrival() => at == id,
             _ = old_breakpoint.arrival() => false,
@@ -182,7 +186,8 @@ async fn p34_a_deployment_that_is_rolled_back_loses_nothing() {
     assert_eq!(stored(pool, committed).await.fsm_version, 2);
     assert_eq!(stored(pool, uncommitted).await.fsm_version, 1);
 
-    // The old one goes on with what is still its own; what is not waits, and spends nothing.
+    // The old engine finishes all that is still of version 1. The instance of version 2 waits, and
+    // no attempt is spent.
     fleet.wake(pool).await;
     old_breakpoint.open(1_000);
     let row = until(pool, uncommitted, "done").await;
@@ -200,7 +205,7 @@ async fn p34_a_deployment_that_is_rolled_back_loses_nothing() {
     let waiting = row_of(pool, committed).await;
     assert_eq!(waiting, ("runnable".to_owned(), 0, 0));
 
-    // Until the new one comes again.
+    // It waits until the new deployment comes back.
     new_breakpoint.open(1_000);
     let new = start::<v2::Parcel>(&db, &new_breakpoint).await;
     until(pool, committed, "done").await;

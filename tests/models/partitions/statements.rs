@@ -1,4 +1,4 @@
-//! What each statement does, with what it sees.
+//! The effect of each statement, given what its snapshot and its locks let it see.
 
 use super::{ALL, Also, Claim, NONE, Partitions, ROWS, Row, Rule, Set, State, Transaction};
 
@@ -23,7 +23,7 @@ impl State {
         (0..ROWS).filter(|row| of.contains(&self.rows[*row])).map(bit).sum()
     }
 
-    /// What is due and does not execute.
+    /// Returns the rows that are due and do not execute.
     pub(super) fn waiting(&self) -> Set {
         self.rows(&[Row::Runnable, Row::Blocked])
     }
@@ -36,7 +36,7 @@ impl State {
         self.rows(&[Row::Blocked, Row::LaterBlocked])
     }
 
-    /// The rows that somebody has locked.
+    /// Returns the rows that any transaction has locked.
     pub(super) fn locked(&self) -> Set {
         let of = |transaction: &Transaction| match *transaction {
             Transaction::HasRows(_, _, rows) | Transaction::Takes(_, _, rows) => rows,
@@ -68,7 +68,7 @@ impl Partitions {
         if self.also(Also::Machines) { &[0b001, ALL & !0b001] } else { &[ALL] }
     }
 
-    /// Whether somebody has the key's lock.
+    /// True if a transaction has the key's lock.
     pub(super) fn key_locked(&self, state: &State) -> bool {
         state.under_way.iter().any(|transaction| match transaction {
             Transaction::Takes(..) => true,
@@ -78,7 +78,7 @@ impl Partitions {
         })
     }
 
-    /// What a claim that begins now sees.
+    /// Begins a claim, with all that its snapshot sees now.
     pub(super) fn look(state: &State, serves: Set, one: bool) -> Transaction {
         let ahead = state.waiting() & serves;
         let candidates = state.rows(&[Row::Runnable]) & serves;
@@ -86,7 +86,7 @@ impl Partitions {
         Transaction::Looks(Claim { serves, one, candidates, ahead }, head)
     }
 
-    /// `claim_partitions.sql`.
+    /// Runs `claim_partitions.sql`.
     fn claim_partitions(&self, state: &State, claim: Claim) -> Transaction {
         let free = !state.locked();
         let busy = state.executing() != NONE;
@@ -100,7 +100,8 @@ impl Partitions {
         Transaction::Changes(claim, claims, candidates & free & !firsts & !head.map_or(NONE, bit))
     }
 
-    /// `block_ahead.sql`: what comes after the last candidate, as far as it is its like.
+    /// Returns the rows that `block_ahead.sql` blocks: those after the last candidate that are of
+    /// the same machine.
     pub(super) fn block_ahead(&self, state: &State, claim: Claim, row: Option<usize>) -> Set {
         let Some(last) = places(claim.candidates).last() else { return NONE };
         if state.executing() == NONE && row.is_none() {
@@ -116,7 +117,8 @@ impl Partitions {
         self.machines().iter().filter_map(|machine| first(rows & machine)).map(bit).sum()
     }
 
-    /// `unblock_partitions.sql`: what is taken back, and whether all of some machine was locked.
+    /// Runs `unblock_partitions.sql`. Returns the rows that it unblocks, and true if all rows of
+    /// some machine were locked.
     fn unblock(&self, state: &State, ended: Option<usize>) -> (Set, bool) {
         let held = state.executing() & !ended.map_or(NONE, bit) != NONE;
         if held || self.without(Rule::Unblock) {
@@ -131,14 +133,14 @@ impl Partitions {
         (self.firsts(free), self.machines().iter().any(all_locked))
     }
 
-    /// `stranded_partitions.sql`.
+    /// True if `stranded_partitions.sql` finds the key.
     pub(super) fn stranded(&self, state: &State) -> bool {
         let index = state.rows(&[Row::Runnable]);
         let of = |machine: &Set| state.blocked() & machine != NONE && index & machine == NONE;
         state.executing() == NONE && self.machines().iter().any(of)
     }
 
-    /// The commit of a claim; whether the index let it have the row.
+    /// Commits a claim. Returns false if the index refused the row.
     fn claimed(&self, state: &mut State, claim: Claim, row: usize) -> bool {
         let other = state.executing() != NONE;
         if other && !self.without(Rule::Index) {
@@ -150,11 +152,11 @@ impl Partitions {
         true
     }
 
-    /// The next thing that a transaction does, and what is left of it then.
+    /// Runs the next action of a transaction. Returns what is left of the transaction then.
     pub(super) fn step(&self, state: &mut State, transaction: Transaction) -> Option<Transaction> {
         match transaction {
             Transaction::Looks(mut claim, head) => {
-                // What has left the index since the snapshot is locked, and is no candidate.
+                // A row that has left the index since the snapshot is locked, but is no candidate.
                 let mut locked = claim.candidates & !state.locked();
                 claim.candidates = locked & state.rows(&[Row::Runnable]);
                 if let Some(first) = first(claim.candidates).filter(|_| claim.one) {
@@ -210,7 +212,7 @@ impl Partitions {
                         _ => Row::Runnable,
                     };
                 }
-                // Of a key that is freed again it is known by now.
+                // The process that tries again knows the result by now.
                 let known = state.again && (ended.is_some() || again.is_none());
                 if let Some((row, into)) = ended {
                     state.rows[row] = into;
@@ -221,7 +223,8 @@ impl Partitions {
         }
     }
 
-    /// What becomes of a state if the service runs alone, and then a worker of this machine claims.
+    /// Returns the state after the maintenance has run alone, and then a worker of this machine has
+    /// claimed.
     fn alone(&self, mut state: State, machine: Set) -> State {
         if self.also(Also::Deaths) && !self.without(Rule::Service) && self.stranded(&state) {
             state.under_way.push(Transaction::FreesAgain { service: true });

@@ -1,7 +1,7 @@
-//! Finding a server's binaries, and who may run them.
+//! Finds the programs of a server, and the user that may run them.
 //!
-//! Invariant: `PG_BIN_DIR` is obeyed or an error; otherwise the newest installed version is taken.
-//! A server is fetched only where none is installed.
+//! Invariant: `PG_BIN_DIR` is used, or is an error if it holds no server. Without it, the newest
+//! installed version is used. A server is fetched only if none is installed.
 
 use std::{
     env,
@@ -16,12 +16,12 @@ use crate::{Error, fetch};
 pub(crate) struct Binaries {
     /// The directory that holds `initdb` and `postgres`.
     bin: PathBuf,
-    /// Libraries that the system lacks, beside a server that was fetched.
+    /// The libraries that the system lacks. Only a fetched server has them.
     libraries: Option<PathBuf>,
 }
 
 impl Binaries {
-    /// The server that tests and examples run on.
+    /// Finds the server that tests and examples run on.
     pub(crate) fn find() -> Result<Self, Error> {
         if let Some(dir) = env::var_os("PG_BIN_DIR") {
             let dir = PathBuf::from(dir);
@@ -35,19 +35,19 @@ impl Binaries {
         complete.then(|| Self { bin: bin.to_owned(), libraries: None })
     }
 
-    /// What was fetched into a directory.
+    /// Returns the server that was fetched into a directory, if it is complete.
     pub(crate) fn fetched_into(dir: &Path) -> Option<Self> {
         let libraries = Some(dir.join("libraries")).filter(|libraries| libraries.is_dir());
         Some(Self { libraries, ..Self::installed_in(&dir.join("bin"))? })
     }
 
-    /// The directory of its programs.
+    /// Returns the directory of its programs.
     #[cfg(test)]
     pub(crate) fn bin(&self) -> &Path {
         &self.bin
     }
 
-    /// A program of the server's, to be run as this user.
+    /// Makes a command for a program of the server, to be run as this user.
     pub(crate) fn command(&self, program: &str, user: Option<(u32, u32)>) -> Command {
         use std::os::unix::process::CommandExt;
         let mut command = Command::new(self.bin.join(program));
@@ -61,8 +61,9 @@ impl Binaries {
         command
     }
 
-    /// What the server lacks to run here. It looks for its libraries and its time zones before it
-    /// looks at its data, so none are needed to ask it for a setting.
+    /// Returns what the server lacks to run here, or none if it runs. The server looks for its
+    /// libraries and its time zones before it looks at its data. Therefore it needs no data to be
+    /// asked for a setting.
     pub(crate) fn lacks(&self) -> Option<String> {
         let mut command = match unprivileged() {
             Ok(user) => self.command("postgres", user),
@@ -79,7 +80,7 @@ impl Binaries {
     }
 }
 
-/// Versioned directories of the usual packages, the newest version first.
+/// Finds the newest server in the versioned directories of the usual packages.
 fn installed() -> Option<Binaries> {
     let families = [
         ("/usr/lib/postgresql", "", "bin"),
@@ -116,17 +117,17 @@ fn on_path() -> Option<Binaries> {
     env::split_paths(&path).find_map(|dir| Binaries::installed_in(&dir))
 }
 
-/// Whether the machine has a program.
+/// True if the machine has a program of this name.
 pub(crate) fn has_program(name: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
-/// The user and group that a server runs as when we are root, which it refuses to be.
+/// Returns the user and group that a server runs as if we are root, as it refuses to run as root.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] if there is no `id`.
+/// [`Error::Io`] if `id` cannot be run.
 pub fn unprivileged() -> Result<Option<(u32, u32)>, Error> {
     if id(&["-u"])? != Some(0) {
         return Ok(None);

@@ -1,8 +1,8 @@
 //! Databases for tests: one template, made once, and a copy of it for each test.
 //!
-//! Invariant: a database goes with the test, also when the test panics, and on somebody's own
-//! server too. What killed processes left there is removed by the next run: the names carry the
-//! process, and a process that lives holds a lock on its own.
+//! Invariant: a database is dropped with its test, even if the test panics, and on a user's own
+//! server too. Killed processes may leave databases there, and the next run drops them: their names
+//! carry a number of the run, and a run that lives holds a lock on its number.
 
 use std::{
     future::Future,
@@ -17,12 +17,12 @@ use sqlx::{
 
 use crate::{Error, Server, encoding};
 
-/// What all our databases' names begin with.
+/// The beginning of the names of all databases of tests.
 const PREFIX: &str = "gen_durable_test_";
-/// The class of the advisory locks that say that a run lives.
+/// The class of the advisory locks. A run that lives holds the one of its number.
 const LOCK_CLASS: i32 = 0x6764;
 
-/// A server for databases: somebody's own, or ours.
+/// A server for databases: the user's own one, or a throw-away one.
 #[derive(Debug)]
 pub struct Cluster {
     admin_url: String,
@@ -30,11 +30,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The server of `DATABASE_URL`, or a throw-away one.
+    /// Takes the server of `DATABASE_URL`, or starts a throw-away one.
     ///
     /// # Errors
     ///
-    /// [`Error`] if there is no server to be had.
+    /// [`Error`] if no server can be had.
     pub fn from_env_or_throwaway(fast: bool) -> Result<Self, Error> {
         match std::env::var("DATABASE_URL") {
             Ok(admin_url) if !admin_url.is_empty() => Ok(Self { admin_url, server: None }),
@@ -45,12 +45,12 @@ impl Cluster {
         }
     }
 
-    /// The URL for creating databases.
+    /// Returns the URL for creating databases.
     pub fn admin_url(&self) -> &str {
         &self.admin_url
     }
 
-    /// The throw-away server, if it is one.
+    /// Returns the server if it is a throw-away one.
     pub fn server(&self) -> Option<&Server> {
         self.server.as_ref()
     }
@@ -62,16 +62,16 @@ pub struct Template {
     admin: PgConnectOptions,
     run: i32,
     name: String,
-    /// Holds the lock that says that this run lives; its thread ends with the process.
+    /// Holds the advisory lock of this run. The thread ends with the process, and the lock with it.
     _keeper: std::thread::JoinHandle<()>,
 }
 
 impl Template {
-    /// Makes the template: `set_up` is given a pool on it.
+    /// Makes the template. `set_up` gets a pool on it.
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] if a database cannot be made, or `set_up`'s own.
+    /// [`Error::Database`] if a database cannot be made, or the error of `set_up`.
     pub async fn create<F, R>(cluster: &Cluster, set_up: F) -> Result<Self, Error>
     where
         F: FnOnce(PgPool) -> R,
@@ -96,7 +96,7 @@ impl Template {
         Ok(Self { admin, run, name, _keeper: keeper })
     }
 
-    /// A copy of the template.
+    /// Makes a copy of the template.
     ///
     /// # Errors
     ///
@@ -105,7 +105,7 @@ impl Template {
         self.make(format!(" template \"{}\"", self.name)).await
     }
 
-    /// An empty database.
+    /// Makes an empty database.
     ///
     /// # Errors
     ///
@@ -130,7 +130,7 @@ impl Template {
     }
 }
 
-/// A test's own database; dropped, it is gone.
+/// A test's own database. Postgres drops it when this value is dropped.
 #[derive(Debug)]
 pub struct TestDb {
     admin: PgConnectOptions,
@@ -140,17 +140,17 @@ pub struct TestDb {
 }
 
 impl TestDb {
-    /// A pool on it.
+    /// Returns a pool on it.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
 
-    /// Its URL.
+    /// Returns its URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its name.
+    /// Returns its name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -159,8 +159,8 @@ impl TestDb {
 impl Drop for TestDb {
     fn drop(&mut self) {
         let (admin, name) = (self.admin.clone(), std::mem::take(&mut self.name));
-        // On a thread with a runtime of its own: this one's may be the very one that is blocked
-        // here, or be gone.
+        // This needs a thread with a runtime of its own: the current runtime may be the one that is
+        // blocked here, or may have ended.
         let dropped = std::thread::spawn(move || {
             block_on(execute(&admin, format!("drop database if exists \"{name}\" with (force)")))
         });
@@ -185,7 +185,7 @@ async fn execute(admin: &PgConnectOptions, statement: String) -> Result<(), Erro
     connection.close().await.map_err(Error::database(failed))
 }
 
-/// A number for this run that no other is likely to have.
+/// Returns a number that no other run is likely to have.
 fn run_number() -> i32 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mixed = since.as_nanos() ^ (u128::from(std::process::id()) << 12);
@@ -210,7 +210,7 @@ fn keep_lock(admin: PgConnectOptions, run: i32) -> Result<std::thread::JoinHandl
             match locked.await {
                 Ok(connection) => {
                     let _ = held.send(Ok(()));
-                    // The connection, and the lock with it, ends with the process.
+                    // The connection ends with the process, and so does the lock.
                     std::future::pending::<()>().await;
                     drop(connection);
                 }
@@ -231,7 +231,7 @@ fn keep_lock(admin: PgConnectOptions, run: i32) -> Result<std::thread::JoinHandl
     }
 }
 
-/// Drops the databases of runs that are no more.
+/// Drops the databases of runs that do not live any more.
 async fn remove_leftovers(admin: &PgConnectOptions) -> Result<(), Error> {
     let failed = "look for databases that were left behind";
     let mut connection = admin.connect().await.map_err(Error::database(failed))?;

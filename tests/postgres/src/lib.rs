@@ -1,22 +1,24 @@
-//! A throw-away Postgres: started from installed binaries, and gone with the process that started
-//! it, however that ends. Where none are installed, they are fetched once for the user.
+//! A throw-away Postgres. It is started from installed programs, and is gone with the process that
+//! started it, however that process ends. If no programs are installed, they are fetched once for
+//! the user.
 //!
-//! [`Server`] is a cluster of our own on a private Unix socket. [`Cluster`] is that, or somebody's
-//! own server if `DATABASE_URL` is set. [`Template`] makes a database once, and [`TestDb`] copies
-//! it for each test.
+//! [`Server`] is a cluster of our own on a private Unix socket. [`Cluster`] is such a server, or
+//! the user's own one if `DATABASE_URL` is set. [`Template`] makes a database once, and [`TestDb`]
+//! is a copy of it for one test.
 //!
 //! These variables of the environment decide:
 //!
-//! | variable | meaning |
-//! |---|---|
-//! | `DATABASE_URL` | [`Cluster`] uses this server, and starts none |
-//! | `PG_BIN_DIR` | the directory with `initdb` and `postgres`, in place of the newest that is installed |
-//! | `GEN_DURABLE_TEST_ENCODING` | the encoding of databases, with the locale C, in place of `UTF8`: `LATIN1` |
-//! | `GEN_DURABLE_FETCH_POSTGRES` | `1`: a server may be fetched, also where `CI` is set; `0`: none is |
-//! | `XDG_CACHE_HOME` | a fetched server is kept there, not in `~/.cache`; root's is in `/var/cache` |
+//! - `DATABASE_URL`: [`Cluster`] uses this server, and starts none.
+//! - `PG_BIN_DIR`: the directory with `initdb` and `postgres`, in place of the newest installed
+//!   one.
+//! - `GEN_DURABLE_TEST_ENCODING`: the encoding of databases in place of `UTF8`, with the locale C:
+//!   `LATIN1`.
+//! - `GEN_DURABLE_FETCH_POSTGRES`: `1` allows fetching a server, also if `CI` is set; `0` forbids
+//!   it.
+//! - `XDG_CACHE_HOME`: the directory of fetched servers in place of `~/.cache`. Root uses
+//!   `/var/cache`.
 //!
-//! Invariant: nothing is left behind: no process, no directory, no database. A fetched
-//! server stays.
+//! Invariant: no process, no directory and no database is left behind. Only a fetched server stays.
 
 mod binaries;
 mod cluster;

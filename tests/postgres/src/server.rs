@@ -1,4 +1,4 @@
-//! A cluster of our own.
+//! A Postgres cluster of our own.
 //!
 //! ```text
 //!   initdb, or a copy of ──► postgres ──► ready ◄──► stopped (stop, start_again)
@@ -26,16 +26,16 @@ use crate::{
     watchdog::Watchdog,
 };
 
-/// How long a start may take: recovery after an immediate stop included.
+/// The longest time of a start. It includes the recovery after an immediate stop.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(5);
 
-/// How a server is stopped.
+/// The way in which a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Connections are terminated, a checkpoint is written.
+    /// Connections are terminated, and a checkpoint is written.
     Fast,
-    /// As in a crash: the next start recovers.
+    /// Postgres stops as in a crash, and the next start recovers.
     Immediate,
 }
 
@@ -49,18 +49,18 @@ pub struct Builder {
     environment: Vec<(OsString, OsString)>,
 }
 
-/// A running server; dropped, it is gone with its directory.
+/// A running server. When it is dropped, the server and its directory are gone.
 #[derive(Debug)]
 pub struct Server {
     binaries: Binaries,
-    /// Our directory: the socket, the log and, unless it is kept, the data.
+    /// Our directory. It holds the socket, the log and, unless it is kept, the data.
     work: PathBuf,
     data: PathBuf,
     user: Option<(u32, u32)>,
     options: Vec<String>,
     environment: Vec<(OsString, OsString)>,
     postgres: Option<Child>,
-    // Dropped last: it removes the directory.
+    // This field is dropped last, as it removes the directory.
     _watchdog: Watchdog,
 }
 
@@ -71,19 +71,20 @@ impl Builder {
         self
     }
 
-    /// Keeps the data in this directory, and takes up what an earlier server left there.
+    /// Keeps the data in this directory, and continues with data that an earlier server has left
+    /// there.
     pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.data = Some(dir.into());
         self
     }
 
-    /// A setting, as in `postgresql.conf`.
+    /// Adds a setting, as in `postgresql.conf`.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// A variable in the environment of the server's processes.
+    /// Adds a variable to the environment of the server's processes.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
         self
@@ -93,7 +94,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`Error`]: no binaries, or the server did not start, with its log.
+    /// [`Error`] if there are no programs, or if the server did not start, with its log.
     pub fn start(self) -> Result<Server, Error> {
         let mut server = self.make()?;
         if !server.data.join("PG_VERSION").exists() {
@@ -103,27 +104,28 @@ impl Builder {
         Ok(server)
     }
 
-    /// Starts a standby that streams from the server whose socket is in `primary_dir`, under this
-    /// name (in `synchronous_standby_names` and as its replication slot).
+    /// Starts a standby that streams from the server whose socket is in `primary_dir`. It has this
+    /// name in `synchronous_standby_names` and as its replication slot.
     ///
     /// # Errors
     ///
-    /// [`Error`]: no copy could be made, or the standby did not start, with its log.
+    /// [`Error`] if no copy could be made, or if the standby did not start, with its log.
     pub fn start_standby(self, primary_dir: &Path, name: &str) -> Result<Server, Error> {
         let primary =
             format!("host={} user=postgres application_name={name}", primary_dir.display());
-        // What -R writes may not be read: the server may load another libpq than pg_basebackup does.
+        // The connection of the standby is set here too: the server may load another libpq than
+        // `pg_basebackup`, and then it may not understand what -R writes.
         let mut server = self.setting("primary_conninfo", &primary).make()?;
         let mut command = server.command("pg_basebackup");
         command.arg("-D").arg(&server.data).args(["-d", &primary]);
-        // The slot keeps what the standby has not got yet; -R makes it a standby.
+        // The slot keeps the WAL that the standby has not got yet. -R makes the copy a standby.
         command.args(["-R", "-X", "stream", "-c", "fast", "-C", "-S", name]);
         server.run(command, "pg_basebackup")?;
         server.start_again()?;
         Ok(server)
     }
 
-    /// Everything but the data.
+    /// Makes a server without its data.
     fn make(&self) -> Result<Server, Error> {
         let binaries = Binaries::find()?;
         let user = unprivileged()?;
@@ -170,39 +172,39 @@ impl Builder {
 }
 
 impl Server {
-    /// A server with fsync on and default settings, unless told otherwise.
+    /// Returns the options of a server. By default it has fsync on and Postgres's own settings.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// The URL of a database, for the superuser `postgres`.
+    /// Returns the URL of a database, for the superuser `postgres`.
     pub fn url(&self, database: &str) -> String {
         let socket = self.work.display().to_string().replace('/', "%2F");
         format!("postgres://postgres@{socket}/{database}")
     }
 
-    /// The directory of the socket.
+    /// Returns the directory of the socket.
     pub fn socket_dir(&self) -> &Path {
         &self.work
     }
 
-    /// The server's process, if it runs.
+    /// Returns the id of the server's process, if it runs.
     pub fn pid(&self) -> Option<u32> {
         self.postgres.as_ref().map(Child::id)
     }
 
-    /// Stops the server; its data stays until it is dropped.
+    /// Stops the server. Its data stays until it is dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it could not be signalled.
+    /// [`Error::Io`] if the process could not be signalled.
     pub fn stop(&mut self, mode: Mode) -> Result<(), Error> {
         let Some(mut postgres) = self.postgres.take() else { return Ok(()) };
         let signal = match mode {
             Mode::Fast => "-INT",
             Mode::Immediate => "-QUIT",
         };
-        // The shell's own: not every system has a program of this name.
+        // The shell has `kill` built in: not every system has a program of this name.
         Command::new("/bin/sh")
             .args(["-c", "kill \"$@\"", "kill", signal, &postgres.id().to_string()])
             .status()
@@ -215,7 +217,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`Error::NotStarted`], with its log.
+    /// [`Error::NotStarted`] with its log.
     pub fn start_again(&mut self) -> Result<(), Error> {
         let log = self.work.join("log");
         let file = fs::File::create(&log).map_err(Error::io("create the log"))?;
@@ -224,7 +226,8 @@ impl Server {
         command.arg("-D").arg(&self.data).args(&self.options);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(file).stderr(errors);
-        // Not in the terminal's group: Ctrl-C is for the program, and the watchdog stops the server.
+        // The server is not in the terminal's process group: Ctrl-C is for the program, and the
+        // watchdog stops the server.
         command.process_group(0);
         let mut postgres = command.spawn().map_err(Error::io("start the server"))?;
         let read_log = || fs::read_to_string(&log).unwrap_or_default();
@@ -238,7 +241,7 @@ impl Server {
                 let _ = postgres.wait();
                 return Err(Error::NotStarted { log: read_log() });
             }
-            // A server does not say when it is ready: it is asked again.
+            // A server does not report that it is ready, so it is asked again and again.
             std::thread::sleep(POLL);
         }
         self.postgres = Some(postgres);
@@ -263,14 +266,14 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`Error::Command`] if it is none, or takes more than a minute.
+    /// [`Error::Command`] if it is no standby, or takes more than a minute.
     pub fn promote(&self) -> Result<(), Error> {
         let mut command = self.command("pg_ctl");
         command.args(["promote", "-w", "-D"]).arg(&self.data);
         self.run(command, "pg_ctl promote")
     }
 
-    /// Runs a program of the server's to its end. The watchdog knows of it meanwhile.
+    /// Runs a program of the server to its end. Meanwhile the watchdog knows its process.
     fn run(&self, mut command: Command, name: &str) -> Result<(), Error> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let child = command.spawn().map_err(|error| Error::Command {
@@ -300,13 +303,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Data that stays is left in order; data that goes need not be.
+        // Data that is kept needs a clean stop; data that is removed does not.
         let keep = !self.data.starts_with(&self.work);
         let _ = self.stop(if keep { Mode::Fast } else { Mode::Immediate });
     }
 }
 
-/// Whether the postmaster says in its pid file that it is ready.
+/// True if the postmaster says in its pid file that it is ready.
 fn is_ready(data: &Path, pid: u32) -> bool {
     let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return false };
     let mut lines = text.lines();
@@ -314,12 +317,12 @@ fn is_ready(data: &Path, pid: u32) -> bool {
         && lines.nth(6).is_some_and(|status| status.trim() == "ready")
 }
 
-/// A new directory of ours. A socket's path may have some hundred bytes, so it is short even where
-/// the system's temporary directory is not.
+/// Makes a new directory of ours. A socket's path may have only about a hundred bytes. Therefore
+/// this path is short even if the system's temporary directory is not.
 fn work_dir(user: Option<(u32, u32)>) -> Result<PathBuf, Error> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let parent = std::env::temp_dir();
-    // As another user, the server must be able to reach it.
+    // A server that runs as another user must be able to reach it.
     let parent = if parent.as_os_str().len() > 60 || user.is_some() {
         PathBuf::from("/tmp")
     } else {
@@ -327,7 +330,7 @@ fn work_dir(user: Option<(u32, u32)>) -> Result<PathBuf, Error> {
     };
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let dir = parent.join(format!("gen_durable-{}-{count}", std::process::id()));
-    // A directory of a process that had our id and was killed together with its watchdog.
+    // It may be left over from a process that had our id and was killed together with its watchdog.
     let _ = fs::remove_dir_all(&dir);
     make_dir(&dir, user)?;
     Ok(dir)

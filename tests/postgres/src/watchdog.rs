@@ -1,9 +1,10 @@
-//! Stops the server and removes its directory when the process that started it is gone.
+//! The watchdog stops the server and removes its directory when the process that started it is
+//! gone.
 //!
-//! A shell holds the read end of a pipe whose write end this process has, and nobody else: the
-//! standard library opens pipes close-on-exec. However this process ends, the kernel closes the
-//! write end, and the shell's `read` returns. It runs in a process group of its own, so that Ctrl-C
-//! on the terminal does not reach it, and it ignores what a closing terminal sends.
+//! A shell holds the read end of a pipe. Only this process has the write end, as the standard
+//! library opens pipes close-on-exec. However this process ends, the kernel closes the write end,
+//! and the shell's `read` returns. The shell runs in a process group of its own, so that Ctrl-C on
+//! the terminal does not reach it. It ignores the signal of a closing terminal.
 //!
 //! Invariant: the watchdog is started before anything that it has to clean up.
 
@@ -15,10 +16,12 @@ use std::{
 
 use crate::Error;
 
-/// Waits for the end of the pipe; then stops what runs on the data directory, and removes the
-/// directory that is to go. The postmaster is found by its pid file; initdb and the like, which may
-/// still be running, by the pid file that we keep. Whatever was about to be written is removed again
-/// until nothing is left.
+/// Waits for the end of the pipe. Then it stops what runs on the data directory, and removes the
+/// directory of the server.
+///
+/// It finds the postmaster by its pid file. It finds `initdb` and the like, which may still be
+/// running, by the pid file that we write. It removes the directory again and again, until no
+/// process writes to it any more.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 read -r _
@@ -53,7 +56,7 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches the server on `data`; `work` is removed at the end.
+    /// Watches the server on `data`. The watchdog removes `work` at the end.
     pub(crate) fn start(data: &Path, work: &Path) -> Result<Self, Error> {
         let child = Command::new("/bin/sh")
             .arg("-c")

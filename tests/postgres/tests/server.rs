@@ -66,9 +66,9 @@ fn killed(signal: &str) {
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
     let (dir, pid) = line.trim().split_once(' ').expect("a directory and a pid");
     assert!(Path::new(dir).exists() && runs(pid), "{line}");
-    // The whole process group, as the terminal does on Ctrl-C.
+    // The signal goes to the whole process group, as the terminal sends it on Ctrl-C.
     let group = format!("-{}", child.id());
-    // The shell's own: not every system has a program of this name.
+    // The shell has `kill` built in: not every system has a program of this name.
     let arguments = ["-c", "kill \"$@\"", "kill", signal, &group];
     let status = Command::new("/bin/sh").args(arguments).status().expect("the shell runs");
     assert!(status.success(), "{status}");
@@ -89,14 +89,14 @@ fn is_gone_on_ctrl_c() {
 
 #[test]
 fn an_ordinary_user_can_start_one() {
-    // As root, a copy of the program is run as another user (the build directory may be closed to
-    // others); as an ordinary user, the program itself.
+    // Root runs a copy of the program as another user, as the build directory may be closed to
+    // others. An ordinary user runs the program itself.
     let program = Path::new(env!("CARGO_BIN_EXE_hold_server"));
     let copy = std::env::temp_dir().join(format!("hold_server-{}", std::process::id()));
     let is_root = Command::new("id").arg("-u").output().expect("id runs").stdout == b"0\n";
     let mut command = if is_root {
-        // Copied by another process: a child that another test forks meanwhile would inherit our
-        // descriptor for writing, and a program that is open for writing cannot be run.
+        // Another process makes the copy. Otherwise a child that another test forks meanwhile would
+        // inherit our descriptor for writing, and a program that is open for writing cannot be run.
         let copied = Command::new("cp").arg(program).arg(&copy).status().expect("cp runs");
         assert!(copied.success(), "can be copied");
         let mut command = Command::new(&copy);

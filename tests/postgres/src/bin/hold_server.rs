@@ -1,6 +1,6 @@
-//! Starts a server and waits: the tests of the watchdog kill it.
+//! Starts a server and waits: the tests of the watchdog kill this program.
 //!
-//! Invariant: prints the socket's directory and the server's pid once the server is ready.
+//! Invariant: it prints the socket's directory and the server's pid once the server is ready.
 
 use std::io::Read;
 
@@ -9,7 +9,7 @@ use gen_durable_test_postgres::Server;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::builder().fast(true).start()?;
     println!("{} {}", server.socket_dir().display(), server.pid().unwrap_or(0));
-    // Until the parent closes the pipe, or kills us.
+    // Waits until the parent closes the pipe or kills this process.
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Fetching a server, with scripts that leave a small fake of one.
+//! Tests of fetching, with scripts that make a small fake of a server.
 //!
 //! Each test has a cache of its own below the system's temporary directory.
 
@@ -11,9 +11,9 @@ use std::{
 use super::{Means, allowed, cached, fetch, open_cache};
 use crate::Error;
 
-/// Leaves a server that runs, and counts how often it was called.
+/// A script that makes a server which runs, and counts its calls.
 ///
-/// If the file `wait` is in the cache, it waits for the file `go`.
+/// If the cache has a file `wait`, the script waits for the file `go`.
 const GOOD: &str = "
     set -eu
     if [ -e ../wait ]; then until [ -e ../go ]; do sleep 0.02; done; fi
@@ -23,7 +23,7 @@ const GOOD: &str = "
     printf '#!/bin/sh\\necho UTC\\n' >server/bin/postgres
     chmod +x server/bin/*
 ";
-/// A cache that is gone with the test.
+/// A cache that is removed with its test.
 #[derive(Debug)]
 struct Cache(PathBuf);
 
@@ -42,7 +42,7 @@ impl Cache {
         fs::read_to_string(self.0.join("calls")).unwrap_or_default().lines().count()
     }
 
-    /// Names of what lies in it beside the lock and the notes of the fake scripts.
+    /// Returns the names in it, except the lock and the notes of the fake scripts.
     fn names(&self) -> Vec<String> {
         let entries = self.0.read_dir().expect("the cache is there").map(|entry| {
             entry.expect("the cache can be read").file_name().to_string_lossy().into_owned()
@@ -61,7 +61,7 @@ fn means(name: &'static str, script: &'static str) -> Means {
     Means { name, programs: &["sh"], script }
 }
 
-/// Fetches into a cache, and returns what was printed too.
+/// Fetches into a cache. Returns the result, and all that was printed.
 fn fetch_into(cache: &Path, means: &[Means]) -> (Result<PathBuf, String>, String) {
     let mut out = Vec::new();
     let fetched = fetch(means, cache, &mut out).map(|binaries| binaries.bin().to_owned());
@@ -81,7 +81,7 @@ fn p58_the_first_means_with_its_programs_is_taken() {
     assert!(out.contains(&first.display().to_string()), "with its place: {out}");
     assert!(!out.contains("absent"), "what cannot be tried is not announced: {out}");
 
-    // Another time it is there already: nothing is fetched, and nothing said.
+    // The second time the server is there already: nothing is fetched, and nothing is printed.
     let (again, out) = fetch_into(&cache.0, &all);
     assert_eq!((again, out.as_str()), (Ok(first.join("bin")), ""));
     assert_eq!(cache.calls(), 1);
@@ -153,7 +153,7 @@ fn p58_a_fetched_server_that_no_longer_runs_is_fetched_again() {
 
 #[test]
 fn p58_of_two_that_fetch_at_once_one_waits() {
-    /// Lets the script end as soon as the other one says that it waits.
+    /// Lets the first fetch end as soon as the second one prints that it waits.
     struct LetGo<'a>(&'a Path, Vec<u8>);
 
     impl io::Write for LetGo<'_> {
@@ -240,7 +240,7 @@ fn p58_a_fetched_server_can_be_run_by_another_user() {
     use std::os::unix::fs::PermissionsExt;
 
     let cache = Cache::new();
-    // The script makes files as root's umask does, and the cache is closed to others.
+    // The script makes its files with root's umask, and the cache is closed to other users.
     let closed = [means(
         "closed",
         "umask 077; mkdir -p server/bin
