@@ -423,7 +423,7 @@ fn the_documentation_lists_every_option() {
     let docs = |path| read(path).replace("/// ", "");
     for (path, block) in [
         ("gen_durable/src/engine/builder.rs", "impl EngineBuilder {"),
-        ("gen_durable/src/insert.rs", "impl<M: Machine> Insert<M> {"),
+        ("gen_durable/src/machine/insert.rs", "impl<M: Machine> Insert<M> {"),
     ] {
         assert_eq!(rows(&docs(path), "| option | meaning | default |"), methods(path, block));
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use gen_durable::{EngineBuilder, prelude::*};
 use sqlx::PgPool;
 
-use crate::support::{WAIT_MAX, count, database, engine, sql, until};
+use crate::support::{WAIT_MAX, count, database, engine, sql, until, until_somebody_waits};
+
+const LOCK_RETENTIONS: &str = include_str!("../../gen_durable/src/storage/sql/lock_retentions.sql");
 
 #[durable_fsm(state = (), output = ())]
 pub enum Quick {
@@ -197,6 +199,30 @@ async fn p57_engines_state_their_retentions_at_once() {
         .await
         .unwrap();
     assert_eq!(said, 1);
+}
+
+/// An engine that forgets a machine's retention waits for another one that is stating it. It would not
+/// see it otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn p57_a_retention_that_is_being_stated_is_seen_by_the_next_engine() {
+    let db = database().await;
+    let mut other = db.pool().begin().await.unwrap();
+    sqlx::query(LOCK_RETENTIONS).execute(&mut *other).await.unwrap();
+    sqlx::query("insert into gen_durable.retention (fsm, keep_for) values ('quick', '1 hour')")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let builder = engine(&db).machine::<Quick>().maintenance(false);
+    let started = tokio::spawn(async move { builder.start().await });
+    until_somebody_waits(db.pool(), 1).await;
+    other.commit().await.unwrap();
+    let engine = started.await.unwrap().unwrap();
+    let stated: i64 = sqlx::query_scalar("select count(*) from gen_durable.retention")
+        .fetch_one(db.pool())
+        .await
+        .unwrap();
+    assert_eq!(stated, 0, "the engine runs the machine and states nothing of it");
+    engine.shutdown().await.unwrap();
 }
 
 /// A row is blocked, as a claim left it, and no other row holds its key, so no commit unblocks it.

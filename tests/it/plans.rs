@@ -215,7 +215,7 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             &["instances_claim", "instances_wake"],
             2.0..=10.0,
         ),
-        case("orphans", &["7", "'{}'", "200"], &["instances_lease"], ARRIVED..=ARRIVED),
+        case("lost_claims", &["7", "'{}'", "200"], &["instances_lease"], ARRIVED..=ARRIVED),
         // A batch is a thousand rows, and each is looked up twice. If a machine keeps its
         // instances, the statement looks at the first row of that machine alone, however many have
         // ended.

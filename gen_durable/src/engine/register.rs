@@ -12,7 +12,7 @@ use crate::{
     storage::{self, Retention},
 };
 
-/// Tries of a statement that Postgres rolls back to resolve a conflict with another engine's.
+/// Tries to state the retentions, each of which may wait for another engine's for a second.
 const TRIES_MAX: usize = 5;
 
 /// Checks the schema and the sessions, states the retentions, and registers the worker.
@@ -26,7 +26,8 @@ pub(super) async fn register(
     let mut tries = 0;
     while let Err(error) = retain(connections, &retentions).await {
         tries += 1;
-        if tries == TRIES_MAX || !fault::is_rolled_back(&error) {
+        let again = fault::is_rolled_back(&error) || fault::is_lock_timeout(&error);
+        if tries == TRIES_MAX || !again {
             return Err(DatabaseError::new("state for how long instances are kept")(error).into());
         }
     }

@@ -14,6 +14,7 @@ use super::{
     row::{Kind, Kinds},
 };
 
+const LOCK_RETENTIONS: &str = include_str!("sql/lock_retentions.sql");
 const ANNOUNCE: &str = include_str!("sql/announce.sql");
 const ENDED: &str = include_str!("sql/ended.sql");
 const NOTIFY: &str = include_str!("sql/notify.sql");
@@ -119,8 +120,10 @@ pub(crate) async fn retain(
         .map(|retention| retention.and_then(|kept| kept.0).map(micros))
         .collect();
     let said: Vec<bool> = retentions.values().map(Option::is_some).collect();
-    sqlx::query(RETAIN).bind(machines).bind(keep_for).bind(said).execute(connection).await?;
-    Ok(())
+    let mut transaction = begin(connection).await?;
+    sqlx::query(LOCK_RETENTIONS).execute(&mut *transaction).await?;
+    sqlx::query(RETAIN).bind(machines).bind(keep_for).bind(said).execute(&mut *transaction).await?;
+    transaction.commit().await
 }
 
 /// Returns a batch of rows of lost workers to the queue.

@@ -418,7 +418,8 @@ async fn p70_a_batch_locks_its_rows_alone_and_waits_as_long_as_it_is_told() {
         let mut transaction = connection.begin().await.unwrap();
         assert_eq!(lock(&mut transaction, &[2], skip, told).await.unwrap(), [0_i64; 0]);
         assert_eq!([is_locked(pool, 2).await, is_locked(pool, 3).await], [true, false]);
-        let seen: String = sqlx::query_scalar(lock_timeout).fetch_one(&mut *transaction).await.unwrap();
+        let seen: String =
+            sqlx::query_scalar(lock_timeout).fetch_one(&mut *transaction).await.unwrap();
         assert_eq!(seen, told);
         transaction.rollback().await.unwrap();
     }
