@@ -1,4 +1,5 @@
-//! Announcements to other processes: which work has one, and which has none.
+//! Announcements to other processes: the calls and outcomes that send one, and those that send
+//! none.
 
 use std::{
     collections::BTreeSet,
@@ -31,7 +32,8 @@ impl Waiter {
     }
 }
 
-/// Sends what it is told to with its outcome.
+/// Its outcome carries all inserts below, and a signal to each of the two targets in its state. The
+/// first signal is silent.
 #[durable_fsm(state = (i64, i64), output = ())]
 pub enum Carrier {
     Carry,
@@ -51,7 +53,7 @@ impl Carrier {
 
 const HOUR: Duration = Duration::from_hours(1);
 
-/// Nobody hears of these.
+/// Inserts that are not announced: they are silent, or due after the next poll.
 fn unheard() -> Vec<Insert<Waiter>> {
     vec![
         Waiter::insert(()).queue("t_in").schedule_in(HOUR),
@@ -61,7 +63,7 @@ fn unheard() -> Vec<Insert<Waiter>> {
     ]
 }
 
-/// Somebody must hear of these.
+/// Inserts that are announced: they are due before the next poll, or were due in the past.
 fn heard() -> Vec<Insert<Waiter>> {
     vec![
         Waiter::insert(()).queue("t_soon").schedule_in(Duration::from_secs(1)),
@@ -71,7 +73,8 @@ fn heard() -> Vec<Insert<Waiter>> {
 
 const HEARD: [&str; 5] = ["t_many", "t_past", "t_signalled", "t_soon", "t_~end"];
 
-/// The last that is announced, also of what is announced together: in the order of names.
+/// The insert that is announced last. Queues that are announced together come in the order of their
+/// names, and this name is the last one.
 fn end() -> Insert<Waiter> {
     Waiter::insert(()).queue("t_~end")
 }
@@ -80,7 +83,7 @@ fn go(target: i64) -> gen_durable::Signal<Waiter> {
     Waiter::signal_go(InstanceId::from_raw(target), Go { n: 1 })
 }
 
-/// An instance that waits for a signal in this queue, which nobody serves.
+/// Inserts an instance that waits for a signal, in a queue that no engine serves. Returns its id.
 async fn parked(db: &TestDb, queue: &str) -> i64 {
     sqlx::query_scalar(
         "insert into gen_durable.instances (fsm, fsm_version, step, state, status, awaits, queue)
@@ -92,7 +95,8 @@ async fn parked(db: &TestDb, queue: &str) -> i64 {
     .unwrap()
 }
 
-/// The queues of these tests that were announced, up to the last.
+/// Listens until the queue of `end` is announced. Returns the queues of these tests that were
+/// announced until then.
 async fn announced(listener: &mut PgListener) -> BTreeSet<String> {
     let mut queues = BTreeSet::new();
     let heard = tokio::time::timeout(WAIT_MAX, async {
@@ -107,7 +111,8 @@ async fn announced(listener: &mut PgListener) -> BTreeSet<String> {
     queues
 }
 
-/// Sends everything by itself and in bulk, on whatever `$on` gives.
+/// Sends all inserts and signals, one by one and in bulk, on `$on`: a client, an engine, a pool or
+/// a connection.
 macro_rules! send {
     ($db:expr, $on:expr) => {
         for insert in unheard().into_iter().chain(heard()) {

@@ -1,4 +1,5 @@
-//! Awaits of one of several signals, of several of one kind, and timers.
+//! Steps that await one of several signals, or several signals of one kind, with and without a
+//! timeout.
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub struct OrderState {
     runs: u32,
 }
 
-/// Ends with what came first.
+/// Ends with the first signal that arrives, or with the timeout.
 #[durable_fsm(state = OrderState, output = String, signals(Paid, Cancelled, Noted))]
 pub enum Order {
     AwaitPay,
@@ -85,7 +86,8 @@ async fn any_of_several_signals_or_a_timeout() {
     engine.shutdown().await.unwrap();
 }
 
-/// Counts votes: three first, and then whatever there is.
+/// The state of a ballot. The step `first` gathers three votes, and the step `rest` takes all
+/// others.
 #[derive(Clone, Debug, Default, DurableState)]
 pub struct Votes {
     first: Vec<i64>,
@@ -120,7 +122,7 @@ impl Ballot {
     }
 }
 
-/// The row once it is parked with so many signals in its inbox.
+/// Waits until the row is parked with this many signals in its inbox, and returns it.
 async fn parked_with(pool: &sqlx::PgPool, id: InstanceId<Ballot>, inbox: i64) -> Row {
     eventually(&format!("it is parked with {inbox} signals"), async || {
         let row = row(pool, id).await;
@@ -144,12 +146,13 @@ async fn p05_a_gathering_takes_all_or_none_and_never_spins() {
         .await;
         assert_eq!(parked.step, "first");
     }
-    // It would run on if it spun: whatever happens now is behind all that it did with two signals.
+    // If the step spun on its two signals, it would run on meanwhile, and the count below would be
+    // higher.
     Ballot::signal_noted(id, Noted).execute(&engine).await.unwrap();
     let parked = parked_with(db.pool(), id, 3).await;
     assert_eq!(parked.state["runs"], 3, "one run at first, and one for each signal");
-    // At once: the third ends the first step, and the second, which the note lets through, would end
-    // before the others came.
+    // These votes arrive in one transaction. The third vote ends the first step. The note lets the
+    // second step end at once, so it would end before votes that arrive later.
     let mut together = db.pool().begin().await.unwrap();
     for amount in 3..=5 {
         Ballot::signal_paid(id, Paid { amount }).execute(&mut *together).await.unwrap();

@@ -1,4 +1,5 @@
-//! Rows that wait for their partition key: out of the claim's index from the insert on, and taken back.
+//! Rows that wait for their partition key. They are out of the claim's index from the insert on,
+//! and come back when their key is freed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +10,7 @@ use crate::{
     secrets::Kept,
     support::{
         Breakpoint, WAIT_MAX, count, database, engine, eventually, expire_lease, row, sql, until,
-        until_somebody_waits,
+        until_a_session_waits,
     },
 };
 
@@ -27,7 +28,7 @@ impl Waits {
     }
 }
 
-/// The places of rows, by their state, that are out of the claim's index.
+/// Returns the states of the blocked rows, in order. The state of a row here is its number.
 async fn blocked(pool: &sqlx::PgPool) -> Vec<i64> {
     sqlx::query_scalar(
         "select state::text::bigint from gen_durable.instances where blocked order by 1",
@@ -48,7 +49,8 @@ async fn an_insert_leaves_in_the_claims_index_what_may_go_first() {
         Waits::insert(2).partition_key("a").priority(-1),
         Waits::insert(3).partition_key("a").queue("other"),
         Waits::insert(4).partition_key("a").queue("other"),
-        // What has a unique key may be left out, and what has a schedule comes later: neither goes first.
+        // A row with a unique key may be left out as a duplicate, and a scheduled row is due later.
+        // No other row is blocked because of such a row.
         Waits::insert(5).partition_key("b").schedule_in(hour),
         Waits::insert(6).partition_key("b").unique_key("u"),
         Waits::insert(7).partition_key("b"),
@@ -64,7 +66,7 @@ async fn an_insert_leaves_in_the_claims_index_what_may_go_first() {
     Waits::insert_many(rows).execute(pool).await.unwrap();
     assert_eq!(blocked(pool).await, [0, 1, 4, 8, 9]);
 
-    // Without a unique key among them it is another statement that inserts.
+    // If no row has a unique key, another statement inserts the rows.
     sql(pool, "truncate gen_durable.instances").await;
     let rows = (0..4).map(|n| Waits::insert(n).partition_key(format!("key {}", n % 2)));
     Waits::insert_many(rows).execute(pool).await.unwrap();
@@ -93,7 +95,8 @@ async fn a_duplicate_that_is_left_out_leaves_somebody_in_the_claims_index() {
     engine.shutdown().await.unwrap();
 }
 
-/// The rows of a transaction that is open come after their key was freed: nobody has to free it again.
+/// A transaction inserts rows and stays open while their key is freed. When it commits, the rows
+/// run, although the key is not freed again.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_become_visible_after_their_key_was_freed_are_not_stranded() {
     let db = database().await;
@@ -139,9 +142,10 @@ async fn p06_a_dead_holder_frees_what_was_inserted_with_it() {
     drop(dead);
 }
 
-/// A claim that takes a key for free, as its snapshot knows no holder, and finds that there is one when it writes: the
-/// index refuses it, and it is made again without a failure, for the others in it too.
-// One thread, so that all that is logged goes where this test looks.
+/// A claim takes a key for free, as its snapshot shows no holder. When it writes, there is a
+/// holder, and the unique index on holders refuses the whole claim. The engine repeats the claim
+/// without logging a failure, and the other rows of the claim run.
+// The test has one thread, as it sees only what this thread logs.
 #[tokio::test]
 async fn p06_a_claim_that_a_holder_has_overtaken_is_made_again() {
     let (log, _here) = Kept::log("info");
@@ -154,7 +158,7 @@ async fn p06_a_claim_that_a_holder_has_overtaken_is_made_again() {
     ];
     let inserted = Waits::insert_many(rows).execute(pool).await.unwrap();
     let ids: Vec<_> = inserted.into_iter().map(Result::unwrap).collect();
-    // Nobody sees the holder, and the index knows of it.
+    // The transaction stays open: no snapshot shows the holder, but the unique index has its entry.
     let mut open = pool.begin().await.unwrap();
     let holder: i64 = sqlx::query_scalar(
         "insert into gen_durable.instances
@@ -168,22 +172,24 @@ async fn p06_a_claim_that_a_holder_has_overtaken_is_made_again() {
     breakpoint.open(10);
     let engine =
         engine(&db).machine::<Waits>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     open.commit().await.unwrap();
     for id in &ids[1..] {
         engine.wait(*id, WAIT_MAX).await.unwrap();
     }
     assert!(!log.text().contains("could not claim"), "{}", log.text());
     assert_eq!(row(pool, ids[0]).await.status, "runnable");
-    // The holder's worker is none: it is reaped, and frees the key.
+    // The holder's worker does not exist. Therefore the reaper takes the holder, and this frees the
+    // key.
     engine.maintain().await.unwrap();
     engine.wait(ids[0], WAIT_MAX).await.unwrap();
     until(pool, holder, "done").await;
     engine.shutdown().await.unwrap();
 }
 
-/// Rows that each came by itself, and are all in the claim's index: the claims that find them take them out,
-/// those behind what they have found too, and what is freed goes on in its order.
+/// Rows of a busy key are all in the claim's index, as if each had been inserted by itself. The
+/// claims that find some of them take these out of the index, and the rows behind them as well.
+/// When the key is freed, the rows run in their order.
 #[tokio::test(flavor = "multi_thread")]
 async fn p06_a_crowd_behind_a_busy_key_is_moved_out_of_the_way_and_keeps_its_order() {
     const CROWD: i64 = 3_000;
@@ -194,7 +200,7 @@ async fn p06_a_crowd_behind_a_busy_key_is_moved_out_of_the_way_and_keeps_its_ord
         engine(&db).machine::<Waits>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     Waits::insert(1).partition_key("k").execute(pool).await.unwrap();
     assert_eq!(breakpoint.arrival().await, 1);
-    // Those of the other key come last, and are behind the whole crowd.
+    // The two rows of the other key come last, behind the whole crowd.
     sqlx::query(
         "insert into gen_durable.instances (fsm, fsm_version, step, state, partition_key)
          select 'waits', 1, 'go', to_json(n), case when n <= $1 then 'k' else 'other' end
@@ -220,7 +226,8 @@ async fn p06_a_crowd_behind_a_busy_key_is_moved_out_of_the_way_and_keeps_its_ord
     engine.shutdown().await.unwrap();
 }
 
-/// A row that is locked, as a transaction that signals it has it, for as long as this transaction lives.
+/// Locks the row with this state, as a transaction that signals it does. The lock lasts until the
+/// returned transaction ends.
 async fn lock(pool: &sqlx::PgPool, place: i64) -> sqlx::Transaction<'_, sqlx::Postgres> {
     let mut signal = pool.begin().await.unwrap();
     let lock =
@@ -229,7 +236,8 @@ async fn lock(pool: &sqlx::PgPool, place: i64) -> sqlx::Transaction<'_, sqlx::Po
     signal
 }
 
-/// Nothing else would free the key: there is no maintenance here.
+/// The only row that waits for a key is locked when the key is freed. The engine frees the key
+/// again when that lock has ended. Maintenance would do it too, so it is off here.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_freed_while_all_that_waits_is_locked_is_freed_again() {
     let db = database().await;
@@ -250,8 +258,9 @@ async fn a_key_that_is_freed_while_all_that_waits_is_locked_is_freed_again() {
     engine.shutdown().await.unwrap();
 }
 
-/// The row that comes next is locked when its key is freed, and another one takes its place in the claim's index:
-/// claims find the key by that one, and leave it there until they can have the first.
+/// The row that comes next is locked when its key is freed, so a later row comes back into the
+/// claim's index. Claims find the key by that later row. They leave it in the index and claim
+/// nothing of the key until the first row's lock has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn p06_a_locked_head_is_waited_for_and_not_overtaken() {
     let db = database().await;
@@ -267,7 +276,8 @@ async fn p06_a_locked_head_is_waited_for_and_not_overtaken() {
     breakpoint.open(10);
     until(pool, *ids[0].as_ref().unwrap(), "done").await;
     assert_eq!(blocked(pool).await, [2, 4]);
-    // A claim that comes now, as the engine's do: what it cannot have it leaves.
+    // A claim that runs now, as the engine's own claims do, claims nothing and leaves row 3 in the
+    // index.
     let three = ids[2].as_ref().unwrap().get();
     for _ in 0..2 {
         let mut claim = pool.begin().await.unwrap();
@@ -287,7 +297,8 @@ async fn p06_a_locked_head_is_waited_for_and_not_overtaken() {
     engine.shutdown().await.unwrap();
 }
 
-/// A worker whose lease has run out claims nothing, and so must not block anything: nobody would free the key.
+/// A worker whose lease has run out claims nothing. Therefore it must not block rows either: no
+/// commit of its own would free their key.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_without_a_lease_takes_nothing_out_of_the_claims_index() {
     let db = database().await;
@@ -301,8 +312,9 @@ async fn a_worker_without_a_lease_takes_nothing_out_of_the_claims_index() {
     assert_eq!(blocked(pool).await, [1]);
 }
 
-/// A candidate may have been claimed by somebody else, and have run, since it was found. If it comes back later it
-/// waits for no key, and must not be taken back in the place of one that does.
+/// Another worker may have claimed and run a candidate since a claim found it. The row may be
+/// runnable again and scheduled for later: then it waits for no key. If it were blocked, it would
+/// later be unblocked in the place of a row that does wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_candidate_that_has_run_and_comes_back_later_is_not_blocked() {
     let db = database().await;
@@ -331,7 +343,8 @@ async fn a_candidate_that_has_run_and_comes_back_later_is_not_blocked() {
     assert_eq!(blocked(pool).await, [0_i64; 0], "the row that is due is let in");
 }
 
-/// The rows that the statement gives for the candidate of the key "k".
+/// Runs `claim_partitions.sql` for a candidate of the key "k". Returns the ids of the claimed rows,
+/// or one null if there are none.
 async fn claim_partitions(
     connection: &mut sqlx::PgConnection,
     worker: i64,
@@ -353,7 +366,8 @@ async fn claim_partitions(
         .unwrap()
 }
 
-/// Whoever frees a key waits for its lock: a claim must not have it that only looks.
+/// A commit that frees a key waits for the key's lock. Therefore a claim must not take the lock of
+/// a key of which it claims no row.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_locks_the_keys_that_it_takes_and_no_others() {
     let db = database().await;

@@ -1,4 +1,5 @@
-//! Steps that block their thread: they are named, and nobody else is charged.
+//! Steps that block their thread: the log names them, and they cost no other instance its time, its
+//! attempt or its lease. Also runs that end without an outcome.
 
 use std::{
     sync::{Arc, mpsc},
@@ -16,7 +17,8 @@ use crate::{
 
 const LEASE: Duration = Duration::from_millis(400);
 
-/// What a step tells, and waits for, while it blocks its thread.
+/// The channels of a step that blocks its thread. The step reports that it began, and blocks until
+/// it is told to end.
 pub struct Block {
     began: mpsc::Sender<()>,
     ends: std::sync::Mutex<mpsc::Receiver<()>>,
@@ -30,11 +32,12 @@ pub enum Neighbours {
 
 #[durable_fsm]
 impl Neighbours {
-    /// Two waits, so that it is not over when the thread is free again.
+    /// Waits twice, so that it has not ended when the thread is free again.
     async fn run(cx: Context<Self>, breakpoint: &Arc<Breakpoint>) -> Outcome<Self> {
         if cx.state == "waits" {
             breakpoint.pass(cx.id()).await;
-            // A time: it is what the timeout bounds, and what the block must not be counted into.
+            // This is a fixed time. The timeout of the step must count it, and must not count the
+            // time in which the other step blocks the thread.
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
         let attempt = cx.attempt();
@@ -50,8 +53,8 @@ impl Neighbours {
     }
 }
 
-/// One thread runs everything. While a step blocks it for several leases, another engine looks for
-/// lost workers all the time, and finds none.
+/// One thread runs everything. A step blocks it for several leases. Meanwhile another engine looks
+/// for lost workers all the time, and finds none.
 #[tokio::test]
 async fn p53_a_step_that_blocks_its_thread_is_named_and_charges_nobody() {
     let (log, _here) = Kept::log("gen_durable=warn");
@@ -70,7 +73,7 @@ async fn p53_a_step_that_blocks_its_thread_is_named_and_charges_nobody() {
     let blocks = Neighbours::insert(String::new()).step(Neighbours::Held);
     let blocks = blocks.execute(&engine).await.unwrap();
 
-    // On a thread and a runtime of its own, beside the one that is blocked.
+    // The other engine has a thread and a runtime of its own, as this thread will be blocked.
     let options = (*pool.connect_options()).clone();
     let watcher = std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -78,7 +81,8 @@ async fn p53_a_step_that_blocks_its_thread_is_named_and_charges_nobody() {
             let pool = sqlx::PgPool::connect_with(options).await.unwrap();
             let reaper = Engine::builder(pool).start().await.unwrap();
             has_begun.recv_timeout(WAIT_MAX).unwrap();
-            // From the block's begin on the lease would run out.
+            // The thread is blocked from here on. A lease that is not renewed would run out within
+            // this time.
             let until = std::time::Instant::now() + LEASE * 4;
             while std::time::Instant::now() < until {
                 reaper.maintain().await.unwrap();
@@ -102,7 +106,8 @@ async fn p53_a_step_that_blocks_its_thread_is_named_and_charges_nobody() {
     engine.shutdown().await.unwrap();
 }
 
-/// The engine is forgotten and its runtime ends: nothing renews the lease any more.
+/// The engine is forgotten and its runtime ends. From then on its lease is not renewed, so the
+/// reaper takes its row.
 #[tokio::test(flavor = "multi_thread")]
 async fn p53_no_lease_is_kept_for_a_runtime_that_has_ended() {
     let db = database().await;
@@ -120,7 +125,8 @@ async fn p53_no_lease_is_kept_for_a_runtime_that_has_ended() {
             engine.maintenance(false).start().await.unwrap()
         });
         let id = runtime.block_on(Neighbours::insert("waits".to_owned()).execute(&engine));
-        // Its steps are dropped, and its worker is not told.
+        // The engine is not dropped, so its row is not given back. Only the end of the runtime
+        // drops its step.
         std::mem::forget(engine);
         (runtime, id.unwrap())
     });
@@ -139,8 +145,8 @@ async fn p53_no_lease_is_kept_for_a_runtime_that_has_ended() {
     reaper.shutdown().await.unwrap();
 }
 
-/// A run that ends without an outcome, though its worker lives, is not repeated for nothing: it counts
-/// as one whose worker was lost.
+/// A run ends without an outcome, although its worker lives. It counts as a run whose worker was
+/// lost, so that it is not repeated for nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn p50_a_run_without_an_outcome_spends_an_attempt() {
     let db = database().await;
@@ -150,7 +156,8 @@ async fn p50_a_run_without_an_outcome_spends_an_attempt() {
         engine(&db).machine::<Hold>().resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let id = Hold::insert(()).execute(&engine).await.unwrap();
     assert_eq!(breakpoint.arrival().await, id.get());
-    // Its outcome finds another revision, and its row is still in this worker's name.
+    // The outcome will find another revision, so it is not applied. The row is still in this
+    // worker's name.
     sql(pool, "update gen_durable.instances set revision = revision + 7").await;
     breakpoint.open(1);
     eventually("the reaper has it", async || {

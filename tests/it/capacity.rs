@@ -1,5 +1,6 @@
-//! Room: what a process that is full leaves to others, what it takes up itself as soon as it can, and
-//! what it does while others hold what it wants.
+//! Engines that have reached the limit of their queues. A full engine leaves rows to other
+//! processes, and claims again as soon as it has a free slot. An engine also tries again soon if
+//! another session holds a key, and divides a claim that is too large.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,14 +23,15 @@ impl Held {
     }
 }
 
-/// An engine that neither the poll nor a renewal of its lease helps.
+/// An engine that polls and renews its lease once an hour: in a test, neither makes it look for
+/// rows.
 fn deaf(db: &TestDb, breakpoint: &Arc<Breakpoint>) -> EngineBuilder {
     let engine = engine(db).machine::<Held>().resource(Arc::clone(breakpoint));
     engine.poll_interval(Duration::from_hours(1)).lease_ttl(Duration::from_hours(1))
 }
 
-/// A process takes what was inserted through it, and so tells nobody. Once it is full, others must hear
-/// of the rest.
+/// A process claims the rows that were inserted through it, so it does not announce them to others.
+/// Once it is full, it must announce the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_full_process_cannot_take_is_announced_to_others() {
     let db = database().await;
@@ -46,13 +48,14 @@ async fn what_a_full_process_cannot_take_is_announced_to_others() {
     engine.shutdown().await.unwrap();
 }
 
-/// The queue `full` has no room, so a claim asks for the queue `idle` alone, and finds nothing. When
-/// `full` has room again, its next row is claimed at once.
+/// The queue `full` has no free slot, so a claim asks for the queue `idle` alone and finds nothing.
+/// When `full` has a free slot again, its next row is claimed at once.
 ///
-/// The pause after a claim that found nothing doubles with each. It is driven up until it is longer
-/// than the test's `WAIT_MAX`: what is claimed then was not found by the poll.
+/// The pause after a claim that found nothing doubles with each such claim. The test drives it up
+/// until it is longer than `WAIT_MAX`. A row that is claimed within `WAIT_MAX` was then not found
+/// by the poll.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_beside_an_idle_one_is_served_when_it_has_room() {
+async fn a_full_queue_beside_an_idle_one_is_served_when_a_slot_is_free() {
     let db = database().await;
     let pool = db.pool();
     let breakpoint = Arc::new(Breakpoint::new());
@@ -72,11 +75,12 @@ async fn a_full_queue_beside_an_idle_one_is_served_when_it_has_room() {
     engine.shutdown().await.unwrap();
 }
 
-/// The queue `full` has no room when a claim for the others is sent. The claim before got less than it asked
-/// for, so nobody who makes room wakes the claimer. It sees by itself, when the claim ends, that `full` has got some
-/// meanwhile, and claims its next row before it looks how long it may sleep.
+/// The queue `full` has no capacity left when a claim for the other queue is sent. The claim before
+/// got less than it asked for, so a step that ends in `full` does not wake the claimer. When the
+/// claim ends, the claimer sees by itself that `full` has capacity again. It claims the next row of
+/// `full` before it looks how long it may sleep.
 #[tokio::test(flavor = "multi_thread")]
-async fn room_that_is_made_during_a_claim_for_other_queues_is_used_at_once() {
+async fn slots_that_come_free_during_a_claim_for_other_queues_are_used_at_once() {
     const HELD: usize = 34;
     let db = database().await;
     let pool = db.pool();
@@ -88,7 +92,8 @@ async fn room_that_is_made_during_a_claim_for_other_queues_is_used_at_once() {
     engine.wait(id, WAIT_MAX).await.unwrap();
     fill(&engine, pool, &breakpoint, HELD).await;
 
-    // A claim stops at a row of these queues.
+    // From here on, a claim stops at each row that it takes, until it gets an advisory lock: 1 for
+    // the queue `idle`, 2 for all others.
     sql(
         pool,
         "create function hold_claim() returns trigger language plpgsql as $$
@@ -101,7 +106,8 @@ async fn room_that_is_made_during_a_claim_for_other_queues_is_used_at_once() {
     )
     .await;
     let (hold_idle, hold_full) = (hold(pool, 1).await, hold(pool, 2).await);
-    // Nobody hears of it, and it was due well before the claim, so it is nothing that one has just missed.
+    // This row is not announced. It was due well before the claim, so it does not count as one that
+    // the claim has just missed.
     let next: i64 = sqlx::query_scalar(
         "insert into gen_durable.instances (fsm, fsm_version, step, state, queue, eligible_at)
          values ('held', 1, 'hold', 'null', 'full', now() - interval '100 milliseconds') returning id",
@@ -109,7 +115,8 @@ async fn room_that_is_made_during_a_claim_for_other_queues_is_used_at_once() {
     .fetch_one(pool)
     .await
     .unwrap();
-    // Far before the watermark: the claim that finds it is a whole one, after which there is no other soon.
+    // This row lies far before the watermark. Only a claim without watermarks finds it, and after
+    // such a claim no other one is due soon.
     let idle: i64 = sqlx::query_scalar(
         "insert into gen_durable.instances (fsm, fsm_version, step, state, queue, eligible_at)
          values ('held', 1, 'hold', 'null', 'idle', '2000-01-01') returning id",
@@ -134,12 +141,12 @@ async fn room_that_is_made_during_a_claim_for_other_queues_is_used_at_once() {
     engine.shutdown().await.unwrap();
 }
 
-/// Lets one claim fill the queue `full` so far that no further one is worth a statement, and get less than
-/// it asked for.
+/// Lets one claim fill the queue `full`, and get less than it asked for. The queue then has so
+/// little capacity left that the claimer does not ask for more.
 async fn fill(engine: &Engine, pool: &PgPool, breakpoint: &Breakpoint, held: usize) {
     const QUICK: usize = 2_000;
     loop {
-        // The faster a queue goes, the more is claimed ahead.
+        // The faster the steps of a queue end, the more rows are claimed ahead.
         breakpoint.open(QUICK);
         let quick = (0..QUICK).map(|_| Held::insert(()).queue("full"));
         Held::insert_many(quick).execute(engine).await.unwrap();
@@ -147,7 +154,7 @@ async fn fill(engine: &Engine, pool: &PgPool, breakpoint: &Breakpoint, held: usi
             (count(pool, "runnable").await == 0 && engine.metrics().claimed == 0).then_some(())
         })
         .await;
-        // Whoever woke the claimer before, it has looked since.
+        // The claimer has looked once more, so nothing that happened before wakes it later.
         let looked = look_again(pool, last_look(pool).await, "idle").await;
         let rows = (0..held).map(|_| Held::insert(()).queue("full"));
         Held::insert_many(rows).execute(pool).await.unwrap();
@@ -155,20 +162,20 @@ async fn fill(engine: &Engine, pool: &PgPool, breakpoint: &Breakpoint, held: usi
         if engine.metrics().claimed == held {
             return;
         }
-        // The machine was too busy for the queue to be fast.
+        // The host was too busy, and the queue too slow, to claim this many rows ahead. Try again.
         breakpoint.open(held);
         eventually("they have run", async || (engine.metrics().claimed == 0).then_some(())).await;
     }
 }
 
-/// Holds up whatever takes this advisory lock.
+/// Takes an advisory lock. Sessions that want it wait until the returned transaction ends.
 async fn hold(pool: &PgPool, key: i64) -> Transaction<'static, Postgres> {
     let mut holder = pool.begin().await.unwrap();
     sqlx::query("select pg_advisory_xact_lock($1)").bind(key).execute(&mut *holder).await.unwrap();
     holder
 }
 
-/// Whether somebody waits for this advisory lock.
+/// True if a session waits for this advisory lock.
 async fn waits_for(pool: &PgPool, key: i64) -> bool {
     sqlx::query_scalar(
         "select exists (
@@ -183,7 +190,8 @@ async fn waits_for(pool: &PgPool, key: i64) -> bool {
     .unwrap()
 }
 
-/// When an engine last looked for what is due later, as it does after a claim that found nothing.
+/// Returns the time at which an engine last looked for rows that are due later. It does so after a
+/// claim that found nothing.
 async fn last_look(pool: &PgPool) -> Option<f64> {
     sqlx::query_scalar(
         "select extract(epoch from max(query_start))::float8 from pg_stat_activity
@@ -195,13 +203,13 @@ async fn last_look(pool: &PgPool) -> Option<f64> {
     .unwrap()
 }
 
-/// Announces work in a queue, and waits until the engine has looked once more.
+/// Announces rows in a queue, and waits until the engine has looked once more.
 async fn look_again(pool: &PgPool, before: Option<f64>, queue: &str) -> Option<f64> {
     sqlx::query("select pg_notify('gen_durable', $1)").bind(queue).execute(pool).await.unwrap();
     look(pool, before).await
 }
 
-/// Waits until an engine has looked once more.
+/// Waits until an engine has looked after the time `before`, and returns the time of its last look.
 async fn look(pool: &PgPool, before: Option<f64>) -> Option<f64> {
     eventually("the engine looks", async || {
         let now = last_look(pool).await;
@@ -210,8 +218,9 @@ async fn look(pool: &PgPool, before: Option<f64>) -> Option<f64> {
     .await
 }
 
-/// Somebody else claims or frees a partition key just now. That is over in a moment, and is no reason
-/// to sleep as if there were nothing to do; nor is a transaction left open meanwhile.
+/// Another session has the lock of a partition key, as a claim or a commit that frees the key has
+/// for a moment. Therefore the engine soon tries again, and does not sleep as if there were nothing
+/// to do. Between its tries, it leaves no transaction open.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_another_claim_holds_is_tried_again_at_once_and_holds_nothing_open() {
     const TRIES: i64 = 40;
@@ -227,14 +236,15 @@ async fn a_key_that_another_claim_holds_is_tried_again_at_once_and_holds_nothing
         .unwrap();
     let engine = deaf(&db, &breakpoint).start().await.unwrap();
     let id = Held::insert(()).partition_key("k").execute(&engine).await.unwrap();
-    // Each try ends with a rollback. With pauses that double, forty would take a thousand years.
+    // Each try ends with a rollback. The pauses of an idle engine double, up to an hour here, so
+    // forty tries would take a day.
     let before = rollbacks(pool).await;
     eventually("it has tried often", async || {
         (rollbacks(pool).await >= before + TRIES).then_some(())
     })
     .await;
-    // Between two tries its connections are idle, and not idle in a transaction. One may be seen on its
-    // way from a statement to the next.
+    // Between two tries the engine's connections are idle, and not idle in a transaction. A look
+    // may still find a try between two of its statements.
     let mut open = 0;
     for _ in 0..LOOKS {
         let sessions: i64 = sqlx::query_scalar(
@@ -263,8 +273,8 @@ async fn rollbacks(pool: &PgPool) -> i64 {
     .unwrap()
 }
 
-/// Postgres refuses an answer of a gigabyte: rows with large states must be claimed a few at a time.
-/// Here it refuses claims of more than three rows, so that it need not be a gigabyte.
+/// Postgres refuses an answer of a gigabyte, so rows with large states must be claimed a few at a
+/// time. Here a trigger refuses claims of more than three rows, so that the test needs no gigabyte.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_postgres_refuses_as_too_large_is_asked_for_again_in_parts() {
     const ROWS: i64 = 40;

@@ -1,5 +1,5 @@
-//! Claims of several processes: one of a queue at a time, but for a turn that is never given back; and
-//! announcements that are followed late, but followed.
+//! Claims of several processes. One claim of a queue runs at a time, but a claim lock that is never
+//! given back holds up no engine. Also announcements that an engine follows late, but follows.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl Elsewhere {
     }
 }
 
-/// Claims two rows of each queue; their ids, and the queues whose turn was refused.
+/// Claims two rows of each queue. Returns their ids, and the queues whose claim lock was refused.
 async fn claim(
     connection: &mut PgConnection,
     queues: &[&str],
@@ -62,9 +62,10 @@ async fn claim(
     (ids.unwrap_or_default(), row.try_get("refused").unwrap())
 }
 
-/// The first claim has ended its statement and not its transaction: its turn and its rows are locked.
+/// The first claim's statement has ended, but its transaction has not: it keeps the claim lock and
+/// the locks of its rows.
 #[tokio::test(flavor = "multi_thread")]
-async fn claims_of_a_queue_take_turns_and_wait_for_nobody() {
+async fn claims_of_a_queue_run_one_at_a_time_and_wait_for_no_other() {
     let db = database().await;
     let pool = db.pool();
     let mut ids = Vec::new();
@@ -81,12 +82,13 @@ async fn claims_of_a_queue_take_turns_and_wait_for_nobody() {
     let mut second = pool.acquire().await.unwrap();
     let refused = |queues: &[&str]| -> Vec<String> { queues.iter().map(|&q| q.into()).collect() };
     assert_eq!(claim(&mut first, &["default"], &[]).await, (ids[..2].to_vec(), vec![]));
-    // Refused where the turn is taken, and only there.
+    // A claim is refused only the queue whose claim lock is taken.
     assert_eq!(
         claim(&mut second, &["default", "other"], &[]).await,
         (vec![other], refused(&["default"]))
     );
-    // Whoever has waited for too long takes the rows that the first has not locked, of that queue.
+    // A claim that has waited too long goes without the claim lock. It takes the rows of that queue
+    // that the first claim has not locked.
     let mut third = pool.begin().await.unwrap();
     assert_eq!(claim(&mut third, &["other"], &[]).await, (vec![], vec![]));
     let elsewhere = Elsewhere::insert(()).execute(pool).await.unwrap().get();
@@ -101,7 +103,7 @@ async fn claims_of_a_queue_take_turns_and_wait_for_nobody() {
     );
 }
 
-/// Has the turn of the queue `default`, as a claim does that does not end.
+/// Takes the claim lock of the queue `default`, as a claim that does not end.
 async fn hold_claim_lock(pool: &PgPool) -> Transaction<'_, Postgres> {
     let mut holder = pool.begin().await.unwrap();
     sqlx::query("select pg_advisory_xact_lock(hashtextextended('default', 5298))")
@@ -111,9 +113,10 @@ async fn hold_claim_lock(pool: &PgPool) -> Transaction<'_, Postgres> {
     holder
 }
 
-/// A process that was stopped in the middle of a claim, say, while its answer fills the socket.
+/// A claim lock is never given back. This happens if a process is stopped in the middle of a claim,
+/// while the answer fills its socket.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_turn_that_is_never_given_back_holds_nobody_up() {
+async fn a_claim_lock_that_is_never_released_holds_up_no_process() {
     let db = database().await;
     let pool = db.pool();
     let holder = hold_claim_lock(pool).await;
@@ -126,9 +129,10 @@ async fn a_turn_that_is_never_given_back_holds_nobody_up() {
     holder.rollback().await.unwrap();
 }
 
-/// Its queues are announced by another process, as far as the engine can tell, and polled hours later.
+/// The claim lock of the queue `default` is refused, and the queue `other` is served all the same.
+/// The engine takes the announcements for those of another process, and would poll hours later.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_turn_that_is_refused_holds_up_no_other_queue() {
+async fn a_claim_lock_that_is_refused_holds_up_no_other_queue() {
     let db = database().await;
     let pool = db.pool();
     let holder = hold_claim_lock(pool).await;
@@ -140,7 +144,8 @@ async fn a_turn_that_is_refused_holds_up_no_other_queue() {
         .start()
         .await
         .unwrap();
-    // Before the engine has waited for the claim lock for too long, and after.
+    // The first round runs before the engine has waited too long for the claim lock, and the second
+    // one after that.
     for _ in 0..2 {
         for _ in 0..3 {
             let id = Elsewhere::insert(()).execute(pool).await.unwrap();
@@ -155,9 +160,10 @@ async fn a_turn_that_is_refused_holds_up_no_other_queue() {
     holder.rollback().await.unwrap();
 }
 
-/// Refused, an engine asks again by itself: nobody tells it that the turn is free.
+/// An engine whose claim is refused tries again by itself, as no announcement tells that a claim
+/// lock is free.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_claim_is_made_again_when_the_turn_is_given_back() {
+async fn a_refused_claim_is_made_again_when_the_claim_lock_is_free() {
     let db = database().await;
     let pool = db.pool();
     let holder = hold_claim_lock(pool).await;
@@ -173,10 +179,11 @@ async fn a_refused_claim_is_made_again_when_the_turn_is_given_back() {
     engine.shutdown().await.unwrap();
 }
 
-/// After false alarms an engine follows an announcement later. The poll would come hours later: its pause
-/// has doubled with each look that found nothing.
+/// After several announcements that led to nothing, an engine follows the next one later: this is
+/// the wake backoff. The poll would come hours later, as its pause has doubled with each look that
+/// found nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_announcement_after_false_alarms_is_followed() {
+async fn an_announcement_after_wakes_in_vain_is_followed() {
     let db = database().await;
     let pool = db.pool();
     let engine = engine(&db)
@@ -188,10 +195,12 @@ async fn an_announcement_after_false_alarms_is_followed() {
         .unwrap();
     for round in 0..30 {
         for _ in 0..10 {
-            // Each in a transaction of its own, or Postgres would make one of them.
+            // Each announcement has a transaction of its own, as Postgres merges equal ones of a
+            // transaction.
             sql(pool, "select pg_notify('gen_durable', 'default')").await;
         }
-        // From another process, as far as the engine can tell: not through its client.
+        // The insert does not go through the engine's client, so the engine takes it for one of
+        // another process.
         let id = Short::insert(()).execute(pool).await.unwrap();
         sql(pool, "select pg_notify('gen_durable', 'default')").await;
         let done = async || {

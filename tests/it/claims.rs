@@ -1,4 +1,4 @@
-//! How much is claimed, by whatever plan, and in which order.
+//! The number of rows that a claim takes, under any plan, and their order.
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
@@ -24,7 +24,7 @@ impl Held {
     }
 }
 
-/// Nothing finishes, so nothing is claimed ahead: what executes is what there are slots for.
+/// While no step finishes, nothing is claimed ahead: as many rows are executing as there are slots.
 #[tokio::test(flavor = "multi_thread")]
 async fn p25_an_engine_claims_no_more_than_it_has_slots_for() {
     const SLOTS: usize = 3;
@@ -48,7 +48,8 @@ async fn p25_an_engine_claims_no_more_than_it_has_slots_for() {
         }
         let executing = count(db.pool(), "executing").await;
         let claimed = i64::try_from(engine.metrics().claimed).unwrap();
-        // Each one that has finished, and how fast, may lead to a few that are claimed ahead.
+        // Each step that finishes may lead to a few rows that are claimed ahead, more if it was
+        // fast.
         assert!(executing <= SLOTS as i64 + done * 2, "{executing}");
         assert!(claimed <= SLOTS as i64 + done * 2, "{claimed}");
         breakpoint.open(1);
@@ -58,7 +59,8 @@ async fn p25_an_engine_claims_no_more_than_it_has_slots_for() {
     engine.shutdown().await.unwrap();
 }
 
-/// What the planner is told to do without; the second is what the engine's sessions do without.
+/// The kinds of plans that the planner must avoid. The engine's sessions avoid those of the second
+/// entry.
 const WITHOUT: [&[&str]; 7] = [
     &[],
     &["seqscan", "bitmapscan"],
@@ -68,10 +70,12 @@ const WITHOUT: [&[&str]; 7] = [
     &["hashjoin", "mergejoin"],
     &["sort", "material", "hashagg"],
 ];
-/// How many rows of each queue are asked for.
+/// The queues of a claim, each with the number of rows that it asks for.
 const ASKED: [(&str, i64); 2] = [("q0", 3), ("q1", 20)];
 
-/// Six hundred rows of two queues, two machines and three priorities, in ten minutes.
+/// Six hundred rows of two queues, two machines and three priorities, due within ten minutes.
+/// `KEYED` stands for true or false. If it is true, half of the rows have a partition key, and one
+/// key has a holder.
 const ROWS: &str = "
     truncate gen_durable.instances;
     insert into gen_durable.instances
@@ -85,14 +89,15 @@ const ROWS: &str = "
     select 'm0', 1, 's', '0', 'q0', 'executing', 8, '7 of q0' where KEYED;
     analyze gen_durable.instances;";
 
-/// No watermarks; or five minutes past noon, in some of the groups.
+/// The watermarks of a claim: none, or five minutes past noon in some of the groups.
 const WATERMARKS: [&str; 2] = [
     "'{}', '{}', '{}'",
     "'{1, 1, 2, 4}', '{0, 2, 1, 0}',
      '{1767269100000000, 1767269100000000, 1767269100000000, 1767269100000000}'",
 ];
 
-/// Plans are made for each run anew: a session would keep the one that it made first.
+/// Runs a statement of the engine, and returns its plan and its rows. The statement is prepared
+/// anew for each run, as a session would keep the plan that it made first.
 async fn run(
     connection: &mut PgConnection,
     statement: &str,
@@ -116,7 +121,8 @@ async fn in_queue(connection: impl PgExecutor<'_>, count: &'static str, queue: &
     sqlx::query_scalar(count).bind(queue).fetch_one(connection).await.unwrap()
 }
 
-/// Claims as the engine does; how many rows each of the two statements has claimed.
+/// Claims as the engine does, and checks that no queue gives more rows than the claim asks for.
+/// Returns how many rows each of the two statements has claimed.
 async fn claim(
     tx: &mut PgConnection,
     pool: &PgPool,
@@ -174,8 +180,8 @@ async fn claim(
     (at_first, heads)
 }
 
-/// A plan may run a part of a statement more than once, and what limits that part, limits each run. The plans are
-/// forced: those of the engine's sessions, and others that a planner may choose.
+/// A plan may run a part of a statement more than once, and a limit in that part bounds each run
+/// alone. The test forces the plans of the engine's sessions, and others that a planner may choose.
 #[tokio::test(flavor = "multi_thread")]
 async fn p25_a_claim_takes_no_more_than_asked_under_any_plan() {
     let db = database().await;
@@ -196,7 +202,8 @@ async fn p25_a_claim_takes_no_more_than_asked_under_any_plan() {
             let mut set = vec![format!("set local plan_cache_mode = force_{mode}_plan")];
             set.push("set local jit = off".to_owned());
             set.extend(without.iter().map(|what| format!("set local enable_{what} = off")));
-            // Texts of plans for parameters differ anyway.
+            // The text of a custom plan contains the parameters, so these texts differ anyway and
+            // do not count.
             let mut others = plans.clone();
             let plans = if mode == "generic" { &mut plans } else { &mut others };
             for watermarks in WATERMARKS {
@@ -218,7 +225,7 @@ async fn p25_a_claim_takes_no_more_than_asked_under_any_plan() {
     assert!(heads > 0, "some are claimed by the second statement");
 }
 
-/// Claimed ahead or not, the rows of a key are claimed in their order.
+/// The rows of a key are claimed in their order, even if rows are claimed ahead.
 #[tokio::test(flavor = "multi_thread")]
 async fn p25_claiming_ahead_keeps_the_order_of_each_key() {
     const ROWS: i64 = 400;
@@ -249,7 +256,8 @@ async fn p25_claiming_ahead_keeps_the_order_of_each_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p21_no_key_serialises_nothing_and_keys_that_look_alike_are_different() {
-    // Cases, spaces, numbers, what a collation may take for equal, and ids of the rows that have no key.
+    // The keys differ in case or in spaces, are numbers, or are equal under some collations. Some
+    // are the ids of the rows that have no key.
     let mut keys = vec![
         " ", "0", "00", "1", "01", "1.0", "+1", " 1", "1 ", "2", "3", "null", "NULL", "a", "A",
         "\u{e9}", "e\u{301}", "ss", "\u{df}", "\u{1f}", "%", "_", "\\", "'", "\"",
@@ -277,7 +285,7 @@ async fn p21_no_key_serialises_nothing_and_keys_that_look_alike_are_different() 
     for _ in 0..keys.len() + 20 {
         breakpoint.arrival().await;
     }
-    // A second one of each key waits for the first.
+    // A second row of each key waits for the first one.
     Held::insert_many(keys.iter().map(|key| Held::insert(()).partition_key(*key)))
         .execute(&engine)
         .await

@@ -1,8 +1,8 @@
-//! Clocks that are wrong, and clocks that jump: a worker's own decides nothing, and whatever that of
-//! the database does, nothing inside it happens twice.
+//! Clocks that are wrong, and clocks that jump. A worker's own clock decides nothing. Nothing
+//! inside the database happens twice, whatever the database's clock does.
 //!
-//! They need libfaketime (Debian's package `faketime`, which `.ci/run` installs); without it they say
-//! that they show nothing.
+//! The tests need libfaketime (Debian's package `faketime`, which `.ci/run` installs). Without it
+//! they print that they show nothing.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use gen_durable_tests::{
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 use crate::support::{
-    Breakpoint, WAIT_MAX, count, database, eventually, log, row, sql, until, until_somebody_waits,
+    Breakpoint, WAIT_MAX, count, database, eventually, log, row, sql, until, until_a_session_waits,
 };
 
 const HOUR: i64 = 3600;
@@ -31,8 +31,9 @@ fn none<T>() -> Option<T> {
     None
 }
 
-/// Workers that are days ahead, days behind, and right, and the first two change places meanwhile:
-/// leases, schedules, timeouts and the order of keys go on as if nothing were wrong.
+/// The clock of one worker is days ahead, that of another one days behind, and that of a third one
+/// right. The first two change places during the test. Leases, schedules, timeouts and the order of
+/// keys are as if all clocks were right.
 #[tokio::test(flavor = "multi_thread")]
 async fn p23_workers_whose_clocks_are_wrong_and_jump_do_what_they_should() {
     let clock = |seconds| {
@@ -58,12 +59,12 @@ async fn p23_workers_whose_clocks_are_wrong_and_jump_do_what_they_should() {
     let keyed =
         (0..60).map(|n| Keyed::insert(KeyedState::default()).partition_key(format!("{}", n % 4)));
     Keyed::insert_many(keyed).execute(&client).await.unwrap();
-    // They wait with timeouts of 300 ms, again and again.
+    // The collectors wait with timeouts of 300 ms, again and again.
     let state = CollectorState { leaves: 2, external: 1, ..CollectorState::default() };
     let collectors = Collector::insert_many(vec![state; 20]).execute(&client).await.unwrap();
     let late = Chain::insert(ChainState::default()).schedule_in(Duration::from_hours(1));
     let late = late.execute(&client).await.unwrap();
-    // Everything but the collectors, which lack a signal, and the one that is not due.
+    // All instances end but the collectors, which lack a signal, and the chain that is not due.
     eventually("the rest has ended", async || (live(pool).await == 21).then_some(())).await;
     ahead.set(-3 * DAY).unwrap();
     behind.set(3 * DAY).unwrap();
@@ -99,8 +100,8 @@ async fn p23_workers_whose_clocks_are_wrong_and_jump_do_what_they_should() {
     assert_eq!(oracle::check(pool).await.unwrap(), Vec::<String>::new());
 }
 
-/// The clock of a worker jumps, to and fro, in the middle of a step: the step's outcome is committed, as
-/// the worker has lost nothing.
+/// A worker's clock jumps to and fro in the middle of a step. The step's outcome is committed, as
+/// the worker has not lost its lease.
 #[tokio::test(flavor = "multi_thread")]
 async fn p23_a_jump_of_a_workers_clock_in_the_middle_of_a_step_costs_nothing() {
     let Some(clock) = Clock::threaded().unwrap().or_else(none) else { return };
@@ -115,11 +116,11 @@ async fn p23_a_jump_of_a_workers_clock_in_the_middle_of_a_step_costs_nothing() {
     let program = Path::new(env!("CARGO_BIN_EXE_chaos"));
     let worker = Worker::start(program, db.url(), 600, &[], Some(&clock)).unwrap();
     let id = HeldProcess::insert(KeyedState::default()).execute(pool).await.unwrap();
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     let before = row(pool, id).await;
     for jump in [DAY, -DAY, 0] {
         clock.set(jump).unwrap();
-        // It goes on renewing its lease: twice after each jump.
+        // The worker goes on renewing its lease: twice after each jump.
         for _ in 0..2 {
             let seen = lease_end(pool).await;
             eventually("the lease is renewed", async || {
@@ -183,8 +184,9 @@ impl Child {
     }
 }
 
-/// The database's clock jumps ahead, so that every lease has run out, and back again. What ran is run
-/// again, and committed once; what waits for its time waits; nobody is stuck.
+/// The database's clock jumps ahead, so that every lease has run out, and back again. A step that
+/// was running runs again, and is committed once. A scheduled row waits for its time, and no row is
+/// stuck.
 #[tokio::test(flavor = "multi_thread")]
 async fn p23_a_jump_of_the_databases_clock_doubles_nothing() {
     let Some(clock) = Clock::new().unwrap().or_else(none) else { return };
@@ -197,7 +199,7 @@ async fn p23_a_jump_of_the_databases_clock_doubles_nothing() {
     let pool = PgPoolOptions::new().connect(&server.url("postgres")).await.unwrap();
     gen_durable_migrate::up(&pool).await.unwrap();
     oracle::install(&pool).await.unwrap();
-    // Renewed rarely, so that the jump is not made good at once.
+    // The leases are long and renewed rarely, so that no renewal makes up for the jump at once.
     let start = async |breakpoint: &Arc<Breakpoint>| {
         Engine::builder(pool.clone())
             .machine::<Held>()
@@ -224,7 +226,7 @@ async fn p23_a_jump_of_the_databases_clock_doubles_nothing() {
         id.get(),
         "its lease has run out by the database's clock"
     );
-    // The old one's step ends as well, and has no effect.
+    // The old worker's step ends as well, and its outcome has no effect.
     let before = row(&pool, id).await;
     assert_eq!((before.locked_by, before.attempt), (Some(heir.worker()), 1));
     old_breakpoint.open(1);
@@ -232,8 +234,8 @@ async fn p23_a_jump_of_the_databases_clock_doubles_nothing() {
         .await;
     assert_eq!(row(&pool, id).await, before);
 
-    // Back: the heir's lease ends in an hour and ten minutes, and it goes on. What comes to be due is
-    // due by the clock as it is now.
+    // The clock is back. The heir's lease now ends in an hour and ten minutes, and the heir goes
+    // on. Rows that become runnable from here on are due by the clock as it is now.
     clock.set(0).unwrap();
     breakpoint.open(2);
     old_breakpoint.open(2);
@@ -242,8 +244,8 @@ async fn p23_a_jump_of_the_databases_clock_doubles_nothing() {
     eventually("the children have run", async || (count(&pool, "done").await == 4).then_some(()))
         .await;
 
-    // What is put into the queue while the clock is ahead waits until that time has come. Nothing is
-    // lost by that: it is there, and runs when its time is there.
+    // A row that is inserted while the clock is ahead waits until that time has come. The row is
+    // not lost: it runs then.
     clock.set(HOUR).unwrap();
     let early = Child::insert(()).schedule_in(Duration::from_secs(1)).execute(&pool).await.unwrap();
     clock.set(0).unwrap();
@@ -257,8 +259,9 @@ async fn p23_a_jump_of_the_databases_clock_doubles_nothing() {
     old.shutdown().await.unwrap();
     heir.shutdown().await.unwrap();
     let lost: Vec<String> = oracle::check(&pool).await.unwrap();
-    // The oracle knows neither these machines' edges nor their ends; what was undone or done twice,
-    // and what overlaps, it finds in any machine.
+    // The oracle does not know the edges and ends of these machines, so its other findings do not
+    // count. Steps that were undone or done twice, and executions that overlap, it finds in any
+    // machine.
     let bad: Vec<_> = lost
         .iter()
         .filter(|problem| problem.contains("undone") || problem.contains("overlap"))

@@ -1,5 +1,5 @@
-//! Worker processes that are killed, and some that are stopped for longer than their lease. Real
-//! processes: the program `chaos`, as a worker.
+//! Worker processes that are killed, and some that are stopped for longer than their lease. They
+//! are real processes: the program `chaos` as a worker.
 
 use std::{path::Path, time::Duration};
 
@@ -17,7 +17,7 @@ use gen_durable_tests::{
     worker::SOCKETS_MAX,
 };
 
-use crate::support::{count, database, eventually, proxy, row, until, until_somebody_waits};
+use crate::support::{count, database, eventually, proxy, row, until, until_a_session_waits};
 
 fn worker(db: &TestDb, lease: Duration) -> Worker {
     let program = Path::new(env!("CARGO_BIN_EXE_chaos"));
@@ -25,7 +25,8 @@ fn worker(db: &TestDb, lease: Duration) -> Worker {
     Worker::start(program, db.url(), lease, &["--runs", db.url()], None).expect("a worker process")
 }
 
-/// The oracle's triggers record every transition in the transaction that makes it.
+/// Workers are killed at random moments. Every instance reaches its end, and no committed step is
+/// undone. The oracle's triggers record every transition in the transaction that makes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn p01_kill_9_at_any_moment_loses_nothing_and_undoes_nothing() {
     const KILLS: usize = 12;
@@ -60,7 +61,8 @@ async fn p01_kill_9_at_any_moment_loses_nothing_and_undoes_nothing() {
         })
         .await;
         for collector in &collectors {
-            // Repeated with each kill: the key makes it one signal.
+            // Each signal is sent again at every second kill. Its deduplication key makes that one
+            // signal.
             let n = EXTERNAL + u32::try_from(kill % 2).unwrap();
             let ping = Collector::signal_ping(*collector, Ping { n });
             let sent = ping.dedup_key(n.to_string()).execute(&client).await;
@@ -92,8 +94,8 @@ async fn live(db: &TestDb) -> i64 {
         .unwrap()
 }
 
-/// A process is stopped in the middle of a step, its lease runs out, another one does the step, and
-/// then the first one goes on as if nothing had happened.
+/// A process is stopped in the middle of a step, and its lease runs out. Another process runs the
+/// step. Then the first one goes on as if nothing had happened, and commits nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn p23_a_process_stopped_past_its_lease_commits_nothing() {
     let db = database().await;
@@ -107,7 +109,7 @@ async fn p23_a_process_stopped_past_its_lease_commits_nothing() {
         .unwrap();
     let mut first = worker(&db, Duration::from_secs(1));
     let id = Held::insert(KeyedState::default()).execute(pool).await.unwrap();
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     let stopped = row(pool, id).await.locked_by;
     first.stop().unwrap();
 
@@ -117,7 +119,7 @@ async fn p23_a_process_stopped_past_its_lease_commits_nothing() {
         (holder.is_some() && holder != stopped).then_some(())
     })
     .await;
-    until_somebody_waits(pool, 2).await;
+    until_a_session_waits(pool, 2).await;
     held.commit().await.unwrap();
     until(pool, id, "done").await;
     let after = row(pool, id).await;
@@ -132,7 +134,7 @@ async fn p23_a_process_stopped_past_its_lease_commits_nothing() {
             .await
             .unwrap();
     assert_eq!(effects, 1, "the insert that the outcome carries happened once");
-    // A shutdown leaves what has not begun.
+    // A shutdown runs no instance that has not begun, so the test waits for the inserted one.
     eventually("what was inserted has ended", async || (live(&db).await == 0).then_some(())).await;
     for worker in [first, second] {
         let status = tokio::task::spawn_blocking(|| worker.shut_down()).await.unwrap().unwrap();
@@ -142,19 +144,22 @@ async fn p23_a_process_stopped_past_its_lease_commits_nothing() {
     assert_eq!(oracle::check(pool).await.unwrap(), Vec::<String>::new());
 }
 
-/// Not at random: at each moment between a claim and its commit that the connection can tell apart.
+/// A worker is killed not at random, but at each moment between a claim and its commit that can be
+/// told apart on its connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn p01_kill_9_at_each_moment_of_a_claim_and_a_commit() {
-    /// In the chain's state, and so in the answer to its claim and in its commits.
+    /// A number in the chain's state. Therefore it is in the answer to the chain's claim and in the
+    /// chain's commits.
     const SEED: u32 = 987_654_321;
     let moments = [
-        // The claim is committed, and its rows do not arrive.
+        // The claim is committed, and its rows do not reach the worker.
         (Direction::Answer, "987654321", Effect::FreezeBefore),
-        // The step has run, and its outcome does not arrive.
+        // The step has run, and its outcome does not reach the database.
         (Direction::Request, "987654321", Effect::FreezeBefore),
-        // The outcome arrives, and nobody hears the answer.
+        // The outcome reaches the database, and the answer does not reach the worker.
         (Direction::Request, "987654321", Effect::FreezeAfter),
-        // The transaction with the outcome is open, and its end does not arrive; or it does.
+        // The transaction with the outcome is open. Its COMMIT does not reach the database, or it
+        // does, and the answer is lost.
         (Direction::Request, "COMMIT", Effect::FreezeBefore),
         (Direction::Request, "COMMIT", Effect::FreezeAfter),
     ];
@@ -182,8 +187,9 @@ async fn p01_kill_9_at_each_moment_of_a_claim_and_a_commit() {
     assert_eq!(oracle::check(pool).await.unwrap(), Vec::<String>::new());
 }
 
-/// An instance whose step ends the process, each time that it runs, and those that happen to be claimed
-/// with it: they run at the same moment, and their worker is lost as often.
+/// The step of an instance ends its process each time that it runs. Other instances happen to be
+/// claimed with it: they run at the same moment, and lose their worker as often. Only the deadly
+/// instance is failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn p24_an_instance_that_kills_its_process_is_failed_and_its_neighbours_are_not() {
     const NEIGHBOURS: i64 = 30;
@@ -198,7 +204,7 @@ async fn p24_an_instance_that_kills_its_process_is_failed_and_its_neighbours_are
     let neighbours = vec![KeyedState::default(); usize::try_from(NEIGHBOURS).unwrap()];
     Once::insert_many(neighbours).execute(pool).await.unwrap();
     let (mut worker, mut deaths) = (start(), 0);
-    // As whatever supervises the process does.
+    // The test starts the worker again, as a supervisor of the process does.
     let failed = eventually("it is failed", async || {
         if worker.has_ended() {
             deaths += 1;

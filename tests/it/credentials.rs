@@ -1,5 +1,5 @@
-//! An engine's own connections: made with the pool's present options, of a bounded age, tested
-//! after idleness, and not waited for too long.
+//! An engine's own connections. They are made with the pool's present options, have a bounded age,
+//! and are tested after idleness. The engine waits for one for a bounded time.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,7 +13,8 @@ use sqlx::{
 
 use crate::support::{WAIT_MAX, database, eventually, log, sql};
 
-/// Longer than any test: whoever finds work was told of it, or has just connected.
+/// An interval longer than any test. An engine that finds rows all the same was told of them, or
+/// has just connected.
 const NEVER: Duration = Duration::from_hours(24);
 
 #[durable_fsm(state = u32, output = u32)]
@@ -34,7 +35,7 @@ fn echo(pool: PgPool) -> EngineBuilder {
     Engine::builder(pool).machine::<Echo>()
 }
 
-/// Runs an instance that another process has inserted.
+/// Inserts an instance as another process does, and waits until the engine has run it.
 async fn runs_what_others_insert(engine: &Engine, others: &PgPool, n: u32) {
     let id = Echo::insert(n).execute(others).await.unwrap();
     assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), n);
@@ -90,10 +91,11 @@ async fn p67_a_rotated_password_reaches_every_connection_of_an_engine() {
         "select pg_terminate_backend(pid, 60000) from pg_stat_activity where usename = 'rotated'",
     )
     .await;
-    // The listener, which hears of it, and the engine's statements.
+    // Two kinds of connections have the new password: the listener's, which hears of the insert,
+    // and those of the engine's statements.
     until_it_listens(&admin).await;
     runs_what_others_insert(&engine, &admin, 2).await;
-    // The lease, on a thread and a connection of its own.
+    // The lease has a thread and a connection of its own, which has the new password too.
     let expires = async || -> i64 {
         sqlx::query_scalar(
             "select (extract(epoch from lease_expires_at) * 1000)::bigint from gen_durable.workers",
@@ -123,7 +125,7 @@ async fn p67_no_connection_of_an_engine_outlives_the_pools_longest_life() {
         sqlx::query_scalar(pids).fetch_all(db.pool()).await.unwrap().into_iter().collect()
     };
     runs_what_others_insert(&engine, db.pool(), 1).await;
-    // Many at once, most of which nothing needs afterwards.
+    // Many calls at once need many connections, and nothing needs most of these afterwards.
     let calls: Vec<_> = (0..50)
         .map(|n| {
             let client = engine.client().clone();
@@ -149,7 +151,7 @@ async fn p67_no_connection_of_an_engine_outlives_the_pools_longest_life() {
 async fn p67_a_connection_that_was_idle_for_long_is_tested_before_its_use() {
     let db = database().await;
     let options = (*db.pool().connect_options()).clone().application_name("idle");
-    // Any time is long.
+    // With this timeout, a connection counts as idle for long after any time.
     let pool = PgPoolOptions::new().idle_timeout(Duration::from_nanos(1));
     let engine = echo(pool.connect_lazy_with(options))
         .poll_only()
@@ -172,7 +174,8 @@ async fn p67_a_connection_that_was_idle_for_long_is_tested_before_its_use() {
     engine.shutdown().await.unwrap();
 }
 
-/// A server that has no room for a login is tried for as long as an acquire may take.
+/// A server refuses a login, as the role has reached its limit of connections. The engine tries
+/// again until the pool's acquire timeout or a third of its lease is over, whichever is shorter.
 #[tokio::test(flavor = "multi_thread")]
 async fn p67_an_engine_waits_for_a_connection_as_long_as_its_pool_and_a_third_of_its_lease() {
     let db = database().await;

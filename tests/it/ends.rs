@@ -1,4 +1,5 @@
-//! What cannot work alone ends visibly, and what it was in the way of goes on.
+//! Rows and outcomes that cannot work even alone. They end visibly, and the rows that they held up
+//! go on.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::support::{WAIT_MAX, count, database, engine, eventually, row, sql, until};
 
-/// A state as large as whoever inserts it likes, which is neither read nor written letter by letter.
+/// A state of any size. It is raw JSON, which is neither read nor written character by character,
+/// so a large one costs a test little.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Text(Box<RawValue>);
@@ -28,7 +30,7 @@ impl Heavy {
     }
 }
 
-/// Sends so many inserts with its end.
+/// Its outcome ends it, and inserts as many instances as its state says.
 #[durable_fsm(state = u32, output = u32)]
 pub enum Sender {
     Run,
@@ -47,7 +49,7 @@ impl Sender {
     }
 }
 
-/// Nobody serves its queue.
+/// No engine serves its queue.
 #[durable_fsm(queue = "elsewhere", output = ())]
 pub enum Child {
     Run,
@@ -65,8 +67,9 @@ async fn alter(pool: &PgPool, name: &str, setting: &str) {
     sqlx::raw_sql(AssertSqlSafe(alter)).execute(pool).await.unwrap();
 }
 
-/// Its inserts take longer than the lease whenever they are tried, and nobody but the engine ends them. The
-/// backend of a try that was given up has the row locked meanwhile.
+/// An outcome's inserts take longer than the lease at each try, and nothing but the engine ends a
+/// try. Meanwhile the backend of a try that was given up has the row locked. The error reaches
+/// `handle`, and other outcomes are committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn p61_an_outcome_that_is_slower_than_its_lease_reaches_handle() {
     let db = database().await;
@@ -74,7 +77,7 @@ async fn p61_an_outcome_that_is_slower_than_its_lease_reaches_handle() {
         db.pool(),
         "create function public.slowly() returns trigger language plpgsql as $$
          begin
-             -- // Longer than an outcome by itself is given: four leases.
+             -- Longer than four leases, the time that an outcome by itself is given.
              if (select count(*) from inserted) = 7 then perform pg_sleep(10); end if;
              return null;
          end $$;
@@ -104,8 +107,8 @@ async fn p61_an_outcome_that_is_slower_than_its_lease_reaches_handle() {
     engine.shutdown().await.unwrap();
 }
 
-/// Reading the row takes longer than the statement timeout, also by itself. It fails, and says why; those
-/// behind it run.
+/// Reading a row takes longer than the statement timeout, even if the row is claimed alone. The row
+/// fails with that reason, and the rows behind it run.
 #[tokio::test(flavor = "multi_thread")]
 async fn p61_a_row_that_cannot_be_claimed_fails_and_those_behind_it_run() {
     for key in [None, Some("key")] {
@@ -132,8 +135,8 @@ async fn p61_a_row_that_cannot_be_claimed_fails_and_those_behind_it_run() {
     }
 }
 
-/// The heads of keys that a claim finds by other rows of the keys are bounded in bytes too. Those that are
-/// left keep a row in the claim's index.
+/// A claim may find the head of a key by another row of that key. The bytes of such heads are
+/// bounded too. If a head is left, another row of its key stays in the claim's index.
 #[tokio::test(flavor = "multi_thread")]
 async fn p61_heads_of_partition_keys_are_bounded_in_bytes() {
     let db = database().await;
@@ -173,7 +176,8 @@ async fn p61_heads_of_partition_keys_are_bounded_in_bytes() {
     assert_eq!(index, [6]);
 }
 
-/// The statement for rows with partition keys fails. What was claimed before it, without a key, runs.
+/// The statement that claims rows with partition keys fails. A row without a key was claimed before
+/// it, and runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn p61_rows_that_were_claimed_run_whatever_becomes_of_those_with_keys() {
     let db = database().await;

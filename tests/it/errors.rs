@@ -1,5 +1,5 @@
-//! Errors keep their type and their cause: of steps through whatever they come, and the library's
-//! own.
+//! Errors keep their type and their causes: those of steps, whatever type carries them, and the
+//! library's own.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 #[error("no stock of {0}")]
 pub struct NoStock(String);
 
-/// Another error that has it as its cause.
+/// Another error, with `NoStock` as its cause.
 #[derive(Debug, thiserror::Error)]
 #[error("order refused")]
 pub struct Refused(#[source] NoStock);
@@ -38,7 +38,7 @@ fn in_a_box() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     Err(no_stock().into())
 }
 
-/// Each step fails in another way.
+/// Each step fails in a different way.
 #[durable_fsm(state = (), output = String)]
 pub enum Fails {
     Plain,
@@ -173,7 +173,7 @@ async fn p51_a_steps_error_is_found_by_its_type_however_it_came() {
     engine.shutdown().await.unwrap();
 }
 
-/// An error says all of its causes, and each once.
+/// The text of an error has all of its causes, and each of them once.
 #[test]
 fn p51_a_steps_error_says_each_cause_once() {
     let error = through_anyhow().context("ordering").unwrap_err();
@@ -183,21 +183,22 @@ fn p51_a_steps_error_says_each_cause_once() {
     assert_eq!(error.source().to_string(), "order refused");
     assert!(error.downcast_ref::<Refused>().is_some());
     assert!(error.downcast_ref::<io::Error>().is_none());
-    // It prints its cause, and returns it.
+    // The text of this error is its cause's text, and it returns the cause as well.
     let error = sqlx::Error::Io(io::Error::other("refused"));
     assert_eq!(StepError::from(anyhow::Error::new(error)).to_string(), "refused");
     assert_eq!(StepError::from("no stock").to_string(), "no stock");
     assert_eq!(StepError::from(String::from("no stock")).to_string(), "no stock");
 }
 
-/// A printer of whole chains says no more than the error itself.
+/// Checks that an error's text has each part once, and that printing its whole chain of causes adds
+/// nothing.
 #[track_caller]
 fn says(error: impl std::error::Error + Send + Sync + 'static, parts: &[&str]) {
     let text = error.to_string();
     for part in parts {
         assert_eq!(text.matches(part).count(), 1, "`{part}` in `{text}`");
     }
-    // sqlx adds where in Postgres's own source an error came from.
+    // sqlx adds the place in Postgres's own source code at which an error was raised.
     assert!(!text.contains("at line"), "{text}");
     assert_eq!(format!("{:#}", anyhow::Error::new(error)), text);
 }
@@ -215,7 +216,7 @@ impl Nothing {
     }
 }
 
-/// A pool that nobody answers, which tries for a while before it says so.
+/// A pool for an address at which no server answers. It tries for a while before it says so.
 fn refused() -> PgPool {
     PgPoolOptions::new()
         .acquire_timeout(Duration::from_millis(100))
@@ -232,7 +233,7 @@ async fn p51_a_refused_connection_is_named() {
     let error = Nothing::insert(()).execute(&refused()).await.unwrap_err();
     says(error, &["could not insert instances: ", refusal]);
     let client = Client::new(refused());
-    // Those who ask at the same time are told the same.
+    // Calls that ask at the same time get the same error.
     let (one, other) =
         tokio::join!(client.find(1), client.find(InstanceId::<Nothing>::from_raw(2)));
     says(one.unwrap_err(), &["could not look an instance up: ", refusal]);
@@ -241,7 +242,8 @@ async fn p51_a_refused_connection_is_named() {
     says(error, &["could not deliver a signal: ", refusal]);
 }
 
-/// A pool tries again for as long as it may if the server has no room for a login, and hides why.
+/// A server refuses a login, as the role has reached its limit of connections. A pool tries again
+/// until its timeout, and hides the reason. The library's error has the reason.
 #[tokio::test]
 async fn p51_a_refused_login_is_named() {
     let db = database().await;
@@ -261,7 +263,7 @@ async fn p51_a_refused_login_is_named() {
     sqlx::raw_sql(AssertSqlSafe(drop)).execute(db.pool()).await.unwrap();
 }
 
-/// All of the pool's connections are in use, and the server is well.
+/// All connections of the pool are in use, and the server is well: the error says so.
 #[tokio::test]
 async fn p51_a_pool_that_is_in_use_is_named() {
     let db = database().await;
@@ -291,7 +293,7 @@ async fn p51_what_postgres_says_is_said_once_and_without_its_own_source() {
     says(error, &["migration 1 (init) up failed: ", "type \"instances\" already exists"]);
 }
 
-/// A step's own query, and what is kept of its error.
+/// A step's own query fails. The instance keeps the reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn p51_a_steps_query_says_why_it_failed() {
     let db = database().await;
@@ -304,7 +306,7 @@ async fn p51_a_steps_query_says_why_it_failed() {
     engine.shutdown().await.unwrap();
 }
 
-/// The log says it as the errors do.
+/// The log has the cause in the same words as the errors.
 #[tokio::test]
 async fn p51_the_log_names_the_cause() {
     let (log, _here) = Kept::log("gen_durable=info");

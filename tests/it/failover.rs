@@ -1,5 +1,5 @@
-//! The primary is lost and its synchronous standby takes over: whatever was acknowledged, to a caller
-//! or to an engine, is there.
+//! The primary is lost and its synchronous standby takes over. All that was acknowledged, to a
+//! caller or to an engine, is still there.
 
 use std::{
     collections::BTreeMap,
@@ -23,15 +23,16 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 
 use crate::support::{eventually, log};
 
-/// Short, so that a test of half-open connections does not take long.
+/// The workers' lease. It is short, so that a test of half-open connections does not take long.
 const LEASE: Duration = Duration::from_secs(2);
-/// Commits of a climb.
+/// The number of commits of a climb.
 const HEIGHT: u32 = 25;
 
-/// What each run of a step saw when it began, kept outside of the database.
+/// The states that the runs of each instance saw when they began, kept outside of the database.
 ///
 /// An engine begins a step only on a state that is committed and acknowledged: by the answer to the
-/// commit before, or as a row that others may see. So no run may see less than a run before it.
+/// commit before, or as a row that others may see. Therefore no run may see less than a run before
+/// it.
 #[derive(Debug, Default)]
 pub struct Witness(Mutex<BTreeMap<i64, Vec<u32>>>);
 
@@ -44,7 +45,7 @@ impl Witness {
         self.0.lock().unwrap().values().map(Vec::len).sum()
     }
 
-    /// Runs that saw an older state than one before them.
+    /// Returns the instances in which a run saw an older state than a run before it.
     fn undone(&self) -> Vec<(i64, Vec<u32>)> {
         let seen = self.0.lock().unwrap().clone();
         seen.into_iter().filter(|(_, seen)| !seen.is_sorted()).collect()
@@ -53,9 +54,10 @@ impl Witness {
 
 #[derive(Clone, Debug, Default, DurableState)]
 pub struct ClimbState {
-    /// Of the call that inserted it: ids may be given out again after a failover, if nobody was told.
+    /// Names the call that inserted the instance. An id is not enough: if no caller was told of it,
+    /// it may be given out again after a failover.
     mark: String,
-    /// Steps committed.
+    /// The number of committed steps.
     n: u32,
 }
 
@@ -72,7 +74,7 @@ impl Climb {
             return cx.done(HEIGHT);
         }
         cx.state.n += 1;
-        // Now and then the row changes hands.
+        // Every eighth step needs a new claim, which may be another worker's.
         if cx.state.n.is_multiple_of(8) {
             return cx.next_in(Climb::Up, Duration::ZERO);
         }
@@ -80,12 +82,12 @@ impl Climb {
     }
 }
 
-/// How the primary is lost.
+/// A way to lose the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
-    /// Its processes are killed: connections end.
+    /// Its processes are killed, so connections end.
     Killed,
-    /// Its host is gone: the workers' connections stay up and carry nothing any more.
+    /// Its host is gone. The workers' connections stay up and carry nothing any more.
     Vanished,
 }
 
@@ -102,7 +104,8 @@ async fn p13_a_vanished_primary_takes_nothing_acknowledged_with_it() {
 async fn fail_over(loss: Loss) {
     log();
     let (mut primary, standby, wire) = pair().await;
-    // An endpoint for the workers and one for the callers, as the fault may be different.
+    // The workers and the callers have an endpoint each, as the fault may hit only the workers'
+    // one.
     let endpoint = Proxy::start(primary.socket_dir()).unwrap();
     let callers_endpoint = Proxy::start(primary.socket_dir()).unwrap();
 
@@ -117,8 +120,9 @@ async fn fail_over(loss: Loss) {
     })
     .await;
 
-    // From here on nothing reaches the standby, and so nothing is acknowledged; but commits are under
-    // way, and those will be in nobody's memory but that of who waits for their answer.
+    // From here on nothing reaches the standby, so nothing is acknowledged. Some commits are under
+    // way. When the standby takes over, only the callers and workers that wait for their answers
+    // know of them.
     wire.freeze();
     let direct = direct(&primary).await;
     eventually("commits wait for the standby", async || {
@@ -137,7 +141,8 @@ async fn fail_over(loss: Loss) {
     }
     primary.stop(Mode::Immediate).unwrap();
 
-    // The endpoint is faster than the standby: for a while everybody meets a server that only reads.
+    // The endpoints move before the standby is promoted. For a while all clients meet a server that
+    // is read-only.
     endpoint.move_to(standby.socket_dir());
     callers_endpoint.move_to(standby.socket_dir());
     let pool = self::direct(&standby).await;
@@ -161,7 +166,7 @@ async fn fail_over(loss: Loss) {
     })
     .await;
     let acknowledged = callers.finish().await;
-    // Looked at before the end, which may not come if something is lost.
+    // The test checks this before it waits for the end, which may not come if something is lost.
     assert_eq!(witness.undone(), [], "a step began on less than was committed before");
     assert_eq!(acknowledged.missing(&pool).await, Vec::<String>::new());
     eventually("everything has ended", async || {
@@ -177,7 +182,8 @@ async fn fail_over(loss: Loss) {
 
     assert_eq!(witness.undone(), []);
     assert_eq!(oracle::check(&pool).await.unwrap(), Vec::<String>::new());
-    // A worker that was registered anew, and never heard of it, is removed like a lost one: by those that live.
+    // A worker may be registered anew without knowing it, if the answer was lost. The living
+    // workers remove that row, like one of a lost worker.
     eventually("nobody but the workers is registered", async || {
         let workers: i64 = sqlx::query_scalar("select count(*) from gen_durable.workers")
             .fetch_one(&pool)
@@ -203,9 +209,10 @@ async fn fail_over(loss: Loss) {
     .await;
 }
 
-/// A primary, its synchronous standby, and the wire between them; the schema and the oracle are there.
+/// Starts a primary and its synchronous standby, with the schema and the oracle. Returns both, and
+/// the wire between them.
 async fn pair() -> (Server, Server, Proxy) {
-    // fsync is on, and so is `synchronous_commit`: a commit is acknowledged when the standby has it.
+    // `fsync` and `synchronous_commit` are on: a commit is acknowledged when the standby has it.
     let primary =
         Server::builder().setting("synchronous_standby_names", "standby").start().unwrap();
     let wire = Proxy::start(primary.socket_dir()).unwrap();
@@ -237,7 +244,7 @@ async fn pair() -> (Server, Server, Proxy) {
     (primary, standby, wire)
 }
 
-/// The test's own connections, around the endpoint.
+/// Opens the test's own connections, which do not go through an endpoint.
 async fn direct(server: &Server) -> PgPool {
     let options: sqlx::postgres::PgConnectOptions = server.url("postgres").parse().unwrap();
     let options = options.application_name("oracle");
@@ -261,14 +268,14 @@ async fn engine(endpoint: &Proxy, witness: &Arc<Witness>) -> Engine {
         .unwrap()
 }
 
-/// What was acknowledged.
+/// The calls that were acknowledged.
 #[derive(Debug, Default)]
 struct Acknowledged {
-    /// Inserts of climbs: id and mark.
+    /// The inserted climbs: id and `mark`.
     climbs: Vec<(i64, String)>,
-    /// Inserts of collectors.
+    /// The ids of the inserted collectors.
     collectors: Vec<i64>,
-    /// Signals: target and key.
+    /// The signals: target and deduplication key.
     signals: Vec<(i64, String)>,
 }
 
@@ -309,7 +316,8 @@ impl Acknowledged {
     }
 }
 
-/// Tasks that insert and signal throughout, and repeat what failed.
+/// Tasks that insert and signal throughout the test. They repeat failed calls, except for inserts
+/// of climbs.
 struct Callers {
     pool: PgPool,
     stopping: Arc<AtomicBool>,
@@ -356,7 +364,7 @@ impl Callers {
         acknowledged.climbs.len() + acknowledged.collectors.len() + acknowledged.signals.len()
     }
 
-    /// Ends when everything that is owed was acknowledged.
+    /// Lets each task finish the call that it has begun, and returns all that was acknowledged.
     async fn finish(self) -> Acknowledged {
         self.stopping.store(true, Ordering::Relaxed);
         for task in self.tasks {
@@ -374,7 +382,8 @@ struct Caller {
 }
 
 impl Caller {
-    /// With others, by itself or in a transaction of the caller's, in turn.
+    /// Inserts a climb. Calls alternate between the client, where they share commits, the pool, and
+    /// a transaction of the caller's.
     async fn climb(&self, call: usize, mark: String) {
         let insert = Climb::insert(ClimbState { mark: mark.clone(), n: 0 });
         let inserted = match call % 3 {
@@ -389,7 +398,7 @@ impl Caller {
                 inserted
             }
         };
-        // One that failed is not repeated: nobody was told that it is there.
+        // A failed insert is not repeated, as no caller was told that the climb is there.
         match inserted {
             Ok(id) => self.acknowledged.lock().unwrap().climbs.push((id.get(), mark)),
             Err(InsertError::Database(_)) => pause().await,
@@ -397,7 +406,8 @@ impl Caller {
         }
     }
 
-    /// A collector ends when it has got its signals: both are repeated until they are acknowledged.
+    /// Inserts a collector and sends its two signals. It ends only when it has got both, so each
+    /// call is repeated until it is acknowledged.
     async fn collect(&self, mark: String) {
         let state = CollectorState { leaves: 2, external: 2, ..CollectorState::default() };
         let id = loop {
@@ -415,10 +425,10 @@ impl Caller {
             loop {
                 let signal = Collector::signal_ping(id, Ping { n }).dedup_key(&key);
                 match signal.execute(&self.client).await {
-                    // It has ended if an earlier try arrived whose answer was lost.
+                    // The collector has ended if an earlier try arrived and its answer was lost.
                     Ok(_) | Err(SignalError::Terminal { .. }) => break,
                     Err(SignalError::Database(_)) => pause().await,
-                    // It is lost, as the end of the test says.
+                    // The collector is lost. The end of the test reports that.
                     Err(SignalError::Unknown { .. }) => return,
                     Err(error) => panic!("{error}"),
                 }
@@ -428,8 +438,8 @@ impl Caller {
     }
 }
 
-/// Between two tries.
+/// Waits between two tries.
 async fn pause() {
-    // There is nothing to wait for but the end of the outage, which the next try finds out.
+    // This is a fixed time: only the next try can find out if the outage is over.
     tokio::time::sleep(Duration::from_millis(20)).await;
 }

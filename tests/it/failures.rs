@@ -1,4 +1,4 @@
-//! Steps that fail: an `Err`, a panic, a timeout, and a `handle` that fails itself.
+//! Steps that fail by an `Err`, a panic or a timeout, and a `handle` that fails itself.
 
 use std::{sync::Arc, time::Duration};
 
@@ -86,7 +86,7 @@ async fn p12_a_handle_that_fails_fails_the_instance() {
     engine.shutdown().await.unwrap();
 }
 
-/// Without a `handle` of its own; errors of any kind.
+/// A machine without a `handle` of its own. Its step returns errors of any type.
 #[durable_fsm(state = u32, output = ())]
 pub enum Plain {
     Any,
@@ -154,8 +154,9 @@ impl Refused {
     }
 }
 
-/// The database refuses the outcome, then what `handle` made of it, then that the instance fails. That is all
-/// that there is to be tried: the instance is left alone for a while, and then its step runs again.
+/// The database refuses an outcome, then the outcome that `handle` returned, then the failure of
+/// the instance. The engine has nothing else to try. It leaves the instance alone for a while, and
+/// then its step runs again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_whose_every_outcome_is_refused_is_left_alone() {
     let db = database().await;
@@ -165,7 +166,7 @@ async fn an_instance_whose_every_outcome_is_refused_is_left_alone() {
         "create sequence tries;
          create function refuse() returns trigger language plpgsql as $$
          begin
-             -- A sequence goes on when its transaction is rolled back.
+             -- A rollback does not set a sequence back.
              perform nextval('tries');
              raise exception 'refused' using errcode = 'check_violation';
          end $$;
@@ -175,7 +176,7 @@ async fn an_instance_whose_every_outcome_is_refused_is_left_alone() {
     .await;
     let breakpoint = Arc::new(Breakpoint::new());
     let engine = engine(&db).machine::<Refused>().resource(Arc::clone(&breakpoint));
-    // It looks for rows that were given up as often as its lease is renewed.
+    // The engine looks for rows that were given up as often as it renews its lease.
     let engine = engine.lease_ttl(Duration::from_secs(3)).start().await.unwrap();
     let refused = Refused::insert(()).priority(7).execute(&engine).await.unwrap();
     for run in 1..=2 {
@@ -183,7 +184,7 @@ async fn an_instance_whose_every_outcome_is_refused_is_left_alone() {
         assert_eq!(tries(pool).await, 3 * (run - 1), "three for each run");
         breakpoint.open(1);
     }
-    // Others go on, whether they are in a batch with it or not.
+    // Other instances go on, in one batch with the refused outcome or not.
     let others = Refused::insert_many([(); 20]).execute(&engine).await.unwrap();
     breakpoint.open(20);
     for other in others {

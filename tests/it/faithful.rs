@@ -1,4 +1,4 @@
-//! Values come back as they were written, and what could not come back is refused at once.
+//! Values come back as they were written. A value that could not come back is refused at once.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -60,7 +60,7 @@ pub struct Go {
     value: Everything,
 }
 
-/// Takes what it holds through a commit, a park and a signal.
+/// Takes its values through a commit and a park, and one more through a signal.
 #[durable_fsm(state = Vec<Everything>, output = Vec<Everything>, signals(Go))]
 pub enum Keeper {
     Begin,
@@ -124,7 +124,7 @@ async fn p46_what_is_accepted_comes_back_as_it_was_written() {
     engine.shutdown().await.unwrap();
 }
 
-/// Random bits, taken through the database ten steps each.
+/// Takes random bits through the database: by five replays, and then as its result.
 #[durable_fsm(state = Vec<f64>, output = Vec<f64>)]
 pub enum Bits {
     Carry,
@@ -161,7 +161,7 @@ async fn p46_no_bit_of_a_random_float_changes() {
     engine.shutdown().await.unwrap();
 }
 
-/// Types that write something that they cannot read, some of them now and then only.
+/// Types that cannot read all that they write. Some of them fail only for certain values.
 mod unreadable {
     use super::*;
 
@@ -207,7 +207,8 @@ mod unreadable {
     }
 }
 
-/// A value with which a step and a caller do everything that stores one.
+/// A value that steps and callers put into everything that stores one: a state, an output, an
+/// insert, a signal.
 #[derive(Clone, Debug, DurableState)]
 pub struct Odd {
     floats: Vec<f64>,
@@ -226,7 +227,7 @@ fn even() -> Odd {
     Odd { floats: vec![1.0], some: Some(0.5), wide, keyed, twice, skips, checked }
 }
 
-/// Each value that must be refused, with the path that the refusal names.
+/// The values that must be refused, each with the path that the refusal names.
 fn odds() -> Vec<(&'static str, Odd)> {
     let keyed = unreadable::Keyed::Map { by_number: [(1, 2)].into() };
     let twice = unreadable::Twice { n: 1, inner: unreadable::Inner { n: 2 } };
@@ -247,7 +248,7 @@ pub struct Give {
     odd: Odd,
 }
 
-/// The state of a step that makes an odd value.
+/// The state of a step that makes an odd value: the place for the value, and its index in `odds`.
 #[derive(Clone, Debug, DurableState)]
 pub struct Making {
     place: String,

@@ -1,4 +1,4 @@
-//! What a database may be like, and what may happen to it, without any fault of an instance's.
+//! Databases with faults, and with unusual settings, for which no instance is to blame.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,8 @@ async fn run(pool: &PgPool, statements: String) {
     sqlx::raw_sql(AssertSqlSafe(statements)).execute(pool).await.unwrap();
 }
 
-/// Waits in its step; its `handle` must not be called.
+/// Its steps wait at a breakpoint. Its `handle` ends the instance with a reason that shows the
+/// call.
 #[durable_fsm(output = i64, signals(Go))]
 pub enum Work {
     Run,
@@ -47,10 +48,12 @@ impl Work {
     }
 }
 
-/// What an operator does by mistake, and mends, is an outage: the work that is done is committed then.
+/// An operator breaks the database by mistake, and mends it. That counts as an outage: finished
+/// steps are committed when it is over, and no instance fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn p65_a_database_that_is_not_as_it_should_be_fails_no_instance() {
-    // A table, a column and the schema are gone for a while, a right, and something breaks inside.
+    // For a while a table, a column or the schema is gone, or a trigger raises an internal error.
+    // Each entry has the statements that break the database and those that mend it.
     const FAULTS: [(&str, &str); 4] = [
         (
             "alter table gen_durable.instances rename to away",
@@ -81,7 +84,7 @@ async fn p65_a_database_that_is_not_as_it_should_be_fails_no_instance() {
         }
         run(db.pool(), breaks.to_owned()).await;
         breakpoint.open(5);
-        // A time: long enough for several tries of each.
+        // A fixed time, long enough for several tries of each outcome.
         tokio::time::sleep(Duration::from_millis(700)).await;
         run(db.pool(), mends.to_owned()).await;
         for id in ids {
@@ -92,7 +95,8 @@ async fn p65_a_database_that_is_not_as_it_should_be_fails_no_instance() {
     engine.shutdown().await.unwrap();
 }
 
-/// A right on one table alone is missing for longer than a lease, while others are committed.
+/// One table cannot be used for longer than a lease: here it is renamed, as if a right on it were
+/// missing. The outcome that needs it waits, and others are committed meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn p65_an_outcome_that_a_missing_right_stops_waits_for_it() {
     #[derive(Debug)]
@@ -148,8 +152,8 @@ impl Sends {
     }
 }
 
-/// What a trigger says of one row, while others that do the same are committed, is that row's outcome's,
-/// whatever its code.
+/// A trigger raises an error for one row, while others that do the same are committed. Whatever its
+/// SQLSTATE, the error is the fault of that row's outcome.
 #[tokio::test(flavor = "multi_thread")]
 async fn p65_an_error_that_hits_one_outcome_while_others_commit_is_its_own() {
     for code in ["internal_error", "insufficient_privilege"] {
@@ -178,8 +182,8 @@ async fn p65_an_error_that_hits_one_outcome_while_others_commit_is_its_own() {
     }
 }
 
-/// A level that is raised while an engine runs loses no signal that races a park, also where no session
-/// can be set up.
+/// The default isolation level is raised while an engine runs. No signal that races a park is lost,
+/// even if the engine cannot set up its sessions (`poll_only`).
 #[tokio::test(flavor = "multi_thread")]
 async fn p66_every_isolation_level_is_as_good() {
     for level in ["repeatable read", "serializable"] {
@@ -208,8 +212,8 @@ async fn p66_every_isolation_level_is_as_good() {
             let mut tx = pool.begin().await.unwrap();
             Work::signal_go(id, Go { n: 9 }).execute(&mut *tx).await.unwrap();
             breakpoint.open(1);
-            // The park finds its row locked, and waits for it sooner or later.
-            crate::support::until_somebody_waits(&pool, 1).await;
+            // The park finds its row locked by the signal, and waits for it sooner or later.
+            crate::support::until_a_session_waits(&pool, 1).await;
             tx.commit().await.unwrap();
             assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 9, "{level}, {poll_only}");
             engine.shutdown().await.unwrap();
@@ -217,7 +221,8 @@ async fn p66_every_isolation_level_is_as_good() {
     }
 }
 
-/// Statements behind a lock on the whole table are ended by the server, and their sessions with them.
+/// A transaction has the whole table locked. The server ends the statements that wait for it, and
+/// their sessions, so these do not pile up.
 #[tokio::test(flavor = "multi_thread")]
 async fn p66_a_locked_table_gathers_no_backends() {
     const BACKENDS: &str = "select count(*) from pg_stat_activity
@@ -237,7 +242,7 @@ async fn p66_a_locked_table_gathers_no_backends() {
     breakpoint.open(30);
     let mut most = 0;
     for _ in 0..60 {
-        // A time, as nothing happens that it could wait for.
+        // A fixed time, as there is no condition to wait for.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let now: i64 = sqlx::query_scalar(BACKENDS).fetch_one(&mut *holder).await.unwrap();
         most = most.max(now);
@@ -250,7 +255,8 @@ async fn p66_a_locked_table_gathers_no_backends() {
     engine.shutdown().await.unwrap();
 }
 
-/// Whoever owns a schema that comes first in the search path shadows nothing.
+/// A schema that comes first in the search path has functions with the names of Postgres's own. The
+/// engine does not call them.
 #[tokio::test(flavor = "multi_thread")]
 async fn p66_functions_of_the_same_names_shadow_none() {
     let db = database().await;
@@ -281,7 +287,8 @@ async fn p66_functions_of_the_same_names_shadow_none() {
     engine.shutdown().await.unwrap();
 }
 
-/// A database in another encoding takes what it can hold; a value that it cannot fails by itself.
+/// A database in another encoding stores the values that it can express. A value that it cannot
+/// express fails alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn p66_a_database_need_not_be_utf8() {
     let db: TestDb = empty_database().await;
@@ -313,7 +320,7 @@ async fn p66_a_database_need_not_be_utf8() {
     run(db.pool(), format!("drop database \"{name}\"")).await;
 }
 
-/// The schema's own clock is the only one that statements and defaults read.
+/// Statements and column defaults read the time only from the schema's functions.
 #[tokio::test(flavor = "multi_thread")]
 async fn p66_the_time_comes_from_the_schemas_functions() {
     let db = database().await;
@@ -324,7 +331,7 @@ async fn p66_the_time_comes_from_the_schemas_functions() {
     let later = Work::insert(()).step(Work::End).schedule_in(Duration::from_hours(24));
     let id = later.execute(&engine).await.unwrap();
     assert_eq!(row(db.pool(), id).await.status, "runnable");
-    // Sessions that have prepared plans follow.
+    // Sessions with prepared plans use the new functions too.
     sql(
         db.pool(),
         "create or replace function gen_durable.now() returns timestamptz language sql stable

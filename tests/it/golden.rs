@@ -1,4 +1,4 @@
-//! Golden samples: a type that changes is noticed before it is deployed.
+//! Golden samples: a test notices that a type has changed before the change is deployed.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -13,7 +13,7 @@ use gen_durable::{
 
 use crate::versions::machines;
 
-/// One machine as it was, and as it might be after a change.
+/// Declares one machine in a module: as it was, or as it might be after a change.
 macro_rules! checkout {
     ($module:ident: $options:tt; $($step:ident = $function:ident),*; $($items:item)*) => {
         mod $module {
@@ -93,7 +93,7 @@ checkout! { field_retyped: (version = 1); Start = start, Ship = ship;
 checkout! { field_renamed: (version = 1); Start = start, Ship = ship;
     pub use super::before::{Paid, Receipt};
 
-    // It decodes: and what was paid is forgotten.
+    // A stored state decodes into this one, but the paid amount is lost.
     #[derive(DurableState)]
     pub struct State {
         pub order: i64,
@@ -142,7 +142,7 @@ checkout! { raised_badly: (version = 2, upgrades = super::before::Checkout); Beg
     }
 }
 
-/// A file of the test's own, removed at its end.
+/// A directory of the test's own for its file of samples. It is removed at the end of the test.
 struct Sandbox(PathBuf);
 
 impl Sandbox {
@@ -161,7 +161,7 @@ impl Sandbox {
         std::fs::read_to_string(self.0.join("golden/checkout.json")).unwrap_or_default()
     }
 
-    /// Records version 1 as it was.
+    /// Returns a sandbox in which version 1 is recorded as it was.
     fn recorded() -> Self {
         let sandbox = Self::new();
         before(sandbox.golden(GoldenMode::Record)).check();
@@ -252,7 +252,8 @@ fn p35_a_changed_field_fails_with_what_to_do() {
     assert_parts(&step, &["step `ship` is gone", "step `send` is new"]);
     assert_eq!(sandbox.text(), recorded, "a check that fails writes nothing");
 
-    // Of a version that was never deployed nothing is stored.
+    // A version that was never deployed has nothing stored, so its samples may be replaced
+    // (`Bless`).
     {
         use step_renamed::{Checkout, Paid, Receipt, State};
         let golden = || {
@@ -281,7 +282,7 @@ fn p35_an_optional_field_fits_and_is_recorded_beside_what_was_before() {
     golden(GoldenMode::Record).check();
     golden(GoldenMode::Check).check();
     assert_eq!(sandbox.text().matches("\"order\"").count(), 3);
-    // The build before notices that the new field is not its own.
+    // The build before the change notices a field that it does not have.
     assert_parts(&failure(before(sandbox.golden(GoldenMode::Check))), &["field `note`"]);
 }
 
@@ -298,7 +299,7 @@ fn p35_samples_of_older_versions_are_upgraded() {
     assert_parts(&sandbox.text(), &["\"1\": {", "\"2\": {"]);
     before(sandbox.golden(GoldenMode::Check)).check();
 
-    // A sample of version 1 that its upgrade does not take.
+    // Records a sample of version 1 that `raised_badly` refuses to upgrade.
     {
         use before::{Checkout, Paid, Receipt, State};
         let golden =
@@ -334,7 +335,7 @@ fn p35_samples_must_be_complete_and_the_file_the_machines_own() {
     assert_parts(&text, &["has the samples of the machine `golden`", "a file of its own"]);
 }
 
-/// The machine of the tests of versions, in a file that is committed.
+/// The machine of the tests of versions has its samples in a committed file.
 #[test]
 fn the_versions_of_a_machine_share_a_file() {
     let file = "it/golden/parcel.json";

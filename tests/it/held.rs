@@ -1,4 +1,5 @@
-//! Rows and keys that a caller's transaction has locked: it delays the calls that need them, and no other.
+//! Rows and keys that a caller's transaction has locked. The transaction delays the calls that need
+//! them, and no others.
 
 use gen_durable::{SignalError, prelude::*};
 
@@ -24,7 +25,7 @@ impl Parked {
     }
 }
 
-/// Signals its target as it ends.
+/// Its outcome ends it, and signals its target.
 #[durable_fsm(state = InstanceId<Parked>, output = ())]
 pub enum Signals {
     Run,
@@ -38,7 +39,7 @@ impl Signals {
     }
 }
 
-/// Inserts an instance with a unique key as it ends.
+/// Its outcome ends it, and inserts an instance with a unique key.
 #[durable_fsm(state = String, output = ())]
 pub enum Inserts {
     Run,
@@ -64,8 +65,8 @@ impl Plain {
     }
 }
 
-/// A transaction has signalled one instance and does not end. Of sixty that are signalled at once, and
-/// again while the first signal waits, all others are signalled meanwhile.
+/// A transaction has signalled one of sixty instances, and does not end. More signals to that
+/// instance wait for it. Signals to the others are sent at the same time, and delivered meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn p62_an_open_transaction_delays_only_the_signals_to_its_target() {
     let db = database().await;
@@ -85,7 +86,7 @@ async fn p62_an_open_transaction_delays_only_the_signals_to_its_target() {
     };
     let mut held = Vec::new();
     for neighbours in parked[1..].chunks(20) {
-        // Two at a time, one for each batch that may be under way.
+        // Two signals to the locked instance, one for each batch that may be under way.
         held.extend([send(parked[0]), send(parked[0])]);
         let sends: Vec<_> = neighbours.iter().map(|id| send(*id)).collect();
         for send in sends {
@@ -100,7 +101,8 @@ async fn p62_an_open_transaction_delays_only_the_signals_to_its_target() {
     assert_eq!(engine.wait(parked[0], WAIT_MAX).await.unwrap(), 1);
     for send in held {
         match send.await.unwrap() {
-            // Each comes before or after the end that the transaction's own signal leads to.
+            // The transaction's own signal ends the instance. Each of these signals comes before or
+            // after that end.
             Ok(_) | Err(SignalError::Terminal { .. }) => {}
             Err(error) => panic!("{error}"),
         }
@@ -108,7 +110,8 @@ async fn p62_an_open_transaction_delays_only_the_signals_to_its_target() {
     engine.shutdown().await.unwrap();
 }
 
-/// The same for outcomes that signal, and for those that insert.
+/// An open transaction delays the outcomes that signal its row or insert its unique key, and no
+/// others.
 #[tokio::test(flavor = "multi_thread")]
 async fn p62_an_open_transaction_delays_only_the_outcomes_that_need_its_rows() {
     let db = database().await;
@@ -201,20 +204,21 @@ async fn p62_calls_change_no_setting_of_the_callers_transaction() {
     .await;
 }
 
-/// A key that changes hands while a batch looks who has it: what the batch has inserted by then is not
-/// inserted a second time.
+/// A unique key changes hands while a batch looks for its holder, so the batch is tried again. The
+/// rows that it has inserted by then are not inserted a second time.
 #[tokio::test(flavor = "multi_thread")]
 async fn p62_a_batch_that_is_tried_again_inserts_nothing_twice() {
     let db = database().await;
     let client = Client::new(db.pool().clone());
-    // The first look for the holder of the key finds none, and the key is held all the same.
+    // At the first try the key seems to be taken, but the batch finds no holder. At the next two
+    // tries the key is locked.
     crate::support::sql(
         db.pool(),
         "create sequence public.tries;
          create function public.held() returns trigger language plpgsql as $$
          begin
              if nextval('public.tries') = 1 then
-                 -- As if the key had been taken.
+                 -- The row is left out, as if the key had been taken.
                  return null;
              elsif currval('public.tries') <= 3 then
                  raise exception 'held' using errcode = 'lock_not_available';
@@ -235,15 +239,17 @@ async fn p62_a_batch_that_is_tried_again_inserts_nothing_twice() {
     assert_eq!(count, 2);
 }
 
-/// Ten keys whose heads an open transaction has locked, and a queue of ten slots. Those who wait for the
-/// heads are all that a claim of ten rows finds.
+/// An open transaction has locked the heads of ten keys, and the queue has ten slots. A claim of
+/// ten rows first finds only rows that wait for these heads. A row without a key, behind them, runs
+/// all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn p62_an_open_transaction_delays_only_the_keys_of_its_rows() {
     let db = database().await;
     let rows = (0..30).map(|n| Plain::insert(()).partition_key(format!("key {}", n % 10)));
     let keyed = Plain::insert_many(rows).execute(db.pool()).await.unwrap();
     let keyed: Vec<_> = keyed.into_iter().map(Result::unwrap).collect();
-    // As a queue looks in which others have run: those behind the heads are in the claim's index.
+    // The rows behind the heads are in the claim's index, as in a queue in which other rows have
+    // run.
     sql(db.pool(), "update gen_durable.instances set blocked = false").await;
     let behind = Plain::insert(()).execute(db.pool()).await.unwrap();
     let mut tx = db.pool().begin().await.unwrap();
@@ -265,7 +271,8 @@ async fn p62_an_open_transaction_delays_only_the_keys_of_its_rows() {
     engine.shutdown().await.unwrap();
 }
 
-/// The wait for a row that is held takes longer than the statement timeout: the call goes on trying.
+/// The wait for a locked row takes longer than the statement timeout. The calls go on trying until
+/// the row is free.
 #[tokio::test(flavor = "multi_thread")]
 async fn p62_a_statement_timeout_ends_no_call_that_waits_for_a_row() {
     let db = database().await;
@@ -280,7 +287,8 @@ async fn p62_a_statement_timeout_ends_no_call_that_waits_for_a_row() {
         tokio::spawn(async move { Parked::signal_go(id, Go { n: 2 }).execute(&client).await }),
         tokio::spawn(async move { Parked::signal_go(id, Go { n: 3 }).execute(&pool).await }),
     ];
-    // Longer than a batch waits, so it waits by itself.
+    // A batch waits for less than this, so a statement that has waited for so long is one of a call
+    // that waits by itself.
     let waiting = "select pid, query_start::text from pg_stat_activity
          where datname = current_database() and wait_event_type = 'Lock'
            and query_start < clock_timestamp() - interval '50 milliseconds'";

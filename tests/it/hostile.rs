@@ -1,6 +1,6 @@
-//! Rows that nobody but a hand or a mistake could have written: no engine stumbles over them.
+//! Rows that no engine writes, but a person or a mistake might. No engine stumbles over them.
 //!
-//! The same rows each time. `FUZZ_CASES=1000000` makes more of them, `FUZZ_SEED=…` others.
+//! Each run makes the same rows. `FUZZ_CASES=1000000` makes more rows, `FUZZ_SEED=…` makes others.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::support::{WAIT_MAX, database, engine, eventually, fitting};
 
-/// A generator that is good enough to pick from lists (splitmix64).
+/// A random generator that is good enough to pick from lists (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -30,7 +30,7 @@ impl Random {
     fn json(&mut self) -> String {
         match self.below(12) {
             0 => self.pick(&["null", "true", "0", "-1", "256", "1e308", "0.1"]).to_owned(),
-            // A number that no type of Rust's holds.
+            // A number that no Rust type holds.
             1 => format!(
                 "{}.{}e{}",
                 "9".repeat(self.below(300) + 1),
@@ -56,7 +56,7 @@ impl Random {
         }
     }
 
-    /// A text that Postgres stores; it fits an index entry.
+    /// A text that Postgres can store, and that fits an index entry.
     fn text(&mut self) -> String {
         let text = self.pick(&[
             "",
@@ -86,7 +86,7 @@ pub struct Poke {
     n: u8,
 }
 
-/// Takes any state.
+/// A machine that takes any state.
 #[durable_fsm(state = Value, output = Value, signals(Poke))]
 pub enum Loose {
     Go,
@@ -115,7 +115,7 @@ pub struct Exact {
     list: Vec<Option<i64>>,
 }
 
-/// Takes few of them.
+/// A machine that takes few states.
 #[durable_fsm(state = Exact, output = (), signals(Poke))]
 pub enum Strict {
     Go,
@@ -132,7 +132,7 @@ impl Strict {
     }
 }
 
-/// What is beside them: it must not notice.
+/// A machine whose rows are valid. It must not notice the hostile rows beside them.
 #[durable_fsm(state = u32, output = u32, signals(Poke))]
 pub enum Neighbour {
     Begin,
@@ -159,10 +159,11 @@ impl Neighbour {
     }
 }
 
-/// Who holds what is executing: nobody that there is.
+/// The workers in whose names rows are executing. None of them exists.
 const HOLDERS: &[&str] = &["-1", "0", "9223372036854775807"];
 
-/// Columns that the statements compute with, each with what no engine writes. They are SQL, picked from for each row.
+/// The columns that the statements compute with. Each has a list of SQL expressions, from which one
+/// is picked for each row, with values that no engine writes.
 const COLUMNS: &[(&str, &[&str])] = &[
     (
         "fsm",
@@ -232,7 +233,7 @@ const COLUMNS: &[(&str, &[&str])] = &[
     ("finished_at", &["null", "now()", "'infinity'", "'-infinity'", "'294276-12-31'"]),
 ];
 
-/// Inserts a batch of rows, each with an inbox or without.
+/// Inserts a batch of rows, some of them with an inbox.
 async fn insert_hostile(pool: &PgPool, random: &mut Random, rows: usize) {
     let names: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
     let (mut others, mut steps, mut states) = (Vec::new(), Vec::new(), Vec::new());
@@ -249,14 +250,16 @@ async fn insert_hostile(pool: &PgPool, random: &mut Random, rows: usize) {
         });
         states.push(random.json());
     }
-    // At most one row of a key executes, and unique keys are unique: Postgres sees to that.
+    // Rows that break a unique index are left out: a second executing row of a partition key, or a
+    // second holder of a unique key.
     let statement = format!(
         "insert into gen_durable.instances (step, state, {}, locked_by) values {}
          on conflict do nothing returning id",
         names.join(", "),
         others.join(", ")
     );
-    // In one transaction: the engine sees them only when they are whole.
+    // The rows are written in one transaction, so that the engine sees them only when they are
+    // complete.
     let mut transaction = pool.begin().await.unwrap();
     let statement = fitting(pool, &statement).await;
     fit(pool, &mut steps).await;
@@ -298,25 +301,25 @@ async fn insert_hostile(pool: &PgPool, random: &mut Random, rows: usize) {
     .unwrap();
 }
 
-/// Has texts that the database can hold.
+/// Replaces the characters of the texts that the database cannot store.
 async fn fit(pool: &PgPool, texts: &mut [String]) {
     for text in texts {
         *text = fitting(pool, text).await;
     }
 }
 
-/// A payload that fits for one instance in two.
+/// A payload that fits the signal's type for every second instance.
 fn random_poke(id: i64) -> String {
     json!({ "n": if id % 2 == 0 { 1 } else { 300 } }).to_string()
 }
 
-/// Rows that an engine of this process would have to see to and has not.
+/// Returns some rows that an engine of this process has to deal with, and has not dealt with.
 async fn unfinished(pool: &PgPool) -> Vec<(i64, String)> {
     sqlx::query_as(
         "select i.id, to_jsonb(i)::text || ' ' || (i.state::text) from gen_durable.instances i
          where (i.fsm in ('loose', 'strict', 'neighbour') and i.fsm_version = 1
                 and i.queue = 'default' and i.status = 'runnable' and i.eligible_at <= now()
-                -- Out of every index that is looked at: no statement writes that.
+                -- Such a row is in no index that the engine reads, and no statement writes one.
                 and not (i.blocked and i.partition_key is null))
             or i.status = 'executing'
             or (i.status = 'awaiting_signal' and i.wake_at <= now())
@@ -346,7 +349,7 @@ async fn hostile_rows_wedge_no_engine_and_hurt_no_neighbour() {
         let neighbours =
             (0..100).map(|n| Neighbour::insert(n).partition_key(format!("neighbour {}", n % 7)));
         let first = Neighbour::insert_many(neighbours).execute(&engine).await.unwrap();
-        // And again while the engine runs.
+        // More hostile rows come while the engine runs.
         insert_hostile(db.pool(), &mut random, BATCH).await;
         let second = Neighbour::insert_many(100..200).execute(&engine).await.unwrap();
         let ids: Vec<_> = first.into_iter().chain(second).map(Result::unwrap).collect();
@@ -362,7 +365,7 @@ async fn hostile_rows_wedge_no_engine_and_hurt_no_neighbour() {
     }
 }
 
-/// One absurd value at a time, so that a failure says which.
+/// Each row has one absurd value, so that a failure names the value.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_single_absurd_value_stops_an_engine() {
     let db = database().await;

@@ -1,4 +1,4 @@
-//! Inserts: unique keys, many at once, the caller's own transaction.
+//! Inserts with unique keys, of many rows at once, and in the caller's own transaction.
 
 use std::{sync::Arc, time::Duration};
 
@@ -54,7 +54,7 @@ async fn a_duplicate_names_the_holder_and_is_refused_alone() {
     assert_eq!(answers[1].as_ref().unwrap_err().id, id);
     assert_eq!(answers[2].as_ref().unwrap_err().id, third, "taken by an earlier entry");
     assert!(answers[3].is_ok());
-    // An ended instance holds its key no more.
+    // An ended instance no longer holds its key.
     Task::signal_go(id, Go).execute(&engine).await.unwrap();
     engine.wait(id, WAIT_MAX).await.unwrap();
     unique(7, "order 1").execute(&engine).await.unwrap();
@@ -70,12 +70,12 @@ async fn a_key_is_held_while_the_statuses_say_so() {
     until(db.pool(), first, "awaiting_signal").await;
     let second = until_parked().execute(&engine).await.unwrap();
     until(db.pool(), second, "awaiting_signal").await;
-    // Waking takes no key back, so it cannot collide.
+    // An instance that wakes does not take its key back, so it cannot collide.
     Task::signal_go(first, Go).execute(&engine).await.unwrap();
     Task::signal_go(second, Go).execute(&engine).await.unwrap();
     engine.wait(first, WAIT_MAX).await.unwrap();
     engine.wait(second, WAIT_MAX).await.unwrap();
-    // For ever.
+    // With the status done in its scope, a key is held for ever.
     let all = [Status::Runnable, Status::Executing, Status::AwaitingSignal, Status::Done];
     let kept = unique(3, "once").unique_while(all).execute(&engine).await.unwrap();
     Task::signal_go(kept, Go).execute(&engine).await.unwrap();
@@ -117,7 +117,7 @@ async fn p07_batches_with_the_same_keys_in_opposite_orders() {
         }
         assert_eq!((won, lost), (KEYS, 3 * KEYS));
     }
-    // A batch that Postgres had aborted would have been tried again.
+    // A batch that Postgres aborted for a deadlock would have been tried again, unseen by the test.
     assert_eq!(deadlocks(&db).await, 0);
 }
 
@@ -162,7 +162,7 @@ async fn concurrent_inserts_share_commits_and_each_gets_its_own_answer() {
     let inserts: Vec<_> = (0..500_i64)
         .map(|n| {
             let client = client.clone();
-            // Every fifth is a duplicate of the one before it.
+            // Every fifth insert has the key of the one before it.
             let key = if n % 5 == 4 { n - 1 } else { n };
             tokio::spawn(async move { (n, unique(n, &key.to_string()).execute(&client).await) })
         })
@@ -178,7 +178,7 @@ async fn concurrent_inserts_share_commits_and_each_gets_its_own_answer() {
     assert_eq!(refused, 100);
 }
 
-/// Goes back to the queue once, by a replay and by way of a delay.
+/// Goes back to the queue twice: by a replay, and by a delayed next step.
 #[durable_fsm(state = u32, output = u32)]
 pub enum Returns {
     Begin,
@@ -201,8 +201,9 @@ impl Returns {
     }
 }
 
-/// A key is held until its instance first leaves the statuses that hold it. One that comes back to
-/// such a status does not take the key again, so it cannot collide with who has it by then.
+/// An instance holds its key until it first leaves the statuses in the key's scope. If it comes
+/// back to such a status, it does not take the key again. Therefore it cannot collide with another
+/// instance that took the key meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn p22_a_replay_never_collides_with_who_took_the_key_meanwhile() {
     let db = database().await;

@@ -1,4 +1,5 @@
-//! Engines in one process: what they share, and what they must not.
+//! Engines in one process. On one database they share the work, and on two databases they share
+//! nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,8 +58,8 @@ impl Echo {
     }
 }
 
-/// Each database counts its ids from one, so that instances of the same ids run in one process at once, and
-/// are waited for.
+/// Each database counts its ids from one. Therefore instances with the same ids run in one process
+/// at once, and callers wait for them at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn p28_the_same_ids_in_two_databases_are_told_apart() {
     const ROWS: u32 = 5;
@@ -80,7 +81,7 @@ async fn p28_the_same_ids_in_two_databases_are_told_apart() {
         breakpoint.arrival().await;
         other_breakpoint.arrival().await;
     }
-    // All are waited for before any of them ends: each wait is polled once.
+    // All waits begin before any instance ends: each wait is polled once.
     let wait = async |engine: &Engine| {
         let mut waits = Vec::new();
         for id in &ids {

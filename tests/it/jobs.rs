@@ -1,4 +1,4 @@
-//! Jobs: machines of one step, written as a function.
+//! Jobs: machines of one step that are written as a function.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ pub struct Mail {
     fails: u32,
 }
 
-/// Counts what it sends.
+/// Counts the mails that are sent.
 #[derive(Clone, Debug, Default)]
 pub struct Mailer(Arc<AtomicU32>);
 
@@ -42,11 +42,11 @@ pub async fn send_mail(
     Ok(format!("{} to {}: {:?}", cx.queue(), cx.state.to, cx.partition_key()))
 }
 
-/// Without arguments, without a `Result`, without anything to await.
+/// A job without arguments, without a `Result`, and with nothing to await.
 #[durable_job]
 async fn nothing(_cx: JobContext) {}
 
-/// Its own version and name; any error type that a step takes.
+/// A job with its own version and name. It may return any error type that a step may return.
 #[durable_job(version = 3, name = "other")]
 async fn third(cx: JobContext<u32>) -> anyhow::Result<Vec<i64>> {
     anyhow::ensure!(cx.state > 0, "nothing to do");
@@ -107,7 +107,7 @@ async fn a_job_runs_and_is_tried_again() {
     engine.shutdown().await.unwrap();
 }
 
-/// Arguments with the name that the job's machine would have.
+/// Arguments that already have the name that the job's machine would get.
 #[derive(Clone, Debug, DurableState)]
 pub struct Settle {
     snoozes: u32,
@@ -115,7 +115,7 @@ pub struct Settle {
 
 const SLOW: &str = "slow";
 
-/// Polls, and fails now and then.
+/// Snoozes as often as its arguments say, replays once, and fails in every second run.
 #[durable_job(
     machine = SettleJob,
     queue = SLOW,
@@ -148,7 +148,8 @@ async fn p60_a_job_snoozes_and_replays_and_its_failures_are_counted_in_a_row() {
     let engine = engine(&db).machine::<SettleJob>().queue("slow", 1).resource(AtomicU32::new(0));
     let engine = engine.start().await.unwrap();
     let id = SettleJob::insert(Settle { snoozes: 10 }).execute(&engine).await.unwrap();
-    // Six failures, five snoozes and a replay: a failure adds an attempt, and so does the replay.
+    // There were six failures, five snoozes and a replay. Each failure adds an attempt, and so does
+    // the replay.
     assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), (7, 1));
     let row = row(db.pool(), id).await;
     assert_eq!(row.state, json!({ "snoozes": 10 }), "the arguments stay as they were");

@@ -1,4 +1,5 @@
-//! The ledger of migrations: whose it is, and which programs and engines its schema serves.
+//! The ledger of migrations. It shows if a schema is gen_durable's own, and which programs and
+//! engines the schema serves.
 
 use clap::Parser;
 use gen_durable::prelude::*;
@@ -28,7 +29,7 @@ async fn run(db: &TestDb, statement: String) {
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(db.pool()).await.unwrap();
 }
 
-/// A login that may make no schemas.
+/// Creates a login that may create no schemas, and connects with it.
 async fn login(db: &TestDb, name: &str) -> PgPool {
     run(db, format!("create role {name} login")).await;
     let options = (*db.pool().connect_options()).clone().username(name);
@@ -39,7 +40,7 @@ async fn remove(db: &TestDb, name: &str) {
     run(db, format!("drop owned by {name}; drop role {name}")).await;
 }
 
-/// The owner of the schema, if it is there.
+/// Returns the owner of the schema, if the schema exists.
 async fn owner(db: &TestDb) -> Option<String> {
     sqlx::query_scalar(
         "select pg_get_userbyid(nspowner)::text from pg_namespace where nspname = 'gen_durable'",
@@ -61,7 +62,7 @@ async fn p68_an_administrator_makes_the_schema_and_an_owner_fills_it() {
     let said = format!("belongs to `{mine}`, and this login may make no tables in it");
     assert!(matches!(error, Error::NoRight { .. }), "{error}");
     assert!(error.to_string().contains(&said), "{error}");
-    // Down leaves the schema, which this login could not make again.
+    // `down` leaves the schema, as this login could not create it again.
     for _ in 0..2 {
         up(&pool).await.unwrap();
         up(&pool).await.unwrap();
@@ -71,7 +72,7 @@ async fn p68_an_administrator_makes_the_schema_and_an_owner_fills_it() {
         assert!(status(&pool).await.unwrap().iter().all(|one| one.applied_at.is_none()));
     }
     sqlx::raw_sql(AssertSqlSafe(script())).execute(&pool).await.unwrap();
-    // Somebody who could make it again removes it.
+    // `down` removes the schema for a login that could create it again.
     down(db.pool(), Down::default()).await.unwrap();
     assert_eq!(owner(&db).await, None);
     for (name, pool) in [(&mine, pool), (&other, others)] {
@@ -119,7 +120,7 @@ async fn p68_a_schema_that_is_somebody_elses_is_an_error_and_is_left_alone() {
         let error = engine(&db).machine::<Nothing>().start().await.unwrap_err();
         let text = error.to_string();
         match (is_ledger, theirs.contains("serves")) {
-            // All that an engine reads is there.
+            // The ledger has the columns that an engine reads, or there is no ledger.
             (true, true) | (false, _) => assert!(text.contains("schema version 0"), "{text}"),
             (true, false) => assert!(text.contains("somebody else's"), "{theirs}: {text}"),
         }
@@ -132,7 +133,7 @@ async fn p68_an_older_program_and_engine_accept_a_newer_schema_that_serves_them(
     let db = database().await;
     let pool = db.pool();
     roles(pool).await.unwrap();
-    // Newer programs would leave such rows.
+    // A newer program would leave such rows.
     sql(
         pool,
         "insert into gen_durable.migrations (version, name, serves)
@@ -156,7 +157,8 @@ async fn p68_an_older_program_and_engine_accept_a_newer_schema_that_serves_them(
     let error = down(pool, Down { to: 0, force: true }).await.unwrap_err();
     assert!(matches!(error, Error::TooNew { found: 3, serves: 1, .. }), "{error}");
 
-    // The next migration does not give back an engine that this one took away.
+    // Migration 2 serves no engine before version 2. Migration 3 cannot change that back, although
+    // it serves version 1 by its own row.
     sql(pool, "update gen_durable.migrations set serves = 2 where version = 2").await;
     for error in [up(pool).await.unwrap_err(), roles(pool).await.unwrap_err()] {
         assert!(matches!(error, Error::TooNew { found: 3, serves: 2, .. }), "{error}");

@@ -1,5 +1,5 @@
-//! Outcomes whose row somebody else has locked: they wait for nobody's sake but their own, and nobody waits for
-//! theirs.
+//! Outcomes whose row another transaction has locked. They wait only for that row, and no other
+//! outcome waits for them.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -7,13 +7,13 @@ use gen_durable::prelude::*;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use crate::support::{
-    Breakpoint, WAIT_MAX, database, engine, eventually, row, sql, until, until_somebody_waits,
+    Breakpoint, WAIT_MAX, database, engine, eventually, row, sql, until, until_a_session_waits,
 };
 
 #[derive(Clone, Debug, DurableSignal)]
 pub struct Ping;
 
-/// Sends a signal to the instance that its state names, if any.
+/// Sends a signal to the instance whose id is its state, if there is one.
 #[durable_fsm(state = Option<i64>, output = ())]
 pub enum Sender {
     Send,
@@ -33,7 +33,7 @@ impl Sender {
     }
 }
 
-/// No engine here knows it: its instances are as they were inserted.
+/// No engine here knows this machine, so its instances stay as they were inserted.
 #[durable_fsm(state = (), output = (), signals(Ping))]
 pub enum Target {
     Wait,
@@ -46,7 +46,7 @@ impl Target {
     }
 }
 
-/// Locks a row, as a signal in somebody's transaction does.
+/// Locks a row, as a signal in a caller's transaction does.
 async fn lock(connection: &mut PgConnection, id: impl Into<i64>) {
     sqlx::query("select from gen_durable.instances where id = $1 for no key update")
         .bind(id.into())
@@ -55,7 +55,8 @@ async fn lock(connection: &mut PgConnection, id: impl Into<i64>) {
         .unwrap();
 }
 
-/// Waits until an outcome was tried and found its row locked: then an engine asks what became of it.
+/// Waits until an outcome was tried and found its row locked. Then an engine asks what became of
+/// the row.
 async fn until_found_locked(pool: &PgPool) {
     eventually("an outcome found its row locked", async || {
         let asked: bool = sqlx::query_scalar(
@@ -70,8 +71,9 @@ async fn until_found_locked(pool: &PgPool) {
     .await;
 }
 
-/// The lane of outcomes that send waits for a target that somebody has locked. An outcome that sends nothing
-/// has nothing to do with it, also if its own row was locked when it was tried first.
+/// The lane of outcomes that send waits for a target that a caller's transaction has locked. An
+/// outcome that sends nothing does not wait in that lane, even if its own row was locked at the
+/// first try.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_whose_row_was_locked_does_not_wait_behind_signals_that_wait() {
     let db = database().await;
@@ -89,7 +91,7 @@ async fn an_outcome_whose_row_was_locked_does_not_wait_behind_signals_that_wait(
     let mut has_plain = pool.begin().await.unwrap();
     lock(&mut has_plain, plain).await;
     breakpoint.open(1);
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     breakpoint.open(1);
     until_found_locked(pool).await;
     has_plain.rollback().await.unwrap();
@@ -101,7 +103,7 @@ async fn an_outcome_whose_row_was_locked_does_not_wait_behind_signals_that_wait(
     engine.shutdown().await.unwrap();
 }
 
-/// A transaction that has a row locked, or is about to.
+/// A transaction that has a row locked, or is about to lock one.
 struct Holder {
     transaction: Transaction<'static, Postgres>,
     pid: i32,
@@ -117,8 +119,8 @@ impl Holder {
         Self { transaction, pid }
     }
 
-    /// As soon as an outcome waits for the row behind this one, the next one queues up for it as well, and this
-    /// one ends.
+    /// Waits until an outcome waits for the row behind this transaction. Then the next transaction
+    /// queues up for the row as well, and this one ends. Returns the next one.
     async fn hand_over(self, pool: &PgPool, id: i64) -> Self {
         let mut next = Self::begin(pool).await;
         let next_pid = next.pid;
@@ -133,7 +135,8 @@ impl Holder {
     }
 }
 
-/// Waits until there is a session that is blocked by others as asked for.
+/// Waits until `found` is true for a session that waits for a lock. Its arguments are the session's
+/// pid and the pids of those that it waits for.
 async fn until_blocked(pool: &PgPool, what: &str, found: impl Fn(i32, &[i32]) -> bool) {
     eventually(what, async || {
         let blocked: Vec<(i32, Vec<i32>)> = sqlx::query_as(
@@ -148,9 +151,9 @@ async fn until_blocked(pool: &PgPool, what: &str, found: impl Fn(i32, &[i32]) ->
     .await;
 }
 
-/// Transactions have a row locked in turn, and the next one waits before the last one ends, as signals of many
-/// processes to one instance may. Its outcome gets its own turn, although another one, whose row is locked for
-/// good, waits as well.
+/// Transactions lock a row one after another, and each begins to wait for it before the one before
+/// ends. Signals of many processes to one instance may do that. The row's outcome gets the row in
+/// between, although another outcome waits as well, for a row that stays locked.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_is_not_starved_by_transactions_that_have_its_row_locked_in_turn() {
     let db = database().await;
@@ -170,13 +173,14 @@ async fn an_outcome_is_not_starved_by_transactions_that_have_its_row_locked_in_t
     let stuck_waits = |_, by: &[i32]| by.contains(&for_good.pid);
     until_blocked(pool, "the first outcome waits for its row", stuck_waits).await;
     breakpoint.open(1);
-    // More than once only if a wait ended, as it may after a second, before the next holder had queued up.
+    // The loop repeats only if the outcome stopped waiting before the next holder had queued up, as
+    // it may after a second.
     let turns = async {
         while row(pool, starved).await.status == "executing" {
             holder = holder.hand_over(pool, starved.get()).await;
         }
     };
-    tokio::time::timeout(WAIT_MAX, turns).await.expect("it has its turn");
+    tokio::time::timeout(WAIT_MAX, turns).await.expect("the outcome gets the row");
     assert_eq!(row(pool, stuck).await.status, "executing");
     for_good.transaction.rollback().await.unwrap();
     until(pool, stuck, "done").await;
@@ -184,22 +188,24 @@ async fn an_outcome_is_not_starved_by_transactions_that_have_its_row_locked_in_t
     engine.shutdown().await.unwrap();
 }
 
-/// One outcome at a time waits for its row. While one does, for longer than ever, another one is tried all the
-/// same, not five times but again and again, and is committed as soon as its own row is free.
+/// Only one outcome at a time waits for its row. While one waits for very long, another one is
+/// still tried: not only five times, but again and again. It is committed as soon as its own row is
+/// free.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_is_tried_while_another_one_waits_for_its_row() {
     const TRIES: usize = 15;
     let db = database().await;
     let pool = db.pool();
     let breakpoint = Arc::new(Breakpoint::new());
-    // A statement without an answer for as long as a lease counts as lost.
+    // The lease is long: a statement counts as lost if it has no answer for as long as a lease.
     let builder = engine(&db).machine::<Sender>().lease_ttl(WAIT_MAX * 4);
     let engine = builder.resource(Arc::clone(&breakpoint)).start().await.unwrap();
     let stuck = Sender::insert(None).execute(&engine).await.unwrap();
     assert_eq!(breakpoint.arrival().await, stuck.get());
     let other = Sender::insert(None).execute(&engine).await.unwrap();
     assert_eq!(breakpoint.arrival().await, other.get());
-    // A wait for a lock ends after a second; this keeps the place of who waits until it is let go.
+    // A wait for a lock ends after a second. This trigger keeps the outcome in its place for
+    // longer: until its row of `stays` is deleted.
     sql(
         pool,
         "create table stays (id bigint);
@@ -225,7 +231,8 @@ async fn an_outcome_is_tried_while_another_one_waits_for_its_row() {
     until_blocked(pool, "the first outcome waits for its row", stuck_waits).await;
     has_stuck.transaction.rollback().await.unwrap();
     breakpoint.open(1);
-    // Each try ends with that question, and it began when its last message came.
+    // Each try ends with the question what became of the row. The questions differ in the time at
+    // which they began.
     let mut tries = HashSet::new();
     eventually("the other one is tried more often than it takes to wait", async || {
         let found_locked: Vec<String> = sqlx::query_scalar(
@@ -249,8 +256,8 @@ async fn an_outcome_is_tried_while_another_one_waits_for_its_row() {
     engine.shutdown().await.unwrap();
 }
 
-/// A claim leaves out a row that somebody's signal has locked. Who has sent that tells nobody: the row was runnable
-/// before, and so is no news.
+/// A claim leaves out a row that a caller's signal has locked. The signal announces nothing, as the
+/// row was runnable before. Therefore the engine must claim again by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn p20_a_row_that_a_claim_found_locked_does_not_wait_for_the_next_poll() {
     let db = database().await;
@@ -261,7 +268,7 @@ async fn p20_a_row_that_a_claim_found_locked_does_not_wait_for_the_next_poll() {
     let breakpoint = Arc::new(Breakpoint::new());
     breakpoint.open(1000);
     let engine = engine(&db).machine::<Sender>().resource(breakpoint);
-    // No service announces anything, and no renewal of the lease wakes the claimer.
+    // No maintenance service announces rows, and no renewal of the lease wakes the claimer.
     let hour = Duration::from_hours(1);
     let engine = engine.poll_interval(hour).lease_ttl(hour).maintenance(false);
     let engine = engine.start().await.unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gen_durable::{EngineBuilder, prelude::*};
 use sqlx::PgPool;
 
-use crate::support::{WAIT_MAX, count, database, engine, sql, until, until_somebody_waits};
+use crate::support::{WAIT_MAX, count, database, engine, sql, until, until_a_session_waits};
 
 const LOCK_RETENTIONS: &str = include_str!("../../gen_durable/src/storage/sql/lock_retentions.sql");
 
@@ -214,7 +214,7 @@ async fn p57_a_retention_that_is_being_stated_is_seen_by_the_next_engine() {
         .unwrap();
     let builder = engine(&db).machine::<Quick>().maintenance(false);
     let started = tokio::spawn(async move { builder.start().await });
-    until_somebody_waits(db.pool(), 1).await;
+    until_a_session_waits(db.pool(), 1).await;
     other.commit().await.unwrap();
     let engine = started.await.unwrap().unwrap();
     let stated: i64 = sqlx::query_scalar("select count(*) from gen_durable.retention")

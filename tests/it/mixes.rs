@@ -17,7 +17,7 @@ use gen_durable_tests::{
 
 use crate::support::{
     Breakpoint, WAIT_MAX, count_reaps, database, deadlocks, engine, eventually, expire_lease,
-    reaps, row, sql, until, until_somebody_waits,
+    reaps, row, sql, until, until_a_session_waits,
 };
 
 const COLLECTORS: usize = 60;
@@ -182,7 +182,7 @@ async fn mix(db: &Arc<TestDb>, transactions: bool) {
     let inserts: Vec<_> =
         (0..4).map(|task| tokio::spawn(insert_once(Arc::clone(db), task))).collect();
     let stop = Arc::new(AtomicBool::new(false));
-    let upkeep = tokio::spawn({
+    let maintenance = tokio::spawn({
         let (db, stop) = (Arc::clone(db), Arc::clone(&stop));
         async move {
             let mut random = Random::new(19);
@@ -231,7 +231,7 @@ async fn mix(db: &Arc<TestDb>, transactions: bool) {
     })
     .await;
     stop.store(true, Ordering::Relaxed);
-    upkeep.await.unwrap();
+    maintenance.await.unwrap();
     let pruned: Vec<String> =
         sqlx::query_scalar("select distinct fsm from kept where fsm <> 'stays' order by fsm")
             .fetch_all(pool)
@@ -337,7 +337,7 @@ async fn p19_a_commit_and_a_callers_transaction_wait_in_no_circle() {
         .unwrap();
     breakpoint.open(1);
     // The commit has locked the sink, and waits for its own row.
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     let sent = Sink::signal_token(sink, Token { n: 2 }).execute(&mut *tx).await;
     sent.expect("the commit gives up, and not the caller's transaction");
     tx.commit().await.unwrap();

@@ -8,7 +8,7 @@ use sqlx::PgPool;
 
 use crate::support::{
     Breakpoint, WAIT_MAX, count, database, engine, eventually, expire_lease, lose_worker, row, sql,
-    until_somebody_waits,
+    until_a_session_waits,
 };
 
 #[derive(Clone, Debug, DurableSignal)]
@@ -187,7 +187,7 @@ async fn p02_outcomes_of_an_old_and_a_new_run_in_one_batch_are_told_apart() {
         .unwrap();
     let steps = engine.metrics().steps;
     breakpoint.open(1);
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     breakpoint.open(2);
     eventually("both runs have ended", async || {
         (engine.metrics().steps == steps + 3).then_some(())

@@ -13,7 +13,7 @@ use gen_durable::prelude::*;
 
 use crate::support::{
     Breakpoint, WAIT_MAX, count, database, engine, eventually, expire_lease, row, sql, until,
-    until_somebody_waits,
+    until_a_session_waits,
 };
 
 /// The instances that ran, in order, and how often two of one key ran at once.
@@ -223,7 +223,7 @@ async fn a_claim_gives_a_key_up_whose_holder_does_not_commit() {
     // The engine gives no statement up within an hour, so that nothing else can end the wait.
     let engine = engine(&db).machine::<Plain>().lease_ttl(Duration::from_hours(1));
     let engine = engine.start().await.unwrap();
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     for id in without {
         engine.wait(id.unwrap(), WAIT_MAX).await.unwrap();
     }

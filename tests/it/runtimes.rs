@@ -11,7 +11,7 @@ use crate::{
     secrets::Kept,
     support::{
         Breakpoint, WAIT_MAX, database, empty_database, engine, eventually, row, sql, until,
-        until_somebody_waits,
+        until_a_session_waits,
     },
 };
 
@@ -141,11 +141,11 @@ fn p54_a_call_is_not_lost_with_another_runtime() {
             let client = client.clone();
             async move { Echo::insert(1).execute(&client).await }
         });
-        main.block_on(until_somebody_waits(&pool, sessions));
+        main.block_on(until_a_session_waits(&pool, sessions));
     }
     let call = main.spawn(async move { Echo::insert(2).execute(&client).await });
     main.block_on(async {
-        until_somebody_waits(&pool, 3).await;
+        until_a_session_waits(&pool, 3).await;
         drop(tokio::task::spawn_blocking(move || drop(first)).await);
         sqlx::query("select pg_advisory_unlock_all()").execute(&mut *holder).await.unwrap();
         holder.rollback().await.unwrap();

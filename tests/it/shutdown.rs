@@ -7,7 +7,7 @@ use gen_durable::prelude::*;
 
 use crate::support::{
     Breakpoint, WAIT_MAX, count, database, engine, eventually, row, sql, until,
-    until_somebody_waits,
+    until_a_session_waits,
 };
 
 #[durable_fsm(state = u32, output = u32)]
@@ -119,7 +119,7 @@ async fn p26_a_shutdown_waits_for_the_claim_that_is_under_way() {
     sqlx::query("select pg_advisory_xact_lock(26)").execute(&mut *lock).await.unwrap();
     let engines = || engine(&db).maintenance(false).resource(Arc::clone(&breakpoint));
     let claiming = engines().machine::<Slow>().start().await.unwrap();
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     let worker = claiming.worker();
     // No step runs. A shutdown that looked at running steps alone would end now, and leave the row
     // in its worker's name. Other engines start and shut down completely meanwhile, so this one had
@@ -184,7 +184,7 @@ async fn p26_a_shutdown_waits_for_the_commit_that_is_under_way() {
     };
     let (one, other) = (start().await, start().await);
     let id = Slow::insert(0).execute(pool).await.unwrap();
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     let both = tokio::spawn(async move { tokio::join!(one.shutdown(), other.shutdown()) });
     eventually("one has gone, the other one waits", async || {
         let workers: i64 = sqlx::query_scalar("select count(*) from gen_durable.workers")
@@ -243,7 +243,7 @@ async fn p26_a_signal_during_a_shutdown_is_delivered_or_refused() {
         let client = client.clone();
         async move { Parked::signal(id, Ping).execute(&client).await }
     });
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     let shutdown = tokio::spawn(engine.shutdown());
     eventually("the worker is removed", async || {
         let workers: i64 = sqlx::query_scalar("select count(*) from gen_durable.workers")
@@ -296,7 +296,7 @@ async fn p27_a_wait_that_is_dropped_harms_nobody() {
 /// A row comes while the engine has claimed so many rows ahead that it asks for no more. The engine
 /// must claim it as soon as there are free slots again, and not only at the next poll.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_came_while_the_queue_was_full_is_claimed_when_there_is_room() {
+async fn a_row_that_came_while_the_queue_was_full_is_claimed_when_a_slot_is_free() {
     let db = database().await;
     let breakpoint = Arc::new(Breakpoint::new());
     let engine = engine(&db).machine::<Slow>().queue("default", 1);

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use gen_durable::{Delivery, SignalError, prelude::*};
 
 use crate::support::{
-    Breakpoint, WAIT_MAX, database, engine, eventually, row, sql, until, until_somebody_waits,
+    Breakpoint, WAIT_MAX, database, engine, eventually, row, sql, until, until_a_session_waits,
 };
 
 #[derive(Clone, Debug, PartialEq, DurableSignal)]
@@ -114,13 +114,13 @@ async fn p03_signal_arrives_inside_the_parks_transaction() {
         let client = Client::new(pool.clone());
         let engine = engine(&db).machine::<Racer>().resource(client.clone()).start().await.unwrap();
         let id = Racer::insert(0).execute(&engine).await.unwrap();
-        until_somebody_waits(pool, 1).await;
+        until_a_session_waits(pool, 1).await;
         let signal = tokio::spawn({
             let client = client.clone();
             async move { Racer::signal(id, Ping { n }).execute(&client).await }
         });
         // The park waits for the test, and the signal for the park.
-        until_somebody_waits(pool, 2).await;
+        until_a_session_waits(pool, 2).await;
         holder.commit().await.unwrap();
         assert_eq!(signal.await.unwrap().unwrap(), Delivery::Delivered);
         assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), n);
@@ -433,7 +433,7 @@ async fn an_ended_instance_leaves_no_signal_behind() {
     sqlx::query("select pg_advisory_xact_lock(78)").execute(&mut *holder).await.unwrap();
     let engine = engine(&db).machine::<Collect>().start().await.unwrap();
     let id = Collect::insert(wanted(0)).execute(&engine).await.unwrap();
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     let sent = Collect::signal_ping(id, Ping { n: 1 }).execute(pool).await.unwrap();
     assert_eq!(sent, Delivery::Delivered);
     holder.commit().await.unwrap();

@@ -12,7 +12,7 @@ use gen_durable_tests::{
 
 use crate::support::{
     Breakpoint, WAIT_MAX, count, database, engine, eventually, row, sql, until,
-    until_somebody_waits,
+    until_a_session_waits,
 };
 
 #[derive(Clone, Debug, DurableSignal)]
@@ -286,7 +286,7 @@ async fn p18_whoever_locks_the_row_first_wakes_it_and_the_other_one_does_not() {
         let pool = pool.clone();
         async move { Timed::signal(by_timeout, Ping { n: 1 }).execute(&pool).await }
     });
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     tx.commit().await.unwrap();
     assert_eq!(signal.await.unwrap().unwrap(), Delivery::Delivered);
     assert_eq!(time_out(&mut other).await, 0);
@@ -423,7 +423,7 @@ async fn deliver_beside_a_claim(key: Option<&str>, hold: &'static str, statement
     let mut holder = pool.begin().await.unwrap();
     sqlx::query("select pg_advisory_xact_lock(20)").execute(&mut *holder).await.unwrap();
     let claimed = insert(0).await;
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     let held: String = sqlx::query_scalar(
         "select query from pg_stat_activity where datname = current_database()
          and pid in (select pid from pg_locks where not granted)",

@@ -11,19 +11,19 @@ use crate::support::{WAIT_MAX, database};
 #[derive(Clone, Debug)]
 struct Request<'a> {
     worker: i64,
-    /// Queue, how many rows, machine and version.
+    /// The kinds to claim: queue, number of rows, machine and version.
     kinds: &'a [(&'a str, i64, &'a str, i32)],
     listening: &'a [&'a str],
     without_lock: &'a [&'a str],
     keyed: bool,
-    /// The place of a kind, a priority, and since when, in microseconds.
+    /// The watermarks: the place of a kind, a priority, and a time in microseconds since 1970.
     known: &'a [(i64, i16, i64)],
     bytes: i64,
-    /// Without what is large.
+    /// True for a claim without large states and signals.
     light: bool,
 }
 
-/// Rows of the machine `m` in the queue `default`.
+/// A request of the worker 7 for ten rows of the machine `m` in the queue `default`.
 fn ten() -> Request<'static> {
     Request {
         worker: 7,
@@ -57,7 +57,7 @@ async fn answer(connection: &mut PgConnection, request: &Request<'_>) -> sqlx::p
     timeout(WAIT_MAX / 2, claim).await.expect("a claim waits for nobody").unwrap()
 }
 
-/// The ids in the order of the answer; negative, if a row is merely a candidate.
+/// Returns the ids in the order of the answer. The id is negative if the row is only a candidate.
 fn ids(answer: &sqlx::postgres::PgRow) -> Vec<i64> {
     let ids: Option<Vec<i64>> = answer.get("ids");
     let steps: Option<Vec<Option<String>>> = answer.get("steps");
@@ -69,7 +69,7 @@ async fn claim(connection: &mut PgConnection, request: &Request<'_>) -> Vec<i64>
     ids(&answer(connection, request).await)
 }
 
-/// A session that claims, and finds rows in the order of the table's pages.
+/// Opens a session for claims that finds rows in the order of the table's pages.
 async fn claimer(pool: &PgPool) -> PgConnection {
     let mut connection = without_indexes(pool).await;
     run(&mut connection, "set statement_timeout = '25s'").await;
@@ -131,7 +131,7 @@ async fn p70_a_claim_takes_the_oldest_of_a_group() {
     let db = database().await;
     let pool = db.pool();
     worker(pool).await;
-    // The same time thrice: then by id.
+    // Three rows have the same time: they come by id.
     rows(
         pool,
         [5, 3, 4].map(|id| json!({ "id": id, "eligible_at": january(2) })).into_iter().collect(),
@@ -143,7 +143,7 @@ async fn p70_a_claim_takes_the_oldest_of_a_group() {
         let request = Request { kinds: &[("default", 2, "m", 1)], ..ten() };
         let mut transaction = connection.begin().await.unwrap();
         assert_eq!(claim(&mut transaction, &request).await, expected);
-        // The row that is left is not locked.
+        // The row that the claim leaves is not locked.
         assert!(expected[1] == 5 || !is_locked(pool, 5).await);
         transaction.commit().await.unwrap();
     }
@@ -215,7 +215,8 @@ async fn p70_a_claim_skips_what_is_locked_and_says_so() {
         Some(false),
         "another one came in its place"
     );
-    // The turn is taken: another claim of the queue is refused, once, and has its way out of turn.
+    // The claim lock is taken. Another claim of the queue is refused, and names the queue once. It
+    // gets rows only if it may go without the lock.
     let kinds = [("default", 1, "m", 1), ("default", 1, "n", 1), ("other", 1, "m", 1)];
     let mut other = claimer(pool).await;
     let request = Request { kinds: &kinds, ..ten() };
@@ -287,29 +288,30 @@ async fn p70_a_claim_takes_a_plain_head_of_a_free_key() {
         row
     };
     let all = json!([
-        // The first of two by priority, by time, by id.
+        // The head is the first of two rows: by priority, by time, by id.
         row(2, "a", 2, json!({})),
         row(1, "a", 1, json!({ "eligible_at": january(2) })),
         row(4, "b", 0, json!({})),
         row(3, "b", 0, json!({ "eligible_at": january(2) })),
         row(6, "c", 0, json!({})),
         row(5, "c", 0, json!({})),
-        // Held by a row that executes.
+        // An executing row holds the key.
         row(8, "d", 0, json!({})),
         row(7, "d", 0, json!({ "status": "executing", "locked_by": 8 })),
-        // Somebody has locked the head.
+        // Another transaction has locked the head.
         row(10, "e", 1, json!({})),
         row(9, "e", 0, json!({})),
-        // Somebody is about to take or free the key.
+        // Another transaction has the key's lock, as it is about to take or free the key.
         row(11, "f", 0, json!({})),
-        // The row ahead is of nobody here, scheduled for later, or no more runnable.
+        // The row ahead is in a queue that the claim does not ask for, scheduled for later, or not
+        // runnable.
         row(13, "g", 1, json!({})),
         row(12, "g", 0, json!({ "queue": "x" })),
         row(15, "h", 1, json!({})),
         row(14, "h", 0, json!({ "eligible_at": FUTURE })),
         row(17, "i", 1, json!({})),
         row(16, "i", 0, json!({ "status": "awaiting_signal" })),
-        // The claim asks for the queues of both rows of the key: the first one is its head.
+        // The claim asks for the queues of both rows of the key, so the first row is the head.
         row(19, "j", 1, json!({})),
         row(18, "j", 0, json!({ "queue": "r", "fsm": "n", "fsm_version": 2 })),
         row(20, "", 0, json!({ "partition_key": null })),
@@ -334,12 +336,12 @@ async fn p70_a_claim_takes_a_plain_head_of_a_free_key() {
     let claimed = answer(&mut transaction, &request).await;
     let expected = [1, -2, -3, 4, 5, -6, -8, -10, -11, 13, 15, 17, -19, 20];
     assert_eq!(in_order(ids(&claimed)), expected);
-    // No mark of a machine of which rows with keys were found.
+    // A machine of which rows with keys were found gets no watermark.
     assert!(claimed.get::<Vec<Option<i64>>, _>("first_since").iter().all(Option::is_none));
     let lock_timeout: String =
         sqlx::query_scalar("show lock_timeout").fetch_one(&mut *transaction).await.unwrap();
     assert_eq!(lock_timeout, "100ms", "it waits no longer for a holder that has just come");
-    // Others may take the keys that the claim has no use for.
+    // Other transactions may take the locks of keys for which the claim has no use.
     let free = "select count(*) filter (where pg_try_advisory_xact_lock(hashtextextended(k, 5297)))
                 from unnest('{a,b,c,d,e,g,h,i,j}'::text[]) as k";
     let free: i64 = sqlx::query_scalar(free).fetch_one(pool).await.unwrap();
@@ -380,7 +382,8 @@ async fn p70_a_claim_takes_the_most_urgent_bytes() {
     worker(pool).await;
     let row = |id: i64| json!({ "id": id, "priority": 10 - id });
     rows(pool, (1..=4).map(row).collect()).await;
-    // Row 4 comes first, with some 10 KB; then 3 with 96 KB, as it counts; then 2 and 1.
+    // Row 4 comes first, with some 10 KB. Row 3 is compressed and counts for 96 KB. Rows 2 and 1
+    // are small.
     crate::support::sql(
         pool,
         "update gen_durable.instances set state = case id
@@ -400,7 +403,7 @@ async fn p70_a_claim_takes_the_most_urgent_bytes() {
     assert_eq!(take(11_000).await, (vec![4, 3], Some(true)));
     assert_eq!(take(80_000).await, (vec![4, 3], Some(true)));
     assert_eq!(take(1_000_000).await, (vec![4, 3, 2, 1], Some(false)));
-    // It takes more than a MiB on disk, and far less than what cannot be loaded.
+    // This state takes more than a MiB on disk, and far less than a state that cannot be loaded.
     crate::support::sql(
         pool,
         "update gen_durable.instances
@@ -436,12 +439,12 @@ async fn p70_a_claim_brings_the_oldest_signals_to_machines_that_listen() {
     }
 }
 
-/// The first of January 2020, and the same a month later, in microseconds.
+/// The first of January and the first of February 2020, in microseconds since 1970.
 const JANUARY: i64 = 1_577_836_800_000_000;
 const FEBRUARY: i64 = 1_580_515_200_000_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p70_a_claim_looks_from_its_marks_on_and_makes_new_ones() {
+async fn p70_a_claim_looks_from_its_watermarks_on_and_makes_new_ones() {
     let db = database().await;
     let pool = db.pool();
     worker(pool).await;
@@ -466,24 +469,25 @@ async fn p70_a_claim_looks_from_its_marks_on_and_makes_new_ones() {
         let kinds: Vec<i64> = answer.get("first_kinds");
         let priorities: Vec<i16> = answer.get("first_priorities");
         let since: Vec<Option<i64>> = answer.get("first_since");
-        let marks = kinds.into_iter().zip(priorities).zip(since);
-        let mut marks: Vec<_> =
-            marks.map(|((kind, priority), since)| (kind, priority, since)).collect();
-        marks.sort_unstable();
-        (claimed, marks)
+        let watermarks = kinds.into_iter().zip(priorities).zip(since);
+        let mut watermarks: Vec<_> =
+            watermarks.map(|((kind, priority), since)| (kind, priority, since)).collect();
+        watermarks.sort_unstable();
+        (claimed, watermarks)
     };
     let others = [(1, 3, Some(JANUARY)), (1, 9, Some(JANUARY)), (2, 0, Some(JANUARY))];
-    let (claimed, marks) = take(&[]).await;
+    let (claimed, watermarks) = take(&[]).await;
     assert_eq!(claimed, [1, 2, 3, 4, 5, 6]);
-    assert_eq!(marks, [&[(1, 0, Some(JANUARY))], &others[..]].concat());
-    // A quarter of a second before the mark; and groups that have none, or no rows, do not matter.
-    let (claimed, marks) =
+    assert_eq!(watermarks, [&[(1, 0, Some(JANUARY))], &others[..]].concat());
+    // A claim begins a quarter of a second before the watermark. It does not matter if a group has
+    // no watermark, or a watermark no rows.
+    let (claimed, watermarks) =
         take(&[(1, 0, FEBRUARY + 200_000), (1, 5, JANUARY), (2, 3, JANUARY)]).await;
     assert_eq!(claimed, [2, 3, 4, 5, 6]);
-    assert_eq!(marks, [&[(1, 0, Some(FEBRUARY))], &others[..]].concat());
+    assert_eq!(watermarks, [&[(1, 0, Some(FEBRUARY))], &others[..]].concat());
     let (claimed, _) = take(&[(1, 0, FEBRUARY + 300_000)]).await;
     assert_eq!(claimed, [3, 4, 5, 6]);
-    // The earliest of several marks.
+    // The earliest of several watermarks of one group counts.
     let (claimed, _) = take(&[(1, 0, FEBRUARY + 300_000), (1, 0, JANUARY)]).await;
     assert_eq!(claimed, [1, 2, 3, 4, 5, 6]);
 }
@@ -496,7 +500,7 @@ async fn p70_heads_are_weighed_apart_and_in_their_order() {
     let key = |id: i64| (id > 2).then(|| format!("key {id}"));
     let row = |id: i64| json!({ "id": id, "priority": 10 - id, "partition_key": key(id) });
     rows(pool, (1..=5).map(row).collect()).await;
-    // Rows 5 to 3, with keys, come first; 2 and 1 have none. Each takes some 10 KB.
+    // Rows 5, 4 and 3 have keys and come first. Rows 2 and 1 have none. Each row takes some 10 KB.
     crate::support::sql(
         pool,
         "update gen_durable.instances

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::support::{Breakpoint, WAIT_MAX, database, engine, until};
 
-/// An outcome of the worker 7, as `commit.sql` takes it.
+/// An outcome, with the columns that `commit.sql` takes.
 #[derive(Clone, Debug)]
 struct Outcome<'a> {
     id: i64,
@@ -34,7 +34,7 @@ struct Outcome<'a> {
     known: i64,
 }
 
-/// An outcome that goes to the next step from revision 3, and changes nothing else.
+/// An outcome of the worker 7 that goes to the next step from revision 3, and changes nothing else.
 fn next(id: i64) -> Outcome<'static> {
     Outcome {
         id,
@@ -57,7 +57,8 @@ fn next(id: i64) -> Outcome<'static> {
     }
 }
 
-/// Commits outcomes; the ids of those that were applied, and the inboxes of those that go on.
+/// Commits outcomes. Returns the ids of those that were applied, and the inboxes of instances that
+/// go on.
 async fn commit(
     connection: &mut PgConnection,
     outcomes: &[Outcome<'_>],
@@ -101,7 +102,7 @@ async fn commit(
     Ok((ids, of.unwrap_or_default().into_iter().zip(inboxes).collect()))
 }
 
-/// A row that the worker 7 executes at revision 3, with more columns.
+/// A row that the worker 7 executes at revision 3, with `more` columns.
 fn executing(id: i64, more: &Value) -> Value {
     let mut row = json!({
         "id": id, "status": "executing", "locked_by": 7, "revision": 3, "state": "old",
@@ -141,7 +142,7 @@ async fn p70_a_key_whose_scope_a_park_has_left_stays_free() {
     let first = keyed().execute(&engine).await.unwrap();
     until(db.pool(), first, "awaiting_signal").await;
     Keyed::signal_go(first, Go).execute(&engine).await.unwrap();
-    // It runs again, and holds no key.
+    // The instance runs again, and no longer holds its key.
     assert_eq!(breakpoint.arrival().await, first.get());
     let second = keyed().execute(&engine).await.expect("the key is free");
     breakpoint.open(2);
@@ -173,7 +174,7 @@ async fn p70_an_outcome_applies_to_the_row_that_its_worker_runs() {
     }
     let (ids, inboxes) = commit(&mut transaction, &outcomes).await.unwrap();
     assert_eq!((ids, inboxes.len()), (vec![1], 0));
-    // A neighbour that is executed too is locked by nobody.
+    // The commit does not lock a neighbour that is executing too.
     assert_eq!([is_locked(pool, 1).await, is_locked(pool, 5).await], [true, false]);
     transaction.commit().await.unwrap();
     let steps = each(pool, "concat(i.step, i.revision)").await;
@@ -252,7 +253,7 @@ async fn p70_a_commit_writes_what_the_outcome_says_and_keeps_the_rest() {
         },
         Outcome { status: "done", step: None, result: Some("9"), ..next(4) },
         Outcome { status: "failed", step: None, error: Some("why"), ..next(5) },
-        // Given back without a run.
+        // This row is given back without a run.
         Outcome { status: "runnable", step: None, attempt: None, failures: None, ..next(6) },
     ];
     let mut connection = session(pool, "").await;
@@ -303,7 +304,8 @@ async fn p70_a_commit_brings_the_oldest_signals_that_its_worker_does_not_know() 
     let (_, mut inboxes) = commit(&mut connection, &outcomes).await.unwrap();
     inboxes.sort_by_key(|inbox| inbox.0);
     assert_eq!(inboxes.iter().map(inbox::summary).collect::<Vec<_>>(), inbox::expected());
-    // The commit brings no signal that is known, and none where nobody listens or goes on.
+    // The commit brings no signal that the worker knows. It brings none to a machine that does not
+    // listen, nor to an instance that does not go on.
     let again = |id| Outcome { revision: 4, ..listening(id) };
     let outcomes = [
         Outcome { known: 1118, ..again(1) },
@@ -342,7 +344,8 @@ async fn p70_what_is_in_an_inbox_unseen_wakes_whoever_parks() {
             json!({ "queue": "q", "unique_key": "a", "unique_scope": ["runnable", "awaiting_signal"] })
         ),
         parked(2, json!({ "unique_key": "b", "unique_scope": ["awaiting_signal"] })),
-        // Seen; of another name; of another instance; not parked; not asked for.
+        // Row 3 has seen its signal, row 4 awaits another name, and row 5 has no signal. Row 6 is
+        // not parked, and the statement is not asked for row 7.
         parked(3, json!({})),
         parked(4, json!({ "awaits": ["other"] })),
         parked(5, json!({})),
@@ -377,7 +380,8 @@ async fn p70_what_is_in_an_inbox_unseen_wakes_whoever_parks() {
     assert_eq!(seen.await, expected);
 }
 
-/// Locks rows; those that somebody else has locked, and whether it gave up.
+/// Locks rows. Returns the ids of those that were left out, as another transaction has locked them.
+/// Returns an error if it gave up.
 async fn lock(
     connection: &mut PgConnection,
     ids: &[i64],

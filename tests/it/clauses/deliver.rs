@@ -10,8 +10,9 @@ use crate::support::{WAIT_MAX, database};
 /// A signal: its target, machine, name and deduplication key.
 type Signal<'a> = (i64, Option<&'a str>, &'a str, Option<&'a str>);
 
-/// Delivers signals whose payloads are their places. Each answer has the machine, the status, true
-/// if it is fresh, the queue of a target that woke, and true if the target is held.
+/// Delivers signals whose payloads are their places. An answer has the machine and the status of
+/// the target, and true if the signal is fresh. It has the queue of a target that woke, and true if
+/// another transaction has the target locked.
 async fn deliver(
     connection: &mut PgConnection,
     signals: &[Signal<'_>],
@@ -38,7 +39,7 @@ async fn deliver(
     Ok(answers.collect())
 }
 
-/// The inboxes: target, name and payload, in the order of ids.
+/// A query for all inboxes: target, name and payload, in the order of ids.
 const INBOXES: &str = "select json_agg(json_build_array(target_id, name, payload) order by id) from gen_durable.signals";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,7 +70,7 @@ async fn p70_a_delivery_reaches_live_targets_of_the_machine() {
         { "id": 6, "fsm": "n" },
     ]);
     rows(pool, targets).await;
-    // Joins in the order of ids, not of the signals.
+    // This session joins in the order of ids, not of the signals.
     let mut connection =
         session(pool, "set enable_hashjoin = off; set enable_nestloop = off").await;
     let signals: Vec<Signal<'_>> =
@@ -152,7 +153,7 @@ async fn p70_a_delivery_wakes_whoever_awaits_it_and_nobody_else() {
         with(json!({ "id": 3, "awaits": ["other"] })),
         with(json!({ "id": 4 })),
         with(json!({ "id": 5, "status": "runnable" })),
-        // Its signal is not fresh.
+        // The signal for this row is not fresh, as its key was delivered before.
         with(json!({ "id": 6 })),
     ]);
     rows(pool, targets).await;
@@ -200,7 +201,8 @@ async fn p70_a_delivery_locks_its_targets_alone_and_waits_as_long_as_it_is_told(
     let mut connection = session(pool, "set lock_timeout = '50s'").await;
     for skip in [false, true] {
         let mut transaction = connection.begin().await.unwrap();
-        // Row 4 is nobody's target, and row 2 is merely referred to.
+        // Row 4 is not a target. Row 2 is only referred to by another transaction, which does not
+        // delay the delivery.
         let answers =
             deliver(&mut transaction, &[(2, None, "go", None)], skip, None).await.unwrap();
         assert_eq!(answers, json!([["m", "runnable", true, null, false]]));
@@ -210,7 +212,7 @@ async fn p70_a_delivery_locks_its_targets_alone_and_waits_as_long_as_it_is_told(
         assert_eq!(lock_timeout, "50s", "it is the transaction's");
         transaction.rollback().await.unwrap();
     }
-    // Those that are told to skip leave it out, and say so.
+    // A delivery that is told to skip leaves out the locked target, and says so.
     let mut transaction = connection.begin().await.unwrap();
     let both = [(1, None, "go", None), (3, None, "go", None), (99, None, "go", None)];
     let answers = deliver(&mut transaction, &both, true, Some("10ms")).await.unwrap();

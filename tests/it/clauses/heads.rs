@@ -11,7 +11,7 @@ use super::{
 };
 use crate::support::{WAIT_MAX, database};
 
-/// Claims heads of the keys for the worker; the answer's rows.
+/// Claims heads of the keys for the worker. Returns the rows of the answer.
 async fn claim(
     connection: &mut PgConnection,
     worker: i64,
@@ -53,30 +53,32 @@ async fn p70_the_head_of_a_key_is_claimed_and_who_waits_is_blocked() {
         keyed(5, "c", json!({})),
         holder(7, "d"),
         keyed(8, "d", json!({})),
-        // Due later, blocked, ended, locked, or merely referred to.
+        // These rows of the busy key are due later, blocked, ended, locked, or only referred to.
         keyed(21, "d", json!({ "eligible_at": FUTURE })),
         keyed(22, "d", json!({ "blocked": true })),
         keyed(23, "d", json!({ "status": "done" })),
         keyed(27, "d", json!({})),
         keyed(28, "d", json!({})),
-        // Somebody has locked the head: the first one of each kind stays.
+        // Another transaction has locked the head. The first row of each kind stays in the claim's
+        // index.
         keyed(9, "e", json!({ "priority": -1 })),
         keyed(10, "e", json!({})),
         keyed(11, "e", json!({ "queue": "r" })),
         keyed(25, "e", json!({ "fsm": "n" })),
         keyed(26, "e", json!({ "fsm_version": 2 })),
         keyed(24, "e", json!({})),
-        // The row ahead is of nobody here, scheduled for later, or no more runnable.
+        // The row ahead has a queue, machine or version that is not asked for, or is not runnable,
+        // or is scheduled for later.
         keyed(30, "g", json!({ "priority": -1, "queue": "x" })),
         keyed(31, "g", json!({ "priority": -1, "fsm": "x" })),
         keyed(32, "g", json!({ "priority": -1, "fsm_version": 2 })),
         keyed(33, "g", json!({ "priority": -1, "status": "awaiting_signal" })),
         keyed(34, "g", json!({ "priority": -1, "eligible_at": FUTURE })),
         keyed(13, "g", json!({ "eligible_at": january(5) })),
-        // Not a candidate, and ahead of one.
+        // Row 35 is not a candidate, but it comes before row 36, which is one.
         keyed(35, "h", json!({ "blocked": true, "priority": 1 })),
         keyed(36, "h", json!({ "eligible_at": january(5), "priority": 2 })),
-        // Its key is not locked.
+        // The claim does not have the lock of this key.
         keyed(20, "n", json!({ "priority": -3 })),
         keyed(19, "n", json!({})),
         keyed(12, "k", json!({ "eligible_at": january(5) })),
@@ -88,7 +90,7 @@ async fn p70_the_head_of_a_key_is_claimed_and_who_waits_is_blocked() {
     let keys = ["a", "b", "c", "d", "e", "g", "h", "k"];
     let mut transaction = connection.begin().await.unwrap();
     let answer = claim(&mut transaction, 7, &candidates, &keys, &[], false).await;
-    // By priority, time and id.
+    // The heads come by priority, time and id.
     assert_eq!(ids(&answer), [5, 4, 2, 12, 13, 35].map(Some));
     assert_eq!(answer[0].get::<i64, _>("blocked"), 7);
     transaction.commit().await.unwrap();
@@ -97,10 +99,11 @@ async fn p70_the_head_of_a_key_is_claimed_and_who_waits_is_blocked() {
         "select json_agg(id order by id) from gen_durable.instances where status = 'executing'";
     assert_eq!(super::see(pool, executing).await, json!([2, 4, 5, 7, 12, 13, 35]));
     somebody.rollback().await.unwrap();
-    // An answer says how many were blocked also if nothing is claimed.
+    // An answer has the number of blocked rows even if nothing is claimed.
     let answer = claim(&mut connection, 7, &[27], &["d"], &[], false).await;
     assert_eq!((ids(&answer), answer[0].get::<i64, _>("blocked")), (vec![None], 1));
-    // Nothing is claimed without a lease, or with another worker's.
+    // A worker claims nothing if its lease has run out or if it does not exist, although another
+    // worker has a lease.
     run(
         &mut connection,
         "insert into gen_durable.workers (id, name, lease_expires_at)

@@ -1,4 +1,4 @@
-//! The part of an inbox that claims and commits load, and the rest: `load_inbox.sql`.
+//! The part of an inbox that claims and commits load, and the rest, which `load_inbox.sql` loads.
 
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool, Row};
@@ -6,12 +6,12 @@ use sqlx::{AssertSqlSafe, PgPool, Row};
 use super::{signals, without_indexes};
 use crate::support::database;
 
-/// Text that Postgres does not compress, of so many times 32 bytes.
+/// Text of `$3` times 32 bytes that Postgres does not compress.
 const DENSE: &str = "(select string_agg(md5(n::text), '') from generate_series(1, $3) as n)";
-/// Text that it does: a signal of a MiB takes a few KiB.
+/// Text of `$3` times 32 bytes that Postgres compresses: a signal of a MiB takes a few KiB.
 const THIN: &str = "repeat('x', 32 * $3)";
 
-/// One signal of the target: its payload is text of this kind.
+/// Inserts a signal of the target, whose payload is text of this kind.
 async fn large(pool: &PgPool, target: i64, id: i64, text: &str, times: i32) {
     let insert = format!(
         "insert into gen_durable.signals (target_id, id, name, payload)
@@ -42,7 +42,8 @@ pub(super) async fn fill(pool: &PgPool) {
             .rev()
             .map(move |n| (target, 1000 * target + n + if target == 1 { 100 } else { 0 }))
     };
-    // A few; more than are loaded; just as many.
+    // The first inbox has a few signals, the second more than are loaded, and the third exactly as
+    // many as are loaded.
     signals(pool, &ids(1, 20).chain([(1, 1005)]).collect::<Vec<_>>()).await;
     signals(pool, &ids(2, 130).collect::<Vec<_>>()).await;
     signals(pool, &ids(3, 100).collect::<Vec<_>>()).await;
@@ -55,11 +56,11 @@ pub(super) async fn fill(pool: &PgPool) {
         large(pool, 5, id, DENSE, 1).await;
     }
     large(pool, 5, 5001, THIN, 32_768).await;
-    // Once something is left out, so is the rest.
+    // Once a signal is left out, all later ones are left out.
     large(pool, 6, 6003, DENSE, 1).await;
     large(pool, 6, 6002, DENSE, 1).await;
     large(pool, 6, 6001, DENSE, 3000).await;
-    // It begins just before the end.
+    // The last signal begins just before the limit of 64 KiB, so it is loaded.
     large(pool, 7, 7002, DENSE, 3000).await;
     large(pool, 7, 7001, DENSE, 2000).await;
 }
@@ -73,7 +74,7 @@ pub(super) fn summary(inbox: &(i64, Value)) -> Value {
     json!([inbox.0, signals[0][0], signals[signals.len() - 1][0], signals.len(), inbox.1[1]])
 }
 
-/// The summaries of the inboxes, without the one that is empty.
+/// The summaries of all inboxes that have signals.
 pub(super) fn expected() -> Vec<Value> {
     vec![
         json!([1, 1005, 1120, 21, false]),
@@ -121,15 +122,16 @@ async fn p70_an_inbox_is_loaded_from_a_signal_on_and_what_lies_beyond_is_counted
             let counts: Vec<i64> = row.get("counts");
             json!([ids, names, counts, row.get::<Option<i64>, _>("last")])
         };
-    // By number, after a signal; the rest is counted by name.
+    // A number bounds what is loaded after a signal. The rest is counted by name.
     let loaded = load(3, 3010, 3, 1_000_000, None, 3010).await;
     assert_eq!(loaded, json!([[3011, 3012, 3013], ["a", "go"], [44, 43], 3100]));
-    // By name: the rest begins after the signals that were loaded before.
+    // Only signals of a name are loaded. The rest begins after the last signal that was loaded
+    // before.
     let loaded = load(3, 3010, 3, 1_000_000, Some("a"), 3090).await;
     assert_eq!(loaded, json!([[3012, 3014, 3016], ["a", "go"], [5, 5], 3100]));
     let loaded = load(3, 3010, 3, 1_000_000, Some("a"), 3010).await;
     assert_eq!(loaded, json!([[3012, 3014, 3016], ["a", "go"], [45, 45], 3100]));
-    // By bytes.
+    // Bytes bound what is loaded.
     let loaded = load(4, 0, 100, 65_536, None, 0).await;
     assert_eq!(loaded, json!([[4001, 4002], ["go"], [2], 4004]));
     let loaded = load(5, 0, 100, 65_536, None, 0).await;

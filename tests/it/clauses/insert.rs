@@ -5,12 +5,12 @@ use sqlx::{Acquire, PgConnection, PgPool};
 use tokio::time::timeout;
 
 use super::{each, run, session};
-use crate::support::{WAIT_MAX, database, until_somebody_waits};
+use crate::support::{WAIT_MAX, database, until_a_session_waits};
 
-/// A machine, a unique key, and the statuses in which it is held.
+/// An instance to insert: its machine, its unique key, and the statuses in which it holds the key.
 type Entry<'a> = (&'a str, Option<&'a str>, Option<&'a str>);
 
-/// Inserts entries whose states are their places; their ids.
+/// Inserts entries whose states are their places. Returns their ids, with none for a duplicate.
 async fn insert(
     connection: &mut PgConnection,
     entries: &[Entry<'_>],
@@ -40,8 +40,8 @@ async fn insert(
 
 const LIVE: Option<&str> = Some("runnable,executing");
 
-/// Two inserts of the same keys, in opposite orders, wait for the first key. Neither may have the
-/// other key by now, or each insert could wait for the other.
+/// Runs two inserts of the same keys in opposite orders. Both wait for the first key. Neither may
+/// have inserted the other key by now, or each insert could wait for the other.
 async fn opposite_inserts(pool: &PgPool, keys: [Entry<'static>; 2]) -> Vec<Vec<Option<i64>>> {
     let mut barrier = pool.acquire().await.unwrap();
     let mut barrier = barrier.begin().await.unwrap();
@@ -50,9 +50,9 @@ async fn opposite_inserts(pool: &PgPool, keys: [Entry<'static>; 2]) -> Vec<Vec<O
         tokio::spawn(async move { insert(&mut connection, &keys, None, None).await })
     };
     let first = spawn(session(pool, "").await, keys);
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     let second = spawn(session(pool, "").await, [keys[1], keys[0]]);
-    until_somebody_waits(pool, 2).await;
+    until_a_session_waits(pool, 2).await;
     let mut probe = session(pool, "").await;
     let mut probe = probe.begin().await.unwrap();
     let free = insert(&mut probe, &keys[1..], None, Some("20s")).await;
@@ -81,7 +81,8 @@ async fn p70_of_entries_with_the_same_key_the_first_one_is_inserted() {
     let pool = db.pool();
     let keys: Vec<String> = (0..200).map(|place| format!("k{}", 9 - place * 7 % 10)).collect();
     let entries: Vec<Entry<'_>> = keys.iter().map(|key| ("m", Some(key.as_str()), LIVE)).collect();
-    // However the entries are joined with what was inserted.
+    // The result does not depend on the way in which Postgres joins the entries with the inserted
+    // rows.
     for settings in [
         "",
         "set enable_hashjoin = off; set enable_nestloop = off",
@@ -92,7 +93,7 @@ async fn p70_of_entries_with_the_same_key_the_first_one_is_inserted() {
         let ids = insert(&mut connection, &entries, None, None).await.unwrap();
         let inserted: Vec<usize> = (0..200).filter(|place| ids[*place].is_some()).collect();
         assert_eq!(inserted, (0..10).collect::<Vec<_>>());
-        // By id is by place.
+        // The order of ids is the order of places.
         assert_eq!(each(pool, "i.state").await, json!((0..10).collect::<Vec<_>>()));
         let found = each(pool, "i.id").await;
         assert_eq!(found, json!(ids[..10]));
@@ -132,7 +133,7 @@ async fn p70_an_insert_stores_what_it_is_given_and_waits_as_long_as_it_is_told()
     insert(&mut transaction, &[("m", Some("b"), LIVE)], None, None).await.unwrap();
     let lock_timeout: String = sqlx::query_scalar(show).fetch_one(&mut *transaction).await.unwrap();
     assert_eq!(lock_timeout, "50s", "it is the transaction's");
-    // Somebody is inserting the key.
+    // Another transaction is inserting the key.
     let mut other = session(pool, "set lock_timeout = '50s'").await;
     let waiting = insert(&mut other, &[("m", Some("b"), LIVE)], None, Some("10ms"));
     let error = timeout(WAIT_MAX / 2, waiting).await.expect("it gives up by itself").unwrap_err();

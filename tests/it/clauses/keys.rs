@@ -1,4 +1,4 @@
-//! Partition keys: their locks, what waits for them, and freeing it.
+//! Partition keys: their locks, the rows that wait for them, and how a freed key lets rows in.
 
 use serde_json::{Value, json};
 use sqlx::{Acquire, PgConnection, PgPool};
@@ -15,19 +15,20 @@ pub(super) fn january(day: u32) -> String {
     format!("2020-01-{day:02}T00:00:00+00:00")
 }
 
-/// A row with a key, due since the first of January, with more columns.
+/// A row with a key, due since the first of January, with `more` columns.
 pub(super) fn keyed(id: i64, key: &str, more: Value) -> Value {
     let mut row = json!({ "id": id, "partition_key": key, "eligible_at": january(1) });
     row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     row
 }
 
-/// One of a key that executes.
+/// An executing row, which holds its key.
 pub(super) fn holder(id: i64, key: &str) -> Value {
     keyed(id, key, json!({ "status": "executing", "locked_by": 8 }))
 }
 
-/// Somebody's transaction that has locked the rows `held`, and refers to the rows `referred`.
+/// Begins a transaction that locks the rows `held`, and refers to the rows `referred` as a foreign
+/// key does.
 pub(super) async fn locking(
     pool: &PgPool,
     held: &[i64],
@@ -70,9 +71,11 @@ async fn p70_keys_are_locked_in_one_order_and_for_a_second_at_most() {
         .execute(&mut *somebody)
         .await
         .unwrap();
-    // It gives up after a second, and may have before anybody looks: then once more.
+    // The statement gives up after a second, perhaps before the test looks. Then the test tries
+    // once more.
     eventually("it waits for the first key", async || {
-        // Without a sort of its own, the keys come in an order of hashes.
+        // If the statement did not ask for an order, the keys would come in the order of a hash
+        // table here.
         let mut waiting = session(pool, "set enable_sort = off").await;
         let pid: i32 =
             sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut waiting).await.unwrap();
@@ -106,7 +109,7 @@ async fn p70_keys_are_locked_in_one_order_and_for_a_second_at_most() {
     assert!(!is_free(pool, "key 7").await && is_free(pool, "key 20").await);
 }
 
-/// True if nobody has locked a key.
+/// True if no other transaction has the lock of a key.
 async fn is_free(pool: &PgPool, key: &str) -> bool {
     sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1, 5297))")
         .bind(key)
@@ -128,7 +131,7 @@ async fn p70_the_keys_of_the_first_candidates_are_locked_if_they_are_free() {
     .await;
     let mut somebody = pool.begin().await.unwrap();
     sqlx::query(LOCK).bind(["key 200"]).execute(&mut *somebody).await.unwrap();
-    // Two rows of each key; those of the highest numbers come first.
+    // Each key has two rows. The candidates with the highest numbers come first.
     let candidates: Vec<i64> = [999].into_iter().chain((0..520).rev()).collect();
     let mut connection = session(pool, "").await;
     let mut transaction = connection.begin().await.unwrap();
@@ -161,7 +164,7 @@ async fn p70_a_freed_key_lets_the_first_of_each_kind_in() {
         waits(2, "a", json!({ "priority": 1 })),
         waits(7, "a", json!({ "eligible_at": january(2) })),
         waits(6, "a", json!({ "eligible_at": january(3) })),
-        // The order of the pages is not the one of the kinds.
+        // The order of the rows on the pages is not the order of the kinds.
         waits(3, "a", json!({ "queue": "r" })),
         waits(4, "a", json!({ "fsm": "n" })),
         waits(5, "a", json!({ "fsm_version": 2 })),
@@ -172,7 +175,7 @@ async fn p70_a_freed_key_lets_the_first_of_each_kind_in() {
         waits(10, "c", json!({})),
         waits(11, "d", json!({})),
         keyed(12, "e", json!({})),
-        // It holds no key of the others.
+        // This row holds a key that none of the others has.
         holder(14, "f"),
         waits(15, "h", json!({})),
         waits(16, "i", json!({ "queue": "z" })),
@@ -206,7 +209,7 @@ async fn p70_a_freed_key_lets_the_first_of_each_kind_in() {
     assert_eq!(blocked(pool).await, json!([2, 6, 8, 10, 11, 13]));
     somebody.rollback().await.unwrap();
     assert_eq!(unblock(&mut connection, &["c"]).await, json!([["default", null]]));
-    // And of the same time, the lowest id.
+    // If rows have the same time, the one with the lowest id is let in.
     rows(pool, json!([waits(21, "j", json!({})), waits(20, "j", json!({}))])).await;
     assert_eq!(unblock(&mut connection, &["j"]).await, json!([["default", null]]));
     assert_eq!(blocked(pool).await, json!([2, 6, 8, 11, 13, 21]));
@@ -282,7 +285,7 @@ async fn p70_a_key_is_stranded_if_of_a_kind_that_waits_nobody_can_be_claimed() {
     let pool = db.pool();
     let waits = |id, key, queue: &str| keyed(id, key, json!({ "blocked": true, "queue": queue }));
     let all = json!([
-        // The order of the pages is not the one of the kinds.
+        // The order of the rows on the pages is not the order of the kinds.
         waits(1, "i", "z"),
         waits(2, "i", "default"),
         waits(3, "i", "a"),
@@ -309,12 +312,12 @@ async fn p70_a_key_is_stranded_if_of_a_kind_that_waits_nobody_can_be_claimed() {
         waits(23, "l", "a"),
         keyed(24, "l", json!({ "queue": "z" })),
         keyed(25, "l", json!({ "queue": "a" })),
-        // Rows that do not wait have no kind.
+        // The kinds of rows that do not wait do not count.
         waits(26, "m", "a"),
         keyed(27, "m", json!({ "queue": "a" })),
         keyed(28, "m", json!({ "queue": "b", "eligible_at": FUTURE })),
         keyed(29, "m", json!({ "queue": "A", "eligible_at": FUTURE })),
-        // Only the first of three kinds is stranded, or only the second.
+        // Only the first of three kinds that wait is stranded, or only the second.
         waits(30, "n", "z"),
         waits(31, "n", "default"),
         waits(32, "n", "a"),

@@ -7,7 +7,8 @@ use tokio::time::timeout;
 use super::{FUTURE, PAST, each, rows, run, without_indexes};
 use crate::support::{WAIT_MAX, database};
 
-/// A worker whose lease runs, 1, and one whose lease has run out, 2; 3 is not there.
+/// Inserts worker 1, whose lease runs, and worker 2, whose lease has run out. Worker 3 does not
+/// exist.
 async fn workers(pool: &PgPool) {
     crate::support::sql(
         pool,
@@ -27,7 +28,7 @@ fn executing(id: i64, worker: i64, more: Value) -> Value {
     row
 }
 
-/// Reaps; the ids, queues, keys and statuses of what was reaped, by id.
+/// Reaps. Returns the id, queue, partition key and status of each reaped row, by id.
 async fn reap(connection: &mut PgConnection, batch_max: i64, crashes_max: i32) -> Value {
     let reap = sqlx::query_as(include_str!("../../../gen_durable/src/storage/sql/reap.sql"))
         .bind(batch_max)
@@ -47,7 +48,7 @@ async fn p70_rows_of_lost_workers_come_back_or_fail() {
     let live = json!(["runnable", "executing"]);
     let for_ever = json!(["executing", "failed"]);
     let all = json!([
-        // The order of the pages is not the one of the workers.
+        // The order of the rows on the pages is not the order of the workers.
         executing(5, 3, json!({ "crashes": 2, "unique_key": "d", "unique_scope": for_ever })),
         executing(1, 1, json!({})),
         executing(2, 2, json!({ "queue": "q", "unique_key": "a", "unique_scope": live })),
@@ -97,8 +98,8 @@ async fn p70_rows_of_lost_workers_come_back_or_fail() {
         ["runnable", null, 4, 5, 1, "old", false, false, true, true],
         ["failed", null, 4, 5, 3, lost(3), false, true, true, true],
         ["failed", null, 4, 5, 3, lost(3), true, true, false, true],
-        // A row with a key comes back at once, as nothing of its key goes before it. One without a
-        // key comes back a little later.
+        // A row with a key comes back at once, as no later row of its key may go before it. A row
+        // without a key comes back a little later.
         ["runnable", null, 4, 5, 2, "old", false, false, true, true],
         ["runnable", null, 1, 5, 2, "old", false, false, false, true],
         as_it_was(2),

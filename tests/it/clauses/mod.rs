@@ -1,7 +1,7 @@
-//! The clauses of the statements, each by what happens without it. The statements run by
-//! themselves, on rows that the tests make.
+//! The clauses of the SQL statements. If a clause that matters is taken away, a test here fails.
+//! The tests run single statements on rows that they make.
 //!
-//! `tools/mutations` takes the clauses away one by one, and looks which test here fails.
+//! `tools/mutations` takes the clauses away one by one, and reports which test fails.
 
 mod claim;
 mod commit;
@@ -16,9 +16,9 @@ use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr};
 use tokio::task::JoinHandle;
 
-use crate::support::until_somebody_waits;
+use crate::support::until_a_session_waits;
 
-/// Long ago, and long after the tests.
+/// A time long ago, and a time long after the tests.
 const PAST: &str = "2020-01-01T00:00:00+00:00";
 const FUTURE: &str = "2100-01-01T00:00:00+00:00";
 
@@ -58,7 +58,7 @@ async fn signals(pool: &PgPool, signals: &[(i64, i64)]) {
     }
 }
 
-/// A worker whose lease is running: 7.
+/// Inserts the worker 7, whose lease is running.
 async fn worker(pool: &PgPool) {
     crate::support::sql(
         pool,
@@ -68,7 +68,7 @@ async fn worker(pool: &PgPool) {
     .await;
 }
 
-/// The values of an expression over all rows of `instances`, in the order of their ids.
+/// Returns the values of an expression over all rows of `instances`, in the order of their ids.
 async fn each(pool: &PgPool, expression: &str) -> Value {
     let query = format!(
         "select coalesce(json_agg({expression} order by i.id), '[]') from gen_durable.instances i"
@@ -76,7 +76,7 @@ async fn each(pool: &PgPool, expression: &str) -> Value {
     see(pool, query).await
 }
 
-/// The answer of a query for one value.
+/// Returns the answer of a query for one value.
 async fn see(pool: &PgPool, query: impl Into<String>) -> Value {
     let query = format!("select to_json(({}))", query.into());
     let seen: Option<Value> =
@@ -84,14 +84,14 @@ async fn see(pool: &PgPool, query: impl Into<String>) -> Value {
     seen.unwrap_or(Value::Null)
 }
 
-/// A session that finds rows only by reading the table, in the order of its pages.
+/// Opens a session that finds rows only by reading the table, in the order of its pages.
 async fn without_indexes(pool: &PgPool) -> PgConnection {
     let settings =
         "set enable_indexscan = off; set enable_indexonlyscan = off; set enable_bitmapscan = off";
     session(pool, settings).await
 }
 
-/// A session of its own, with these settings.
+/// Opens a session outside of the pool, with these settings.
 async fn session(pool: &PgPool, settings: &'static str) -> PgConnection {
     let mut connection = pool.acquire().await.expect("a connection").detach();
     run(&mut connection, settings).await;
@@ -104,7 +104,7 @@ async fn run(connection: &mut PgConnection, statements: impl Into<String>) {
     sqlx::raw_sql(statements).execute(connection).await.expect("the statements run");
 }
 
-/// True if somebody has locked a row so that no other can change it.
+/// True if another transaction has locked a row, so that no other can change it.
 async fn is_locked(pool: &PgPool, id: i64) -> bool {
     let free: Vec<i64> = sqlx::query_scalar(
         "select id from gen_durable.instances where id = $1 for no key update skip locked",
@@ -116,11 +116,11 @@ async fn is_locked(pool: &PgPool, id: i64) -> bool {
     free.is_empty()
 }
 
-/// Two statements that lock the rows 1 and 2, each with a transaction of its own. Row 2 lies before
-/// row 1 on the table's page.
+/// Runs two statements that lock the rows 1 and 2, each in a transaction of its own. Row 2 lies
+/// before row 1 on the table's page.
 ///
-/// The second one in the queue for row 1 reads the table in the order of its pages. If it had row 2
-/// by now, each of them would wait for the other.
+/// Both wait for row 1. The second one reads the table in the order of its pages. If it had locked
+/// row 2 by now, the first one would get row 1 next, and each would wait for the other.
 async fn in_a_circle<T: Send + 'static>(
     pool: &PgPool,
     lock: impl Fn(PgConnection, [i64; 2]) -> JoinHandle<T>,
@@ -130,9 +130,9 @@ async fn in_a_circle<T: Send + 'static>(
     run(&mut barrier, "select from gen_durable.instances where id = 1 for update").await;
     let by_key = session(pool, "set enable_seqscan = off; set enable_bitmapscan = off").await;
     let first = lock(by_key, [1, 2]);
-    until_somebody_waits(pool, 1).await;
+    until_a_session_waits(pool, 1).await;
     let second = lock(without_indexes(pool).await, [2, 1]);
-    until_somebody_waits(pool, 2).await;
+    until_a_session_waits(pool, 2).await;
     barrier.rollback().await.expect("the barrier ends");
     [first.await.expect("no panic"), second.await.expect("no panic")]
 }

@@ -13,7 +13,7 @@ use gen_durable_test_postgres::TestDb;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{APP, Login, WORKER, database_with_roles, run};
-use crate::support::{database, empty_database, sql, until_somebody_waits};
+use crate::support::{database, empty_database, sql, until_a_session_waits};
 
 /// True if Postgres lets the role run the statement. It is only explained, so it changes nothing.
 async fn may_run(connection: &mut PgConnection, role: &str, statement: &str) -> bool {
@@ -119,7 +119,7 @@ async fn two_databases_make_the_roles_at_once_and_keep_their_own_grants() {
         })
     };
     // Its `create role` waits for that of the other database.
-    until_somebody_waits(other.pool(), 1).await;
+    until_a_session_waits(other.pool(), 1).await;
     first.commit().await.unwrap();
     second.await.unwrap().expect("the roles are there now");
 

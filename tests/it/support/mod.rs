@@ -235,7 +235,7 @@ pub(crate) async fn lose_worker(pool: &PgPool, worker: i64, reaper: &Engine, id:
 }
 
 /// Waits until at least this many sessions of the test's database wait for a lock.
-pub(crate) async fn until_somebody_waits(pool: &PgPool, sessions: i64) {
+pub(crate) async fn until_a_session_waits(pool: &PgPool, sessions: i64) {
     eventually("a session waits for a lock", async || {
         let waiting: i64 = sqlx::query_scalar(
             "select count(distinct pid) from pg_locks where not granted
