@@ -15,7 +15,7 @@ use std::{
     future::Future,
     io,
     ops::{Deref, DerefMut},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -42,6 +42,12 @@ const LATE: Duration = Duration::from_millis(250);
 /// What an engine's may have at least, however short its lease.
 const ANSWER_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
+/// A function that sets a session up for the statements of an engine.
+pub(crate) type SetUp = for<'c> fn(&'c mut PgConnection) -> SettingUp<'c>;
+
+/// The work of a [`SetUp`].
+pub(crate) type SettingUp<'c> = Pin<Box<dyn Future<Output = Result<(), sqlx::Error>> + Send + 'c>>;
+
 /// Where connections come from.
 #[derive(Clone, Debug)]
 pub(crate) struct Connections {
@@ -57,7 +63,7 @@ struct Inner {
     idle: Mutex<Idle>,
     kept_max: usize,
     /// Sets a session up for the statements of an engine. None if a pooler may lend it to others.
-    session: Option<&'static str>,
+    session: Option<SetUp>,
     answer_timeout: Duration,
     probe: Probe,
     /// Calls that are under way and may have no connection just now.
@@ -161,7 +167,7 @@ impl Connections {
         source: Option<Source>,
         life: Life,
         kept_max: usize,
-        session: Option<&'static str>,
+        session: Option<SetUp>,
         answer_timeout: Duration,
         over: Option<watch::Sender<()>>,
     ) -> Self {
@@ -196,7 +202,7 @@ impl Connections {
         pool: &PgPool,
         connections_max: u32,
         lease_ttl: Duration,
-        session: Option<&'static str>,
+        session: Option<SetUp>,
     ) -> Self {
         let source = Source::new(pool.clone());
         let options = pool.options();
@@ -260,8 +266,7 @@ impl Connections {
         let mut connection = connection(held);
         if let Some(session) = self.inner.session {
             // A hook of the pool would take the place of the caller's.
-            let set_up = async { sqlx::raw_sql(session).execute(&mut *connection).await };
-            if let Err(error) = self.within(set_up).await {
+            if let Err(error) = self.within(session(&mut connection)).await {
                 return connection.done(Err(error));
             }
         }

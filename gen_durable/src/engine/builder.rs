@@ -1,6 +1,6 @@
-//! Building an engine: its machines, queues, resources and options.
+//! Builds an engine: its machines, queues, resources and options.
 //!
-//! Invariant: whatever can be wrong with them is an error of `start`, before anything runs.
+//! Invariant: everything that can be wrong with them is an error of `start`, before anything runs.
 
 use std::{
     sync::Arc,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     client::{Client, notifier::Notifier},
-    connections::Connections,
+    connections::{Connections, SetUp},
     error::Error,
     machine::{Machine, Steps, resources::Resources},
     storage::{self, Retention},
@@ -38,21 +38,21 @@ use crate::{
 /// | option | meaning | default |
 /// |---|---|---|
 /// | `.machine::<M>()` | runs instances of this machine | none |
-/// | `.queue(name, slots)` | serves this queue, `slots` steps at once | `default`, 10 slots |
+/// | `.queue(name, slots)` | serves this queue, with `slots` steps at once | `default`, 10 slots |
 /// | `.resource(value)` | given to steps by reference, one of each type | none |
 /// | `.name(name)` | the worker's name in `gen_durable.workers` | `process <pid>` |
-/// | `.lease_ttl(duration)` | a worker that is silent for so long counts as lost | 30 s |
+/// | `.lease_ttl(duration)` | a worker that is silent for this long counts as lost | 30 s |
 /// | `.poll_interval(duration)` | the longest pause between two looks for work | 5 s |
 /// | `.poll_only()` | neither LISTEN nor NOTIFY | off |
-/// | `.drain_timeout(duration)` | how long `shutdown` lets steps finish | 18 s |
-/// | `.retention(duration)` | how long ended instances are kept | 7 days |
-/// | `.retention_of::<M>(duration)` | likewise, for one machine | as all |
+/// | `.drain_timeout(duration)` | the time that `shutdown` gives steps to finish | 18 s |
+/// | `.retention(duration)` | the time for which ended instances are kept | 7 days |
+/// | `.retention_of::<M>(duration)` | the same for one machine | as all |
 /// | `.value_max(bytes)` | the largest state, result or payload | 8 MiB |
 /// | `.crashes_max(count)` | workers lost in a row before an instance fails | 20 |
-/// | `.run_ahead(steps, duration)` | how far an instance runs on one claim | 100 steps or 1 s |
+/// | `.run_ahead(steps, duration)` | the most that an instance runs on a claim | 100 steps or 1 s |
 /// | `.connections_max(count)` | the engine's own connections for statements | 10 |
-/// | `.maintenance(bool)` | whether it runs the maintenance services | on |
-/// | `.start()` | checks all of it, registers the worker, begins | |
+/// | `.maintenance(bool)` | runs the maintenance services | on |
+/// | `.start()` | checks all options, registers the worker, begins | |
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -95,85 +95,89 @@ impl EngineBuilder {
         }
     }
 
-    /// Runs this machine's instances.
+    /// Runs instances of this machine.
     pub fn machine<M: Steps>(mut self) -> Self {
         self.machines.push(|value_max| Arc::new(MachineRunner::<M>::new(value_max)));
         self
     }
 
     /// Serves this queue, with at most `slots` of its steps running user code at once in this
-    /// process. Without any queue, an engine serves `default` with 10 slots. Said again of the same
-    /// queue, it replaces what was said before.
+    /// process. An engine without any queue serves `default` with 10 slots. A second call for the
+    /// same queue replaces the first.
     pub fn queue(mut self, name: impl Into<String>, slots: usize) -> Self {
         self.config.queues.insert(name.into(), slots);
         self
     }
 
-    /// Gives the steps a resource, which they take by reference as a parameter. There is one of
-    /// each type: a second one is an error at start.
+    /// Gives the steps a resource, which they take by reference as a parameter. There is one
+    /// resource of each type: a second one is an error at start.
     pub fn resource<T: Send + Sync + 'static>(mut self, resource: T) -> Self {
         self.resources.insert(resource);
         self
     }
 
-    /// The worker's name in the table of workers; the default names the process.
+    /// Sets the worker's name in the table of workers. The default names the process.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.config.name = name.into();
         self
     }
 
-    /// How long after its last sign of life a worker counts as lost and its instances run
-    /// elsewhere; the default is 30 s, at least 100 ms and at most a week. It is renewed every
+    /// Sets the time without a sign of life after which a worker counts as lost and its instances
+    /// run elsewhere. It may be 100 ms to a week; the default is 30 s. The lease is renewed every
     /// third of it.
     pub fn lease_ttl(mut self, ttl: Duration) -> Self {
         self.config.lease_ttl = ttl;
         self
     }
 
-    /// The longest pause between two looks for work that nobody announced; the default is 5 s, at
-    /// least 1 ms, and more than a week is a week. An engine that has just become idle looks
-    /// sooner.
+    /// Sets the longest pause between two looks for work that was not announced. It must be at
+    /// least 1 ms, and more than a week counts as a week; the default is 5 s. An engine that has
+    /// just become idle looks sooner.
     ///
-    /// Other processes take it for 5 s. They do not announce an instance that they schedule for
-    /// more than 6.25 s from now, so with a longer interval it may be late by as much.
+    /// Other processes take the interval for 5 s. They do not announce an instance that they
+    /// schedule for more than 6.25 s from now. With a longer interval it may therefore be late by
+    /// about as much.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.config.poll_interval = interval;
         self
     }
 
-    /// Neither listens nor notifies: for a transaction pooler in front of Postgres, which cannot
-    /// hold a LISTEN. Work of other processes is then found by the poll.
+    /// Neither listens nor notifies. This is for a transaction pooler in front of Postgres, which
+    /// cannot hold a LISTEN. The engine then finds work of other processes by its poll.
     pub fn poll_only(mut self) -> Self {
         self.config.poll_only = true;
         self
     }
 
-    /// How long `shutdown` lets steps finish before it cuts them off; the default is 18 s.
+    /// Sets the time that `shutdown` gives steps to finish before it cuts them off. The default is
+    /// 18 s.
     ///
-    /// The whole shutdown takes up to 10 s more. Together that must fit into what the process is
-    /// left: Kubernetes kills it 30 s after it has asked it to end
+    /// The whole shutdown takes up to 10 s more. Both together must fit into the time that the
+    /// process is left: Kubernetes kills it 30 s after it has asked it to end
     /// (`terminationGracePeriodSeconds`).
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.config.drain_timeout = timeout;
         self
     }
 
-    /// How long ended instances are kept; the default is 7 days, `None` keeps them for ever.
+    /// Sets the time for which ended instances are kept. The default is 7 days; `None` keeps them
+    /// for ever.
     ///
-    /// It applies to the machines of which nothing else [is said](Self::retention_of), those
-    /// included that no process knows any more.
+    /// It applies to machines without a retention [of their own](Self::retention_of), including
+    /// those that no process knows any more.
     pub fn retention(mut self, retention: impl Into<Option<Duration>>) -> Self {
         self.config.retention = retention.into();
         self
     }
 
-    /// Keeps ended instances of this machine for so long, in whatever version; `None` keeps them
-    /// for ever.
+    /// Sets the time for which ended instances of this machine are kept, whatever their version.
+    /// `None` keeps them for ever.
     ///
-    /// It is stored in the database, in `gen_durable.retention`, and so holds for every engine: one
-    /// that does not know the machine must not delete what another was told to keep. An engine that
-    /// runs the machine and says nothing of it lets [`retention`](Self::retention) apply again, so
-    /// engines that run the same machine should say the same.
+    /// It is stored in the database, in `gen_durable.retention`, and therefore holds for every
+    /// engine. An engine that does not know the machine must not delete what another one was told
+    /// to keep. An engine that runs the machine and says nothing of it lets
+    /// [`retention`](Self::retention) apply again. Engines that run the same machine should
+    /// therefore say the same.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -202,8 +206,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The largest state, result or payload, in bytes of JSON; the default is 8 MiB, at least 64
-    /// bytes and at most 256 MiB.
+    /// Sets the largest state, result or payload, in bytes of JSON. It may be 64 bytes to 256 MiB;
+    /// the default is 8 MiB.
     ///
     /// It applies to the engine's steps and to calls on the engine and its client. Calls on a pool,
     /// in a transaction or on a [`Client::new`] keep to 8 MiB.
@@ -212,35 +216,36 @@ impl EngineBuilder {
         self
     }
 
-    /// After how many workers lost in a row during one step an instance fails; the default is 20,
-    /// at least 1. It is the reaping engine's setting that counts.
+    /// Sets the number of lost workers in a row, during one step, after which an instance fails. It
+    /// must be at least 1; the default is 20. The setting of the engine that reaps the instance
+    /// counts.
     pub fn crashes_max(mut self, crashes: u32) -> Self {
         self.config.crashes_max = crashes;
         self
     }
 
-    /// How many steps, and for how long, an instance runs on one claim before others have their
-    /// turn; the default is 100 steps or 1 s. One step turns run-ahead off.
+    /// Sets the number of steps, and the time, that an instance runs on one claim before others go
+    /// first. The default is 100 steps or 1 s. With one step there is no run-ahead.
     pub fn run_ahead(mut self, steps_max: usize, time_max: Duration) -> Self {
         self.config.run_ahead_steps_max = steps_max;
         self.config.run_ahead_time_max = time_max;
         self
     }
 
-    /// The most connections that the engine opens for its statements; the default is 10, at least 5
-    /// and at most 1,000. Two more keep the worker's lease and listen for work.
+    /// Sets the most connections that the engine opens for its statements. It may be 5 to 1,000;
+    /// the default is 10. Two more connections keep the worker's lease and listen for work.
     ///
-    /// They are made with the pool's options and hooks as they are at that moment: a password that
+    /// They are made with the pool's options and hooks as they are at that moment. A password that
     /// is rotated reaches them by `PgPool::set_connect_options`. They keep to the pool's
-    /// `max_lifetime`, and to its `acquire_timeout` up to a third of the lease (or a second, if it
-    /// is more). One that was idle for a minute is tested before it is used.
+    /// `max_lifetime`. They keep to its `acquire_timeout` up to a third of the lease, or a second
+    /// if that is more. A connection that was idle for a minute is tested before it is used.
     pub fn connections_max(mut self, connections: u32) -> Self {
         self.config.connections_max = connections;
         self
     }
 
-    /// Whether the engine runs the maintenance services; the default is that it does. At least
-    /// one engine on a database must.
+    /// Runs the maintenance services, or not. An engine runs them by default. At least one engine
+    /// on a database must.
     pub fn maintenance(mut self, maintenance: bool) -> Self {
         self.config.maintenance = maintenance;
         self
@@ -279,7 +284,8 @@ impl EngineBuilder {
         }
         let (pool, config) = (self.pool.clone(), self.config.clone());
         let own = move |connections_max| {
-            let session = (!config.poll_only).then_some(storage::SESSION);
+            let session: Option<SetUp> =
+                if config.poll_only { None } else { Some(storage::session) };
             Connections::own(&pool, connections_max, config.lease_ttl, session)
         };
         let connections = own(self.config.connections_max);

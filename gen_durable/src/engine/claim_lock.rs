@@ -1,13 +1,14 @@
-//! The turn to claim, which the processes of a queue take one after the other.
+//! The claim lock of each queue: one claim of a queue runs at a time, over all processes.
 //!
 //! ```text
-//!   in turn ──refused──► asking, with growing pauses ──for too long──► out of turn
-//!      ▲                            │                                      │
-//!      └────────── turn taken ──────┴──────────────────────────────────────┘
+//!   with the lock ──refused──► asking, with growing pauses ──for WAIT_MAX──► without the lock
+//!      ▲                            │                                             │
+//!      └────────── lock taken ──────┴─────────────────────────────────────────────┘
 //! ```
 //!
-//! Invariant: a process that does not get its turn claims all the same after [`WAIT_MAX`], so that
-//! nobody who keeps a turn, stopped in the middle of a claim perhaps, holds the others up for longer.
+//! Invariant: a process that is refused the lock for [`WAIT_MAX`] claims without it. A process that
+//! keeps the lock, because it was stopped in the middle of a claim perhaps, holds the others up for
+//! no longer.
 
 use crate::backoff::jittered;
 use std::{
@@ -15,13 +16,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The first and the longest pause between two tries. Each costs a statement that finds nothing.
+/// The first and the longest pause between two tries for the lock. Each try costs a statement that
+/// finds nothing.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(16);
-/// Far longer than a claim takes on a busy machine: many who claim out of turn make claims slow.
+/// The time of refusals after which a process claims without the lock. It is far longer than a
+/// claim takes on a busy machine: many processes that claim without the lock make claims slow.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// What the claimer knows of its locks: a queue whose turn was refused, until it has it.
+/// The queues whose claim lock was refused to this process, until it has the lock.
 #[derive(Debug, Default)]
 pub(super) struct ClaimLocks {
     refused: HashMap<String, Refused>,
@@ -30,13 +33,13 @@ pub(super) struct ClaimLocks {
 #[derive(Debug)]
 struct Refused {
     since: Instant,
-    /// It is not asked for until then.
+    /// The queue is not asked for before this time.
     until: Instant,
     pause: Duration,
 }
 
 impl Refused {
-    /// Whether to claim without the turn from here on, until there is one.
+    /// True if the queue is claimed without its lock from now on, until the lock is taken again.
     fn waited_out(&self, now: Instant) -> bool {
         now >= self.since + WAIT_MAX
     }
@@ -47,23 +50,24 @@ impl Refused {
 }
 
 impl ClaimLocks {
-    /// Whether to claim this queue without its turn.
+    /// True if this queue is to be claimed without its lock.
     pub(super) fn waited_out(&self, queue: &str, now: Instant) -> bool {
         self.refused.get(queue).is_some_and(|refused| refused.waited_out(now))
     }
 
-    /// Whether to leave this queue alone: whoever has its turn has heard of the same work.
+    /// True if this queue is left alone for now: the process that has its lock has heard of the
+    /// same work.
     pub(super) fn paused(&self, queue: &str, now: Instant) -> bool {
         self.refused.get(queue).is_some_and(|refused| refused.paused(now))
     }
 
-    /// When the first of the pauses is over, if there is one.
+    /// Returns the end of the first pause, if any queue pauses.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         let paused = self.refused.values().filter(|refused| refused.paused(now));
         paused.map(|refused| refused.until).min()
     }
 
-    /// Takes down which of the queues that were asked for were refused.
+    /// Notes which of the queues that were asked for were refused.
     pub(super) fn heard(&mut self, asked: &[String], refused: Vec<String>, now: Instant) {
         self.refused.retain(|queue, _| !asked.contains(queue) || refused.contains(queue));
         for queue in refused {
@@ -91,8 +95,8 @@ mod tests {
         assert!(locks.paused("q", now) && !locks.waited_out("q", now));
         let later = now + WAIT_MAX;
         locks.heard(&asked, names(&["q"]), later);
-        assert!(locks.waited_out("q", later), "until there is a turn");
-        assert!(!locks.paused("q", later), "out of turn, it is claimed like any other");
+        assert!(locks.waited_out("q", later), "until the lock is taken");
+        assert!(!locks.paused("q", later), "without the lock, it is claimed like any other");
         assert_eq!(locks.next(later), None);
         locks.heard(&asked, names(&[]), later);
         assert!(!locks.waited_out("q", later));
@@ -114,17 +118,17 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_whose_turn_is_refused_holds_no_other_up() {
+    fn a_queue_whose_claim_lock_is_refused_holds_up_no_other() {
         let mut locks = ClaimLocks::default();
         let now = Instant::now();
         locks.heard(&names(&["busy", "own"]), names(&["busy"]), now);
         assert!(locks.paused("busy", now) && !locks.paused("own", now));
-        // Another queue's turn says nothing of this one.
+        // Another queue's lock says nothing about this one.
         locks.heard(&names(&["own"]), names(&[]), now);
         assert!(locks.paused("busy", now));
     }
 
-    /// Of queues that are each busy now and then, one or another is refused in every claim.
+    /// One or another of several queues that are each busy now and then is refused in every claim.
     #[test]
     fn one_queue_after_the_other_is_refused_and_none_is_lost() {
         let mut locks = ClaimLocks::default();

@@ -1,4 +1,4 @@
-//! Claiming rows for the free slots of all queues, one claim at a time.
+//! The claimer: claims rows for the free slots of all queues, one claim at a time.
 //!
 //! ```text
 //!            announced, slot freed, due, poll
@@ -7,7 +7,8 @@
 //!      └──────────── nothing (more) to claim ─────┘
 //! ```
 //!
-//! Invariant: what is claimed and not finished stays within a queue's slots and its [prefetch](super::prefetch).
+//! Invariant: the rows of a queue that are claimed and not finished stay within its slots and its
+//! [prefetch](super::prefetch).
 
 use std::{
     collections::BTreeMap,
@@ -36,23 +37,29 @@ use crate::{
     storage::{self, ClaimRequest, Claimed, Due, Kinds},
 };
 
-/// The first pause after a claim that found nothing.
+/// The first pause after a claim that found nothing. It doubles, up to the poll interval.
 const IDLE_PAUSE_MIN: Duration = Duration::from_millis(50);
-/// The pause after a claim whose keys or rows others held: twice the first, and the longest.
+/// The shortest and the longest pause after a claim that left out rows, because others hold their
+/// keys or have them locked. The pause is the shortest if the claim got other rows. Otherwise it
+/// doubles with each such claim.
 const CONTENDED_PAUSE_MIN: Duration = Duration::from_micros(2500);
 const CONTENDED_PAUSE_MAX: Duration = Duration::from_millis(250);
-/// How long not to look again for what is due, while a claim lock is refused or a whole claim is to come soon.
+/// The longest time for which the answer of a look for due rows is used while the claimer claims
+/// again soon anyway. That is the case after a refused claim lock, after locked rows, and before a
+/// whole claim.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// What a statement's way to Postgres may take longer than another's.
+/// Statements that are sent at the same time may reach Postgres this far apart. The look for due
+/// rows allows for it, so no row falls between the claim and the look.
 const MARGIN: Duration = Duration::from_millis(5);
-/// Queues in one statement: it takes a lock for each, and a thousand would fill a small server's table of locks.
+/// The most queues in one statement. It takes an advisory lock for each, and a thousand would fill
+/// the lock table of a small server.
 const QUEUES_MAX: usize = 250;
-/// Why a state was not loaded if no claim failed before.
+/// The error of an instance whose state was left out of a claim that was not light.
 const BEYOND: &str = "it takes more than 256 MiB, the most that an engine loads";
-/// Parked rows woken by one statement.
+/// The most parked rows that one statement wakes.
 const WAKE_MAX: i64 = 1000;
 
-/// Says that the claimer has ended, however it did.
+/// A guard that tells the engine that the claimer has ended, even if it panicked or was dropped.
 struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
@@ -78,8 +85,9 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     let mut watermarks = Watermarks::default();
     let mut next_look = Instant::now();
     while !shared.life.stopping.is_open() {
-        // The permit is taken before the look: what is announced after this line is seen by the
-        // claim, or wakes the wait below.
+        // A row that is announced after this line is seen by the claim, or its wake ends the wait
+        // below at once. The wake leaves a permit, so it is not lost between the claim and the
+        // wait.
         let announced = shared.wake.next();
         if let Err(error) = lost_claims.look(shared).await {
             pause(&shared.life, outage.failed(&error)).await;
@@ -89,8 +97,9 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
         let Some(mut request) =
             wanted(shared, &mut prefetches, &kinds, &mut limits, &claim_locks, asked)
         else {
-            // No slot is free, or the lease has lapsed; either change wakes the claimer. Or the claim locks
-            // are refused, and asked for again after a pause.
+            // No slot is free, or the lease has lapsed: a change of either wakes the claimer. Or
+            // the queues with free slots pause, because their claim locks were refused or their
+            // claims failed. The claimer asks for such a queue again after its pause.
             let again = [claim_locks.next(asked), limits.next()].into_iter().flatten().min();
             wait(&shared.life, announced, until(shared.config.poll_interval, again)).await;
             continue;
@@ -107,7 +116,8 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     limits.heard(&request.queues, &claim.rows, contended);
                 }
                 let contended = claim.contended;
-                // What was cut off by rows that could not be claimed is left as those are.
+                // A claim may be cut off by the weight of rows that could not be claimed
+                // themselves. It is not repeated at once: the same rows would cut it off again.
                 let more_at_once = claim.cleared || claim.cut && !claim.rows.is_empty();
                 let now = Instant::now();
                 let first = std::mem::take(&mut claim.first);
@@ -124,26 +134,28 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     shared.wake.backoff.answered(some, now);
                 }
                 let full = got_all(&request, &counts);
-                // A claim lock that is refused says nothing of what waits.
+                // A refused claim lock says nothing about how many rows wait.
                 if full || lock_retry.is_none() {
                     shared.flusher.set_backlog(full);
                 }
                 let full = full || more_at_once;
-                // A queue that had no room was not asked for: whoever makes some must wake the
-                // claimer, and room that was made meanwhile, and told nobody, is seen here.
+                // A queue without free slots was not asked for. Once `saturated` is set below, each
+                // instance that leaves the worker wakes the claimer. One that left before that did
+                // not, but the look for `room` sees its slot.
                 let left_out = |prefetch: &Prefetch| {
                     let name = &prefetch.queue.name;
                     !request.queues.iter().any(|queue| **queue == **name)
                         && !claim_locks.paused(name, now)
                         && !limits.paused(name, now)
                 };
-                // Beside rows that were left out because they are locked there may be more of other machines.
+                // Locked rows count against the number asked for. If some were left out beside rows
+                // that were claimed, other machines may have more rows.
                 let more = full || contended && some || prefetches.iter().any(left_out);
                 shared.wake.set_saturated(more);
-                let room = prefetches
+                let freed_up = prefetches
                     .iter_mut()
                     .any(|prefetch| left_out(prefetch) && prefetch.wanted() > 0);
-                if full || room {
+                if full || freed_up {
                     idle_pause = IDLE_PAUSE_MIN;
                     if full {
                         announce_rest(shared, &request, &mut told);
@@ -151,8 +163,9 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     continue;
                 }
                 told &= lock_retry.is_some();
-                // Another claim has keys, for as long as a statement takes, or somebody's transaction rows, for
-                // as long as it likes. Neither tells when it has ended. The pause is as long as that has taken.
+                // Another claim holds the keys for as long as a statement takes. Or another
+                // transaction has the rows locked for as long as it likes. Neither tells when it
+                // ends. The pause doubles, so it is about as long as they have been held already.
                 contended_pause = if contended && !some {
                     (contended_pause * 2).min(CONTENDED_PAUSE_MAX)
                 } else {
@@ -162,7 +175,8 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 let again = [lock_retry, freed, watermarks.again(&request), limits.next()];
                 let again = again.into_iter().flatten().min();
                 let pause = if again.is_none() || next_look <= now {
-                    // What is due in a queue whose claim lock is refused is no news.
+                    // In a queue whose claim lock is refused, another process claims what is due.
+                    // The look leaves it out, as its due rows would end the pause at once.
                     let queues =
                         shared.queues.keys().filter(|queue| !claim_locks.paused(queue, now));
                     let queues: Vec<String> = queues.cloned().collect();
@@ -171,7 +185,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     next_look = Instant::now() + pause.min(LOOK_EVERY);
                     pause
                 } else {
-                    // What this engine delayed itself may be due before the next look.
+                    // A row that this engine delayed itself may be due before the next look.
                     let own = shared.wake.take_due().filter(|at| *at >= asked);
                     until(next_look.saturating_duration_since(now), own)
                 };
@@ -181,7 +195,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     }
 }
 
-/// What to ask for, if there is room for anything.
+/// Returns what to ask for, or none if no queue has free slots or may be claimed.
 fn wanted(
     shared: &Shared,
     prefetches: &mut [Prefetch],
@@ -191,16 +205,16 @@ fn wanted(
     now: Instant,
 ) -> Option<ClaimRequest> {
     request(shared, prefetches, kinds, limits, claim_locks, now).or_else(|| {
-        // There is no room. Whoever makes some wakes the claimer from here on; what was made
-        // before, and told nobody, is seen by the second look.
-        let no_room =
+        // There are no free slots. From here on each instance that leaves the worker wakes the
+        // claimer. One that left before that did not, but the second look sees its slot.
+        let none_free =
             prefetches.iter().any(|prefetch| !claim_locks.paused(&prefetch.queue.name, now));
-        shared.wake.set_saturated(no_room);
+        shared.wake.set_saturated(none_free);
         request(shared, prefetches, kinds, limits, claim_locks, now)
     })
 }
 
-/// What to ask for, if anything.
+/// Builds the request for the queues that want rows and do not pause, if there are any.
 fn request(
     shared: &Shared,
     prefetches: &mut [Prefetch],
@@ -251,7 +265,8 @@ fn request(
     (!request.queues.is_empty()).then_some(request)
 }
 
-/// Learns that a claim failed, and pauses if it is not for the rows' sake.
+/// Learns from a claim that failed. An error of the connection or the database has nothing to do
+/// with the rows, and is waited out. After any other error the queues are asked for less.
 async fn failed(
     shared: &Shared,
     request: &ClaimRequest,
@@ -260,7 +275,7 @@ async fn failed(
     limits: &mut Limits,
     outage: &mut Outage,
 ) {
-    // The claim may have been committed, and its answer lost.
+    // The claim may have been committed, and only its answer lost.
     shared.wake.suspect_lost_claims();
     shared.flusher.set_backlog(false);
     match Fault::of(error) {
@@ -273,14 +288,15 @@ async fn failed(
     }
 }
 
-/// Tells other processes that there is more than this one can do, once in a row of full claims: what
-/// was announced here was taken by this process, and they have not heard of it.
+/// Tells other processes that there is more work than this process can do, once in a row of full
+/// claims. They have not heard of that work: this process took the announcements of it.
 fn announce_rest(shared: &Shared, request: &ClaimRequest, told: &mut bool) {
     if !std::mem::replace(told, true) {
         shared.notifier.announce_elsewhere(request.queues.iter().map(String::as_str));
     }
 }
 
+/// Claims, with as many statements as the number of queues needs.
 async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim, sqlx::Error> {
     let mut connection = shared.connections.get().await.map_err(no_connection)?;
     let claim = async {
@@ -291,7 +307,8 @@ async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim
         for part in request.parts(QUEUES_MAX) {
             match storage::claim(&mut connection, &part).await {
                 Ok(more) => claim.add(more),
-                // What is claimed must run. Of the others nothing is known.
+                // Rows of the statements before are claimed and must run. The remaining queues
+                // count as refused, as nothing is known of them.
                 Err(error) if !claim.rows.is_empty() && error.as_database_error().is_some() => {
                     let asked = claim.stuck.len();
                     claim.refused.extend(request.queues[asked..].iter().cloned());
@@ -309,8 +326,11 @@ async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim
     Ok(claim)
 }
 
-/// Hands the rows to their queues; how many each queue of the request got. Those are given back that there is
-/// no room for, and those that may be to blame for claims that failed.
+/// Hands the claimed rows to their queues, and returns how many rows each queue of the request got.
+///
+/// A row that there is no free slot for is given back. A row that came without its state is given
+/// back too, and is claimed whole later. If it is to blame for the claims that failed, it enters
+/// and fails.
 fn enter(
     shared: &Arc<Shared>,
     request: &ClaimRequest,
@@ -318,16 +338,16 @@ fn enter(
     limits: &mut Limits,
 ) -> Vec<usize> {
     let mut counts = vec![0; request.queues.len()];
-    let room = |index: usize| request.wanted[index] - request.beyond[index];
+    let free = |index: usize| request.wanted[index] - request.beyond[index];
     for row in claimed {
-        // The claim asks for these queues and these machines alone.
+        // The claim asks for these queues and these machines alone, so each is found.
         let Some(queue) = shared.queues.get(&row.queue) else { continue };
         let Some(runner) = shared.registry.get(&row.kind).cloned() else { continue };
         let Some(index) = request.queues.iter().position(|name| *name == row.queue) else {
             continue;
         };
         let fits = request.beyond[index] == 0
-            || i64::try_from(counts[index]).is_ok_and(|count| count < room(index));
+            || i64::try_from(counts[index]).is_ok_and(|count| count < free(index));
         let whole = row.state.is_some() || request.light.is_none();
         let enters = fits && (whole || limits.is_to_blame(&row.queue, row.id));
         counts[index] += 1;
@@ -341,14 +361,15 @@ fn enter(
             executor::spawn(shared, queue, work);
         }
     }
-    // A shutdown that began meanwhile has released what waited before these rows came.
+    // A shutdown that began meanwhile has released the waiting rows before these rows came.
     if shared.life.stopping.is_open() {
         shared.release_waiting();
     }
     counts
 }
 
-/// Tells the queues what a claim came to for them; nothing, if they were refused.
+/// Tells each queue's prefetch what the claim found for it. A queue whose claim lock was refused
+/// learns nothing.
 fn tell(
     prefetches: &mut [Prefetch],
     request: &ClaimRequest,
@@ -364,14 +385,14 @@ fn tell(
     }
 }
 
-/// Whether any queue got all that was asked for, so that there may be more.
+/// True if any queue got all that was asked for, so that there may be more.
 fn got_all(request: &ClaimRequest, counts: &[usize]) -> bool {
     let all = |(count, wanted): (&usize, &i64)| i64::try_from(*count).is_ok_and(|n| n >= *wanted);
     counts.iter().zip(&request.wanted).any(all)
 }
 
-/// Looks for what is due later; how long to wait. What has come to be due since `asked`, when the claim
-/// was sent, the claim may have missed: then it is not waited at all.
+/// Looks for rows that are due later, and returns how long to wait. The claim was sent at `asked`,
+/// and may have missed rows that have become due since. If there are such rows, the wait is zero.
 async fn idle(
     shared: &Shared,
     queues: &[String],
@@ -392,7 +413,8 @@ async fn idle(
             if missed {
                 return Duration::ZERO;
             }
-            // A park that is overdue is locked: what is due later must not be hidden by it.
+            // A park that is still overdue is locked by another transaction. Its zero must not hide
+            // rows that are due later.
             let own = own.map(|at| at.saturating_duration_since(Instant::now()));
             let next = [due.eligible, due.wake, own].into_iter().flatten();
             let next = next.filter(|next| !next.is_zero()).min();
@@ -402,6 +424,7 @@ async fn idle(
     }
 }
 
+/// Asks Postgres when the next row is due, and wakes parks whose time is up.
 async fn look_ahead(
     connections: &Connections,
     notifier: &Notifier,
@@ -422,12 +445,12 @@ async fn look_ahead(
     connection.done(result)
 }
 
-/// This pause, or as long as it is until then.
+/// Returns the pause, or the time until `then` if that is shorter.
 fn until(pause: Duration, then: Option<Instant>) -> Duration {
     then.map_or(pause, |then| pause.min(then.saturating_duration_since(Instant::now())))
 }
 
-/// Waits, whatever is announced.
+/// Waits for the whole pause, whatever is announced, unless the engine stops.
 async fn pause(life: &Life, pause: Duration) {
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
@@ -435,6 +458,7 @@ async fn pause(life: &Life, pause: Duration) {
     }
 }
 
+/// Waits for an announcement, for the end of the pause, or for the engine to stop.
 async fn wait(life: &Life, announced: impl Future<Output = ()>, pause: Duration) {
     tokio::select! {
         () = announced => {}

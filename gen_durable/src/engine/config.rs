@@ -1,6 +1,6 @@
 //! The options of an engine and their defaults.
 //!
-//! Invariant: every option has a default that needs no tuning, and is checked at start.
+//! Invariant: each option has a default that needs no tuning. All options are checked at start.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,25 +14,26 @@ use crate::{
 
 /// The longest lease, and the longest pause between two polls.
 const WEEK: Duration = Duration::from_hours(7 * 24);
-/// More connections than a server has; each of them takes its place in memory at once.
+/// The most connections of an engine: no server has more for one. Each takes its place in memory at
+/// once.
 const CONNECTIONS_MAX: u32 = 1_000;
-/// The smallest and the largest `value_max`, in bytes. Postgres holds, and sends at once, 1 GiB at
-/// most.
+/// The smallest and the largest `value_max`, in bytes. Postgres holds 1 GiB at most, and sends no
+/// more at once.
 const VALUE_MAX_MIN: usize = 64;
 const VALUE_MAX_MAX: usize = 256 * 1024 * 1024;
 
-/// What an engine runs by.
+/// The options that an engine runs by.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) name: String,
-    /// Steps at once, by queue.
+    /// The number of steps that each queue may run at once.
     pub(crate) queues: BTreeMap<String, usize>,
     pub(crate) lease_ttl: Duration,
     pub(crate) poll_interval: Duration,
     pub(crate) poll_only: bool,
     pub(crate) drain_timeout: Duration,
     pub(crate) retention: Option<Duration>,
-    /// Retentions of single machines, by name.
+    /// The retentions of single machines, by the machine's name.
     pub(crate) retentions: BTreeMap<&'static str, Retention>,
     pub(crate) value_max: usize,
     pub(crate) crashes_max: u32,
@@ -63,19 +64,20 @@ impl Default for Config {
     }
 }
 
-/// The queue that an engine serves if it is told of none.
+/// The queue that an engine serves, and its slots, if it is given no queue.
 const DEFAULT_QUEUE: (&str, usize) = ("default", 10);
 
 impl Config {
-    /// The default drain timeout. Kubernetes kills a process 30 s after it has asked it to end; the
-    /// engine needs 10 s of them for what follows the drain.
+    /// The default drain timeout. Kubernetes kills a process 30 s after it asked it to end. The
+    /// engine needs 10 s of them for the parts that follow the drain.
     pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(18);
 
-    /// The names of the queues that are served.
+    /// Returns the names of the queues that the engine serves.
     pub(crate) fn queue_names(&self) -> Vec<String> {
         self.queues.keys().cloned().collect()
     }
 
+    /// Checks all options. Adds the default queue if there is none.
     pub(crate) fn check(&mut self) -> Result<(), Error> {
         if self.queues.is_empty() {
             self.queues.insert(DEFAULT_QUEUE.0.to_owned(), DEFAULT_QUEUE.1);
@@ -106,7 +108,7 @@ impl Config {
         if self.poll_interval < Duration::from_millis(1) {
             return Err(invalid("poll_interval", "shorter than 1 ms; give it at least that"));
         }
-        // Hardly ever, and never, are the same.
+        // A longer interval makes no difference, so it is no error.
         self.poll_interval = self.poll_interval.min(WEEK);
         if self.connections_max < 5 {
             return Err(invalid("connections_max", "an engine needs at least 5 connections"));

@@ -1,4 +1,4 @@
-//! Running an instance: step, commit, next step on the same claim.
+//! The executor: runs an instance step by step, on one claim.
 //!
 //! ```text
 //!   slot ──► step ──► slot given back ──► commit ──► durable, next ──► slot …
@@ -8,8 +8,8 @@
 //!                                            └── lost ──► end, nothing took effect
 //! ```
 //!
-//! Invariant: a step begins only after the outcome of the one before is durable, and only while the
-//! lease is sure to hold.
+//! Invariant: a step begins only after the outcome of the step before is durable, and only while
+//! the lease is sure to hold.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -29,12 +29,12 @@ use crate::{
     storage::{self, Change, Commit, Missing},
 };
 
-/// Loads of an inbox that Postgres does not answer, for as long as a lease, before its instance fails.
+/// The number of failed loads of an inbox, over at least a lease, after which its instance fails.
 const LOADS_MAX: u32 = 8;
-/// How long an instance is left alone of which the database refuses every outcome.
+/// The time for which an instance is left alone if the database refuses each of its outcomes.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs an instance that has a slot.
+/// Runs an instance that has a slot, in a task of its own.
 pub(crate) fn spawn(shared: &Arc<Shared>, queue: &Arc<Queue>, work: Work) {
     let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
     let runtime = shared.runtime.clone();
@@ -45,7 +45,7 @@ pub(crate) fn spawn(shared: &Arc<Shared>, queue: &Arc<Queue>, work: Work) {
     });
 }
 
-/// Counts the instance out when its task ends in any way.
+/// A guard that counts the instance out when its task ends, in whatever way.
 struct End<'a> {
     shared: &'a Shared,
     queue: &'a Queue,
@@ -57,14 +57,15 @@ impl Drop for End<'_> {
         if std::thread::panicking() {
             self.shared.lose_run(self.id);
         }
-        // In one order with the claimer's: it sees the room, or is seen to wait for it.
+        // In one order with the claimer's flag `saturated`: either the claimer's next look sees the
+        // lower count, or this task sees the flag below and wakes the claimer.
         self.queue.claimed.fetch_sub(1, Ordering::SeqCst);
         self.shared.tasks.end(self.id);
         self.shared.wake.slot_freed();
     }
 }
 
-/// A slot of the queue, given back when it is dropped.
+/// A slot of the queue. It is given back when this is dropped.
 struct Slot<'a> {
     shared: &'a Arc<Shared>,
     queue: &'a Arc<Queue>,
@@ -72,6 +73,7 @@ struct Slot<'a> {
 }
 
 impl Slot<'_> {
+    /// Waits for a slot, unless one is held.
     async fn take(&mut self) {
         if !self.held {
             self.queue.reenter().await;
@@ -79,6 +81,7 @@ impl Slot<'_> {
         }
     }
 
+    /// Gives the slot back. A row that waited for it begins to run.
     fn give(&mut self) {
         if std::mem::take(&mut self.held)
             && let Some(work) = self.queue.leave()
@@ -106,7 +109,8 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
             Box::pin(flush(shared, slot, runner, &mut work, commit, None)).await;
             return;
         }
-        // Both are rare, and in boxes: the task of each step in flight is as large as all that it may await.
+        // Failing here and loading are rare, so their futures are boxed: the task of each step
+        // under way is as large as the largest future that it may await.
         if work.inbox.missing().is_some() {
             slot.give();
             match Box::pin(load_inbox(shared, &mut work)).await {
@@ -124,8 +128,8 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
         }
         slot.take().await;
         if !shared.lease.may_start(work.worker) {
-            // Whoever has the lease's rows now, it is not this worker: there is nothing to give back.
-            // Unless the lease is renewed after all: then it is a lost claim.
+            // If the lease does not hold, another worker may have the row, so there is nothing to
+            // give back. If the lease is renewed after all, the row is a lost claim.
             if shared.lease.may_hold() && work.worker == shared.lease.worker() {
                 shared.flusher.commit(work.release()).await;
             } else {
@@ -144,7 +148,8 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
         slot.queue.held.fetch_add(held, Ordering::Relaxed);
         slot.queue.finished.fetch_add(1, Ordering::Relaxed);
         steps += 1;
-        // What was loaded of a long inbox would be loaded again, and the step awaits the rest of it.
+        // An outcome that has awaited signals loaded keeps its claim. Through the queue, the loaded
+        // part of the long inbox would be loaded again, and the step awaits the rest of it.
         let yields = steps >= shared.config.run_ahead_steps_max
             || began.elapsed() >= shared.config.run_ahead_time_max
             || commit.signals_itself();
@@ -157,16 +162,16 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
     }
 }
 
-/// What became of the look for what an inbox has more.
+/// The result of loading more of an inbox.
 enum Loading {
     Done,
     /// The engine stops, or the lease has lapsed.
     GivenUp,
-    /// Postgres does not send it, for its own sake.
+    /// Postgres does not load this inbox, though it can load others. The text says why.
     Failed(String),
 }
 
-/// Loads what the next step needs of an inbox that is too long to come with the claim.
+/// Loads the signals that the next step needs of an inbox that is too long to come with the claim.
 async fn load_inbox(shared: &Shared, work: &mut Work) -> Loading {
     let mut outage = Outage::new("load an inbox");
     let (began, mut refusals) = (Instant::now(), 0);
@@ -202,7 +207,8 @@ async fn load_inbox(shared: &Shared, work: &mut Work) -> Loading {
     Loading::Done
 }
 
-/// Whether Postgres loads the inbox of nobody: what any load needs is there.
+/// True if Postgres can load the inbox of an instance that does not exist: whatever any load needs
+/// is there.
 async fn loads_nothing(shared: &Shared, missing: &Missing) -> bool {
     let Ok(mut connection) = shared.connections.get().await else { return false };
     let load = storage::load_inbox(&mut connection, 0, missing);
@@ -210,7 +216,7 @@ async fn loads_nothing(shared: &Shared, missing: &Missing) -> bool {
     connection.done(result).is_ok()
 }
 
-/// Runs one step; none if it was cut off.
+/// Runs one step. None if the step was cut off, or did not start as the engine stops.
 async fn run_step(shared: &Shared, runner: &dyn Runner, work: &mut Work) -> Option<Ran> {
     if shared.life.stopping.is_open() {
         return None;
@@ -222,14 +228,14 @@ async fn run_step(shared: &Shared, runner: &dyn Runner, work: &mut Work) -> Opti
     }
 }
 
-/// Lets others have their turn: the next step comes through the queue.
+/// Lets other instances go first: the next step comes through the queue.
 fn yield_claim(commit: &mut Commit) {
     if let Change::Next { step } = commit.change {
         commit.change = Change::Later { step, delay: Duration::ZERO };
     }
 }
 
-/// Commits an outcome; whether the worker keeps the instance, which then stands at its next step.
+/// Commits an outcome. True if the worker keeps the instance, which then stands at its next step.
 async fn flush(
     shared: &Shared,
     slot: &mut Slot<'_>,
@@ -247,7 +253,7 @@ async fn flush(
                 return true;
             }
             Answer::DurableBefore(done) => {
-                // The next step is committed, and the row is still this worker's; the inbox that
+                // The next step is committed, and the row is still this worker's. The inbox that
                 // came with the lost answer is not known, so the row goes through the queue.
                 if done.keeps_claim() {
                     let mut release = work.release();
@@ -258,7 +264,7 @@ async fn flush(
             }
             Answer::Lost => {
                 shared.metrics.lost_commits.fetch_add(1, Ordering::Relaxed);
-                // Given up, perhaps, and not lost to somebody else.
+                // The outcome may have been given up while the row is still this worker's.
                 shared.lose_run(work.instance.id);
                 tracing::warn!(
                     machine = runner.name(),
@@ -268,7 +274,8 @@ async fn flush(
                 );
                 return false;
             }
-            // Not even that, so there is nothing left to be committed: a lost claim, tried again later.
+            // The database refused even the failure, so there is nothing left to commit. The row is
+            // a lost claim, and is given back later.
             Answer::Refused(error) if refusals == 2 => {
                 tracing::error!(machine = runner.name(), instance = work.instance.id, error = %Cause(&error), "the database refuses whatever is committed");
                 tokio::time::sleep(REFUSED_PAUSE).await;
@@ -295,7 +302,8 @@ async fn flush(
 /// Gives back a row that has not begun.
 pub(crate) fn release(shared: &Arc<Shared>, queue: &Arc<Queue>, work: Work) {
     let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
-    // An engine may be dropped anywhere. The reaper gives the row back if the runtime has ended.
+    // On the engine's runtime, as an engine may be dropped anywhere. If that runtime has ended, the
+    // reaper gives the row back.
     let runtime = shared.runtime.clone();
     runtime.spawn(async move {
         let _end = End { shared: &shared, queue: &queue, id: work.instance.id };

@@ -1,16 +1,15 @@
-//! Committing outcomes in groups.
+//! The flusher: commits outcomes in batches. Each of three lanes has batches of its own.
 //!
-//! Three lanes. Most outcomes touch their own rows alone; they never wait for anybody's lock, and two
-//! batches may be under way at a time. While claims find all that they ask for, it is one: two small batches cost
-//! more than one, and nobody waits. A second begins all the same if it is full, if the first takes long, or if steps
-//! go on or keys become free after it. Outcomes that carry inserts and signals may have to wait (for
-//! the lock of a target, for a unique key that is being inserted); they go one batch at a time, so
-//! that two batches of one engine cannot wait for each other, and hold nobody else up. An outcome of the
-//! first kind whose row is locked whenever it is tried waits for its turn in the third lane, alone: one is in
-//! there, none is queued, and the others are tried in their own lanes meanwhile. So is one of the second kind if
-//! somebody else's transaction has the row of a target. Outcomes that are very large are committed one by one.
+//! - The *plain* lane has the outcomes that touch their own rows alone. They wait for no lock.
+//! - The *sending* lane has the outcomes that carry inserts and signals. They may have to wait, for
+//!   the lock of a target or for a unique key that is being inserted.
+//! - The *large* lane commits very large outcomes one by one.
 //!
-//! Invariant: every outcome gets exactly one answer; one that was applied is never applied again.
+//! An outcome whose own row, or a target's row, is locked at every try waits for that lock by
+//! itself, beside the lanes. One outcome waits at a time; the others are tried in their lanes
+//! meanwhile.
+//!
+//! Invariant: each outcome gets exactly one answer. One that was applied is never applied again.
 
 #![expect(clippy::vec_box, reason = "an outcome changes hands several times, and is large")]
 
@@ -50,25 +49,26 @@ use crate::{
 
 /// The most outcomes in one commit.
 const BATCH_MAX: usize = 1000;
-/// Commits of the plain lane under way at a time.
+/// The most batches of the plain lane under way at a time; see [`Flusher::set_backlog`].
 const TASKS_MAX: usize = 2;
-/// An outcome with more rows to send, or of more bytes, is committed by itself: others must not wait for
-/// as long as it takes.
+/// An outcome that sends more rows, or weighs more bytes, is committed by itself: other outcomes
+/// must not wait for as long as it takes.
 const SENT_MAX: usize = 1000;
 const LARGE: usize = 4 * WEIGHT_MAX;
-/// For so long a lane that found rows locked leaves them out, instead of waiting for a moment.
+/// After a batch found rows locked, batches leave locked rows out for this long, instead of waiting
+/// for a moment.
 const SKIPS_FOR: Duration = Duration::from_secs(1);
 
-/// What became of an outcome.
+/// The fate of an outcome.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// Durable, with the signals that have come since the last commit.
+    /// The outcome is durable. The signals are those that have come since the last commit.
     Durable(Box<Commit>, Inbox),
-    /// Durable since an earlier try whose answer was lost.
+    /// An earlier try, whose answer was lost, had made the outcome durable.
     DurableBefore(Box<Commit>),
-    /// The database refused it: a value or a constraint.
+    /// The database refused the outcome for its own sake: a value or a constraint of it, say.
     Refused(sqlx::Error),
-    /// The worker does not own the row any more.
+    /// The worker does not own the row any more, or the outcome was given up.
     Lost,
 }
 
@@ -76,16 +76,16 @@ pub(crate) enum Answer {
 pub(crate) struct PendingCommit {
     commit: Box<Commit>,
     reply: Reply,
-    /// Whether an earlier try may have been applied.
+    /// An earlier try may have been applied.
     uncertain: bool,
 }
 
-/// Where to answer, and what became of earlier tries.
+/// The receiver of the answer, and what earlier tries came to.
 struct Reply {
     to: oneshot::Sender<Answer>,
-    /// How often the row was found locked.
+    /// The tries that found the row locked.
     locked: Tries,
-    /// It failed by itself, and is tried by itself.
+    /// The history of an outcome that failed by itself, and is therefore tried by itself.
     alone: Option<Box<Alone>>,
 }
 
@@ -96,7 +96,8 @@ impl Reply {
 }
 
 impl Item for PendingCommit {
-    /// The instance's next step begins when it is durable, or its partition key is free.
+    /// True if something else begins when the outcome is durable: the next step of the instance, or
+    /// the next instance of its partition key.
     fn is_awaited(&self) -> bool {
         matches!(self.commit.change, Change::Next { .. }) || self.commit.partition_key.is_some()
     }
@@ -112,7 +113,7 @@ impl Item for PendingCommit {
     }
 }
 
-/// Takes outcomes and answers when they are durable.
+/// Takes outcomes, and answers each when it is durable.
 #[derive(Debug)]
 pub(crate) struct Flusher {
     connections: Connections,
@@ -122,27 +123,32 @@ pub(crate) struct Flusher {
     wake: Arc<Wake>,
     life: Arc<Life>,
     throttle: Throttle,
+    /// The outcomes that touch their own rows alone.
     plain: Arc<Group<PendingCommit>>,
+    /// The outcomes with inserts and signals. They hold no other outcome up. They go one batch at a
+    /// time, so that two batches of one engine cannot wait for each other.
     sending: Arc<Group<PendingCommit>>,
+    /// The outcomes that are very large, one by one.
     large: Arc<Group<PendingCommit>>,
-    /// Whoever has the permit is the one that waits for its row.
+    /// The outcome that has the permit waits in Postgres for its row. No outcome queues for the
+    /// permit.
     waiting: Arc<Semaphore>,
-    /// Told when a batch of those that send has ended.
+    /// Changes when a batch that sent inserts or signals has ended.
     sent: watch::Sender<()>,
-    /// Until when rows that are locked are left out at once.
+    /// Until this time, batches leave locked rows out at once.
     skips: Mutex<Option<Instant>>,
-    /// Whoever has a permit is tried by itself, as its batch failed.
+    /// An outcome that has a permit is tried by itself, because its batch failed.
     alone: Arc<Semaphore>,
-    /// The same for those that were too slow.
+    /// The same for outcomes that were too slow.
     slow: Arc<Semaphore>,
-    /// Whoever has a permit divides a batch that was too slow.
+    /// A batch that was too slow is divided with a permit.
     dividing: Semaphore,
-    /// What was committed, by what it did.
+    /// The number of committed outcomes, by what they did.
     deeds: [AtomicU64; DEEDS],
 }
 
 impl Flusher {
-    /// A flusher that commits on these connections while the lease holds.
+    /// Creates a flusher that commits on these connections while the lease holds.
     pub(super) fn new(
         connections: &Connections,
         notifier: &Arc<Notifier>,
@@ -172,12 +178,15 @@ impl Flusher {
         })
     }
 
+    /// Creates a lane, with at most `batch_max` outcomes in a batch and `tasks_max` batches under
+    /// way.
     fn lane(flusher: &Weak<Self>, batch_max: usize, tasks_max: usize) -> Arc<Group<PendingCommit>> {
         let flusher = flusher.clone();
         let run = move |commits| {
             let flusher = flusher.clone();
             Box::pin(async move {
-                // An engine that is gone owns nothing; its commits' replies are dropped.
+                // An engine that is gone owns nothing. Its outcomes are dropped, and with them
+                // their replies.
                 if let Some(flusher) = flusher.upgrade() {
                     for commits in one_of_each(commits).into_iter().flat_map(few_keys) {
                         commit_batch(&flusher, commits, false).await;
@@ -188,7 +197,7 @@ impl Flusher {
         Group::new(batch_max, tasks_max, Box::new(run))
     }
 
-    /// Commits an outcome and waits until it is durable, refused or lost.
+    /// Commits an outcome, and waits until it is durable, refused or lost.
     pub(crate) async fn commit(&self, commit: Box<Commit>) -> Answer {
         let (to, answer) = oneshot::channel();
         self.submit(PendingCommit { commit, reply: Reply::new(to), uncertain: false });
@@ -196,11 +205,15 @@ impl Flusher {
     }
 
     /// Says whether more work waits than this process can claim at a time.
+    ///
+    /// While it does, the plain lane has one batch under way: two small batches cost more than one,
+    /// and no step waits. A second one begins all the same if it is full or if the first takes
+    /// long. It also begins if steps go on or partition keys become free after it.
     pub(crate) fn set_backlog(&self, backlog: bool) {
         self.plain.set_gathering(backlog);
     }
 
-    /// Takes an outcome up again whose row was locked.
+    /// Submits an outcome again whose row was locked.
     fn resubmit(flusher: &Arc<Flusher>, pending: PendingCommit) {
         if pending.reply.alone.is_some() {
             tokio::spawn(faulty::alone(Arc::clone(flusher), pending));
@@ -209,6 +222,7 @@ impl Flusher {
         }
     }
 
+    /// Puts an outcome into its lane.
     fn submit(&self, pending: PendingCommit) {
         let sent = pending.commit.inserts.len() + pending.commit.signals.len();
         if sent > SENT_MAX || pending.weight() > LARGE {
@@ -220,8 +234,9 @@ impl Flusher {
         }
     }
 
-    /// What to do about rows that somebody else has locked: most are free in a moment. If one was not,
-    /// further ones that need it may come, and others must not wait for them.
+    /// Says what a batch does about rows that other transactions have locked. Most are free in a
+    /// moment, so it waits for that. If one was not, further outcomes that need it may come, and
+    /// the others must not wait for them.
     fn locked(&self) -> Locked {
         let skips = *self.skips.lock().unwrap_or_else(PoisonError::into_inner);
         match skips {
@@ -236,18 +251,19 @@ impl Flusher {
     }
 }
 
-/// Why a try of a batch failed, and the batch.
+/// A batch of which a try failed, and the error.
 struct Failed {
     commits: Vec<PendingCommit>,
     error: sqlx::Error,
 }
 
-/// Commits a batch, trying again while the lease holds. If it `waits`, then for the locks of its rows, for
-/// as long as [`storage::commit`] does.
+/// Commits a batch, and tries again while the lease holds. If it `waits`, it waits for the locks of
+/// its rows, for as long as [`storage::commit`] does.
 async fn commit_batch(flusher: &Arc<Flusher>, mut commits: Vec<PendingCommit>, waits: bool) {
     let mut outage = Outage::new("commit outcomes");
     loop {
-        // Before the try: what ends while it is on its way may be what had the row locked.
+        // Subscribed before the try: a batch that ends while this one is under way may be the one
+        // that had the row locked, and must not be missed.
         let sent = flusher.sent.subscribe();
         let failed =
             match try_batch(flusher, commits, waits, flusher.connections.answer_timeout()).await {
@@ -258,8 +274,8 @@ async fn commit_batch(flusher: &Arc<Flusher>, mut commits: Vec<PendingCommit>, w
             return give_up(failed);
         }
         match Fault::of(&failed.error) {
-            // The row's lock was waited for, perhaps for longer than a statement may take. Without an answer
-            // it was not the lock.
+            // The try waited for the row's lock, perhaps for longer than a statement may take,
+            // which looks like `Size`. If there was no answer at all, the lock was not the reason.
             Fault::Locked | Fault::Size if waits && !fault::is_uncertain(&failed.error) => {
                 for mut pending in failed.commits {
                     pending.reply.locked.waited();
@@ -271,11 +287,12 @@ async fn commit_batch(flusher: &Arc<Flusher>, mut commits: Vec<PendingCommit>, w
                 tokio::time::sleep(outage.failed(&failed.error)).await;
                 commits = failed.commits;
             }
-            // Each part may take long: others must not wait for all of them.
+            // Each part may take long. It is divided in a task of its own, as other outcomes must
+            // not wait for all of its parts.
             fault @ (Fault::Locked | Fault::Size) => {
                 let flusher = Arc::clone(flusher);
                 tokio::spawn(async move {
-                    // Slow ones keep a connection each.
+                    // Slow parts keep a connection each, so few such batches are divided at a time.
                     let _place = match fault {
                         Fault::Size => flusher.dividing.acquire().await.ok(),
                         _ => None,
@@ -289,8 +306,8 @@ async fn commit_batch(flusher: &Arc<Flusher>, mut commits: Vec<PendingCommit>, w
     }
 }
 
-/// Whether there is nobody left to commit for. After a shutdown that did not wait every try fails, and not
-/// for a reason that `handle` should hear of.
+/// True if the outcomes are given up: the lease has run out, or the engine has stopped. After a
+/// shutdown that did not wait, each try fails, and not for a reason that `handle` should hear of.
 fn given_up(flusher: &Flusher, error: &sqlx::Error) -> bool {
     let over = !flusher.lease.may_hold() || flusher.life.stopped.is_open();
     if over {
@@ -305,7 +322,7 @@ fn give_up(failed: Failed) {
     }
 }
 
-/// Commits a batch and answers it, or says why not.
+/// Commits a batch and answers its outcomes, or says why it failed.
 async fn try_batch(
     flusher: &Arc<Flusher>,
     commits: Vec<PendingCommit>,
@@ -324,7 +341,7 @@ async fn try_batch(
             let commit =
                 storage::commit(&mut connection, &commits, uncertain, locked, &mut committing);
             let result = within(answer_timeout, commit).await;
-            // Postgres said that it rolled back, or nobody can say.
+            // It may have taken effect, unless Postgres said that it rolled back.
             uncertain |= committing && matches!(&result, Err(error) if fault::is_uncertain(error));
             connection.done(result)
         };
@@ -347,7 +364,7 @@ async fn try_batch(
     }
 }
 
-/// Answers a batch that was committed.
+/// Answers the outcomes of a batch that was committed, and does what follows from it.
 fn finish(
     flusher: &Arc<Flusher>,
     commits: Vec<Box<Commit>>,
@@ -379,7 +396,8 @@ fn finish(
         }
     }
     unblock_again(&flusher.connections, &flusher.notifier, &flusher.life, done.locked_partitions);
-    // Also of what was not inserted, which is rare and costs a look.
+    // Rows that were not inserted, as their unique key was taken, are announced too. That is rare,
+    // and costs one look.
     let inserted = flusher.notifier.news(commits.iter().flat_map(|commit| &commit.inserts));
     flusher.notifier.announce(done.queues.iter().map(String::as_str).chain(inserted));
     for ((commit, reply), verdict) in commits.into_iter().zip(replies).zip(done.verdicts) {
@@ -403,7 +421,7 @@ fn finish(
     }
 }
 
-/// What follows in this process from an outcome that is durable.
+/// Does what follows in this process from a durable outcome.
 fn follow(flusher: &Flusher, commit: &Commit) {
     match &commit.change {
         Change::Later { delay, .. } | Change::Repeat { delay, .. } | Change::Defer { delay } => {
@@ -419,7 +437,7 @@ fn follow(flusher: &Flusher, commit: &Commit) {
     }
 }
 
-/// Answers those who wait in this process.
+/// Answers the calls of this process that wait for the instance's end.
 fn push(flusher: &Flusher, commit: &Commit) {
     let waiters = &flusher.waiters;
     if !waiters.expects(commit.id) {
@@ -433,7 +451,7 @@ fn push(flusher: &Flusher, commit: &Commit) {
         id: commit.id,
         fsm: commit.fsm.to_owned(),
         status: status.to_owned(),
-        // A waiting call asks for neither.
+        // A waiting call does not ask for the step.
         step: String::new(),
         attempt: commit.attempt,
         failures: commit.failures,

@@ -9,9 +9,10 @@
 //!                                              gone: the runtime has ended, and so does the thread
 //! ```
 //!
-//! A step that blocks its thread may block the whole runtime. If the lease were renewed there, it
-//! would run out: all that the worker holds would count as lost, and a step that does it again and
-//! again would make its neighbours fail. The one thread costs a connection and a look a second.
+//! A step that blocks its thread may block the whole runtime. If the lease were renewed on that
+//! runtime, it would then run out, and all that the worker holds would count as lost. A step that
+//! blocks again and again would make its neighbours fail. The one thread costs a connection, and a
+//! look a second.
 //!
 //! Invariant: a lease is not renewed for a runtime that has ended, nor for one that has stood still
 //! for [`STALL_MAX`] leases.
@@ -26,15 +27,15 @@ use std::{
 use super::{Shared, lease, outage::Outage};
 use crate::{backoff::jittered, connections::Connections};
 
-/// Leases for which a runtime may stand still before it counts as lost: a step may compute for
-/// minutes, but one that waits for itself waits for ever.
+/// The number of leases for which a runtime may stand still before its worker counts as lost. A
+/// step may compute for minutes, but a step that waits for itself waits for ever.
 const STALL_MAX: u32 = 10;
-/// How long the last connection may take to say goodbye.
+/// The longest time that the last connection may take to close in order.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
-/// How often the thread looks at the steps, at most.
+/// The longest pause between two looks at the steps.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// When the caller's runtime ran last.
+/// The time at which the caller's runtime last ran the engine's beat.
 #[derive(Debug)]
 pub(crate) struct Heart(Mutex<Instant>);
 
@@ -47,7 +48,7 @@ impl Heart {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// For how long it has not beaten.
+    /// Returns the time since the last beat.
     fn silence(&self) -> Duration {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
@@ -64,7 +65,7 @@ pub(crate) async fn beat(shared: &Shared) {
     }
 }
 
-/// Starts the thread, with connections like those that `connect` makes.
+/// Starts the thread, on connections that `connect` makes.
 ///
 /// # Errors
 ///
@@ -83,7 +84,8 @@ pub(super) fn spawn(
                 () = shared.life.stopped.wait() => {}
                 () = shared.life.deserted.wait() => {}
             }
-            // What the engine's last task leaves is dropped inside of a runtime.
+            // The engine's parts, if this is the last task that has them, are dropped inside of a
+            // runtime.
             drop(shared);
             let _ = tokio::time::timeout(CLOSE_MAX, connections.close()).await;
         });
@@ -92,7 +94,7 @@ pub(super) fn spawn(
     Ok(())
 }
 
-/// Renews the lease, for as long as it may.
+/// Renews the lease in time, unless the caller's runtime has stood still for too long.
 async fn keep(shared: &Shared, connections: &Connections) -> Infallible {
     let ttl = shared.config.lease_ttl;
     let mut outage = Outage::new("renew the worker's lease");

@@ -1,10 +1,10 @@
 //! A one-way switch that tasks can wait for.
 //!
-//! Invariant: once open it stays open, and everybody who waits or comes later passes.
+//! Invariant: once open, it stays open. Each task that waits for it or comes later passes.
 
 use tokio::sync::Semaphore;
 
-/// Closed until it is opened, once.
+/// A switch that is closed at first, and is opened once.
 #[derive(Debug)]
 pub(crate) struct Latch(Semaphore);
 
@@ -21,9 +21,9 @@ impl Latch {
         self.0.is_closed()
     }
 
-    /// Waits until it is open.
+    /// Waits until the latch is open.
     pub(crate) async fn wait(&self) {
-        // The semaphore has no permits, so this returns when it is closed and not before.
+        // The semaphore has no permits, so `acquire` returns when it is closed and not before.
         let _ = self.0.acquire().await;
     }
 }

@@ -1,4 +1,4 @@
-//! The lease of a worker: one row, renewed for all that the worker has claimed.
+//! The lease of a worker: one row of `workers`, renewed for all that the worker has claimed.
 //!
 //! ```text
 //!            renew ok                       not renewed in time
@@ -8,7 +8,7 @@
 //!                                   └── worker gone ──► registered anew: a new id
 //! ```
 //!
-//! Invariant: `may_start` is false before the lease can have run out by the database's clock: the
+//! Invariant: `may_start` becomes false before the lease can run out by the database's clock. The
 //! deadline is counted from before the renewal was sent, and a safety margin is kept.
 
 use std::{
@@ -25,7 +25,7 @@ use crate::{
     storage,
 };
 
-/// The lease of this engine.
+/// The lease of this engine's worker.
 #[derive(Debug)]
 pub(crate) struct Lease {
     worker: AtomicI64,
@@ -34,7 +34,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// A lease that was granted after `asked`.
+    /// Creates a lease that the database granted some time after `asked`.
     pub(crate) fn new(worker: i64, asked: Instant, ttl: Duration) -> Self {
         Self { worker: AtomicI64::new(worker), deadline: Mutex::new(asked + ttl), ttl }
     }
@@ -43,7 +43,8 @@ impl Lease {
         self.worker.load(Ordering::Acquire)
     }
 
-    /// Whether a step of this worker may start now.
+    /// True if a step may start now on a row that this worker has claimed. Once the engine has
+    /// registered a new worker, no step of the old one starts.
     pub(crate) fn may_start(&self, worker: i64) -> bool {
         self.may_start_at(worker, Instant::now())
     }
@@ -52,7 +53,7 @@ impl Lease {
         worker == self.worker() && now + self.ttl / 10 < self.deadline()
     }
 
-    /// Whether the lease may still hold: a commit is worth trying.
+    /// True if the lease may still hold, so that a commit is worth trying.
     pub(crate) fn may_hold(&self) -> bool {
         self.may_hold_at(Instant::now())
     }
@@ -65,13 +66,14 @@ impl Lease {
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes that the database granted a lease to `worker` some time after `asked`.
     pub(super) fn granted(&self, worker: i64, asked: Instant) {
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = asked + self.ttl;
         self.worker.store(worker, Ordering::Release);
     }
 }
 
-/// Renews the lease, or registers the engine anew if its worker was removed.
+/// Renews the lease, or registers a new worker if the old one was removed. Returns the worker.
 pub(super) async fn renew(
     lease: &Lease,
     config: &Config,
@@ -104,7 +106,7 @@ mod tests {
     use super::*;
 
     const TTL: Duration = Duration::from_secs(30);
-    /// For how long steps may start, which is a tenth less.
+    /// The time for which steps may start: a tenth less than the lease.
     const STARTS: Duration = Duration::from_secs(27);
     const JUST_BEFORE_STARTS: Duration = Duration::new(26, 999_999_999);
     const JUST_BEFORE_TTL: Duration = Duration::new(29, 999_999_999);
@@ -126,7 +128,7 @@ mod tests {
     fn a_renewal_counts_from_when_it_was_asked_for() {
         let began = Instant::now();
         let lease = Lease::new(7, began, TTL);
-        // Also after the lease had lapsed, and however long the answer took.
+        // This also holds after the lease had lapsed, and however long the answer took.
         let asked = began + TTL * 2;
         assert!(!lease.may_hold_at(asked));
         lease.granted(7, asked);

@@ -1,17 +1,17 @@
 //! The life cycle of an engine: the latches that open one after another as it stops.
 //!
 //! ```text
-//!   running ──stopping──► draining ──claimer_ended──► … ──cut_off──► last commits ──stopped──► gone
-//!      └────────────────────────── deserted: the runtime has ended ──────────────────────────────┘
+//!   running ─stopping─► draining ─claimer_ended─► … ─cut_off─► last commits ─stopped─► gone
+//!      └──────────────────── deserted: the runtime has ended ─────────────────────────────┘
 //! ```
 //!
-//! Invariant: a latch never closes again, so a task that has seen one open may act on it.
+//! Invariant: a latch never closes again, so a task that has seen it open may rely on it.
 
 use tokio::sync::Mutex;
 
 use super::latch::Latch;
 
-/// How far an engine has come on its way to the end.
+/// The latches of an engine's end. The comment of each says what holds once it is open.
 #[derive(Debug)]
 pub(crate) struct Life {
     /// No step starts any more.
@@ -22,7 +22,7 @@ pub(crate) struct Life {
     pub(super) cut_off: Latch,
     /// Nothing is left to do.
     pub(super) stopped: Latch,
-    /// The runtime has ended, and everything of the engine with it.
+    /// The runtime has ended, and with it everything of the engine that ran there.
     pub(super) deserted: Latch,
     /// Held by the shutdown that is under way.
     pub(super) shutdown: Mutex<()>,
@@ -40,7 +40,7 @@ impl Life {
         }
     }
 
-    /// True while rows are claimed: the engine does not stop, and its runtime runs.
+    /// True while the engine claims rows: it has not begun to stop, and its runtime has not ended.
     pub(super) fn claims(&self) -> bool {
         !self.stopping.is_open() && !self.deserted.is_open()
     }

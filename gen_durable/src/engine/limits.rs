@@ -1,12 +1,14 @@
-//! How many rows one claim asks a queue for, after claims that were too large or too slow.
+//! The limits of a claim: the rows that it asks a queue for after claims that were too large or too
+//! slow.
 //!
-//! A claim of several queues that fails does not say which of them is to blame. So each of them is
-//! claimed by itself until it works, in turn with the others. One that fails by itself is asked for fewer
-//! rows, ever later. One of which not even a single row can be claimed is claimed without what is large. If
-//! that works, and the whole row cannot be claimed all the same, time and again, then the row is to blame: its
-//! instance fails with the reason, and those behind it go on.
+//! A claim of several queues that fails does not say which of them is to blame. Each of them is
+//! then claimed by itself until that works, alternating with claims of the other queues. A queue
+//! that fails by itself is asked for fewer rows, after ever longer pauses. If not even one row can
+//! be claimed, its claims are light: without large states and signals. If light claims get a row
+//! time and again, and the whole row still cannot be claimed, the row is to blame. Its instance
+//! fails with the reason, and the rows behind it go on.
 //!
-//! Invariant: a queue that fails delays no other one for longer than one claim.
+//! Invariant: a queue that fails delays the other queues by no more than one claim.
 
 use std::{
     collections::HashMap,
@@ -17,21 +19,23 @@ use std::{
 use super::prefetch::CLAIM_MAX;
 use crate::{backoff::jittered, error::Cause, group::WEIGHT_MAX, storage::Claimed};
 
-/// The first and the longest pause after a claim of a queue by itself that failed.
+/// The first and the longest pause after a failed claim of one queue by itself.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// After so many claims of a queue by itself that failed, some ten seconds, it is claimed without what is large.
+/// The number of failed claims of a queue by itself, over some ten seconds, after which its claims
+/// are light.
 const LIGHT_AFTER: u32 = 10;
-/// A row is to blame that was claimed so many times without what is large, and not with it in between.
+/// The number of light claims of a row, without a whole claim in between, that prove it to blame.
 const PROOFS: u32 = 3;
 
-/// What is known of the queues.
+/// The limits of all queues, and the choice between those that failed and the others.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     queues: HashMap<String, Limit>,
-    /// Whether the next claim is of a queue that failed.
-    suspect_is_next: bool,
-    /// When the first of the queues that have room, and failed, may be claimed again.
+    /// The last claim was for a queue that failed, so the next one is for the others.
+    last_was_suspect: bool,
+    /// The time at which the first of the queues that failed and have free slots may be claimed
+    /// again.
     next: Option<Instant>,
 }
 
@@ -40,11 +44,11 @@ struct Limit {
     rows_max: usize,
     /// Claims in a row that failed.
     failures: u32,
-    /// When it may be claimed again.
+    /// The time from which on it may be claimed again.
     next: Option<Instant>,
-    /// Why the last claim failed.
+    /// The reason why the last claim failed.
     error: Option<Arc<str>>,
-    /// Rows that were claimed without what is large, since a whole claim worked: how many times.
+    /// The rows that light claims brought since a whole claim last worked, and how many times.
     suspects: HashMap<i64, u32>,
 }
 
@@ -55,45 +59,48 @@ impl Default for Limit {
 }
 
 impl Limits {
-    /// How many rows to ask this queue for at most.
+    /// Returns the most rows to ask this queue for.
     pub(super) fn rows_max(&self, queue: &str) -> usize {
         self.queues.get(queue).map_or(CLAIM_MAX, |limit| limit.rows_max)
     }
 
-    /// Which of these queues, of which all have room, to claim together.
+    /// Chooses the queues of the next claim from these, which all have free slots: one that failed,
+    /// by itself, or all others. The two alternate.
     pub(super) fn together(&mut self, queues: Vec<String>, now: Instant) -> Vec<String> {
         let (suspects, others): (Vec<_>, Vec<_>) =
             queues.into_iter().partition(|queue| self.is_suspect(queue));
-        // The one that has waited the longest.
+        // The queue that failed and has waited the longest is claimed.
         let due = |queue: &String| self.queues.get(queue).and_then(|limit| limit.next);
         self.next = suspects.iter().map(|queue| due(queue).unwrap_or(now)).min();
         let due = |queue: &String| self.queues.get(queue).and_then(|limit| limit.next);
         let ready = suspects.into_iter().filter(|queue| due(queue).is_none_or(|at| at <= now));
         let suspect = ready.min_by_key(due);
-        self.suspect_is_next = !self.suspect_is_next || others.is_empty();
+        self.last_was_suspect = !self.last_was_suspect || others.is_empty();
         match suspect {
-            Some(suspect) if self.suspect_is_next => vec![suspect],
+            Some(suspect) if self.last_was_suspect => vec![suspect],
             _ => others,
         }
     }
 
-    /// When a queue that failed, and had room at the last claim, may be claimed again.
+    /// Returns when a queue that failed, and had free slots at the last claim, may be claimed
+    /// again.
     pub(super) fn next(&self) -> Option<Instant> {
         self.next
     }
 
-    /// Whether a queue that failed is not to be claimed yet.
+    /// True if this queue failed and may not be claimed yet.
     pub(super) fn paused(&self, queue: &str, now: Instant) -> bool {
         self.queues.get(queue).and_then(|limit| limit.next).is_some_and(|next| now < next)
     }
 
-    /// Why to claim this queue without what is large, if it has to be.
+    /// Returns the reason for a light claim of this queue, if it needs one.
     pub(super) fn light(&self, queue: &str) -> Option<Arc<str>> {
         let limit = self.queues.get(queue).filter(|limit| limit.failures >= LIGHT_AFTER);
         limit.and_then(|limit| limit.error.clone())
     }
 
-    /// A row of this queue was claimed without what is large. Whether it is to blame.
+    /// Notes that a light claim brought this row without its state. True if the row is to blame by
+    /// now.
     pub(super) fn is_to_blame(&mut self, queue: &str, id: i64) -> bool {
         let limit = self.queues.entry(queue.to_owned()).or_default();
         let proofs = limit.suspects.entry(id).or_default();
@@ -101,7 +108,8 @@ impl Limits {
         *proofs >= PROOFS
     }
 
-    /// A claim of these queues was too large or too slow. If it brought rows all the same, they do not pause.
+    /// Learns that a claim of these queues was too large or too slow. Queues pause after it, unless
+    /// the claim brought rows all the same.
     pub(super) fn failed(
         &mut self,
         queues: &[String],
@@ -127,8 +135,9 @@ impl Limits {
         }
     }
 
-    /// A claim worked, and brought these rows. `contended` says that others had rows locked, or a queue's
-    /// turn: after a failure Postgres itself may have them for a moment, and then nothing found says nothing.
+    /// Learns that a claim worked, and which rows it brought. `contended` says that other
+    /// transactions had rows locked, or a claim lock. After a failure the backend of the failed
+    /// claim may have them for a moment more, so a claim that found nothing proves nothing.
     pub(super) fn heard(&mut self, queues: &[String], rows: &[Claimed], contended: bool) {
         for queue in queues {
             let weights = rows.iter().filter(|row| row.queue == *queue).map(weight);
@@ -147,7 +156,7 @@ impl Limits {
                 let found = limit.failures >= LIGHT_AFTER
                     && rows.iter().any(|row| row.queue == *queue && row.state.is_none());
                 if found {
-                    // Given back by then, it is claimed whole.
+                    // The row is given back within this pause, and the next claim tries it whole.
                     limit.failures = LIGHT_AFTER - 1;
                     limit.next = Some(Instant::now() + PAUSE_MIN);
                 } else {
@@ -163,7 +172,7 @@ impl Limits {
     }
 }
 
-/// The bytes that came with a row.
+/// Returns the bytes that came with a row: its state and its signals.
 fn weight(row: &Claimed) -> usize {
     let payloads = row.inbox.signals.iter().map(|signal| signal.2.get().len());
     row.state.as_ref().map_or(0, String::len) + payloads.sum::<usize>()

@@ -1,14 +1,14 @@
-//! Hearing of work that other processes announce.
+//! The listener: hears announcements of other processes.
 //!
-//! Invariant: a lost connection costs latency alone: the claimer looks once after each LISTEN, and
-//! polls meanwhile. One that has been silent for a while is asked whether it is still there.
+//! Invariant: a lost connection costs only latency. The claimer looks once after each LISTEN, and
+//! polls meanwhile. A connection that has been silent for a while is asked for an answer.
 
 use std::time::Instant;
 
 use super::{life::Life, outage::Outage, wake::Wake};
 use crate::connections::Connections;
 
-/// The channel of `sql/notify.sql`; the payload is the queue's name.
+/// The channel of `sql/announce.sql` and `sql/notify.sql`. The payload is the queue's name.
 const CHANNEL: &str = "gen_durable";
 
 /// Listens until the engine begins to stop.
@@ -30,6 +30,7 @@ pub(crate) async fn listen(connections: &Connections, queues: &[String], wake: &
     }
 }
 
+/// Listens until a connection fails. A connection that is too old is replaced.
 async fn hear(
     connections: &Connections,
     queues: &[String],
@@ -38,23 +39,25 @@ async fn hear(
 ) -> Result<std::convert::Infallible, sqlx::Error> {
     loop {
         let (mut listener, end) = connections.within(connections.listener()).await?;
-        // It says at once that the connection is lost, and does not connect by itself: in the middle of
-        // that the pause below could cut it off, and it would never say.
+        // The listener says at once that the connection is lost, and does not connect by itself.
+        // The timeout below could cut it off in the middle of connecting, and it would never say
+        // so.
         listener.eager_reconnect(false);
         connections.within(listener.listen(CHANNEL)).await?;
         outage.over();
-        // What was announced before the LISTEN, or while the connection was lost, was not heard.
+        // Announcements before the LISTEN, or while the connection was lost, were not heard.
         wake.claimer();
-        // An announcement that is followed later.
+        // The time at which an announcement is followed that was held back.
         let mut held: Option<Instant> = None;
         loop {
-            // This connection is old. The next one listens before the claimer looks, so nothing is
-            // missed.
+            // This connection is too old. The next one listens before the claimer looks, so no
+            // announcement is missed.
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
-            // Also while others are heard all the time.
+            // The announcement that was held back is followed in time, also if others are heard all
+            // the time.
             if held.take_if(|at| *at <= Instant::now()).is_some() {
                 follow(wake);
             }
@@ -65,7 +68,7 @@ async fn hear(
             let heard = tokio::time::timeout(silence.min(left), listener.try_recv()).await;
             let Ok(heard) = heard else {
                 if held.is_none() {
-                    // To listen twice is to listen once, and to get an answer.
+                    // A second LISTEN changes nothing, but Postgres must answer it.
                     connections.within(listener.listen(CHANNEL)).await?;
                 }
                 continue;
@@ -81,7 +84,7 @@ async fn hear(
     }
 }
 
-/// Has the claimer look for what was announced.
+/// Makes the claimer look for rows that were announced.
 fn follow(wake: &Wake) {
     wake.backoff.raise();
     wake.claimer();

@@ -1,16 +1,16 @@
-//! Rows that are claimed in the worker's name and that it does not know of.
+//! Lost claims: rows that are claimed in the worker's name and that the worker does not know of.
 //!
-//! A connection may break after Postgres has committed a claim and before its rows arrive; an
-//! outcome may be given up because the lease ran out, and the lease be renewed after all. Nobody
-//! works on such a row, and no reaper takes it while its worker lives: the worker must give it
-//! back.
+//! A connection may break after Postgres has committed a claim and before its rows arrive. Or an
+//! outcome is given up because the lease ran out, and then the lease is renewed after all. No task
+//! works on such a row, and no reaper takes it while its worker lives. Therefore the worker must
+//! give it back.
 //!
 //! A row on which a run has begun is left to the reaper instead: no bug and no outage makes a step
 //! run again and again for nothing.
 //!
-//! Invariant: a row is given back only if it is not on its way. The claimer alone looks, and
-//! between its claims, so that no row is claimed and not yet known. A release carries the revision
-//! that was read, so it does nothing to a row that has changed hands since.
+//! Invariant: a row is given back only if no task has it. The claimer alone looks, and between its
+//! claims, so that no row is claimed and not yet known. A release carries the revision that was
+//! read, so it does nothing to a row that has changed hands since.
 
 use std::{
     sync::Arc,
@@ -22,14 +22,17 @@ use tokio::task::JoinSet;
 use super::Shared;
 use crate::storage::{self, Change, Commit, LostClaim};
 
-/// For how long a lost statement may still reach Postgres, through a connection that is half open.
+/// The time for which a lost statement may still reach Postgres, through a connection that is half
+/// open.
 const SUSPICION: Duration = Duration::from_mins(10);
-/// Rows given back after one look.
+/// The most rows that one look gives back.
 const BATCH_MAX: i64 = 1000;
 
-/// What the claimer suspects.
+/// The claimer's suspicion of lost claims.
 pub(super) struct LostClaims {
+    /// Looks go on until this time. None if there is no suspicion.
     until: Option<Instant>,
+    /// The next look is not before this time.
     next: Instant,
 }
 
@@ -38,7 +41,7 @@ impl LostClaims {
         Self { until: None, next: Instant::now() }
     }
 
-    /// Looks for lost claims if there may be any, and not too often.
+    /// Looks for lost claims, if there may be any and the last look is long enough ago.
     pub(super) async fn look(&mut self, shared: &Arc<Shared>) -> Result<(), sqlx::Error> {
         let now = Instant::now();
         if shared.wake.suspects_lost_claims() {
@@ -48,7 +51,7 @@ impl LostClaims {
         if self.until.is_none() || now < self.next {
             return Ok(());
         }
-        // Before the look: a suspicion that arises during it leads to another look.
+        // Cleared before the look: a suspicion that arises during it leads to another look.
         shared.wake.clear_suspicion();
         let worker = shared.lease.worker();
         let lost_claims = find(shared, worker, &shared.tasks.ids()).await?;
@@ -82,8 +85,8 @@ impl LostClaims {
     }
 }
 
-/// A run has begun on these rows, so they must not run again as if nothing had happened: the reaper
-/// counts a lost worker, and fails a row that has lost too many.
+/// Leaves rows on which a run has begun to the reaper, as they must not run again as if nothing had
+/// happened. The reaper counts a lost worker for each, and fails a row that has lost too many.
 async fn abandon(shared: &Shared, worker: i64, ids: &[i64]) -> Result<(), sqlx::Error> {
     let mut connection = shared.connections.get().await?;
     let result = shared.connections.within(storage::abandon(&mut connection, worker, ids)).await;
@@ -97,7 +100,7 @@ async fn abandon(shared: &Shared, worker: i64, ids: &[i64]) -> Result<(), sqlx::
     result
 }
 
-/// Gives back all that the worker has claimed: nothing of it is on its way any more.
+/// Gives back all that the worker has claimed. No task has any of it any more.
 pub(super) async fn give_all_back(shared: &Arc<Shared>) -> Result<(), sqlx::Error> {
     loop {
         let worker = shared.lease.worker();
@@ -115,7 +118,7 @@ pub(super) async fn give_all_back(shared: &Arc<Shared>) -> Result<(), sqlx::Erro
     }
 }
 
-/// Rows in the worker's name, but for those known.
+/// Returns the rows in the worker's name, except for those known.
 async fn find(shared: &Shared, worker: i64, known: &[i64]) -> Result<Vec<LostClaim>, sqlx::Error> {
     let mut connection = shared.connections.get().await?;
     let look = storage::lost_claims(&mut connection, worker, known, BATCH_MAX);
@@ -124,7 +127,7 @@ async fn find(shared: &Shared, worker: i64, known: &[i64]) -> Result<Vec<LostCla
 }
 
 fn release(shared: &Shared, worker: i64, lost_claim: LostClaim) -> Option<Box<Commit>> {
-    // The claim asks for known machines alone.
+    // The claim asks for known machines alone, so the machine is found.
     let fsm = shared.registry.get(&lost_claim.kind)?.name();
     Some(Box::new(Commit {
         id: lost_claim.id,

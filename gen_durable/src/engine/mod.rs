@@ -1,9 +1,9 @@
-//! The engine: start, shutdown, and what its parts share.
+//! The engine: its start, its end, and the state that its parts share.
 //!
 //! ```text
 //!   claimer ──► slots ──► executor ──► flusher ──► Postgres
 //!      ▲                                  │
-//!      └── announcements, due rows ◄──────┘        lease · notify · maintenance beside them
+//!      └── announcements, due rows ◄──────┘      lease · listener · maintenance beside them
 //! ```
 //!
 //! Invariant: after `shutdown` nothing of the engine runs, and no row is left in its name that it
@@ -74,9 +74,9 @@ use crate::{
 
 /// A running engine: it claims instances, runs their steps and commits their outcomes.
 ///
-/// Several engines may run in one process and on one database. Dropping an engine without
-/// [`shutdown`](Self::shutdown) cuts its steps off; they run again elsewhere. An engine runs on the
-/// runtime that it was started on, and stops with it.
+/// Several engines may run in one process and on one database. An engine runs on the runtime that
+/// it was started on, and stops with it. If an engine is dropped without a
+/// [`shutdown`](Self::shutdown), its steps are cut off and run again elsewhere.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -106,9 +106,10 @@ pub struct Engine {
     shared: Arc<Shared>,
 }
 
-/// What the engine's tasks share.
+/// The state that the engine's tasks share.
 pub(crate) struct Shared {
-    /// Everything of the engine runs on it.
+    /// The runtime that the engine was started on. Its tasks run there; only the lease has a thread
+    /// of its own.
     pub(crate) runtime: runtime::Handle,
     pub(crate) config: Config,
     pub(crate) connections: Connections,
@@ -126,36 +127,37 @@ pub(crate) struct Shared {
     pub(crate) life: Arc<Life>,
 }
 
-/// What an engine counts.
+/// Counts of the engine as a whole. Each queue has its own counts besides.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) lost_commits: AtomicU64,
 }
 
-/// What an engine has counted since it started.
+/// The present load of an engine, and its counts since it started.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Metrics {
-    /// Instances that are claimed now: waiting for a slot, running or committing.
+    /// Instances that are claimed now: they wait for a slot, run or commit.
     pub claimed: usize,
     /// Steps that ran to an outcome.
     pub steps: u64,
-    /// Outcomes that were dropped, as the worker had lost the instance.
+    /// Outcomes that were dropped because the worker had lost the instance.
     pub lost_commits: u64,
 }
 
 impl Engine {
-    /// An engine on this pool; it opens connections of its own with the pool's options.
+    /// Begins to build an engine on this pool. The engine opens connections of its own, with the
+    /// pool's options.
     pub fn builder(pool: sqlx::PgPool) -> EngineBuilder {
         EngineBuilder::new(pool)
     }
 
-    /// The engine's client, which can be cloned and outlives no shutdown.
+    /// Returns the engine's client, which can be cloned. A shutdown closes its connections.
     pub fn client(&self) -> &Client {
         &self.shared.client
     }
 
-    /// Waits until the instance has ended, for its result; see [`Client::wait`].
+    /// Waits until the instance has ended, and returns its result; see [`Client::wait`].
     ///
     /// # Errors
     ///
@@ -168,12 +170,12 @@ impl Engine {
         self.shared.client.wait(id, timeout).await
     }
 
-    /// The worker's id, as instances carry it in `locked_by`.
+    /// Returns the worker's id, as instances carry it in `locked_by`.
     pub fn worker(&self) -> i64 {
         self.shared.lease.worker()
     }
 
-    /// What the engine has counted.
+    /// Returns the engine's load and counts.
     pub fn metrics(&self) -> Metrics {
         let queues = self.shared.queues.values();
         Metrics {
@@ -183,8 +185,9 @@ impl Engine {
         }
     }
 
-    /// Runs every maintenance service once, now: returns the rows of lost workers, wakes parks
-    /// whose time is up, frees stranded partition keys and prunes old instances.
+    /// Runs each maintenance service now, until it has nothing left to do. The services take
+    /// instances from lost workers, wake parks whose time is up, unblock stranded partition keys
+    /// and prune old instances.
     ///
     /// # Errors
     ///
@@ -193,24 +196,25 @@ impl Engine {
         maintenance::run_once(&Database::of(&self.shared)).await
     }
 
-    /// Stops gracefully: no further step starts, steps under way may finish within the drain
-    /// timeout, then they are cut off; what has not finished goes back to the queue with no
-    /// attempt spent.
+    /// Stops gracefully. No further step starts, and steps under way may finish within the drain
+    /// timeout. Then they are cut off. Instances whose step has not finished go back to their
+    /// queues with no attempt spent.
     ///
-    /// It takes up to ten seconds more than the drain timeout: for the last commits, and to
-    /// remove the worker. With the default that is less than the 30 s that Kubernetes leaves a
-    /// process. The future borrows nothing, and may be polled on any runtime. A second shutdown
-    /// waits for the first, and does nothing.
+    /// A shutdown takes up to ten seconds more than the drain timeout, for the last commits and to
+    /// remove the worker. With the default drain timeout that is less than the 30 s that Kubernetes
+    /// leaves a process. The future borrows nothing, and may be polled on any runtime. A second
+    /// shutdown waits for the first, and does nothing.
     ///
-    /// If the engine's runtime has ended, its steps were cut off with it; the shutdown then gives
-    /// back what they had claimed.
+    /// If the engine's runtime has ended, its steps were cut off with it. The shutdown then gives
+    /// back the instances that they had claimed.
     ///
     /// # Errors
     ///
     /// [`Error::Database`] if the worker could not be removed; its lease then runs out by itself.
     pub fn shutdown(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let shared = Arc::clone(&self.shared);
-        // On the heap: it holds the statements of every part of it.
+        // On the heap: the future is large, as it holds the statements of every part of the
+        // shutdown.
         Box::pin(async move { shutdown::run(&shared).await })
     }
 }
@@ -222,8 +226,8 @@ impl<'e> ExecuteOn<'e> for &'e Engine {
     }
 }
 
-/// Without a shutdown, steps are cut off; their rows are given back if the engine's runtime goes on
-/// for long enough, and by the reaper otherwise.
+/// Cuts the steps off, unless there was a shutdown. Their rows are given back if the engine's
+/// runtime goes on for long enough. Otherwise the reaper takes them.
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.begin_stop();
@@ -242,30 +246,31 @@ impl fmt::Debug for Engine {
 }
 
 impl Shared {
-    /// A run has ended without an outcome, though its worker lives: its task panicked, or its
-    /// outcome was given up. If the row is still this worker's, it counts as one whose worker was
-    /// lost.
+    /// Notes that a run has ended without an outcome although its worker lives: its task panicked,
+    /// or its outcome was given up. If the row is still this worker's, it is left to the reaper, as
+    /// if its worker had been lost.
     fn lose_run(&self, id: i64) {
         self.tasks.lose(id);
         self.wake.suspect_lost_claims();
     }
 
-    /// Takes an announcement; false if other processes should hear of it as well.
+    /// Takes an announcement in this process. Returns false if other processes should hear of it
+    /// too.
     fn hear(&self, queue: &str) -> bool {
         let Some(queue) = self.queues.get(queue) else { return false };
         self.wake.claimer();
-        // An engine whose runtime has ended claims nothing, and its client is used all the same.
+        // An engine whose runtime has ended claims nothing, but its client may still be used.
         queue.claimed() < queue.slots && self.life.claims()
     }
 
-    /// Waits until nothing is claimed. The claimer goes first: rows of a claim that is under way
-    /// arrive after the stop has begun, and must be given back as well.
+    /// Waits until nothing is claimed. The claimer must end first: rows of a claim that is under
+    /// way arrive after the stop has begun, and must be given back as well.
     async fn drained(&self) {
         self.life.claimer_ended.wait().await;
         self.tasks.none().await;
     }
 
-    /// No step starts from here on; rows that have not begun are given back.
+    /// Begins the stop: no step starts from here on, and rows that have not begun are given back.
     fn begin_stop(self: &Arc<Self>) {
         if self.life.stopping.is_open() {
             return;
@@ -274,7 +279,7 @@ impl Shared {
         self.release_waiting();
     }
 
-    /// Gives back the rows that have not begun.
+    /// Gives back the rows that wait for a slot and have not begun.
     fn release_waiting(self: &Arc<Self>) {
         for queue in self.queues.values() {
             for work in queue.take_waiting() {

@@ -1,12 +1,14 @@
-//! Waiting out a database that cannot be reached: backoff, and one line in the log per outage.
+//! Waits out a database that cannot be reached, with growing pauses and one line in the log per
+//! outage.
 //!
-//! Invariant: the first failure of an outage is a warning, further ones are debug events, and the
-//! recovery is announced once.
+//! Invariant: the first failure of an outage is a warning, and further ones are debug events. The
+//! recovery is logged once.
 
 use std::time::Duration;
 
 use crate::{backoff::jittered, error::Cause};
 
+/// The first and the longest pause before the next try.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
@@ -22,7 +24,7 @@ impl Outage {
         Self { activity, failures: 0 }
     }
 
-    /// Records a failure; how long to wait before the next try.
+    /// Records a failure, and returns the pause before the next try.
     pub(crate) fn failed(&mut self, error: &sqlx::Error) -> Duration {
         let error = Cause(error);
         if self.failures == 0 {
@@ -35,7 +37,7 @@ impl Outage {
         jittered(pause)
     }
 
-    /// Records that it works.
+    /// Records that the activity works.
     pub(crate) fn over(&mut self) {
         if self.failures > 0 {
             tracing::info!(failures = self.failures, "could {} again", self.activity);
@@ -44,8 +46,8 @@ impl Outage {
     }
 }
 
-/// Whatever the reason that there is no connection (a login that is refused, say, while a password is changed), it
-/// is no statement's, and may pass.
+/// Makes any reason for a missing connection an error of the connection. It is not a statement's
+/// fault, and may pass: a login is refused, say, while a password is changed.
 pub(super) fn no_connection(error: sqlx::Error) -> sqlx::Error {
     match error {
         error @ (sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut) => error,

@@ -1,7 +1,8 @@
-//! How many rows of a queue are claimed ahead of its free slots.
+//! The prefetch: the number of rows of a queue that are claimed ahead of its free slots.
 //!
-//! Invariant: it is no more than the queue runs in [`HORIZON`], as far as can be known: fast steps find the next row
-//! waiting, slow ones hoard none that another process could run, and nobody more than there are free partition keys.
+//! Invariant, as far as can be known: a queue prefetches no more rows than it runs in [`HORIZON`],
+//! and no more than there are free partition keys. Fast steps find the next row waiting. Slow steps
+//! hoard no rows that another process could run.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -10,28 +11,32 @@ use std::{
 
 use super::slots::Queue;
 
-/// How far ahead rows are claimed: a few times what a claim and a commit take.
+/// The time for which rows are claimed ahead: a few times what a claim and a commit take. With much
+/// less, the measured rate could not grow.
 const HORIZON: Duration = Duration::from_millis(200);
-/// So many steps tell a queue's speed also in a short time.
+/// The number of finished steps that tell a queue's speed even in a short time.
 const MANY: u64 = 64;
-/// The most rows claimed ahead, per slot, and in all queues with few slots.
+/// The most rows claimed ahead for each slot, and the bound for a queue with few slots.
 const PREFETCH_PER_SLOT: usize = 40;
 const PREFETCH_MIN: usize = 64;
-/// So many partition keys that a claim finds busy are more than a few popular ones.
+/// The number of busy partition keys in a claim that is more than a few popular ones.
 const BUSY_KEYS_MIN: usize = 32;
-/// After so many claims in a row that met more rows that are stuck than others, the claim looks beyond them.
+/// The claim looks beyond stuck rows after this many claims in a row with at least as many stuck
+/// rows as claimed ones.
 const STUCK_CLAIMS_MIN: u32 = 3;
-/// The most rows in one claim of a queue.
+/// The most rows that one claim takes of a queue. The text of `claim.sql` has the same bound.
 pub(super) const CLAIM_MAX: usize = 1000;
 
-/// What the claimer knows of a queue's speed.
+/// The claimer's estimate of a queue's speed, and its bounds on the prefetch.
 ///
-/// Two bounds on what the queue gets done in [`HORIZON`], and the lower one counts. What it did of late
-/// knows how busy the database and the other workers are. How long a step holds its slot knows that
-/// steps which end together, a whole set of slots at once, are not fast steps for that.
+/// Two bounds estimate what the queue gets done in [`HORIZON`], and the lower one counts. The first
+/// is the recent rate, which shows how busy the database and the other workers are. The second
+/// comes from the time that a step holds its slot. Steps that end together, a whole set of slots at
+/// once, look fast by the first bound alone.
 ///
-/// A third bound is lowered when claims meet many keys of what was claimed before: each row that waits for its key
-/// is moved out of the claim's index and back, which costs more than smaller batches, and waits for what has not begun.
+/// A third bound goes down when claims meet many keys that rows claimed before still hold. Each row
+/// that waits for its key is moved out of the claim's index and back, which costs more than smaller
+/// batches. And it waits for a row that has not even begun.
 pub(super) struct Prefetch {
     pub(super) queue: Arc<Queue>,
     finished: u64,
@@ -39,10 +44,11 @@ pub(super) struct Prefetch {
     since: Instant,
     per_second: f64,
     seconds_per_step: f64,
-    /// The third bound.
+    /// The third bound, in rows.
     ahead_max: usize,
-    /// Rows that the last claim could neither claim nor move out of the way: somebody has locked what
-    /// goes before them. And in how many claims in a row they were in the way of others.
+    /// The stuck rows of the last claim: it could neither claim them nor move them out of the way,
+    /// because another transaction has locked the rows before them. `stuck_claims` counts the
+    /// claims in a row in which they were in the way of other rows.
     stuck: usize,
     stuck_claims: u32,
 }
@@ -66,7 +72,8 @@ impl Prefetch {
         slots.saturating_mul(PREFETCH_PER_SLOT).max(PREFETCH_MIN)
     }
 
-    /// Learns what a claim came to.
+    /// Learns what a claim found of this queue: the claimed rows, the busy partition keys and the
+    /// stuck rows.
     pub(super) fn heard(&mut self, claimed: usize, busy_keys: usize, stuck: usize) {
         self.stuck = stuck;
         if stuck == 0 {
@@ -75,7 +82,8 @@ impl Prefetch {
             self.stuck_claims = self.stuck_claims.saturating_add(1);
         }
         if busy_keys >= BUSY_KEYS_MIN && busy_keys > claimed / 2 {
-            // What runs holds its key by right, and others may hold them.
+            // Rows that run hold their keys rightly, and other processes may hold keys too. Only
+            // the rows that wait for a slot here can be too many.
             let ahead = self.queue.claimed().saturating_sub(self.queue.slots);
             if ahead > PREFETCH_MIN {
                 self.ahead_max = (ahead.min(self.ahead_max) / 4 * 3).max(PREFETCH_MIN);
@@ -86,6 +94,7 @@ impl Prefetch {
         }
     }
 
+    /// Estimates how many rows the queue gets done in [`HORIZON`], within its bounds.
     #[allow(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -100,8 +109,8 @@ impl Prefetch {
             let held = self.queue.held.load(Ordering::Relaxed);
             let steps = (finished - self.finished) as f64;
             let now = steps / elapsed.as_secs_f64();
-            // Quick to rise, slower to fall: by half in a horizon, and no further at one look, as a
-            // queue that had nothing to do has not become slow.
+            // The rate rises at once and falls more slowly: by half in a horizon, and by no more
+            // than half at one look. A queue that had nothing to do has not become slow.
             let kept = 0.5_f64.powf(elapsed.as_secs_f64() / HORIZON.as_secs_f64()).max(0.5);
             self.per_second = now.max(kept * self.per_second + (1.0 - kept) * now);
             if steps > 0.0 {
@@ -118,7 +127,7 @@ impl Prefetch {
         ahead.min(self.ahead_max)
     }
 
-    /// How many rows to ask for; none until it is worth a statement.
+    /// Returns how many rows to ask for, or zero while they are too few to be worth a statement.
     pub(super) fn wanted(&mut self) -> usize {
         let rows_ahead = self.rows_ahead();
         let wanted =
@@ -126,8 +135,8 @@ impl Prefetch {
         if wanted > rows_ahead / 2 { wanted.min(CLAIM_MAX) } else { 0 }
     }
 
-    /// How many rows to ask for beyond those, to look beyond rows that are stuck. Most are locked for a
-    /// moment: the claim comes back to them soon.
+    /// Returns how many more rows to ask for, to look beyond stuck rows. It is zero at first: most
+    /// stuck rows are locked for a moment, and the claim comes back to them soon.
     pub(super) fn beyond(&self) -> usize {
         if self.stuck_claims >= STUCK_CLAIMS_MIN { self.stuck.min(CLAIM_MAX) } else { 0 }
     }
@@ -137,7 +146,7 @@ impl Prefetch {
 mod tests {
     use super::*;
 
-    /// A queue of ten slots, with so many rows claimed.
+    /// Makes the prefetch of a queue that has ten slots and this many rows claimed.
     fn prefetch(claimed: usize) -> Prefetch {
         let queue = Arc::new(Queue::new("q", 10));
         queue.claimed.store(claimed, Ordering::SeqCst);
@@ -153,7 +162,7 @@ mod tests {
         prefetch.heard(50, 100, 0);
         assert_eq!(
             prefetch.ahead_max, 111,
-            "three quarters of the bound, as what is ahead goes down by and by"
+            "three quarters of the bound, as the rows ahead become fewer"
         );
         for _ in 0..10 {
             prefetch.heard(0, 100, 0);

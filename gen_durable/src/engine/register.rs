@@ -1,6 +1,7 @@
-//! The start of an engine in the database: checks, retentions, the worker.
+//! The start of an engine in the database: checks the schema, states the retentions, registers the
+//! worker.
 //!
-//! Invariant: nothing is written before all has been found to fit.
+//! Invariant: nothing is written before everything was found to fit.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +13,11 @@ use crate::{
     storage::{self, Retention},
 };
 
-/// Tries to state the retentions, each of which may wait for another engine's for a second.
+/// The most tries to state the retentions. Each may wait a second for another engine that states
+/// its own.
 const TRIES_MAX: usize = 5;
 
-/// Checks the schema and the sessions, states the retentions, and registers the worker.
+/// Checks the schema, states the retentions, and registers the worker, whose id it returns.
 pub(super) async fn register(
     connections: &Connections,
     config: &Config,
@@ -41,7 +43,7 @@ pub(super) async fn register(
     Ok(worker.await.map_err(DatabaseError::new("register the worker"))?)
 }
 
-/// Checks the schema's version.
+/// Checks that the schema's version fits.
 async fn check(connections: &Connections) -> Result<(), Error> {
     let mut connection =
         connections.get().await.map_err(DatabaseError::new("connect to the database"))?;
@@ -55,7 +57,7 @@ async fn check(connections: &Connections) -> Result<(), Error> {
     if found.version < needed {
         return Err(Error::SchemaTooOld { found: found.version, needed });
     }
-    // A newer schema may serve this engine too: a deployment that was rolled back goes on.
+    // A newer schema may serve this engine too, so that a deployment that was rolled back goes on.
     if found.serves > needed {
         let (found, serves) = (found.version, found.serves);
         return Err(Error::SchemaTooNew { found, serves, needed });
@@ -63,14 +65,15 @@ async fn check(connections: &Connections) -> Result<(), Error> {
     Ok(())
 }
 
-/// The retention of each machine that the engine runs, and of others; none where the default
-/// applies.
+/// Returns the retention of each machine that the engine runs or has an option for. None stands for
+/// the default.
 fn retentions(config: &Config, registry: &Registry) -> BTreeMap<&'static str, Option<Retention>> {
     let run = registry.runners().map(|runner| (runner.name(), None));
     let said = config.retentions.iter().map(|(machine, retention)| (*machine, Some(*retention)));
     run.chain(said).collect()
 }
 
+/// States the retentions in the database.
 async fn retain(
     connections: &Connections,
     retentions: &BTreeMap<&'static str, Option<Retention>>,

@@ -1,6 +1,6 @@
 //! The translation between typed steps and rows.
 //!
-//! Invariant: beyond this module the engine knows no machine's types.
+//! Invariant: outside of this module the engine knows no machine's types.
 
 mod guard;
 mod inbox;
@@ -40,7 +40,7 @@ pub(crate) struct Work {
     pub(crate) fsm: &'static str,
     /// The version of the stored step and state.
     fsm_version: i32,
-    /// Set while a step runs on what an older version has become.
+    /// The newer version, and the step in it, while a run works on an older version's row.
     upgraded: Option<Upgraded>,
     pub(crate) instance: Arc<Instance>,
     pub(crate) worker: i64,
@@ -48,13 +48,13 @@ pub(crate) struct Work {
     /// The state as it is stored.
     pub(crate) state: String,
     pub(crate) inbox: Box<Loaded>,
-    /// Why the stored state was not loaded.
+    /// The reason why the stored state was not loaded, if it was not.
     pub(crate) unloaded: Option<Arc<str>>,
-    /// The state, if the step before has left it decoded.
+    /// The decoded state, if the step before has left it.
     decoded: Option<Decoded>,
 }
 
-/// What a run came to.
+/// The result of a run.
 pub(crate) struct Ran {
     pub(crate) commit: Box<Commit>,
     /// The state for the next step, read back from its text.
@@ -68,7 +68,8 @@ impl From<Box<Commit>> for Ran {
 }
 
 impl Work {
-    /// `unloaded` says why the state was not loaded, if it was not.
+    /// Creates the work of a claimed row. `unloaded` says why its state was not loaded, if it was
+    /// not.
     pub(crate) fn new(
         claimed: Claimed,
         runner: Arc<dyn Runner>,
@@ -100,8 +101,8 @@ impl Work {
         }
     }
 
-    /// Becomes what a fresh claim would show after this commit to the next step. `inbox` is what has
-    /// come since the last one.
+    /// Changes to what a fresh claim would show after this commit to the next step. `inbox` has the
+    /// signals that have come since the last commit.
     pub(crate) fn advance(
         &mut self,
         step: &'static str,
@@ -109,7 +110,7 @@ impl Work {
         inbox: Inbox,
         decoded: Option<Decoded>,
     ) {
-        // Whoever had the context of the step before has dropped it, as a rule.
+        // The context of the step before has been dropped, as a rule, so nothing is copied.
         let instance = Arc::make_mut(&mut self.instance);
         instance.step = Cow::Borrowed(step);
         if !commit.only_loads() {
@@ -132,6 +133,7 @@ impl Work {
         self.decoded = decoded;
     }
 
+    /// Builds a commit of this change that carries nothing else.
     fn commit(&self, change: Change, listens: bool) -> Box<Commit> {
         Box::new(Commit {
             id: self.instance.id,
@@ -154,12 +156,13 @@ impl Work {
         })
     }
 
-    /// Back to the queue as if it had not been claimed.
+    /// Builds the commit that gives the row back to its queue, as if it had not been claimed.
     pub(crate) fn release(&self) -> Box<Commit> {
         self.commit(Change::Release, false)
     }
 
-    /// Fails for a reason that lies outside the step; what is stored stays as it is.
+    /// Builds the commit that fails the instance for a reason outside of the step. The stored state
+    /// stays as it is.
     pub(crate) fn broken(&self, error: String) -> Box<Commit> {
         let mut commit = self.commit(Change::Failed, false);
         commit.error = Some(storable(error));
@@ -167,16 +170,16 @@ impl Work {
     }
 }
 
-/// The most bytes of a text that is recorded or logged as an error: some pages.
+/// The most bytes of an error's text that are recorded or logged: some pages.
 const TEXT_MAX: usize = 16 * 1024;
 
-/// A text that Postgres can store, and a person read.
+/// Makes a text one that Postgres can store, and that a person can read.
 fn storable(text: String) -> String {
     let text = shortened(text);
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 
-/// The beginning of a text that is too long.
+/// Cuts off the end of a text that is too long, and says how much is missing.
 fn shortened(mut text: String) -> String {
     if text.len() > TEXT_MAX {
         let more = text.len() - TEXT_MAX;
@@ -196,20 +199,20 @@ pub(crate) trait Runner: Send + Sync {
     fn listens(&self) -> bool;
     fn check(&self) -> Result<(), Error>;
     fn requirements(&self) -> Vec<Requirement>;
-    /// Steps that await a signal and lead nowhere.
+    /// Returns the steps that await a signal without a timeout and lead nowhere else.
     fn dead_ends(&self) -> Vec<&'static str>;
     fn machine(&self) -> TypeId;
 
-    /// The older versions that it upgrades.
+    /// Returns the older versions that the machine upgrades.
     fn older(&self) -> Vec<Older>;
 
-    /// How long a run of this step may take.
+    /// Returns the longest time that a run of this step may take, if there is one.
     fn timeout(&self, step: &str) -> Option<Duration>;
 
-    /// Runs their instances.
+    /// Returns the runner of the older versions' instances.
     fn upgrader(&self) -> Arc<dyn Runner>;
 
-    /// Runs the step that `work` stands at; an error is for [`handle`](Self::handle).
+    /// Runs the step that `work` stands at. An error is for [`handle`](Self::handle).
     fn run<'a>(
         &'a self,
         work: &'a mut Work,
@@ -225,13 +228,13 @@ pub(crate) trait Runner: Send + Sync {
     ) -> Boxed<'a, Result<Ran, StepError>>;
 }
 
-/// What a run needs besides its row.
+/// The parts that each run needs besides its row.
 pub(crate) struct Surroundings {
     pub(crate) resources: Resources,
     pub(crate) polls: Polls,
 }
 
-/// Runs the step that `work` stands at, and `handle` if it fails.
+/// Runs the step that `work` stands at, and `handle` if the step fails.
 pub(crate) async fn run(runner: &dyn Runner, work: &mut Work, around: &Surroundings) -> Ran {
     let (limit, instance) = (limit(runner, work), Arc::clone(&work.instance));
     let run = Guarded::new(runner.run(work, &around.resources));
@@ -241,8 +244,8 @@ pub(crate) async fn run(runner: &dyn Runner, work: &mut Work, around: &Surroundi
     }
 }
 
-/// Lets `handle` decide after a run that failed, or after an outcome that the database refused. It is
-/// a run as well, with the step's timeout. If it fails, so does the instance.
+/// Lets `handle` decide after a run that failed, or after an outcome that the database refused.
+/// This is a run as well, with the step's timeout. If it fails, the instance fails.
 pub(crate) async fn handle(
     runner: &dyn Runner,
     work: &mut Work,
@@ -271,7 +274,8 @@ pub(crate) async fn handle(
     }
 }
 
-/// The timeout is user code as well, in a machine that is written by hand.
+/// Returns the step's timeout. In a machine that is written by hand the timeout is user code as
+/// well, and may panic.
 fn limit(runner: &dyn Runner, work: &Work) -> Option<Duration> {
     guard::catch(|| runner.timeout(&work.instance.step)).unwrap_or_default()
 }

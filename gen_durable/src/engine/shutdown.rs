@@ -1,4 +1,4 @@
-//! Stopping an engine, on its own runtime or on another, also after its own has ended.
+//! Stops an engine, on its own runtime or on another one, even after its own has ended.
 //!
 //! ```text
 //!   stopping ──► drained ────────────────────────────────────► worker removed ──► stopped
@@ -7,8 +7,8 @@
 //!      └── the runtime has ended: what it had claimed is given back ──┘
 //! ```
 //!
-//! Invariant: a shutdown ends, whatever the database and the engine's runtime do: each part has its
-//! time. All but the drain take 10 s together.
+//! Invariant: a shutdown ends, whatever the database and the engine's runtime do, as each part has
+//! its time. All parts but the drain take 10 s together.
 
 use std::{
     sync::Arc,
@@ -24,17 +24,18 @@ use crate::{
     storage,
 };
 
-/// How long the last commits may take after steps were cut off. With the default drain timeout of
-/// 18 s, and what follows, a shutdown ends within the 30 s that Kubernetes leaves a process.
+/// The longest time for the last commits after steps were cut off. With the default drain timeout
+/// of 18 s, and the parts that follow, a shutdown ends within the 30 s that Kubernetes leaves a
+/// process.
 const LAST_COMMITS: Duration = Duration::from_secs(5);
-/// How long it may take to remove the worker: two tries, a connection and a statement each.
+/// The longest time to remove the worker: two tries, each with a connection and a statement.
 const REMOVAL: Duration = Duration::from_secs(4);
-/// The pause before what could not be given back is tried again.
+/// The pause before rows that could not be given back are tried again.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The time that it may take to close the connections.
+/// The longest time to close the connections.
 const CLOSE: Duration = Duration::from_secs(1);
 
-/// The time that a shutdown with the default options has, less a second for the rest of the
+/// The time that a shutdown with the default options has: 30 s, less a second for the rest of the
 /// process.
 const GRACE: Duration = Duration::from_secs(29);
 
@@ -43,7 +44,7 @@ const _: () = {
     assert!(ends + REMOVAL.as_secs() + CLOSE.as_secs() < GRACE.as_secs());
 };
 
-/// Says that the engine's runtime has ended, when it drops its tasks.
+/// A guard that says that the engine's runtime has ended, when the runtime drops its tasks.
 pub(super) struct Deserted(Arc<Shared>);
 
 impl Drop for Deserted {
@@ -52,9 +53,9 @@ impl Drop for Deserted {
     }
 }
 
-/// Watches for the end of the runtime until the engine has stopped.
+/// Watches for the end of the runtime, until the engine has stopped.
 pub(super) fn watch(shared: &Arc<Shared>) {
-    // Made here and not in the task, which may be dropped before it has begun.
+    // Made here and not in the task: a runtime that ends may drop the task before it has begun.
     let deserted = Deserted(Arc::clone(shared));
     shared.runtime.spawn(async move {
         deserted.0.life.stopped.wait().await;
@@ -63,7 +64,7 @@ pub(super) fn watch(shared: &Arc<Shared>) {
 
 /// Stops the engine, unless it has stopped before.
 pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
-    let _turn = shared.life.shutdown.lock().await;
+    let _alone = shared.life.shutdown.lock().await;
     if shared.life.stopped.is_open() {
         return Ok(());
     }
@@ -79,7 +80,8 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
             give_back(shared).await;
         }
     };
-    // A runtime that has ended leaves no step to wait for: what is given back has that time too.
+    // A runtime that has ended leaves no step to wait for. The rest of the drain timeout goes to
+    // giving rows back.
     let left = if shared.life.deserted.is_open() {
         shared.config.drain_timeout.saturating_sub(began.elapsed())
     } else {
@@ -88,7 +90,8 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
     let _ = timeout(LAST_COMMITS.saturating_add(left), last).await;
     let mut removed = remove_worker(shared).await;
     if removed.is_err() {
-        // The connections that were kept may all have been lost meanwhile, and are closed now.
+        // The connections that were kept may all have been lost meanwhile. The first try has closed
+        // them.
         removed = remove_worker(shared).await;
     }
     shared.life.stopped.open();
@@ -98,7 +101,7 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Waits until nothing is claimed, or nothing of the engine runs any more.
+/// Waits until nothing is claimed, or until the engine's runtime has ended.
 async fn drained(shared: &Shared) {
     tokio::select! {
         () = shared.drained() => {}
@@ -106,7 +109,7 @@ async fn drained(shared: &Shared) {
     }
 }
 
-/// Gives back what was claimed when the runtime ended, on the one that this is called on.
+/// Gives back the rows that were claimed when the engine's runtime ended, on the caller's runtime.
 async fn give_back(shared: &Arc<Shared>) {
     tracing::warn!("the engine's runtime ended before its shutdown; what ran there was cut off");
     while let Err(error) = lost_claims::give_all_back(shared).await {
@@ -120,6 +123,6 @@ async fn remove_worker(shared: &Shared) -> Result<(), sqlx::Error> {
     let mut connection = within(REMOVAL / 4, shared.connections.get()).await?;
     let removal = storage::remove_worker(&mut connection, shared.lease.worker());
     let removed = within(REMOVAL / 4, removal).await;
-    // A connection without an answer is closed, and with it all that are kept.
+    // A connection that gave no answer is closed, and with it all that are kept.
     connection.done(removed)
 }

@@ -1,8 +1,9 @@
-//! The slots of a queue: how many of its steps run user code at once, and who is next.
+//! The slots of a queue: they bound the steps that run user code at once, and order those that
+//! wait.
 //!
-//! Invariant: at most `slots` are taken; whoever waits is served in order of arrival. A slot is held
-//! while user code runs and not while its outcome is committed, so that the next step can use the
-//! processor meanwhile.
+//! Invariant: at most `slots` are taken, and those that wait are served in order of arrival. A slot
+//! is held while user code runs, and not while its outcome is committed, so the next step can use
+//! the processor meanwhile.
 
 use std::{
     collections::VecDeque,
@@ -21,11 +22,11 @@ pub(crate) struct Queue {
     pub(crate) name: Arc<str>,
     pub(crate) slots: usize,
     state: Mutex<State>,
-    /// Rows of the queue that this process has claimed.
+    /// Rows of the queue that this process has claimed and not finished.
     pub(crate) claimed: AtomicUsize,
-    /// Steps that ran to an outcome, ever.
+    /// Steps that ran to an outcome, since the engine started.
     pub(crate) finished: AtomicU64,
-    /// How long their slots were held for them, in nanoseconds.
+    /// The time for which these steps have held their slots, in nanoseconds.
     pub(crate) held: AtomicU64,
 }
 
@@ -34,11 +35,11 @@ struct State {
     waiting: VecDeque<Waiting>,
 }
 
-/// Who waits for a slot.
+/// An instance that waits for a slot.
 enum Waiting {
     /// A row that was claimed and has not begun.
     Work(Work),
-    /// An instance between two steps.
+    /// The task of an instance between two steps.
     Task(oneshot::Sender<()>),
 }
 
@@ -54,7 +55,8 @@ impl Queue {
         }
     }
 
-    /// Takes a slot for a row, or queues the row; a row that is returned has a slot.
+    /// Takes a slot for a row, and returns the row. If no slot is free, the row waits in here for
+    /// one.
     pub(crate) fn enter(&self, work: Work) -> Option<Work> {
         let mut state = self.lock();
         if state.free > 0 {
@@ -77,11 +79,11 @@ impl Queue {
             state.waiting.push_back(Waiting::Task(sender));
             slot_given
         };
-        // The sender is not dropped unserved while the queue lives.
+        // While the queue lives, it drops no sender before it has given it a slot.
         let _ = slot_given.await;
     }
 
-    /// Gives a slot back; a row that is returned has it now.
+    /// Gives a slot back. Returns the row that has the slot now, if one waited for it.
     pub(crate) fn leave(&self) -> Option<Work> {
         let mut state = self.lock();
         loop {
@@ -100,7 +102,7 @@ impl Queue {
         }
     }
 
-    /// Takes out the rows that have not begun.
+    /// Takes out the waiting rows that have not begun.
     pub(crate) fn take_waiting(&self) -> Vec<Work> {
         let mut state = self.lock();
         let (rows, tasks): (Vec<_>, Vec<_>) = std::mem::take(&mut state.waiting)

@@ -1,7 +1,8 @@
-//! The instances that are on their way: for a shutdown that waits for them, and to tell an orphan from
-//! a row that somebody works on.
+//! The instances that tasks of this worker have. A shutdown waits for them, and they tell a lost
+//! claim from a row that a task works on.
 //!
-//! Invariant: every `begin` has one `end`; `none` returns when they are equal in number.
+//! Invariant: each `begin` has one `end`. `none` returns when there are as many of the one as of
+//! the other.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,13 +11,13 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// A set that can be waited on to be empty.
+/// A set of instances. A task can wait until it is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks {
-    /// How often each id is on its way: a row that was given back may be claimed again before the
-    /// task that gave it back has ended.
+    /// The number of tasks that have each instance. A row that was given back may be claimed again
+    /// before the task that gave it back has ended.
     running: Mutex<HashMap<i64, u32>>,
-    /// Those of which a run ended without an outcome, and whose row may still be this worker's.
+    /// Instances of which a run ended without an outcome, and whose row may still be this worker's.
     lost: Mutex<HashSet<i64>>,
     ended: Notify,
 }
@@ -45,12 +46,13 @@ impl Tasks {
         self.lock().keys().copied().collect()
     }
 
-    /// A run of this instance has ended without an outcome.
+    /// Notes that a run of this instance has ended without an outcome.
     pub(crate) fn lose(&self, id: i64) {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     }
 
-    /// Which of these have lost a run. Forgets all others that are not on their way.
+    /// Returns those of these instances that have lost a run. Then forgets the lost runs of all
+    /// instances that no task has.
     pub(crate) fn take_lost(&self, ids: &[i64]) -> Vec<i64> {
         let running = self.lock();
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,9 +61,11 @@ impl Tasks {
         found
     }
 
+    /// Waits until no task has an instance.
     pub(crate) async fn none(&self) {
         loop {
-            // Registered before the look, so that an end between the two is not missed.
+            // Registered before the look, so that an end between the look and the wait is not
+            // missed.
             let ended = self.ended.notified();
             if self.lock().is_empty() {
                 return;

@@ -1,11 +1,14 @@
-//! Freeing partition keys again of which somebody had locked what goes next when they became free.
+//! Unblocks partition keys again, if another transaction had the row that goes next locked when the
+//! key became free.
 //!
-//! A signal locks its target, also one that waits for its key, for as long as a statement takes, or a
-//! caller's transaction. The commit that frees the key waits for no row, and all that waits is out of the
-//! claim's index: nobody would look for it but the service `partitions`, which comes every now and then.
+//! A signal locks its target, even one that waits for its key. It holds the lock for as long as a
+//! statement takes, or the caller's transaction. The commit that frees the key waits for no row,
+//! and all rows that wait are out of the claim's index. Only the service `partitions` would look
+//! for them, and it comes every now and then.
 //!
-//! Invariant: a key is freed until what goes next is in the claim's index, by whoever freed it first, or by
-//! the service if that process ends, or never heard which keys these were.
+//! Invariant: a freed key is unblocked again until the row that goes next is in the claim's index.
+//! The process that freed it does this. The service does it if that process ends, or never heard
+//! which keys these were.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +21,8 @@ use crate::storage::{self, Unblocked};
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
-/// Unblocks these keys again, at first soon and then less often, until none is locked any more.
+/// Unblocks these keys again, soon at first and then less often, until no row that goes next is
+/// locked.
 pub(super) fn unblock_again(
     connections: &Connections,
     notifier: &Arc<Notifier>,
@@ -38,7 +42,8 @@ pub(super) fn unblock_again(
                 () = life.stopping.wait() => return,
             }
             pause = (pause * 2).min(PAUSE_MAX);
-            // After an error the keys are as they were, or free: they are tried again either way.
+            // After an error the keys are as they were, or unblocked. They are tried again either
+            // way.
             if let Ok(unblocked) = unblock(&connections, &keys).await {
                 notifier.announce(unblocked.queues.iter().map(String::as_str));
                 keys = unblocked.locked;

@@ -1,7 +1,7 @@
-//! The claimer's wake: who asks it to look again, for what, and when.
+//! The claimer's wake: other parts make the claimer look again, now or at a later time.
 //!
-//! Invariant: a wake is never lost. It leaves a permit that the claimer takes before it looks, and
-//! the moment of a delayed row is kept until the claimer has seen it pass.
+//! Invariant: a wake is never lost. It leaves a permit, with which the claimer's next wait ends at
+//! once. The time at which a delayed row is due is kept until the claimer has seen it pass.
 
 use std::{
     sync::{
@@ -19,33 +19,35 @@ use super::wake_backoff::WakeBackoff;
 #[derive(Debug, Default)]
 pub(crate) struct Wake {
     work: Notify,
-    /// The delay with which announcements of other processes are followed.
+    /// The pause before an announcement of another process is followed.
     pub(super) backoff: WakeBackoff,
-    /// The moment at which a row that this engine delayed is due.
+    /// The time at which the next row that this engine delayed is due.
     due: Mutex<Option<Instant>>,
-    /// The last claim got all that it asked for: more may wait than this engine can run.
+    /// More rows may wait than this engine has claimed, so a slot that becomes free wakes the
+    /// claimer.
     saturated: AtomicBool,
     /// Rows may be claimed in the worker's name that the worker does not know of.
     lost_claims: AtomicBool,
 }
 
 impl Wake {
-    /// Wakes the claimer, or lets its next wait pass at once.
+    /// Wakes the claimer, or ends its next wait at once.
     pub(crate) fn claimer(&self) {
         self.work.notify_one();
     }
 
-    /// The next wake, for the claimer.
+    /// Returns the next wake, for the claimer to wait for.
     pub(super) fn next(&self) -> Notified<'_> {
         self.work.notified()
     }
 
-    /// Notes whether the last claim got all that it asked for.
+    /// Notes whether more rows may wait than were claimed: the last claim got all that it asked
+    /// for, or a queue had no free slots.
     pub(super) fn set_saturated(&self, saturated: bool) {
         self.saturated.store(saturated, Ordering::SeqCst);
     }
 
-    /// An instance has left, so a slot may be free.
+    /// Notes that an instance has left the worker, so a slot may be free.
     pub(super) fn slot_freed(&self) {
         if self.saturated.load(Ordering::SeqCst) {
             self.claimer();
@@ -58,7 +60,7 @@ impl Wake {
         self.claimer();
     }
 
-    /// True if lost claims were suspected since the suspicion was cleared.
+    /// True if lost claims were suspected after the suspicion was last cleared.
     pub(super) fn suspects_lost_claims(&self) -> bool {
         self.lost_claims.load(Ordering::Acquire)
     }
@@ -67,13 +69,14 @@ impl Wake {
         self.lost_claims.store(false, Ordering::Release);
     }
 
-    /// Makes the claimer look when this much time has passed.
+    /// Makes the claimer look after this delay.
     pub(crate) fn in_time(&self, delay: Duration) {
         let now = Instant::now();
         let Some(at) = now.checked_add(delay) else { return };
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        // A moment that has passed, and that the claimer has not taken yet, must not stand for one to
-        // come: the claimer may have looked already.
+        // A known time that has passed, and that the claimer has not taken yet, must not stand for
+        // the new one. The claimer may have looked for its row already. It would then take the
+        // passed time, forget it, and never learn of the new one.
         if due.is_none_or(|known| at < known || known <= now) {
             *due = Some(at);
             drop(due);
@@ -81,7 +84,7 @@ impl Wake {
         }
     }
 
-    /// The moment at which the next row that this engine delayed is due. It is forgotten if it has
+    /// Returns the time at which the next row that this engine delayed is due. Forgets it if it has
     /// passed.
     pub(super) fn take_due(&self) -> Option<Instant> {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);

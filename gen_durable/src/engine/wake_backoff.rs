@@ -1,22 +1,23 @@
-//! How soon another process's announcement is followed.
+//! The wake backoff: how soon an announcement of another process is followed.
 //!
-//! Many processes hear of one row, and one of them gets it. Those that found nothing follow the next
-//! announcement a little later, and the later the more often that happens; those that find work
-//! follow at once.
+//! Many processes hear of one row, and one of them gets it. A process that found nothing follows
+//! the next announcement a little later. The pause grows with each announcement that led to
+//! nothing. A process that finds work follows at once.
 //!
-//! Invariant: an announcement is followed, after [`PAUSE_MAX`] at most; one that comes after a time of
-//! silence is followed at once.
+//! Invariant: each announcement is followed, after [`PAUSE_MAX`] at most. An announcement that
+//! comes after a time of silence is followed at once.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-/// The first and the longest time from a false alarm to the next.
+/// The first and the longest pause between an announcement that led to nothing and the next one
+/// that is followed.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(32);
 
-/// What the listener knows of the wakes of a process.
+/// The pause before this process follows an announcement, after others that led to nothing.
 #[derive(Debug, Default)]
 pub(crate) struct WakeBackoff {
     state: Mutex<State>,
@@ -24,26 +25,27 @@ pub(crate) struct WakeBackoff {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The claimer was woken, and has not said what it found.
+    /// The claimer was woken by an announcement, and has not said what it found.
     raised: bool,
-    /// The last one that was false, and for how long after it none is followed.
+    /// The time of the last announcement that led to nothing, and the pause after it.
     last: Option<(Instant, Duration)>,
 }
 
 impl WakeBackoff {
-    /// When to follow an announcement that is heard `now`; none if at once.
+    /// Returns the time at which to follow an announcement that is heard `now`, or none to follow
+    /// it at once.
     pub(super) fn not_before(&self, now: Instant) -> Option<Instant> {
         let (at, pause) = self.lock().last?;
         let then = at + pause;
         (now < then).then_some(then)
     }
 
-    /// The claimer is about to be woken.
+    /// Notes that an announcement is about to wake the claimer.
     pub(super) fn raise(&self) {
         self.lock().raised = true;
     }
 
-    /// A claim has ended.
+    /// Notes that a claim has ended, and whether it found rows.
     pub(super) fn answered(&self, found: bool, now: Instant) {
         let mut state = self.lock();
         let raised = std::mem::take(&mut state.raised);

@@ -1,15 +1,17 @@
-//! From where on a claim looks, so that it does not step over what was claimed since the last vacuum.
+//! The watermarks: the place in each group at which a claim begins to look. The index keeps entries
+//! of rows that were claimed since the last vacuum, and a claim must not step over them.
 //!
 //! ```text
-//!   whole ──► from the watermarks ──► from the watermarks … ──ten times as long as the whole one took──► whole
+//!   whole claim ──► claims from the watermarks, for ten times as long as it took ──► whole claim
 //! ```
 //!
-//! A row may come to lie before its group's watermark: it is given back, or a partition key lets it in, or it was
-//! written by a transaction that took its time. Whole claims find it: for a tenth of the time, or more
-//! where each takes longer than half a second.
+//! A row may come to lie before its group's watermark: it is given back, a partition key lets it
+//! in, or a slow transaction wrote it. A whole claim, which looks from the beginning, finds it.
+//! Whole claims take a tenth of the time, or more where each takes longer than half a second.
 //!
-//! Invariant: before the claimer waits for longer than that, a whole claim has found nothing. And a queue that a
-//! whole claim left out, or for which it was refused, is looked at as a whole the next time.
+//! Invariant: the claimer waits past the time of the next whole claim only after a whole claim has
+//! found nothing. A queue that a whole claim left out, or for which it was refused, has its whole
+//! claim the next time.
 
 use std::{
     collections::HashMap,
@@ -18,39 +20,46 @@ use std::{
 
 use crate::storage::{ClaimRequest, First};
 
-/// How much longer than a whole claim the time is in which there is none, and the longest: a claim may have taken
-/// long for other reasons.
+/// The time without whole claims, in multiples of what the last one took, and the longest such
+/// time. It has a bound because a claim may have taken long for other reasons.
 const WHOLE_EVERY: u32 = 10;
 const WHOLE_EVERY_MAX: Duration = Duration::from_secs(5);
-/// So many groups of a queue are remembered; whoever uses more priorities has them looked at from the beginning.
+/// The most groups of a queue that have a watermark. Further priorities are looked at from the
+/// beginning.
 const GROUPS_MAX: usize = 32;
-/// So long after a claim found something in it is a group remembered, and so long after it met a partition key are a
-/// machine's groups not: what waits for a busy key is not to be seen, and the key may let in an old row at any time.
+/// A watermark is kept for this long after a claim last found a row in its group. For the same time
+/// after a claim met a partition key, its machine has no watermarks: rows that wait for a busy key
+/// are hidden, and the key may let in an old row at any time.
 const MEMORY: Duration = Duration::from_mins(1);
 
-/// What the claimer knows of its queues.
+/// The watermarks of all queues.
 #[derive(Debug, Default)]
 pub(super) struct Watermarks {
     queues: HashMap<String, Groups>,
 }
 
+/// The watermarks of one queue.
 #[derive(Debug)]
 struct Groups {
+    /// By the machine's place among the kinds, and by priority.
     groups: HashMap<(usize, i16), Watermark>,
-    /// When a partition key was met last, by machine.
+    /// The time at which a claim last met a partition key, by machine.
     keyed: HashMap<usize, Instant>,
+    /// The next claim from this time on is a whole one.
     next_whole: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Watermark {
+    /// The time at which the group's first waiting row was due, in microseconds since 1970.
     since: i64,
+    /// The time at which a claim last found a row in the group.
     seen: Instant,
 }
 
 impl Watermarks {
-    /// From where on to look in a claim of these queues that is sent now; nothing of those that are to be looked at as
-    /// a whole.
+    /// Returns the watermarks for a claim of these queues that is sent now. Queues for which a
+    /// whole claim is due have none.
     pub(super) fn known(&self, queues: &[String], now: Instant) -> Vec<First> {
         let mut known = Vec::new();
         for name in queues {
@@ -67,7 +76,7 @@ impl Watermarks {
         known
     }
 
-    /// Takes down what a claim saw, that was sent at `asked` and answered now.
+    /// Learns what a claim found. The claim was sent at `asked` and answered at `now`.
     pub(super) fn heard(
         &mut self,
         request: &ClaimRequest,
@@ -99,14 +108,15 @@ impl Watermarks {
                 continue;
             };
             let group = (kind, priority);
-            let room = queue.groups.len() < GROUPS_MAX || queue.groups.contains_key(&group);
-            if room && !queue.keyed.contains_key(&kind) {
+            let remembered = queue.groups.len() < GROUPS_MAX || queue.groups.contains_key(&group);
+            if remembered && !queue.keyed.contains_key(&kind) {
                 queue.groups.insert(group, Watermark { since, seen: now });
             }
         }
     }
 
-    /// When to claim again after a claim that did not get all that it asked for, if it was no whole one.
+    /// Returns when to claim again after a claim that did not get all that it asked for: at the
+    /// time of the next whole claim. None if it was a whole one itself.
     pub(super) fn again(&self, request: &ClaimRequest) -> Option<Instant> {
         let watermarked = request.known.iter().filter_map(|first| self.queues.get(&first.queue));
         watermarked.map(|queue| queue.next_whole).min()
@@ -124,7 +134,8 @@ mod tests {
         First { queue: "checkout".to_owned(), kind: 0, priority, since: Some(since) }
     }
 
-    /// A claim that is sent and answered, with what is known, and refused for some queues.
+    /// A claim that was sent with the watermarks of then, and is answered. It may be refused some
+    /// queues.
     struct Claim {
         request: ClaimRequest,
         refused: Vec<String>,
@@ -181,7 +192,7 @@ mod tests {
         assert_eq!(whole.request.known, [], "the first claim is a whole one");
         assert_eq!(watermarks.again(&whole.request), None, "it has seen all that there is");
         whole.sees(&mut watermarks, vec![first(0, 1)]);
-        // One that was told where to look changes nothing about that.
+        // A claim from the watermarks does not put the next whole claim off.
         let watermarked = send(&watermarks, &["checkout"], began + 9 * QUICK, QUICK);
         assert_eq!(watermarked.request.known, [first(0, 1)]);
         assert_eq!(watermarks.again(&watermarked.request), Some(began + 11 * QUICK));
@@ -204,7 +215,8 @@ mod tests {
         let other = |since| First { queue: "other".to_owned(), ..first(0, since) };
         send(&watermarks, &["checkout", "other"], began, QUICK)
             .sees(&mut watermarks, vec![first(0, 1), other(2)]);
-        // Both are due; one is asked for, and then both, but one is refused.
+        // Both queues are due for a whole claim. The first claim asks for one of them. The second
+        // asks for both and is refused one.
         let due = began + LONG;
         send(&watermarks, &["checkout"], due, LONG).sees(&mut watermarks, vec![first(0, 3)]);
         let mut both = send(&watermarks, &["checkout", "other"], due + 2 * LONG, LONG);
@@ -240,7 +252,7 @@ mod tests {
         let keyed = First { since: None, ..machine(0, 5) };
         claim(&watermarks, now + LONG).sees(&mut watermarks, vec![keyed]);
         assert_eq!(known(&watermarks, "checkout", now + 2 * LONG), [machine(1, 0)]);
-        // The key's next rows are not to be seen while one of them runs.
+        // The key's next rows are hidden while one of them runs.
         claim(&watermarks, now + 2 * LONG)
             .sees(&mut watermarks, vec![machine(0, 0), machine(1, 0)]);
         assert_eq!(known(&watermarks, "checkout", now + 3 * LONG), [machine(1, 0)]);
@@ -258,6 +270,6 @@ mod tests {
         send(&watermarks, &["checkout"], now + LONG, LONG).sees(&mut watermarks, vec![first(0, 2)]);
         let known = known(&watermarks, "checkout", now + LONG);
         assert_eq!(known.len(), GROUPS_MAX);
-        assert!(known.contains(&first(0, 2)), "those that are remembered go on being so");
+        assert!(known.contains(&first(0, 2)), "a remembered group stays remembered");
     }
 }

@@ -27,8 +27,8 @@ pub(crate) use self::{
         LostClaim, Missing, NewInstance, NewSignal, Portion, Upgraded,
     },
     workers::{
-        SESSION, abandon, is_foreign_ledger, lost_claims, register_worker, remove_worker,
-        renew_lease, schema_version,
+        abandon, is_foreign_ledger, lost_claims, register_worker, remove_worker, renew_lease,
+        schema_version, session,
     },
 };
 

@@ -10,14 +10,14 @@ use super::{
     micros,
     row::{Kind, LostClaim},
 };
+use crate::connections::SettingUp;
 
 const ABANDON: &str = include_str!("sql/abandon.sql");
 const LOST_CLAIMS: &str = include_str!("sql/lost_claims.sql");
 const REGISTER_WORKER: &str = include_str!("sql/register_worker.sql");
 const RENEW_LEASE: &str = include_str!("sql/renew_lease.sql");
 const REMOVE_WORKER: &str = include_str!("sql/remove_worker.sql");
-/// Sets a session up for the statements of an engine. It is not prepared, as it is run once.
-pub(crate) const SESSION: &str = include_str!("sql/session.sql");
+const SESSION: &str = include_str!("sql/session.sql");
 const SCHEMA_VERSION: &str = include_str!("sql/schema_version.sql");
 
 /// Registers a worker and returns its id, which is never used again.
@@ -48,6 +48,15 @@ pub(crate) async fn remove_worker(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(REMOVE_WORKER).bind(worker).execute(connection).await?;
     Ok(())
+}
+
+/// Sets a session up for the statements of an engine.
+pub(crate) fn session(connection: &mut PgConnection) -> SettingUp<'_> {
+    Box::pin(async move {
+        // Postgres runs it once for each session, so it is not prepared.
+        sqlx::raw_sql(SESSION).execute(connection).await?;
+        Ok(())
+    })
 }
 
 /// The sum of a database's migrations.

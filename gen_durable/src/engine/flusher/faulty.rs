@@ -1,11 +1,12 @@
-//! Batches that Postgres does not take: whether an outcome is to blame, and which.
+//! Batches that Postgres does not take: finds the outcome that is to blame, if one is.
 //!
-//! A value that Postgres refuses is its outcome's fault. Anything else (a right that is missing, a
-//! statement that takes too long) may be the database's. So a batch is divided, again and again, until
-//! its parts work. An outcome that fails by itself is tried by itself from then on, beside the lanes.
+//! A value that Postgres refuses is its outcome's fault. Any other error may be the database's: a
+//! missing right, a statement that takes too long. Therefore a batch that fails is divided again
+//! and again until its parts work. An outcome that fails by itself is tried by itself from then on,
+//! beside the lanes.
 //!
-//! Invariant: an outcome is refused for its own sake alone, and nobody else waits for it. What fails for
-//! all waits until it works.
+//! Invariant: an outcome is refused for its own sake alone, and no other outcome waits for it. A
+//! failure that meets all outcomes is waited out.
 
 use std::{
     collections::VecDeque,
@@ -22,17 +23,20 @@ use crate::{
     storage::{self, Change, Commit, Locked},
 };
 
-/// After so many parts in a row that failed it is likely to be the database: the others wait.
+/// The number of failed parts, with none that worked, after which the database is likely to be to
+/// blame: the other parts wait.
 const FAILED_MAX: usize = 4;
-/// An outcome that is tried by itself has so many times the time of a batch.
+/// An outcome that was too slow, and is tried by itself, has this many times the time of a batch.
 const SLOW_TIMEOUTS: u32 = 4;
-/// After so many tries by itself an outcome may be refused.
+/// The least number of failed tries by itself before an outcome may be refused, unless a value of
+/// it is to blame.
 const TRIES_MIN: u32 = 3;
 
-/// The number of [deeds].
+/// The number of kinds of [deeds].
 pub(super) const DEEDS: usize = 5;
 
-/// What an outcome does, and other outcomes may not: each needs statements, and rights, of its own.
+/// Says which deeds are an outcome's: to commit at all, to insert, to signal, to delete signals, to
+/// park. Each needs statements and rights of its own, so one may fail where others work.
 fn deeds(commit: &Commit) -> [bool; DEEDS] {
     [
         true,
@@ -44,20 +48,20 @@ fn deeds(commit: &Commit) -> [bool; DEEDS] {
     ]
 }
 
-/// Counts what an outcome did that was committed.
+/// Counts the deeds of an outcome that was committed.
 pub(super) fn count(counts: &[AtomicU64; DEEDS], commit: &Commit) {
     for (count, _) in counts.iter().zip(deeds(commit)).filter(|(_, does)| *does) {
         count.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// What is known of an outcome that is tried by itself, also while its row is locked: the backend of a try
-/// that was given up may have it for a while.
+/// The history of an outcome that is tried by itself. It is kept while the row is locked: the
+/// backend of a try that was given up may have locked it for a while.
 pub(super) struct Alone {
     began: Instant,
-    /// What had been committed before the last try.
+    /// The counts of committed deeds at the last try.
     deeds: [u64; DEEDS],
-    /// Tries that may be the outcome's own fault.
+    /// The failed tries that may be the outcome's own fault.
     tries: u32,
     pub(super) slow: bool,
 }
@@ -71,8 +75,8 @@ impl Alone {
         std::array::from_fn(|deed| flusher.deeds[deed].load(Ordering::Relaxed))
     }
 
-    /// A try failed by itself. What may be the database's fault counts only if others that do the same were
-    /// committed since the try before.
+    /// Counts a try that failed by itself. A failure that may be the database's counts only if
+    /// outcomes with the same deeds were committed since the try before.
     fn failed(&mut self, flusher: &Flusher, fault: Fault, deeds: [bool; DEEDS]) {
         let now = Self::committed(flusher);
         let others_can = (0..DEEDS).all(|deed| !deeds[deed] || now[deed] > self.deeds[deed]);
@@ -86,7 +90,7 @@ impl Alone {
     }
 }
 
-/// Notes that a try failed.
+/// Notes in an outcome's history that a try failed.
 fn note<'a>(flusher: &Flusher, pending: &'a mut PendingCommit, fault: Fault) -> &'a Alone {
     let deeds = deeds(&pending.commit);
     let known = pending.reply.alone.get_or_insert_with(|| Box::new(Alone::new(flusher)));
@@ -94,7 +98,7 @@ fn note<'a>(flusher: &Flusher, pending: &'a mut PendingCommit, fault: Fault) -> 
     known
 }
 
-/// Whether Postgres takes an outcome of nothing: the locks and the time that the statement needs in any case.
+/// True if Postgres takes an empty batch: the locks and the time that every batch needs are there.
 async fn takes_nothing(flusher: &Flusher) -> bool {
     let Ok(mut connection) = flusher.connections.get().await else { return false };
     let mut committing = false;
@@ -103,7 +107,7 @@ async fn takes_nothing(flusher: &Flusher) -> bool {
     connection.done(result).is_ok()
 }
 
-/// Outcomes, and why they were not committed together, if that was tried.
+/// A part of a batch, and the error of its try, if it was tried as a whole.
 struct Part {
     commits: Vec<PendingCommit>,
     error: Option<sqlx::Error>,
@@ -152,7 +156,7 @@ pub(super) async fn divide(flusher: &Arc<Flusher>, failed: Failed) {
         if let (false, Some(failed)) = (committed, failures.iter().find(unlocked)) {
             tokio::time::sleep(outage.failed(&failed.error)).await;
         }
-        // Behind those that were not tried.
+        // The failed parts go behind those that were not tried.
         let failures = failures.into_iter();
         parts
             .extend(failures.map(|Failed { commits, error }| Part { commits, error: Some(error) }));
@@ -160,15 +164,15 @@ pub(super) async fn divide(flusher: &Arc<Flusher>, failed: Failed) {
     outage.over();
 }
 
-/// Refuses an outcome.
+/// Tells the outcome's run that the database refused it.
 fn refuse(Failed { mut commits, error }: Failed) {
     if let Some(pending) = commits.pop() {
         let _ = pending.reply.to.send(Answer::Refused(error));
     }
 }
 
-/// Tries an outcome by itself that failed by itself, until it is committed, refused or given up; or until
-/// its row is found locked, after which it comes back here.
+/// Tries an outcome by itself that failed by itself, until it is committed, refused or given up. If
+/// its row is found locked, this try ends, and the outcome comes back here later.
 pub(super) async fn alone(flusher: Arc<Flusher>, mut pending: PendingCommit) {
     let mut outage = Outage::new("commit an outcome");
     let answer_timeout = flusher.connections.answer_timeout();
@@ -191,12 +195,14 @@ pub(super) async fn alone(flusher: Arc<Flusher>, mut pending: PendingCommit) {
         let fault = Fault::of(&failed.error);
         let uncertain = pending.uncertain;
         let known = note(&flusher, &mut pending, fault);
-        // The lease was renewed meanwhile: the database works.
+        // An answer timeout is at least a lease. The lease was renewed meanwhile, so the database
+        // works.
         let long = known.tries >= TRIES_MIN && known.began.elapsed() >= answer_timeout;
         let refused = match fault {
             Fault::Data => true,
-            // Without an answer it may have been committed: the next try tells, if it is let. If it has been,
-            // the outcome of `handle` takes no effect: both have one revision.
+            // A try without an answer may have been committed. The next try tells, if it gets an
+            // answer. If it was committed, the outcome of `handle` takes no effect, because both
+            // have the same revision.
             Fault::Size => {
                 long && (!uncertain || known.tries >= 2 * TRIES_MIN)
                     && takes_nothing(&flusher).await

@@ -1,4 +1,4 @@
-//! Outcomes whose rows somebody else has locked.
+//! Outcomes whose rows other transactions have locked.
 //!
 //! Invariant: such an outcome holds up no other one, and is tried until its lease ends.
 
@@ -8,25 +8,33 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{Flusher, PendingCommit, commit_batch};
 
-/// Tries a row that somebody else has locked again a little later, or as soon as a batch of this engine's
-/// own signals has ended: if many go to one instance, they have it locked most of the time.
+/// Tries an outcome again whose row another transaction has locked: a little later, or as soon as a
+/// batch of this engine's own signals has ended. If many signals go to one instance, such batches
+/// have it locked most of the time.
 ///
-/// If others have it locked one after another, it may be so at every try. So after some of them the outcome waits
-/// in Postgres's own queue for the row, behind whoever came before. It does so by itself and not
-/// in its batch, and holds nothing meanwhile: it holds nobody up, and is in no deadlock.
+/// If transactions have the row locked one after another, each try may find it locked. Therefore
+/// after some tries the outcome waits in Postgres's own queue for the row, behind those that came
+/// before. It waits by itself and not in its batch, and holds no lock meanwhile. It therefore holds
+/// up no other outcome, and is in no deadlock.
 ///
-/// One outcome waits at a time, for a second at most. The others are tried as before, so that they miss no moment
-/// at which their row is free, and each asks at every further try whether it may wait now. Nobody starves. Whoever
-/// waited in vain asks only after twice as many tries: in time, those whose rows are locked for long leave the place free
-/// most of the time, some dozens of them as well, and one whose row quick transactions have locked in turn finds it
-/// so at one of its next tries. If there are so many that it never stays free, all who ask have the same chance
-/// each time that it changes hands. And it asks again however often it waited in vain.
+/// One outcome waits at a time, for a second at most. The others are tried as before, so they miss
+/// no moment at which their row is free. Each asks at every further try if it may wait now. No
+/// outcome starves:
+///
+/// - An outcome that waited in vain asks again only after twice as many tries. In time, outcomes
+///   whose rows are locked for long leave the place free most of the time, even if there are some
+///   dozens of them.
+/// - An outcome whose row is locked by quick transactions, one after another, then finds the place
+///   free at one of its next tries.
+/// - If so many outcomes ask that the place never stays free, all have the same chance each time
+///   that it changes hands.
+/// - Each outcome asks again, however often it waited in vain.
 pub(super) fn retry_locked(
     flusher: &Arc<Flusher>,
     mut pending: PendingCommit,
     sent: watch::Receiver<()>,
 ) {
-    // One that needs long would have too little time there.
+    // A slow outcome would have too little time there.
     let slow = pending.reply.alone.as_ref().is_some_and(|known| known.slow);
     if pending.reply.locked.found_locked()
         && !slow
@@ -43,13 +51,13 @@ pub(super) fn retry_locked(
     });
 }
 
-/// The third lane.
+/// Commits an outcome that waits for its row, and holds the place to wait meanwhile.
 async fn wait_for_row(flusher: Arc<Flusher>, pending: PendingCommit, place: OwnedSemaphorePermit) {
     commit_batch(&flusher, vec![pending], true).await;
     drop(place);
 }
 
-/// Waits until something has been sent since `sent` was made, or the pause is over.
+/// Waits until a batch that was sent has ended since `sent` was made, or the pause is over.
 async fn perhaps_unlocked(mut sent: watch::Receiver<()>, pause: Duration) {
     let _ = tokio::time::timeout(pause, sent.changed()).await;
 }
@@ -59,7 +67,7 @@ async fn perhaps_unlocked(mut sent: watch::Receiver<()>, pause: Duration) {
 mod tests {
     use super::*;
 
-    /// The pause is longer than anybody's patience, so that only what was sent can end it.
+    /// The pause is longer than the test waits, so only a batch that was sent can end it.
     const PAUSE: Duration = Duration::from_hours(1);
 
     #[tokio::test]
@@ -77,7 +85,7 @@ mod tests {
         let nothing_since = perhaps_unlocked(sent.subscribe(), PAUSE);
         tokio::select! {
             biased;
-            () = nothing_since => panic!("what was sent before the try is none of its concern"),
+            () = nothing_since => panic!("a batch that ended before the try must not end the pause"),
             () = std::future::ready(()) => {}
         }
     }

@@ -1,24 +1,27 @@
-//! Dividing a batch before it is committed.
+//! Divides a batch before it is committed.
 //!
-//! Invariant: no part has two outcomes of one instance, or frees more than [`KEYS_MAX`] partition keys.
+//! Invariant: no part has two outcomes of one instance, or frees more than [`KEYS_MAX`] partition
+//! keys.
 
 use std::collections::HashSet;
 
 use super::PendingCommit;
 
-/// Partition keys that one commit frees: it takes a lock for each, and a thousand would fill a small
-/// server's table of locks.
+/// The most partition keys that one commit frees. It takes an advisory lock for each, and a
+/// thousand would fill the lock table of a small server.
 const KEYS_MAX: usize = 250;
 
 /// Divides a batch so that no part has two outcomes of one instance.
 ///
-/// There are two if the instance was taken from this worker and claimed by it again while the old run of
-/// its step went on. What a commit consumes and what it answers goes by the instance's id: with both in
-/// one, the old run's signals and inserts would go out with the new one's.
+/// A batch has two if the reaper took the instance from this worker, which claimed it again while
+/// the old run of its step went on. A commit finds consumed signals and answers by the instance's
+/// id. With both outcomes in one commit, the signals and inserts of the old run would be sent with
+/// those of the new one.
 ///
-/// Each part is in the order of ids, in which the statement looks rows up: Postgres would take longer to sort them.
+/// Each part is in the order of ids, in which the statement looks rows up. Postgres would take
+/// longer to sort them.
 pub(super) fn one_of_each(mut commits: Vec<PendingCommit>) -> Vec<Vec<PendingCommit>> {
-    // Of one instance, what came first stays first.
+    // The sort is stable: of one instance, the outcome that came first stays first.
     commits.sort_by_key(|pending| pending.commit.id);
     if commits.is_sorted_by(|one, next| one.commit.id < next.commit.id) {
         return vec![commits];
@@ -104,7 +107,7 @@ mod tests {
             one_of_each(commits).iter().map(|part| part.iter().map(key).collect()).collect()
         };
         assert_eq!(parts(&[(3, 0), (1, 0), (2, 0)]), [vec![(1, 0), (2, 0), (3, 0)]]);
-        // Of one instance in the order in which they came, whatever their revisions are.
+        // Outcomes of one instance keep the order in which they came, whatever their revisions are.
         assert_eq!(
             parts(&[(2, 7), (1, 5), (2, 6), (3, 0), (2, 9), (1, 4)]),
             [vec![(1, 5), (2, 7), (3, 0)], vec![(1, 4), (2, 6)], vec![(2, 9)]]

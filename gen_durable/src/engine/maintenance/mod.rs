@@ -1,6 +1,6 @@
-//! Services beside the engine: each has a `run_once` with a batch limit, and a jittered ticker.
+//! The maintenance services: each has a `run_once` with a batch limit, and a jittered ticker.
 //!
-//! Invariant: any number of processes may run them at once; a failure is logged and waited out.
+//! Invariant: any number of processes may run them at once. A failure is logged and waited out.
 
 mod partitions;
 mod reaper;
@@ -17,17 +17,17 @@ use crate::{
     storage::Kinds,
 };
 
-/// Rows that a service touches in one statement.
+/// The most rows that a service touches in one statement.
 const BATCH_MAX: i64 = 1000;
-/// The same for a service that takes a lock for each row's partition key: a thousand would fill a small
-/// server's table of locks.
+/// The same for a service that takes an advisory lock for each row's partition key. A thousand
+/// would fill the lock table of a small server.
 const KEYED_BATCH_MAX: i64 = 250;
 
-/// When a service runs first, at the latest: whoever has just started wants to hear of what is
-/// wrong.
+/// The longest time until a service runs first: a user who has just started an engine wants to hear
+/// of what is wrong.
 const FIRST: Duration = Duration::from_secs(10);
 
-/// Whether a service has more to do at once.
+/// Says if a service has more to do at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     /// The batch was full: there may be more.
@@ -36,14 +36,14 @@ enum Progress {
     Idle,
 }
 
-/// The database as the services see it, and how they treat its rows.
+/// The database as the services see it, and the options that say how to treat its rows.
 pub(super) struct Database {
     connections: Connections,
     notifier: Arc<Notifier>,
     lease_ttl: Duration,
-    /// An instance fails after so many lost workers in a row.
+    /// The number of lost workers in a row after which an instance fails.
     crashes_max: u32,
-    /// Ended instances of machines without a retention of their own are kept for this long.
+    /// The time for which ended instances are kept whose machines have no retention of their own.
     retention: Option<Duration>,
     /// The queues and the machines of this engine.
     queues: Vec<String>,
@@ -102,6 +102,7 @@ pub(super) async fn run_once(database: &Database) -> Result<(), DatabaseError> {
 
 type Once<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Progress, sqlx::Error>> + Send + 'a>>;
 
+/// Starts the ticker of one service. After a full batch the service runs again at once.
 fn tick(
     database: &Arc<Database>,
     life: &Arc<Life>,
@@ -129,6 +130,7 @@ fn tick(
     });
 }
 
+/// Says if a batch was full.
 fn progress(rows: usize, batch_max: i64) -> Progress {
     if i64::try_from(rows).is_ok_and(|rows| rows < batch_max) {
         Progress::Idle

@@ -1,12 +1,12 @@
-//! Frees partition keys whose waiting rows nobody would wake.
+//! Unblocks stranded partition keys: no commit will let their waiting rows into the claim's index.
 //!
-//! Invariant: a safety net. A key is freed by the commit that leaves it; only if the row to go next
-//! is locked by somebody at that moment does this service find it.
+//! Invariant: this is a safety net. The commit that frees a key lets the next row in. A key is
+//! stranded only if another transaction has that row locked at that moment.
 
 use super::{Database, KEYED_BATCH_MAX, Progress};
 use crate::storage;
 
-/// Looks at all keys that have waiting rows, batch by batch.
+/// Looks at all keys that have blocked rows, batch by batch.
 pub(super) async fn run_once(database: &Database) -> Result<Progress, sqlx::Error> {
     let mut after = None;
     loop {

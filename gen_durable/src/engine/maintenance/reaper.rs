@@ -1,4 +1,4 @@
-//! Returns the rows of lost workers to the queue.
+//! The reaper: takes instances from lost workers, and returns them to their queues or fails them.
 //!
 //! Invariant: a row is reaped only while its worker has no running lease, by the database's clock.
 

@@ -1,7 +1,7 @@
 //! Deletes instances that ended long ago.
 //!
-//! Invariant: only ended instances are deleted, of each machine the oldest first, and none of a
-//! machine that some engine was told to keep.
+//! Invariant: only ended instances are deleted, the oldest of each machine first. An instance is
+//! kept if any engine was told to keep those of its machine.
 
 use super::{Database, Progress};
 use crate::storage;

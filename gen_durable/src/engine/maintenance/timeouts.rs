@@ -1,7 +1,8 @@
 //! Wakes parked instances whose time is up.
 //!
-//! Invariant: a signal and a timeout wake an instance once: whoever locks the row second finds it
-//! awake. The claimer does the same when it knows that one is due; this ticker is the floor.
+//! Invariant: a signal and a timeout wake an instance once: the one that locks the row second finds
+//! it awake. The claimer does the same when it knows that a timeout is due. This ticker finds the
+//! rest.
 
 use super::{BATCH_MAX, Database, Progress, progress};
 use crate::storage;

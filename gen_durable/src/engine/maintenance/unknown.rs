@@ -1,7 +1,7 @@
-//! Says in the log that the queues hold machines or versions that this process does not know.
+//! Logs that the queues hold machines or versions that this process does not know.
 //!
-//! Invariant: they are not touched: a process that knows them may come. One line a round, and a
-//! round a minute.
+//! Invariant: their instances are not touched, as a process that knows them may come. A round logs
+//! one line, and comes every minute.
 
 use super::{Database, Progress};
 use crate::storage;

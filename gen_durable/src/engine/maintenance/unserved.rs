@@ -1,7 +1,7 @@
-//! Says in the log that instances wait in queues that no running engine serves.
+//! Logs that instances wait in queues that no running engine serves.
 //!
-//! Invariant: they are not touched: an engine that serves the queue may come. One line a round, and
-//! a round a minute.
+//! Invariant: these instances are not touched, as an engine that serves the queue may come. A round
+//! logs one line, and comes every minute.
 
 use super::{Database, Progress};
 use crate::storage;

@@ -1,8 +1,9 @@
-//! Running user code so that a panic in it is an error of its run.
+//! Runs user code so that a panic in it is an error of its run.
 //!
-//! User code is more than the body of a step: a state, an output, an error and a panic's payload
-//! have a `Drop`, a state has a `Serialize` and a `Deserialize`, an error has a `Display`. All of it
-//! runs inside a future that [`Guarded`] polls and drops, or inside [`quietly`].
+//! User code is more than the body of a step. A state, an output, an error and a panic's payload
+//! have a `Drop`. A state has a `Serialize` and a `Deserialize`, and an error has a `Display`. All
+//! of it runs inside of a future that [`Guarded`] polls and drops, or inside of [`catch`] or
+//! [`quietly`].
 //!
 //! Invariant: no panic of user code leaves this module. A panic during another one's unwinding
 //! aborts the process: Rust gives no way to stop that.
@@ -18,7 +19,7 @@ use std::{
 use super::{Boxed, shortened};
 use crate::error::StepError;
 
-/// A future of user code: a panic in it, or in its drop, is its error.
+/// A future of user code. A panic in it, or in its drop, becomes its error.
 pub(crate) struct Guarded<'a, T>(Option<Boxed<'a, Result<T, StepError>>>);
 
 impl<'a, T> Guarded<'a, T> {
@@ -42,7 +43,7 @@ impl<T> Future for Guarded<'_, T> {
     }
 }
 
-/// A run that is cut off drops what its user code holds.
+/// Drops what the user code still holds, if the run was cut off.
 impl<T> Drop for Guarded<'_, T> {
     fn drop(&mut self) {
         let future = self.0.take();
@@ -50,15 +51,15 @@ impl<T> Drop for Guarded<'_, T> {
     }
 }
 
-/// Runs user code that nobody waits for; its panic has been reported by the panic hook.
+/// Runs user code whose result no caller waits for. The panic hook has reported its panic, if any.
 pub(crate) fn quietly(code: impl FnOnce()) {
     let _ = catch(code);
 }
 
-/// Runs user code; its panic is an error.
+/// Runs user code, and returns its panic as an error.
 ///
-/// What a panic left half-done is dropped and not looked at again, beyond what resources, which are
-/// shared, guard by themselves.
+/// Values that a panic left half-done are dropped and not looked at again. Resources are the
+/// exception: they are shared, and guard themselves.
 pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, StepError> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
         let error = StepError::panicked(&*payload);
@@ -67,20 +68,21 @@ pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, StepError> {
     })
 }
 
-/// The text of an error, also if its `Display` panics.
+/// Returns the text of an error, even if its `Display` panics.
 pub(crate) fn describe(error: &StepError) -> String {
     let text = catch(|| error.to_string());
     shortened(text.unwrap_or_else(|panic| format!("an error whose `Display` {panic}")))
 }
 
-/// A payload may panic when it is dropped, and with a payload that does. The second one is leaked.
+/// Drops a panic's payload. That may panic again, and the second payload may panic when it is
+/// dropped too, so the second one is leaked.
 fn drop_payload(payload: Box<dyn Any + Send>) {
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(second);
     }
 }
 
-/// A state that was decoded before a step asked for it.
+/// A state that was decoded before a step asks for it.
 pub(crate) struct Decoded(Option<Box<dyn Any + Send>>);
 
 impl Decoded {
@@ -88,7 +90,7 @@ impl Decoded {
         Self(Some(Box::new(value)))
     }
 
-    /// The value, if it is of this type.
+    /// Returns the value, if it is of this type.
     pub(super) fn take<T: Any>(mut self) -> Option<T> {
         self.0.take()?.downcast().ok().map(|value| *value)
     }
@@ -131,7 +133,7 @@ mod tests {
         });
         let error = error.await.map_err(|error| error.to_string());
         assert_eq!(error, Err("panicked: a value that is not text".into()));
-        // Dropped in the middle.
+        // A run is dropped in the middle.
         let mut hung = Box::pin(guarded::<()>(async {
             let _local = Bomb("local");
             std::future::pending().await

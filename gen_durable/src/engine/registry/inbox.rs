@@ -1,15 +1,18 @@
-//! What a worker knows of an instance's inbox: its oldest signals, and how many there are beyond.
+//! The inbox of a claimed instance, as its worker knows it: the oldest signals, and counts of those
+//! beyond them.
 //!
 //! ```text
 //!   taken · taken · loaded, oldest first · · · | beyond: counted by name · · · | not known
 //!                                            all_to                         known
 //! ```
 //!
-//! An instance's signals are committed in the order of their ids, so two ids tell what is new. A step may
-//! await a name that comes behind many others: its signals are loaded ahead of those.
+//! The signals of an instance are committed in the order of their ids, so two ids tell which are
+//! new. A step may await a name whose signals come behind many others. They are loaded ahead of
+//! those others.
 //!
-//! Invariant: every signal up to `all_to` is in `signals`, unless a step consumed it; every one from
-//! there up to `known` is in `signals` or counted in `beyond`. Only `stale` says otherwise.
+//! Invariant: each signal up to `all_to` is in `signals`, unless a step consumed it. Each one from
+//! there up to `known` is in `signals` or counted in `beyond`. Only while `stale` is set may
+//! signals after `all_to` be in neither.
 
 use std::sync::Arc;
 
@@ -18,34 +21,36 @@ use crate::{
     storage::{Inbox, InboxRow, Missing, Portion},
 };
 
-/// With fewer signals left, more are loaded before the next step.
+/// If fewer signals are left than this, more are loaded before the next step.
 const LOW: usize = 100;
-/// The first portion that is loaded beyond what a claim brings, in signals and in bytes.
+/// The first portion that is loaded beyond a claim's signals, in signals and in bytes.
 const PORTION: i64 = 1_000;
 const PORTION_BYTES: i64 = 1024 * 1024;
-/// How much larger each further portion is that a step asks for by awaiting what is beyond.
+/// The factor by which the next portion grows each time that a step awaits signals that are not
+/// loaded.
 const GROWTH: i64 = 4;
-/// A portion is 64 MiB at most: compressed ones are larger than they seem, and Postgres sends no more than
-/// 1 GiB.
+/// The largest portion, in multiples of the first: 64 MiB. Compressed payloads are larger than they
+/// seem, and Postgres sends no more than 1 GiB.
 const GROWTH_MAX: i64 = 64;
 
 /// The inbox of a claimed instance.
 #[derive(Clone, Default)]
 pub(crate) struct Loaded {
-    /// In the order of their ids.
+    /// The loaded signals, in the order of their ids.
     signals: Vec<Received>,
-    /// The newest signal up to which all are loaded.
+    /// The id of the newest signal up to which all are loaded.
     all_to: i64,
-    /// The newest signal of a name up to which all of that name are loaded, if that is further.
+    /// The same for the signals of one name, if all of that name are loaded further than `all_to`.
     ahead: Vec<(Arc<str>, i64)>,
-    /// The newest signal that was loaded or counted.
+    /// The id of the newest signal that was loaded or counted.
     known: i64,
-    /// None if there is nothing beyond.
+    /// The number of signals by name that are there and not loaded. None if there are none.
     beyond: Option<Arc<Beyond>>,
-    /// There are signals after `all_to` that are not counted.
+    /// There are signals after `all_to` that are not counted yet.
     stale: bool,
-    /// Names that the last step awaits, and that are not loaded.
+    /// Names that the last step awaits, and whose signals are not all loaded.
     wanted: Vec<Arc<str>>,
+    /// The size of the next portion, in multiples of the first.
     growth: i64,
 }
 
@@ -56,7 +61,7 @@ impl Loaded {
         loaded
     }
 
-    /// The loaded signals, as a context takes them.
+    /// Returns the loaded signals, as a context takes them.
     pub(super) fn signals(&self) -> Vec<Received> {
         self.signals.clone()
     }
@@ -65,34 +70,37 @@ impl Loaded {
         self.beyond.clone()
     }
 
-    /// The newest signal that the worker knows of.
+    /// Returns the id of the newest signal that the worker knows of.
     pub(super) fn known(&self) -> i64 {
         self.known
     }
 
-    /// Whether a signal of one of these names is there and not loaded.
+    /// True if a signal of one of these names is in the inbox and not loaded.
     pub(super) fn holds_back(&self, names: &[&str]) -> bool {
         self.beyond
             .as_ref()
             .is_some_and(|beyond| names.iter().any(|name| beyond.contains_key(*name)))
     }
 
-    /// The step awaits these names: what is beyond of them is loaded before the step runs again.
+    /// Notes that the step awaits these names. Their signals that are not loaded yet are loaded
+    /// before the step runs again.
     pub(super) fn want(&mut self, names: &[&str]) {
         let Some(beyond) = &self.beyond else { return };
         let beyond = names.iter().filter_map(|name| beyond.get_key_value(*name));
         self.wanted = beyond.map(|(name, _)| Arc::clone(name)).collect();
     }
 
-    /// Becomes what is left after a commit that consumed these, and brought what is new.
+    /// Removes the signals that a commit consumed, and adds the new ones that it brought.
     pub(super) fn advance(&mut self, consumed: &[i64], inbox: Inbox) {
         if !consumed.is_empty() {
-            // Both are in the order of ids.
+            // Both lists are in the order of ids.
             self.signals.retain(|signal| consumed.binary_search(&signal.id).is_err());
         }
         self.add(inbox);
     }
 
+    /// Adds signals that a claim or a commit brought. If others before them are not loaded, they
+    /// are only counted.
     fn add(&mut self, Inbox { signals, more }: Inbox) {
         let complete = self.all_to == self.known;
         for signal in signals {
@@ -116,7 +124,7 @@ impl Loaded {
         });
     }
 
-    /// The newest signal of this name that was loaded ahead of others.
+    /// Returns the id up to which the signals of this name were loaded ahead of others.
     fn ahead_to(&self, name: &str) -> Option<i64> {
         self.ahead.iter().find(|(other, _)| **other == *name).map(|(_, last)| *last)
     }
@@ -126,7 +134,7 @@ impl Loaded {
         *Arc::make_mut(beyond).entry(name).or_default() += count;
     }
 
-    /// What to load before the next step, if anything.
+    /// Returns what to load before the next step, if anything.
     pub(crate) fn missing(&self) -> Option<Missing> {
         let name = self.wanted.last();
         let low = self.beyond.is_some() && self.signals.len() < LOW;
@@ -140,7 +148,7 @@ impl Loaded {
         })
     }
 
-    /// Adds what was loaded. Whether the next step has all that it needs.
+    /// Adds a portion that was loaded. True if the next step now has all that it needs.
     pub(crate) fn extend(&mut self, portion: Portion) -> bool {
         let last = portion.signals.last().map(|signal| signal.0);
         let asked = !self.wanted.is_empty();
@@ -214,13 +222,13 @@ mod tests {
     fn what_is_beyond_is_counted_and_loaded_when_little_is_left() {
         let mut inbox = Loaded::new(Inbox { signals: rows(1..=100), more: true });
         let missing = inbox.missing().unwrap();
-        assert_eq!(missing.after, 100, "there is more, and nobody has counted it");
+        assert_eq!(missing.after, 100, "there are more signals, which are not counted yet");
         let last = 100 + missing.count_max;
         let portion =
             Portion { signals: rows(101..=last), beyond: beyond(&[("go", 7)]), last: Some(20_000) };
         assert!(inbox.extend(portion));
         assert!(inbox.missing().is_none());
-        // A signal that comes now is behind those: it is counted, and not loaded before them.
+        // A new signal comes behind the counted ones: it is counted, and not loaded before them.
         inbox.advance(&[], Inbox { signals: rows([20_001]), more: false });
         assert_eq!((inbox.known(), inbox.beyond().unwrap()["go"]), (20_001, 8));
         assert!(inbox.holds_back(&["stay", "go"]) && !inbox.holds_back(&["stay"]));
@@ -249,7 +257,7 @@ mod tests {
         assert!(inbox.extend(portion));
         assert_eq!(ids(&inbox)[100..], [400, 600]);
         assert!(!inbox.holds_back(&["rare"]) && inbox.beyond().unwrap()["go"] == 500);
-        // The first one is consumed; then a portion comes in which the second one is again.
+        // The first one is consumed. Then a portion comes that has the second one once more.
         let taken: Vec<i64> = (1..=100).chain([400]).collect();
         inbox.advance(&taken, Inbox::default());
         assert_eq!(inbox.missing().unwrap().name, None);

@@ -1,6 +1,7 @@
 //! The machines of an engine, by name and version.
 //!
-//! Invariant: one name and version stands for one type, whether the engine was given it or another machine upgrades it.
+//! Invariant: a name and a version stand for one type, whether the engine was given it or another
+//! machine upgrades it.
 
 use std::{any::TypeId, cmp::Reverse, collections::HashMap, sync::Arc};
 
@@ -16,13 +17,15 @@ fn kind(machine: &str, version: u32) -> Kind {
     Kind { fsm: machine.to_owned(), fsm_version }
 }
 
-/// The machines that an engine knows, those included that another one upgrades.
+/// The machines that an engine knows, including the versions that another machine upgrades.
 #[derive(Default)]
 pub(crate) struct Registry {
     by_kind: HashMap<Kind, Arc<dyn Runner>>,
 }
 
 impl Registry {
+    /// Checks the machines and that their resources are there, and adds the versions that they
+    /// upgrade.
     pub(crate) fn new(runners: Vec<Arc<dyn Runner>>, resources: &Resources) -> Result<Self, Error> {
         let mut registry = Self::default();
         let mut machines = HashMap::new();
@@ -44,7 +47,7 @@ impl Registry {
                 return Err(Error::DuplicateMachine { machine, version });
             }
         }
-        // Newest first: an instance that several could upgrade goes as far as it can.
+        // Newest first: an instance that several versions could upgrade goes as far as it can.
         let mut newest = runners;
         newest.sort_by_key(|runner| Reverse(runner.version()));
         for runner in newest {
@@ -53,7 +56,7 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Adds the versions that a machine upgrades, but for those that are there.
+    /// Adds the versions that a machine upgrades, except for those that are there.
     fn add_older(
         &mut self,
         runner: &dyn Runner,
@@ -90,7 +93,7 @@ impl Registry {
         self.by_kind.get(kind)
     }
 
-    /// Those that were given, each once.
+    /// Returns the machines that the engine was given, each once.
     pub(crate) fn runners(&self) -> impl Iterator<Item = &Arc<dyn Runner>> {
         let own = |(kind, runner): &(&Kind, &Arc<dyn Runner>)| {
             **kind == self::kind(runner.name(), runner.version())
@@ -98,6 +101,7 @@ impl Registry {
         self.by_kind.iter().filter(own).map(|(_, runner)| runner)
     }
 
+    /// Returns the names and versions of all machines, as the statements take them.
     pub(crate) fn kinds(&self) -> Kinds {
         let mut kinds = Kinds::default();
         for (kind, runner) in &self.by_kind {

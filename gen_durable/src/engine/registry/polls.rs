@@ -1,10 +1,11 @@
-//! Which steps are in the middle of a poll: a poll that takes long blocks its thread.
+//! The polls of user code that are under way: a poll that takes long blocks its thread.
 //!
-//! A thread that a step blocks runs nothing else: no other step, no commit, no timer. Whoever waits
-//! for that thread sees a slow database or a late timer. So each poll of user code is timed, and a
-//! long one is logged with its machine and step, also while it goes on ([`Polls::report`]).
+//! A thread that a step blocks runs nothing else: no other step, no commit, no timer. A task that
+//! waits for that thread sees a slow database or a late timer. Therefore each poll of user code is
+//! timed. A long one is logged with its machine and step, also while it goes on
+//! ([`Polls::report`]).
 //!
-//! Invariant: time during which all threads of the runtime were blocked counts as nobody's
+//! Invariant: time during which all threads of the runtime were blocked counts towards no run's
 //! [timeout](Polls::within).
 
 use std::{
@@ -19,14 +20,15 @@ use std::{
 
 use crate::{error::StepError, machine::context::Instance, throttle::Throttle};
 
-/// From how long on a poll counts as blocking. Well above what a busy machine takes a thread away.
+/// The time from which on a poll counts as blocking. A busy machine takes a thread away for much
+/// less.
 const BLOCKING: Duration = Duration::from_millis(250);
 
 /// The polls of user code that are under way in an engine.
 #[derive(Debug, Default)]
 pub(crate) struct Polls {
     running: Mutex<Vec<Poll>>,
-    /// For how long all threads have been blocked at once, in nanoseconds.
+    /// The time for which all threads have been blocked at once, in nanoseconds.
     stalled: AtomicU64,
     throttle: Throttle,
 }
@@ -40,7 +42,7 @@ struct Poll {
 }
 
 impl Polls {
-    /// Runs user code for at most `limit`, poll by poll.
+    /// Runs user code, poll by poll, for at most `limit`.
     pub(super) async fn within<T>(
         &self,
         limit: Option<Duration>,
@@ -63,7 +65,7 @@ impl Polls {
             if let Ok(result) = tokio::time::timeout_at(deadline, &mut run).await {
                 return result;
             }
-            // What others have blocked meanwhile is not taken from this run.
+            // The time for which all threads were blocked meanwhile is not taken from this run.
             let owed = limit + self.stalled().saturating_sub(stalled);
             if owed <= began.elapsed() {
                 return Err(StepError::timed_out(limit));
@@ -72,12 +74,14 @@ impl Polls {
         }
     }
 
+    /// Notes that a poll has begun.
     fn begin(&self, machine: &'static str, instance: &Arc<Instance>) -> Poll {
         let poll = Poll { machine, instance: Arc::clone(instance), since: Instant::now() };
         self.running().push(poll.clone());
         poll
     }
 
+    /// Notes that a poll has ended. Logs it if it was long.
     fn end(&self, poll: &Poll) {
         let took = poll.since.elapsed();
         let mut running = self.running();
@@ -94,14 +98,15 @@ impl Polls {
         }
     }
 
-    /// Counts how long all threads were blocked at once, now that one of them is no more.
+    /// Counts for how long all threads were blocked at once, now that one of them no longer is.
     fn count_stall(&self, running: &[Poll]) {
         let now = Instant::now();
         let blocked = running.iter().map(|poll| now - poll.since).filter(|took| *took >= BLOCKING);
         let mut blocked: Vec<Duration> = blocked.collect();
         let threads = tokio::runtime::Handle::try_current()
             .map_or(1, |runtime| runtime.metrics().num_workers());
-        // The shortest of as many as there are threads: for that long, all were.
+        // The longest come first. Entry `threads - 1` is the shortest of as many polls as there are
+        // threads: for that long, all threads were blocked.
         blocked.sort_unstable_by(|one, other| other.cmp(one));
         if let Some(all) = blocked.get(threads.saturating_sub(1)) {
             let nanos = u64::try_from(all.as_nanos()).unwrap_or(u64::MAX);
@@ -113,7 +118,8 @@ impl Polls {
         Duration::from_nanos(self.stalled.load(Ordering::Relaxed))
     }
 
-    /// Logs the polls that are blocking right now. For a thread that they do not block.
+    /// Logs the polls that are blocking right now. The caller's thread must be one that they do not
+    /// block.
     pub(crate) fn report(&self) {
         let blocking: Vec<Poll> = {
             let running = self.running();

@@ -1,7 +1,7 @@
-//! Running the steps of one machine.
+//! Runs the steps of one machine.
 //!
-//! Invariant: a step and its `handle` are runs alike: both get the stored state and inbox, and both
-//! end in a [`Commit`] that has been checked.
+//! Invariant: a step and its `handle` run alike. Both get the stored state and inbox, and both end
+//! in a [`Commit`] that has been checked.
 
 use std::{any::TypeId, sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ pub(crate) struct MachineRunner<M> {
     machine: std::marker::PhantomData<fn() -> M>,
 }
 
-/// Who decided on an outcome.
+/// The function that decided on an outcome.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
     Step,
@@ -83,7 +83,8 @@ impl<M: Steps> MachineRunner<M> {
         self.lower(work, outcome, By::Handle)
     }
 
-    /// The step that the instance stands at and its context, or why there is none.
+    /// Returns the step that the instance stands at and its context, or the reason why there is
+    /// none.
     fn begin(work: &mut Work) -> Result<(M, Context<M>), String> {
         let step = M::from_name(&work.instance.step).ok_or_else(|| {
             format!(
@@ -117,7 +118,7 @@ impl<M: Steps> MachineRunner<M> {
             .map_err(encode)?;
         let (state, read) = state.map_or((None, None), |(json, read)| (Some(json), Some(read)));
         let instance = &work.instance;
-        // Runs and failures of the step that the row stands at from here on.
+        // Runs and failures of the step at which the row stands from here on.
         let (mut attempt, mut failures) = (instance.attempt, instance.failures);
         if by == By::Handle {
             failures = failures.saturating_add(1);
@@ -143,7 +144,8 @@ impl<M: Steps> MachineRunner<M> {
                 Change::Repeat { delay, timed_out: instance.timed_out }
             }
             Transition::Snooze { delay } => Change::Repeat { delay, timed_out: instance.timed_out },
-            // It has not seen them, so it wakes at once, on the same claim.
+            // The step has not seen all signals of these names. The row wakes at once, on the same
+            // claim, and they are loaded.
             Transition::Await { names, .. } if work.inbox.holds_back(&names) => {
                 (attempt, failures) = (0, 0);
                 next = read.map(Decoded::new);
@@ -168,7 +170,8 @@ impl<M: Steps> MachineRunner<M> {
         let mut commit = work.commit(change, !M::SIGNALS.is_empty());
         commit.attempt = i32::try_from(attempt).unwrap_or(i32::MAX);
         commit.failures = i32::try_from(failures).unwrap_or(i32::MAX);
-        // What an upgrade made of the state is stored in any case.
+        // The state that an upgrade made is stored with the first outcome, even if the step left it
+        // alone.
         commit.state = state.or_else(|| work.upgraded.map(|_| value::Json(work.state.clone())));
         commit.upgraded = work.upgraded;
         commit.error = error;
@@ -181,12 +184,13 @@ impl<M: Steps> MachineRunner<M> {
         Ok(Ran { commit, next })
     }
 
-    /// The name of a step as the machine has it.
+    /// Returns a step's name as the machine has it.
     fn static_name(step: &str) -> &'static str {
         M::STEPS.iter().find(|name| **name == step).copied().unwrap_or_default()
     }
 
-    /// What an outcome carries was encoded without knowing the engine's limit.
+    /// Checks the sizes of an outcome's inserts and signals, which were encoded without knowing the
+    /// engine's limit.
     fn check_sizes(&self, commit: &Commit) -> Result<(), EncodeError> {
         let max = self.value_max;
         let states = commit.inserts.iter().map(|insert| ("state", insert.state.0.len()));

@@ -1,13 +1,15 @@
-//! Running instances of older versions as what they have become in a newer one.
+//! Runs instances of older versions as what they have become in a newer one.
 //!
 //! ```text
-//!   row of version 1 ──► upgraded in memory ──► step ──► commit: version 2, its step and state, at once
+//!   row of version 1 ──► upgraded in memory ──► step ──► commit: version 2, its step and state
 //!                              │                  │
-//!                              │                  └── released, lost ──► the row is as it was, of version 1
-//!                              └── failed ──► deferred: the row is as it was, with the reason as its `last_error`
+//!                              │                  └── released, lost ──► the row is as it was
+//!                              └── failed ──► deferred: the row is as it was, with the reason
+//!                                             as its `last_error`
 //! ```
 //!
-//! Invariant: a commit writes either all of the newer version's version, step and state, or none of them.
+//! Invariant: a commit writes the newer version with its step and state, all at once, or none of
+//! them.
 
 use std::{
     any::TypeId,
@@ -27,16 +29,17 @@ use crate::{
     value,
 };
 
-/// How long an instance that could not be upgraded is left alone, at least.
+/// The shortest time for which an instance that could not be upgraded is left alone.
 const RETRY_MIN: Duration = Duration::from_secs(30);
-/// How far apart the instances come that could not be upgraded, so that many of them cost the others little.
+/// The time between two instances that could not be upgraded, so that many of them cost the others
+/// little.
 const RETRY_SPACING: Duration = Duration::from_millis(1);
 
 /// The runner of the older versions that the machine `M` upgrades.
 pub(super) struct Upgrader<M> {
     runner: MachineRunner<M>,
     value_max: usize,
-    /// When the last of those that could not be upgraded is tried again.
+    /// The time at which the last of those that could not be upgraded is tried again.
     last_retry: Mutex<Instant>,
 }
 
@@ -46,13 +49,15 @@ impl<M: Steps> Upgrader<M> {
         Self { runner, value_max, last_retry: Mutex::new(Instant::now()) }
     }
 
-    /// What the instance is in the newer version; none if that has been committed already.
+    /// Returns the instance as it is in the newer version. None if its row has been committed in
+    /// that version already.
     fn upgraded(&self, work: &Work) -> Result<Option<Box<Work>>, String> {
         let version = u32::try_from(work.fsm_version).unwrap_or(0);
         if version == M::VERSION {
             return Ok(None);
         }
-        // All that is user code happens within: reading the older state, upgrading it, writing and dropping the newer.
+        // All user code runs in here: reading the older state, upgrading it, writing and dropping
+        // the newer one.
         let upgrade = || {
             let (step, state) = M::UPGRADES.read(version, &work.instance.step, &work.state)?;
             let state = value::encode("state", &state, self.value_max)
@@ -64,7 +69,8 @@ impl<M: Steps> Upgrader<M> {
         Ok(Some(Box::new(work.upgraded(Upgraded { fsm_version, step }, state))))
     }
 
-    /// Gives the row back as it is, for somebody who can upgrade it or who still knows its version.
+    /// Builds the commit that gives the row back as it is, for a process that can upgrade it or
+    /// still knows its version.
     fn deferred(&self, work: &Work, reason: &str) -> Box<Commit> {
         let error = format!(
             "not upgraded from version {} to {}, and left as it is: {reason}",
@@ -82,6 +88,7 @@ impl<M: Steps> Upgrader<M> {
         commit
     }
 
+    /// Returns the delay after which the next such instance is tried again.
     fn retry_in(&self) -> Duration {
         let now = Instant::now();
         let mut last = self.last_retry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,7 +98,7 @@ impl<M: Steps> Upgrader<M> {
 }
 
 impl Work {
-    /// The same instance as a newer version sees it.
+    /// Returns the same instance as the newer version sees it.
     fn upgraded(&self, upgraded: Upgraded, state: String) -> Self {
         Self {
             runner: Arc::clone(&self.runner),
@@ -156,7 +163,8 @@ impl<M: Steps> Runner for Upgrader<M> {
         self.runner.older()
     }
 
-    /// The newer version's, of the step of that name. If it has none, where the instance will stand is not known yet.
+    /// Returns the timeout of the newer version's step of that name. Without such a step it is not
+    /// known yet where the instance will stand, and the machine's timeout applies.
     fn timeout(&self, step: &str) -> Option<Duration> {
         M::from_name(step).map_or(M::TIMEOUT, |step| step.timeout())
     }
