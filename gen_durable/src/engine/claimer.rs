@@ -55,7 +55,7 @@ const MARGIN: Duration = Duration::from_millis(5);
 /// the lock table of a small server.
 const QUEUES_MAX: usize = 250;
 /// The error of an instance whose state was left out of a claim that was not light.
-const BEYOND: &str = "it takes more than 256 MiB, the most that an engine loads";
+const TOO_LARGE: &str = "it takes more than 256 MiB, the most that an engine loads";
 /// The most parked rows that one statement wakes.
 const WAKE_MAX: i64 = 1000;
 
@@ -141,7 +141,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 let full = full || more_at_once;
                 // A queue without free slots was not asked for. Once `saturated` is set below, each
                 // instance that leaves the worker wakes the claimer. One that left before that did
-                // not, but the look for `room` sees its slot.
+                // not, but the look for `freed_up` sees its slot.
                 let left_out = |prefetch: &Prefetch| {
                     let name = &prefetch.queue.name;
                     !request.queues.iter().any(|queue| **queue == **name)
@@ -207,9 +207,9 @@ fn wanted(
     request(shared, prefetches, kinds, limits, claim_locks, now).or_else(|| {
         // There are no free slots. From here on each instance that leaves the worker wakes the
         // claimer. One that left before that did not, but the second look sees its slot.
-        let none_free =
+        let some_full =
             prefetches.iter().any(|prefetch| !claim_locks.paused(&prefetch.queue.name, now));
-        shared.wake.set_saturated(none_free);
+        shared.wake.set_saturated(some_full);
         request(shared, prefetches, kinds, limits, claim_locks, now)
     })
 }
@@ -310,8 +310,8 @@ async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim
                 // Rows of the statements before are claimed and must run. The remaining queues
                 // count as refused, as nothing is known of them.
                 Err(error) if !claim.rows.is_empty() && error.as_database_error().is_some() => {
-                    let asked = claim.stuck.len();
-                    claim.refused.extend(request.queues[asked..].iter().cloned());
+                    let answered = claim.stuck.len();
+                    claim.refused.extend(request.queues[answered..].iter().cloned());
                     claim.failed = Some(error);
                     break;
                 }
@@ -353,7 +353,8 @@ fn enter(
         counts[index] += 1;
         queue.claimed.fetch_add(1, Ordering::Relaxed);
         shared.tasks.begin(row.id);
-        let unloaded = request.light.clone().or_else(|| row.state.is_none().then(|| BEYOND.into()));
+        let unloaded =
+            request.light.clone().or_else(|| row.state.is_none().then(|| TOO_LARGE.into()));
         let work = Work::new(row, runner, Arc::clone(&queue.name), unloaded);
         if !enters {
             executor::release(shared, queue, work);

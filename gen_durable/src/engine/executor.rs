@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// The number of failed loads of an inbox, over at least a lease, after which its instance fails.
-const LOADS_MAX: u32 = 8;
+const FAILED_LOADS_MAX: u32 = 8;
 /// The time for which an instance is left alone if the database refuses each of its outcomes.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -195,9 +195,9 @@ async fn load_inbox(shared: &Shared, work: &mut Work) -> Loading {
             Err(error) => {
                 let own = matches!(Fault::of(&error), Fault::Data | Fault::Size | Fault::Unclear);
                 refusals += u32::from(own);
-                let long =
-                    refusals >= LOADS_MAX && began.elapsed() >= shared.connections.answer_timeout();
-                if long && loads_nothing(shared, &missing).await {
+                let long = refusals >= FAILED_LOADS_MAX
+                    && began.elapsed() >= shared.connections.answer_timeout();
+                if long && can_load(shared, &missing).await {
                     return Loading::Failed(Cause(&error).to_string());
                 }
                 tokio::time::sleep(outage.failed(&error)).await;
@@ -209,7 +209,7 @@ async fn load_inbox(shared: &Shared, work: &mut Work) -> Loading {
 
 /// True if Postgres can load the inbox of an instance that does not exist: whatever any load needs
 /// is there.
-async fn loads_nothing(shared: &Shared, missing: &Missing) -> bool {
+async fn can_load(shared: &Shared, missing: &Missing) -> bool {
     let Ok(mut connection) = shared.connections.get().await else { return false };
     let load = storage::load_inbox(&mut connection, 0, missing);
     let result = shared.connections.within(load).await;

@@ -270,7 +270,7 @@ async fn commit_batch(flusher: &Arc<Flusher>, mut commits: Vec<PendingCommit>, w
                 Ok(()) => return outage.over(),
                 Err(failed) => failed,
             };
-        if given_up(flusher, &failed.error) {
+        if is_over(flusher, &failed.error) {
             return give_up(failed);
         }
         match Fault::of(&failed.error) {
@@ -308,7 +308,7 @@ async fn commit_batch(flusher: &Arc<Flusher>, mut commits: Vec<PendingCommit>, w
 
 /// True if the outcomes are given up: the lease has run out, or the engine has stopped. After a
 /// shutdown that did not wait, each try fails, and not for a reason that `handle` should hear of.
-fn given_up(flusher: &Flusher, error: &sqlx::Error) -> bool {
+fn is_over(flusher: &Flusher, error: &sqlx::Error) -> bool {
     let over = !flusher.lease.may_hold() || flusher.life.stopped.is_open();
     if over {
         tracing::warn!(error = %Cause(error), "outcomes given up: the lease ran out first");
@@ -428,10 +428,10 @@ fn follow(flusher: &Flusher, commit: &Commit) {
             if delay.is_zero() {
                 flusher.wake.claimer();
             } else {
-                flusher.wake.in_time(*delay);
+                flusher.wake.claimer_in(*delay);
             }
         }
-        Change::Await { timeout: Some(timeout), .. } => flusher.wake.in_time(*timeout),
+        Change::Await { timeout: Some(timeout), .. } => flusher.wake.claimer_in(*timeout),
         Change::Done { .. } | Change::Failed => push(flusher, commit),
         Change::Next { .. } | Change::Await { .. } | Change::Release => {}
     }

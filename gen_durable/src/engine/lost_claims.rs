@@ -56,9 +56,9 @@ impl LostClaims {
         let worker = shared.lease.worker();
         let lost_claims = find(shared, worker, &shared.tasks.ids()).await?;
         let ids: Vec<i64> = lost_claims.iter().map(|lost_claim| lost_claim.id).collect();
-        let lost = shared.tasks.take_lost(&ids);
-        let (begun, in_vain): (Vec<LostClaim>, Vec<LostClaim>) =
-            lost_claims.into_iter().partition(|lost_claim| lost.contains(&lost_claim.id));
+        let lost_runs = shared.tasks.take_lost(&ids);
+        let (begun, not_begun): (Vec<LostClaim>, Vec<LostClaim>) =
+            lost_claims.into_iter().partition(|lost_claim| lost_runs.contains(&lost_claim.id));
         if !begun.is_empty() {
             let ids: Vec<i64> = begun.iter().map(|lost_claim| lost_claim.id).collect();
             tracing::warn!(
@@ -67,10 +67,10 @@ impl LostClaims {
             );
             abandon(shared, worker, &ids).await?;
         }
-        if !in_vain.is_empty() {
-            tracing::warn!(rows = in_vain.len(), "giving back rows that were claimed in vain");
+        if !not_begun.is_empty() {
+            tracing::warn!(rows = not_begun.len(), "giving back rows that were claimed in vain");
         }
-        for lost_claim in in_vain {
+        for lost_claim in not_begun {
             if let Some(release) = release(shared, worker, lost_claim) {
                 let shared = Arc::clone(shared);
                 tokio::spawn(async move {

@@ -70,7 +70,7 @@ impl Wake {
     }
 
     /// Makes the claimer look after this delay.
-    pub(crate) fn in_time(&self, delay: Duration) {
+    pub(crate) fn claimer_in(&self, delay: Duration) {
         let now = Instant::now();
         let Some(at) = now.checked_add(delay) else { return };
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);

@@ -108,8 +108,8 @@ impl Watermarks {
                 continue;
             };
             let group = (kind, priority);
-            let remembered = queue.groups.len() < GROUPS_MAX || queue.groups.contains_key(&group);
-            if remembered && !queue.keyed.contains_key(&kind) {
+            let fits = queue.groups.len() < GROUPS_MAX || queue.groups.contains_key(&group);
+            if fits && !queue.keyed.contains_key(&kind) {
                 queue.groups.insert(group, Watermark { since, seen: now });
             }
         }
@@ -270,6 +270,6 @@ mod tests {
         send(&watermarks, &["checkout"], now + LONG, LONG).sees(&mut watermarks, vec![first(0, 2)]);
         let known = known(&watermarks, "checkout", now + LONG);
         assert_eq!(known.len(), GROUPS_MAX);
-        assert!(known.contains(&first(0, 2)), "a remembered group stays remembered");
+        assert!(known.contains(&first(0, 2)), "a fits group stays fits");
     }
 }

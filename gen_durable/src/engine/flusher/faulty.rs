@@ -17,7 +17,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Answer, Failed, Flusher, Outage, PendingCommit, give_up, given_up, try_batch};
+use super::{Answer, Failed, Flusher, Outage, PendingCommit, give_up, is_over, try_batch};
 use crate::{
     fault::Fault,
     storage::{self, Change, Commit, Locked},
@@ -99,7 +99,7 @@ fn note<'a>(flusher: &Flusher, pending: &'a mut PendingCommit, fault: Fault) -> 
 }
 
 /// True if Postgres takes an empty batch: the locks and the time that every batch needs are there.
-async fn takes_nothing(flusher: &Flusher) -> bool {
+async fn can_commit(flusher: &Flusher) -> bool {
     let Ok(mut connection) = flusher.connections.get().await else { return false };
     let mut committing = false;
     let commit = storage::commit(&mut connection, &[], false, Locked::Skip, &mut committing);
@@ -144,7 +144,7 @@ pub(super) async fn divide(flusher: &Arc<Flusher>, failed: Failed) {
             }
             match try_batch(flusher, commits, false, flusher.connections.answer_timeout()).await {
                 Ok(()) => committed = true,
-                Err(failed) if given_up(flusher, &failed.error) => give_up(failed),
+                Err(failed) if is_over(flusher, &failed.error) => give_up(failed),
                 Err(failed) => failures.push(failed),
             }
             let unlocked = |failed: &&Failed| Fault::of(&failed.error) != Fault::Locked;
@@ -187,7 +187,7 @@ pub(super) async fn alone(flusher: Arc<Flusher>, mut pending: PendingCommit) {
         drop(place);
         let mut failed = match done {
             Ok(()) => return outage.over(),
-            Err(failed) if given_up(&flusher, &failed.error) => return give_up(failed),
+            Err(failed) if is_over(&flusher, &failed.error) => return give_up(failed),
             Err(failed) => failed,
         };
         let Some(again) = failed.commits.pop() else { return };
@@ -204,8 +204,7 @@ pub(super) async fn alone(flusher: Arc<Flusher>, mut pending: PendingCommit) {
             // answer. If it was committed, the outcome of `handle` takes no effect, because both
             // have the same revision.
             Fault::Size => {
-                long && (!uncertain || known.tries >= 2 * TRIES_MIN)
-                    && takes_nothing(&flusher).await
+                long && (!uncertain || known.tries >= 2 * TRIES_MIN) && can_commit(&flusher).await
             }
             Fault::Database | Fault::Unclear => long,
             Fault::Connection | Fault::Locked => false,
