@@ -1,6 +1,6 @@
-//! The only path that generated code uses. Not public API: it may change in any release.
+//! The only path that generated code uses. It is not public API: it may change in any release.
 //!
-//! Invariant: nothing here has behaviour of its own beyond compile-time checks and conversions.
+//! Invariant: nothing here has behaviour of its own beyond checks and conversions.
 
 mod checks;
 mod nodes;
@@ -44,26 +44,26 @@ pub use crate::{
     },
 };
 
-/// The functions of an impl block, for the checks against the variants. A second block for one machine is an error that
-/// has this name.
+/// The functions of an impl block, for the checks against the variants. Two blocks for one machine
+/// implement this twice, and the compiler's error then shows the trait's name.
 #[diagnostic::on_unimplemented(
     message = "the machine `{Self}` has no steps",
     label = "no `#[durable_fsm] impl {Self}` block was found",
     note = "write `#[durable_fsm] impl {Self} {{ … }}` with one `async fn` per variant"
 )]
 pub trait StepsInOneImplBlock {
-    /// In the order of the impl block.
+    /// The functions, in the order of the impl block.
     const FUNCTIONS: Functions;
 }
 
-/// What a step may return.
+/// The types that a step may return.
 #[diagnostic::on_unimplemented(
     message = "a step cannot return `{Self}`",
     label = "not an outcome",
     note = "a step returns `Outcome<Self>`, `StepResult<Self>` or `Result<Outcome<Self>, E>` with an error type `E`"
 )]
 pub trait IntoStepResult<M: Machine> {
-    /// As the engine takes it.
+    /// Converts the value to the result that the engine takes.
     fn into_step_result(self) -> StepResult<M>;
 }
 
@@ -82,18 +82,18 @@ where
     }
 }
 
-/// What a job may return, beside its result itself.
+/// The types that a job may return, besides that of its result.
 #[diagnostic::on_unimplemented(
     message = "a job cannot return `{Self}`",
     label = "not a result",
     note = "a job returns its result, or a `Result` of it with an error type that is a `std::error::Error`"
 )]
 pub trait IntoJobResult<T> {
-    /// Its result, or why it failed.
+    /// Returns the job's result, or the error with which it failed.
     ///
     /// # Errors
     ///
-    /// It failed.
+    /// The job failed.
     fn into_job_result(self) -> Result<T, StepError>;
 }
 
@@ -106,17 +106,19 @@ where
     }
 }
 
-/// What follows from a step that the machine does not have: the compiler has checked that there is none.
+/// Stands for a step that the machine does not have. The compiler has checked that there is none,
+/// so this is never called.
 #[cold]
 pub fn no_such_step() -> ! {
     unreachable!("each variant has its step")
 }
 
-/// Checks where a step goes against what it declares: at run time, as its code does not tell.
+/// Checks the step that an outcome goes to against those that its step declares. This happens at
+/// run time, as the code of the step does not tell.
 ///
 /// # Errors
 ///
-/// It goes to another step.
+/// The outcome goes to another step.
 pub fn going_to<M: Machine>(result: StepResult<M>, declared: &[&str]) -> StepResult<M> {
     match result {
         Ok(outcome) => match outcome.target() {

@@ -1,12 +1,12 @@
-//! The guide: how machines are written, page by page.
+//! The guide: how to write machines, page by page.
 //!
-//! Invariant: every example is compiled, and every diagram is what [`Graph::to_mermaid`](crate::Graph::to_mermaid) makes
-//! of the machine beside it.
+//! Invariant: every example is compiled. Every diagram is the text that
+//! [`Graph::to_mermaid`](crate::Graph::to_mermaid) makes of the machine beside it.
 //!
-//! | page | tells |
+//! | page | subjects |
 //! |---|---|
 //! | [`machines`] | steps, state and outcomes; the graph; steps that declare where they go |
-//! | [`signals`] | waiting for one signal, for any of several, for so many of a kind; timers |
+//! | [`signals`] | waiting for one signal, for any of several, for a number of a kind; timers |
 //! | [`errors_and_retries`] | what runs a step again; `retry`, `handle`, timeouts |
 //! | [`versions`] | changing a machine while instances of it are on their way |
 //! | [`jobs`] | machines of one step, written as a function |

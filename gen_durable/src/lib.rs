@@ -1,17 +1,17 @@
 //! Durable state machines on Postgres.
 //!
-//! An instance of a machine is a row. It moves from step to step, and each step's outcome is
-//! committed before execution proceeds: a process may die at any instant, and the instance goes on
-//! elsewhere from its last committed step.
+//! An instance of a machine is a row. It moves from step to step. Each step's outcome is committed
+//! before execution proceeds. A process may die at any instant: the instance goes on elsewhere from
+//! its last committed step.
 //!
-//! There are two primitives: a durable step, which is an `async fn` that returns an [`Outcome`], and
-//! a durable await, by which a step parks its instance until a named signal arrives. The engine knows
-//! no parents and children, no workflows and no histories: fan-out, sagas and timers are user code on
+//! There are two primitives. A durable step is an `async fn` that returns an [`Outcome`]. By a
+//! durable await, a step parks its instance until a named signal arrives. The engine knows no
+//! parents and children, no workflows and no histories: fan-out, sagas and timers are user code on
 //! top of the two.
 //!
 //! # A first machine
 //!
-//! The enum lists the steps, the impl block says what they do. [`durable_fsm`] goes on both.
+//! The enum lists the steps, and the impl block has their code. [`durable_fsm`] goes on both.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -57,32 +57,49 @@
 //! # }
 //! ```
 //!
-//! The options of the enum are listed at [`durable_fsm`], those of an instance at [`Insert`], those
-//! of an engine at [`EngineBuilder`].
+//! The options of the enum are listed at [`durable_fsm`], those of an instance at [`Insert`], and
+//! those of an engine at [`EngineBuilder`].
 //!
 //! # Outcomes
 //!
-//! A step owns its [`Context`] and ends it with one of these. The state as the step leaves it is
-//! committed with the outcome, whichever it is.
+//! A step owns its [`Context`] and ends it with one of these outcomes. Each of them commits the
+//! state as the step leaves it.
 //!
 //! | outcome | effect | attempt |
 //! |---|---|---|
-//! | [`cx.next(step)`](Context::next) | goes to `step`, at once | 0 |
-//! | [`cx.next_in(step, delay)`](Context::next_in) | goes to `step` after `delay` | 0 |
-//! | [`cx.replay(delay)`](Context::replay) | the same step again after `delay`; consumes no signal | +1 |
-//! | [`cx.snooze(delay)`](Context::snooze) | the same step again after `delay`; consumes no signal: this is how a step polls | as it is |
-//! | [`cx.await_signal::<S>()`](Context::await_signal) | parks until a signal `S` arrives that this step has not seen; then the same step again | 0 |
-//! | [`cx.await_signal_for::<S>(timeout)`](Context::await_signal_for) | likewise, for `timeout` at most; each park begins it anew | 0 |
-//! | [`cx.await_signal_until::<S>(deadline)`](Context::await_signal_until) | likewise, until `deadline` at the latest, which no park moves | 0 |
-//! | [`cx.await_any::<(S, T)>()`](Context::await_any) | parks until a signal of any of these types arrives; with a timeout or a deadline, [`await_any_for`](Context::await_any_for) and [`await_any_until`](Context::await_any_until) | 0 |
-//! | [`cx.done(output)`](Context::done) | ends with a result, and empties the inbox | |
-//! | [`cx.stop(reason)`](Context::stop) | ends as failed, and keeps the inbox | |
+//! | [`cx.next(step)`] | goes to `step` at once | 0 |
+//! | [`cx.next_in(step, delay)`] | goes to `step` after `delay` | 0 |
+//! | [`cx.replay(delay)`] | runs the same step again after `delay` | +1 |
+//! | [`cx.snooze(delay)`] | the same, at the same attempt: this is how a step polls | as it is |
+//! | [`cx.await_signal::<S>()`] | parks until a signal `S` arrives | 0 |
+//! | [`cx.await_signal_for::<S>(timeout)`] | the same, for `timeout` at most | 0 |
+//! | [`cx.await_signal_until::<S>(deadline)`] | the same, until `deadline` at the latest | 0 |
+//! | [`cx.await_any::<(S, T)>()`] | parks until a signal of any of these types arrives | 0 |
+//! | [`cx.done(output)`] | ends with a result, and empties the inbox | |
+//! | [`cx.stop(reason)`] | ends as failed, and keeps the inbox | |
+//!
+//! A parked instance wakes when a signal arrives that its step has not seen. The same step then
+//! runs again. Each park begins a timeout anew, and no park moves a deadline. To await any of
+//! several signals with a limit, use [`await_any_for`](Context::await_any_for) and
+//! [`await_any_until`](Context::await_any_until). A `replay`, a `snooze` and a `stop` consume no
+//! signal.
 //!
 //! After `next` the same task goes on with the next step as soon as the commit is durable, without
 //! another claim.
 //!
-//! An outcome may carry inserts and signals for other instances, which are committed with it:
+//! An outcome may carry inserts and signals for other instances. They are committed with it:
 //! exactly once, or not at all.
+//!
+//! [`cx.next(step)`]: Context::next
+//! [`cx.next_in(step, delay)`]: Context::next_in
+//! [`cx.replay(delay)`]: Context::replay
+//! [`cx.snooze(delay)`]: Context::snooze
+//! [`cx.await_signal::<S>()`]: Context::await_signal
+//! [`cx.await_signal_for::<S>(timeout)`]: Context::await_signal_for
+//! [`cx.await_signal_until::<S>(deadline)`]: Context::await_signal_until
+//! [`cx.await_any::<(S, T)>()`]: Context::await_any
+//! [`cx.done(output)`]: Context::done
+//! [`cx.stop(reason)`]: Context::stop
 //!
 //! ```
 //! use gen_durable::prelude::*;
@@ -115,11 +132,12 @@
 //!
 //! # Signals
 //!
-//! A signal is a row in the instance's inbox. It may arrive before, during or after the park; one
-//! that nobody awaits waits. [`take_signal`](Context::take_signal) marks the oldest one as consumed,
-//! and it is deleted in the commit of the outcome; [`peek_signal`](Context::peek_signal) only looks.
-//! [`take_signals`](Context::take_signals) takes all of a type, and [`gather`](Context::gather) so many or none.
-//! A step that awaits runs again from its beginning, so it looks first and parks if there is nothing:
+//! A signal is a row in the instance's inbox. It may arrive before, during or after the park. If no
+//! step awaits it, it waits there. [`take_signal`](Context::take_signal) takes the oldest one, and
+//! the commit of the outcome deletes it. [`peek_signal`](Context::peek_signal) only looks.
+//! [`take_signals`](Context::take_signals) takes all of a type. [`gather`](Context::gather) takes
+//! the number that it is given, or none. A step that awaits runs again from its beginning, so it
+//! looks first, and parks if there is nothing:
 //!
 //! ```
 //! use std::time::Duration;
@@ -149,7 +167,10 @@
 //!     }
 //! }
 //!
-//! # async fn example(client: Client, id: InstanceId<Review>) -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn example(
+//! #     client: Client,
+//! #     id: InstanceId<Review>,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! Review::signal_approved(id, Approved { by: "Ada".to_owned() })
 //!     .dedup_key("approval 17") // a redelivery is a no-op
 //!     .execute(&client)
@@ -160,12 +181,16 @@
 //!
 //! # Errors and retries
 //!
-//! A step runs at least once: a crash before its commit runs it again, so effects outside of
-//! Postgres must be idempotent. Three things run a step again. An explicit `replay`. An error: the
-//! step returned `Err`, panicked, or ran past the machine's `timeout`; then the machine's `handle`
-//! decides, with the state that the step began with, and may return any outcome; without a `handle`
-//! the instance is tried again as the option `retry` says, or fails with the error as its reason. A lost worker: its lease ran out, the instance
-//! goes back to the queue with one more attempt, and `handle` is not called.
+//! A step runs at least once. A crash before its commit runs it again, so effects outside of
+//! Postgres must be idempotent. Three events run a step again:
+//!
+//! - An explicit `replay`.
+//! - An error: the step returned `Err`, panicked, or ran past the machine's `timeout`. Then the
+//!   machine's `handle` decides, with the state that the step began with, and may return any
+//!   outcome. Without a `handle` the instance is tried again as the option `retry` says, or fails
+//!   with the error as its reason.
+//! - A lost worker: its lease ran out. The instance goes back to the queue with one more attempt,
+//!   and `handle` is not called.
 //!
 //! ```
 //! use std::time::Duration;
@@ -194,12 +219,15 @@
 //! }
 //! ```
 //!
-//! For the usual case there is no `handle` to write. [`Retry`] has what the options mean:
+//! For the usual case there is no `handle` to write. [`Retry`] explains the options:
 //!
 //! ```
 //! # use gen_durable::prelude::*;
-//! #[durable_fsm(output = String, timeout = "30s",
-//!               retry(max_attempts = 8, backoff = "exponential", initial = "1s", max = "1m", jitter))]
+//! #[durable_fsm(
+//!     output = String,
+//!     timeout = "30s",
+//!     retry(max_attempts = 8, backoff = "exponential", initial = "1s", max = "1m", jitter)
+//! )]
 //! pub enum Fetch {
 //!     Get,
 //!     Store,
@@ -219,14 +247,14 @@
 //! }
 //! ```
 //!
-//! Stored data that no longer decodes does not reach `handle`: the instance fails with an error that
-//! names the field, and what is stored stays as it was.
+//! A stored state that no longer decodes does not reach `handle`. The instance fails with an error
+//! that names the field, and the stored state stays as it was.
 //!
 //! # Resources
 //!
-//! What a step needs besides its state (a client, a pool, configuration) it takes by reference as
-//! further parameters; `handle` does likewise. The engine is given the values with
-//! [`resource`](EngineBuilder::resource), one of each type, and does not start without those that its
+//! A step may need more than its state: a client, a pool, configuration. It takes such values by
+//! reference as further parameters, and so does `handle`. [`resource`](EngineBuilder::resource)
+//! gives them to the engine, one of each type. The engine does not start without those that its
 //! machines take.
 //!
 //! ```
@@ -257,8 +285,9 @@
 //!
 //! # Jobs
 //!
-//! A machine of one step is written as a function. [`durable_job`] makes a machine of it, called like the function in
-//! `CamelCase`; it is inserted, retried and waited for like any other, and an `Err` fails it.
+//! A machine of one step can be written as a function. [`durable_job`] makes a machine of it, named
+//! like the function in `CamelCase`. It is inserted, retried and waited for like any other, and an
+//! `Err` fails it.
 //!
 //! ```
 //! # use gen_durable::prelude::*;
@@ -281,8 +310,9 @@
 //!
 //! # In your own transaction
 //!
-//! Inserts and signals are executed on an [`Engine`], on a [`Client`] (a process that runs nothing
-//! itself), on a pool, or on a connection of yours, with whose transaction they commit:
+//! Inserts and signals are executed on an [`Engine`], on a [`Client`], on a pool, or on a
+//! connection of yours. A client is for a process that runs no steps. On a connection they commit
+//! with its transaction:
 //!
 //! ```
 //! # use gen_durable::prelude::*;
@@ -299,13 +329,13 @@
 //! # }
 //! ```
 //!
-//! A signal in a transaction locks its target's row until the transaction ends: keep it short.
+//! A signal in a transaction locks its target's row until the transaction ends. Keep it short.
 //!
 //! # Deployment
 //!
-//! Any number of engines, in any number of processes, may run on one database; each is a worker with
-//! a lease. To change a machine, give it the next version. Keep the old one beside it, under the same
-//! name, and it finishes its own instances:
+//! Any number of engines, in any number of processes, may run on one database. Each is a worker
+//! with a lease. To change a machine, give it the next version. Keep the old one beside it, under
+//! the same name, and it finishes its own instances:
 //!
 //! ```no_run
 //! use gen_durable::prelude::*;
@@ -350,30 +380,32 @@
 //! # }
 //! ```
 //!
-//! Or let the new version take the old one's instances over: `upgrades = v1::Report` and an [`Upgrade`]
-//! say what an old step and state are in it. An instance is then upgraded in memory, and stored as the
-//! new version with its first commit; until then a deployment can be rolled back.
+//! Or let the new version take over the old one's instances. `upgrades = v1::Report` and an
+//! [`Upgrade`] say which step and state an old instance has in it. The engine then upgrades an
+//! instance in memory, and stores it as the new version with its first commit. Until then a
+//! deployment can be rolled back.
 //!
-//! Within a version, what is stored must stay readable, by the processes of the previous deployment too:
-//! a [`Golden`](testing::Golden) test notices a change that is not.
+//! Within a version, stored values must stay readable, also by the processes of the previous
+//! deployment. A [`Golden`](testing::Golden) test notices a change that breaks this.
 //!
-//! An instance of a version that no running process knows waits, spends no attempts and holds nobody
-//! up. [`guide::operation`] has poolers, failover, roles, logs and alerts.
+//! An instance of a version that no running process knows waits. It spends no attempts and holds up
+//! no other instance. [`guide::operation`] covers poolers, failover, roles, logs and alerts.
 //!
 //! # Where to look
 //!
 //! - [`guide`]: machines, signals, errors and retries, versions, jobs, testing, operation, a page
 //!   each.
-//! - [`Machine`] and [`Steps`]: the contract that the macros implement, and that can be written by hand.
-//! - [`Context`]: what a step is given. [`Outcome`]: what it returns.
+//! - [`Machine`] and [`Steps`]: the contract. The macros implement it, and it can be written by
+//!   hand.
+//! - [`Context`]: everything that a step is given. [`Outcome`]: the decision that it returns.
 //! - [`Engine`] and [`Client`]: inserting, signalling, waiting; [`Engine::metrics`],
 //!   [`Client::find`] and [`Client::signal_by_name`] for tools.
-//! - [`Steps::graph`]: where a machine's steps go, as data and as a diagram.
+//! - [`Steps::graph`]: the graph of a machine's steps, as data and as a diagram.
 //! - [`error`]: every error, and what to do about it.
 //!
-//! The engine emits `tracing` events, and a span for each step, under the target `gen_durable`. TLS is a
-//! feature of sqlx. The cargo features `anyhow` and `eyre`, both on by default, let
-//! [`StepError::downcast_ref`] find the error that an error of theirs holds.
+//! The engine emits `tracing` events, and a span for each step, under the target `gen_durable`. TLS
+//! is a feature of sqlx. The cargo features `anyhow` and `eyre` are both on by default. With them
+//! [`StepError::downcast_ref`] finds the error inside an error of these crates.
 
 #[doc(hidden)]
 pub mod __private;

@@ -1,7 +1,7 @@
-//! What a module with a machine in it needs: `use gen_durable::prelude::*;`.
+//! The names that a module with a machine needs: `use gen_durable::prelude::*;`.
 //!
-//! Invariant: names that a user writes, and nothing else. `Error`, of the engine's start, is not
-//! here: a module that takes this in beside an error of its own would find the name ambiguous.
+//! Invariant: the prelude has names that a user writes, and no others. `Error`, of the engine's
+//! start, is not among them: it would be ambiguous with an error type from another glob import.
 
 pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm, durable_job};
 

@@ -1,4 +1,4 @@
-//! For the tests of those who use `gen_durable`.
+//! Tools for the tests of programs that use `gen_durable`.
 //!
 //! Invariant: nothing here needs a database, and the engine uses none of it.
 

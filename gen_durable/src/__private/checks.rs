@@ -1,18 +1,18 @@
 //! Checks of an enum against its impl block, made while the user's crate is compiled.
 //!
-//! Invariant: a mistake is reported once, on the user's own span: that of the call, since each function that fails is
-//! `#[track_caller]`.
+//! Invariant: a mistake is reported once, on the user's own span. That is the span of the call, as
+//! each function that fails is `#[track_caller]`.
 
 use crate::machine::{Machine, graph::UnreachableStep};
 
 /// The names of the functions of an impl block.
 #[derive(Clone, Copy, Debug)]
 pub struct Functions {
-    /// Those that are steps.
+    /// The functions that are steps.
     pub steps: &'static [&'static str],
-    /// The others.
+    /// The other functions.
     pub others: &'static [&'static str],
-    /// Whether one of them is `handle`.
+    /// True if one of them is `handle`.
     pub handle: bool,
     /// Groups of steps that no step outside of the group leads to.
     pub unreachable: &'static [&'static [&'static str]],
@@ -24,8 +24,8 @@ impl Functions {
     }
 }
 
-/// An enum and its impl block, as both expansions see them. The messages are put together when a check fails: most never
-/// do, and text costs the compiler time.
+/// An enum and its impl block, as both expansions see them. A message is put together only when its
+/// check fails: most checks never do, and text costs the compiler time.
 #[derive(Clone, Copy, Debug)]
 pub struct Checks {
     /// The enum's name.
@@ -37,7 +37,7 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Whether a step is on no island, or on the one of the initial step.
+    /// True if the step is in no group of unreachable steps, or in the group of the initial step.
     pub const fn reach(&self, step: &str, initial: &str) -> bool {
         let unreachable = self.functions.unreachable;
         let mut index = 0;
@@ -50,18 +50,19 @@ impl Checks {
         true
     }
 
-    /// Fails if the variant of this step has no function. The steps are looked at from `index` on, where it is if
-    /// functions and variants have one order: a search for each of many costs the compiler seconds.
+    /// Fails if the variant of this step has no function. The check looks at `index` first, where
+    /// the function is if functions and variants have one order. A search for each of many steps
+    /// costs the compiler seconds.
     #[track_caller]
     pub const fn variant_has_step(&self, index: usize, step: &str, variant: &str, function: &str) {
-        // If it has one that is no step, `is_no_step` says why.
+        // If there is a function that is no step, `is_no_step` says why.
         if is_at(self.functions.steps, index, step) || self.functions.contain(step) {
             return;
         }
         let mut index = 0;
         while index < self.functions.steps.len() {
             let function = self.functions.steps[index];
-            // One of the two is misspelt: `step_has_variant` says so.
+            // One of the two names is misspelt: `step_has_variant` says so.
             if !contains(self.steps, function) && are_near(function, step) {
                 return;
             }
@@ -78,7 +79,8 @@ impl Checks {
         ]);
     }
 
-    /// Fails if the step of this function has no variant, which would be called `variant`; `index` as above.
+    /// Fails if the step of this function has no variant, which would be called `variant`. The
+    /// check looks at `index` first, like [`variant_has_step`](Self::variant_has_step).
     #[track_caller]
     pub const fn step_has_variant(&self, index: usize, step: &str, variant: &str) {
         if is_at(self.steps, index, step) || contains(self.steps, step) {
@@ -115,7 +117,7 @@ impl Checks {
         assert!(!contains(self.steps, function), "{}", message);
     }
 
-    /// Fails if there is a `handle` beside the policy that would stand in for it.
+    /// Fails if there is a `handle` beside the retry policy that would stand in for it.
     #[track_caller]
     pub const fn has_no_handle(&self, message: &str) {
         assert!(!self.functions.handle, "{}", message);
@@ -134,50 +136,51 @@ const fn fail(parts: &[&str]) -> ! {
     panic!("{}", text.as_str());
 }
 
-/// A machine's state, to tell whether it has one.
+/// The type of a machine's state. Its constant `IS_NONE` tells if the machine has no state.
 #[derive(Debug)]
 pub struct StateOf<S>(std::marker::PhantomData<S>);
 
 impl StateOf<()> {
-    /// It has none. An inherent constant goes before a trait's.
+    /// The machine has no state. An inherent constant takes precedence over a trait's.
     pub const IS_NONE: bool = true;
 }
 
-/// What holds of a state of any other type.
+/// The constant `IS_NONE` of a state of any other type.
 pub trait HasState {
-    /// It has one.
+    /// The machine has a state.
     const IS_NONE: bool = false;
 }
 
 impl<S> HasState for StateOf<S> {}
 
-/// Fails if a machine has no state, where its code names a field of it.
+/// Fails if a machine has no state. The generated code calls this where a step names a field of the
+/// state.
 #[track_caller]
 pub const fn has_state(is_none: bool, message: &str) {
     assert!(!is_none, "{}", message);
 }
 
-/// Warns of a step that nothing reaches, by the lint `unused_must_use`: a macro on a stable compiler
-/// has no warning of its own.
+/// Warns of a step that nothing leads to, by the lint `unused_must_use`. A macro on a stable
+/// compiler cannot give a warning of its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Reached<const YES: bool>;
 
 impl Reached<true> {
-    /// Says nothing.
+    /// Gives no warning.
     pub const fn step() {}
 }
 
 impl UnreachableStep for Reached<false> {}
 
 impl Reached<false> {
-    /// Warns where its result is dropped: of an opaque type, as the compiler proposes to rewrite the
-    /// variant otherwise.
+    /// Gives the warning where its result is dropped. The type of the result is opaque: otherwise
+    /// the compiler would propose to rewrite the variant.
     pub const fn step() -> impl UnreachableStep + Copy {
         Self
     }
 }
 
-/// Fails if a constant that stands for the option's text is empty or holds a control character.
+/// Fails if a constant that stands for an option's text is empty or holds a control character.
 #[track_caller]
 pub const fn is_a_name(text: &str, option: &str) {
     let bytes = text.as_bytes();
@@ -186,7 +189,7 @@ pub const fn is_a_name(text: &str, option: &str) {
     }
     let mut index = 0;
     while index < bytes.len() {
-        // The second block of control characters is 0xC2, and then a byte below 0xA0.
+        // A control character from U+0080 to U+009F is the byte 0xC2, and then a byte below 0xA0.
         let of_two = bytes[index] == 0xC2 && bytes[index + 1] < 0xA0;
         if bytes[index].is_ascii_control() || of_two {
             fail(&["`", option, "` holds a control character: remove it from the constant"]);
@@ -195,13 +198,13 @@ pub const fn is_a_name(text: &str, option: &str) {
     }
 }
 
-/// Fails if the name at `index` stands before it as well.
+/// Fails if the name at `index` also stands before it.
 #[track_caller]
 pub const fn name_is_new(names: &[&str], index: usize, message: &str) {
     assert!(!contains(names.split_at(index).0, names[index]), "{}", message);
 }
 
-/// Fails if the version that `M` upgrades is not a lower one.
+/// Fails if the version that `M` upgrades is not lower than its own.
 #[track_caller]
 pub const fn upgrades_an_older_version<M: Machine>(message: &str) {
     if let Some((_, version)) = M::UPGRADES.before() {
@@ -247,10 +250,11 @@ const fn same(left: &str, right: &str) -> bool {
     true
 }
 
-/// The longest name that is compared with others, in bytes.
+/// The longest name that is compared with others, in bytes. It bounds the array for the comparison.
 const NAME_MAX: usize = 64;
 
-/// Whether one name is probably the other, misspelt: Levenshtein's distance is at most a third of the length.
+/// True if one name is probably the other, misspelt: Levenshtein's distance is at most a third of
+/// the length.
 const fn are_near(left: &str, right: &str) -> bool {
     let (left, right) = (left.as_bytes(), right.as_bytes());
     if left.len() > NAME_MAX || right.len() > NAME_MAX {
@@ -282,7 +286,7 @@ const fn min(left: usize, right: usize) -> usize {
     if left < right { left } else { right }
 }
 
-/// Text that is put together while the user's crate is compiled.
+/// A text that is put together while the user's crate is compiled.
 struct Text {
     bytes: [u8; 512],
     len: usize,
@@ -321,17 +325,17 @@ mod tests {
 
     const NONE: Functions = Functions { steps: &[], others: &[], handle: false, unreachable: &[] };
 
-    /// An enum with variants of these steps, beside an impl block.
+    /// Makes the checks of an enum with variants of these steps and of an impl block.
     fn checks(steps: &'static [&'static str], functions: Functions) -> Checks {
         Checks { machine: "Order", steps, functions }
     }
 
     #[test]
-    fn a_step_on_an_island_is_reached_if_instances_begin_there() {
+    fn an_unreachable_step_is_reached_if_instances_begin_there() {
         let checks = checks(&[], Functions { unreachable: &[&["a", "b"], &["c"]], ..NONE });
         assert!(checks.reach("b", "a"));
         assert!(!checks.reach("c", "a"));
-        assert!(checks.reach("d", "a"), "it is led to from an island, at worst");
+        assert!(checks.reach("d", "a"), "a step in no group is reached");
     }
 
     #[test]

@@ -1,31 +1,34 @@
-//! A machine's graph as its expansion states it: a line of words a step.
+//! A machine's graph as its expansion states it: a line of words for each step.
 //!
-//! Invariant: what `expand/diagram.rs` of the macros writes is read here; nothing else does. Code that builds the same
-//! structs would take the compiler longer than the steps do.
+//! Invariant: `expand/diagram.rs` of the macros writes these lines, and only this file reads them.
+//! Code that builds the same structs would take the compiler longer than the steps do.
 //!
-//! The words, the step's name in front: `next STEP`, `next_in STEP`, `replay`, `snooze`, `await SIGNAL`, `await_or_timeout SIGNAL`,
-//! `done`, `stop`, `insert MACHINE`, `signal MACHINE SIGNAL`, `opaque`, `entry`; `?` for a machine or a signal that is not known.
+//! A line begins with the step's name. The words after it are `next STEP`, `next_in STEP`,
+//! `replay`, `snooze`, `await SIGNAL`, `await_or_timeout SIGNAL`, `done`, `stop`, `insert MACHINE`,
+//! `signal MACHINE SIGNAL`, `opaque` and `entry`. A `?` stands for a machine or a signal that is
+//! not known.
 
 use crate::machine::{
     Steps,
     graph::{Edge, Graph, Names, StepNode},
 };
 
-/// As [`Graph::new`]. That it is a machine is asked of whoever implements [`Steps`], and not here again.
+/// Makes a graph, like [`Graph::new`]. The bound is [`Steps`] and not `Machine`. If the type is no
+/// machine, the compiler says so at the implementation of [`Steps`], and not here again.
 pub fn graph<M: Steps>(steps: &[&'static str]) -> Graph {
     graph_of(&Names::of::<M>(), steps)
 }
 
-/// Not generic, so that it is compiled here and not with each machine.
+/// Makes a graph. This is not generic, so it is compiled here and not with each machine.
 fn graph_of(names: &Names, steps: &[&'static str]) -> Graph {
     Graph::of(names, steps.iter().map(|step| node(step)).collect())
 }
 
-/// A step.
+/// Makes a step.
 ///
 /// # Panics
 ///
-/// It is not what the macros write.
+/// The macros did not write the text.
 pub fn node(text: &'static str) -> StepNode {
     let mut words = text.split(' ');
     let mut word = || words.next().filter(|word| !word.is_empty());

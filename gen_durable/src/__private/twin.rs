@@ -1,18 +1,18 @@
-//! Serde's traits for a user's type, by a hidden twin that serde's own derive expands.
+//! Serde's traits for a user's type, by serde's own derive on a hidden twin of the type.
 //!
-//! Invariant: where the user's type implements them as well, the error shows what to do.
+//! Invariant: if the user's type implements them as well, the error shows what to do.
 
 /// Implements serde's traits for a type by its twin, and emits the twin.
 ///
 /// If the type has serde's own derives too, the compiler reports conflicting implementations. The
-/// one place for a word of ours is then the name of the macro that one of them comes from.
+/// only text of ours in that report is the name of the macro from which one of them comes.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! remove_serdes_derives_or_write_durable_serde_external {
     ($ident:ident $twin:ident $($item:tt)*) => {
         $($item)*
 
-        // Stands in if serde's derive found a mistake: that alone is reported.
+        // Stands in if serde's derive found a mistake: then only that mistake is reported.
         #[allow(unused_imports, reason = "serde's derive finds no mistake in most types")]
         use $crate::__private::SerdeFallback as _;
 
@@ -37,8 +37,8 @@ macro_rules! remove_serdes_derives_or_write_durable_serde_external {
     };
 }
 
-/// Has the functions that serde's derive would generate, for a type where it found a mistake. Inherent functions, which
-/// it generates otherwise, go before these.
+/// The functions that serde's derive would generate, for a type in which it found a mistake.
+/// Otherwise it generates inherent functions, which take precedence over these.
 pub trait SerdeFallback: Sized {
     /// Never called.
     ///

@@ -1,7 +1,7 @@
 //! Inserts and signals that share commits.
 //!
-//! Invariant: a call gets exactly one answer. A row that Postgres refuses fails its own call alone, and
-//! one that somebody else's transaction has locked holds up its own call alone.
+//! Invariant: a call gets exactly one answer. If Postgres refuses a row, only that row's call
+//! fails. If another transaction has a row locked, only that row's call waits.
 
 mod inserts;
 mod signals;
@@ -24,13 +24,14 @@ use crate::{
 
 /// The most rows in one shared commit.
 const BATCH_MAX: usize = 500;
-/// Shared commits under way at a time.
+/// The most shared commits of a group that are under way at a time.
 const TASKS_MAX: usize = 2;
-/// Tries of a batch that Postgres rolled back to resolve a deadlock, after the first.
+/// The most further tries of a batch that Postgres rolled back to resolve a deadlock.
 const DEADLOCK_TRIES_MAX: usize = 10;
-/// The SQLSTATE of a statement that was ended: by a timeout, say.
+/// The SQLSTATE of a statement that was ended, by a timeout for example.
 const CANCELLED: &str = "57014";
-/// Calls that wait at a time for what somebody else has locked, each on a connection.
+/// The most calls of a group that wait at a time for a lock of another transaction. Each holds a
+/// connection.
 const WAITING_MAX: usize = 1;
 
 /// The calls of one runtime.
@@ -39,7 +40,7 @@ pub(super) struct Calls {
     connections: Connections,
     /// Inserts that no other transaction can hold up.
     plain: Arc<Group<inserts::PendingInsert>>,
-    /// Inserts with a unique key, which somebody else may be inserting.
+    /// Inserts with a unique key, which another transaction may be inserting.
     unique: Arc<Group<inserts::PendingInsert>>,
     signals: Arc<Group<signals::PendingSignal>>,
 }
@@ -79,18 +80,18 @@ impl Idle for Calls {
     }
 }
 
-/// The task that carried the call was dropped with its runtime, or panicked.
+/// Makes the error of a call whose task panicked, or was dropped with its runtime.
 fn stopped(operation: &'static str) -> DatabaseError {
     DatabaseError::new(operation)(sqlx::Error::WorkerCrashed)
 }
 
-/// The time that a call waits for what somebody else has locked.
+/// The wait of a call for a row or a key that another transaction has locked.
 pub(super) struct Wait<'a> {
     operation: &'static str,
     what: &'a str,
     since: Instant,
     lock_wait_max: Duration,
-    /// How the next try waits.
+    /// The way in which the next try waits for the lock.
     pub(super) locked: Locked,
 }
 
@@ -100,7 +101,8 @@ impl<'a> Wait<'a> {
         Self { operation, what, since, lock_wait_max, locked: Locked::WaitBriefly }
     }
 
-    /// The answer of a try; none if it found something locked, and is worth another one.
+    /// Returns the answer of a try, or none if the try found something locked and another one is
+    /// due.
     pub(super) fn over<T>(
         &mut self,
         answer: Result<T, DatabaseError>,
@@ -109,7 +111,8 @@ impl<'a> Wait<'a> {
             Err(error) if error.is_locked() => {
                 held(self.operation, self.what, self.since, self.lock_wait_max).map(Err)
             }
-            // It waited for the lock, perhaps, for longer than a statement may take. A shorter wait tells.
+            // Perhaps the try waited for a lock until a statement timeout ended it. A shorter wait
+            // ends with the error of the lock, and so tells.
             Err(error)
                 if self.locked == Locked::WaitBriefly && error.sqlstate() == Some(CANCELLED) =>
             {
@@ -121,7 +124,7 @@ impl<'a> Wait<'a> {
     }
 }
 
-/// Somebody else had something locked for as long as a call waits, if it is so long by now.
+/// Returns an error if the call has waited for the lock for as long as a call may.
 fn held(
     operation: &'static str,
     what: &str,

@@ -1,4 +1,4 @@
-//! Inserts and signals by themselves: on a pool, or in the caller's transaction.
+//! Inserts and signals that share no commit: on a pool, or in the caller's transaction.
 //!
 //! Invariant: work is announced when it is committed, and never before.
 
@@ -27,8 +27,9 @@ pub(crate) async fn insert_on_pool(
             break answers?;
         }
     };
-    // After the commit, so that no inserter waits for another's: Postgres lets one transaction
-    // with a notification commit at a time. If it fails, the engines' poll finds the rows.
+    // After the commit, so that no inserter waits for another: Postgres lets only one transaction
+    // with a notification commit at a time. If the announcement fails, the engines' poll finds the
+    // rows.
     announce_on_pool(&connections, news(&rows)).await;
     Ok(answers)
 }
@@ -50,7 +51,7 @@ pub(crate) async fn signal_on_pool(
     sent.only(signal.target)
 }
 
-/// The queues of the rows that somebody should hear of.
+/// Returns the queues of the rows that are to be announced.
 fn news(rows: &[NewInstance]) -> impl Iterator<Item = String> {
     let next_look = latest_poll(POLL_INTERVAL);
     rows.iter().filter(move |row| row.is_news(next_look)).map(|row| row.queue.clone())
@@ -89,7 +90,7 @@ pub(crate) async fn signal_in_transaction(
     sent.only(signal.target)
 }
 
-/// Announces work with the caller's transaction: nobody else knows when it commits.
+/// Announces work with the caller's transaction, as only the caller knows when it commits.
 async fn notify_in_transaction(
     connection: &mut PgConnection,
     queues: impl Iterator<Item = String>,

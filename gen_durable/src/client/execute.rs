@@ -1,4 +1,5 @@
-//! `execute`, the typed face of inserts and signals: types go down to rows, answers come back as types.
+//! `execute`, the typed face of inserts and signals: it turns types into rows, and the answers into
+//! types.
 //!
 //! Invariant: a value that cannot be stored is refused before anything is sent.
 
@@ -15,10 +16,12 @@ use crate::{
 };
 
 impl<M: Machine> Insert<M> {
-    /// Inserts the instance: through an engine or a client (concurrent calls share a commit), a
-    /// pool, or inside the caller's own transaction (`&mut *tx`), with which it commits.
+    /// Inserts the instance. Through an engine or a client, concurrent calls share a commit. On a
+    /// pool the insert commits by itself, and in the caller's own transaction (`&mut *tx`) it
+    /// commits with that.
     ///
-    /// When it returns from anything but a transaction of the caller's, the instance is durable.
+    /// When this returns, the instance is durable, unless it is part of a transaction of the
+    /// caller's.
     ///
     /// # Errors
     ///
@@ -36,13 +39,13 @@ impl<M: Machine> Insert<M> {
 }
 
 impl<M: Machine> InsertMany<M> {
-    /// Inserts them in one transaction and answers for each, in their order; one whose unique
-    /// key is taken is a [`Duplicate`] alone.
+    /// Inserts them in one transaction, and returns an answer for each, in their order. If a unique
+    /// key is taken, that instance alone is a [`Duplicate`].
     ///
     /// # Errors
     ///
     /// [`InsertError`], for all of them: a state or an option cannot be stored; the database
-    /// failed. Nothing is inserted then.
+    /// failed. Then nothing is inserted.
     pub async fn execute<'e>(
         self,
         on: impl ExecuteOn<'e>,
@@ -58,10 +61,12 @@ impl<M: Machine> InsertMany<M> {
 }
 
 impl<M: Machine> Signal<M> {
-    /// Sends the signal: through an engine or a client (concurrent calls share a commit), a
-    /// pool, or inside the caller's own transaction (`&mut *tx`), with which it commits.
+    /// Sends the signal. Through an engine or a client, concurrent calls share a commit. On a pool
+    /// the signal commits by itself, and in the caller's own transaction (`&mut *tx`) it commits
+    /// with that.
     ///
-    /// When it returns from anything but a transaction of the caller's, the signal is durable.
+    /// When this returns, the signal is durable, unless it is part of a transaction of the
+    /// caller's.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
-//! Inserting, signalling and waiting without running anything: what an engine and a plain client
-//! have in common.
+//! Inserting, signalling and waiting, as an engine and a plain client do it. A client runs no
+//! steps.
 //!
-//! Invariant: concurrent calls share commits; a call that returned is durable.
+//! Invariant: concurrent calls share commits. A call that returned is durable.
 
 mod calls;
 mod direct;
@@ -39,16 +39,18 @@ use crate::{
     value,
 };
 
-/// `insert_many` calls under way at a time.
+/// The most `insert_many` calls of a client that are under way at a time, each on a connection.
 const LARGE_MAX: usize = 2;
 
 /// Inserts, signals and waits, in a process that runs no steps.
 ///
-/// Cheap to clone. An [`Engine`](crate::Engine) can do the same by itself.
+/// It is cheap to clone. An [`Engine`](crate::Engine) can do the same by itself.
 ///
 /// ```no_run
 /// # use gen_durable::prelude::*;
-/// # async fn example<M: Machine<State = ()>>(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn example<M: Machine<State = ()>>(
+/// #     pool: sqlx::PgPool,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
 /// let client = Client::new(pool);
 /// let id = gen_durable::Insert::<M>::new(()).execute(&client).await?;
 /// let result = client.wait(id, std::time::Duration::from_secs(10)).await?;
@@ -62,17 +64,18 @@ pub struct Client {
 
 struct Inner {
     connections: Connections,
-    /// By runtime: the call of one must not be lost with another.
+    /// One for each runtime: a runtime that ends must not take another one's calls with it.
     calls: PerRuntime<Calls>,
     notifier: Arc<Notifier>,
     waiters: Arc<Waiters>,
     value_max: usize,
-    /// For `insert_many`: an engine's other work must not wait for all its connections.
+    /// Bounds `insert_many`: it must not take all connections, as an engine's other work needs
+    /// some.
     large: Semaphore,
 }
 
 impl Client {
-    /// A client on this pool, from which it borrows a connection or two at a time.
+    /// Makes a client on this pool, from which it borrows a connection or two at a time.
     pub fn new(pool: PgPool) -> Self {
         let connections = Connections::borrowed(pool);
         let notifier = Notifier::remote(connections.clone(), POLL_INTERVAL);
@@ -101,18 +104,19 @@ impl Client {
         }
     }
 
-    /// Waits until the instance has ended, for its result.
+    /// Waits until the instance has ended, and returns its result.
     ///
-    /// In the process that runs the instance the result is pushed; elsewhere one query looks for
-    /// all waiting calls together.
+    /// In the process that runs the instance the result is pushed to the call. Elsewhere one query
+    /// looks for all waiting calls together.
     ///
     /// # Errors
     ///
-    /// [`WaitError`]: the instance failed, does not exist, is of another machine, did not end
-    /// within `timeout`, or its result does not fit the machine's output type. The call fails at
-    /// once if no waiting will help: a schema or a right that is missing, a login that is refused,
-    /// a pool that is closed, an engine that was shut down. While the database cannot be reached,
-    /// waiting goes on; if the time is up before it can, the error says what was in the way.
+    /// [`WaitError`]: the instance failed, does not exist, or is of another machine; it did not end
+    /// within `timeout`; or its result does not fit the machine's output type.
+    ///
+    /// The call fails at once if waiting cannot help. A schema or a right may be missing, a login
+    /// refused, the pool closed, or the engine shut down. While the database cannot be reached, the
+    /// call waits on. If `timeout` is over before it can, the error says what was in the way.
     pub async fn wait<M: Machine>(
         &self,
         id: InstanceId<M>,
@@ -138,17 +142,22 @@ impl Client {
 
     /// Looks an instance up; none if it does not exist.
     ///
-    /// Takes a typed id, and answers with one and the machine's own types, or for tools a plain
-    /// number, and answers with that.
+    /// A typed id is answered with that id and the machine's own types. Tools may pass a plain
+    /// number, and are answered with that number.
     ///
     /// ```
     /// use gen_durable::prelude::*;
     /// # #[durable_fsm(state = i64, output = String)]
     /// # pub enum Invoice { Send }
     /// # #[durable_fsm]
-    /// # impl Invoice { async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done("sent".to_owned()) } }
+    /// # impl Invoice {
+    /// #     async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done("sent".to_owned()) }
+    /// # }
     ///
-    /// # async fn example(client: Client, id: InstanceId<Invoice>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn example(
+    /// #     client: Client,
+    /// #     id: InstanceId<Invoice>,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
     /// if let Some(invoice) = client.find(id).await? {
     ///     let output: Option<String> = invoice.output()?;
     ///     println!("{} is {}: {output:?}", invoice.id, invoice.status);
@@ -181,7 +190,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`SignalError`], as [`Signal::execute`](crate::Signal::execute).
+    /// [`SignalError`], like [`Signal::execute`](crate::Signal::execute).
     pub async fn signal_by_name(
         &self,
         id: i64,
@@ -221,7 +230,7 @@ impl Client {
             // The semaphore is never closed, so `acquire` cannot fail.
             let permit = self.inner.large.acquire().await;
             let inserted = calls::insert_with(connections, &rows, wait.locked).await;
-            // A key that somebody holds must not hold up others.
+            // While another transaction holds a key, other calls must not wait for this permit.
             drop(permit);
             if let Some(answers) = wait.over(inserted) {
                 break answers;
@@ -238,7 +247,7 @@ impl Client {
         self.inner.calls.here().signal(signal).await
     }
 
-    /// The largest value that it sends, in bytes.
+    /// Returns the size of the largest value that the client sends, in bytes.
     pub(crate) fn value_max(&self) -> usize {
         self.inner.value_max
     }

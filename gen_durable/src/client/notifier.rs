@@ -1,6 +1,7 @@
 //! Announcing runnable rows: at once in this process, by NOTIFY to the others.
 //!
-//! Invariant: an announcement is a hint. It may be lost or come too often; the poll is the floor.
+//! Invariant: an announcement is a hint. It may be lost or come too often: the engines also find
+//! rows by their poll.
 
 use std::{
     collections::BTreeSet,
@@ -16,28 +17,28 @@ use crate::{
     storage::{self, NewInstance},
 };
 
-/// Takes an announcement in this process; false if others should hear of it too.
+/// Takes an announcement in this process. False if other processes should hear of it too.
 type Local = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// Tells those who run a queue that there is work in it.
+/// Announces to the engines that serve a queue that there is work in it.
 pub(crate) struct Notifier {
     local: OnceLock<Local>,
     remote: Option<Arc<Group<Announcement>>>,
-    /// When an engine that was told nothing has looked by itself.
+    /// After this time an engine has looked by itself, even if no announcement reached it.
     next_look: Duration,
 }
 
-/// The default poll interval of engines. A caller takes it for that of the engines, which it does not
-/// know.
+/// The default poll interval of engines. A caller does not know the intervals of the engines, and
+/// assumes this one.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The longest time until an engine with this poll interval looks: its pauses are a quarter longer
-/// at most.
+/// Returns the longest time until an engine with this poll interval looks. Its pauses are at most a
+/// quarter longer than the interval.
 pub(crate) fn latest_poll(poll_interval: Duration) -> Duration {
     poll_interval * 5 / 4
 }
 
-/// The pause after a NOTIFY: each wakes every listening engine, and its connection.
+/// The pause after a NOTIFY: each one wakes every listening engine, and its connection.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// A queue with work in it.
@@ -50,14 +51,15 @@ impl Item for Announcement {
 }
 
 impl Notifier {
-    /// Announces to other processes.
+    /// Makes a notifier that announces to other processes.
     ///
-    /// One NOTIFY is under way at a time, and carries each queue once: Postgres lets only one
-    /// transaction with a notification commit at a time, so an insert never carries its own. What is
-    /// announced within [`PAUSE`] after one goes out with the next.
+    /// One NOTIFY is under way at a time, and carries each queue once. Postgres lets only one
+    /// transaction with a notification commit at a time, so an insert never carries its own.
+    /// Announcements within [`PAUSE`] after a NOTIFY go out with the next one.
     ///
-    /// A row that is due only after every engine has polled is not announced. An engine's own
-    /// interval counts if it is longer than the default; nobody knows those of others.
+    /// A row that is due only after every engine has polled is not announced. The interval of this
+    /// process's own engine counts if it is longer than the default. Those of other engines are not
+    /// known here.
     pub(crate) fn remote(connections: Connections, poll_interval: Duration) -> Arc<Self> {
         let run = move |queues: Vec<Announcement>| {
             let connections = connections.clone();
@@ -81,7 +83,7 @@ impl Notifier {
         Self::with(Some(remote), poll_interval)
     }
 
-    /// Announces in this process alone.
+    /// Makes a notifier that announces in this process alone.
     pub(crate) fn local(poll_interval: Duration) -> Arc<Self> {
         Self::with(None, poll_interval)
     }
@@ -91,7 +93,7 @@ impl Notifier {
         Arc::new(Self { local: OnceLock::new(), remote, next_look })
     }
 
-    /// The queues of the new rows that somebody should hear of.
+    /// Returns the queues of the new rows that are to be announced.
     pub(crate) fn news<'a>(
         &self,
         rows: impl IntoIterator<Item = &'a NewInstance>,
@@ -100,7 +102,7 @@ impl Notifier {
         rows.into_iter().filter(move |row| row.is_news(next_look)).map(|row| row.queue.as_str())
     }
 
-    /// Sets who listens in this process.
+    /// Sets the function that takes announcements in this process.
     pub(crate) fn set_local(&self, local: Local) {
         let _ = self.local.set(local);
     }

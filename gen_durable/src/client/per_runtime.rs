@@ -1,10 +1,10 @@
 //! One value for each runtime that a client is used on.
 //!
-//! A client may be used on several runtimes, and outlive some: it lies in a `static`, and each test
-//! has a runtime. A task ends with the runtime that it was spawned on.
+//! A client may be used on several runtimes and outlive some of them: it is in a `static`, say, and
+//! each test has a runtime. A task ends with the runtime that it was spawned on.
 //!
-//! Invariant: a call uses what belongs to its own runtime alone, so the end of another one cannot
-//! take the call's task away.
+//! Invariant: a call uses only the value of its own runtime. The end of another runtime therefore
+//! cannot take the call's task away.
 
 use std::{
     collections::HashMap,
@@ -14,12 +14,12 @@ use std::{
 
 use tokio::runtime::{Handle, Id};
 
-/// Something that may be made anew when nothing is under way in it.
+/// A value that may be dropped and made anew while nothing is under way in it.
 pub(crate) trait Idle {
     fn is_idle(&self) -> bool;
 }
 
-/// Values by runtime, made when they are first needed.
+/// Values by runtime. Each is made when it is first needed.
 pub(crate) struct PerRuntime<T> {
     by_id: RwLock<HashMap<Id, Arc<T>>>,
     make: Box<dyn Fn() -> T + Send + Sync>,
@@ -30,7 +30,7 @@ impl<T: Idle> PerRuntime<T> {
         Self { by_id: RwLock::default(), make: Box::new(make) }
     }
 
-    /// The value of the runtime that this is called on.
+    /// Returns the value of the runtime that this is called on.
     pub(crate) fn here(&self) -> Arc<T> {
         let id = Handle::current().id();
         let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
@@ -39,8 +39,9 @@ impl<T: Idle> PerRuntime<T> {
         }
         drop(by_id);
         let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
-        // Nothing says that a runtime has ended, but nothing is under way on it then. Whoever has
-        // a value in hand is about to use it.
+        // Nothing tells that a runtime has ended, but nothing is under way on it then, so idle
+        // values are dropped. A value that a caller has in hand stays, as the caller is about to
+        // use it.
         by_id.retain(|_, value| Arc::strong_count(value) > 1 || !value.is_idle());
         Arc::clone(by_id.entry(id).or_insert_with(|| Arc::new((self.make)())))
     }

@@ -1,6 +1,6 @@
 //! A look at an instance: its status, its step, its result.
 //!
-//! Invariant: an id that says its machine finds an instance of that machine alone.
+//! Invariant: a typed id finds an instance of its machine alone.
 
 use std::fmt;
 
@@ -49,10 +49,10 @@ impl<M: Machine> AnyId for InstanceId<M> {
     }
 }
 
-/// A look at an instance, by [`Client::find`](crate::Client::find).
+/// An instance at one moment, as [`Client::find`](crate::Client::find) saw it.
 ///
-/// By a typed id it knows its machine, and has [`step`](Self::step) and [`output`](Self::output) as
-/// the machine's own types.
+/// A snapshot by a typed id knows its machine. It has [`step`](Self::step) and
+/// [`output`](Self::output) in the machine's own types.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Snapshot<I = i64> {
@@ -64,15 +64,15 @@ pub struct Snapshot<I = i64> {
     pub status: Status,
     /// The name of the step that it stands at.
     pub step: String,
-    /// Runs of that step before the one that is under way or due.
+    /// The number of runs of that step before the one that is under way or due.
     pub attempt: u32,
-    /// Runs of that step that failed in a row, just before that one.
+    /// The number of runs of that step that failed in a row, just before that one.
     pub failures: u32,
     /// Its result, if it is done.
     pub result: Option<serde_json::Value>,
     /// Its last error, if it failed.
     pub reason: Option<String>,
-    /// The result as it is stored.
+    /// The result as stored.
     text: Option<String>,
 }
 
@@ -84,7 +84,7 @@ impl<I: AnyId> Snapshot<I> {
         {
             return Err(FindError::WrongMachine { id: ended.id, expected, found: ended.fsm });
         }
-        // A check of the table's knows no other status.
+        // The table's check allows no other status.
         let Ok(status) = ended.status.parse() else { return Ok(None) };
         Ok(Some(Self {
             id,
@@ -101,23 +101,24 @@ impl<I: AnyId> Snapshot<I> {
 }
 
 impl<M: Machine> Snapshot<InstanceId<M>> {
-    /// The step that it stands at; none if this version of the machine has no such step.
+    /// Returns the step that the instance stands at, or none if this version of the machine has no
+    /// such step.
     pub fn step(&self) -> Option<M> {
         M::from_name(&self.step)
     }
 
-    /// Its result, if it is done.
+    /// Returns the result, if the instance is done.
     ///
     /// # Errors
     ///
-    /// [`DecodeError`] if it does not fit the machine's output type.
+    /// [`DecodeError`] if the result does not fit the machine's output type.
     pub fn output(&self) -> Result<Option<M::Output>, DecodeError> {
         let decode = |text: &str| value::decode("result", M::NAME, M::VERSION, text);
         self.text.as_deref().map(decode).transpose()
     }
 }
 
-/// Prints no result: it may be confidential.
+/// Prints no result, as it may be confidential.
 impl<I: fmt::Debug> fmt::Debug for Snapshot<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")

@@ -1,6 +1,8 @@
-//! The three ways of a row to Postgres: in a shared commit, by itself, or in the caller's transaction.
+//! The three ways of a row to Postgres: in a shared commit, by itself, or in the caller's
+//! transaction.
 //!
-//! [`ExecuteOn`] says which one a call takes; [`Target`] sends the rows, which have lost their types.
+//! [`ExecuteOn`] says which way a call takes. [`Target`] sends the rows, which have lost their
+//! types.
 //!
 //! Invariant: this crate alone implements [`ExecuteOn`].
 
@@ -17,7 +19,7 @@ use crate::{
     value,
 };
 
-/// Where a call is executed.
+/// The place where a call is executed.
 #[doc(hidden)]
 #[derive(Debug)]
 pub enum Target<'e> {
@@ -30,7 +32,7 @@ pub enum Target<'e> {
 }
 
 impl Target<'_> {
-    /// The largest value that it sends, in bytes.
+    /// Returns the size of the largest value that the target takes, in bytes.
     pub(super) fn value_max(&self) -> usize {
         match self {
             Self::Client(client) => client.value_max(),
@@ -71,13 +73,13 @@ impl Target<'_> {
     }
 }
 
-/// The answer to an insert of one row.
+/// Returns the answer to an insert of one row.
 fn only(mut inserted: Vec<Result<i64, Duplicate>>) -> Result<i64, Duplicate> {
     inserted.pop().expect("one row was inserted, so there is one answer")
 }
 
-/// What an insert or a signal can be executed on: `&Engine`, `&Client`, `&PgPool`, and, for the
-/// caller's own transaction, `&mut *tx` or any `&mut PgConnection`.
+/// The places where an insert or a signal can be executed. They are `&Engine`, `&Client` and
+/// `&PgPool`, and, for the caller's own transaction, `&mut *tx` or any `&mut PgConnection`.
 #[diagnostic::on_unimplemented(
     message = "nothing can be executed on `{Self}`",
     label = "expected `&Engine`, `&Client`, `&PgPool` or `&mut *tx`"

@@ -1,9 +1,9 @@
 //! Calls that wait for an instance to end.
 //!
 //! Invariant: a waiting call is in the map until it is answered or dropped. Each runtime with a
-//! waiting call has a task that looks in the database for those whose next look is due, whatever
-//! becomes of other runtimes. A call that has waited for a while is looked for again after a
-//! quarter of that: it is answered late by no more.
+//! waiting call has a task, whatever becomes of other runtimes. The task looks in the database for
+//! the instances whose next look is due. After a call has waited for some time, the task looks
+//! again within a quarter of that time: its answer is late by no more.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,13 +24,15 @@ use crate::{
 };
 
 /// The shortest and the longest pause between two looks for one instance. A timer ends with the
-/// millisecond that it would end in, so the shortest is three quarters of one on average.
+/// millisecond in which it is due, so the shortest pause takes three quarters of one on average.
 const PAUSE_MIN: Duration = Duration::from_micros(250);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
-/// The wait for a connection that counts as an obstacle. A pool alone may try for half a minute.
+/// The wait for a connection after which a look counts as hindered. A pool by itself may try for
+/// half a minute.
 const OBSTACLE_AFTER: Duration = Duration::from_millis(500);
 
-/// The answer to a call: the instance at its end, nothing if there is none, or why nobody can tell.
+/// The answer to a call: the instance at its end, or none if there is no such instance. An error is
+/// one that lasts.
 type Answer = Result<Option<Ended>, DatabaseError>;
 
 /// The waiting calls of a client.
@@ -43,16 +45,16 @@ pub(crate) struct Waiters {
 #[derive(Default)]
 struct State {
     by_id: HashMap<i64, Awaited>,
-    /// The runtimes on which a task looks.
+    /// The runtimes that have a task which looks.
     looking: HashSet<Id>,
     /// The reason why the last look failed, if it did.
     obstacle: Option<DatabaseError>,
 }
 
-/// An instance that somebody waits for.
+/// An instance that calls wait for.
 struct Awaited {
     calls: Vec<oneshot::Sender<Answer>>,
-    /// When the latest call came.
+    /// The time at which the latest call came.
     since: Instant,
     next_look: Instant,
 }
@@ -80,7 +82,8 @@ impl Waiters {
             state.looking.insert(runtime.id())
         };
         if start {
-            // Outside of the task: a runtime that ends may drop it before it has begun.
+            // The place is made here and not in the task. A runtime that ends may drop the task
+            // before it has begun, and must then give up the place too.
             let place = Place { waiters: Arc::clone(self), runtime: runtime.id(), held: true };
             runtime.spawn(place.look());
         } else {
@@ -89,17 +92,17 @@ impl Waiters {
         answer.await.unwrap_or(Ok(None))
     }
 
-    /// Whether anybody waits for this instance.
+    /// True if a call waits for this instance.
     pub(crate) fn expects(&self, id: i64) -> bool {
         self.lock().by_id.contains_key(&id)
     }
 
-    /// Answers those who wait for this instance.
+    /// Answers the calls that wait for this instance.
     pub(crate) fn push(&self, ended: &Ended) {
         self.answer(ended.id, &Ok(Some(ended.clone())));
     }
 
-    /// The reason why nobody can look for those who wait, if there is one.
+    /// Returns the reason why no look succeeds at present, if there is one.
     pub(crate) fn obstacle(&self) -> Option<DatabaseError> {
         self.lock().obstacle.clone()
     }
@@ -133,7 +136,8 @@ impl Waiters {
         self.lock().obstacle = Some(error);
     }
 
-    /// Whom to look for now, and, if there are none, how long to wait; nothing if nobody waits.
+    /// Returns the instances to look for now, and the pause until the next one is due. None if no
+    /// call waits: the place of this runtime is then given up.
     fn due(&self, runtime: Id) -> Option<(Vec<i64>, Duration)> {
         let mut state = self.lock();
         state.by_id.retain(|_, awaited| {
@@ -169,9 +173,10 @@ impl Waiters {
         look.await.map_err(failed())
     }
 
-    /// A connection. While there is none, those whose time is up are told why.
+    /// Returns a connection. If it takes long, notes the reason: calls whose time is up meanwhile
+    /// are told.
     async fn connection(&self) -> Result<crate::connections::Connection, sqlx::Error> {
-        // Not given up meanwhile: it has its place among those who wait for the pool.
+        // The request goes on meanwhile, and keeps its place among those that wait for the pool.
         let mut get = std::pin::pin!(self.connections.get());
         if let Ok(got) = tokio::time::timeout(OBSTACLE_AFTER, &mut get).await {
             return got;
@@ -205,7 +210,8 @@ impl Waiters {
     }
 }
 
-/// A runtime's place among those on which a task looks; given up with the task, however it ends.
+/// A runtime's place among those that have a task which looks. It is given up with the task,
+/// however the task ends.
 struct Place {
     waiters: Arc<Waiters>,
     runtime: Id,
@@ -213,11 +219,12 @@ struct Place {
 }
 
 impl Place {
-    /// Looks for those who wait, until nobody does. The place is then given up under the same lock,
-    /// so a call that comes later starts a new task.
+    /// Looks for the awaited instances until no call waits. The place is then given up under the
+    /// same lock, so a call that comes later starts a new task.
     async fn look(mut self) {
         loop {
-            // Before the look at who waits: a call that comes after it is heard of.
+            // Before `due` reads the waiting calls: a call that comes after that ends the pause
+            // below.
             let arrived = self.waiters.arrived.notified();
             let Some((ids, pause)) = self.waiters.due(self.runtime) else {
                 self.held = false;

@@ -1,7 +1,7 @@
-//! What a step is given: its state, its inbox, and the outcomes that it can choose from.
+//! The context of a step: its state, its inbox, and the outcomes that it can choose from.
 //!
-//! Invariant: a context is consumed by exactly one outcome, which carries the state and the
-//! signals taken away with it.
+//! Invariant: exactly one outcome consumes a context. It takes along the state and the signals that
+//! the step took.
 
 mod inbox;
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::id::InstanceId;
 
-/// Owned by a step while it runs; every outcome consumes it.
+/// Everything that a step is given. The step owns it while it runs, and every outcome consumes it.
 ///
 /// ```
 /// use gen_durable::prelude::*;
@@ -45,16 +45,16 @@ use crate::id::InstanceId;
 /// }
 /// ```
 pub struct Context<M: Machine> {
-    /// The state: as the last commit left it; what the step leaves in it is committed with the
-    /// outcome.
+    /// The state, as the last commit left it. The step may change it: the state that it leaves here
+    /// is committed with the outcome.
     pub state: M::State,
     instance: Arc<Instance>,
     inbox: Vec<Received>,
-    /// How many signals are in the inbox beyond those that are loaded.
+    /// The signals of the inbox that are not loaded. None if all are loaded.
     beyond: Option<Arc<Beyond>>,
 }
 
-/// What a context knows of its row.
+/// The row of an instance, as its context knows it.
 #[derive(Clone, Debug)]
 pub(crate) struct Instance {
     pub(crate) id: i64,
@@ -64,7 +64,7 @@ pub(crate) struct Instance {
     pub(crate) attempt: u32,
     pub(crate) failures: u32,
     pub(crate) timed_out: bool,
-    /// The database's time at the claim, and when the claim's answer came.
+    /// The database's time at the claim, and this process's when the claim's answer came.
     pub(crate) claimed_at: SystemTime,
     pub(crate) received: Instant,
 }
@@ -78,10 +78,10 @@ pub(crate) struct Received {
     pub(crate) consumption: Consumption,
 }
 
-/// How many signals are in an inbox and not loaded, by name.
+/// The number of signals that are in an inbox and not loaded, by name.
 pub(crate) type Beyond = HashMap<Arc<str>, usize>;
 
-/// Whether the outcome deletes a signal.
+/// The fate of a signal at the commit of the outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Consumption {
     /// It stays in the inbox.
@@ -102,76 +102,79 @@ impl<M: Machine> Context<M> {
         Self { state, instance, inbox, beyond }
     }
 
-    /// What a job is made of.
+    /// Returns the parts of which a job's context is made.
     pub(crate) fn into_parts(self) -> (M::State, Arc<Instance>, Vec<Received>) {
         (self.state, self.instance, self.inbox)
     }
 
-    /// The instance's id; a child can be given it, to signal back.
+    /// Returns the instance's id. A child that is given it can signal back.
     pub fn id(&self) -> InstanceId<M> {
         InstanceId::from_raw(self.instance.id)
     }
 
-    /// How many runs of this step came before this one: 0 after `next` and after a wake-up, one
-    /// more after each `replay` and each lost worker. A `snooze` adds none.
+    /// Returns the number of runs of this step before this one. It is 0 after `next` and after a
+    /// wake-up. Each `replay` and each lost worker adds one, and a `snooze` adds none.
     pub fn attempt(&self) -> u32 {
         self.instance.attempt
     }
 
-    /// How many runs of this step failed in a row, just before this one. A run fails if it returns
-    /// `Err`, panics or exceeds its timeout; a [`Retry`](crate::Retry) policy counts these alone.
+    /// Returns the number of runs of this step that failed in a row, just before this one. A run
+    /// fails if it returns `Err`, panics or exceeds its timeout. A [`Retry`](crate::Retry) policy
+    /// counts these alone.
     ///
-    /// Any outcome of the step itself begins the count anew: a `replay`, a `snooze`, an await. A
-    /// lost worker changes nothing. In `handle`, the run that has just failed is not counted yet.
+    /// Any outcome of the step itself begins the count anew: also a `replay`, a `snooze` or an
+    /// await. A lost worker changes nothing. In `handle`, the run that has just failed is not
+    /// counted yet.
     pub fn failures(&self) -> u32 {
         self.instance.failures
     }
 
-    /// The step that runs; in `handle`, the one that failed.
+    /// Returns the step that runs; in `handle`, the one that failed.
     ///
     /// # Panics
     ///
-    /// If a hand-written [`Machine::from_name`] does not know a name a second time.
+    /// If a [`Machine::from_name`] that is written by hand does not find a step that it found
+    /// before.
     pub fn step(&self) -> M {
         M::from_name(&self.instance.step).expect("the step that runs was found by its name")
     }
 
-    /// The name of the step that runs, as stored.
+    /// Returns the name of the step that runs, as stored.
     pub fn step_name(&self) -> &str {
         &self.instance.step
     }
 
-    /// The queue that the instance runs in.
+    /// Returns the queue that the instance runs in.
     pub fn queue(&self) -> &str {
         &self.instance.queue
     }
 
-    /// The partition key that the instance was inserted with.
+    /// Returns the partition key that the instance was inserted with.
     pub fn partition_key(&self) -> Option<&str> {
         self.instance.partition_key.as_deref()
     }
 
-    /// Whether this run was woken by the timeout of its await and not by a signal.
+    /// True if the timeout of its await woke this run, and not a signal.
     pub fn timed_out(&self) -> bool {
         self.instance.timed_out
     }
 
-    /// The database's time at the claim of this instance. All clocks of a fleet differ, and this one
-    /// decides when delays and timeouts are over.
+    /// Returns the database's time at the claim of this instance. All clocks of a fleet differ, and
+    /// this one decides when delays and timeouts are over.
     ///
-    /// Steps that run on one claim, one after the other, see one time.
+    /// Steps that run on one claim, one after the other, see the same time.
     pub fn now(&self) -> SystemTime {
         self.instance.claimed_at
     }
 
-    /// Goes to `step`, at once.
+    /// Goes to `step` at once.
     #[expect(clippy::needless_pass_by_value, reason = "a step is named by value: `Checkout::Ship`")]
     pub fn next(self, step: M) -> Outcome<M> {
         self.outcome(Transition::Next { step: step.name(), delay: None })
     }
 
-    /// Goes to `step`, after `delay`: the timer. The instance waits as a row and costs nothing else, for a second or for
-    /// a year.
+    /// Goes to `step` after `delay`: this is how a step sets a timer. Meanwhile the instance waits
+    /// as a row and costs nothing else, for a second or for a year.
     #[expect(clippy::needless_pass_by_value, reason = "a step is named by value: `Checkout::Ship`")]
     pub fn next_in(self, step: M, delay: Duration) -> Outcome<M> {
         self.outcome(Transition::Next { step: step.name(), delay: Some(delay) })
@@ -213,8 +216,8 @@ impl<M: Machine> Context<M> {
         self.keeping_signals(Transition::Snooze { delay })
     }
 
-    /// Parks the instance until a signal of this type arrives that this step has not seen; then
-    /// the same step runs again, at attempt 0.
+    /// Parks the instance until a signal of this type arrives that this step has not seen. Then the
+    /// same step runs again, at attempt 0.
     pub fn await_signal<S: DurableSignal>(self) -> Outcome<M>
     where
         M: Accepts<S>,
@@ -222,8 +225,8 @@ impl<M: Machine> Context<M> {
         self.outcome(Transition::Await { names: vec![S::NAME], timeout: None })
     }
 
-    /// As [`await_signal`](Self::await_signal), but wakes after `timeout` at the latest; the
-    /// step can tell by [`timed_out`](Self::timed_out).
+    /// Parks like [`await_signal`](Self::await_signal), but wakes after `timeout` at the latest.
+    /// The step can tell by [`timed_out`](Self::timed_out).
     pub fn await_signal_for<S: DurableSignal>(self, timeout: Duration) -> Outcome<M>
     where
         M: Accepts<S>,
@@ -231,12 +234,12 @@ impl<M: Machine> Context<M> {
         self.outcome(Transition::Await { names: vec![S::NAME], timeout: Some(timeout) })
     }
 
-    /// As [`await_signal_for`](Self::await_signal_for), but wakes at `deadline` at the latest, by the
-    /// database's clock.
+    /// Parks like [`await_signal_for`](Self::await_signal_for), but wakes at `deadline` at the
+    /// latest, by the database's clock.
     ///
-    /// Each park begins a timeout anew; a deadline that the state carries does not begin anew, however
-    /// often the step wakes. Past the deadline the step wakes at once, and
-    /// [`timed_out`](Self::timed_out) says why.
+    /// Each park begins a timeout anew. A deadline that the state carries stays the same, however
+    /// often the step wakes. After the deadline the step wakes at once, and
+    /// [`timed_out`](Self::timed_out) tells why.
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};
@@ -267,7 +270,7 @@ impl<M: Machine> Context<M> {
     ///         for bid in cx.take_signals::<Bid>()? {
     ///             cx.state.highest = cx.state.highest.max(bid.amount);
     ///         }
-    ///         // Bids that are not loaded yet come when the step awaits them, also past the deadline.
+    ///         // Bids that are not loaded come when the step awaits them, also after the deadline.
     ///         if cx.timed_out() && cx.count_signals::<Bid>() == 0 {
     ///             let highest = cx.state.highest;
     ///             return Ok(cx.done(highest));
@@ -284,21 +287,21 @@ impl<M: Machine> Context<M> {
         self.await_signal_for::<S>(timeout)
     }
 
-    /// As [`await_any_for`](Self::await_any_for), but wakes at `deadline` at the latest: see
-    /// [`await_signal_until`](Self::await_signal_until).
+    /// Parks like [`await_any_for`](Self::await_any_for), but wakes at `deadline` at the latest;
+    /// see [`await_signal_until`](Self::await_signal_until).
     pub fn await_any_until<S: AnyOf<M>>(self, deadline: SystemTime) -> Outcome<M> {
         let timeout = self.time_until(deadline);
         self.await_any_for::<S>(timeout)
     }
 
-    /// How long it is until then, by the database's clock.
+    /// Returns the time until the deadline, by the database's clock.
     fn time_until(&self, deadline: SystemTime) -> Duration {
         let left = deadline.duration_since(self.instance.claimed_at).unwrap_or_default();
         left.saturating_sub(self.instance.received.elapsed())
     }
 
-    /// Parks the instance until a signal of any of these types arrives that this step has not seen; then the same step
-    /// runs again, at attempt 0, and looks which one it was.
+    /// Parks the instance until a signal of any of these types arrives that this step has not seen.
+    /// Then the same step runs again, at attempt 0, and looks for the signal that came.
     ///
     /// ```
     /// use gen_durable::prelude::*;
@@ -333,13 +336,13 @@ impl<M: Machine> Context<M> {
         self.outcome(Transition::Await { names: S::NAMES.to_vec(), timeout: None })
     }
 
-    /// As [`await_any`](Self::await_any), but wakes after `timeout` at the latest; the step can tell by
-    /// [`timed_out`](Self::timed_out).
+    /// Parks like [`await_any`](Self::await_any), but wakes after `timeout` at the latest. The step
+    /// can tell by [`timed_out`](Self::timed_out).
     pub fn await_any_for<S: AnyOf<M>>(self, timeout: Duration) -> Outcome<M> {
         self.outcome(Transition::Await { names: S::NAMES.to_vec(), timeout: Some(timeout) })
     }
 
-    /// Ends the instance with its result; the inbox is emptied.
+    /// Ends the instance with its result, and empties the inbox.
     pub fn done(self, output: M::Output) -> Outcome<M> {
         self.outcome(Transition::Done(output))
     }
@@ -351,7 +354,7 @@ impl<M: Machine> Context<M> {
         self.keeping_signals(Transition::Stop(reason))
     }
 
-    /// An outcome that consumes no signal.
+    /// Makes an outcome that consumes no signal.
     fn keeping_signals(mut self, transition: Transition<M>) -> Outcome<M> {
         for signal in
             self.inbox.iter_mut().filter(|signal| signal.consumption == Consumption::Taken)
@@ -366,7 +369,7 @@ impl<M: Machine> Context<M> {
     }
 }
 
-/// Prints no state and no payload: they may be confidential.
+/// Prints no state and no payload, as they may be confidential.
 impl<M: Machine> fmt::Debug for Context<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")

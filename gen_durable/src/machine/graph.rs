@@ -1,7 +1,7 @@
 //! The graph of a machine: where its steps go, what they await and send, and how they end.
 //!
-//! Invariant: a graph tells what is known and says where it does not: an edge that is missing from a step that is not
-//! `opaque` does not exist.
+//! Invariant: a graph tells all that is known, and says where more may be. If a step is not
+//! `opaque`, it has no other edges than those shown.
 
 mod text;
 
@@ -9,10 +9,11 @@ use super::Machine;
 
 /// The graph of a machine, given by [`Steps::graph`](crate::Steps::graph).
 ///
-/// `#[durable_fsm]` reads it from the steps' code: from what they call on their context, wherever in the body that stands.
-/// A step whose code does not tell all (its context is handed to a function, a target is a variable) is
-/// [`opaque`](StepNode::opaque), unless `#[step(next(…))]` declares its targets. The same graph is shown as a diagram on
-/// the enum's page of the documentation, at `impl Steps`.
+/// `#[durable_fsm]` reads it from the steps' code: from the calls on their context, wherever they
+/// stand in the body. A step whose code does not tell all is [`opaque`](StepNode::opaque): its
+/// context is handed to a function, say, or a target is a variable. `#[step(next(…))]` declares the
+/// targets of such a step. The documentation shows the same graph as a diagram, on the enum's page
+/// at `impl Steps`.
 ///
 /// ```
 /// use gen_durable::{graph::Edge, prelude::*};
@@ -54,7 +55,7 @@ use super::Machine;
 /// );
 /// ```
 ///
-/// A machine written by hand states its graph with the same functions:
+/// A machine that is written by hand states its graph with the same functions:
 ///
 /// ```
 /// # use gen_durable::{graph::{Edge, Graph, StepNode}, machine::Machine};
@@ -76,7 +77,8 @@ pub struct Graph {
     pub initial: &'static str,
     /// The steps, in the order of their functions.
     pub steps: Vec<StepNode>,
-    /// What follows an error in any step, named `handle`; none if an error stops the instance.
+    /// The ways to go on after an error in any step, as a node that is named `handle`. None if an
+    /// error stops the instance.
     pub handle: Option<StepNode>,
 }
 
@@ -86,37 +88,38 @@ pub struct Graph {
 pub struct StepNode {
     /// The step's name, as stored.
     pub name: &'static str,
-    /// The enum's variant, as it is called in code; none if it is not known: of `handle`, and of a machine written by hand
-    /// that does not state its [`VARIANTS`](Machine::VARIANTS).
+    /// The enum's variant, as the code names it. None if it is not known: for `handle`, and for a
+    /// machine that is written by hand and does not state its [`VARIANTS`](Machine::VARIANTS).
     pub variant: Option<&'static str>,
-    /// The ways out of it, each once.
+    /// The ways out of the step, each once.
     pub edges: Vec<Edge>,
-    /// Whether there may be others.
+    /// True if there may be others.
     pub opaque: bool,
-    /// Whether instances are inserted at this step, by `#[step(entry)]`.
+    /// True if instances are inserted at this step: it says `#[step(entry)]`.
     pub entry: bool,
 }
 
-/// A way out of a step, or what goes out with its outcome.
+/// A way out of a step, or a message that goes out with its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Edge {
-    /// To another step.
+    /// Goes to another step.
     Next {
-        /// Its name.
+        /// The name of that step.
         step: &'static str,
-        /// Whether after a delay: [`next_in`](crate::Context::next_in).
+        /// True if it goes there after a delay, by [`next_in`](crate::Context::next_in).
         delayed: bool,
     },
-    /// The same step again, with one more attempt.
+    /// Runs the same step again, with one more attempt.
     Replay,
-    /// The same step again later, at the same attempt.
+    /// Runs the same step again later, at the same attempt.
     Snooze,
-    /// Parks until a signal arrives; one edge for each signal that is awaited.
+    /// Parks until a signal arrives. There is one edge for each signal that is awaited.
     Await {
-        /// The signal's name: its type's in `snake_case`, also if the type says `#[durable(name = "…")]`.
+        /// The signal's name: that of its type in `snake_case`, even if the type says
+        /// `#[durable(name = "…")]`.
         signal: &'static str,
-        /// Whether a timeout may come first.
+        /// True if a timeout may come first.
         timeout: bool,
     },
     /// Ends with a result.
@@ -125,12 +128,12 @@ pub enum Edge {
     Stop,
     /// Inserts instances of a machine with the outcome.
     Inserts {
-        /// The machine, as its type is called; none if the code does not tell.
+        /// The name of the machine's type; none if the code does not tell.
         machine: Option<&'static str>,
     },
     /// Sends a signal with the outcome.
     Sends {
-        /// The machine that it is sent to, as its type is called; none if the code does not tell.
+        /// The name of the type of the machine that gets it; none if the code does not tell.
         machine: Option<&'static str>,
         /// The signal's name; none if the code does not tell.
         signal: Option<&'static str>,
@@ -138,19 +141,19 @@ pub enum Edge {
 }
 
 impl Edge {
-    /// To another step, at once.
+    /// Makes an edge to another step, at once.
     pub const fn next(step: &'static str) -> Self {
         Self::Next { step, delayed: false }
     }
 
-    /// Parks until this signal arrives.
+    /// Makes an edge that parks until this signal arrives.
     pub const fn wait(signal: &'static str) -> Self {
         Self::Await { signal, timeout: false }
     }
 }
 
 impl StepNode {
-    /// A step with these ways out of it.
+    /// Makes a step with these ways out of it.
     pub fn new(name: &'static str, edges: impl IntoIterator<Item = Edge>) -> Self {
         Self {
             name,
@@ -161,14 +164,14 @@ impl StepNode {
         }
     }
 
-    /// There may be other ways out of it.
+    /// States that there may be other ways out of the step.
     #[must_use]
     pub fn opaque(mut self) -> Self {
         self.opaque = true;
         self
     }
 
-    /// Instances are inserted at this step.
+    /// States that instances are inserted at this step.
     #[must_use]
     pub fn entry(mut self) -> Self {
         self.entry = true;
@@ -177,7 +180,8 @@ impl StepNode {
 }
 
 impl Graph {
-    /// The graph of `M` with these steps. An edge to a step that is not among `M`'s is left out.
+    /// Makes the graph of `M` with these steps. An edge to a step that `M` does not have is left
+    /// out.
     pub fn new<M: Machine>(steps: impl IntoIterator<Item = StepNode>) -> Self {
         Self::of(&Names::of::<M>(), steps.into_iter().collect())
     }
@@ -195,25 +199,26 @@ impl Graph {
         }
     }
 
-    /// What follows an error in any step.
+    /// Sets the ways to go on after an error in any step.
     #[must_use]
     pub fn on_error(mut self, handle: StepNode) -> Self {
         self.handle = Some(handle);
         self
     }
 
-    /// The graph of a machine of which only the steps' names are known.
+    /// Makes the graph of a machine of which only the steps' names are known.
     pub fn opaque<M: Machine>() -> Self {
         Self::new::<M>(M::STEPS.iter().map(|step| StepNode::new(step, []).opaque()))
             .on_error(StepNode::new("handle", []).opaque())
     }
 
-    /// The step of this name.
+    /// Returns the step of this name.
     pub fn step(&self, name: &str) -> Option<&StepNode> {
         self.steps.iter().find(|step| step.name == name)
     }
 
-    /// The steps that await a signal without a timeout and lead to no other step and to no end.
+    /// Returns the steps that await a signal without a timeout, and lead to no other step and no
+    /// end.
     pub(crate) fn dead_ends(&self) -> Vec<&'static str> {
         let parks = |edge: &Edge| matches!(edge, Edge::Await { timeout: false, .. });
         let leaves = |edge: &Edge| match edge {
@@ -230,36 +235,38 @@ impl Graph {
         self.steps.iter().filter(stuck).map(|step| step.name).collect()
     }
 
-    /// Whether every way out of every step is known.
+    /// True if every way out of every step is known.
     pub fn is_complete(&self) -> bool {
         self.nodes().all(|step| !step.opaque)
     }
 
-    /// The steps, and `handle` behind them.
+    /// Yields the steps, and then `handle`.
     fn nodes(&self) -> impl Iterator<Item = &StepNode> {
         self.steps.iter().chain(&self.handle)
     }
 
-    /// A state diagram for [mermaid](https://mermaid.js.org).
+    /// Returns a state diagram for [mermaid](https://mermaid.js.org).
     pub fn to_mermaid(&self) -> String {
         text::mermaid(self)
     }
 
-    /// A diagram for [Graphviz](https://graphviz.org).
+    /// Returns a diagram for [Graphviz](https://graphviz.org).
     pub fn to_dot(&self) -> String {
         text::dot(self)
     }
 }
 
-/// What the compiler shows in its warning of a step that nothing leads to. It is of no other use.
+/// The trait that the compiler names in its warning of a step that nothing leads to. It has no
+/// other use.
 ///
-/// Generated code drops a value of it for each such step, at the step's variant, and the lint
-/// `unused_must_use` reports that: a macro on a stable compiler has no warning of its own.
+/// Generated code drops a value of it, as an opaque type, at the variant of each such step, and the
+/// lint `unused_must_use` reports that. A macro on a stable compiler cannot give a warning of its
+/// own.
 #[must_use = "no step goes here, and instances do not begin here: remove the variant, go to it from a step, or put `#[step(entry)]` on its function if instances are inserted at it or upgraded to it"]
 pub trait UnreachableStep {}
 
-/// What a graph takes from its machine. No generic code beyond this: it would be compiled once more for each machine, with the
-/// user's crate.
+/// The parts of a machine that its graph needs. The code that uses them is not generic: it would be
+/// compiled again for each machine, with the user's crate.
 pub(crate) struct Names {
     machine: &'static str,
     version: u32,
@@ -281,7 +288,7 @@ impl Names {
         }
     }
 
-    /// Gives a step its variant, and takes the edges to steps that the configuration has left out.
+    /// Gives a step its variant, and drops its edges to steps that the configuration has left out.
     fn complete(&self, step: &mut StepNode) {
         let index = self.steps.iter().position(|name| *name == step.name);
         step.variant = index.and_then(|index| self.variants.get(index).copied());

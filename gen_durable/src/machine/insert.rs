@@ -1,6 +1,7 @@
-//! Building and executing inserts: the options of a new instance.
+//! Inserts: the options of a new instance, and their checks.
 //!
-//! Invariant: nothing is sent before `execute`, and every option is checked before anything is.
+//! Invariant: nothing is sent before `execute`, and every option is checked before anything is
+//! sent.
 
 use std::{
     fmt,
@@ -16,26 +17,25 @@ use crate::{
     value,
 };
 
-/// A new instance that is about to be inserted; nothing happens before
-/// [`execute`](Self::execute).
+/// A new instance that is about to be inserted. Nothing happens before [`execute`](Self::execute).
 ///
-/// Generated on a machine as `insert`.
+/// The generated function `insert` of a machine makes one.
 ///
 /// | option | meaning | default |
 /// |---|---|---|
-/// | `.partition_key(key)` | never at the same time as another of this key | none |
+/// | `.partition_key(key)` | never runs at the same time as another instance of this key | none |
 /// | `.unique_key(key)` | one instance of the machine holds this key | none |
-/// | `.unique_while(statuses)` | the statuses in which it does | all live ones |
+/// | `.unique_while(statuses)` | the statuses in which it holds its unique key | all live ones |
 /// | `.queue(name)` | another queue | the machine's |
 /// | `.priority(number)` | lower runs first | 0 |
 /// | `.step(step)` | another step than the initial one | the machine's |
-/// | `.schedule_in(duration)` | not before this has passed | at once |
-/// | `.schedule_at(time)` | not before this time | at once |
+/// | `.schedule_in(duration)` | runs only after this time has passed | at once |
+/// | `.schedule_at(time)` | runs at this time or later | at once |
 /// | `.silent()` | no engine is told: it runs at the next poll | engines are told |
-/// | `.execute(on)` | on `&engine`, `&client`, `&pool`, or `&mut *tx` | |
+/// | `.execute(on)` | inserts it on `&engine`, `&client`, `&pool`, or `&mut *tx` | |
 ///
-/// A key or a queue's name that is empty is an error: everybody who left it empty by mistake would
-/// share it.
+/// An empty key, or an empty name of a queue, is an error: all callers who left it empty by mistake
+/// would share it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -70,7 +70,7 @@ pub struct Insert<M: Machine> {
 }
 
 impl<M: Machine> Insert<M> {
-    /// A new instance with this state, at the machine's initial step and in its queue.
+    /// Makes a new instance with this state, at the machine's initial step and in its queue.
     pub fn new(state: M::State) -> Self {
         Self {
             state,
@@ -85,42 +85,44 @@ impl<M: Machine> Insert<M> {
         }
     }
 
-    /// Instances that share a partition key never execute at the same time, on any worker. At most
-    /// 1,024 bytes.
+    /// Sets the partition key, of at most 1,024 bytes. Instances that share one never execute at
+    /// the same time, on any worker.
     ///
-    /// Whenever the key is free, the next of them is taken in the order of priority, time and id,
-    /// among the machines that the process knows. An instance that is parked, or that waits for its
-    /// delay, does not hold the key.
+    /// Whenever the key is free, a worker takes the next of them in the order of priority, time and
+    /// id. It chooses among the machines that its process knows. An instance that is parked, or
+    /// that waits for its delay, does not hold the key.
     pub fn partition_key(mut self, key: impl Into<String>) -> Self {
         self.partition_key = Some(key.into());
         self
     }
 
-    /// At most one instance of the machine, in whatever version, holds this key at a time; an
-    /// insert that finds it taken is [`InsertError::Duplicate`]. At most 1,024 bytes.
+    /// Sets the unique key, of at most 1,024 bytes. At most one instance of the machine, in
+    /// whatever version, holds it at a time. An insert that finds it taken is
+    /// [`InsertError::Duplicate`].
     pub fn unique_key(mut self, key: impl Into<String>) -> Self {
         self.unique_key = Some(key.into());
         self
     }
 
-    /// The statuses in which the instance holds its unique key: from its insert until it first
-    /// leaves them. They must include [`Status::Runnable`], in which it begins. The default is
-    /// every live status.
+    /// Sets the statuses in which the instance holds its unique key. It holds the key from its
+    /// insert until it first leaves them. They must include [`Status::Runnable`], in which it
+    /// begins. The default is every live status.
     ///
-    /// Who tries an insert again whose answer was lost adds [`Status::Done`] and [`Status::Failed`]: the
-    /// first one may have ended meanwhile, and so have given the key back.
+    /// Add [`Status::Done`] and [`Status::Failed`] if a caller tries the insert again after its
+    /// answer was lost. Otherwise the first instance may have ended meanwhile, and have given the
+    /// key back.
     pub fn unique_while(mut self, statuses: impl IntoIterator<Item = Status>) -> Self {
         self.unique_scope = statuses.into_iter().collect();
         self
     }
 
-    /// Another queue than the machine's.
+    /// Sets another queue than the machine's.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = Some(queue.into());
         self
     }
 
-    /// Lower runs first; the default is 0.
+    /// Sets the priority: lower runs first, and the default is 0.
     ///
     /// A claim looks at each priority in use, so keep them to a handful.
     pub fn priority(mut self, priority: i16) -> Self {
@@ -128,20 +130,21 @@ impl<M: Machine> Insert<M> {
         self
     }
 
-    /// Another step than the initial one.
+    /// Begins at another step than the initial one.
     #[expect(clippy::needless_pass_by_value, reason = "a step is named by value: `Checkout::Ship`")]
     pub fn step(mut self, step: M) -> Self {
         self.step = step.name();
         self
     }
 
-    /// Tells no engine, whatever the insert is executed on: the instance runs at the next poll of
-    /// an engine, at most its [`poll_interval`](crate::EngineBuilder::poll_interval) and a quarter
-    /// later.
+    /// Announces the instance to no engine, whatever the insert is executed on. It runs at the next
+    /// poll of an engine, after at most 1.25 times its
+    /// [`poll_interval`](crate::EngineBuilder::poll_interval).
     ///
-    /// Otherwise an insert in the caller's transaction carries a NOTIFY. Postgres prepares no such
-    /// transaction (`PREPARE TRANSACTION`, two-phase commit), lets only one at a time commit, and
-    /// refuses the commit when its notify queue is full, as a listener that stands still makes it.
+    /// Otherwise an insert in the caller's transaction carries a NOTIFY. Postgres does not prepare
+    /// such a transaction (`PREPARE TRANSACTION`, two-phase commit), and lets only one at a time
+    /// commit. It also refuses the commit while its notify queue is full, as it becomes if a
+    /// listener stands still.
     ///
     /// ```
     /// use gen_durable::prelude::*;
@@ -163,7 +166,7 @@ impl<M: Machine> Insert<M> {
         self
     }
 
-    /// Not before `delay` has passed, by the database's clock.
+    /// Lets the instance run only after `delay` has passed, by the database's clock.
     ///
     /// An instance that is due only after the next poll is not announced: the poll sees it in time.
     pub fn schedule_in(mut self, delay: Duration) -> Self {
@@ -171,7 +174,8 @@ impl<M: Machine> Insert<M> {
         self
     }
 
-    /// Not before this time, as the database's clock has it; a time that has passed is now.
+    /// Lets the instance run at this time or later, by the database's clock. A time in the past is
+    /// now.
     pub fn schedule_at(mut self, time: SystemTime) -> Self {
         self.eligible = Eligible::At(time);
         self
@@ -203,7 +207,7 @@ impl<M: Machine> Insert<M> {
     }
 }
 
-// Written by hand: a derive would ask it of `M`.
+// Written by hand: a derive would require `M: Clone`.
 impl<M: Machine<State: Clone>> Clone for Insert<M> {
     fn clone(&self) -> Self {
         Self {
@@ -220,7 +224,7 @@ impl<M: Machine<State: Clone>> Clone for Insert<M> {
     }
 }
 
-/// Prints no state: it may be confidential.
+/// Prints no state, as it may be confidential.
 impl<M: Machine> fmt::Debug for Insert<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Insert")
@@ -234,9 +238,9 @@ impl<M: Machine> fmt::Debug for Insert<M> {
     }
 }
 
-/// What `insert_many` takes: an [`Insert`], or a machine's state for one with no options.
+/// The items of `insert_many`: an [`Insert`], or a machine's state for an insert without options.
 pub trait IntoInsert<M: Machine> {
-    /// The insert.
+    /// Returns the insert.
     fn into_insert(self) -> Insert<M>;
 }
 
@@ -248,7 +252,7 @@ impl<M: Machine> IntoInsert<M> for Insert<M> {
 
 /// Any number of new instances that are about to be inserted.
 ///
-/// Generated on a machine as `insert_many`.
+/// The generated function `insert_many` of a machine makes one.
 ///
 /// ```
 /// use gen_durable::prelude::*;
@@ -258,7 +262,8 @@ impl<M: Machine> IntoInsert<M> for Insert<M> {
 /// # impl Invoice { async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
 ///
 /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
-/// let orders = (1..=1000).map(|order| Invoice::insert(order).unique_key(format!("order {order}")));
+/// let orders =
+///     (1..=1000).map(|order| Invoice::insert(order).unique_key(format!("order {order}")));
 /// for answer in Invoice::insert_many(orders).execute(&client).await? {
 ///     match answer {
 ///         Ok(id) => println!("instance {id}"),
@@ -274,12 +279,12 @@ pub struct InsertMany<M: Machine> {
 }
 
 impl<M: Machine> InsertMany<M> {
-    /// New instances, from states or from inserts with options.
+    /// Makes new instances from states, or from inserts with options.
     pub fn new<I: IntoInsert<M>>(inserts: impl IntoIterator<Item = I>) -> Self {
         Self { inserts: inserts.into_iter().map(IntoInsert::into_insert).collect() }
     }
 
-    /// Tells no engine of any of them, as [`Insert::silent`] says.
+    /// Announces none of them to any engine, as [`Insert::silent`] says.
     pub fn silent(mut self) -> Self {
         for insert in &mut self.inserts {
             insert.silent = true;
@@ -304,7 +309,7 @@ impl<M: Machine> fmt::Debug for InsertMany<M> {
     }
 }
 
-/// The single inserts, to be carried by an outcome.
+/// Yields the single inserts, for an outcome to carry.
 impl<M: Machine> IntoIterator for InsertMany<M> {
     type Item = Insert<M>;
     type IntoIter = std::vec::IntoIter<Insert<M>>;

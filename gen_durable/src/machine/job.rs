@@ -1,6 +1,6 @@
 //! Jobs: machines of one step that are written as a function.
 //!
-//! Invariant: a job owns its arguments while it runs, and what is stored of them stays as it was inserted.
+//! Invariant: a job owns its arguments while it runs. The stored ones stay as they were inserted.
 
 use std::{
     fmt,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::id::InstanceId;
 
-/// Owned by a job while it runs: its arguments, and what is known of the run.
+/// The arguments of a job, and the facts about its run. The job owns them while it runs.
 ///
 /// ```
 /// use gen_durable::prelude::*;
@@ -42,7 +42,12 @@ use crate::id::InstanceId;
 /// }
 ///
 /// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
-/// let engine = Engine::builder(pool).machine::<SendMail>().queue("mail", 10).resource(Mailer).start().await?;
+/// let engine = Engine::builder(pool)
+///     .machine::<SendMail>()
+///     .queue("mail", 10)
+///     .resource(Mailer)
+///     .start()
+///     .await?;
 /// SendMail::insert(Mail { to: "ada@example.com".to_owned() }).execute(&engine).await?;
 /// # Ok(())
 /// # }
@@ -60,31 +65,34 @@ pub struct JobContext<S = (), M = Job> {
 pub enum Job {}
 
 impl<S, M> JobContext<S, M> {
-    /// The instance's id: the same in each run, so that others can tell a repetition by it.
+    /// Returns the instance's id. It is the same in each run, so others can tell a repetition by
+    /// it.
     ///
-    /// It is of the machine that the context names: of `SendMail` for `JobContext<Mail, SendMail>`.
-    /// That of a `JobContext<Mail>` is a number without a machine, [`get`](InstanceId::get).
+    /// The id is of the machine that the context names: of `SendMail` for
+    /// `JobContext<Mail, SendMail>`. A `JobContext<Mail>` names none: its id is a number without a
+    /// machine, [`get`](InstanceId::get).
     pub fn id(&self) -> InstanceId<M> {
         InstanceId::from_raw(self.instance.id)
     }
 
-    /// How many runs came before this one. A `snooze` adds none.
+    /// Returns the number of runs before this one. A `snooze` adds none.
     pub fn attempt(&self) -> u32 {
         self.instance.attempt
     }
 
-    /// How many runs failed in a row, just before this one; see
+    /// Returns the number of runs that failed in a row, just before this one; see
     /// [`Context::failures`](crate::Context::failures).
     pub fn failures(&self) -> u32 {
         self.instance.failures
     }
 
-    /// The database's time at the claim of this job; see [`Context::now`](crate::Context::now).
+    /// Returns the database's time at the claim of this job; see
+    /// [`Context::now`](crate::Context::now).
     pub fn now(&self) -> SystemTime {
         self.instance.claimed_at
     }
 
-    /// Ends the job with its result: for a job that may also run again.
+    /// Ends the job with its result. A job that may also run again returns this.
     pub fn done<T>(self, result: T) -> JobOutcome<T> {
         JobOutcome(Decision::Done(result))
     }
@@ -96,10 +104,15 @@ impl<S, M> JobContext<S, M> {
     ///
     /// use gen_durable::prelude::*;
     /// # pub struct Bank;
-    /// # impl Bank { async fn receipt(&self, _: i64) -> std::io::Result<Option<String>> { Ok(None) } }
+    /// # impl Bank {
+    /// #     async fn receipt(&self, _: i64) -> std::io::Result<Option<String>> { Ok(None) }
+    /// # }
     ///
     /// #[durable_job(retry(max_attempts = 5))]
-    /// async fn settle(cx: JobContext<i64>, bank: &Bank) -> Result<JobOutcome<String>, std::io::Error> {
+    /// async fn settle(
+    ///     cx: JobContext<i64>,
+    ///     bank: &Bank,
+    /// ) -> Result<JobOutcome<String>, std::io::Error> {
     ///     Ok(match bank.receipt(cx.state).await? {
     ///         Some(receipt) => cx.done(receipt),
     ///         None => cx.snooze(Duration::from_mins(1)),
@@ -115,19 +128,19 @@ impl<S, M> JobContext<S, M> {
         JobOutcome(Decision::Replay(delay))
     }
 
-    /// The queue that the job runs in.
+    /// Returns the queue that the job runs in.
     pub fn queue(&self) -> &str {
         &self.instance.queue
     }
 
-    /// The partition key that it was inserted with.
+    /// Returns the partition key that the job was inserted with.
     pub fn partition_key(&self) -> Option<&str> {
         self.instance.partition_key.as_deref()
     }
 }
 
-/// What a job returns that may run again: made by [`JobContext::done`], [`JobContext::snooze`] and
-/// [`JobContext::replay`].
+/// The return type of a job that may run again. [`JobContext::done`], [`JobContext::snooze`] and
+/// [`JobContext::replay`] make it.
 #[must_use = "an outcome takes effect only if the job returns it"]
 pub struct JobOutcome<T>(Decision<T>);
 
@@ -137,7 +150,7 @@ enum Decision<T> {
     Replay(Duration),
 }
 
-/// Prints no result: it may be confidential.
+/// Prints no result, as it may be confidential.
 impl<T> fmt::Debug for JobOutcome<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
@@ -148,14 +161,14 @@ impl<T> fmt::Debug for JobOutcome<T> {
     }
 }
 
-/// Prints no arguments: they may be confidential.
+/// Prints no arguments, as they may be confidential.
 impl<S, M> fmt::Debug for JobContext<S, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JobContext").field("instance", &self.instance).finish_non_exhaustive()
     }
 }
 
-/// What is left of a step's context while its job runs: the way to end.
+/// The rest of a step's context while its job runs: it makes the outcome at the end.
 pub struct JobEnd {
     inbox: Vec<Received>,
 }
@@ -183,7 +196,7 @@ impl JobEnd {
     }
 }
 
-/// What the context of a job of `M` may name as its machine: `M`, or nothing.
+/// The machines that the context of a job of `M` may name: `M`, or none.
 #[diagnostic::on_unimplemented(
     message = "the context of a job of `{M}` names another machine, `{Self}`",
     label = "takes the context of another machine's job",

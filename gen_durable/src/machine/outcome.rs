@@ -1,7 +1,8 @@
-//! What a step decided: a transition, with the state, the signals and the messages that are
+//! Outcomes: the decision of a step, with the state, the signals and the messages that are
 //! committed together with it.
 //!
-//! Invariant: an outcome is made by a [`Context`](crate::Context) alone, which it consumes.
+//! Invariant: only a [`Context`](crate::Context) makes an outcome, or the part of one that a job's
+//! step keeps. Making an outcome consumes it.
 
 use std::{fmt, time::Duration};
 
@@ -11,10 +12,10 @@ use crate::{
     storage::{NewInstance, NewSignal},
 };
 
-/// What a step returns if it can fail.
+/// The return type of a step that can fail.
 pub type StepResult<M> = Result<Outcome<M>, StepError>;
 
-/// What a step returns, made by a method of its context.
+/// The decision of a step. A method of its context makes it, and the step returns it.
 ///
 /// It may carry inserts and signals for other instances, which are committed with it.
 ///
@@ -54,14 +55,14 @@ pub type StepResult<M> = Result<Outcome<M>, StepError>;
 #[must_use = "an outcome takes effect only if the step returns it"]
 pub struct Outcome<M: Machine> {
     pub(crate) transition: Transition<M>,
-    /// None if what is stored stays as it is.
+    /// None if the stored state stays as it is.
     pub(crate) state: Option<M::State>,
     pub(crate) inbox: Vec<Received>,
     pub(crate) inserts: Vec<Result<NewInstance, EncodeError>>,
     pub(crate) signals: Vec<Result<NewSignal, EncodeError>>,
 }
 
-/// Where an instance goes from here.
+/// The move that an instance makes from here.
 pub(crate) enum Transition<M: Machine> {
     Next { step: &'static str, delay: Option<Duration> },
     Replay { delay: Duration },
@@ -80,7 +81,7 @@ impl<M: Machine> Outcome<M> {
         Self { transition, state, inbox, inserts: Vec::new(), signals: Vec::new() }
     }
 
-    /// The step that it goes to, if it goes to one.
+    /// Returns the step that the outcome goes to, if it goes to one.
     pub(crate) fn target(&self) -> Option<&'static str> {
         match &self.transition {
             Transition::Next { step, .. } => Some(step),
@@ -90,16 +91,16 @@ impl<M: Machine> Outcome<M> {
 
     /// Inserts another instance in the same commit: exactly once, or not at all.
     ///
-    /// An insert whose unique key is taken does nothing: the instance that holds the key does
-    /// the work. One that cannot be stored fails the step into `handle`, and nothing of the
-    /// outcome takes effect.
+    /// An insert whose unique key is taken does nothing: the instance that holds the key does the
+    /// work. An insert that cannot be stored fails the run: nothing of the outcome takes effect,
+    /// and `handle` decides.
     pub fn insert<N: Machine>(mut self, insert: Insert<N>) -> Self {
         self.inserts.push(insert.into_row(usize::MAX));
         self
     }
 
-    /// Inserts any number of instances in the same commit, each as [`insert`](Self::insert): inserts
-    /// with options, or what a machine's own `insert_many` makes of states.
+    /// Inserts any number of instances in the same commit, each like [`insert`](Self::insert). It
+    /// takes inserts with options, or those that a machine's own `insert_many` makes of states.
     pub fn insert_many<N: Machine>(mut self, inserts: impl IntoIterator<Item = Insert<N>>) -> Self {
         self.inserts.extend(inserts.into_iter().map(|insert| insert.into_row(usize::MAX)));
         self
@@ -107,15 +108,15 @@ impl<M: Machine> Outcome<M> {
 
     /// Sends a signal to another instance in the same commit: exactly once, or not at all.
     ///
-    /// A signal to an instance that is gone or terminal by then is dropped, and logged: the
-    /// step is over and cannot be told.
+    /// A signal to an instance that is gone or terminal by then is dropped, and logged: the step
+    /// has ended and cannot be told.
     pub fn signal<N: Machine>(mut self, signal: Signal<N>) -> Self {
         self.signals.push(signal.into_row(usize::MAX));
         self
     }
 }
 
-/// Prints no state and no result: they may be confidential.
+/// Prints no state and no result, as they may be confidential.
 impl<M: Machine> fmt::Debug for Outcome<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let transition = match &self.transition {

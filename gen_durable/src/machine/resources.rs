@@ -1,7 +1,7 @@
-//! Values that the engine was given for its steps: clients, pools, configuration.
+//! The values that an engine was given for its steps: clients, pools, configuration.
 //!
-//! Invariant: at most one value of a type; whatever a registered machine requires is present
-//! once the engine has started.
+//! Invariant: there is at most one value of a type. Once the engine has started, every value that a
+//! registered machine requires is present.
 
 use std::{
     any::{Any, TypeId, type_name},
@@ -13,29 +13,30 @@ use std::{
 #[derive(Default)]
 pub struct Resources {
     by_type: HashMap<TypeId, (&'static str, Box<dyn Any + Send + Sync>)>,
-    /// The type of the first that was replaced.
+    /// The type of the first value that was replaced, if one was.
     replaced: Option<&'static str>,
 }
 
 impl Resources {
-    /// Adds a resource; one of the same type is replaced. An engine takes no second one.
+    /// Adds a resource, and replaces one of the same type. An engine refuses a second one.
     pub fn insert<T: Send + Sync + 'static>(&mut self, resource: T) {
         let replaced =
             self.by_type.insert(TypeId::of::<T>(), (type_name::<T>(), Box::new(resource)));
         self.replaced = self.replaced.or(replaced.map(|(name, _)| name));
     }
 
-    /// The type of a resource that was replaced, if one was.
+    /// Returns the type of the first resource that was replaced, if one was.
     pub(crate) fn replaced(&self) -> Option<&'static str> {
         self.replaced
     }
 
-    /// The resource of this type.
+    /// Returns the resource of this type.
     ///
     /// # Panics
     ///
-    /// If there is none. An engine checks what its machines require when it starts, so only a
-    /// hand-written machine that does not state its requirements can get here.
+    /// If there is none. An engine checks at its start that it has what its machines require. Only
+    /// a machine that is written by hand, and does not state its requirements, can therefore panic
+    /// here.
     pub fn get<T: Send + Sync + 'static>(&self) -> &T {
         self.try_get().unwrap_or_else(|| {
             panic!(
@@ -45,7 +46,7 @@ impl Resources {
         })
     }
 
-    /// The resource of this type, if there is one.
+    /// Returns the resource of this type, if there is one.
     pub fn try_get<T: Send + Sync + 'static>(&self) -> Option<&T> {
         self.by_type.get(&TypeId::of::<T>()).and_then(|(_, value)| value.downcast_ref())
     }

@@ -1,15 +1,17 @@
-//! When a step that failed is tried again: a policy that `handle` applies.
+//! Retry policies: when `handle` tries a failed step again.
 //!
-//! Invariant: a delay is at most the policy's `max`, whatever the attempt, and there are never more than `max_attempts` runs.
+//! Invariant: a delay is at most the policy's `max`, whatever the attempt. There are never more
+//! than `max_attempts` runs that fail in a row.
 
 use std::time::Duration;
 
 use super::{Machine, context::Context, outcome::Outcome};
 use crate::{backoff::jittered, error::StepError};
 
-/// How often a step that failed is tried again, and after which delays.
+/// A policy that says how often a failed step is tried again, and after which delays.
 ///
-/// `#[durable_fsm(retry(…))]` and `#[step(retry(…))]` make one from their options. In a `handle` of one's own:
+/// `#[durable_fsm(retry(…))]` and `#[step(retry(…))]` make one from their options. A `handle` that
+/// you write can use one too:
 ///
 /// ```
 /// use std::time::Duration;
@@ -17,7 +19,10 @@ use crate::{backoff::jittered, error::StepError};
 /// use gen_durable::{Retry, StepErrorKind, prelude::*};
 ///
 /// /// Eight runs, with delays of 1 s, 2 s, 4 s … and at most a minute between them.
-/// const RETRY: Retry = Retry::exponential(Duration::from_secs(1)).max_attempts(8).max(Duration::from_mins(1)).jitter();
+/// const RETRY: Retry = Retry::exponential(Duration::from_secs(1))
+///     .max_attempts(8)
+///     .max(Duration::from_mins(1))
+///     .jitter();
 ///
 /// # #[durable_fsm(output = String)]
 /// # pub enum Fetch { Get }
@@ -45,7 +50,7 @@ pub struct Retry {
     jitter: bool,
 }
 
-/// How the delays grow.
+/// The way in which the delays grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Backoff {
     Constant,
@@ -54,40 +59,44 @@ enum Backoff {
 }
 
 impl Retry {
-    /// How many runs there are at most, unless [`max_attempts`](Self::max_attempts) says otherwise.
+    /// The number of runs that may fail in a row, if a policy states no
+    /// [`max_attempts`](Self::max_attempts).
     const MAX_ATTEMPTS: u32 = 5;
-    /// The longest delay, unless [`max`](Self::max) says otherwise.
+    /// The longest delay of a policy that states no [`max`](Self::max).
     const MAX: Duration = Duration::from_mins(5);
 
-    /// No second run: the same as having no policy.
+    /// Makes a policy without a second run: the same as having no policy.
     pub const fn never() -> Self {
         Self::constant(Duration::ZERO).max_attempts(1)
     }
 
-    /// The same delay each time. Five runs, unless [`max_attempts`](Self::max_attempts) says otherwise.
+    /// Makes a policy with the same delay each time. It has five runs, unless
+    /// [`max_attempts`](Self::max_attempts) sets another number.
     pub const fn constant(delay: Duration) -> Self {
         Self::new(Backoff::Constant, delay)
     }
 
-    /// A delay that grows by `initial` each time, to five minutes at most. Five runs, unless
-    /// [`max_attempts`](Self::max_attempts) says otherwise.
+    /// Makes a policy whose delay grows by `initial` each time, to five minutes at most. It has
+    /// five runs, unless [`max_attempts`](Self::max_attempts) sets another number.
     pub const fn linear(initial: Duration) -> Self {
         Self::new(Backoff::Linear, initial)
     }
 
-    /// A delay that doubles each time, beginning with `initial`, to five minutes at most. Five runs, unless
-    /// [`max_attempts`](Self::max_attempts) says otherwise.
+    /// Makes a policy whose delay doubles each time, beginning with `initial`, to five minutes at
+    /// most. It has five runs, unless [`max_attempts`](Self::max_attempts) sets another number.
     pub const fn exponential(initial: Duration) -> Self {
         Self::new(Backoff::Exponential, initial)
     }
 
     const fn new(backoff: Backoff, initial: Duration) -> Self {
-        // A first delay of an hour is meant.
+        // A caller who states a first delay of an hour means it: the usual longest delay does not
+        // cut it.
         let max = if initial.as_nanos() > Self::MAX.as_nanos() { initial } else { Self::MAX };
         Self { max_attempts: Self::MAX_ATTEMPTS, backoff, initial, max, jitter: false }
     }
 
-    /// How many runs of the step may fail in a row before it is given up; 0 counts as 1.
+    /// Sets the number of runs of the step that may fail in a row before it is given up. 0 counts
+    /// as 1.
     ///
     /// A `replay`, a `snooze` and a wake-up of the step itself begin the count anew. A run that a
     /// lost worker cut short is not counted.
@@ -97,22 +106,23 @@ impl Retry {
         self
     }
 
-    /// No delay is longer than this.
+    /// Sets the longest delay.
     #[must_use]
     pub const fn max(mut self, delay: Duration) -> Self {
         self.max = delay;
         self
     }
 
-    /// Varies each delay by up to a quarter, in both directions, so that what failed together is not tried again together.
+    /// Varies each delay by up to a quarter, in both directions. Steps that failed together are
+    /// then not tried again together.
     #[must_use]
     pub const fn jitter(mut self) -> Self {
         self.jitter = true;
         self
     }
 
-    /// The delay before the next run, after one that failed when `failures` had failed in a row before it; none if
-    /// that was the last.
+    /// Returns the delay before the next run, or none if there is no next run. `failures` counts
+    /// the runs that failed in a row before the one that has just failed.
     pub fn delay(&self, failures: u32) -> Option<Duration> {
         if failures >= self.max_attempts - 1 {
             return None;
@@ -125,13 +135,13 @@ impl Retry {
             }
         };
         let delay = delay.min(self.max);
-        // Beyond the age of a database there is nothing to spread, and the arithmetic would overflow.
+        // A delay of more than a century needs no jitter, and the arithmetic would overflow.
         let jitter = self.jitter && delay < Duration::from_secs(u64::from(u32::MAX));
         Some(if jitter { jittered(delay).min(self.max) } else { delay })
     }
 
-    /// What follows the error: [`replay`](Context::replay) after the delay, or [`stop`](Context::stop) with the error if
-    /// there is no further run.
+    /// Makes the outcome that follows the error: [`replay`](Context::replay) after the delay, or
+    /// [`stop`](Context::stop) with the error if there is no further run.
     pub fn decide<M: Machine>(&self, cx: Context<M>, error: StepError) -> Outcome<M> {
         match self.delay(cx.failures()) {
             Some(delay) => cx.replay(delay),

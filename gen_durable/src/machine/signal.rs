@@ -17,8 +17,8 @@ use crate::{
 
 /// A message to an instance.
 ///
-/// Derive it; the derive also implements serde's traits. The signal's name is the type's name in
-/// `snake_case`, unless `#[durable(name = "…")]` says otherwise.
+/// The derive also implements serde's traits. The signal's name is the type's name in `snake_case`,
+/// unless `#[durable(name = "…")]` names another one.
 ///
 /// ```
 /// use gen_durable::prelude::*;
@@ -49,16 +49,16 @@ pub trait DurableSignal: Serialize + DeserializeOwned + Send + Sync + 'static {
 )]
 pub trait Accepts<S: DurableSignal>: Machine {}
 
-/// Signals of which a step awaits any: a tuple of two to eight types, each of which `M` declares.
+/// Signals of which a step awaits any: a tuple of two to eight types, each declared by `M`.
 ///
-/// Named as the type of [`await_any`](crate::Context::await_any), and of no use otherwise.
+/// It is the type argument of [`await_any`](crate::Context::await_any), and of no use otherwise.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no choice of signals",
     label = "not a tuple of two to eight signals",
     note = "write `cx.await_any::<(PaymentConfirmed, Cancelled)>()`; for one signal, `cx.await_signal::<PaymentConfirmed>()`"
 )]
 pub trait AnyOf<M: Machine> {
-    /// The signals' names.
+    /// The names of the signals.
     const NAMES: &'static [&'static str];
 }
 
@@ -81,9 +81,9 @@ any_of!(A B C D E F);
 any_of!(A B C D E F G);
 any_of!(A B C D E F G H);
 
-/// A signal that is about to be sent; nothing happens before [`execute`](Self::execute).
+/// A signal that is about to be sent. Nothing happens before [`execute`](Self::execute).
 ///
-/// Generated on a machine as `signal_<name>` and `signal`.
+/// The generated functions `signal_<name>` and `signal` of a machine make one.
 ///
 /// ```
 /// use gen_durable::{Delivery, prelude::*};
@@ -101,7 +101,10 @@ any_of!(A B C D E F G H);
 /// #     }
 /// # }
 ///
-/// # async fn example(client: Client, id: InstanceId<Invoice>) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn example(
+/// #     client: Client,
+/// #     id: InstanceId<Invoice>,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
 /// let delivery =
 ///     Invoice::signal_paid(id, Paid { amount: 100 }).dedup_key("evt-7").execute(&client).await?;
 /// assert_eq!(delivery, Delivery::Delivered);
@@ -119,7 +122,7 @@ pub struct Signal<M> {
 }
 
 impl<M: Machine> Signal<M> {
-    /// A signal to one instance of `M`.
+    /// Makes a signal to one instance of `M`.
     pub fn new<S: DurableSignal>(target: InstanceId<M>, payload: &S) -> Self
     where
         M: Accepts<S>,
@@ -127,7 +130,7 @@ impl<M: Machine> Signal<M> {
         Self {
             target: target.get(),
             name: S::NAME,
-            // The engine's own limit is applied when it is sent.
+            // The engine that sends the signal applies its own limit, which is not known here.
             payload: value::encode("signal payload", payload, usize::MAX),
             dedup_key: None,
             silent: false,
@@ -135,19 +138,19 @@ impl<M: Machine> Signal<M> {
         }
     }
 
-    /// Makes a redelivery harmless: an instance accepts one signal with this key, ever, whatever
-    /// its name. At most 1,024 bytes.
+    /// Makes a redelivery harmless: an instance accepts only one signal with this key, ever,
+    /// whatever the signal's name. A key has at most 1,024 bytes.
     pub fn dedup_key(mut self, key: impl Into<String>) -> Self {
         self.dedup_key = Some(key.into());
         self
     }
 
-    /// Tells no engine, whatever the signal is executed on: the instance that it wakes runs at the
-    /// next poll of an engine, at most its
-    /// [`poll_interval`](crate::EngineBuilder::poll_interval) and a quarter later.
+    /// Announces the signal to no engine, whatever it is executed on. The instance that it wakes
+    /// runs at the next poll of an engine, after at most 1.25 times its
+    /// [`poll_interval`](crate::EngineBuilder::poll_interval).
     ///
-    /// It is for a transaction that is to be prepared, which Postgres refuses after a NOTIFY, and
-    /// for signals in bulk, as [`Insert::silent`](crate::Insert::silent) says.
+    /// This is for a transaction that is to be prepared, as Postgres prepares none with a NOTIFY,
+    /// and for signals in bulk. [`Insert::silent`](crate::Insert::silent) says more.
     pub fn silent(mut self) -> Self {
         self.silent = true;
         self
@@ -175,7 +178,7 @@ impl<M: Machine> Signal<M> {
     }
 }
 
-// Written by hand: a derive would ask it of `M`.
+// Written by hand: a derive would require `M: Clone`.
 impl<M> Clone for Signal<M> {
     fn clone(&self) -> Self {
         Self {
@@ -189,7 +192,7 @@ impl<M> Clone for Signal<M> {
     }
 }
 
-/// Prints no payload: it may be confidential.
+/// Prints no payload, as it may be confidential.
 impl<M> fmt::Debug for Signal<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signal")

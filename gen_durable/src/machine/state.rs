@@ -1,7 +1,7 @@
 //! The values that a machine stores: its state, its result and its signals' payloads.
 //!
-//! Invariant: the trait asks for serde's traits alone. The checks of the stored form are in
-//! [`value`](crate::value).
+//! Invariant: to be stored, a type needs serde's traits and no other ones. [`value`](crate::value)
+//! checks the stored form.
 
 mod provided;
 
@@ -9,8 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// A value that is stored with an instance: its state or its result.
 ///
-/// Derive it; the derive also implements serde's `Serialize` and `Deserialize` and takes
-/// `#[serde(…)]` attributes on fields and on the type:
+/// The derive also implements serde's `Serialize` and `Deserialize`. It takes `#[serde(…)]`
+/// attributes on fields and on the type:
 ///
 /// ```
 /// use gen_durable::prelude::*;
@@ -23,8 +23,8 @@ use serde::{Serialize, de::DeserializeOwned};
 /// }
 /// ```
 ///
-/// A type that already implements serde's traits says `#[durable(serde = external)]`, and the
-/// derive adds this trait alone. A type of another crate cannot have the derive: a type of yours that
+/// A type that already implements serde's traits says `#[durable(serde = external)]`. The derive
+/// then adds this trait alone. A type of another crate cannot have the derive. A type of yours that
 /// holds it can, as serde's traits are all that a field needs:
 ///
 /// ```
@@ -36,13 +36,17 @@ use serde::{Serialize, de::DeserializeOwned};
 /// pub struct Host(IpAddr);
 /// ```
 ///
-/// Numbers, texts, durations and times can be stored as they are, and so can tuples, arrays and
-/// collections of what can.
+/// Numbers, texts, durations and times can be stored without a derive. Tuples, arrays and
+/// collections can if their elements can.
 ///
-/// A value comes back as it was written, to the last bit of a float. Any other value is refused
-/// where it is made, with the path to the field: NaN and the infinities, a NUL character, more than
-/// 127 levels of nesting, text that its own type writes and cannot read, and a value larger than
-/// [`value_max`](crate::EngineBuilder::value_max).
+/// A value comes back as it was written, to the last bit of a float. Other values are refused where
+/// they are made, with the path to the field:
+///
+/// - NaN and the infinities
+/// - a NUL character
+/// - more than 127 levels of nesting
+/// - text that its own type writes and cannot read
+/// - a value larger than [`value_max`](crate::EngineBuilder::value_max)
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored with an instance: it does not implement `DurableState`",
     label = "not a durable state",

@@ -1,20 +1,20 @@
-//! Versions in flight: how an instance of an older version becomes one of a newer.
+//! Upgrades: how an instance of an older version becomes one of a newer version.
 //!
-//! Invariant: an upgrade looks at the stored step and state alone, and nothing of it is stored before the first commit
-//! of the newer version, which writes version, step and state at once.
+//! Invariant: an upgrade looks at the stored step and state alone. None of it is stored before the
+//! first commit of the newer version, which writes version, step and state at once.
 
 use std::{any::TypeId, fmt};
 
 use super::Machine;
 use crate::{error::UpgradeError, value};
 
-/// Says what an instance of the older version `From` is in this version: its step, and its state.
+/// Says which step and state an instance of the older version `From` has in this version.
 ///
-/// With it and `#[durable_fsm(…, upgrades = …)]` a process needs the newer version's steps alone: it claims an instance
-/// of the older version, upgrades it in memory, runs the step, and commits the outcome as the newer version. Until that
-/// commit the row is as the older version left it.
+/// With it and `#[durable_fsm(…, upgrades = …)]` a process needs the newer version's steps alone.
+/// It claims an instance of the older version, upgrades it in memory, runs the step, and commits
+/// the outcome as the newer version. Until that commit the row is as the older version left it.
 ///
-/// Of the older version the enum and the state are needed, and no steps: `retired` says that there are none.
+/// The older version needs its enum and its state, and no steps: `retired` says that it has none.
 ///
 /// ```
 /// use gen_durable::{UpgradeError, prelude::*};
@@ -47,7 +47,10 @@ use crate::{error::UpgradeError, value};
 /// }
 ///
 /// impl Upgrade<v1::Order> for Order {
-///     fn upgrade(step: v1::Order, state: v1::OrderState) -> Result<(Self, OrderState), UpgradeError> {
+///     fn upgrade(
+///         step: v1::Order,
+///         state: v1::OrderState,
+///     ) -> Result<(Self, OrderState), UpgradeError> {
 ///         let (whole, cents) = state.price.split_once('.').ok_or("a price without a point")?;
 ///         let cents = whole.parse::<i64>()? * 100 + cents.parse::<i64>()?;
 ///         let step = match step {
@@ -74,33 +77,35 @@ use crate::{error::UpgradeError, value};
 /// }
 /// ```
 ///
-/// Upgrades form a chain: if `v2::Order` upgrades `v1::Order` and `Order` upgrades `v2::Order`, an instance of version 1
-/// goes through both, in memory. An older version that an engine knows by itself (`.machine::<v1::Order>()`) keeps its
-/// instances: they are not upgraded there.
+/// Upgrades form a chain. If `v2::Order` upgrades `v1::Order` and `Order` upgrades `v2::Order`, an
+/// instance of version 1 goes through both, in memory. An older version that an engine was given by
+/// itself (`.machine::<v1::Order>()`) keeps its instances: that engine does not upgrade them.
 ///
-/// What is not of the step and the state stays: the attempt, the inbox, keys, queue, priority. Signals that wait in the
-/// inbox are read by the newer version, by name, as its own types.
+/// An upgrade leaves everything else as it is: the attempt, the inbox, the keys, the queue, the
+/// priority. The newer version reads the signals that wait in the inbox by their names, as its own
+/// types.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say how to upgrade `{From}`",
     label = "no `Upgrade` from this version",
     note = "write `impl Upgrade<{From}> for {Self} {{ fn upgrade(step: {From}, state: …) -> Result<(Self, Self::State), UpgradeError> {{ … }} }}`"
 )]
 pub trait Upgrade<From: Machine>: Machine {
-    /// The step and the state with which the instance goes on.
+    /// Returns the step and the state with which the instance goes on.
     ///
-    /// It may run more than once for an instance (a worker may be lost before the first commit), so it should only
-    /// compute.
+    /// This may run more than once for an instance, as a worker may be lost before the first
+    /// commit. It should therefore only compute.
     ///
     /// # Errors
     ///
-    /// [`UpgradeError`], made by `?` from any error and from a text. Then, as after a panic or if the older state does
-    /// not decode, the instance is left as it is, with the reason in its `last_error` and no attempt spent, and is
-    /// tried again about every half minute: by a deployment that was mended, or by one that still has the older version.
+    /// [`UpgradeError`], made by `?` from any error and from a text. The instance is then left as
+    /// it is, with the reason in its `last_error`, and no attempt is spent. The same holds after a
+    /// panic, and if the older state does not decode. The instance is tried again about every half
+    /// minute: by a deployment that was mended, or by one that still has the older version.
     fn upgrade(step: From, state: From::State) -> Result<(Self, Self::State), UpgradeError>;
 }
 
-/// The older versions of a machine that it upgrades: what `upgrades = v1::Checkout` makes
-/// [`Machine::UPGRADES`].
+/// The older versions of a machine that it upgrades. `upgrades = v1::Checkout` sets
+/// [`Machine::UPGRADES`] to it.
 ///
 /// ```
 /// use gen_durable::{Machine, Upgrade, UpgradeError, Upgrades};
@@ -144,7 +149,7 @@ pub struct Upgrades<M: Machine> {
     from: Option<From<M>>,
 }
 
-/// The version that comes before, without its type.
+/// The version before, without its type.
 struct From<M: Machine> {
     name: &'static str,
     version: u32,
@@ -165,12 +170,12 @@ pub(crate) struct Older {
 }
 
 impl<M: Machine> Upgrades<M> {
-    /// No older version is upgraded.
+    /// Upgrades no older version.
     pub const fn none() -> Self {
         Self { from: None }
     }
 
-    /// The version `F` is, and whatever `F` itself upgrades.
+    /// Upgrades the version `F`, and all versions that `F` itself upgrades.
     pub const fn from<F: Machine>() -> Self
     where
         M: Upgrade<F>,
@@ -179,7 +184,7 @@ impl<M: Machine> Upgrades<M> {
         Self { from: Some(From { name, version, older: older::<F>, read: upgrade::<F, M> }) }
     }
 
-    /// Name and version of the machine that comes before.
+    /// Returns the name and the version of the machine before this one.
     pub(crate) const fn before(&self) -> Option<(&'static str, u32)> {
         match &self.from {
             Some(from) => Some((from.name, from.version)),
@@ -187,7 +192,8 @@ impl<M: Machine> Upgrades<M> {
         }
     }
 
-    /// The older versions, newest first. A chain that does not descend ends with the first that is out of order.
+    /// Returns the older versions, newest first. A chain that does not descend ends with the first
+    /// version that is out of order.
     pub(crate) fn older(&self) -> Vec<Older> {
         let mut found = Vec::new();
         if let Some(from) = &self.from {
@@ -196,7 +202,7 @@ impl<M: Machine> Upgrades<M> {
         found
     }
 
-    /// What a row of an older version is in this one.
+    /// Returns the step and the state that a row of an older version has in this one.
     pub(crate) fn read(&self, version: u32, step: &str, state: &str) -> Read<M> {
         match &self.from {
             Some(from) => (from.read)(version, step, state),

@@ -1,6 +1,6 @@
-//! Golden samples: what a machine stores today must be readable tomorrow, and by yesterday's processes.
+//! Golden samples: today's stored values must be readable tomorrow, and by yesterday's processes.
 //!
-//! Invariant: a check that fails writes nothing, and so does every check in [`GoldenMode::Check`].
+//! Invariant: a check that fails writes nothing. In [`GoldenMode::Check`], no check writes.
 
 use std::{
     any::TypeId,
@@ -29,11 +29,15 @@ use crate::{
 
 /// Checks that a machine still reads what it has stored, by samples in a committed file.
 ///
-/// The rows of a version outlive the process that wrote them, and while a deployment rolls they are read by processes
-/// of two builds. So a version's state, signals and output may change only in ways that both can read. The file holds
-/// samples of each version, and the check fails, and says what to do, if today's types do not decode one of them, if a
-/// field of one would not be written again, if a step came or went, or if an older version's sample cannot be upgraded
-/// any more (see [`Upgrade`](crate::Upgrade)).
+/// The rows of a version outlive the process that wrote them. While a deployment rolls, processes
+/// of two builds read them. A version's state, signals and output may therefore change only in ways
+/// that both builds can read. The file holds samples of each version. The check fails, and says
+/// what to do, in each of these cases:
+///
+/// - Today's types do not decode a sample.
+/// - A field of a sample would not be written again.
+/// - A step came or went.
+/// - A sample of an older version cannot be upgraded any more (see [`Upgrade`](crate::Upgrade)).
 ///
 /// ```no_run
 /// use gen_durable::{prelude::*, testing::Golden};
@@ -64,12 +68,14 @@ use crate::{
 /// # checkout_reads_what_it_has_stored();
 /// ```
 ///
-/// The first run writes the file, later ones add what it does not have: a new version, or a shape of a value that fits
-/// those before, such as one with a new optional field. Commit it. In CI (the variable `CI` is set) nothing is written,
-/// and what the file lacks is a failure. `BLESS=1` records the version's samples anew, whatever the file has: for a
-/// version of which no instance was ever stored.
+/// The first run writes the file. Later runs add what it does not have: a new version, or a new
+/// shape of a value that fits the recorded ones. A value with a new optional field has a new shape.
+/// Commit the file. In CI (the variable `CI` is set) nothing is written, and a sample that the file
+/// lacks is a failure. `BLESS=1` records the version's samples anew and drops the recorded ones.
+/// Use it for a version of which no instance was ever stored.
 ///
-/// Give samples that fill every field, and one for each variant of an enum: what no sample shows is not checked.
+/// Give samples that fill every field, and one for each variant of an enum. The check cannot notice
+/// a change to a field or variant that no sample shows.
 #[must_use = "nothing is checked before `.check()`"]
 pub struct Golden<M: Machine> {
     path: PathBuf,
@@ -80,15 +86,16 @@ pub struct Golden<M: Machine> {
     machine: PhantomData<fn() -> M>,
 }
 
-/// What a [`Golden`] check may write.
+/// The samples that a [`Golden`] check may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GoldenMode {
-    /// Nothing: what the file lacks is a failure. The default where the variable `CI` is set.
+    /// None: a sample that the file lacks is a failure. The default where the variable `CI` is set.
     Check,
-    /// What the file does not have yet. The default elsewhere.
+    /// Those that the file does not have yet. The default elsewhere.
     Record,
-    /// The version's samples anew, whatever the file has of it. The default where the variable `BLESS` is set.
+    /// All of the version, in place of those that the file has. The default where the variable
+    /// `BLESS` is set.
     Bless,
 }
 
@@ -108,7 +115,7 @@ impl GoldenMode {
     }
 }
 
-/// Reads a recorded value as today's type and writes it again.
+/// A function that reads a recorded value as today's type and writes it again.
 type Reader = fn(&Value) -> Result<Value, String>;
 
 fn reread<M: Machine, T: Serialize + DeserializeOwned>(recorded: &Value) -> Result<Value, String> {
@@ -117,7 +124,7 @@ fn reread<M: Machine, T: Serialize + DeserializeOwned>(recorded: &Value) -> Resu
     stored(&value)
 }
 
-/// The value as it would be stored.
+/// Returns the value as it would be stored.
 fn stored<T: Serialize + DeserializeOwned>(value: &T) -> Result<Value, String> {
     let text =
         value::encode("the value", value, value::VALUE_MAX).map_err(|error| error.to_string())?;
@@ -125,8 +132,8 @@ fn stored<T: Serialize + DeserializeOwned>(value: &T) -> Result<Value, String> {
 }
 
 impl<M: Machine> Golden<M> {
-    /// A check against this file, which any number of machines' versions of one name share. A relative path begins at
-    /// the package's root, where cargo runs tests.
+    /// Makes a check against this file. All versions of one machine share a file. A relative path
+    /// begins at the package's root, where cargo runs tests.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let steps = M::STEPS.iter().map(|step| (*step).to_owned()).collect();
         Self {
@@ -139,12 +146,13 @@ impl<M: Machine> Golden<M> {
         }
     }
 
-    /// A sample of the state at the initial step.
+    /// Adds a sample of the state at the initial step.
     pub fn state(self, sample: M::State) -> Self {
         self.state_at(M::INITIAL, sample)
     }
 
-    /// A sample of the state at a step: an older version's is upgraded from there.
+    /// Adds a sample of the state at a step. In a newer version, the sample is upgraded from that
+    /// step.
     #[expect(clippy::needless_pass_by_value, reason = "a sample is made for this call")]
     pub fn state_at(mut self, step: M, sample: M::State) -> Self {
         let step = step.name().to_owned();
@@ -155,7 +163,7 @@ impl<M: Machine> Golden<M> {
         self
     }
 
-    /// A sample of a signal.
+    /// Adds a sample of a signal.
     #[expect(clippy::needless_pass_by_value, reason = "a sample is made for this call")]
     pub fn signal<S: DurableSignal>(mut self, sample: S) -> Self
     where
@@ -173,7 +181,7 @@ impl<M: Machine> Golden<M> {
         self
     }
 
-    /// A sample of the result.
+    /// Adds a sample of the result.
     #[expect(clippy::needless_pass_by_value, reason = "a sample is made for this call")]
     pub fn output(mut self, sample: M::Output) -> Self {
         match stored(&sample) {
@@ -183,18 +191,20 @@ impl<M: Machine> Golden<M> {
         self
     }
 
-    /// What the check may write, in place of what the environment says.
+    /// Sets the samples that the check may write, in place of the environment's choice.
     pub fn mode(mut self, mode: GoldenMode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Checks, and records what may be recorded.
+    /// Checks, and records the samples that may be recorded.
     ///
     /// # Panics
     ///
-    /// If anything does not fit, with all that does not and what to do about it; if a sample is missing (one of the state, one of
-    /// each declared signal, one of the output, but for `()`); if the file cannot be read or written.
+    /// - If a sample does not fit. The message names all that do not, and says what to do.
+    /// - If a sample is missing: one of the state, one of each declared signal and one of the
+    ///   output are needed. A state or an output of type `()` needs none.
+    /// - If the file cannot be read or written.
     #[track_caller]
     pub fn check(self) {
         if let Err(problem) = self.compare() {
@@ -276,7 +286,7 @@ impl<M: Machine> Golden<M> {
         }
     }
 
-    /// Compares today's types with what the file has of this version.
+    /// Compares today's types with the samples that the file has of this version.
     fn compare_version(&mut self, before: &Entry) {
         for step in before.steps.iter().filter(|step| !self.today.steps.contains(step)) {
             self.problems
@@ -312,7 +322,7 @@ impl<M: Machine> Golden<M> {
         }
     }
 
-    /// Upgrades what the file has of an older version.
+    /// Upgrades the samples that the file has of an older version.
     fn upgrade_all(&self, version: u32, entry: &Entry) -> Vec<String> {
         let mut problems = Vec::new();
         for Sample { step, state } in &entry.states {
@@ -326,7 +336,7 @@ impl<M: Machine> Golden<M> {
                 problems.push(format!("version {version} at step `{step}`: {reason}"));
             }
         }
-        // What waits in the inbox of an old instance is read by the new version.
+        // The new version reads the signals that wait in the inbox of an old instance.
         for (name, payloads) in &entry.signals {
             let Some(read) = self.readers.get(name) else { continue };
             for reason in payloads.iter().filter_map(|payload| read(payload).err()) {
@@ -347,7 +357,7 @@ impl<M: Machine> Golden<M> {
     }
 }
 
-/// Why a recorded value does not fit today's type.
+/// Returns the reason why a recorded value does not fit today's type, if it does not.
 fn misfit(what: &str, recorded: &Value, read: Reader) -> Option<String> {
     match read(recorded) {
         Err(reason) => Some(format!("{what} {reason}")),

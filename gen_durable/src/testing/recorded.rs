@@ -1,6 +1,7 @@
 //! The file of golden samples: one machine, an entry for each version.
 //!
-//! Invariant: the file is locked from reading to writing, so that tests that share it add to it one after another.
+//! Invariant: the file is locked from reading to writing, so tests that share it add to it one
+//! after another.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use super::shape;
 
-/// What a version has stored.
+/// The samples of a version.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
@@ -33,7 +34,7 @@ pub(super) struct Sample {
 }
 
 impl Entry {
-    /// With those of today's samples whose shape it does not have.
+    /// Adds those of today's samples whose shape the entry does not have.
     pub(super) fn extended(mut self, today: &Self) -> Self {
         if self.steps.is_empty() {
             self.steps.clone_from(&today.steps);
@@ -78,7 +79,7 @@ pub(super) struct Recorded {
 }
 
 impl Recorded {
-    /// Opens the file; `writable` says that it may be made.
+    /// Opens the file. If `writable` is true, it may be created.
     pub(super) fn open(path: &Path, machine: &str, writable: bool) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("{}: {error}", path.display());
         if writable && let Some(parent) = path.parent() {

@@ -1,10 +1,12 @@
-//! Shapes of JSON values, and what gets lost between two of them.
+//! Shapes of JSON values, and the losses from one value to another.
 //!
-//! Invariant: the order of an object's fields means nothing, and a field that is null is one that is not there.
+//! Invariant: the order of an object's fields means nothing, and a field that is null counts as one
+//! that is not there.
 
 use serde_json::Value;
 
-/// What kind of value it is: its fields and theirs, without what they hold.
+/// Returns the shape of a value: its kind, and the names and shapes of its fields, without what
+/// they hold.
 pub(super) fn of(value: &Value) -> Value {
     match value {
         Value::Null => Value::Null,
@@ -27,7 +29,8 @@ pub(super) fn of(value: &Value) -> Value {
     }
 }
 
-/// The path to the first thing in `before` that is not in `after`, or not the same. What is new in `after` is no loss.
+/// Returns the path to the first value in `before` that `after` lacks or has otherwise. A value
+/// that only `after` has is no loss.
 pub(super) fn lost(before: &Value, after: &Value) -> Option<String> {
     let mut path = Vec::new();
     find_lost(before, after, &mut path).then(|| {
@@ -39,7 +42,7 @@ pub(super) fn lost(before: &Value, after: &Value) -> Option<String> {
     })
 }
 
-/// Whether anything is lost; the path is collected from its end.
+/// True if a value is lost. Its path is collected in `path`, from the end.
 fn find_lost(before: &Value, after: &Value, path: &mut Vec<String>) -> bool {
     match (before, after) {
         (Value::Object(before), Value::Object(after)) => before.iter().any(|(name, value)| {

@@ -1,7 +1,7 @@
 //! Inserts that share commits.
 //!
-//! Invariant: a batch waits a moment for a unique key that somebody else is inserting. The row that
-//! needs the key is then tried by itself.
+//! Invariant: a batch waits only a moment for a unique key that another transaction is inserting.
+//! The row that needs the key is then tried by itself.
 
 use std::{sync::Arc, time::Instant};
 
@@ -42,7 +42,7 @@ impl Item for PendingInsert {
     }
 }
 
-/// What the inserts of a group share.
+/// The parts that the inserts of a group share.
 #[derive(Clone)]
 struct Inserts {
     connections: Connections,
@@ -67,7 +67,7 @@ pub(super) fn group(
 }
 
 impl Inserts {
-    /// Inserts a batch. One that fails for a row's sake is halved, until the row is alone.
+    /// Inserts a batch. A batch that fails because of one row is halved, until that row is alone.
     async fn run(&self, batch: Vec<PendingInsert>) {
         let mut batches = vec![batch];
         while let Some(mut batch) = batches.pop() {
@@ -106,7 +106,7 @@ impl Inserts {
         }
     }
 
-    /// Tries a row by itself whose unique key somebody else is inserting.
+    /// Tries a row by itself until it is answered: another transaction is inserting its unique key.
     async fn wait(&self, pending: PendingInsert) {
         let mut tries = Tries::new();
         let answer = loop {
@@ -140,7 +140,7 @@ impl Inserts {
     }
 }
 
-/// Inserts rows in a transaction of its own.
+/// Inserts rows in a transaction of their own.
 pub(in crate::client) async fn insert_with(
     connections: &Connections,
     rows: &[NewInstance],
@@ -150,7 +150,8 @@ pub(in crate::client) async fn insert_with(
     loop {
         let mut connection = connections.get().await.map_err(DatabaseError::new(INSERT))?;
         let insert = storage::insert(&mut connection, rows, locked);
-        // The caller knows how long very many rows take.
+        // Very many rows may take longer than the answer timeout, and only the caller knows how
+        // long.
         let result =
             if rows.len() > BATCH_MAX { insert.await } else { connections.within(insert).await };
         match connection.done(result) {

@@ -1,7 +1,8 @@
 //! Signals that share commits.
 //!
-//! Invariant: a batch waits a moment for a target that somebody else has locked, and then does without;
-//! the signals to that target are tried again. Signals to others do not wait for them.
+//! Invariant: a batch waits only a moment for a target that another transaction has locked. It then
+//! leaves out the signals to that target, which are tried again. Signals to other targets do not
+//! wait for them.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +25,7 @@ use crate::{
 };
 
 const DELIVER: &str = "deliver a signal";
-/// For so long batches leave out what is locked at once, after one has waited in vain.
+/// The time for which batches leave out locked targets at once, after one has waited in vain.
 const SKIPS_FOR: Duration = Duration::from_secs(1);
 
 type Answer = Result<Delivery, SignalError>;
@@ -49,11 +50,11 @@ impl Item for PendingSignal {
     }
 }
 
-/// What the signals of a group share.
+/// The parts that the signals of a group share.
 struct Signals {
     connections: Connections,
     notifier: Arc<Notifier>,
-    /// Told when a batch has ended: what it had locked is free.
+    /// Told when a batch has ended: the targets that it had locked are free.
     ended: watch::Sender<()>,
     skips: Mutex<Option<Instant>>,
     waiting: Semaphore,
@@ -78,9 +79,11 @@ pub(super) fn group(
 }
 
 impl Signals {
-    /// Delivers a batch, and leaves to a task of their own the signals whose targets are locked.
+    /// Delivers a batch. The signals whose targets are locked are left to tasks of their own.
     async fn run(self: &Arc<Self>, batch: Vec<PendingSignal>) {
-        // Before the try: what ends while it is on its way may be what had a target locked.
+        // Before the try: a batch that had a target locked may end while the try is on its way. A
+        // subscription after the try would miss that end, and the next try would come only after
+        // its pause.
         let ended = self.ended.subscribe();
         let mut locked = self.locked();
         let mut held = self.deliver(batch, locked).await;
@@ -89,7 +92,7 @@ impl Signals {
             locked = Locked::Skip;
             held = self.deliver(held, locked).await;
         }
-        // Those to one target do not wait for another one.
+        // Each target has its own task: signals to one do not wait for another.
         let mut targets: BTreeMap<i64, Vec<PendingSignal>> = BTreeMap::new();
         for pending in held {
             targets.entry(pending.signal.target).or_default().push(pending);
@@ -100,7 +103,7 @@ impl Signals {
         }
     }
 
-    /// Tries signals again to a target that is locked, until each is answered.
+    /// Tries the signals to a locked target again, until each is answered.
     async fn wait(&self, mut batch: Vec<PendingSignal>, mut ended: watch::Receiver<()>) {
         let mut tries = Tries::new();
         while !batch.is_empty() {
@@ -112,7 +115,7 @@ impl Signals {
                 && !batch.is_empty()
                 && let Ok(_place) = self.waiting.try_acquire()
             {
-                // In Postgres's own queue for the row, behind those who came before.
+                // This waits in Postgres's own queue for the row, behind those that came before.
                 batch = self.deliver(batch, Locked::WaitBriefly).await;
                 if !batch.is_empty() {
                     tries.waited();
@@ -121,7 +124,7 @@ impl Signals {
         }
     }
 
-    /// Delivers signals and answers their calls, but for those whose targets are locked.
+    /// Delivers signals and answers their calls. Returns those whose targets are locked.
     async fn deliver(&self, batch: Vec<PendingSignal>, locked: Locked) -> Vec<PendingSignal> {
         let (mut held, mut answered) = (Vec::new(), false);
         let mut batches = vec![batch];
@@ -140,7 +143,7 @@ impl Signals {
                         }
                     }
                 }
-                // The lock was waited for, perhaps for longer than a statement may take.
+                // Perhaps the statement waited for a lock until a statement timeout ended it.
                 Err(error)
                     if error.is_locked()
                         || locked == Locked::WaitBriefly && error.sqlstate() == Some(CANCELLED) =>
@@ -159,14 +162,14 @@ impl Signals {
                 }
             }
         }
-        // Who found everything locked has had nothing locked itself.
+        // A batch that found every target locked has locked none itself, so its end frees none.
         if answered {
             self.ended.send_replace(());
         }
         held
     }
 
-    /// Answers the calls that have waited for long enough; the others.
+    /// Answers the calls that have waited for as long as a call may, and returns the others.
     fn give_up(&self, batch: Vec<PendingSignal>) -> Vec<PendingSignal> {
         let lock_wait_max = self.connections.answer_timeout();
         let mut left = Vec::new();
@@ -192,7 +195,7 @@ impl Signals {
     }
 }
 
-/// Delivers signals in a transaction of its own.
+/// Delivers signals in a transaction of their own.
 pub(in crate::client) async fn deliver_with(
     connections: &Connections,
     signals: &[&NewSignal],

@@ -1,6 +1,7 @@
-//! What a step does with its inbox: look, take, discard.
+//! The inbox, as a step uses it: look, take, discard.
 //!
-//! Invariant: nothing is deleted here. A signal is marked, and the commit of the outcome deletes it.
+//! Invariant: nothing is deleted here. A signal is only flagged, and the commit of the outcome
+//! deletes it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -17,8 +18,8 @@ use crate::{
 impl<M: Machine> Context<M> {
     /// Takes the oldest signal of this type out of the inbox.
     ///
-    /// It is deleted in the same commit as the outcome; on `replay`, and if the step fails, it
-    /// stays in the inbox and is seen again.
+    /// The commit of the outcome deletes it. A `replay`, a `snooze` and a `stop` leave it in the
+    /// inbox, and so does a run that fails.
     ///
     /// # Errors
     ///
@@ -36,14 +37,15 @@ impl<M: Machine> Context<M> {
 
     /// Takes all signals of this type out of the inbox, the oldest first.
     ///
-    /// A step is given the oldest thousand signals of an inbox, and 1 MiB of them at most. Those that are left
-    /// follow in the next step, or if the step awaits them: [`count_signals`](Self::count_signals) tells
-    /// whether there are any. Look at it before `done`, which deletes them. A step that is repeated on another
-    /// claim begins with the oldest again, and awaits the others again.
+    /// A step is given the oldest thousand signals of an inbox, and 1 MiB of them at most. The
+    /// others come with the next step, or when the step awaits them.
+    /// [`count_signals`](Self::count_signals) counts them too: look at it before `done`, which
+    /// deletes them. A step that is repeated on another claim begins with the oldest again, and
+    /// awaits the others again.
     ///
     /// # Errors
     ///
-    /// [`DecodeError`], as [`take_signal`](Self::take_signal); none is taken then.
+    /// [`DecodeError`], like [`take_signal`](Self::take_signal). No signal is taken then.
     pub fn take_signals<S: DurableSignal>(&mut self) -> Result<Vec<S>, DecodeError>
     where
         M: Accepts<S>,
@@ -51,13 +53,13 @@ impl<M: Machine> Context<M> {
         self.take_oldest(usize::MAX)
     }
 
-    /// Takes the `count` oldest signals of this type out of the inbox, or none if there are not that many yet: then the
-    /// step awaits the next one, and those that have come stay.
+    /// Takes the `count` oldest signals of this type out of the inbox. It takes none if there are
+    /// not that many yet: then the step awaits the next one, and those that have come stay.
     ///
-    /// The step runs once for each signal that arrives while it is parked, and reads what is in the inbox each time.
-    /// Where thousands are gathered, add up what has come in the state instead, with
-    /// [`take_signals`](Self::take_signals). Of an inbox with more than a thousand signals or 1 MiB the step has the
-    /// oldest; the others come when it awaits them.
+    /// The step runs once for each signal that arrives while it is parked, and each run reads the
+    /// inbox again. To gather thousands, add them up in the state instead, with
+    /// [`take_signals`](Self::take_signals). If an inbox has more than a thousand signals or 1 MiB,
+    /// the step has the oldest. The others come when it awaits them.
     ///
     /// ```
     /// use gen_durable::prelude::*;
@@ -85,12 +87,12 @@ impl<M: Machine> Context<M> {
     ///
     /// # Errors
     ///
-    /// [`DecodeError`], as [`take_signal`](Self::take_signal); none is taken then.
+    /// [`DecodeError`], like [`take_signal`](Self::take_signal). No signal is taken then.
     pub fn gather<S: DurableSignal>(&mut self, count: usize) -> Result<Option<Vec<S>>, DecodeError>
     where
         M: Accepts<S>,
     {
-        // Those that are not loaded come when the step awaits them.
+        // Signals that are not loaded come when the step awaits them.
         if self.kept(S::NAME).count() < count {
             return Ok(None);
         }
@@ -111,7 +113,7 @@ impl<M: Machine> Context<M> {
     ///
     /// # Errors
     ///
-    /// [`DecodeError`], as [`take_signal`](Self::take_signal).
+    /// [`DecodeError`], like [`take_signal`](Self::take_signal).
     pub fn peek_signal<S: DurableSignal>(&self) -> Result<Option<S>, DecodeError>
     where
         M: Accepts<S>,
@@ -119,7 +121,8 @@ impl<M: Machine> Context<M> {
         self.oldest(S::NAME).map(|index| self.decode::<S>(index)).transpose()
     }
 
-    /// How many signals of this type are in the inbox and not taken, also of those that are not loaded yet.
+    /// Returns the number of signals of this type that are in the inbox and not taken. Those that
+    /// are not loaded yet count too.
     pub fn count_signals<S: DurableSignal>(&self) -> usize
     where
         M: Accepts<S>,
@@ -128,10 +131,10 @@ impl<M: Machine> Context<M> {
         self.kept(S::NAME).count() + beyond.copied().unwrap_or_default()
     }
 
-    /// Removes the oldest signal of this type that does not decode; whether there was one.
+    /// Removes the oldest signal of this type that does not decode. Returns true if there was one.
     ///
-    /// Whatever outcome follows deletes it: a `replay`, a `snooze` and a `stop` as well. So `handle`
-    /// can discard what made the step fail, and let it run again:
+    /// Any outcome deletes it, also a `replay`, a `snooze` or a `stop`. A `handle` can therefore
+    /// discard the signal that made the step fail, and let the step run again:
     ///
     /// ```
     /// use std::time::Duration;
@@ -183,7 +186,7 @@ impl<M: Machine> Context<M> {
         self.kept(name).next()
     }
 
-    /// The signals of this name that are not taken, the oldest first.
+    /// Returns the positions of the signals of this name that are not taken, the oldest first.
     fn kept(&self, name: &str) -> impl Iterator<Item = usize> {
         let found = self.inbox.iter().enumerate();
         found

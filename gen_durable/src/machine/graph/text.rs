@@ -1,6 +1,7 @@
 //! A graph as text: for mermaid and for Graphviz.
 //!
-//! Invariant: both show the same arrows. What mermaid makes is also what `#[durable_fsm]` writes into the documentation.
+//! Invariant: both show the same arrows. `#[durable_fsm]` writes the same mermaid text into the
+//! documentation.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +17,7 @@ struct Arrow {
     label: String,
 }
 
-/// Where an arrow goes.
+/// The place that an arrow points to.
 enum Place {
     Step(&'static str),
     End,
@@ -89,7 +90,7 @@ pub(super) fn mermaid(graph: &Graph) -> String {
     text
 }
 
-/// Words that mean something to mermaid.
+/// Words that have a meaning in mermaid.
 const WORDS: &[&str] = &[
     "as",
     "choice",
@@ -109,7 +110,7 @@ const WORDS: &[&str] = &[
     "style",
 ];
 
-/// A step's name, or an alias where mermaid would misunderstand it.
+/// Returns a step's name, or an alias where mermaid would misunderstand the name.
 fn id(step: &str, aliases: &mut BTreeSet<String>) -> String {
     if !WORDS.contains(&&*step.to_lowercase()) {
         return step.to_owned();
@@ -151,7 +152,7 @@ pub(super) fn dot(graph: &Graph) -> String {
     text
 }
 
-/// A text as Graphviz quotes it.
+/// A text that is quoted for Graphviz.
 struct Quoted<'a>(&'a str);
 
 impl fmt::Display for Quoted<'_> {

@@ -1,7 +1,7 @@
 //! The types of std, of `serde_json` and of this crate that can be stored as they are.
 //!
-//! Invariant: serde reads each of these types as it wrote it. The compiler's messages list few of them:
-//! whoever forgot a derive looks for no number.
+//! Invariant: serde reads each of these types as it wrote it. The compiler's messages recommend
+//! only a few of them: a user who forgot a derive does not look for a number.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -45,7 +45,8 @@ tuples! {
 #[diagnostic::do_not_recommend]
 impl<M: 'static> DurableState for InstanceId<M> {}
 
-// Of a type that is made of others, the compiler then names the one that is at fault.
+// The compiler may recommend these: if a type that is made of others cannot be stored, it then
+// names the part that is at fault.
 impl<A: DurableState, B: DurableState> DurableState for (A, B) {}
 impl<A: DurableState, B: DurableState, C: DurableState> DurableState for (A, B, C) {}
 impl<T: DurableState> DurableState for Option<T> {}
@@ -70,7 +71,7 @@ where
 {
 }
 
-// Serde implements its traits for each length, up to 32.
+// Serde implements its traits for each length by itself, up to 32.
 #[diagnostic::do_not_recommend]
 impl<T: DurableState, const N: usize> DurableState for [T; N] where
     [T; N]: Serialize + DeserializeOwned
