@@ -1,12 +1,13 @@
-//! Tries of something that needs a row which somebody else has locked.
+//! The pauses of a caller that tries again for a row which other transactions have locked.
 //!
-//! If others have the row locked one after another, it may be so at every try. So after some of them
-//! whoever tries may wait in Postgres's own queue for the row, behind those who came before. Places to
-//! wait are few, as each takes a connection. Whoever waited in vain asks for one only after twice as
-//! many tries: in time, those whose rows are locked for long leave the places free most of the time,
-//! and one whose row quick transactions have locked in turn finds a place at one of its next tries.
+//! If transactions have the row locked one after another, each try may find it locked. Therefore
+//! after some tries, the caller may wait in Postgres's own queue for the row, behind those that
+//! came before. Places to wait are few, as each takes a connection. A caller that waited in vain
+//! asks for one only after twice as many tries. In time, callers whose rows are locked for long
+//! leave the places free most of the time. A caller whose row is locked by quick transactions, one
+//! after another, then finds a place at one of its next tries.
 //!
-//! Invariant: nobody stops asking, so nobody starves.
+//! Invariant: every caller asks again, so none starves.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -16,13 +17,13 @@ use std::{
 /// The first and the longest pause before the next try.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
-/// After so many tries one may wait. Twice as many after it waited in vain, up to the most: at the
-/// longest pause, that is about a minute.
+/// The number of tries after which the caller may wait, at first and at most. It doubles each time
+/// that the caller waited in vain. At the longest pause, the most tries take about a minute.
 const TRIES_MIN: u32 = 5;
 const TRIES_MAX: u32 = 640;
 
-/// How often a row was found locked since it was last waited for, at how many such tries it may be
-/// waited for again, and how long to pause before the next one.
+/// The history of the tries for a row: those that found it locked since the last wait, the number
+/// after which the caller may wait again, and the next pause.
 #[derive(Debug)]
 pub(crate) struct Tries {
     count: u32,
@@ -35,19 +36,19 @@ impl Tries {
         Self { count: 0, count_max: TRIES_MIN, pause: PAUSE_MIN }
     }
 
-    /// Counts a try that found the row locked; whether it may be waited for now.
+    /// Counts a try that found the row locked. True if the caller may wait for the row now.
     pub(crate) fn found_locked(&mut self) -> bool {
         self.count = self.count.saturating_add(1);
         self.count >= self.count_max
     }
 
-    /// It was waited for in vain.
+    /// Notes that the caller waited in vain.
     pub(crate) fn waited(&mut self) {
         self.count = 0;
         self.count_max = (self.count_max * 2).min(TRIES_MAX);
     }
 
-    /// The pause before the next try.
+    /// Returns the pause before the next try, and doubles the one after it, up to the longest.
     pub(crate) fn pause(&mut self) -> Duration {
         let pause = self.pause;
         self.pause = (pause * 2).min(PAUSE_MAX);
@@ -55,8 +56,8 @@ impl Tries {
     }
 }
 
-/// A pause of about this length. The randomness is that of the standard library's hash maps: good
-/// enough to spread load, and no dependency.
+/// Returns a pause of about this length. The randomness is that of the standard library's hash
+/// maps: it is good enough to spread load, and needs no dependency.
 pub(crate) fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish();
     pause.mul_f64(0.75 + f64::from(u16::try_from(random & 0x7fff).unwrap_or(0)) / 65534.0)
@@ -84,7 +85,7 @@ mod tests {
             for _ in 1..tries {
                 assert!(!row.found_locked());
             }
-            // At every further try as well, if somebody else is waiting.
+            // If all places are taken, the caller may wait at each further try too.
             assert!(row.found_locked());
             assert!(row.found_locked());
             row.waited();

@@ -1,9 +1,10 @@
-//! Connections for short statements: kept open by an engine, borrowed from the pool by a client.
+//! Connections for short statements. An engine keeps its own open; a client borrows them from the
+//! pool.
 //!
-//! Invariant: a connection on which a statement failed is never kept; the pool tests it first. One
-//! that broke, or that gave no answer, is closed, and so are those that are kept beside it. None is
-//! left of a runtime that has ended. One that was used on another runtime, or was idle for long, is
-//! tested before it is used.
+//! Invariant: a connection on which a statement failed is not kept: it goes back to the pool, which
+//! tests it. A connection that broke, or gave no answer, is closed, and so are those that are kept
+//! beside it. When a runtime has ended, none of its connections is left. A connection that was used
+//! on another runtime, or was idle for long, is tested before it is used.
 
 mod held;
 mod homes;
@@ -31,24 +32,25 @@ use tokio::{
 use self::{held::Held, life::Life, probe::Probe, source::Source};
 use crate::{error::DatabaseError, fault, throttle::Throttle};
 
-/// How long a client's short statement may go without an answer.
+/// The answer timeout of a client's short statements.
 const CLIENT_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long connections that are closed wait for calls that are under way.
+/// The time for which `close` waits for calls that are under way.
 const CALLS_END_TIMEOUT: Duration = Duration::from_millis(800);
 /// The time that a connection has to answer a test.
 const TEST_TIMEOUT: Duration = Duration::from_secs(1);
-/// How late a timer is at least if the runtime stood still. Less than the shortest answer timeout.
+/// A timer that is at least this late says that the runtime stood still. It is shorter than the
+/// shortest answer timeout.
 const LATE: Duration = Duration::from_millis(250);
-/// What an engine's may have at least, however short its lease.
+/// The shortest answer timeout of an engine, however short its lease is.
 const ANSWER_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// A function that sets a session up for the statements of an engine.
 pub(crate) type SetUp = for<'c> fn(&'c mut PgConnection) -> SettingUp<'c>;
 
-/// The work of a [`SetUp`].
+/// The future that a [`SetUp`] returns.
 pub(crate) type SettingUp<'c> = Pin<Box<dyn Future<Output = Result<(), sqlx::Error>> + Send + 'c>>;
 
-/// Where connections come from.
+/// A handle that an engine or a client gets its connections from.
 #[derive(Clone, Debug)]
 pub(crate) struct Connections {
     inner: Arc<Inner>,
@@ -62,26 +64,28 @@ struct Inner {
     life: Life,
     idle: Mutex<Idle>,
     kept_max: usize,
-    /// Sets a session up for the statements of an engine. None if a pooler may lend it to others.
+    /// Sets a session up for the statements of an engine. None for a client, and if a pooler may
+    /// lend the session to others.
     session: Option<SetUp>,
     answer_timeout: Duration,
     probe: Probe,
-    /// Calls that are under way and may have no connection just now.
+    /// The number of calls under way. Such a call may have no connection at the moment.
     under_way: watch::Sender<usize>,
-    /// Failures that meet every call, as they were logged.
+    /// Bounds the log lines about failures that last and meet every call.
     lasting: Throttle,
-    /// Dropped with the last of these connections; none if no runtime is watched for them.
+    /// Dropped with the last handle, which ends the tasks that watch runtimes. None if no runtime
+    /// is watched.
     over: Option<watch::Sender<()>>,
 }
 
 #[derive(Debug, Default)]
 struct Idle {
     kept: Vec<Kept>,
-    /// Calls that found none kept and wait for the pool.
+    /// The number of calls that found no kept connection and wait for the pool.
     waiting: usize,
     /// The runtimes on which connections are used.
     homes: Vec<Id>,
-    /// The number of them that have ended.
+    /// The number of such runtimes that have ended.
     ended: u64,
 }
 
@@ -89,12 +93,12 @@ struct Idle {
 #[derive(Debug)]
 struct Kept {
     held: Held,
-    /// When it was used last.
+    /// The time of its last use.
     used: Instant,
 }
 
 impl Inner {
-    /// The pool, which makes connections with the caller's present options.
+    /// Returns the pool, which makes connections with the caller's present options.
     fn pool(&self) -> &PgPool {
         if let Some(source) = &self.source {
             source.pass_on(&self.pool);
@@ -110,7 +114,7 @@ impl Inner {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes what is idle: this runtime has ended, and it may have been opened there.
+    /// Closes the idle connections, because this runtime has ended and may have opened them.
     fn leave(&self, runtime: &Handle) {
         let kept = {
             let mut idle = self.idle();
@@ -127,7 +131,7 @@ impl Inner {
     }
 }
 
-/// A call that is under way.
+/// A guard that counts a call as under way.
 #[derive(Debug)]
 pub(crate) struct UnderWay(Connections);
 
@@ -137,7 +141,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// Counts a call out that waited for the pool, also one that was dropped meanwhile.
+/// A guard of a call that waits for the pool. Its drop ends the count, also if the call is dropped.
 struct Waiting<'a>(&'a Connections);
 
 impl Drop for Waiting<'_> {
@@ -147,12 +151,13 @@ impl Drop for Waiting<'_> {
 }
 
 impl Connections {
-    /// Connections of the caller's pool, given back after each use, for many calls.
+    /// Creates a handle on the caller's pool, for many calls. Each connection is given back after
+    /// use.
     pub(crate) fn borrowed(pool: PgPool) -> Self {
         Self::lent(pool, Some(watch::Sender::new(())))
     }
 
-    /// Connections of the caller's pool, for one call.
+    /// Creates a handle on the caller's pool, for one call.
     pub(crate) fn once(pool: PgPool) -> Self {
         Self::lent(pool, None)
     }
@@ -188,16 +193,17 @@ impl Connections {
         }
     }
 
-    /// An engine's own connections, with the options and hooks of the caller's pool.
+    /// Creates a handle for an engine's own connections, with the options and hooks of the caller's
+    /// pool.
     ///
-    /// The caller's steps may hold every connection of the caller's pool; a lease must be renewed
-    /// all the same. And a pool tests a connection with a round trip each time that it changes
-    /// hands, which a commit of a third of a millisecond cannot afford.
+    /// The caller's steps may hold every connection of the caller's pool, and a lease must be
+    /// renewed all the same. Besides, a pool tests a connection with a round trip each time that it
+    /// changes hands. A commit that takes a third of a millisecond cannot afford that.
     ///
-    /// After a lease without an answer a connection counts as lost, as a worker does without a sign
-    /// of life. An engine waits for one as long as the caller's pool would, but for no more than a
-    /// third of the lease: a renewal must have its second chance. `session` sets a session up, if no
-    /// pooler lends a connection's session to others.
+    /// A connection counts as lost if it gives no answer for the time of a lease, like a worker
+    /// that gives no sign of life. An engine waits for a connection as long as the caller's pool
+    /// would, but at most for a third of the lease. Thus a renewal has a second chance. `session`
+    /// sets a session up. It is none if a pooler lends a connection's session to others.
     pub(crate) fn own(
         pool: &PgPool,
         connections_max: u32,
@@ -222,13 +228,13 @@ impl Connections {
         Self::with(pool, Some(source), life, kept_max, session, answer_timeout, over)
     }
 
-    /// How long a short statement may go without an answer.
+    /// Returns how long a short statement may go without an answer.
     pub(crate) fn answer_timeout(&self) -> Duration {
         self.inner.answer_timeout
     }
 
-    /// Gives a statement up that has no answer for that long: its connection may be half open, and
-    /// then nothing would ever say so. Whether it took effect is unknown.
+    /// Gives up a statement that has no answer within the answer timeout. Its connection may be
+    /// half open, and then no error would ever come. It is unknown if the statement took effect.
     pub(crate) async fn within<T>(
         &self,
         statement: impl Future<Output = Result<T, sqlx::Error>>,
@@ -236,6 +242,7 @@ impl Connections {
         within(self.inner.answer_timeout, statement).await
     }
 
+    /// Returns a connection: a kept one if there is one, or one of the pool.
     pub(crate) async fn get(&self) -> Result<Connection, sqlx::Error> {
         let here = Handle::current();
         let ended = self.enter(&here);
@@ -244,7 +251,8 @@ impl Connections {
             if held.is_of(&here) && !self.inner.life.needs_test(used, Instant::now()) {
                 return Ok(connection(held));
             }
-            // The network may have forgotten it, or the runtime that drives it may stand still.
+            // The network may have forgotten the connection, or the runtime that drives it may
+            // stand still.
             let tested = within(TEST_TIMEOUT, held.ping()).await;
             let connection = connection(held.moved_to(&here));
             match tested {
@@ -265,7 +273,7 @@ impl Connections {
         };
         let mut connection = connection(held);
         if let Some(session) = self.inner.session {
-            // A hook of the pool would take the place of the caller's.
+            // A hook of the pool could do this, but it would replace the caller's hook.
             if let Err(error) = self.within(session(&mut connection)).await {
                 return connection.done(Err(error));
             }
@@ -273,8 +281,8 @@ impl Connections {
         Ok(connection)
     }
 
-    /// A connection that an engine's own pool has, if it answers. The pool would test it as well,
-    /// but wait for one that is half open until the call's time is up.
+    /// Returns an idle connection of an engine's own pool, if one answers a test. The pool would
+    /// test it as well. If it is half open, the pool would wait until the call's time is up.
     async fn take_idle(&self, here: &Handle) -> Option<Held> {
         if self.inner.kept_max == 0 {
             return None;
@@ -289,14 +297,15 @@ impl Connections {
         }
     }
 
-    /// Closes what the pool has idle: what broke one connection is likely to have broken the others.
+    /// Closes the idle connections of the pool. The failure that broke one connection is likely to
+    /// have broken them too.
     fn discard_idle(&self) {
         while let Some(idle) = self.inner.pool.try_acquire() {
             drop(idle.detach());
         }
     }
 
-    /// Notes that connections are used on this runtime; how many such runtimes have ended.
+    /// Notes that connections are used on this runtime. Returns how many such runtimes have ended.
     fn enter(&self, here: &Handle) -> u64 {
         let mut idle = self.inner.idle();
         let ended = idle.ended;
@@ -310,17 +319,19 @@ impl Connections {
         ended
     }
 
-    /// A connection that was kept, of this runtime if there is one; without any, the call counts as
-    /// one that waits.
+    /// Takes a kept connection, of this runtime if there is one. If none is kept, the call counts
+    /// as waiting from here on.
     fn take_kept(&self, here: &Handle) -> Option<Kept> {
         let now = Instant::now();
         let mut idle = self.idle();
-        // Also those at the bottom, which nobody takes while there is little to do.
+        // Old connections are taken out even at the bottom, which no call reaches while there is
+        // little to do.
         let old: Vec<Kept> = idle.kept.extract_if(.., |kept| kept.held.is_over(now)).collect();
         let own = idle.kept.iter().rposition(|kept| kept.held.is_of(here));
         let kept = own.map(|index| idle.kept.swap_remove(index)).or_else(|| idle.kept.pop());
-        // Under the lock under which a connection would be kept: whoever has one from here on
-        // gives it to the pool, which knows who waits.
+        // The call is counted under the lock under which connections are kept. A call that is done
+        // from here on therefore gives its connection to the pool, which knows the waiting calls.
+        // Otherwise it could keep the connection while this call waits.
         idle.waiting += usize::from(kept.is_none());
         drop(idle);
         for kept in old {
@@ -329,12 +340,12 @@ impl Connections {
         kept
     }
 
-    /// Why the pool has no connection to give.
+    /// Finds out why the pool has no connection to give.
     pub(crate) async fn why(&self) -> sqlx::Error {
         self.inner.probe.why(self.inner.pool()).await
     }
 
-    /// Logs a failure that will not pass by itself, and that meets every call: now and then.
+    /// Logs a failure that does not pass by itself and meets every call, at a bounded rate.
     pub(crate) fn tell(&self, error: &DatabaseError) {
         let subject = error.sqlstate().unwrap_or("no connection");
         if error.is_lasting() && self.inner.lasting.allows(subject).is_some() {
@@ -342,10 +353,10 @@ impl Connections {
         }
     }
 
-    /// A connection that listens, and until when it may be used.
+    /// Returns a connection that listens, and the time until which it may be used.
     pub(crate) async fn listener(&self) -> Result<(PgListener, Instant), sqlx::Error> {
-        // From a pool of its own: a listener that finds its connection dead keeps its place in the
-        // pool for as long as it tries to say goodbye, which may be for ever.
+        // The listener has a pool of its own. If it finds its connection dead, it tries to close it
+        // cleanly, perhaps for ever, and keeps its place in the pool meanwhile.
         let own = self.inner.pool();
         let options = own.options().clone().max_connections(1);
         let pool = options.connect_lazy_with((*own.connect_options()).clone());
@@ -353,12 +364,14 @@ impl Connections {
         Ok((listener, self.inner.life.end(Instant::now())))
     }
 
-    /// Says that a call is under way, for as long as the answer lives.
+    /// Counts a call as under way, for as long as the returned guard lives.
     pub(crate) fn under_way(&self) -> UnderWay {
         self.inner.under_way.send_modify(|calls| *calls += 1);
         UnderWay(self.clone())
     }
 
+    /// Closes all connections, after the calls under way have ended or [`CALLS_END_TIMEOUT`] is
+    /// over.
     pub(crate) async fn close(&self) {
         let mut calls = self.inner.under_way.subscribe();
         let _ = tokio::time::timeout(CALLS_END_TIMEOUT, calls.wait_for(|calls| *calls == 0)).await;
@@ -372,11 +385,11 @@ impl Connections {
     }
 }
 
-/// Gives a statement up that has no answer for `answer_timeout`.
+/// Gives up a statement that has no answer for `answer_timeout`.
 ///
 /// A timer that is late says that the runtime stood still: a step blocked its thread, or the
-/// process was stopped. The answer may have been there all the time, so the connection is not
-/// blamed, and the statement has its time anew.
+/// process was stopped. The answer may have been there all the time. Therefore the connection is
+/// not blamed, and the statement has its time anew.
 pub(crate) async fn within<T>(
     answer_timeout: Duration,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
@@ -399,18 +412,19 @@ pub(crate) async fn within<T>(
 pub(crate) struct Connection {
     held: Held,
     home: Connections,
-    /// The number of runtimes that had ended when it was taken.
+    /// The number of runtimes that had ended when the connection was taken.
     ended: u64,
 }
 
 impl Connection {
-    /// Keeps the connection for the next use if the result is good.
+    /// Keeps the connection for the next use if the result is good. Otherwise the connection is
+    /// given back to the pool, or closed if it broke.
     pub(crate) fn done<T>(self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         match &result {
             Ok(_) | Err(sqlx::Error::Database(_)) => {
                 let mut idle = self.home.idle();
                 if idle.ended != self.ended {
-                    // The runtime that drives it may have ended meanwhile.
+                    // The runtime that drives the connection may have ended meanwhile.
                     drop(idle);
                     self.held.discard();
                 } else if result.is_ok()
@@ -420,17 +434,19 @@ impl Connection {
                 {
                     idle.kept.push(Kept { held: self.held, used: Instant::now() });
                 }
-                // Otherwise it goes back to the pool: it is well, or the pool will find out.
+                // Otherwise the connection goes back to the pool. It works, or the pool's test
+                // finds out.
             }
-            // Not back to the pool, whose test of it could wait for ever. What broke one connection
-            // is likely to have broken the others.
+            // The connection does not go back to the pool, whose test of it could wait for ever.
+            // The failure that broke it is likely to have broken the other connections too.
             Err(_) => {
                 let kept = std::mem::take(&mut self.home.idle().kept);
                 for kept in kept {
                     kept.held.discard();
                 }
                 self.held.discard();
-                // Nor those that the pool would test before it gives one away, each in vain.
+                // The pool's idle connections are closed too. The pool would test each of them in
+                // vain before it gives one away.
                 self.home.discard_idle();
             }
         }

@@ -1,8 +1,9 @@
-//! Errors: of steps, of values that cannot be stored or read, of calls, of start.
+//! The errors of steps, of values that cannot be stored or read, of calls, and of an engine's
+//! start.
 //!
 //! Invariant: a message names its subject, its cause and what to do. A cause that is in the message
-//! is not returned from `source` as well. Nothing of a state, a result or a payload is in either,
-//! nor in what `Debug` prints; what a user's own error says is passed on.
+//! is not returned from `source` as well. Neither of them, nor `Debug`, shows anything of a state,
+//! a result or a payload. The text of a user's own error is passed on.
 
 mod cause;
 mod database;
@@ -25,7 +26,7 @@ use crate::{id::InstanceId, status::Status};
      make the field optional or raise the machine's version"
 )]
 pub struct DecodeError {
-    /// What was read: the state, a result, or the payload of a signal.
+    /// The value that was read: the state, a result, or the payload of a signal.
     pub what: String,
     /// The machine.
     pub machine: &'static str,
@@ -33,7 +34,7 @@ pub struct DecodeError {
     pub version: u32,
     /// The path to the field.
     pub field: String,
-    /// What is wrong with it.
+    /// The reason why the field does not fit.
     pub reason: String,
 }
 
@@ -41,27 +42,27 @@ pub struct DecodeError {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// Its `Serialize` failed.
+    /// The `Serialize` of the value failed.
     #[error("{what} cannot be serialised: {reason}")]
     Serialize {
-        /// What was encoded.
+        /// The value that was encoded.
         what: &'static str,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// It is larger than the limit.
+    /// The value is larger than the limit.
     #[error(
         "{what} has {bytes} bytes, over the limit of {max}; store large data elsewhere and keep a reference"
     )]
     TooLarge {
-        /// What was encoded.
+        /// The value that was encoded.
         what: &'static str,
         /// Its size in bytes.
         bytes: usize,
         /// The limit in bytes.
         max: usize,
     },
-    /// It is longer than an index can hold.
+    /// The key or the name is longer than an index can hold.
     #[error("{what} has {bytes} bytes, over the limit of {max}; shorten it, or use a hash of it")]
     TooLong {
         /// The key or the name.
@@ -71,55 +72,57 @@ pub enum EncodeError {
         /// The limit in bytes.
         max: usize,
     },
-    /// It is an empty text. All who left it empty by mistake would share it.
+    /// The key or the name is an empty text. All callers that leave it empty by mistake would share
+    /// it.
     #[error("{what} is empty; give it a value, or leave it out")]
     Empty {
         /// The key or the name.
         what: &'static str,
     },
-    /// A float in it is NaN or infinite: JSON has no such number.
+    /// A float in the value is NaN or infinite, and JSON has no such number.
     #[error(
         "{what} holds NaN or an infinity at field `{field}`, which JSON cannot hold; store an `Option` or a text instead"
     )]
     NotFinite {
-        /// What was encoded.
+        /// The value that was encoded.
         what: &'static str,
         /// The path to the field.
         field: String,
     },
-    /// Its own type cannot read what it has written.
+    /// The value's own type cannot read what it has written.
     #[error(
         "{what} could not be read back at field `{field}`: {reason}; \
          change how the field is serialised, so that its type reads what it writes"
     )]
     Unreadable {
-        /// What was encoded.
+        /// The value that was encoded.
         what: &'static str,
         /// The path to the field.
         field: String,
-        /// What the reader said.
+        /// The reader's reason.
         reason: String,
     },
-    /// It is raw JSON text that holds half of a surrogate pair.
+    /// The value has raw JSON text that holds half of a surrogate pair.
     #[error(
         "{what} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; write the whole pair"
     )]
     Surrogate {
-        /// What was encoded.
+        /// The value that was encoded.
         what: &'static str,
     },
-    /// It holds a NUL character, which Postgres cannot store in text or `jsonb`.
+    /// The value, the key or the name holds a NUL character, which Postgres cannot store in text or
+    /// `jsonb`.
     #[error(
         "{what} holds a NUL character (\\u0000), which Postgres cannot store; remove it or encode the bytes"
     )]
     Nul {
-        /// What was encoded.
+        /// The value, the key or the name.
         what: &'static str,
     },
-    /// It nests deeper than it could be read back.
+    /// The value nests deeper than its reader can follow.
     #[error("{what} nests deeper than {max} levels, so it could not be read back; flatten it")]
     TooDeep {
-        /// What was encoded.
+        /// The value that was encoded.
         what: &'static str,
         /// The limit in levels.
         max: usize,
@@ -131,7 +134,7 @@ pub enum EncodeError {
 
 /// The unique key of a new instance is taken.
 ///
-/// The id is typed where the machine is known: what an [`Insert`](crate::Insert) answers has an
+/// The id is typed if the machine is known. The answer of an [`Insert`](crate::Insert) has an
 /// [`InstanceId`], which can be waited for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -157,7 +160,8 @@ impl<M> Duplicate<InstanceId<M>> {
 
 /// An insert failed.
 ///
-/// `I` is the type of the id in a [`Duplicate`]: `?` makes an untyped `InsertError` of a typed one.
+/// `I` is the type of the id in a [`Duplicate`]. The operator `?` converts a typed `InsertError`
+/// into an untyped one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InsertError<I = i64> {
@@ -243,10 +247,10 @@ pub enum WaitError {
     Failed {
         /// The instance.
         id: i64,
-        /// Its `last_error`.
+        /// The instance's `last_error`.
         reason: String,
     },
-    /// It did not end in time; it may still do so.
+    /// The instance did not end in time. It may still do so.
     #[error(
         "instance {id} did not end within {timeout:?}; it may still do so{}",
         .obstacle.as_ref().map_or_else(String::new, |error| format!("; {error}"))
@@ -254,9 +258,9 @@ pub enum WaitError {
     TimedOut {
         /// The instance.
         id: i64,
-        /// How long was waited.
+        /// The time for which the call waited.
         timeout: Duration,
-        /// The last obstacle to looking for it, if there was any.
+        /// The last error that kept the call from looking for the instance, if there was one.
         obstacle: Option<DatabaseError>,
     },
     /// There is no such instance, or it was pruned.
@@ -278,8 +282,8 @@ pub enum WaitError {
     /// The result does not fit the machine's output type.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// The database failed in a way that no waiting will mend; or the pool is closed, or the engine
-    /// was shut down.
+    /// The database failed in a way that no waiting mends, the pool is closed, or the engine was
+    /// shut down.
     #[error(transparent)]
     Database(#[from] DatabaseError),
 }
@@ -327,12 +331,12 @@ pub enum Error {
     SchemaTooNew {
         /// The version found.
         found: i32,
-        /// The oldest engine that it serves, by the version that this needs.
+        /// The oldest engine that the schema serves, by the version that such an engine needs.
         serves: i32,
         /// The version that this engine needs.
         needed: i32,
     },
-    /// The database has a schema `gen_durable` that is somebody else's.
+    /// The database has a schema `gen_durable` that is not this crate's.
     #[error(
         "the schema `gen_durable` is somebody else's, as its table `migrations` is none of ours ({cause}); \
          rename it, or use another database"
@@ -354,7 +358,7 @@ pub enum Error {
         /// The resource's type.
         resource: &'static str,
     },
-    /// The engine was given two resources of one type: a step could be given either.
+    /// The engine was given two resources of one type, so a step could be given either.
     #[error(
         "two resources are of type `{resource}`; leave one out, or give it a type of its own:          `struct Other({resource})`"
     )]
@@ -380,7 +384,7 @@ pub enum Error {
     InvalidOption {
         /// The option.
         option: String,
-        /// What is wrong and what to do.
+        /// The reason, and what to do.
         reason: String,
     },
     /// The database failed.

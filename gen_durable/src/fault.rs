@@ -1,17 +1,17 @@
-//! The meaning of a database error: transient or lasting, certain or not, and to blame on the statement,
-//! on its data or on the database.
+//! Classifies database errors: an error is transient or lasting, its effect is certain or not, and
+//! the statement, its data or the database is to blame.
 //!
 //! Invariant: the SQLSTATE or the driver's variant decides, never a message's text.
 
 use std::time::Duration;
 
-/// A statement was given up.
+/// The error of a statement that was given up.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer within {0:?}; the connection counts as lost")]
 pub(crate) struct NoAnswer(pub(crate) Duration);
 
-/// Whether an error leaves open what became of a transaction: there was no answer, or it is of the
-/// connection, perhaps of one behind a pooler.
+/// True if an error leaves open what became of a transaction. There was no answer, or the error is
+/// one of the connection, perhaps of a connection behind a pooler.
 pub(crate) fn is_uncertain(error: &sqlx::Error) -> bool {
     error.as_database_error().is_none_or(|error| {
         let code = error.code();
@@ -20,20 +20,20 @@ pub(crate) fn is_uncertain(error: &sqlx::Error) -> bool {
     })
 }
 
-/// What an error says of the statement that failed, and of what it was given.
+/// The part that an error blames: the statement, its data or the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Nothing: the connection or the server failed, or a conflict was resolved.
+    /// None of them: the connection or the server failed, or a conflict was resolved.
     Connection,
-    /// Somebody else has something locked.
+    /// Another transaction has a lock that the statement needs.
     Locked,
-    /// A value is one that Postgres does not take.
+    /// The data: Postgres does not take a value.
     Data,
-    /// It was too large or too slow, or there was too much of it.
+    /// The statement: it was too large or too slow, or had too much to do.
     Size,
     /// The database is not as it should be: a table or a right is missing.
     Database,
-    /// Anything: a trigger, a bug.
+    /// It may be any of them: a trigger or a bug may be the cause.
     Unclear,
 }
 
@@ -55,10 +55,11 @@ impl Fault {
         if is(&["55P03"]) {
             Self::Locked
         } else if is(&["57014", "53200", "53400"]) {
-            // Cancelled (by a timeout, say), out of memory or of room for temporary files.
+            // Cancelled (by a timeout, say), out of memory, or over the limit of temporary files.
             Self::Size
         } else if is(&["21", "22", "23", "27", "44", "54"]) {
-            // Cardinality, data, constraints, a trigger's changes, a view's check, limits of Postgres.
+            // Cardinality, data, constraints, a trigger's changes, a view's check, limits of
+            // Postgres.
             Self::Data
         } else if is(&["08", "40", "53", "57", "25006", "25P03", "25P04", "58"]) {
             Self::Connection
@@ -70,26 +71,26 @@ impl Fault {
     }
 }
 
-/// Whether a statement has waited for a lock for as long as it may.
+/// True if a statement has waited for a lock for as long as it may.
 pub(crate) fn is_lock_timeout(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("55P03")
 }
 
-/// Whether Postgres rolled the transaction back to resolve a conflict: it is safe to try again.
+/// True if Postgres rolled the transaction back to resolve a conflict. It is safe to try again.
 pub(crate) fn is_rolled_back(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     code.is_some_and(|code| code == "40P01" || code == "40001")
 }
 
-/// Tells whether an error lasts until somebody mends the database, the login or the program: who
-/// waits for something need not wait longer.
+/// True if an error lasts until a person mends the database, the login or the program. A call that
+/// waits need not wait longer.
 pub(crate) fn is_lasting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {
             let code = error.code();
             let code = code.as_deref().unwrap_or_default();
-            // The login is refused, no such database, no such schema; syntax, no such table or
-            // column, no right to it.
+            // The login is refused; there is no such database or schema; the syntax is wrong; there
+            // is no such table or column, or no right to it.
             ["28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class))
         }
         sqlx::Error::PoolClosed
@@ -102,7 +103,7 @@ pub(crate) fn is_lasting(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether an error says that the connection, and not the statement, failed: trying again may help.
+/// True if an error says that the connection failed, and not the statement. Another try may help.
 pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {

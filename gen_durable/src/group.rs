@@ -1,12 +1,14 @@
-//! Group commit without added delay: what arrives while a batch is under way forms the next one, beside it if there is
-//! a task for it. A group that is told to be patient leaves it for one larger batch, as far as nobody waits for it.
+//! Group commit without added delay: items that arrive while a batch is under way form the next
+//! one. It begins beside the one under way, if there is a task for it. A group that gathers waits
+//! instead, to make one larger batch, as long as no item in it is awaited.
 //!
 //! ```text
-//!   submit ──► queue ──► drain task: take all (bounded) ──► run ──► again, until the queue is empty
+//!   submit ──► queue ──► drain task: take all (bounded) ──► run ──► again, until it is empty
 //! ```
 //!
-//! Invariant: an item that was submitted is in the queue or in exactly one batch; while the queue is
-//! not empty, at least one task drains it. No batch begins by a timer, but one beside another that takes long.
+//! Invariant: a submitted item is in the queue or in exactly one batch. While the queue is not
+//! empty, at least one task drains it. A timer begins a batch only beside another one that takes
+//! long.
 
 use std::{
     collections::VecDeque,
@@ -20,29 +22,29 @@ use std::{
 
 use tokio::runtime::{Handle, TryCurrentError};
 
-/// Something that is worked on in batches.
+/// An item of work that is done in batches.
 pub(crate) trait Item: Send + 'static {
-    /// Its size in bytes, as far as it counts.
+    /// Returns its size in bytes, as far as it counts for the size of a batch.
     fn weight(&self) -> usize;
 
-    /// Whether more work comes of it when it is done.
+    /// True if more work begins when the item is done.
     fn is_awaited(&self) -> bool {
         true
     }
 }
 
-/// Work on a batch.
+/// The function that works on a batch.
 pub(crate) type Run<T> =
     Box<dyn Fn(Vec<T>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// The most bytes in one batch. Beyond half of Postgres's `work_mem` (4 MiB) it would put them into a
-/// temporary file on their way through a statement.
+/// The most bytes in one batch: half of Postgres's `work_mem` (4 MiB). Postgres puts more than that
+/// into a temporary file on its way through a statement.
 pub(crate) const WEIGHT_MAX: usize = 2 * 1024 * 1024;
 
-/// How long a batch may wait for the tasks that are ready.
+/// The longest time for which a batch waits for the tasks that are ready.
 const SETTLE_MAX: Duration = Duration::from_millis(1);
 
-/// How long a batch may be under way before nothing waits for its end any more.
+/// The time after which a batch under way is slow. No other batch waits for its end any more.
 const SLOW: Duration = Duration::from_millis(50);
 
 /// A queue that is drained in batches by a bounded number of tasks.
@@ -55,18 +57,18 @@ pub(crate) struct Group<T> {
 
 struct State<T> {
     queue: VecDeque<T>,
-    /// How many of the queue are awaited.
+    /// The number of items in the queue that are awaited.
     awaited: usize,
-    /// What the queue weighs.
+    /// The weight of the items in the queue.
     weight: usize,
     tasks: usize,
-    /// How many of the tasks have had their batch for longer than [`SLOW`].
+    /// The number of tasks that have had their batch for longer than [`SLOW`].
     slow: usize,
-    /// Whether what nobody awaits is left for a larger batch.
+    /// Items that are not awaited are left for a larger batch.
     gathering: bool,
 }
 
-/// Goes behind the tasks that are ready, in the queue from which any thread may take it:
+/// Goes behind the tasks that are ready, in the queue from which any thread may take the task.
 /// `tokio::task::yield_now` would tie it to a thread that may be about to compute for long.
 async fn go_behind() {
     let mut gone = false;
@@ -93,12 +95,12 @@ impl<T: Item> Group<T> {
         Arc::new(Self { state, batch_max, tasks_max, run })
     }
 
-    /// Tells whether no task drains the queue.
+    /// True if no task drains the queue.
     pub(crate) fn is_idle(&self) -> bool {
         self.lock().tasks == 0
     }
 
-    /// Adds an item, and a task to drain the queue if there may be one more.
+    /// Adds an item, and a task to drain the queue if one more is allowed.
     pub(crate) fn submit(self: &Arc<Self>, item: T) {
         let mut state = self.lock();
         state.awaited += usize::from(item.is_awaited());
@@ -107,18 +109,20 @@ impl<T: Item> Group<T> {
         self.add_task(state);
     }
 
-    /// Says whether what nobody [awaits](Item::is_awaited) is left for a larger batch: it then waits until the one
-    /// that is under way has ended, unless that takes long or what waits is a full batch.
+    /// Says if items that are not [awaited](Item::is_awaited) are left for a larger batch. They
+    /// then wait until the batch under way has ended. They do not wait if that takes long, or if
+    /// they are a full batch.
     pub(crate) fn set_gathering(self: &Arc<Self>, gathering: bool) {
         let mut state = self.lock();
         state.gathering = gathering;
         self.add_task(state);
     }
 
-    /// Adds a task if there is something to do and may be one more.
+    /// Adds a task if there are items to drain and one more task is allowed.
     fn add_task(self: &Arc<Self>, mut state: MutexGuard<'_, State<T>>) {
         if !state.queue.is_empty() && state.tasks < self.tasks_allowed(&state) {
-            // A thread that is ending, and drops what submits, has no runtime any more.
+            // A thread that is ending may drop a value that submits an item. It has no runtime any
+            // more.
             let runtime = Handle::try_current();
             if runtime.as_ref().is_err_and(TryCurrentError::is_thread_local_destroyed) {
                 return;
@@ -138,16 +142,17 @@ impl<T: Item> Group<T> {
         }
     }
 
-    /// The place of a task that has been counted.
+    /// Makes the place of a task that has been counted.
     fn place(self: &Arc<Self>) -> Place<T> {
         Place { group: Arc::clone(self), held: true, began: false, slow: false }
     }
 
-    /// Lets the tasks that are ready to run go first, for as long as they bring more, and for
-    /// [`SETTLE_MAX`] if steps compute.
+    /// Lets the tasks that are ready to run go first, as long as they bring more items. If steps
+    /// compute, it does so for [`SETTLE_MAX`].
     ///
-    /// The answers of the last batch have just woken as many tasks as it had items, and each may be
-    /// about to submit its next: a batch of the first few of them would cost as much as one of all.
+    /// The answers of the last batch have just woken as many tasks as it had items. Each may be
+    /// about to submit its next item. A batch of the first few of them would cost as much as one of
+    /// all.
     async fn settle(&self) {
         let began = Instant::now();
         let mut known = self.lock().queue.len();
@@ -196,8 +201,9 @@ impl<T: Item> Place<T> {
         self.group.add_task(state);
     }
 
-    /// The next batch. If there is none the place is given up under the same lock, so an item that is
-    /// submitted from now on starts a new task. So it is if there are more tasks than may be: another goes on.
+    /// Takes the next batch. If there is none, it gives the place up under the same lock. An item
+    /// that is submitted from now on then starts a new task. It also gives the place up if there
+    /// are more tasks than are allowed, and another task goes on.
     fn take(&mut self) -> Option<Vec<T>> {
         let mut state = self.group.lock();
         if state.queue.is_empty() || state.tasks > self.group.tasks_allowed(&state) {
@@ -221,9 +227,9 @@ impl<T: Item> Place<T> {
     }
 }
 
-/// A batch that panics must not leave the group without its task, nor what is queued behind it without
-/// anybody. A runtime that ends drops its tasks as well, and the new one that it is given then before that
-/// has begun.
+/// Gives the place up, or gives it to a new task if a batch panicked. The items that are queued
+/// behind that batch would otherwise be left without a task. A runtime that ends drops its tasks as
+/// well. It would also drop a new task before that has begun, so such a task is not replaced.
 impl<T: Item> Drop for Place<T> {
     fn drop(&mut self) {
         if !self.held {

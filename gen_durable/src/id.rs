@@ -1,7 +1,6 @@
 //! The typed id of an instance.
 //!
-//! Invariant: an id of one machine cannot be used as another's without saying so
-//! ([`InstanceId::from_raw`]).
+//! Invariant: an id of one machine is used as another's only by [`InstanceId::from_raw`].
 
 use std::{fmt, hash, marker::PhantomData, num::ParseIntError, str::FromStr};
 
@@ -17,8 +16,8 @@ use sqlx::{
 /// Two machines' ids are two types, so a signal of one cannot be sent to the other. Tools that
 /// know only a number use [`from_raw`](Self::from_raw) and [`get`](Self::get).
 ///
-/// It is printed as its number, and read from that. In a query of one's own it is a `bigint`, to
-/// bind and to fetch, alone and in an array:
+/// `Display` prints the id as its number, and `FromStr` reads it from that. In your own queries an
+/// id is a `bigint`. It can be bound and fetched, alone and in an array:
 ///
 /// ```
 /// use gen_durable::prelude::*;
@@ -44,18 +43,18 @@ pub struct InstanceId<M> {
 }
 
 impl<M> InstanceId<M> {
-    /// Takes a number for the id of an instance of `M`; the database checks it at each use.
+    /// Takes a number as the id of an instance of `M`. The database checks it at each use.
     pub const fn from_raw(raw: i64) -> Self {
         Self { raw, machine: PhantomData }
     }
 
-    /// The number under which the instance is stored.
+    /// Returns the number under which the instance is stored.
     pub const fn get(self) -> i64 {
         self.raw
     }
 }
 
-// Written by hand: a derive would ask the same of `M`.
+// These impls are written by hand: a derive would require the same traits of `M`.
 impl<M> Clone for InstanceId<M> {
     fn clone(&self) -> Self {
         *self

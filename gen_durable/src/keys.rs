@@ -1,23 +1,22 @@
-//! Keys and names, and what a `text` column and its indexes can hold of them.
+//! Checks of keys and names, which a `text` column and its indexes must be able to hold.
 //!
-//! Invariant: whatever is in an index fits its entries, and nothing is told apart by an empty text:
-//! who leaves a key empty has forgotten it, and would share it with everybody who has done the
-//! same.
+//! Invariant: a key or a name fits an index entry, and none is empty. A caller that leaves a key
+//! empty has forgotten it, and would share it with every other caller that did the same.
 
 use crate::error::EncodeError;
 
-/// The longest key, in bytes. A B-tree entry must fit a third of a page (2,704 bytes), together
-/// with its neighbours: a partition key beside a queue's and a machine's name.
+/// The longest key, in bytes. A B-tree entry must fit a third of a page (2,704 bytes) with all its
+/// columns: a partition key beside the names of a queue and a machine.
 const KEY_MAX: usize = 1024;
 /// The longest name of a queue, a machine, a step or a signal, in bytes.
 const NAME_MAX: usize = 255;
 
-/// Refuses a key that cannot be stored, or is empty.
+/// Refuses a key that is empty or cannot be stored.
 pub(crate) fn check_key(what: &'static str, key: Option<&str>) -> Result<(), EncodeError> {
     key.map_or(Ok(()), |key| check(what, key, KEY_MAX))
 }
 
-/// Refuses a name that cannot be stored, or is empty.
+/// Refuses a name that is empty or cannot be stored.
 pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), EncodeError> {
     check(what, name, NAME_MAX)
 }

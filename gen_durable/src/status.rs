@@ -1,6 +1,6 @@
 //! The life cycle of an instance.
 //!
-//! Invariant: the names are those of the table's check.
+//! Invariant: the names of the statuses are those that the table's check allows.
 
 use std::{fmt, str::FromStr};
 
@@ -8,15 +8,15 @@ use std::{fmt, str::FromStr};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Status {
-    /// Waits for a worker, or for its time.
+    /// The instance waits for a worker, or for the time from which it may run.
     Runnable,
-    /// A worker runs it.
+    /// A worker runs the instance.
     Executing,
-    /// Parked until a signal arrives.
+    /// The instance is parked until a signal arrives.
     AwaitingSignal,
-    /// Ended with a result.
+    /// The instance has ended with a result.
     Done,
-    /// Ended with a reason.
+    /// The instance has ended with a reason.
     Failed,
 }
 
@@ -28,7 +28,7 @@ impl Status {
     pub const ALL: &'static [Self] =
         &[Self::Runnable, Self::Executing, Self::AwaitingSignal, Self::Done, Self::Failed];
 
-    /// The status as stored.
+    /// Returns the status as it is stored.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Runnable => "runnable",
@@ -39,13 +39,13 @@ impl Status {
         }
     }
 
-    /// Whether the instance has ended.
+    /// True if the instance has ended.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Done | Self::Failed)
     }
 }
 
-/// The status as stored: `done`.
+/// Prints the status as it is stored: `done`.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -71,7 +71,7 @@ pub struct UnknownStatus {
     name: String,
 }
 
-/// Reads what [`Display`](fmt::Display) prints.
+/// Reads the text that [`Display`](fmt::Display) prints.
 impl FromStr for Status {
     type Err = UnknownStatus;
 
@@ -89,13 +89,13 @@ impl TryFrom<&str> for Status {
     }
 }
 
-/// What became of a signal that was sent.
+/// The answer to a signal that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Delivery {
-    /// It is in the inbox, and the instance was woken if it waited for it.
+    /// The signal is in the inbox. The instance was woken if it waited for the signal.
     Delivered,
-    /// The instance has accepted a signal with this deduplication key before; nothing was done.
+    /// The instance has accepted a signal with this deduplication key before. Nothing was done.
     Duplicate,
 }
 

@@ -1,4 +1,4 @@
-//! Log lines about a state that lasts: one a minute for each subject.
+//! Bounds the log lines about a condition that lasts: one a minute for each subject.
 //!
 //! Invariant: the first line about a subject is never held back.
 
@@ -10,10 +10,11 @@ use std::{
 
 /// The shortest time between two lines about one subject.
 const PAUSE: Duration = Duration::from_mins(1);
-/// Subjects that are remembered; beyond, those of which nothing was heard for a minute go.
+/// The most subjects that are remembered. Beyond that, subjects without a line in the last minute
+/// are forgotten.
 const SUBJECTS_MAX: usize = 1000;
 
-/// What was logged last about each subject.
+/// The last line about each subject.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
     last: Mutex<HashMap<String, Line>>,
@@ -26,7 +27,8 @@ struct Line {
 }
 
 impl Throttle {
-    /// Whether a line about this subject may be logged now; with how many were held back before it.
+    /// Returns the number of lines that were held back since the last one, if a line about this
+    /// subject may be logged now.
     pub(crate) fn allows(&self, subject: &str) -> Option<u64> {
         self.allows_at(subject, Instant::now())
     }

@@ -1,8 +1,8 @@
-//! What a machine may carry: serialisable state, and the checks that its stored form must pass.
+//! Encodes and decodes the values that a machine stores, and checks their stored form.
 //!
-//! Invariant: a value that [`encode`] accepts can be stored by Postgres as `json`, be cast to `jsonb` by
-//! hand, and be read back by [`decode`]. Each is read back at once: what serde writes and cannot read
-//! depends on the value, and not on its type alone.
+//! Invariant: a value that [`encode`] accepts can be stored by Postgres as `json`, be cast to
+//! `jsonb` by hand, and be read back by [`decode`]. Each value is read back at once. Some values
+//! can be written by serde and not be read, though other values of their type can.
 
 mod finite;
 
@@ -11,21 +11,21 @@ use serde::{Serialize, de::DeserializeOwned};
 use self::finite::{Finite, NOT_FINITE, Path};
 use crate::error::{DecodeError, EncodeError};
 
-/// How deep arrays and objects may nest: the reader's own recursion limit.
+/// The most levels that arrays and objects may nest: the reader's own recursion limit.
 const DEPTH_MAX: usize = 127;
 
 /// JSON text that Postgres takes as `json`.
 #[derive(Clone)]
 pub(crate) struct Json(pub(crate) String);
 
-/// Prints how long it is, and nothing of it: it may be confidential.
+/// Prints the length and no content, which may be confidential.
 impl std::fmt::Debug for Json {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Json({} bytes)", self.0.len())
     }
 }
 
-/// The largest encoded value, in bytes, where nothing else was configured.
+/// The largest encoded value, in bytes, if no other limit is configured.
 pub(crate) const VALUE_MAX: usize = 8 * 1024 * 1024;
 
 /// Encodes a value and checks that it can be stored and read back.
@@ -37,8 +37,8 @@ pub(crate) fn encode<T: Serialize + DeserializeOwned>(
     encode_and_read(what, value, max, 0).map(|(json, _)| json)
 }
 
-/// [`encode`], with what was read back. The text is `likely` to have so many bytes, so that it need
-/// not be moved as it grows.
+/// Encodes as [`encode`] does, and returns the value that was read back too. `likely` is the
+/// expected length of the text in bytes, so that the text need not be moved as it grows.
 pub(crate) fn encode_and_read<T: Serialize + DeserializeOwned>(
     what: &'static str,
     value: &T,
@@ -56,7 +56,7 @@ pub(crate) fn encode_and_read<T: Serialize + DeserializeOwned>(
             EncodeError::Serialize { what, reason: format!("field `{field}`: {reason}") }
         }
     })?;
-    // JSON always is UTF-8, and a look is cheap.
+    // JSON is always UTF-8, and the check is cheap.
     let text = String::from_utf8(text)
         .map_err(|source| EncodeError::Serialize { what, reason: source.to_string() })?;
     if text.len() > max {
@@ -71,10 +71,11 @@ pub(crate) fn encode_and_read<T: Serialize + DeserializeOwned>(
     Ok((Json(text), read))
 }
 
-/// Refuses what a cast to `jsonb` or the reader would refuse later: a NUL character, half of a
-/// surrogate pair (raw JSON text may have one), and nesting too deep.
+/// Refuses a text that a cast to `jsonb` or the reader would refuse later. It may hold a NUL
+/// character, half of a surrogate pair (raw JSON text may have one), or nesting that is too deep.
 fn check_storable(what: &'static str, text: &str) -> Result<(), EncodeError> {
-    // Most texts escape nothing and have fewer brackets than may nest: that is seen many bytes at a time.
+    // Most texts have no escape, and fewer brackets than may nest. This check finds that out many
+    // bytes at a time.
     if !text.contains('\\') && brackets(text) <= DEPTH_MAX {
         return Ok(());
     }
@@ -83,7 +84,7 @@ fn check_storable(what: &'static str, text: &str) -> Result<(), EncodeError> {
     let mut bytes = text.as_bytes().iter();
     while let Some(byte) = bytes.next() {
         match (in_string, byte) {
-            // The escape's second byte is skipped, so that `\\u0000` is not taken for a NUL.
+            // The escape's second byte is skipped, so `\\u0000` is not taken for a NUL.
             (true, b'\\') if bytes.next() == Some(&b'u') => match escaped(bytes.as_slice()) {
                 Some(0) => return Err(EncodeError::Nul { what }),
                 Some(0xd800..=0xdbff) => {
@@ -91,7 +92,7 @@ fn check_storable(what: &'static str, text: &str) -> Result<(), EncodeError> {
                     if !matches!(low, Some(0xdc00..=0xdfff)) {
                         return Err(EncodeError::Surrogate { what });
                     }
-                    // The second half is not met by itself.
+                    // The second half is skipped. By itself it would be refused.
                     bytes.nth(9);
                 }
                 Some(0xdc00..=0xdfff) => return Err(EncodeError::Surrogate { what }),
@@ -111,20 +112,21 @@ fn check_storable(what: &'static str, text: &str) -> Result<(), EncodeError> {
     Ok(())
 }
 
-/// The number of an escape `\\u` that continues with these bytes.
+/// Reads the number of an escape `\u` from the bytes that follow it.
 fn escaped(hex: &[u8]) -> Option<u32> {
     let digits = std::str::from_utf8(hex.get(..4)?).ok()?;
     u32::from_str_radix(digits, 16).ok()
 }
 
-/// How many brackets open in a text, also in strings.
+/// Counts the brackets that open in a text, even those in strings.
 fn brackets(text: &str) -> usize {
-    // So many at a time that a byte holds their count: that is done for many places at once.
+    // A chunk is so short that one byte holds its count. The compiler can then count many bytes at
+    // once.
     let opens = |count: u8, byte: &u8| count + u8::from(matches!(byte, b'[' | b'{'));
     text.as_bytes().chunks(192).map(|chunk| usize::from(chunk.iter().fold(0, opens))).sum()
 }
 
-/// Decodes a stored value; an error names the field that does not fit.
+/// Decodes a stored value. An error names the field that does not fit.
 pub(crate) fn decode<T: DeserializeOwned>(
     what: &str,
     machine: &'static str,
@@ -140,14 +142,15 @@ pub(crate) fn decode<T: DeserializeOwned>(
     })
 }
 
-/// Where and why a text does not fit a type.
+/// The place and the reason for which a text does not fit a type.
 struct Misfit {
     field: String,
     reason: String,
 }
 
 fn read<T: DeserializeOwned>(text: &str) -> Result<T, Misfit> {
-    // The fast path does not track the path to a field: it is walked again for an error alone.
+    // The fast reader does not track the path to a field. Only after an error the text is read
+    // again, with the path.
     serde_json::from_str(text).map_err(|_| {
         let mut reader = serde_json::Deserializer::from_str(text);
         let (field, reason) = match serde_path_to_error::deserialize::<_, T>(&mut reader) {
@@ -158,10 +161,10 @@ fn read<T: DeserializeOwned>(text: &str) -> Result<T, Misfit> {
     })
 }
 
-/// What serde says of a value that does not fit, without the value: errors are logged, and what is stored may be
-/// confidential.
+/// Removes the value from serde's reason why it does not fit. Errors are logged, and stored values
+/// may be confidential.
 fn without_value(reason: &str) -> String {
-    // The value may hold any text; what was expected is the type's, and comes last.
+    // The value may hold any text. The type's expectation comes last.
     let (found, expected) = match reason.rfind(", expected ") {
         Some(place) => reason.split_at(place),
         None => (reason, ""),
@@ -202,20 +205,20 @@ mod tests {
         assert!(matches!(check(&deeper), Err(EncodeError::TooDeep { .. })));
     }
 
-    /// Texts of any length: brackets are counted a piece at a time.
+    /// Brackets are counted a chunk at a time, so the lengths are near those of whole chunks too.
     #[test]
     fn brackets_are_counted_in_texts_of_any_length() {
         for len in [0, 1, 191, 192, 193, 255, 256, 257, 1000] {
             assert_eq!(brackets(&"[".repeat(len)), len);
             assert_eq!(brackets(&"]{a".repeat(len)), len);
         }
-        // Deep, and far behind the beginning.
+        // The nesting is deep, and begins far behind the beginning.
         let deeper =
             format!("[\"{}\",{}{}]", "a".repeat(500), "[".repeat(DEPTH_MAX), "]".repeat(DEPTH_MAX));
         assert!(matches!(check(&deeper), Err(EncodeError::TooDeep { .. })));
     }
 
-    /// What a type expects of its text's length changes nothing but how it grows.
+    /// The expected length of a text changes only how the text grows.
     #[test]
     fn a_text_may_be_shorter_or_longer_than_is_likely() {
         for likely in [0, 10, 5_000] {

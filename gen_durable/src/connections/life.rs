@@ -12,9 +12,11 @@ use sqlx::postgres::PgPoolOptions;
 
 /// The longest life of a connection if the caller's pool sets none.
 const AGE_MAX: Duration = Duration::from_mins(30);
-/// Longer lives mean the same, and no clock overflows.
+/// The longest life that counts. Longer lives mean the same, and with this bound no clock
+/// overflows.
 const FOR_EVER: Duration = Duration::from_hours(365 * 24);
-/// A firewall may have forgotten a connection that was idle for longer, and tells nobody.
+/// The longest idleness without a test. A firewall may have forgotten a connection that was idle
+/// for longer, and tells neither side.
 const IDLE_MAX: Duration = Duration::from_mins(1);
 
 /// The limits of each connection.
@@ -22,14 +24,14 @@ const IDLE_MAX: Duration = Duration::from_mins(1);
 pub(super) struct Life {
     /// Half of the longest life. The engine keeps a connection for that long, and so does its pool.
     ///
-    /// The pool does not tell the age of a connection that it had idle, so the engine may keep one
-    /// for half a life after it has spent the other half in the pool.
+    /// The pool does not tell the age of an idle connection. The engine may therefore keep one for
+    /// half a life after it has spent the other half in the pool.
     pub(super) half: Duration,
     idle_max: Duration,
 }
 
 impl Life {
-    /// The life of connections like those of a pool with these options.
+    /// Returns the limits of a pool with these options.
     pub(super) fn of(options: &PgPoolOptions) -> Self {
         let age_max = options.get_max_lifetime().unwrap_or(AGE_MAX);
         let idle_max = options.get_idle_timeout().unwrap_or(IDLE_MAX);
@@ -39,15 +41,16 @@ impl Life {
         }
     }
 
-    /// Until when a connection is kept that is opened now: up to a tenth less than it may be.
+    /// Returns the time until which a connection that is opened now is kept. It is earlier than it
+    /// may be, by a random part of up to a tenth.
     pub(super) fn end(&self, now: Instant) -> Instant {
-        // Random enough to spread load, as in the engine's pauses.
+        // This is random enough to spread load, as in the engine's pauses.
         let random = RandomState::new().build_hasher().finish();
         let less = f64::from(u16::try_from(random & 0x7fff).unwrap_or(0)) / 327_670.0;
         now + self.half.mul_f64(1.0 - less)
     }
 
-    /// Tells whether to test a connection that was used last at that time.
+    /// True if a connection that was used last at that time must be tested.
     pub(super) fn needs_test(&self, used: Instant, now: Instant) -> bool {
         now.saturating_duration_since(used) >= self.idle_max
     }

@@ -1,9 +1,10 @@
-//! Why a pool had no connection to give.
+//! Finds out why a pool had no connection to give.
 //!
-//! A pool that finds the server gone, full or starting up tries again until its time is up, and
-//! then says no more than that. A connection of one's own says why.
+//! A pool that finds the server gone, full or starting up tries again until its time is up. It then
+//! says no more than that. A connection that is made outside of the pool says why.
 //!
-//! Invariant: one is tried at a time, and no more often than [`FRESH`]: many calls may ask at once.
+//! Invariant: one connection is tried at a time, and no more often than [`FRESH`], because many
+//! calls may ask at once.
 
 use std::{
     io,
@@ -16,19 +17,20 @@ use tokio::sync::Mutex;
 use super::within;
 use crate::error::Cause;
 
-/// The time that a connection may take to be made.
+/// The time that a connection may take to be made and closed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The time for which an answer stands for those who ask after it.
+/// The time for which an answer serves the calls that ask after it.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// The last answer: when it came, and what went wrong, if anything did.
+/// The last answer: its time, and the error if there was one.
 #[derive(Debug, Default)]
 pub(super) struct Probe {
     last: Mutex<Option<(Instant, Option<String>)>>,
 }
 
 impl Probe {
-    /// Tries a connection. If it can be made, all of the pool's were in use.
+    /// Tries to make a connection, and returns why the pool had none. If it can be made, all of the
+    /// pool's connections were in use.
     pub(super) async fn why(&self, pool: &PgPool) -> sqlx::Error {
         let mut last = self.last.lock().await;
         match &*last {

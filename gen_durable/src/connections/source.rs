@@ -1,4 +1,4 @@
-//! The caller's pool, whose options an engine makes its own connections with.
+//! The caller's pool, from which an engine takes the options of its own connections.
 //!
 //! Invariant: a connection is made with the options that the caller's pool has at that moment. A
 //! password that is rotated, or a token that is replaced, reaches the engine by
@@ -12,7 +12,8 @@ use sqlx::{PgPool, postgres::PgConnectOptions};
 #[derive(Debug)]
 pub(super) struct Source {
     pool: PgPool,
-    /// The options that were passed on last. Held, so that no others can have its address.
+    /// The options that were passed on last. They are held so that no other options can have their
+    /// address, by which a change is noticed.
     taken: Mutex<Arc<PgConnectOptions>>,
 }
 
@@ -22,7 +23,7 @@ impl Source {
         Self { pool, taken }
     }
 
-    /// The options that were passed on last.
+    /// Returns the options that were passed on last.
     pub(super) fn options(&self) -> PgConnectOptions {
         (**self.taken.lock().unwrap_or_else(PoisonError::into_inner)).clone()
     }

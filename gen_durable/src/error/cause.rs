@@ -1,11 +1,11 @@
-//! Causes in one line: the texts of sqlx's errors, and of an error with all its causes.
+//! Prints errors in one line: those of sqlx, and any error with all its causes.
 //!
 //! Invariant: each cause is stated once. The text has no line number of Postgres's own source, and
-//! none of Postgres's details, which may hold a whole row.
+//! no details of Postgres, which may hold a whole row.
 
 use std::{error::Error as StdError, fmt};
 
-/// Prints what sqlx says, in our words.
+/// Prints an error of sqlx in this crate's words.
 #[derive(Clone, Copy)]
 pub(crate) struct Cause<'a>(pub(crate) &'a sqlx::Error);
 
@@ -49,8 +49,8 @@ impl fmt::Display for Cause<'_> {
 
 /// Prints an error with all its causes.
 ///
-/// Many errors print their cause and return it from `source` as well: what has just been printed is
-/// not printed again.
+/// Many errors print their cause and return it from `source` as well. A cause that has just been
+/// printed is not printed again.
 pub(crate) fn with_causes(
     error: &(dyn StdError + 'static),
     f: &mut fmt::Formatter<'_>,
@@ -76,12 +76,12 @@ fn text(error: &(dyn StdError + 'static)) -> String {
     }
 }
 
-/// The next cause; the text of sqlx's errors has all of theirs.
+/// Returns the next cause. An error of sqlx has none here: its text states all of them.
 fn source<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
     if error.is::<sqlx::Error>() { None } else { error.source() }
 }
 
-/// Tells whether one of the causes is sqlx's: its `Debug` prints Postgres's details.
+/// True if one of the causes is an error of sqlx, whose `Debug` prints Postgres's details.
 pub(crate) fn holds_details(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -101,10 +101,10 @@ mod tests {
 
     #[derive(Debug, thiserror::Error)]
     enum Order {
-        /// Prints its cause and returns it.
+        /// It prints its cause and returns it.
         #[error("could not ship: {0}")]
         Both(#[source] io::Error),
-        /// Returns it alone.
+        /// It returns its cause and does not print it.
         #[error("could not ship")]
         Source(#[source] io::Error),
         #[error("could not store: {0}")]

@@ -1,7 +1,7 @@
-//! The database failed: what was tried, why it failed, and what helps.
+//! The error of a failed database operation: the operation, the cause, and what helps.
 //!
-//! Invariant: `Display` states the cause, so `source` has none: whoever prints a chain of errors
-//! prints it once. No type of the driver's is in a field or a signature.
+//! Invariant: `Display` states the cause, so `source` returns none. A printer of error chains then
+//! prints it once. No public field or signature has a type of the driver.
 
 use std::{error::Error as StdError, fmt, sync::Arc};
 
@@ -10,12 +10,12 @@ use crate::fault::{self, Fault};
 
 /// The database failed.
 ///
-/// Its text says what was tried, what the database or the driver said, and, where it is known, what
-/// to do. Everything is in that text, so [`source`](std::error::Error::source) returns nothing: a
+/// Its text says what was tried, what the database or the driver said, and what to do if that is
+/// known. The text has everything, so [`source`](std::error::Error::source) returns nothing: a
 /// printer of whole chains would repeat it. [`sqlstate`](Self::sqlstate) tells one failure from
 /// another.
 ///
-/// Neither its text nor its `Debug` output has Postgres's details, which may hold a whole row; they
+/// Neither its text nor its `Debug` output has Postgres's details, which may hold a whole row. They
 /// are in [`driver_error`](Self::driver_error).
 ///
 /// ```
@@ -38,9 +38,9 @@ use crate::fault::{self, Fault};
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct DatabaseError {
-    /// The operation that failed, to follow "could not".
+    /// The operation that failed, worded to follow "could not".
     pub operation: &'static str,
-    /// What the driver said; calls that shared a commit share its failure.
+    /// The driver's error. Calls that shared a commit share its failure.
     source: Arc<sqlx::Error>,
 }
 
@@ -49,26 +49,27 @@ impl DatabaseError {
         move |source| Self { operation, source: Arc::new(source) }
     }
 
-    /// Postgres's code for what is wrong, of five characters, if it was Postgres that said so:
-    /// `23514` for a check that failed, `42501` for a missing right.
+    /// Returns Postgres's code of five characters, if Postgres reported the error: `23514` for a
+    /// check that failed, `42501` for a missing right.
     pub fn sqlstate(&self) -> Option<&str> {
         let error = self.source.as_database_error()?;
         let error = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
         Some(error.code())
     }
 
-    /// Tells whether the same call may succeed a little later although nobody mends anything: the
-    /// connection broke, the server restarts, every connection was in use.
+    /// True if the same call may succeed a little later without any repair: the connection broke,
+    /// the server restarts, every connection was in use.
     pub fn is_transient(&self) -> bool {
         fault::is_transient(&self.source)
     }
 
-    /// Whether somebody else had something locked for too long.
+    /// True if another transaction kept a needed lock for too long.
     pub(crate) fn is_locked(&self) -> bool {
         Fault::of(&self.source) == Fault::Locked
     }
 
-    /// Whether a part of the batch may work. The batch was rolled back: Postgres itself said so.
+    /// True if a part of the batch may work. Postgres itself reported the error, so the batch was
+    /// rolled back.
     pub(crate) fn is_divisible(&self) -> bool {
         let fault = Fault::of(&self.source);
         self.source.as_database_error().is_some()
@@ -79,22 +80,22 @@ impl DatabaseError {
         fault::is_lasting(&self.source)
     }
 
-    /// The driver's own error, to be downcast to its type (`sqlx::Error`).
+    /// Returns the driver's own error, to be downcast to its type (`sqlx::Error`).
     ///
-    /// It may hold Postgres's details, and those a whole row: print it with care.
+    /// It may hold Postgres's details, and with them a whole row: print it with care.
     pub fn driver_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
         &*self.source
     }
 
-    /// The way to mend it, if the code tells.
+    /// Returns advice how to mend the failure, if the code tells.
     fn cure(&self) -> Option<&'static str> {
         match self.sqlstate()? {
-            // No such table, or no such schema.
+            // The table or the schema does not exist.
             "42P01" | "3F000" => Some(
                 "the database has no gen_durable schema: \
                  run `gen-durable-migrate up` or call `gen_durable_migrate::up(&pool)`",
             ),
-            // No such column.
+            // The column does not exist.
             "42703" => Some(
                 "the database's gen_durable schema is of another version: \
                  run `gen-durable-migrate up` or call `gen_durable_migrate::up(&pool)`",

@@ -1,6 +1,6 @@
-//! Why a step failed, and why an instance could not be upgraded.
+//! The errors of a step that failed, and of an upgrade that failed.
 //!
-//! Invariant: the error that user code returned keeps its type, through whatever it came.
+//! Invariant: the error that user code returned keeps its type through every conversion.
 
 use std::{any::Any, error::Error as StdError, fmt, sync::Arc, time::Duration};
 
@@ -11,11 +11,11 @@ use super::{
 
 type Boxed = Box<dyn StdError + Send + Sync>;
 
-/// Why a step failed; what a machine's `handle` is given.
+/// The reason why a step failed, as a machine's `handle` gets it.
 ///
-/// Made by `?` from any error that is `Send + Sync + 'static`, from a boxed one, from
-/// `anyhow::Error` and `eyre::Report`, and from a text. It does not implement [`std::error::Error`]
-/// itself, as that would exclude these conversions.
+/// The operator `?` makes it from any error that is `Send + Sync + 'static`, boxed or not. It also
+/// makes it from `anyhow::Error`, `eyre::Report` and a text. It does not implement
+/// [`std::error::Error`] itself, as that would exclude these conversions.
 ///
 /// ```
 /// use gen_durable::prelude::*;
@@ -48,15 +48,16 @@ pub enum StepErrorKind {
     Panicked,
     /// The step ran longer than its timeout, or the machine's, and was dropped.
     TimedOut,
-    /// What the step returned cannot be stored: its state, its result, or a message it sends.
+    /// A value that the step returned cannot be stored: its state, its result, or a message that it
+    /// sends.
     Rejected,
-    /// A stored payload does not decode: what the step returned is a [`DecodeError`], or was caused
-    /// by one.
+    /// A stored payload does not decode. The step returned a [`DecodeError`], or an error that was
+    /// caused by one.
     Undecodable,
 }
 
-/// An error as it was returned. Those that hide the error that they hold when they are boxed are
-/// kept.
+/// An error as the step returned it. Errors of `anyhow` and `eyre` are kept as they are, because in
+/// a box they hide the error that they hold.
 enum Source {
     Boxed(Boxed),
     #[cfg(feature = "anyhow")]
@@ -87,19 +88,20 @@ impl StepError {
         Self { kind, source: Source::Boxed(source.into()) }
     }
 
-    /// What kind of failure it was.
+    /// Returns the kind of the failure.
     pub fn kind(&self) -> StepErrorKind {
         self.kind
     }
 
-    /// The error of this type that the step returned, or that what it returned was caused by.
+    /// Returns the error of this type that the step returned, or that caused the returned one.
     ///
     /// It is found in a `Box` or an `Arc`, and through `anyhow` and `eyre`, with context or
-    /// without; a context that is itself an error is found as well.
+    /// without. A context that is itself an error is found as well.
     pub fn downcast_ref<E: StdError + Send + Sync + 'static>(&self) -> Option<&E> {
         let held = match &self.source {
             Source::Boxed(_) => None,
-            // They hold a context, and a box that was given to them, where only they find it.
+            // `anyhow` and `eyre` may hold a context, or a box that was given to them. Only their
+            // own `downcast_ref` finds these.
             #[cfg(feature = "anyhow")]
             Source::Anyhow(error) => {
                 let boxed = || error.downcast_ref::<Boxed>().and_then(|error| find(&**error));
@@ -114,7 +116,7 @@ impl StepError {
         held.or_else(|| find(self.source()))
     }
 
-    /// The error that the step returned.
+    /// Returns the error that the step returned.
     pub fn source(&self) -> &(dyn StdError + Send + Sync + 'static) {
         match &self.source {
             Source::Boxed(error) => &**error,
@@ -126,12 +128,13 @@ impl StepError {
     }
 }
 
-/// The first error of this type among an error and its causes.
+/// Finds the first error of this type among an error and its causes.
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
         let within = || {
-            // `Box` and `Arc` are errors of their own, and have their content's cause.
+            // `Box` and `Arc` are errors of their own. Their `source` is the cause of their
+            // content, and not the content.
             let boxed = || error.downcast_ref::<Box<E>>().map(|error| &**error);
             let shared = || error.downcast_ref::<Arc<E>>().map(|error| &**error);
             let unnamed = || find(&**error.downcast_ref::<Arc<dyn StdError + Send + Sync>>()?);
@@ -145,7 +148,7 @@ fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
     None
 }
 
-/// Keeps the type of what it is given.
+/// Keeps the type of the given error.
 impl<E: Into<Boxed> + 'static> From<E> for StepError {
     fn from(error: E) -> Self {
         let source = Source::new(error);
@@ -164,7 +167,8 @@ impl Source {
     )]
     fn new<E: Into<Boxed> + 'static>(error: E) -> Self {
         let mut error = Some(error);
-        // Their conversion into a box keeps the text, and hides the type of what they hold.
+        // The conversion of these errors into a box keeps the text, and hides the type of the error
+        // that they hold.
         #[cfg(feature = "anyhow")]
         if let Some(error) = (&mut error as &mut dyn Any).downcast_mut().and_then(Option::take) {
             return Self::Anyhow(error);
@@ -180,7 +184,7 @@ impl Source {
     }
 }
 
-/// The error with all its causes, on one line: it becomes the instance's `last_error`.
+/// Prints the error with all its causes on one line. The text becomes the instance's `last_error`.
 impl fmt::Display for StepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         with_causes(self.source(), f)
@@ -196,7 +200,7 @@ impl fmt::Debug for StepError {
     }
 }
 
-/// An error as `Debug` prints it, without Postgres's details.
+/// Prints an error as `Debug` does, but without Postgres's details.
 struct Printed<'a>(&'a (dyn StdError + 'static));
 
 impl fmt::Debug for Printed<'_> {
@@ -205,10 +209,11 @@ impl fmt::Debug for Printed<'_> {
     }
 }
 
-/// Why an instance of an older version cannot be upgraded; see [`Upgrade`](crate::Upgrade).
+/// The reason why an instance of an older version cannot be upgraded; see
+/// [`Upgrade`](crate::Upgrade).
 ///
-/// Made by `?` from any error and from a text. It does not implement [`std::error::Error`] itself,
-/// as that would exclude this conversion.
+/// The operator `?` makes it from any error and from a text. It does not implement
+/// [`std::error::Error`] itself, as that would exclude this conversion.
 ///
 /// ```
 /// use gen_durable::UpgradeError;
@@ -233,7 +238,8 @@ impl<E: Into<Boxed>> From<E> for UpgradeError {
     }
 }
 
-/// The error with all its causes, on one line: it is part of the instance's `last_error`.
+/// Prints the error with all its causes on one line. The text is part of the instance's
+/// `last_error`.
 impl fmt::Display for UpgradeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         with_causes(&*self.source, f)

@@ -1,4 +1,4 @@
-//! What goes into a batch, when it begins, and what becomes of it.
+//! Tests of a group: the items of a batch, its beginning and its end.
 
 use std::{
     future::poll_fn,
@@ -16,7 +16,7 @@ use tokio::sync::{
 
 use super::*;
 
-/// How long a thread stands still for what should come at once, on a slow and busy machine.
+/// The longest wait for an event that comes at once, on a slow and busy machine.
 const WAIT_MAX: Duration = Duration::from_mins(1);
 
 impl Item for usize {
@@ -29,10 +29,11 @@ impl Item for usize {
     }
 }
 
-/// From here on items are awaited.
+/// Items from this number on are awaited.
 const AWAITED: usize = 100;
 
-/// A patient group of two tasks, whose batches begin at once and end when they are let go.
+/// Makes a gathering group of two tasks. Its batches begin at once, and each ends with a permit of
+/// the breakpoint.
 fn gathering(
     batch_max: usize,
 ) -> (Arc<Group<usize>>, UnboundedReceiver<Vec<usize>>, Arc<Semaphore>) {
@@ -51,7 +52,7 @@ fn gathering(
     (group, batches, breakpoint)
 }
 
-/// Lets all tasks go on that can.
+/// Lets all other tasks go on as far as they can.
 async fn others_first() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -73,7 +74,7 @@ async fn what_nobody_awaits_is_left_for_one_larger_batch() {
     assert!(batches.try_recv().is_err(), "a second batch beside the first");
     breakpoint.add_permits(1);
     assert_eq!(next(&mut batches).await, [2, 3]);
-    // Without patience it begins at once.
+    // The batch of a group that does not gather begins at once.
     group.submit(4);
     group.set_gathering(false);
     assert_eq!(next(&mut batches).await, [4]);
@@ -87,7 +88,7 @@ async fn what_is_awaited_and_what_came_with_it_waits_for_no_other_batch() {
     group.submit(2);
     group.submit(AWAITED);
     assert_eq!(next(&mut batches).await, [2, AWAITED]);
-    // Of two tasks one is too many when nothing is awaited any more; the other goes on.
+    // When no item is awaited any more, one of the two tasks is too many. The other one goes on.
     group.submit(3);
     breakpoint.add_permits(2);
     assert_eq!(next(&mut batches).await, [3]);
@@ -115,14 +116,15 @@ async fn nothing_waits_for_a_batch_that_takes_long() {
     group.submit(1);
     assert_eq!(next(&mut batches).await, [1]);
     group.submit(2);
-    // The clock of a paused runtime goes on when nothing else can.
+    // The clock of a paused runtime goes on when no task can run.
     assert_eq!(next(&mut batches).await, [2]);
     breakpoint.add_permits(2);
     others_first().await;
     assert!(matches!(&*group.lock(), State { tasks: 0, slow: 0, .. }));
 }
 
-/// A task that is always ready, and brings one item more each time, would be let go first for ever.
+/// A task that is always ready, and submits one item more each time, would be let go first for
+/// ever.
 #[tokio::test]
 async fn a_batch_does_not_wait_for_tasks_that_are_always_ready() {
     const ITEMS_MAX: usize = 3_000_000;
@@ -135,7 +137,7 @@ async fn a_batch_does_not_wait_for_tasks_that_are_always_ready() {
         }
     };
     let group = Group::new(usize::MAX, 1, Box::new(run));
-    // A task, so that it takes turns with the one that drains.
+    // This is a task of its own, so it alternates with the task that drains.
     let submitted = tokio::spawn(async move {
         let mut submitted = 0;
         poll_fn(|cx| {
@@ -152,7 +154,7 @@ async fn a_batch_does_not_wait_for_tasks_that_are_always_ready() {
     assert!(submitted.await.unwrap() < ITEMS_MAX, "it waited for all of them");
 }
 
-/// The thread that the draining task was on computes for long: another thread takes the task over.
+/// The thread of the draining task computes for long, so another thread takes the task over.
 #[test]
 fn a_batch_does_not_wait_for_a_task_that_computes() {
     let two = tokio::runtime::Builder::new_multi_thread()
@@ -166,7 +168,7 @@ fn a_batch_does_not_wait_for_a_task_that_computes() {
         Box::pin(async {}) as _
     };
     let group = Group::new(usize::MAX, 1, Box::new(run));
-    // One thread is kept busy until the other one computes, so that it takes nothing before.
+    // One thread is kept busy until the other one computes, so it takes no task before that.
     let (busy, is_busy) = mpsc::channel();
     let (computes, other_computes) = mpsc::channel();
     two.spawn(async move {
@@ -176,7 +178,7 @@ fn a_batch_does_not_wait_for_a_task_that_computes() {
     is_busy.recv_timeout(WAIT_MAX).unwrap();
     let (told, seen) = mpsc::channel();
     two.spawn(async move {
-        // A thread runs what was spawned last first: the draining task, and then this one.
+        // A thread first runs the task that was spawned last: the draining task, and then this one.
         tokio::spawn(async move {
             computes.send(()).unwrap();
             told.send(batch_ran.recv_timeout(WAIT_MAX)).unwrap();
@@ -206,13 +208,13 @@ async fn what_is_queued_behind_a_batch_that_panics_is_drained() {
     let group = Group::new(1, 1, Box::new(run));
     group.submit(1);
     assert_eq!(batches.recv().await, Some(vec![1]));
-    // Nothing is submitted any more when the panic comes.
+    // The panic comes after all items were submitted.
     group.submit(2);
     group.submit(3);
     breakpoint.add_permits(3);
     for rest in [2, 3] {
         let batch = tokio::time::timeout(WAIT_MAX, batches.recv()).await;
-        assert_eq!(batch.expect("somebody drains the queue"), Some(vec![rest]));
+        assert_eq!(batch.expect("a task drains the queue"), Some(vec![rest]));
     }
     let ended = poll_fn(|cx| {
         cx.waker().wake_by_ref();
@@ -248,7 +250,7 @@ fn a_runtime_that_ends_leaves_the_group_usable() {
         group.submit(3);
         for rest in [2, 3] {
             let batch = tokio::time::timeout(WAIT_MAX, batches.recv()).await;
-            assert_eq!(batch.expect("somebody drains the queue"), Some(vec![rest]));
+            assert_eq!(batch.expect("a task drains the queue"), Some(vec![rest]));
         }
     });
 }

@@ -1,7 +1,7 @@
-//! Claiming runnable rows, with and without a partition key.
+//! Claims runnable rows, with and without a partition key.
 //!
-//! Invariant: a claimed row is `executing` and `locked_by` a worker whose lease was running; at most
-//! one row of a partition key is claimed at a time.
+//! Invariant: a claimed row is `executing` and `locked_by` a worker whose lease was running. At
+//! most one row of a partition key is claimed at a time.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,34 +23,42 @@ const CLAIM_PARTITIONS: &str = include_str!("sql/claim_partitions.sql");
 const BLOCK_AHEAD: &str = include_str!("sql/block_ahead.sql");
 const NEXT_DUE: &str = include_str!("sql/next_due.sql");
 
-/// So many candidates of which most wait for their keys are a sign that more of them come, of keys that so many have.
+/// If most of at least this many candidates wait for busy keys, more rows of the same keys are
+/// likely to follow in the index. The claim then takes those out too (`block_ahead`).
 const CROWD_MIN: usize = 32;
+/// It does so for each key that at least this many of the candidates have.
 const CROWD_OF_A_KEY_MIN: usize = 8;
 
-/// What a claim came to.
+/// The result of a claim.
 #[derive(Debug, Default)]
 pub(crate) struct Claim {
     pub(crate) rows: Vec<Claimed>,
-    /// Rows were left as the states of others were as much as one claim takes.
+    /// True if rows were left because the states of more urgent rows weigh as much as one claim
+    /// takes.
     pub(crate) cut: bool,
-    /// Rows that wait for their key were moved out of the way: others may have been hidden by them.
+    /// True if rows that wait for a busy key were taken out of the claim's index. They may have
+    /// hidden other rows.
     pub(crate) cleared: bool,
-    /// Rows were left to whoever had locked them, or to another claim, which held their keys.
+    /// True if rows were left because another transaction has them locked, or because another claim
+    /// has the locks of their keys.
     pub(crate) contended: bool,
-    /// For each queue that was asked for, of how many partition keys rows were found, and none was claimed.
+    /// For each queue of the request, the partition keys of which rows were found and none was
+    /// claimed. They are counted only if `cleared` is true.
     pub(crate) busy_keys: Vec<usize>,
-    /// For each queue, rows that were found and could neither be claimed nor moved out of the way.
+    /// For each queue of the request, the rows that were found and could neither be claimed nor be
+    /// taken out of the claim's index.
     pub(crate) stuck: Vec<usize>,
-    /// Why rows with partition keys were not claimed beside the others.
+    /// The error of a later statement of the claim. The `rows` are claimed all the same, and must
+    /// run.
     pub(crate) failed: Option<sqlx::Error>,
-    /// Queues that were asked for and had a claim under way.
+    /// Queues of the request whose claim lock another claim has.
     pub(crate) refused: Vec<String>,
-    /// From where on the next claim may look.
+    /// The watermarks for the next claim.
     pub(crate) first: Vec<First>,
 }
 
 impl Claim {
-    /// Adds a claim of other queues.
+    /// Adds the result of a claim of other queues.
     pub(crate) fn add(&mut self, mut other: Self) {
         self.rows.append(&mut other.rows);
         self.cut |= other.cut;
@@ -66,9 +74,9 @@ impl Claim {
 
 /// Claims rows in the order in which they should run.
 ///
-/// Rows without a partition key, and plain heads of their keys, are claimed by one statement. Others
-/// come back as candidates; they are claimed, or moved out of the way, in a transaction that holds their
-/// keys' locks.
+/// One statement claims the rows without a partition key, and the rows that are plainly the heads
+/// of their keys. It returns other rows with a key as candidates. A transaction that holds their
+/// keys' locks then claims them, or takes them out of the claim's index.
 pub(crate) async fn claim(
     connection: &mut PgConnection,
     request: &ClaimRequest,
@@ -92,7 +100,7 @@ pub(crate) async fn claim(
         let alone = claim.rows.is_empty();
         let (heads, blocked) = match claim_partitions(connection, request, &candidates, alone).await
         {
-            // The other rows are claimed, and must run.
+            // The first statement has claimed rows, which must run.
             Err(error) if !alone && error.as_database_error().is_some() => {
                 claim.failed = Some(error);
                 return Ok(claim);
@@ -115,6 +123,7 @@ pub(crate) async fn claim(
     Ok(claim)
 }
 
+/// Counts for each queue the keys of which candidates were found and no row was claimed.
 fn count_busy_keys(claim: &mut Claim, candidates: &[Candidate]) {
     let mut known: HashSet<&str> =
         claim.rows.iter().filter_map(|row| row.partition_key.as_deref()).collect();
@@ -127,15 +136,15 @@ fn count_busy_keys(claim: &mut Claim, candidates: &[Candidate]) {
     }
 }
 
-/// A row with a partition key that was found, and not claimed at once.
+/// A row with a partition key that the first statement found and did not claim.
 struct Candidate {
     id: i64,
     partition_key: String,
-    /// The place of its queue in the request.
+    /// The index of its queue in the request.
     queue: usize,
 }
 
-/// Runs the statement `claim`; `keyed` says whether rows with a partition key are claimed too.
+/// Runs the statement `claim`. It claims heads of partition keys only if `keyed` is true.
 async fn claim_arrays(
     connection: &mut PgConnection,
     request: &ClaimRequest,
@@ -171,7 +180,7 @@ async fn claim_arrays(
         .await
 }
 
-/// From where on the next claim may look.
+/// Reads the watermarks for the next claim.
 fn read_first(answer: &PgRow, request: &ClaimRequest) -> Result<Vec<First>, sqlx::Error> {
     let kinds = request.kinds.fsms.len().max(1);
     let places: Vec<i64> = answer.try_get(10)?;
@@ -186,15 +195,16 @@ fn read_first(answer: &PgRow, request: &ClaimRequest) -> Result<Vec<First>, sqlx
     Ok(first)
 }
 
-/// Whether a claim took a key for free that was taken after its snapshot: the index refused it, or the claim
-/// waited in the index for a commit that has not ended yet, and gave up.
+/// True if a claim took a key for free that another transaction took after the claim's snapshot.
+/// The index `instances_partition_holder` refused the claim. Or the claim waited in that index for
+/// a transaction that has not ended yet, and gave up.
 fn overtaken(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
     error.constraint() == Some("instances_partition_holder")
         || matches!(error.code().as_deref(), Some("40P01" | "55P03"))
 }
 
-/// The answer of the statement `claim`: an entry of each array for each row.
+/// The answer of the statement `claim`: arrays with one entry for each row.
 #[derive(Default)]
 struct Arrays {
     ids: Vec<i64>,
@@ -227,7 +237,8 @@ impl Arrays {
         })
     }
 
-    /// The rows that were claimed, and those with a partition key that were not.
+    /// Divides the rows into those that were claimed, and the candidates: those with a partition
+    /// key that were not.
     fn split(
         self,
         request: &ClaimRequest,
@@ -247,7 +258,7 @@ impl Arrays {
         ) in rows.zip(steps).zip(counts)
         {
             let place = usize::try_from(kind - 1).unwrap_or(usize::MAX);
-            // What was not claimed has no step.
+            // A row that was not claimed has no step in the answer.
             let Some(step) = step else {
                 if let Some(partition_key) = partition_key {
                     let queue = place / kinds_of_a_queue;
@@ -280,8 +291,8 @@ impl Arrays {
     }
 }
 
-/// Claims the heads of the candidates' partition keys; how many candidates wait for theirs. If they are `alone`, nothing
-/// else was found.
+/// Claims the heads of the candidates' partition keys. Returns them, and the number of candidates
+/// that were taken out of the claim's index. `alone` says that the first statement claimed no row.
 async fn claim_partitions(
     connection: &mut PgConnection,
     request: &ClaimRequest,
@@ -289,17 +300,19 @@ async fn claim_partitions(
     alone: bool,
 ) -> Result<(Vec<Claimed>, usize), sqlx::Error> {
     let mut transaction = begin(connection).await?;
-    // Ended here and not when it is dropped: the connection would be kept with it.
+    // The transaction is ended here and not by a drop. After a drop, the connection would be kept
+    // with the open transaction.
     match claim_heads(&mut transaction, request, candidates, alone).await {
         Ok(Some(claimed)) => {
             transaction.commit().await?;
             Ok(claimed)
         }
-        // A holder that has not taken the key's lock, and is none of the engine's.
         Err(error) if !overtaken(&error) => {
             transaction.rollback().await?;
             Err(error)
         }
+        // No key's lock was free. Or another transaction made a row of a key executing without the
+        // key's lock, which no transaction of the engine does.
         _ => {
             transaction.rollback().await?;
             Ok((Vec::new(), 0))
@@ -307,7 +320,8 @@ async fn claim_partitions(
     }
 }
 
-/// In a transaction of its own. None if nobody else's locks left a key.
+/// Takes the free locks of the candidates' keys, and claims these keys' heads, in a transaction
+/// that does nothing else. None if other transactions have all of the locks.
 async fn claim_heads(
     transaction: &mut PgConnection,
     request: &ClaimRequest,
@@ -341,7 +355,7 @@ async fn claim_heads(
         }
     }
     if blocked > candidates.len() / 2 && candidates.len() >= CROWD_MIN {
-        // Where there is nothing else at all, it is also many small crowds that hide the others.
+        // If the claim has found nothing else at all, many small crowds may hide other rows.
         let crowd_min = if alone && claimed.is_empty() { 1 } else { CROWD_OF_A_KEY_MIN };
         let crowded = crowded_keys(candidates, keys, crowd_min);
         if !crowded.is_empty() {
@@ -355,7 +369,7 @@ async fn claim_heads(
     Ok(Some((claimed, blocked)))
 }
 
-/// Which of the keys that many candidates have.
+/// Returns those of the keys that at least `crowd_min` candidates have.
 fn crowded_keys(candidates: &[Candidate], keys: Vec<String>, crowd_min: usize) -> Vec<String> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
     for candidate in candidates {
@@ -383,7 +397,7 @@ fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {
     })
 }
 
-/// Microseconds since 1970 as a time.
+/// Converts microseconds since 1970 into a time.
 fn time(micros: i64) -> SystemTime {
     let since = Duration::from_micros(micros.unsigned_abs());
     let time = if micros < 0 {
@@ -394,8 +408,8 @@ fn time(micros: i64) -> SystemTime {
     time.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// When the next scheduled row, and the next timeout of a park, is due; of rows that are due already, only those
-/// that have not been for longer than `since`.
+/// Returns when the next row and the next timeout of a park are due. A row that has been due for
+/// longer than `since` does not count.
 pub(crate) async fn next_due(
     connection: &mut PgConnection,
     queues: &[String],
@@ -417,7 +431,7 @@ pub(crate) async fn next_due(
     Ok(Due { eligible: from_now(eligible), wake: from_now(row.try_get(1)?) })
 }
 
-/// Each of several queues with each of several machines, queue by queue.
+/// Each of several queues with each of several machines and versions, queue by queue.
 struct Places<'a> {
     queues: Vec<&'a str>,
     fsms: Vec<&'a str>,

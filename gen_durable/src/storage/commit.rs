@@ -1,7 +1,7 @@
-//! Committing outcomes: a batch in one transaction with a fixed number of statements.
+//! Commits outcomes: a batch in one transaction with a fixed number of statements.
 //!
-//! Invariant: an outcome takes effect, with all that it carries, only while its worker owns the row;
-//! a batch either commits for all its owned rows or for none.
+//! Invariant: an outcome takes effect, with all that it carries, only while its worker owns the
+//! row. A batch commits for all rows that their workers own, or for none.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,40 +24,47 @@ const LOCK_PARTITIONS: &str = include_str!("sql/lock_partitions.sql");
 const UNBLOCK_PARTITIONS: &str = include_str!("sql/unblock_partitions.sql");
 const WAKE_PARKED: &str = include_str!("sql/wake_parked.sql");
 
-/// What became of an outcome.
+/// The fate of an outcome.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// It is durable; for a step that goes on, with the signals that have come since.
+    /// The outcome is durable. If the instance goes on to its next step, `inbox` has its new
+    /// signals.
     Durable { inbox: Inbox },
-    /// An earlier try whose answer was lost had made it durable.
+    /// An earlier try, whose answer was lost, had made the outcome durable.
     DurableBefore,
-    /// Somebody else has locked the row just now, or one that the outcome sends a signal to.
+    /// Another transaction has locked the row, or a row to which the outcome sends a signal.
     Locked,
-    /// The worker does not own the row any more; nothing took effect.
+    /// The worker does not own the row any more. Nothing took effect.
     Lost,
 }
 
-/// What a batch did besides.
+/// The result of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Committed {
     /// One for each outcome, in their order.
     pub(crate) verdicts: Vec<Verdict>,
-    /// Queues in which rows became runnable that somebody should hear of, without those inserted.
+    /// Queues to announce, because rows in them became runnable. Inserted rows do not count here.
     pub(crate) queues: Vec<String>,
-    /// Partition keys that are free, of which somebody had locked what goes next.
+    /// Freed partition keys of which another transaction has locked the row that goes next. They
+    /// must be unblocked again.
     pub(crate) locked_partitions: Vec<String>,
-    /// Signals that were dropped, as their target had ended: target and name.
+    /// Signals that were dropped, because their target has ended, does not exist or is of another
+    /// machine: target and name.
     pub(crate) dropped_signals: Vec<(i64, String)>,
-    /// Inserts that were dropped, as their unique key was taken: machine and key.
+    /// Inserts that were dropped, because their unique key was taken: machine and key.
     pub(crate) dropped_inserts: Vec<(&'static str, String)>,
 }
 
-/// Commits a batch with at most one outcome of each instance. `uncertain` says that an earlier try may have been applied.
-/// `committing` becomes true before anything is sent by which this one may be.
+/// Commits a batch with at most one outcome of each instance.
 ///
-/// `locked` says what it does about the rows of those that send, and of their targets; with
-/// [`WaitBriefly`](Locked::WaitBriefly) about the rows of all. If it waits, none of these is
-/// [`Locked`](Verdict::Locked): it fails with [a lock timeout](super::is_lock_timeout).
+/// `uncertain` says that an earlier try may have been applied. `committing` becomes true before the
+/// statement is sent by which this try may be applied.
+///
+/// `locked` says what to do about locked rows. It is about the rows of outcomes that send, and
+/// about the targets of their signals. For [`WaitBriefly`](Locked::WaitBriefly), it is about the
+/// rows of all outcomes. If the commit waits for these rows, none of them makes a verdict
+/// [`Locked`](Verdict::Locked). Instead the whole commit fails with [a lock
+/// timeout](super::is_lock_timeout).
 pub(crate) async fn commit(
     connection: &mut PgConnection,
     batch: &[Box<Commit>],
@@ -110,13 +117,13 @@ pub(crate) async fn commit(
             .collect();
         done
     } else {
-        // A single statement is a transaction of its own, and saves two round trips.
+        // A single statement is a transaction of its own. It saves two round trips.
         *committing = true;
         apply(connection, &all).await?
     };
     if done.verdicts.iter().any(|verdict| matches!(verdict, Verdict::Lost)) {
-        // The batch is committed by now, whatever is wrong with this statement: not an error of the
-        // database's, after which the caller would take it for rolled back.
+        // The batch is committed by now, even if this statement fails. Its error must not look like
+        // one of the database's: the caller would take the batch for rolled back.
         inspect(connection, &all, uncertain, &mut done.verdicts)
             .await
             .map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
@@ -124,7 +131,7 @@ pub(crate) async fn commit(
     Ok(done)
 }
 
-/// Whether an outcome needs one of these rows.
+/// True if an outcome needs one of these rows: its own, or the target of a signal.
 fn needs(outcome: &Commit, held: &HashSet<i64>) -> bool {
     !held.is_empty()
         && (held.contains(&outcome.id)
@@ -156,7 +163,7 @@ async fn empty_inboxes(
     Ok(())
 }
 
-/// Runs the statement `commit`; what it does not return is `Lost` for now.
+/// Runs the statement `commit`. An outcome that the statement does not return is `Lost` for now.
 async fn apply(connection: &mut PgConnection, batch: &[&Commit]) -> Result<Committed, sqlx::Error> {
     let columns = Columns::of(batch);
     let row = sqlx::query(COMMIT)
@@ -249,7 +256,7 @@ impl<'a> Columns<'a> {
             }
             Change::Repeat { delay: after, timed_out } => {
                 delay = Some(micros(*after));
-                // No name that is awaited: the time was up.
+                // An empty list of awaited names tells the next run too that the park timed out.
                 awaits = timed_out.then(String::new);
                 "runnable"
             }
@@ -258,7 +265,7 @@ impl<'a> Columns<'a> {
                 "runnable"
             }
             Change::Await { names, timeout, .. } => {
-                // Names hold no control character; the statement splits them again.
+                // Names hold no control character, so the statement can split the list at this one.
                 awaits = Some(names.join("\u{1f}"));
                 wake = timeout.map(micros);
                 "awaiting_signal"
@@ -289,7 +296,7 @@ impl<'a> Columns<'a> {
         self.awaits.push(awaits);
         self.wakes.push(wake);
         self.listens.push(outcome.listens);
-        // Whoever is done has no inbox left in any case.
+        // A done instance has no inbox left in any case.
         if !matches!(outcome.change, Change::Done { .. }) {
             self.consumed.extend(&outcome.consumed);
             self.consumed_of.extend(outcome.consumed.iter().map(|_| outcome.id));
@@ -298,8 +305,9 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Locks the rows of those that send and the targets of their signals, all in one order. If it skips what
-/// somebody else has locked, the answer says which these are.
+/// Locks the rows of the outcomes that send and the targets of their signals, all in one order.
+/// With `WaitBriefly` it locks the rows of all outcomes. With `Skip` it leaves out the rows that
+/// other transactions have locked. Returns the rows that it left out.
 async fn lock_instances(
     connection: &mut PgConnection,
     batch: &[&Commit],
@@ -318,7 +326,7 @@ async fn lock_instances(
     Ok(held.into_iter().collect())
 }
 
-/// Sends what the committed outcomes carry.
+/// Sends the inserts and the signals of the outcomes that were applied.
 async fn send(
     connection: &mut PgConnection,
     batch: &[&Commit],
@@ -350,7 +358,8 @@ async fn send(
     Ok(())
 }
 
-/// Looks again at the inboxes of the rows that were parked.
+/// Wakes the rows that this batch parked, if their inbox has an awaited signal that their step has
+/// not seen.
 async fn wake_parked(
     connection: &mut PgConnection,
     batch: &[&Commit],
@@ -385,16 +394,18 @@ fn freed_partitions(batch: &[&Commit], done: &Committed) -> Vec<String> {
     keys.into_iter().cloned().collect()
 }
 
-/// What became of partition keys that were freed.
+/// The result of unblocking partition keys.
 #[derive(Debug, Default)]
 pub(crate) struct Unblocked {
-    /// Queues in which rows became claimable.
+    /// Queues of the rows that became claimable.
     pub(crate) queues: Vec<String>,
-    /// Keys of which somebody had locked what goes next: to be freed again.
+    /// Keys of which another transaction has locked the row that goes next. They must be unblocked
+    /// again.
     pub(crate) locked: Vec<String>,
 }
 
-/// Lets the next row of each key into the claim's index. The caller's transaction has freed them.
+/// Lets the next row of each key into the claim's index. The caller's transaction has freed the
+/// keys.
 pub(super) async fn free_partitions(
     connection: &mut PgConnection,
     keys: &[String],
@@ -411,7 +422,7 @@ pub(super) async fn free_partitions(
     Ok(freed)
 }
 
-/// Frees keys again of which somebody had locked what goes next.
+/// Unblocks keys once more, because another transaction had the row that goes next locked.
 pub(crate) async fn unblock_again(
     connection: &mut PgConnection,
     keys: &[String],
@@ -422,7 +433,8 @@ pub(crate) async fn unblock_again(
     Ok(freed)
 }
 
-/// Finds out why rows were not found as the worker's own.
+/// Finds out why outcomes were not applied, and corrects their verdict `Lost` where another one is
+/// right.
 async fn inspect(
     connection: &mut PgConnection,
     batch: &[&Commit],
@@ -447,7 +459,8 @@ async fn inspect(
         }
         if let Some((status, locked_by, revision)) = found.get(&outcome.id) {
             let mine = status == "executing" && *locked_by == Some(outcome.worker);
-            // A reap that fails the row for good adds one as well: only the outcome's own end counts.
+            // A reap that fails the row for good also adds one to the revision. Therefore a row
+            // that has ended proves the outcome only if the outcome ends it the same way.
             let ended = match outcome.change {
                 Change::Done { .. } => status == "done",
                 Change::Failed => status == "failed",
@@ -456,8 +469,9 @@ async fn inspect(
             if mine && *revision == outcome.revision {
                 *verdict = Verdict::Locked;
             } else if uncertain && *revision == outcome.revision + 1 {
-                // Claims, commits and reaps each add one. A reap leaves the row runnable; if this
-                // outcome would have too, there is nothing left to do for the worker either way.
+                // A claim, a commit and a reap each add one to the revision. A reap leaves the row
+                // runnable. If this outcome would leave it runnable too, the worker has nothing
+                // left to do in either case.
                 if (mine && outcome.keeps_claim()) || ended {
                     *verdict = Verdict::DurableBefore;
                 }

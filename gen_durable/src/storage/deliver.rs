@@ -1,4 +1,4 @@
-//! Delivering signals.
+//! Delivers signals.
 //!
 //! Invariant: a signal is in the inbox of a live instance, or its sender is told why not.
 
@@ -12,17 +12,18 @@ use crate::{
 
 const DELIVER: &str = include_str!("sql/deliver.sql");
 
-/// What a batch of signals came to.
+/// The result of a batch of signals.
 #[derive(Debug)]
 pub(crate) struct Sent {
-    /// One for each signal, in their order; none if its target was locked, and to be skipped then.
+    /// One answer for each signal, in their order. None if another transaction has the target
+    /// locked, and the batch skips such targets.
     pub(crate) deliveries: Vec<Option<Result<Delivery, SignalError>>>,
-    /// Queues in which instances were woken that somebody should hear of.
+    /// Queues to announce, because instances in them were woken.
     pub(crate) queues: Vec<String>,
 }
 
 impl Sent {
-    /// What became of the only signal, whose target was waited for.
+    /// Returns the answer of a batch that has one signal and waited for its target.
     pub(crate) fn only(mut self, id: i64) -> Result<Delivery, SignalError> {
         self.deliveries.pop().flatten().unwrap_or(Err(SignalError::Unknown { id }))
     }
@@ -62,6 +63,8 @@ pub(crate) async fn deliver(
     Ok(sent)
 }
 
+/// Returns a signal's answer. `found` is the machine of its target, and `fresh` says that the
+/// signal is no duplicate.
 fn judge(
     signal: &NewSignal,
     found: Option<String>,

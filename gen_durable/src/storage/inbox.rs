@@ -1,6 +1,6 @@
-//! Inboxes: what comes with a claim or a commit, and what is loaded later.
+//! Reads inboxes: the signals that come with a claim or a commit, and those that are loaded later.
 //!
-//! Invariant: what one statement brings of an inbox is bounded, in signals and in bytes.
+//! Invariant: one statement brings a bounded part of an inbox, in signals and in bytes.
 
 use sqlx::{PgConnection, Row};
 
@@ -8,7 +8,7 @@ use super::row::{Inbox, InboxRow, Missing, Portion};
 
 const LOAD_INBOX: &str = include_str!("sql/load_inbox.sql");
 
-/// Reads an inbox that a statement aggregated: its signals, and whether there are more.
+/// Reads an inbox that a statement aggregated: its signals, and true if there are more.
 pub(super) fn parse_inbox(text: Option<&str>) -> Result<Inbox, sqlx::Error> {
     let Some(text) = text else { return Ok(Inbox::default()) };
     let (signals, more) = parse_signals(text)?;
@@ -22,7 +22,7 @@ fn parse_signals<T: for<'a> serde::Deserialize<'a>>(text: &str) -> Result<T, sql
     })
 }
 
-/// Loads signals of an instance that are missing.
+/// Loads signals of an instance that its worker has not loaded yet.
 pub(crate) async fn load_inbox(
     connection: &mut PgConnection,
     id: i64,

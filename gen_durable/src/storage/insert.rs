@@ -1,6 +1,7 @@
-//! Inserting instances.
+//! Inserts instances.
 //!
-//! Invariant: one answer for each row, in their order; a duplicate hurts no other row.
+//! Invariant: each row has one answer, and the answers have the order of the rows. A duplicate
+//! keeps no other row from being inserted.
 
 use std::{collections::HashMap, time::SystemTime};
 
@@ -17,22 +18,24 @@ const INSERT_ALIKE: &str = include_str!("sql/insert_alike.sql");
 const INSERT_PLAIN: &str = include_str!("sql/insert_plain.sql");
 const UNIQUE_HOLDERS: &str = include_str!("sql/unique_holders.sql");
 
-/// How often a unique key may be freed between the insert that found it taken and the look at who
-/// holds it before that counts as a failure of the database.
+/// The most looks for the holders of taken unique keys. A holder may free its key between the
+/// insert, which found the key taken, and the look. The row is then inserted once more. If that
+/// happens so often, it counts as a failure of the database.
 const TRIES_MAX: usize = 100;
 
-/// The bytes of state in one statement: Postgres takes no message beyond 1 GiB.
+/// The most bytes of state in one statement. Postgres takes no message beyond 1 GiB.
 const STATEMENT_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// Inserts rows: all or none, if the connection is in no transaction of the caller's.
+/// Inserts rows: all or none, unless the connection is in a transaction of the caller.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     rows: &[NewInstance],
     locked: Locked,
 ) -> Result<Vec<Result<i64, Duplicate>>, sqlx::Error> {
     let bytes: usize = rows.iter().map(|row| row.state.0.len()).sum();
-    // A key that is taken is looked up, and perhaps inserted, by further statements. If one of them fails,
-    // the rows of the first must not stay: whoever tries again would insert them a second time.
+    // Further statements look up the holder of a taken key, and may insert the row after all. If
+    // one of them fails, the rows of the first statement must not stay. A caller that tries again
+    // would insert them a second time.
     let statements = bytes > STATEMENT_BYTES_MAX
         || rows.len() > 1 && rows.iter().any(|row| row.unique_key.is_some());
     if locked == Locked::Wait || !statements {
@@ -44,7 +47,7 @@ pub(crate) async fn insert(
     Ok(answers)
 }
 
-/// Inserts rows, in one statement unless unique keys collide or there is too much of them.
+/// Inserts rows, in one statement unless unique keys collide or the states are too large for one.
 async fn insert_all(
     connection: &mut PgConnection,
     rows: &[NewInstance],
@@ -58,7 +61,8 @@ async fn insert_all(
         if open.is_empty() {
             break;
         }
-        // A second statement, as the holder may have committed after the first one's snapshot.
+        // This is a second statement, because the holder may have committed after the snapshot of
+        // the first one.
         let holders = unique_holders(connection, open.iter().map(|index| &rows[*index])).await?;
         let mut again = Vec::new();
         for (index, holder) in open.into_iter().zip(holders) {
@@ -66,7 +70,7 @@ async fn insert_all(
                 Some(id) => {
                     answers[index] = Some(Err(Duplicate { machine: rows[index].fsm, id }));
                 }
-                // The holder ended or was pruned meanwhile: the key may be free now.
+                // The holder ended or was pruned meanwhile, so the key may be free now.
                 None => again.push(index),
             }
         }
@@ -88,7 +92,8 @@ async fn insert_all(
         .collect()
 }
 
-/// Inserts rows, in statements of a bounded size: an id for each row that was inserted.
+/// Inserts rows, in statements of a bounded size. Returns an id for each row, or none if the row's
+/// unique key is taken.
 pub(super) async fn insert_rows(
     connection: &mut PgConnection,
     rows: &[&NewInstance],
@@ -109,8 +114,9 @@ pub(super) async fn insert_rows(
     Ok(ids)
 }
 
-/// Runs the statement `insert`, or `insert_plain` if no row has a unique key, or `insert_alike` if they differ in
-/// their states alone: an id for each row that was inserted.
+/// Runs the statement `insert_alike` if the rows differ in their states alone, `insert_plain` if no
+/// row has a unique key, and otherwise `insert`. Returns an id for each row, or none if the row's
+/// unique key is taken.
 async fn insert_portion(
     connection: &mut PgConnection,
     rows: &[&NewInstance],
@@ -162,7 +168,8 @@ async fn insert_portion(
     Ok(answer.try_get::<Option<_>, _>(0)?.unwrap_or_default())
 }
 
-/// The first of rows that may run at once, have no keys and differ in their states alone.
+/// Returns the first row, if all rows may run at once, have no keys and differ in their states
+/// alone.
 fn alike<'a>(rows: &[&'a NewInstance]) -> Option<&'a NewInstance> {
     let place = |row: &'a NewInstance| {
         (row.fsm, row.fsm_version, row.step, row.queue.as_str(), row.priority)
@@ -175,14 +182,19 @@ fn alike<'a>(rows: &[&'a NewInstance]) -> Option<&'a NewInstance> {
     (alike(first) && others.iter().all(alike)).then_some(first)
 }
 
-/// Which rows wait behind another one of this insert, and need not be in the claim's index before their
-/// partition key is freed. A hundred thousand rows of one key would be taken out of it again one by one.
+/// Says which rows wait behind another row of this insert. They need not be in the claim's index
+/// before their partition key is freed. Claims would take a hundred thousand rows of one key out of
+/// it again, one by one.
 ///
-/// Of a key's rows of one queue, machine and version the first is left in the index, and with it the key:
-/// whoever claims it finds the key's true head, blocked or not, and whoever frees the key takes the next
-/// one back. They become visible together, so nobody can claim, end and free the first without seeing the
-/// others. It must be sure to come, and to come now: it has no unique key, for which it may be left out,
-/// and neither it nor what waits for it has a schedule. What is more urgent stays in the index too.
+/// Among a key's rows of one queue, machine and version, the first stays in the index, and
+/// represents the key there. A claim that finds it looks for the key's true head, blocked or not. A
+/// commit that frees the key takes the next row back into the index. All rows of the insert become
+/// visible together. No worker can therefore claim, end and free the first row without seeing the
+/// others.
+///
+/// The first row must be sure to be inserted, and to be due now. It has no unique key, for which it
+/// may be left out. Neither it nor the rows that wait for it have a schedule. A row that is more
+/// urgent than the first stays in the index too.
 fn blocked(rows: &[&NewInstance]) -> Vec<bool> {
     type Place<'a> = (&'a str, &'a str, &'a str, u32);
     fn place(row: &NewInstance) -> Option<Place<'_>> {
@@ -212,7 +224,8 @@ fn delay(eligible: Eligible) -> i64 {
     }
 }
 
-/// The end of the year 9999, in microseconds since 1970: as late as makes sense.
+/// The latest time of a schedule, in microseconds since 1970: the end of the year 9999. Later times
+/// make no sense.
 const LATEST: i64 = 253_402_300_799_000_000;
 
 fn scheduled_at(eligible: Eligible) -> Option<i64> {

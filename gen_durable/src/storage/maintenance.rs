@@ -1,6 +1,7 @@
-//! Statements of the maintenance services and of those who wait.
+//! Statements of the maintenance services, of the notifier, and of calls that wait for an instance
+//! to end.
 //!
-//! Invariant: each is limited to a batch and skips what others have locked, so that any number of
+//! Invariant: each takes at most a batch and skips rows that others have locked, so any number of
 //! processes may run it.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -27,14 +28,14 @@ const UNKNOWN_KINDS: &str = include_str!("sql/unknown_kinds.sql");
 const UNSERVED_QUEUES: &str = include_str!("sql/unserved_queues.sql");
 const WAKE_TIMED_OUT: &str = include_str!("sql/wake_timed_out.sql");
 
-/// The batch of `prune`, as its text has it.
+/// The most instances that one `prune` deletes. The text of `prune.sql` has the same number.
 pub(crate) const PRUNE_MAX: u64 = 1000;
 
-/// For how long ended instances of a machine are kept; `None` for ever.
+/// The time for which ended instances of a machine are kept. `None` keeps them for ever.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Retention(pub(crate) Option<Duration>);
 
-/// What an instance has come to.
+/// An instance with its status, and with its result or reason if it has ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Ended {
     pub(crate) id: i64,
@@ -47,18 +48,18 @@ pub(crate) struct Ended {
     pub(crate) reason: Option<String>,
 }
 
-/// What a batch of reaped rows came to.
+/// The result of a batch of the reaper.
 #[derive(Debug, Default)]
 pub(crate) struct Reaped {
-    /// Rows that went back to the queue.
+    /// The rows that went back to the queue.
     pub(crate) returned: usize,
-    /// Rows that had lost too many workers.
+    /// The rows that failed, because they had lost too many workers in a row.
     pub(crate) failed: usize,
     /// Queues in which rows became runnable.
     pub(crate) queues: Vec<String>,
 }
 
-/// The instances of these ids that exist.
+/// Returns the instances of these ids that exist.
 pub(crate) async fn ended(
     connection: &mut PgConnection,
     ids: &[i64],
@@ -89,7 +90,7 @@ pub(crate) async fn announce(
     Ok(())
 }
 
-/// Announces work to listening engines, with the caller's transaction.
+/// Announces work to listening engines, as a part of the caller's transaction.
 pub(crate) async fn notify(
     connection: &mut PgConnection,
     queues: &[String],
@@ -98,8 +99,9 @@ pub(crate) async fn notify(
     Ok(())
 }
 
-/// Deletes a batch of instances that ended long ago, [`PRUNE_MAX`] at most; how many. Without a
-/// retention those are kept of whose machines nothing else is said.
+/// Deletes a batch of instances that ended long ago, at most [`PRUNE_MAX`], and returns how many.
+/// `retention` is that of machines without an entry in the table `retention`. If it is none, their
+/// instances are kept.
 pub(crate) async fn prune(
     connection: &mut PgConnection,
     retention: Option<Duration>,
@@ -109,7 +111,8 @@ pub(crate) async fn prune(
     Ok(done.rows_affected())
 }
 
-/// States for how long ended instances of these machines are kept; `None` where nothing is said.
+/// States for how long ended instances of these machines are kept. `None` states nothing: the
+/// machine's entry is deleted.
 pub(crate) async fn retain(
     connection: &mut PgConnection,
     retentions: &BTreeMap<&'static str, Option<Retention>>,
@@ -126,7 +129,8 @@ pub(crate) async fn retain(
     transaction.commit().await
 }
 
-/// Returns a batch of rows of lost workers to the queue.
+/// Takes a batch of rows from lost workers. A row goes back to the queue, or fails if it has lost
+/// `crashes_max` workers in a row.
 pub(crate) async fn reap(
     connection: &mut PgConnection,
     batch_max: i64,
@@ -146,7 +150,8 @@ pub(crate) async fn reap(
         }
         keys.extend(row.try_get::<Option<String>, _>(2)?);
     }
-    // If what goes next is locked, the service `partitions` finds it, as for `rescue_stranded`.
+    // If another transaction has the row that goes next locked, the service `partitions` finds the
+    // key later. The same holds in `rescue_stranded`, which that service runs.
     reaped.queues.extend(free_partitions(&mut transaction, &keys).await?.queues);
     if rows.is_empty() {
         sqlx::query(REMOVE_LOST_WORKERS).execute(&mut *transaction).await?;
@@ -155,8 +160,9 @@ pub(crate) async fn reap(
     Ok(reaped)
 }
 
-/// Looks at up to `batch_max` partition keys for waiting rows that nobody would wake; the queues in
-/// which it found any.
+/// Unblocks stranded partition keys: rows of them wait, and no commit will let one into the claim's
+/// index. Looks at up to `batch_max` keys from `after` on, and moves `after` to the last one, or to
+/// none at the end. Returns the queues in which it let rows in.
 pub(crate) async fn rescue_stranded(
     connection: &mut PgConnection,
     after: &mut Option<String>,
@@ -184,7 +190,7 @@ pub(crate) async fn rescue_stranded(
     Ok(freed.queues)
 }
 
-/// Wakes a batch of parked instances whose time is up; the queues that they are in.
+/// Wakes a batch of parked instances whose time is up, and returns their queues.
 pub(crate) async fn wake_timed_out(
     connection: &mut PgConnection,
     batch_max: i64,
@@ -192,14 +198,15 @@ pub(crate) async fn wake_timed_out(
     sqlx::query_scalar(WAKE_TIMED_OUT).bind(batch_max).fetch_all(connection).await
 }
 
-/// Queues with runnable rows that no living worker serves.
+/// Returns the queues with runnable rows that no living worker serves.
 pub(crate) async fn unserved_queues(
     connection: &mut PgConnection,
 ) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(UNSERVED_QUEUES).fetch_all(connection).await
 }
 
-/// The kinds of runnable rows in these queues, with their queue.
+/// Returns the machines and versions of runnable rows in these queues that are not `known`, each
+/// with its queue.
 pub(crate) async fn unknown_kinds(
     connection: &mut PgConnection,
     queues: &[String],

@@ -1,7 +1,7 @@
-//! The only place with SQL: every statement is a file in `sql/`, and the file, the constant and the
+//! The only place with SQL. Each statement is a file in `sql/`. The file, its constant and the
 //! function that runs it share a name.
 //!
-//! Invariant: storage knows rows, not machines; no statement is built from strings.
+//! Invariant: storage knows rows, not machines. No statement is built from strings.
 
 mod claim;
 mod commit;
@@ -38,32 +38,33 @@ use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 const BEGIN: &str = include_str!("sql/begin.sql");
 
-/// What a call does about a row or a key that somebody else's transaction has locked.
+/// The way in which a statement treats a row or a key that another transaction has locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Locked {
-    /// It waits as long as its transaction does, which is the caller's.
+    /// It waits for as long as the lock timeout of its transaction, which may be the caller's.
     Wait,
-    /// It waits for a second.
+    /// It waits for a second at most.
     WaitBriefly,
-    /// It waits for as long as most have something locked: some commits.
+    /// It waits for as long as most transactions hold a lock: the time of a few commits.
     WaitAMoment,
-    /// It does without: others in its batch must not wait.
+    /// It leaves the row out, because others in its batch must not wait.
     Skip,
 }
 
 impl Locked {
-    /// How long it waits, as a setting.
+    /// Returns the lock timeout, as Postgres's setting takes it. None keeps the transaction's own.
     fn timeout(self) -> Option<&'static str> {
         match self {
             Self::Wait => None,
             Self::WaitBriefly => Some("1s"),
-            // Nothing tells that a unique key is being inserted, but that it takes long.
+            // An insert cannot skip a unique key that another transaction is inserting. It learns
+            // of that only by a wait that takes long.
             Self::WaitAMoment | Self::Skip => Some("20ms"),
         }
     }
 }
 
-/// The version of the schema that these statements are written for.
+/// The version of the schema for which these statements are written.
 pub(crate) const SCHEMA_VERSION: i32 = 1;
 
 /// Begins a transaction of the engine's own. It waits for no lock longer than a second.
@@ -71,7 +72,8 @@ async fn begin(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres
     connection.begin_with(BEGIN).await
 }
 
-/// A duration as the statements take it. Anything beyond a hundred years means the same.
+/// Converts a duration into the microseconds that the statements take. A duration beyond a hundred
+/// years means the same as a hundred years.
 fn micros(duration: Duration) -> i64 {
     const CENTURY: i64 = 100 * 366 * 24 * 3600 * 1_000_000;
     i64::try_from(duration.as_micros()).map_or(CENTURY, |micros| micros.min(CENTURY))

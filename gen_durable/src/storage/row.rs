@@ -1,6 +1,6 @@
 //! The rows that storage takes and gives.
 //!
-//! Invariant: plain data, no behaviour of the engine's.
+//! Invariant: they are plain data, without any behaviour of the engine.
 
 use std::{
     sync::Arc,
@@ -22,25 +22,26 @@ pub(crate) struct NewInstance {
     pub(crate) partition_key: Option<String>,
     pub(crate) unique_key: Option<String>,
     pub(crate) unique_scope: Vec<crate::status::Status>,
-    /// Nobody is told of it.
+    /// The row is not announced.
     pub(crate) silent: bool,
 }
 
 impl NewInstance {
-    /// Tells whether to announce it to engines that look by themselves within this time. Their look
-    /// sees every row that is due later, and when.
+    /// True if the row is announced to engines that look by themselves within `next_look`. That
+    /// look finds a row that is due later, and its time.
     pub(crate) fn is_news(&self, next_look: Duration) -> bool {
         let due_in = match self.eligible {
             Eligible::Now => Duration::ZERO,
             Eligible::In(delay) => delay,
-            // By this host's clock. If the database's is ahead, the poll finds the row.
+            // The clock is this host's. If the database's clock is ahead of it, the poll finds the
+            // row.
             Eligible::At(time) => time.duration_since(SystemTime::now()).unwrap_or_default(),
         };
         !self.silent && due_in <= next_look
     }
 }
 
-/// From when on an instance may run.
+/// The time from which an instance may run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Eligible {
     Now,
@@ -52,12 +53,12 @@ pub(crate) enum Eligible {
 #[derive(Clone, Debug)]
 pub(crate) struct NewSignal {
     pub(crate) target: i64,
-    /// The machine that the target must be of; none for an untyped call.
+    /// The machine that the target must be of. None for an untyped call.
     pub(crate) fsm: Option<String>,
     pub(crate) name: String,
     pub(crate) payload: Json,
     pub(crate) dedup_key: Option<String>,
-    /// Nobody is told of the target that it wakes.
+    /// The target is not announced if the signal wakes it.
     pub(crate) silent: bool,
 }
 
@@ -68,28 +69,30 @@ pub(crate) struct Kind {
     pub(crate) fsm_version: i32,
 }
 
-/// What a claim asks for.
+/// The request of a claim.
 #[derive(Debug)]
 pub(crate) struct ClaimRequest {
     pub(crate) worker: i64,
     pub(crate) queues: Vec<String>,
-    /// Rows wanted, for each queue.
+    /// The most rows to claim, for each queue.
     pub(crate) wanted: Vec<i64>,
-    /// How many of them, for each queue, there is no room for: the claim looks beyond as many that are stuck.
+    /// The part of them, for each queue, for which there are no free slots. With it the claim looks
+    /// beyond as many stuck rows.
     pub(crate) beyond: Vec<i64>,
     pub(crate) kinds: Arc<Kinds>,
-    /// The queues to claim also where another claim has the queue's turn.
+    /// The queues to claim even if another claim has their claim lock.
     pub(crate) without_lock: Vec<String>,
-    /// From where on to look; where nothing is said, from the beginning.
+    /// The watermarks from which to look. A group without one is looked at from the beginning.
     pub(crate) known: Vec<First>,
-    /// The bytes that the states of one claim may take.
+    /// The bytes that the states of one claim may weigh.
     pub(crate) bytes_max: i64,
-    /// Why large states and all signals are left out, if they are.
+    /// The reason for a light claim, which leaves out large states and all signals. None for a
+    /// claim of whole rows.
     pub(crate) light: Option<Arc<str>>,
 }
 
 impl ClaimRequest {
-    /// The same for so many queues at a time.
+    /// Divides the request into parts of at most `queues_max` queues.
     pub(crate) fn parts(&self, queues_max: usize) -> impl Iterator<Item = Self> {
         let queues = self.queues.chunks(queues_max);
         let rows = self.wanted.chunks(queues_max).zip(self.beyond.chunks(queues_max));
@@ -107,23 +110,25 @@ impl ClaimRequest {
     }
 }
 
-/// Where the first row was that a claim saw waiting, of a queue, machine, version and priority.
+/// A watermark: the place of the first waiting row that a claim saw in a group, which is a queue,
+/// machine, version and priority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct First {
     pub(crate) queue: String,
-    /// The machine's place among the [`Kinds`].
+    /// The machine's index in the [`Kinds`].
     pub(crate) kind: usize,
     pub(crate) priority: i16,
-    /// When it was due, in microseconds since 1970; none if the next look must begin at the beginning.
+    /// The time at which the row was due, in microseconds since 1970. None if the next claim must
+    /// look from the beginning.
     pub(crate) since: Option<i64>,
 }
 
-/// The machines that a process knows, as the statements take them.
+/// The machines that a process knows, in the form in which the statements take them.
 #[derive(Debug, Default)]
 pub(crate) struct Kinds {
     pub(crate) fsms: Vec<String>,
     pub(crate) versions: Vec<i32>,
-    /// Those of the machines that declare signals.
+    /// The machines among them that declare signals.
     pub(crate) listening: Vec<String>,
 }
 
@@ -135,7 +140,7 @@ pub(crate) struct Claimed {
     pub(crate) revision: i64,
     pub(crate) kind: Kind,
     pub(crate) step: String,
-    /// None if it is too large to be loaded.
+    /// The stored state. None if it was too large to be loaded.
     pub(crate) state: Option<String>,
     pub(crate) queue: String,
     pub(crate) partition_key: Option<String>,
@@ -147,35 +152,35 @@ pub(crate) struct Claimed {
     pub(crate) inbox: Inbox,
 }
 
-/// The oldest signals of an inbox, or of what is new in it.
+/// The oldest signals of an inbox, or of its new part.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     pub(crate) signals: Vec<InboxRow>,
-    /// Whether there are others after them.
+    /// True if there are more signals after these.
     pub(crate) more: bool,
 }
 
-/// Which signals of an inbox to load.
+/// A request for signals of an inbox that are not loaded.
 #[derive(Debug)]
 pub(crate) struct Missing {
-    /// Those of this name alone.
+    /// The name of the signals to load. None loads all names.
     pub(crate) name: Option<String>,
-    /// Those after this one.
+    /// The id after which signals are loaded.
     pub(crate) after: i64,
-    /// The newest signal up to which all are loaded.
+    /// The id of the newest signal up to which all are loaded already.
     pub(crate) loaded: i64,
     pub(crate) count_max: i64,
-    /// Those that begin within so many bytes.
+    /// The bytes within which each loaded signal begins.
     pub(crate) bytes_max: i64,
 }
 
-/// Signals that were loaded later.
+/// Signals that were loaded later than their inbox.
 #[derive(Debug, Default)]
 pub(crate) struct Portion {
     pub(crate) signals: Vec<InboxRow>,
-    /// How many there are after that up to which all are loaded, by name.
+    /// The number of signals, by name, that come after all signals up to which the inbox is loaded.
     pub(crate) beyond: Vec<(String, usize)>,
-    /// The last of those.
+    /// The id of the newest counted signal.
     pub(crate) last: Option<i64>,
 }
 
@@ -196,7 +201,7 @@ pub(crate) struct LostClaim {
     pub(crate) partition_key: Option<String>,
 }
 
-/// When something is due next, from now.
+/// The time from now until the next row may run, and until the next park times out.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Due {
     pub(crate) eligible: Option<Duration>,
@@ -210,44 +215,46 @@ pub(crate) struct Commit {
     pub(crate) fsm: &'static str,
     pub(crate) worker: i64,
     pub(crate) revision: i64,
-    /// Runs of the step that it stands at from here on; of no matter if the change is no [run](Change::ran).
+    /// The attempt of the step at which the row stands from here on. It is stored only if [a
+    /// run](Change::ran) that counts led to the change.
     pub(crate) attempt: i32,
-    /// Runs of that step that failed in a row; likewise.
+    /// The failed runs in a row of that step. They are stored under the same condition.
     pub(crate) failures: i32,
     pub(crate) change: Change,
-    /// None leaves the stored state as it is.
+    /// The new state. None leaves the stored state as it is.
     pub(crate) state: Option<Json>,
-    /// What is written with the state of an instance that was upgraded.
+    /// The version and step that are written with the state of an upgraded instance.
     pub(crate) upgraded: Option<Upgraded>,
-    /// Recorded as `last_error`.
+    /// The text to record as `last_error`. None keeps the last one.
     pub(crate) error: Option<String>,
-    /// Signals that it deletes, in the order of their ids.
+    /// The signals that the outcome deletes, in the order of their ids.
     pub(crate) consumed: Vec<i64>,
-    /// The last signal that the worker knows of.
+    /// The newest signal that the worker knows of.
     pub(crate) known: i64,
-    /// The step awaits these names, and some are in the inbox and were not loaded: it keeps its claim,
-    /// and runs again with them.
+    /// The step awaits these names, and the inbox has signals of them that were not loaded. The row
+    /// keeps its claim, and the step runs again with them.
     pub(crate) awaits_loaded: Option<Vec<&'static str>>,
     pub(crate) inserts: Vec<NewInstance>,
     pub(crate) signals: Vec<NewSignal>,
     pub(crate) partition_key: Option<String>,
-    /// Whether the machine declares signals, and so has an inbox to load and to empty.
+    /// The machine declares signals, so its instances have an inbox to load and to empty.
     pub(crate) listens: bool,
 }
 
-/// Where a committed row goes.
+/// The next stage of a committed row.
 #[derive(Debug)]
 pub(crate) enum Change {
-    /// On to the next step on the same claim.
+    /// The row goes on to the next step, on the same claim.
     Next {
         step: &'static str,
     },
-    /// To the next step, through the queue.
+    /// The row goes to the next step, through the queue.
     Later {
         step: &'static str,
         delay: Duration,
     },
-    /// To the same step, through the queue; `timed_out` as the run was told.
+    /// The row goes to the same step, through the queue. The next run is told `timed_out` as this
+    /// run was.
     Repeat {
         delay: Duration,
         timed_out: bool,
@@ -262,22 +269,22 @@ pub(crate) enum Change {
         result: Json,
     },
     Failed,
-    /// Back to the queue as if it had not been claimed.
+    /// The row goes back to the queue, as if it had not been claimed.
     Release,
-    /// Likewise, but not before `delay` has passed.
+    /// The row goes back in the same way, but does not run before `delay` has passed.
     Defer {
         delay: Duration,
     },
 }
 
 impl Change {
-    /// Whether a run led to it. Otherwise the row keeps what it carried into the claim.
+    /// True if a run led to the change. Otherwise the row keeps what it carried into the claim.
     pub(crate) fn ran(&self) -> bool {
         !matches!(self, Self::Release | Self::Defer { .. })
     }
 }
 
-/// The version that an instance of an older one has become, and the step at which it stands in it.
+/// The newer version to which an instance was upgraded, and its step in that version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Upgraded {
     pub(crate) fsm_version: i32,
@@ -285,23 +292,24 @@ pub(crate) struct Upgraded {
 }
 
 impl Commit {
-    /// Whether it does no more than to have awaited signals loaded: the run counts as none.
+    /// True if the outcome only has awaited signals loaded. Its run does not count.
     pub(crate) fn only_loads(&self) -> bool {
         self.awaits_loaded.is_some() && self.consumed.is_empty()
     }
 
-    /// Whether it touches other rows than its own, and so may have to wait for others' locks.
+    /// True if the outcome touches other rows than its own, and may have to wait for their locks.
     pub(crate) fn sends(&self) -> bool {
         !self.inserts.is_empty() || !self.signals.is_empty()
     }
 
-    /// Whether it sends a signal to its own instance. The inbox that a commit brings back for the next
-    /// step is read before the signals are sent, so such a step comes through the queue.
+    /// True if the outcome sends a signal to its own instance. The inbox that a commit brings back
+    /// for the next step is read before the signals are sent. Such a step therefore goes through
+    /// the queue.
     pub(crate) fn signals_itself(&self) -> bool {
         self.signals.iter().any(|signal| signal.target == self.id)
     }
 
-    /// Whether the worker keeps its claim.
+    /// True if the worker keeps its claim.
     pub(crate) fn keeps_claim(&self) -> bool {
         matches!(self.change, Change::Next { .. })
     }

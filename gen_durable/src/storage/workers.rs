@@ -1,4 +1,4 @@
-//! The workers' table: one lease for each running engine.
+//! The table `workers`: one row with a lease for each running engine.
 //!
 //! Invariant: a lease is measured by the database's clock alone.
 
@@ -31,7 +31,7 @@ pub(crate) async fn register_worker(
     register.fetch_one(connection).await
 }
 
-/// Renews a lease; false if the worker was removed.
+/// Renews a lease. False if the worker was removed.
 pub(crate) async fn renew_lease(
     connection: &mut PgConnection,
     worker: i64,
@@ -53,29 +53,30 @@ pub(crate) async fn remove_worker(
 /// Sets a session up for the statements of an engine.
 pub(crate) fn session(connection: &mut PgConnection) -> SettingUp<'_> {
     Box::pin(async move {
-        // Postgres runs it once for each session, so it is not prepared.
+        // The statement runs once for each session, so it is not prepared.
         sqlx::raw_sql(SESSION).execute(connection).await?;
         Ok(())
     })
 }
 
-/// The sum of a database's migrations.
+/// The versions that a database's migrations state.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Schema {
-    /// The newest; 0 if there is none.
+    /// The newest migration. 0 if there is none.
     pub(crate) version: i32,
-    /// The oldest engine that they all serve, by its [`SCHEMA_VERSION`](super::SCHEMA_VERSION).
+    /// The oldest engine that all migrations serve, by its
+    /// [`SCHEMA_VERSION`](super::SCHEMA_VERSION).
     pub(crate) serves: i32,
 }
 
-/// The version of the schema.
+/// Reads the version of the schema.
 pub(crate) async fn schema_version(connection: &mut PgConnection) -> Result<Schema, sqlx::Error> {
     match sqlx::query(SCHEMA_VERSION).fetch_one(connection).await {
         Ok(row) => Ok(Schema {
             version: row.try_get::<Option<i32>, _>("version")?.unwrap_or(0),
             serves: row.try_get::<Option<i32>, _>("serves")?.unwrap_or(0),
         }),
-        // No such schema, or no such table in it.
+        // There is no such schema, or no such table in it.
         Err(sqlx::Error::Database(error))
             if matches!(error.code().as_deref(), Some("42P01" | "3F000")) =>
         {
@@ -85,10 +86,10 @@ pub(crate) async fn schema_version(connection: &mut PgConnection) -> Result<Sche
     }
 }
 
-/// Tells whether an error of [`schema_version`] means that the table is none of `gen_durable`'s.
+/// True if an error of [`schema_version`] means that the table is not one of `gen_durable`.
 pub(crate) fn is_foreign_ledger(error: &sqlx::Error) -> bool {
     match error {
-        // No such column; no maximum of its type.
+        // The table has no such column, or Postgres knows no maximum of the column's type.
         sqlx::Error::Database(error) => {
             matches!(error.code().as_deref(), Some("42703" | "42883"))
         }
@@ -97,7 +98,7 @@ pub(crate) fn is_foreign_ledger(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Rows that a worker holds besides those that it knows.
+/// Returns lost claims of a worker: rows that it holds besides those that it knows.
 pub(crate) async fn lost_claims(
     connection: &mut PgConnection,
     worker: i64,

@@ -1,10 +1,10 @@
 //! A serialiser that refuses numbers which JSON cannot hold: NaN and the infinities.
 //!
-//! `serde_json` writes them as `null`, and reads that back as something else or not at all. Nothing
+//! `serde_json` writes them as `null`, and reads that back as another value or not at all. Nothing
 //! in the text tells such a `null` from another, so they are refused while the value is written.
-//! Whatever error arises, the path to where it arose is known.
+//! After any error, the path to its place is known.
 //!
-//! Invariant: all but floats passes through unchanged.
+//! Invariant: everything but floats passes through unchanged.
 
 use std::{cell::RefCell, fmt};
 
@@ -13,10 +13,10 @@ use serde::ser::{
     SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-/// The error's text, by which it is told from those of a type's own `Serialize`.
+/// The text of the error, which tells it from those of a type's own `Serialize`.
 pub(super) const NOT_FINITE: &str = "a float is NaN or infinite";
 
-/// The path to an error, from the innermost field outwards; empty while there is none.
+/// The path to an error, from the innermost field outwards. It is empty while there is no error.
 #[derive(Default)]
 pub(super) struct Path(RefCell<Vec<Part>>);
 
@@ -50,7 +50,7 @@ impl fmt::Display for Path {
     }
 }
 
-/// The serialiser around another one.
+/// A serialiser that wraps another one.
 pub(super) struct Finite<'p, S> {
     to: S,
     path: &'p Path,
@@ -70,7 +70,7 @@ impl<'p, S> Finite<'p, S> {
     }
 }
 
-/// A value within, written by the same rule.
+/// A value inside of another one, which is serialised by the same rule.
 struct Within<'v, 'p, T: ?Sized> {
     value: &'v T,
     path: &'p Path,
@@ -82,7 +82,7 @@ impl<T: Serialize + ?Sized> Serialize for Within<'_, '_, T> {
     }
 }
 
-/// The elements of a sequence, or the fields of a tuple.
+/// The serialiser of the values inside of a sequence, a tuple, a map or a struct.
 pub(super) struct Elements<'p, S> {
     to: S,
     path: &'p Path,
@@ -272,7 +272,7 @@ impl<S: SerializeMap> SerializeMap for Elements<'_, S> {
     }
 }
 
-/// A map's key as it stands in a path.
+/// Returns a map's key as it stands in a path.
 fn text<K: Serialize + ?Sized>(key: &K) -> String {
     let text = serde_json::to_string(key).unwrap_or_else(|_| "?".to_owned());
     text.trim_matches('"').to_owned()
