@@ -360,7 +360,7 @@ pub enum Error {
     },
     /// The engine was given two resources of one type, so a step could be given either.
     #[error(
-        "two resources are of type `{resource}`; leave one out, or give it a type of its own:          `struct Other({resource})`"
+        "two resources are of type `{resource}`; leave one out, or give it a type of its own: `struct Other({resource})`"
     )]
     DuplicateResource {
         /// The resources' type.

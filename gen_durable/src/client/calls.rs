@@ -98,7 +98,7 @@ pub(super) struct Wait<'a> {
 impl<'a> Wait<'a> {
     pub(super) fn new(connections: &Connections, operation: &'static str, what: &'a str) -> Self {
         let (since, lock_wait_max) = (Instant::now(), connections.answer_timeout());
-        Self { operation, what, since, lock_wait_max, locked: Locked::WaitBriefly }
+        Self { operation, what, since, lock_wait_max, locked: Locked::WaitASecond }
     }
 
     /// Returns the answer of a try, or none if the try found something locked and another one is
@@ -114,7 +114,7 @@ impl<'a> Wait<'a> {
             // Perhaps the try waited for a lock until a statement timeout ended it. A shorter wait
             // ends with the error of the lock, and so tells.
             Err(error)
-                if self.locked == Locked::WaitBriefly && error.sqlstate() == Some(CANCELLED) =>
+                if self.locked == Locked::WaitASecond && error.sqlstate() == Some(CANCELLED) =>
             {
                 self.locked = Locked::WaitAMoment;
                 None

@@ -30,7 +30,7 @@ pub(crate) async fn insert_on_pool(
     // After the commit, so that no inserter waits for another: Postgres lets only one transaction
     // with a notification commit at a time. If the announcement fails, the engines' poll finds the
     // rows.
-    announce_on_pool(&connections, news(&rows)).await;
+    announce_on_pool(&connections, to_announce(&rows)).await;
     Ok(answers)
 }
 
@@ -52,9 +52,9 @@ pub(crate) async fn signal_on_pool(
 }
 
 /// Returns the queues of the rows that are to be announced.
-fn news(rows: &[NewInstance]) -> impl Iterator<Item = String> {
+fn to_announce(rows: &[NewInstance]) -> impl Iterator<Item = String> {
     let next_look = latest_poll(POLL_INTERVAL);
-    rows.iter().filter(move |row| row.is_news(next_look)).map(|row| row.queue.clone())
+    rows.iter().filter(move |row| row.is_announced(next_look)).map(|row| row.queue.clone())
 }
 
 async fn announce_on_pool(connections: &Connections, queues: impl Iterator<Item = String>) {
@@ -76,7 +76,7 @@ pub(crate) async fn insert_in_transaction(
 ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
     let failed = DatabaseError::new("insert instances");
     let answers = storage::insert(connection, &rows, Locked::Wait).await.map_err(failed)?;
-    notify_in_transaction(connection, news(&rows)).await?;
+    notify_in_transaction(connection, to_announce(&rows)).await?;
     Ok(answers)
 }
 

@@ -239,7 +239,7 @@ impl Client {
         };
         let answers = answers.inspect_err(|error| connections.tell(error))?;
         let notifier = &self.inner.notifier;
-        notifier.announce(notifier.news(&rows));
+        notifier.announce(notifier.to_announce(&rows));
         Ok(answers)
     }
 

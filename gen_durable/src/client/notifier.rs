@@ -94,12 +94,14 @@ impl Notifier {
     }
 
     /// Returns the queues of the new rows that are to be announced.
-    pub(crate) fn news<'a>(
+    pub(crate) fn to_announce<'a>(
         &self,
         rows: impl IntoIterator<Item = &'a NewInstance>,
     ) -> impl Iterator<Item = &'a str> {
         let next_look = self.next_look;
-        rows.into_iter().filter(move |row| row.is_news(next_look)).map(|row| row.queue.as_str())
+        rows.into_iter()
+            .filter(move |row| row.is_announced(next_look))
+            .map(|row| row.queue.as_str())
     }
 
     /// Sets the function that takes announcements in this process.
@@ -162,10 +164,10 @@ mod tests {
         let default = latest_poll(POLL_INTERVAL);
         for poll_interval in [Duration::from_millis(1), POLL_INTERVAL, hour] {
             let notifier = Notifier::local(poll_interval);
-            let is_news = |row: NewInstance| notifier.news([&row]).count() == 1;
+            let is_announced = |row: NewInstance| notifier.to_announce([&row]).count() == 1;
             let next_look = default.max(latest_poll(poll_interval));
             let now = SystemTime::now();
-            for (eligible, news) in [
+            for (eligible, announced) in [
                 (Eligible::Now, true),
                 (Eligible::In(next_look), true),
                 (Eligible::In(next_look + second), false),
@@ -174,8 +176,12 @@ mod tests {
                 (Eligible::At(now + next_look), true),
                 (Eligible::At(now + next_look + hour), false),
             ] {
-                assert_eq!(is_news(row(eligible)), news, "{poll_interval:?}: {eligible:?}");
-                assert!(!is_news(NewInstance { silent: true, ..row(eligible) }));
+                assert_eq!(
+                    is_announced(row(eligible)),
+                    announced,
+                    "{poll_interval:?}: {eligible:?}"
+                );
+                assert!(!is_announced(NewInstance { silent: true, ..row(eligible) }));
             }
         }
     }

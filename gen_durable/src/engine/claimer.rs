@@ -7,6 +7,11 @@
 //!      └──────────── nothing (more) to claim ─────┘
 //! ```
 //!
+//! A claim is *full* if it got all that it asked for of some queue: more rows may wait. A claim is
+//! *contended* if it left out rows because others hold their keys or have them locked. A *light*
+//! claim loads no large states and no signals ([`super::limits`]). A *whole* claim looks from the
+//! beginning of each group ([`super::watermarks`]).
+//!
 //! Invariant: the rows of a queue that are claimed and not finished stay within its slots and its
 //! [prefetch](super::prefetch).
 
@@ -37,26 +42,25 @@ use crate::{
     storage::{self, ClaimRequest, Claimed, Due, Kinds},
 };
 
-/// The first pause after a claim that found nothing. It doubles, up to the poll interval.
+/// The first pause after a claim that found nothing. The pause doubles, up to the poll interval.
 const IDLE_PAUSE_MIN: Duration = Duration::from_millis(50);
-/// The shortest and the longest pause after a claim that left out rows, because others hold their
-/// keys or have them locked. The pause is the shortest if the claim got other rows. Otherwise it
-/// doubles with each such claim.
+/// The shortest and the longest pause after a contended claim. The pause is the shortest if the
+/// claim got other rows. Otherwise it doubles with each such claim.
 const CONTENDED_PAUSE_MIN: Duration = Duration::from_micros(2500);
 const CONTENDED_PAUSE_MAX: Duration = Duration::from_millis(250);
-/// The longest time for which the answer of a look for due rows is used while the claimer claims
-/// again soon anyway. That is the case after a refused claim lock, after locked rows, and before a
-/// whole claim.
+/// The longest time for which the answer of a look for due rows is used while the claimer has
+/// another time to claim again (`again` in [`run`]).
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Statements that are sent at the same time may reach Postgres this far apart. The look for due
-/// rows allows for it, so no row falls between the claim and the look.
+/// The look for due rows counts those that became due since the claim was sent, and for this long
+/// before. The look may take longer to reach Postgres than the claim did. Without the margin, both
+/// could miss a row that became due just after the claim.
 const MARGIN: Duration = Duration::from_millis(5);
-/// The most queues in one statement. It takes an advisory lock for each, and a thousand would fill
-/// the lock table of a small server.
+/// The most queues in one statement. A claim takes an advisory lock for each, and a thousand would
+/// fill the lock table of a small server.
 const QUEUES_MAX: usize = 250;
-/// The error of an instance whose state was left out of a claim that was not light.
+/// The error of an instance whose state was left out although the claim was not light.
 const TOO_LARGE: &str = "it takes more than 256 MiB, the most that an engine loads";
-/// The most parked rows that one statement wakes.
+/// The most parks (rows that wait for a signal) that one statement wakes.
 const WAKE_MAX: i64 = 1000;
 
 /// A guard that tells the engine that the claimer has ended, even if it panicked or was dropped.
@@ -85,9 +89,8 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     let mut watermarks = Watermarks::default();
     let mut next_look = Instant::now();
     while !shared.life.stopping.is_open() {
-        // A row that is announced after this line is seen by the claim, or its wake ends the wait
-        // below at once. The wake leaves a permit, so it is not lost between the claim and the
-        // wait.
+        // No row that is announced after this line is missed. The claim sees it, or its wake ends
+        // the wait below at once: a wake between the claim and the wait leaves a permit.
         let announced = shared.wake.next();
         if let Err(error) = lost_claims.look(shared).await {
             pause(&shared.life, outage.failed(&error)).await;
@@ -97,9 +100,9 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
         let Some(mut request) =
             wanted(shared, &mut prefetches, &kinds, &mut limits, &claim_locks, asked)
         else {
-            // No slot is free, or the lease has lapsed: a change of either wakes the claimer. Or
-            // the queues with free slots pause, because their claim locks were refused or their
-            // claims failed. The claimer asks for such a queue again after its pause.
+            // There are two cases. No slot is free or the lease has lapsed: a freed slot and a
+            // renewal wake the claimer. Or all queues with free slots pause, because their claim
+            // locks were refused or their claims failed: the wait ends with the first pause.
             let again = [claim_locks.next(asked), limits.next()].into_iter().flatten().min();
             wait(&shared.life, announced, until(shared.config.poll_interval, again)).await;
             continue;
@@ -116,8 +119,9 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     limits.heard(&request.queues, &claim.rows, contended);
                 }
                 let contended = claim.contended;
-                // A claim may be cut off by the weight of rows that could not be claimed
-                // themselves. It is not repeated at once: the same rows would cut it off again.
+                // A claim is repeated at once if it moved rows of busy keys out of the way, which
+                // may have hidden others. A claim that the weight of rows cut off is repeated if it
+                // got some rows. Otherwise the same rows would cut the next claim off.
                 let more_at_once = claim.cleared || claim.cut && !claim.rows.is_empty();
                 let now = Instant::now();
                 let first = std::mem::take(&mut claim.first);
@@ -130,26 +134,31 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 }
                 claim_locks.heard(&request.queues, claim.refused, now);
                 let lock_retry = claim_locks.next(now);
+                // The announcement that woke the claimer led to rows or to nothing. Without rows, a
+                // refused claim lock leaves that open.
                 if lock_retry.is_none() || some {
                     shared.wake.backoff.answered(some, now);
                 }
                 let full = got_all(&request, &counts);
-                // A refused claim lock says nothing about how many rows wait.
+                // A full claim is a backlog. A refused claim lock leaves open if there is one.
                 if full || lock_retry.is_none() {
                     shared.flusher.set_backlog(full);
                 }
+                // From here on, `full` includes claims that are repeated at once.
                 let full = full || more_at_once;
-                // A queue without free slots was not asked for. Once `saturated` is set below, each
-                // instance that leaves the worker wakes the claimer. One that left before that did
-                // not, but the look for `freed_up` sees its slot.
+                // Queues that were not asked for and do not pause: they had no free slots, or a
+                // queue that failed was claimed alone. Once `set_saturated` has run below, each
+                // instance that leaves the worker wakes the claimer (`End` in the executor).
+                // `freed_up` is read after that, and counts the slots of those that left before.
                 let left_out = |prefetch: &Prefetch| {
                     let name = &prefetch.queue.name;
                     !request.queues.iter().any(|queue| **queue == **name)
                         && !claim_locks.paused(name, now)
                         && !limits.paused(name, now)
                 };
-                // Locked rows count against the number asked for. If some were left out beside rows
-                // that were claimed, other machines may have more rows.
+                // A claim divides the number asked for among the groups before it skips locked
+                // rows. A group gives no other group the part that its locked rows leave unused. If
+                // some rows were claimed and others locked, more rows of other groups may wait.
                 let more = full || contended && some || prefetches.iter().any(left_out);
                 shared.wake.set_saturated(more);
                 let freed_up = prefetches
@@ -162,21 +171,24 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     }
                     continue;
                 }
+                // The series of full claims is over, unless a refused claim lock leaves that open.
                 told &= lock_retry.is_some();
-                // Another claim holds the keys for as long as a statement takes. Or another
-                // transaction has the rows locked for as long as it likes. Neither tells when it
-                // ends. The pause doubles, so it is about as long as they have been held already.
+                // Another claim holds keys for as long as a statement takes, and another
+                // transaction locks rows for as long as it likes. No announcement says that they
+                // are free. The pause doubles, so it is about as long as the rows were held before.
                 contended_pause = if contended && !some {
                     (contended_pause * 2).min(CONTENDED_PAUSE_MAX)
                 } else {
                     CONTENDED_PAUSE_MIN
                 };
                 let freed = contended.then(|| now + jittered(contended_pause));
+                // The times to claim again without a wake: a claim lock may be free, contended rows
+                // may be free, a whole claim is due, or a queue that failed may be claimed again.
                 let again = [lock_retry, freed, watermarks.again(&request), limits.next()];
                 let again = again.into_iter().flatten().min();
                 let pause = if again.is_none() || next_look <= now {
-                    // In a queue whose claim lock is refused, another process claims what is due.
-                    // The look leaves it out, as its due rows would end the pause at once.
+                    // If a queue's claim lock is refused, another process claims its due rows. The
+                    // look leaves the queue out: those rows would end the pause at once.
                     let queues =
                         shared.queues.keys().filter(|queue| !claim_locks.paused(queue, now));
                     let queues: Vec<String> = queues.cloned().collect();
@@ -185,7 +197,8 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                     next_look = Instant::now() + pause.min(LOOK_EVERY);
                     pause
                 } else {
-                    // A row that this engine delayed itself may be due before the next look.
+                    // A row that this engine delayed may be due before the next look. If it was due
+                    // before `asked`, its time is dropped: the claim has seen the row.
                     let own = shared.wake.take_due().filter(|at| *at >= asked);
                     until(next_look.saturating_duration_since(now), own)
                 };
@@ -195,7 +208,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     }
 }
 
-/// Returns what to ask for, or none if no queue has free slots or may be claimed.
+/// Returns what to ask for, or none if no queue with free slots may be claimed now.
 fn wanted(
     shared: &Shared,
     prefetches: &mut [Prefetch],
@@ -205,8 +218,8 @@ fn wanted(
     now: Instant,
 ) -> Option<ClaimRequest> {
     request(shared, prefetches, kinds, limits, claim_locks, now).or_else(|| {
-        // There are no free slots. From here on each instance that leaves the worker wakes the
-        // claimer. One that left before that did not, but the second look sees its slot.
+        // Nothing may be asked for. Once `set_saturated` has run, each instance that leaves the
+        // worker wakes the claimer. The second request counts the slots of those that left before.
         let some_full =
             prefetches.iter().any(|prefetch| !claim_locks.paused(&prefetch.queue.name, now));
         shared.wake.set_saturated(some_full);
@@ -265,8 +278,9 @@ fn request(
     (!request.queues.is_empty()).then_some(request)
 }
 
-/// Learns from a claim that failed. An error of the connection or the database has nothing to do
-/// with the rows, and is waited out. After any other error the queues are asked for less.
+/// Learns from a claim that failed, though it may have `brought` rows. An error of the connection
+/// or the database has nothing to do with the rows, and is waited out. After any other error the
+/// claimer asks the queues for less.
 async fn failed(
     shared: &Shared,
     request: &ClaimRequest,
@@ -275,7 +289,7 @@ async fn failed(
     limits: &mut Limits,
     outage: &mut Outage,
 ) {
-    // The claim may have been committed, and only its answer lost.
+    // The claim may have been committed and its answer lost. Its rows are lost claims then.
     shared.wake.suspect_lost_claims();
     shared.flusher.set_backlog(false);
     match Fault::of(error) {
@@ -288,8 +302,9 @@ async fn failed(
     }
 }
 
-/// Tells other processes that there is more work than this process can do, once in a row of full
-/// claims. They have not heard of that work: this process took the announcements of it.
+/// Tells other processes that there is more work than this process can do, once for each series of
+/// full claims. They have not heard of the rows: while this process had free slots, it did not pass
+/// announcements on.
 fn announce_rest(shared: &Shared, request: &ClaimRequest, told: &mut bool) {
     if !std::mem::replace(told, true) {
         shared.notifier.announce_elsewhere(request.queues.iter().map(String::as_str));
@@ -307,8 +322,8 @@ async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim
         for part in request.parts(QUEUES_MAX) {
             match storage::claim(&mut connection, &part).await {
                 Ok(more) => claim.add(more),
-                // Rows of the statements before are claimed and must run. The remaining queues
-                // count as refused, as nothing is known of them.
+                // The statements before this one have claimed rows, which must run. The remaining
+                // queues count as refused, because nothing is known of them.
                 Err(error) if !claim.rows.is_empty() && error.as_database_error().is_some() => {
                     let answered = claim.stuck.len();
                     claim.refused.extend(request.queues[answered..].iter().cloned());
@@ -328,9 +343,17 @@ async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim
 
 /// Hands the claimed rows to their queues, and returns how many rows each queue of the request got.
 ///
-/// A row that there is no free slot for is given back. A row that came without its state is given
-/// back too, and is claimed whole later. If it is to blame for the claims that failed, it enters
-/// and fails.
+/// Two kinds of rows are given back at once. All others enter the slots.
+///
+/// - Rows beyond the free slots. The claim asks for `beyond` rows more, to look behind stuck rows:
+///   rows at the head of the queue that it can neither claim nor move away. If these rows are stuck
+///   no more, the claim gets too many.
+/// - Rows that a light claim brought without their state. A later claim tries to load it. A row
+///   that has proved to be to blame for failed claims enters all the same, and the executor fails
+///   it.
+///
+/// A claim that is not light leaves out a state that no claim can load. Its row enters, and the
+/// executor fails it as too large.
 fn enter(
     shared: &Arc<Shared>,
     request: &ClaimRequest,
@@ -340,7 +363,7 @@ fn enter(
     let mut counts = vec![0; request.queues.len()];
     let free = |index: usize| request.wanted[index] - request.beyond[index];
     for row in claimed {
-        // The claim asks for these queues and these machines alone, so each is found.
+        // The claim asks for these queues and machines alone, so the three look-ups succeed.
         let Some(queue) = shared.queues.get(&row.queue) else { continue };
         let Some(runner) = shared.registry.get(&row.kind).cloned() else { continue };
         let Some(index) = request.queues.iter().position(|name| *name == row.queue) else {
@@ -348,6 +371,7 @@ fn enter(
         };
         let fits = request.beyond[index] == 0
             || i64::try_from(counts[index]).is_ok_and(|count| count < free(index));
+        // The row came with its state, or no claim can bring the state.
         let whole = row.state.is_some() || request.light.is_none();
         let enters = fits && (whole || limits.is_to_blame(&row.queue, row.id));
         counts[index] += 1;
@@ -362,7 +386,7 @@ fn enter(
             executor::spawn(shared, queue, work);
         }
     }
-    // A shutdown that began meanwhile has released the waiting rows before these rows came.
+    // A shutdown that began during the claim has released the waiting rows before these came.
     if shared.life.stopping.is_open() {
         shared.release_waiting();
     }
@@ -392,8 +416,8 @@ fn got_all(request: &ClaimRequest, counts: &[usize]) -> bool {
     counts.iter().zip(&request.wanted).any(all)
 }
 
-/// Looks for rows that are due later, and returns how long to wait. The claim was sent at `asked`,
-/// and may have missed rows that have become due since. If there are such rows, the wait is zero.
+/// Looks for rows that are due later, and returns how long to wait. The claim that was sent at
+/// `asked` may have missed rows that have become due since. If there are any, the wait is zero.
 async fn idle(
     shared: &Shared,
     queues: &[String],
@@ -414,8 +438,9 @@ async fn idle(
             if missed {
                 return Duration::ZERO;
             }
-            // A park that is still overdue is locked by another transaction. Its zero must not hide
-            // rows that are due later.
+            // Times of zero are left out, so that they do not hide rows that are due later. The
+            // time of an overdue park is zero: it was just woken and announced, or another
+            // transaction has it locked.
             let own = own.map(|at| at.saturating_duration_since(Instant::now()));
             let next = [due.eligible, due.wake, own].into_iter().flatten();
             let next = next.filter(|next| !next.is_zero()).min();
@@ -425,7 +450,7 @@ async fn idle(
     }
 }
 
-/// Asks Postgres when the next row is due, and wakes parks whose time is up.
+/// Asks Postgres when the next row is due, and wakes parks whose timeout has passed.
 async fn look_ahead(
     connections: &Connections,
     notifier: &Notifier,
@@ -451,7 +476,7 @@ fn until(pause: Duration, then: Option<Instant>) -> Duration {
     then.map_or(pause, |then| pause.min(then.saturating_duration_since(Instant::now())))
 }
 
-/// Waits for the whole pause, whatever is announced, unless the engine stops.
+/// Waits until the pause is over, whatever is announced, unless the engine stops.
 async fn pause(life: &Life, pause: Duration) {
     tokio::select! {
         () = tokio::time::sleep(pause) => {}

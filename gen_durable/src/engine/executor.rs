@@ -8,8 +8,8 @@
 //!                                            └── lost ──► end, nothing took effect
 //! ```
 //!
-//! Invariant: a step begins only after the outcome of the step before is durable, and only while
-//! the lease is sure to hold.
+//! Invariant: a step begins only after the outcome of the step before is durable. It begins only
+//! while more than a tenth of the lease is left ([`super::lease`]).
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -29,9 +29,10 @@ use crate::{
     storage::{self, Change, Commit, Missing},
 };
 
-/// The number of failed loads of an inbox, over at least a lease, after which its instance fails.
+/// The number of failed loads of an inbox after which its instance fails, if they took at least an
+/// answer timeout. For an engine that is a lease, or a second if the lease is shorter.
 const FAILED_LOADS_MAX: u32 = 8;
-/// The time for which an instance is left alone if the database refuses each of its outcomes.
+/// The pause before an instance is given back, if the database refused each outcome of its run.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs an instance that has a slot, in a task of its own.
@@ -57,8 +58,9 @@ impl Drop for End<'_> {
         if std::thread::panicking() {
             self.shared.lose_run(self.id);
         }
-        // In one order with the claimer's flag `saturated`: either the claimer's next look sees the
-        // lower count, or this task sees the flag below and wakes the claimer.
+        // The count is lowered before `slot_freed` reads the flag `saturated`. The claimer sets the
+        // flag before it reads the count. All four are in one order, so the claimer sees the free
+        // slot, or this task sees the flag and wakes the claimer.
         self.queue.claimed.fetch_sub(1, Ordering::SeqCst);
         self.shared.tasks.end(self.id);
         self.shared.wake.slot_freed();
@@ -109,8 +111,9 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
             Box::pin(flush(shared, slot, runner, &mut work, commit, None)).await;
             return;
         }
-        // Failing here and loading are rare, so their futures are boxed: the task of each step
-        // under way is as large as the largest future that it may await.
+        // It is rare that an instance fails here, or that its inbox is loaded. Therefore these
+        // futures are boxed: the task of each instance is as large as the largest future that it
+        // may await.
         if work.inbox.missing().is_some() {
             slot.give();
             match Box::pin(load_inbox(shared, &mut work)).await {
@@ -128,8 +131,11 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
         }
         slot.take().await;
         if !shared.lease.may_start(work.worker) {
-            // If the lease does not hold, another worker may have the row, so there is nothing to
-            // give back. If the lease is renewed after all, the row is a lost claim.
+            // A tenth of the lease or less is left, or the engine has a new worker. While the lease
+            // holds, the row is given back. Once it has run out, another worker may have the row.
+            // If the lease is renewed after all, the row is a lost claim. The outcomes of the steps
+            // before are durable and the next step has not begun, so the claimer gives the row
+            // back.
             if shared.lease.may_hold() && work.worker == shared.lease.worker() {
                 shared.flusher.commit(work.release()).await;
             } else {
@@ -148,8 +154,13 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
         slot.queue.held.fetch_add(held, Ordering::Relaxed);
         slot.queue.finished.fetch_add(1, Ordering::Relaxed);
         steps += 1;
-        // An outcome that has awaited signals loaded keeps its claim. Through the queue, the loaded
-        // part of the long inbox would be loaded again, and the step awaits the rest of it.
+        // A row yields its claim after many steps or a long time, so that other instances have the
+        // slot. It also yields if it has signalled itself: the commit reads the inbox for the next
+        // step before it sends the signals, while a new claim finds the signal.
+        //
+        // A row does not yield if its step awaits signals that are in the inbox and not loaded
+        // (`awaits_loaded`). They are loaded on this claim. A new claim would load only the oldest
+        // signals again, and the step would await the same signals again.
         let yields = steps >= shared.config.run_ahead_steps_max
             || began.elapsed() >= shared.config.run_ahead_time_max
             || commit.signals_itself();
@@ -165,7 +176,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
 /// The result of loading more of an inbox.
 enum Loading {
     Done,
-    /// The engine stops, or the lease has lapsed.
+    /// The engine is stopping, or the lease has run out.
     GivenUp,
     /// Postgres does not load this inbox, though it can load others. The text says why.
     Failed(String),
@@ -193,6 +204,7 @@ async fn load_inbox(shared: &Shared, work: &mut Work) -> Loading {
                 return Loading::GivenUp;
             }
             Err(error) => {
+                // These errors may be the fault of this inbox. All others are an outage.
                 let own = matches!(Fault::of(&error), Fault::Data | Fault::Size | Fault::Unclear);
                 refusals += u32::from(own);
                 let long = refusals >= FAILED_LOADS_MAX
@@ -207,8 +219,8 @@ async fn load_inbox(shared: &Shared, work: &mut Work) -> Loading {
     Loading::Done
 }
 
-/// True if Postgres can load the inbox of an instance that does not exist: whatever any load needs
-/// is there.
+/// True if Postgres can load the inbox of an instance that does not exist. The database then has
+/// all that a load needs, so an error of another load is the fault of its inbox.
 async fn can_load(shared: &Shared, missing: &Missing) -> bool {
     let Ok(mut connection) = shared.connections.get().await else { return false };
     let load = storage::load_inbox(&mut connection, 0, missing);
@@ -216,7 +228,7 @@ async fn can_load(shared: &Shared, missing: &Missing) -> bool {
     connection.done(result).is_ok()
 }
 
-/// Runs one step. None if the step was cut off, or did not start as the engine stops.
+/// Runs one step. None if the step was cut off, or did not start because the engine is stopping.
 async fn run_step(shared: &Shared, runner: &dyn Runner, work: &mut Work) -> Option<Ran> {
     if shared.life.stopping.is_open() {
         return None;
@@ -228,7 +240,7 @@ async fn run_step(shared: &Shared, runner: &dyn Runner, work: &mut Work) -> Opti
     }
 }
 
-/// Lets other instances go first: the next step comes through the queue.
+/// Lets other instances go first: the row goes back to its queue, and its next step needs a claim.
 fn yield_claim(commit: &mut Commit) {
     if let Change::Next { step } = commit.change {
         commit.change = Change::Later { step, delay: Duration::ZERO };
@@ -236,6 +248,7 @@ fn yield_claim(commit: &mut Commit) {
 }
 
 /// Commits an outcome. True if the worker keeps the instance, which then stands at its next step.
+/// `next` is the state of the outcome, decoded for that step.
 async fn flush(
     shared: &Shared,
     slot: &mut Slot<'_>,
@@ -253,8 +266,11 @@ async fn flush(
                 return true;
             }
             Answer::DurableBefore(done) => {
-                // The next step is committed, and the row is still this worker's. The inbox that
-                // came with the lost answer is not known, so the row goes through the queue.
+                // An earlier try was applied, and its answer lost. If the outcome keeps the claim,
+                // the row stands at the next step and is still this worker's. The inbox for that
+                // step was lost with the answer. Therefore the row is given back, and comes with
+                // its inbox at the next claim. The revision is one higher, because the try that was
+                // applied has raised it.
                 if done.keeps_claim() {
                     let mut release = work.release();
                     release.revision += 1;
@@ -264,7 +280,11 @@ async fn flush(
             }
             Answer::Lost => {
                 shared.metrics.lost_commits.fetch_add(1, Ordering::Relaxed);
-                // The outcome may have been given up while the row is still this worker's.
+                // There are two cases, and the log line names the first. Either the worker does not
+                // own the row any more, or the flusher gave the outcome up because the lease ran
+                // out or the engine stopped. In the second case the row may still be this worker's,
+                // if the lease is renewed. Its run has ended without an outcome, so the row is then
+                // left to the reaper.
                 shared.lose_run(work.instance.id);
                 tracing::warn!(
                     machine = runner.name(),
@@ -274,8 +294,10 @@ async fn flush(
                 );
                 return false;
             }
-            // The database refused even the failure, so there is nothing left to commit. The row is
-            // a lost claim, and is given back later.
+            // The database refused the outcome, that of `handle` and the failure of the instance,
+            // so there is nothing left to commit. The row is a lost claim. It is not left to the
+            // reaper (`lose_run`): the claimer gives it back, and its step runs again after the
+            // pause.
             Answer::Refused(error) if refusals == 2 => {
                 tracing::error!(machine = runner.name(), instance = work.instance.id, error = %Cause(&error), "the database refuses whatever is committed");
                 tokio::time::sleep(REFUSED_PAUSE).await;
@@ -293,17 +315,19 @@ async fn flush(
                 let error = StepError::rejected(error);
                 commit = registry::handle(runner, work, error, &shared.surroundings).await.commit;
                 slot.give();
+                // The next step must not run on this claim: `next` is the state of the refused
+                // outcome.
                 yield_claim(&mut commit);
             }
         }
     }
 }
 
-/// Gives back a row that has not begun.
+/// Gives back a row on which no run has begun.
 pub(crate) fn release(shared: &Arc<Shared>, queue: &Arc<Queue>, work: Work) {
     let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
-    // On the engine's runtime, as an engine may be dropped anywhere. If that runtime has ended, the
-    // reaper gives the row back.
+    // The task runs on the engine's runtime, because an engine may be dropped on a thread without
+    // one. If the engine's runtime has ended, the task does not run, and the reaper takes the row.
     let runtime = shared.runtime.clone();
     runtime.spawn(async move {
         let _end = End { shared: &shared, queue: &queue, id: work.instance.id };

@@ -1,13 +1,14 @@
 //! The flusher: commits outcomes in batches. Each of three lanes has batches of its own.
 //!
-//! - The *plain* lane has the outcomes that touch their own rows alone. They wait for no lock.
+//! - The *plain* lane has the outcomes that touch their own rows alone. They wait for no row's
+//!   lock.
 //! - The *sending* lane has the outcomes that carry inserts and signals. They may have to wait, for
 //!   the lock of a target or for a unique key that is being inserted.
 //! - The *large* lane commits very large outcomes one by one.
 //!
-//! An outcome whose own row, or a target's row, is locked at every try waits for that lock by
-//! itself, beside the lanes. One outcome waits at a time; the others are tried in their lanes
-//! meanwhile.
+//! An outcome whose own row, or a target's row, is locked at several tries waits for that lock in a
+//! batch of one, beside the lanes. One outcome waits like this at a time. Others with locked rows
+//! are tried in their lanes meanwhile.
 //!
 //! Invariant: each outcome gets exactly one answer. One that was applied is never applied again.
 
@@ -18,8 +19,8 @@ mod locked;
 mod parts;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
-    time::{Duration, Instant},
+    sync::{Arc, Weak, atomic::AtomicU64},
+    time::Duration,
 };
 
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -43,7 +44,7 @@ use crate::{
     error::Cause,
     fault::{self, Fault},
     group::{Group, Item, WEIGHT_MAX},
-    storage::{self, Change, Commit, Ended, Inbox, Locked, Verdict},
+    storage::{self, Change, Commit, Ended, Inbox, Locked, LockedRows, Verdict},
     throttle::Throttle,
 };
 
@@ -51,13 +52,10 @@ use crate::{
 const BATCH_MAX: usize = 1000;
 /// The most batches of the plain lane under way at a time; see [`Flusher::set_backlog`].
 const TASKS_MAX: usize = 2;
-/// An outcome that sends more rows, or weighs more bytes, is committed by itself: other outcomes
-/// must not wait for as long as it takes.
+/// An outcome that sends more rows than this, or weighs more bytes, goes to the large lane: other
+/// outcomes must not wait for as long as its commit takes.
 const SENT_MAX: usize = 1000;
 const LARGE: usize = 4 * WEIGHT_MAX;
-/// After a batch found rows locked, batches leave locked rows out for this long, instead of waiting
-/// for a moment.
-const SKIPS_FOR: Duration = Duration::from_secs(1);
 
 /// The fate of an outcome.
 #[derive(Debug)]
@@ -66,9 +64,10 @@ pub(crate) enum Answer {
     Durable(Box<Commit>, Inbox),
     /// An earlier try, whose answer was lost, had made the outcome durable.
     DurableBefore(Box<Commit>),
-    /// The database refused the outcome for its own sake: a value or a constraint of it, say.
+    /// The database refused the outcome through the outcome's own fault: for a value or a
+    /// constraint of it, say.
     Refused(sqlx::Error),
-    /// The worker does not own the row any more, or the outcome was given up.
+    /// The worker does not own the row any more, or the flusher gave the outcome up.
     Lost,
 }
 
@@ -76,16 +75,17 @@ pub(crate) enum Answer {
 pub(crate) struct PendingCommit {
     commit: Box<Commit>,
     reply: Reply,
-    /// An earlier try may have been applied.
+    /// An earlier try may have been applied, and its answer lost.
     uncertain: bool,
 }
 
-/// The receiver of the answer, and what earlier tries came to.
+/// The sender of the answer to the outcome's task, and the history of earlier tries.
 struct Reply {
     to: oneshot::Sender<Answer>,
     /// The tries that found the row locked.
     locked: Tries,
-    /// The history of an outcome that failed by itself, and is therefore tried by itself.
+    /// The history of an outcome that failed in a batch of one. From then on it is tried in batches
+    /// of one, beside the lanes.
     alone: Option<Box<Alone>>,
 }
 
@@ -96,8 +96,8 @@ impl Reply {
 }
 
 impl Item for PendingCommit {
-    /// True if something else begins when the outcome is durable: the next step of the instance, or
-    /// the next instance of its partition key.
+    /// True if other work begins when the outcome is durable: the next step of the instance, or the
+    /// next instance of its partition key.
     fn is_awaited(&self) -> bool {
         matches!(self.commit.change, Change::Next { .. }) || self.commit.partition_key.is_some()
     }
@@ -125,23 +125,25 @@ pub(crate) struct Flusher {
     throttle: Throttle,
     /// The outcomes that touch their own rows alone.
     plain: Arc<Group<PendingCommit>>,
-    /// The outcomes with inserts and signals. They hold no other outcome up. They go one batch at a
-    /// time, so that two batches of one engine cannot wait for each other.
+    /// The outcomes with inserts and signals. One batch is under way at a time, so that two batches
+    /// of one engine cannot wait for each other's locks.
     sending: Arc<Group<PendingCommit>>,
     /// The outcomes that are very large, one by one.
     large: Arc<Group<PendingCommit>>,
-    /// The outcome that has the permit waits in Postgres for its row. No outcome queues for the
-    /// permit.
+    /// Bounds the outcomes that wait in Postgres for a locked row: to one, because each takes a
+    /// connection. An outcome that finds no permit is tried again in its lane.
     waiting: Arc<Semaphore>,
-    /// Changes when a batch that sent inserts or signals has ended.
+    /// Changes when a batch that sent inserts or signals was committed: its locks are free.
     sent: watch::Sender<()>,
-    /// Until this time, batches leave locked rows out at once.
-    skips: Mutex<Option<Instant>>,
-    /// An outcome that has a permit is tried by itself, because its batch failed.
+    /// How batches treat rows that other transactions have locked.
+    locked: LockedRows,
+    /// Bounds the tries, each on a connection, of outcomes that failed in a batch of one.
     alone: Arc<Semaphore>,
-    /// The same for outcomes that were too slow.
+    /// The same for outcomes that were too slow. A try of these may take four times as long, so the
+    /// others must not wait behind it.
     slow: Arc<Semaphore>,
-    /// A batch that was too slow is divided with a permit.
+    /// Bounds the batches that are divided because they were too large or too slow. The parts of
+    /// each may keep a connection for long.
     dividing: Semaphore,
     /// The number of committed outcomes, by what they did.
     deeds: [AtomicU64; DEEDS],
@@ -170,7 +172,7 @@ impl Flusher {
             large: Self::lane(flusher, 1, 1),
             waiting: Arc::new(Semaphore::new(1)),
             sent: watch::Sender::new(()),
-            skips: Mutex::default(),
+            locked: LockedRows::default(),
             alone: Arc::new(Semaphore::new(2)),
             slow: Arc::new(Semaphore::new(1)),
             dividing: Semaphore::new(2),
@@ -185,8 +187,8 @@ impl Flusher {
         let run = move |commits| {
             let flusher = flusher.clone();
             Box::pin(async move {
-                // An engine that is gone owns nothing. Its outcomes are dropped, and with them
-                // their replies.
+                // An engine that is gone owns nothing. Its outcomes are dropped with their replies,
+                // and each task hears `Lost`.
                 if let Some(flusher) = flusher.upgrade() {
                     for commits in one_of_each(commits).into_iter().flat_map(few_keys) {
                         commit_batch(&flusher, commits, false).await;
@@ -204,16 +206,22 @@ impl Flusher {
         answer.await.unwrap_or(Answer::Lost)
     }
 
-    /// Says whether more work waits than this process can claim at a time.
+    /// Notes if there is a backlog: more rows wait than this process can claim at a time.
     ///
-    /// While it does, the plain lane has one batch under way: two small batches cost more than one,
-    /// and no step waits. A second one begins all the same if it is full or if the first takes
-    /// long. It also begins if steps go on or partition keys become free after it.
+    /// During a backlog the plain lane commits one batch at a time. Outcomes that come meanwhile
+    /// wait and form one larger batch, because two small batches cost more than one. No step waits
+    /// for them. A second batch begins beside the first in three cases only:
+    ///
+    /// - The waiting outcomes fill a batch.
+    /// - The first batch has taken 50 ms.
+    /// - A waiting outcome is [awaited](Item::is_awaited): the next step of its instance, or the
+    ///   next instance of its partition key, begins after it.
     pub(crate) fn set_backlog(&self, backlog: bool) {
         self.plain.set_gathering(backlog);
     }
 
-    /// Submits an outcome again whose row was locked.
+    /// Submits an outcome again whose row was locked: to its lane, or in a batch of one if it has
+    /// failed in one before.
     fn resubmit(flusher: &Arc<Flusher>, pending: PendingCommit) {
         if pending.reply.alone.is_some() {
             tokio::spawn(faulty::alone(Arc::clone(flusher), pending));
@@ -233,37 +241,23 @@ impl Flusher {
             self.plain.submit(pending);
         }
     }
-
-    /// Says what a batch does about rows that other transactions have locked. Most are free in a
-    /// moment, so it waits for that. If one was not, further outcomes that need it may come, and
-    /// the others must not wait for them.
-    fn locked(&self) -> Locked {
-        let skips = *self.skips.lock().unwrap_or_else(PoisonError::into_inner);
-        match skips {
-            Some(until) if Instant::now() < until => Locked::Skip,
-            _ => Locked::WaitAMoment,
-        }
-    }
-
-    fn skip_locked(&self) {
-        let until = Instant::now() + SKIPS_FOR;
-        *self.skips.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
-    }
 }
 
-/// A batch of which a try failed, and the error.
+/// A batch whose try failed, and the error.
 struct Failed {
     commits: Vec<PendingCommit>,
     error: sqlx::Error,
 }
 
-/// Commits a batch, and tries again while the lease holds. If it `waits`, it waits for the locks of
-/// its rows, for as long as [`storage::commit`] does.
+/// Commits a batch, and tries again while the lease holds. If it `waits`, each try waits up to a
+/// second for the locks of its rows and their targets. Otherwise a batch that sends waits for 20 ms
+/// at most ([`Flusher::locked`]), and a plain one leaves locked rows out.
 async fn commit_batch(flusher: &Arc<Flusher>, mut commits: Vec<PendingCommit>, waits: bool) {
     let mut outage = Outage::new("commit outcomes");
     loop {
-        // Subscribed before the try: a batch that ends while this one is under way may be the one
-        // that had the row locked, and must not be missed.
+        // For the outcomes of a failed try, which go to `retry_locked` below. Subscribed before the
+        // try: another batch that has the row locked may end during the try, and its end must not
+        // be missed.
         let sent = flusher.sent.subscribe();
         let failed =
             match try_batch(flusher, commits, waits, flusher.connections.answer_timeout()).await {
@@ -274,8 +268,9 @@ async fn commit_batch(flusher: &Arc<Flusher>, mut commits: Vec<PendingCommit>, w
             return give_up(failed);
         }
         match Fault::of(&failed.error) {
-            // The try waited for the row's lock, perhaps for longer than a statement may take,
-            // which looks like `Size`. If there was no answer at all, the lock was not the reason.
+            // The try waited in vain for the row's lock. `Size` is here because the wait may be
+            // longer than the database's `statement_timeout`, whose error counts as `Size`. Without
+            // any answer the lock was not the reason: a wait for a lock ends with an error.
             Fault::Locked | Fault::Size if waits && !fault::is_uncertain(&failed.error) => {
                 for mut pending in failed.commits {
                     pending.reply.locked.waited();
@@ -287,12 +282,14 @@ async fn commit_batch(flusher: &Arc<Flusher>, mut commits: Vec<PendingCommit>, w
                 tokio::time::sleep(outage.failed(&failed.error)).await;
                 commits = failed.commits;
             }
-            // Each part may take long. It is divided in a task of its own, as other outcomes must
-            // not wait for all of its parts.
+            // The batch is divided in a task of its own. After these errors each part may take
+            // long, and the lane's other outcomes must not wait for all parts. After other errors
+            // the lane itself divides the batch.
             fault @ (Fault::Locked | Fault::Size) => {
                 let flusher = Arc::clone(flusher);
                 tokio::spawn(async move {
-                    // Slow parts keep a connection each, so few such batches are divided at a time.
+                    // Slow parts keep a connection for long, so few such batches are divided at
+                    // once.
                     let _place = match fault {
                         Fault::Size => flusher.dividing.acquire().await.ok(),
                         _ => None,
@@ -307,7 +304,8 @@ async fn commit_batch(flusher: &Arc<Flusher>, mut commits: Vec<PendingCommit>, w
 }
 
 /// True if the outcomes are given up: the lease has run out, or the engine has stopped. After a
-/// shutdown that did not wait, each try fails, and not for a reason that `handle` should hear of.
+/// shutdown that ended before the last commits, connections are closed and each try fails. `handle`
+/// must not hear of such errors. The log line names the lease in both cases.
 fn is_over(flusher: &Flusher, error: &sqlx::Error) -> bool {
     let over = !flusher.lease.may_hold() || flusher.life.stopped.is_open();
     if over {
@@ -322,18 +320,20 @@ fn give_up(failed: Failed) {
     }
 }
 
-/// Commits a batch and answers its outcomes, or says why it failed.
+/// Commits a batch and answers its outcomes, or returns them with the error.
 async fn try_batch(
     flusher: &Arc<Flusher>,
     commits: Vec<PendingCommit>,
     waits: bool,
     answer_timeout: Duration,
 ) -> Result<(), Failed> {
+    // For the outcomes that the commit leaves out as locked, which go to `retry_locked` in
+    // `finish`. Subscribed before the try, as in `commit_batch`.
     let sent = flusher.sent.subscribe();
     let mut uncertain = commits.iter().any(|pending| pending.uncertain);
     let (commits, replies): (Vec<Box<Commit>>, Vec<_>) =
         commits.into_iter().map(|pending| (pending.commit, pending.reply)).unzip();
-    let mut locked = if waits { Locked::WaitBriefly } else { flusher.locked() };
+    let mut locked = if waits { Locked::WaitASecond } else { flusher.locked.treatment() };
     loop {
         let result = async {
             let mut connection = flusher.connections.get().await.map_err(no_connection)?;
@@ -341,7 +341,8 @@ async fn try_batch(
             let commit =
                 storage::commit(&mut connection, &commits, uncertain, locked, &mut committing);
             let result = within(answer_timeout, commit).await;
-            // It may have taken effect, unless Postgres said that it rolled back.
+            // The commit may have taken effect, if its last statement was sent (`committing` is set
+            // just before that) and no answer says that Postgres rolled back.
             uncertain |= committing && matches!(&result, Err(error) if fault::is_uncertain(error));
             connection.done(result)
         };
@@ -350,8 +351,10 @@ async fn try_batch(
                 finish(flusher, commits, replies, done, uncertain, &sent);
                 return Ok(());
             }
+            // A row was still locked after 20 ms, or a unique key still being inserted. The batch
+            // is tried again at once, and leaves locked rows out.
             Err(error) if locked == Locked::WaitAMoment && fault::is_lock_timeout(&error) => {
-                flusher.skip_locked();
+                flusher.locked.found();
                 locked = Locked::Skip;
             }
             Err(error) => {
@@ -396,9 +399,9 @@ fn finish(
         }
     }
     unblock_again(&flusher.connections, &flusher.notifier, &flusher.life, done.locked_partitions);
-    // Rows that were not inserted, as their unique key was taken, are announced too. That is rare,
-    // and costs one look.
-    let inserted = flusher.notifier.news(commits.iter().flat_map(|commit| &commit.inserts));
+    // Inserts that were dropped, because their unique key was taken, are announced too. That is
+    // rare, and costs one look.
+    let inserted = flusher.notifier.to_announce(commits.iter().flat_map(|commit| &commit.inserts));
     flusher.notifier.announce(done.queues.iter().map(String::as_str).chain(inserted));
     for ((commit, reply), verdict) in commits.into_iter().zip(replies).zip(done.verdicts) {
         let answer = match verdict {
@@ -412,7 +415,7 @@ fn finish(
             }
             Verdict::Lost => Answer::Lost,
             Verdict::Locked => {
-                flusher.skip_locked();
+                flusher.locked.found();
                 retry_locked(flusher, PendingCommit { commit, reply, uncertain }, sent.clone());
                 continue;
             }

@@ -1,16 +1,14 @@
 //! Lost claims: rows that are claimed in the worker's name and that the worker does not know of.
 //!
-//! A connection may break after Postgres has committed a claim and before its rows arrive. Or an
-//! outcome is given up because the lease ran out, and then the lease is renewed after all. No task
-//! works on such a row, and no reaper takes it while its worker lives. Therefore the worker must
-//! give it back.
+//! A connection may break after Postgres has committed a claim and before its rows arrive. Or a
+//! task drops its row because the lease ran out, and then the lease is renewed after all. No task
+//! has such a row, and no reaper takes it while its worker lives. Therefore the claimer looks for
+//! lost claims; [`LostClaims::look`] says what becomes of each.
 //!
-//! A row on which a run has begun is left to the reaper instead: no bug and no outage makes a step
-//! run again and again for nothing.
-//!
-//! Invariant: a row is given back only if no task has it. The claimer alone looks, and between its
-//! claims, so that no row is claimed and not yet known. A release carries the revision that was
-//! read, so it does nothing to a row that has changed hands since.
+//! Invariant: a row is given back only if no task has it. The claimer looks between its claims, so
+//! that no claimed row is still on its way. [`give_all_back`] looks when no claimer is left. A
+//! release carries the revision that was read, so a row that has changed hands since stays as it
+//! is.
 
 use std::{
     sync::Arc,
@@ -22,10 +20,10 @@ use tokio::task::JoinSet;
 use super::Shared;
 use crate::storage::{self, Change, Commit, LostClaim};
 
-/// The time for which a lost statement may still reach Postgres, through a connection that is half
-/// open.
+/// The time for which looks go on after a suspicion. A claim that the engine gave up may still be
+/// on its way, through a connection that is half open. Postgres may commit it this much later.
 const SUSPICION: Duration = Duration::from_mins(10);
-/// The most rows that one look gives back.
+/// The most lost claims that one look finds.
 const BATCH_MAX: i64 = 1000;
 
 /// The claimer's suspicion of lost claims.
@@ -42,6 +40,14 @@ impl LostClaims {
     }
 
     /// Looks for lost claims, if there may be any and the last look is long enough ago.
+    ///
+    /// - A row goes back to its queue if no run of its present step has begun. The outcomes of the
+    ///   steps before are durable, so no step runs again.
+    /// - A row goes to the reaper if [`Shared::lose_run`] noted that a run of it ended without an
+    ///   outcome. The reaper counts a crash, so that no such step runs again for ever.
+    /// - A row also goes back to its queue if the database refused each outcome of its run. The
+    ///   executor suspects such a row after a pause, so that the row is left alone meanwhile. No
+    ///   crash is counted: the step runs again until the database takes an outcome.
     pub(super) async fn look(&mut self, shared: &Arc<Shared>) -> Result<(), sqlx::Error> {
         let now = Instant::now();
         if shared.wake.suspects_lost_claims() {
@@ -51,7 +57,8 @@ impl LostClaims {
         if self.until.is_none() || now < self.next {
             return Ok(());
         }
-        // Cleared before the look: a suspicion that arises during it leads to another look.
+        // The suspicion is cleared before the look. One that arises during the look leads to
+        // another.
         shared.wake.clear_suspicion();
         let worker = shared.lease.worker();
         let lost_claims = find(shared, worker, &shared.tasks.ids()).await?;
@@ -85,13 +92,14 @@ impl LostClaims {
     }
 }
 
-/// Leaves rows on which a run has begun to the reaper, as they must not run again as if nothing had
-/// happened. The reaper counts a lost worker for each, and fails a row that has lost too many.
+/// Leaves rows to the reaper, because a run of each ended without an outcome. The reaper counts a
+/// crash for each, as if its worker had been lost, and fails a row that has too many.
 async fn abandon(shared: &Shared, worker: i64, ids: &[i64]) -> Result<(), sqlx::Error> {
     let mut connection = shared.connections.get().await?;
     let result = shared.connections.within(storage::abandon(&mut connection, worker, ids)).await;
     let result = connection.done(result);
     if result.is_err() {
+        // The look has forgotten these lost runs. They are noted again for the next look.
         for id in ids {
             shared.tasks.lose(*id);
         }
@@ -100,7 +108,8 @@ async fn abandon(shared: &Shared, worker: i64, ids: &[i64]) -> Result<(), sqlx::
     result
 }
 
-/// Gives back all that the worker has claimed. No task has any of it any more.
+/// Gives back all that the worker has claimed. The precondition is that no task has any of it: a
+/// shutdown calls this after the engine's runtime has ended, and with it the claimer and all tasks.
 pub(super) async fn give_all_back(shared: &Arc<Shared>) -> Result<(), sqlx::Error> {
     loop {
         let worker = shared.lease.worker();
@@ -127,7 +136,7 @@ async fn find(shared: &Shared, worker: i64, known: &[i64]) -> Result<Vec<LostCla
 }
 
 fn release(shared: &Shared, worker: i64, lost_claim: LostClaim) -> Option<Box<Commit>> {
-    // The claim asks for known machines alone, so the machine is found.
+    // The worker claims rows of machines that it knows, so the machine of each is found.
     let fsm = shared.registry.get(&lost_claim.kind)?.name();
     Some(Box::new(Commit {
         id: lost_claim.id,

@@ -1,17 +1,18 @@
-//! The watermarks: the place in each group at which a claim begins to look. The index keeps entries
-//! of rows that were claimed since the last vacuum, and a claim must not step over them.
+//! The watermarks: the place in each group at which a claim begins to look. A *group* has the rows
+//! of one queue, machine, version and priority. The index keeps dead entries of claimed rows until
+//! the next vacuum, before the waiting rows. They make a scan slow, so a claim begins behind them.
+//!
+//! A *whole claim* of a queue looks from the beginning of each group. It finds rows that came to
+//! lie before a watermark: given back, unblocked by a partition key, or written by a slow
+//! transaction.
 //!
 //! ```text
 //!   whole claim ──► claims from the watermarks, for ten times as long as it took ──► whole claim
 //! ```
 //!
-//! A row may come to lie before its group's watermark: it is given back, a partition key lets it
-//! in, or a slow transaction wrote it. A whole claim, which looks from the beginning, finds it.
-//! Whole claims take a tenth of the time, or more where each takes longer than half a second.
-//!
-//! Invariant: the claimer waits past the time of the next whole claim only after a whole claim has
-//! found nothing. A queue that a whole claim left out, or for which it was refused, has its whole
-//! claim the next time.
+//! Invariant: only a whole claim of a queue, and not a refused one, puts the queue's next whole
+//! claim off. The claimer learns the time of that claim from [`Watermarks::again`]. It waits past
+//! that time only if its last claim was a whole one, and found no more rows.
 
 use std::{
     collections::HashMap,
@@ -20,16 +21,19 @@ use std::{
 
 use crate::storage::{ClaimRequest, First};
 
-/// The time without whole claims, in multiples of what the last one took, and the longest such
-/// time. It has a bound because a claim may have taken long for other reasons.
+/// The time from the answer of a whole claim to the next whole claim, in multiples of the time that
+/// the first one took, and the longest such time. Whole claims take one part in eleven of the time,
+/// or more if each takes over half a second. The bound is there because a claim may have taken long
+/// for other reasons than dead entries.
 const WHOLE_EVERY: u32 = 10;
 const WHOLE_EVERY_MAX: Duration = Duration::from_secs(5);
-/// The most groups of a queue that have a watermark. Further priorities are looked at from the
+/// The most groups of a queue that have a watermark. A claim looks at further groups from their
 /// beginning.
 const GROUPS_MAX: usize = 32;
-/// A watermark is kept for this long after a claim last found a row in its group. For the same time
-/// after a claim met a partition key, its machine has no watermarks: rows that wait for a busy key
-/// are hidden, and the key may let in an old row at any time.
+/// A watermark is kept for this long after a claim last found a row in its group.
+///
+/// A machine has no watermarks for as long after a claim met a row of it with a partition key. Rows
+/// that wait for a busy key are hidden from claims, and the key may let in an old row at any time.
 const MEMORY: Duration = Duration::from_mins(1);
 
 /// The watermarks of all queues.
@@ -41,25 +45,29 @@ pub(super) struct Watermarks {
 /// The watermarks of one queue.
 #[derive(Debug)]
 struct Groups {
-    /// By the machine's place among the kinds, and by priority.
+    /// The watermark of each group: by the place of machine and version among the kinds, and by
+    /// priority.
     groups: HashMap<(usize, i16), Watermark>,
-    /// The time at which a claim last met a partition key, by machine.
+    /// The time at which a claim last met a row with a partition key, by the place of its machine
+    /// and version among the kinds.
     keyed: HashMap<usize, Instant>,
-    /// The next claim from this time on is a whole one.
+    /// The first claim that is sent from this time on is a whole one.
     next_whole: Instant,
 }
 
+/// The first waiting row of a group, as the last claim saw it that found rows in the group.
 #[derive(Clone, Copy, Debug)]
 struct Watermark {
-    /// The time at which the group's first waiting row was due, in microseconds since 1970.
+    /// The time at which that row was due, in microseconds since 1970.
     since: i64,
     /// The time at which a claim last found a row in the group.
     seen: Instant,
 }
 
 impl Watermarks {
-    /// Returns the watermarks for a claim of these queues that is sent now. Queues for which a
-    /// whole claim is due have none.
+    /// Returns the watermarks for a claim of these queues that is sent now. The claim looks from
+    /// the beginning of each group that has none. If a whole claim of a queue is due, the queue has
+    /// none.
     pub(super) fn known(&self, queues: &[String], now: Instant) -> Vec<First> {
         let mut known = Vec::new();
         for name in queues {
@@ -76,7 +84,8 @@ impl Watermarks {
         known
     }
 
-    /// Learns what a claim found. The claim was sent at `asked` and answered at `now`.
+    /// Learns from a claim that was sent at `asked` and answered at `now`. `first` has the first
+    /// waiting row of each group with due rows. The claim has left the `refused` queues out.
     pub(super) fn heard(
         &mut self,
         request: &ClaimRequest,
@@ -88,6 +97,9 @@ impl Watermarks {
         let took = now.saturating_duration_since(asked);
         let next_whole = now + (took * WHOLE_EVERY).min(WHOLE_EVERY_MAX);
         for name in request.queues.iter().filter(|queue| !refused.contains(queue)) {
+            // Without any watermark of this queue, the claim looked from the beginning of each
+            // group: it was a whole one. That includes a queue without known groups, before its
+            // whole claim is due.
             let whole = !request.known.iter().any(|first| first.queue == *name);
             let queue = self.queues.entry(name.clone()).or_insert_with(|| Groups {
                 groups: HashMap::new(),
@@ -102,6 +114,8 @@ impl Watermarks {
         }
         for First { queue, kind, priority, since } in first {
             let Some(queue) = self.queues.get_mut(&queue) else { continue };
+            // An answer without a time says that the claim met a partition key of this machine. The
+            // machine loses its watermarks, at every priority.
             let Some(since) = since else {
                 queue.keyed.insert(kind, now);
                 queue.groups.retain(|group, _| group.0 != kind);
@@ -115,8 +129,9 @@ impl Watermarks {
         }
     }
 
-    /// Returns when to claim again after a claim that did not get all that it asked for: at the
-    /// time of the next whole claim. None if it was a whole one itself.
+    /// Returns the time of the next whole claim, for the claimer to claim again at the latest then.
+    /// The precondition is that the last claim did not get all that it asked for. None if that was
+    /// a whole claim of each of its queues.
     pub(super) fn again(&self, request: &ClaimRequest) -> Option<Instant> {
         let watermarked = request.known.iter().filter_map(|first| self.queues.get(&first.queue));
         watermarked.map(|queue| queue.next_whole).min()
@@ -134,8 +149,8 @@ mod tests {
         First { queue: "checkout".to_owned(), kind: 0, priority, since: Some(since) }
     }
 
-    /// A claim that was sent with the watermarks of then, and is answered. It may be refused some
-    /// queues.
+    /// A claim that was sent with the watermarks of that time, and is answered. Some of its queues
+    /// may be refused.
     struct Claim {
         request: ClaimRequest,
         refused: Vec<String>,
@@ -215,8 +230,8 @@ mod tests {
         let other = |since| First { queue: "other".to_owned(), ..first(0, since) };
         send(&watermarks, &["checkout", "other"], began, QUICK)
             .sees(&mut watermarks, vec![first(0, 1), other(2)]);
-        // Both queues are due for a whole claim. The first claim asks for one of them. The second
-        // asks for both and is refused one.
+        // A whole claim of both queues is due. The first claim asks for one of them. The second
+        // asks for both, and one of them is refused.
         let due = began + LONG;
         send(&watermarks, &["checkout"], due, LONG).sees(&mut watermarks, vec![first(0, 3)]);
         let mut both = send(&watermarks, &["checkout", "other"], due + 2 * LONG, LONG);
@@ -270,6 +285,6 @@ mod tests {
         send(&watermarks, &["checkout"], now + LONG, LONG).sees(&mut watermarks, vec![first(0, 2)]);
         let known = known(&watermarks, "checkout", now + LONG);
         assert_eq!(known.len(), GROUPS_MAX);
-        assert!(known.contains(&first(0, 2)), "a fits group stays fits");
+        assert!(known.contains(&first(0, 2)), "a known group stays known");
     }
 }

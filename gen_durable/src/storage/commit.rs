@@ -61,7 +61,7 @@ pub(crate) struct Committed {
 /// statement is sent by which this try may be applied.
 ///
 /// `locked` says what to do about locked rows. It is about the rows of outcomes that send, and
-/// about the targets of their signals. For [`WaitBriefly`](Locked::WaitBriefly), it is about the
+/// about the targets of their signals. For [`WaitASecond`](Locked::WaitASecond), it is about the
 /// rows of all outcomes. If the commit waits for these rows, none of them makes a verdict
 /// [`Locked`](Verdict::Locked). Instead the whole commit fails with [a lock
 /// timeout](super::is_lock_timeout).
@@ -77,7 +77,7 @@ pub(crate) async fn commit(
     let frees = batch.iter().any(|outcome| frees_partition(outcome));
     let sends = batch.iter().any(|outcome| outcome.sends());
     let ends = batch.iter().any(|outcome| empties_inbox(outcome));
-    let waits = locked == Locked::WaitBriefly;
+    let waits = locked == Locked::WaitASecond;
     let mut held = HashSet::new();
     let mut done = if parks || frees || sends || ends || waits {
         let mut transaction = begin(connection).await?;
@@ -306,14 +306,14 @@ impl<'a> Columns<'a> {
 }
 
 /// Locks the rows of the outcomes that send and the targets of their signals, all in one order.
-/// With `WaitBriefly` it locks the rows of all outcomes. With `Skip` it leaves out the rows that
+/// With `WaitASecond` it locks the rows of all outcomes. With `Skip` it leaves out the rows that
 /// other transactions have locked. Returns the rows that it left out.
 async fn lock_instances(
     connection: &mut PgConnection,
     batch: &[&Commit],
     locked: Locked,
 ) -> Result<HashSet<i64>, sqlx::Error> {
-    let all = locked == Locked::WaitBriefly;
+    let all = locked == Locked::WaitASecond;
     let senders = batch.iter().filter(|outcome| all || outcome.sends());
     let mut ids: Vec<i64> = senders.map(|outcome| outcome.id).collect();
     ids.extend(batch.iter().flat_map(|outcome| &outcome.signals).map(|signal| signal.target));

@@ -8,6 +8,7 @@ mod commit;
 mod deliver;
 mod inbox;
 mod insert;
+mod locked;
 mod maintenance;
 mod row;
 mod workers;
@@ -18,6 +19,7 @@ pub(crate) use self::{
     deliver::{Sent, deliver},
     inbox::load_inbox,
     insert::insert,
+    locked::{Locked, LockedRows},
     maintenance::{
         Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,
         unknown_kinds, unserved_queues, wake_timed_out,
@@ -37,32 +39,6 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 const BEGIN: &str = include_str!("sql/begin.sql");
-
-/// The way in which a statement treats a row or a key that another transaction has locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Locked {
-    /// It waits for as long as the lock timeout of its transaction, which may be the caller's.
-    Wait,
-    /// It waits for a second at most.
-    WaitBriefly,
-    /// It waits for as long as most transactions hold a lock: the time of a few commits.
-    WaitAMoment,
-    /// It leaves the row out, because others in its batch must not wait.
-    Skip,
-}
-
-impl Locked {
-    /// Returns the lock timeout, as Postgres's setting takes it. None keeps the transaction's own.
-    fn timeout(self) -> Option<&'static str> {
-        match self {
-            Self::Wait => None,
-            Self::WaitBriefly => Some("1s"),
-            // An insert cannot skip a unique key that another transaction is inserting. It learns
-            // of that only by a wait that takes long.
-            Self::WaitAMoment | Self::Skip => Some("20ms"),
-        }
-    }
-}
 
 /// The version of the schema for which these statements are written.
 pub(crate) const SCHEMA_VERSION: i32 = 1;

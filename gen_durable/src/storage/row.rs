@@ -29,7 +29,7 @@ pub(crate) struct NewInstance {
 impl NewInstance {
     /// True if the row is announced to engines that look by themselves within `next_look`. That
     /// look finds a row that is due later, and its time.
-    pub(crate) fn is_news(&self, next_look: Duration) -> bool {
+    pub(crate) fn is_announced(&self, next_look: Duration) -> bool {
         let due_in = match self.eligible {
             Eligible::Now => Duration::ZERO,
             Eligible::In(delay) => delay,

@@ -78,7 +78,7 @@ impl Inserts {
             let inserted = insert_with(&self.connections, &rows, Locked::WaitAMoment).await;
             let error = match inserted {
                 Ok(answers) => {
-                    self.notifier.announce(self.notifier.news(&rows));
+                    self.notifier.announce(self.notifier.to_announce(&rows));
                     for ((reply, _), answer) in replies.into_iter().zip(answers) {
                         let _ = reply.send(Ok(answer));
                     }
@@ -134,7 +134,7 @@ impl Inserts {
         };
         if answer.is_ok() {
             let rows = std::slice::from_ref(&pending.row);
-            self.notifier.announce(self.notifier.news(rows));
+            self.notifier.announce(self.notifier.to_announce(rows));
         }
         let _ = pending.reply.send(answer);
     }

@@ -4,11 +4,7 @@
 //! leaves out the signals to that target, which are tried again. Signals to other targets do not
 //! wait for them.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
@@ -21,12 +17,10 @@ use crate::{
     fault,
     group::{Group, Item},
     status::Delivery,
-    storage::{self, Locked, NewSignal, Sent},
+    storage::{self, Locked, LockedRows, NewSignal, Sent},
 };
 
 const DELIVER: &str = "deliver a signal";
-/// The time for which batches leave out locked targets at once, after one has waited in vain.
-const SKIPS_FOR: Duration = Duration::from_secs(1);
 
 type Answer = Result<Delivery, SignalError>;
 
@@ -56,7 +50,7 @@ struct Signals {
     notifier: Arc<Notifier>,
     /// Told when a batch has ended: the targets that it had locked are free.
     ended: watch::Sender<()>,
-    skips: Mutex<Option<Instant>>,
+    locked: LockedRows,
     waiting: Semaphore,
 }
 
@@ -68,7 +62,7 @@ pub(super) fn group(
         connections: connections.clone(),
         notifier: Arc::clone(notifier),
         ended: watch::Sender::new(()),
-        skips: Mutex::default(),
+        locked: LockedRows::default(),
         waiting: Semaphore::new(WAITING_MAX),
     });
     let run = move |batch: Vec<PendingSignal>| {
@@ -85,10 +79,10 @@ impl Signals {
         // subscription after the try would miss that end, and the next try would come only after
         // its pause.
         let ended = self.ended.subscribe();
-        let mut locked = self.locked();
+        let mut locked = self.locked.treatment();
         let mut held = self.deliver(batch, locked).await;
         if !held.is_empty() && locked == Locked::WaitAMoment {
-            *self.skips() = Some(Instant::now() + SKIPS_FOR);
+            self.locked.found();
             locked = Locked::Skip;
             held = self.deliver(held, locked).await;
         }
@@ -116,7 +110,7 @@ impl Signals {
                 && let Ok(_place) = self.waiting.try_acquire()
             {
                 // This waits in Postgres's own queue for the row, behind those that came before.
-                batch = self.deliver(batch, Locked::WaitBriefly).await;
+                batch = self.deliver(batch, Locked::WaitASecond).await;
                 if !batch.is_empty() {
                     tries.waited();
                 }
@@ -146,7 +140,7 @@ impl Signals {
                 // Perhaps the statement waited for a lock until a statement timeout ended it.
                 Err(error)
                     if error.is_locked()
-                        || locked == Locked::WaitBriefly && error.sqlstate() == Some(CANCELLED) =>
+                        || locked == Locked::WaitASecond && error.sqlstate() == Some(CANCELLED) =>
                 {
                     held.extend(batch);
                 }
@@ -181,17 +175,6 @@ impl Signals {
             }
         }
         left
-    }
-
-    fn locked(&self) -> Locked {
-        match *self.skips() {
-            Some(until) if Instant::now() < until => Locked::Skip,
-            _ => Locked::WaitAMoment,
-        }
-    }
-
-    fn skips(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.skips.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
