@@ -193,7 +193,7 @@ impl StepOptions {
     /// Reads the `#[step(…)]` attributes of a function.
     pub(crate) fn read(attrs: &[Attribute], of_handle: bool, errors: &mut Errors) -> Self {
         let mut options = Self::default();
-        let mut list_of_options = if of_handle {
+        let mut parser = if of_handle {
             OptionList::new(HANDLE, Some((STEP, "belongs on a step, and `handle` is none")))
         } else {
             OptionList::new(STEP, None)
@@ -206,7 +206,7 @@ impl StepOptions {
                 ));
                 continue;
             };
-            list_of_options.options(list.tokens.clone(), errors, |name, input, errors| {
+            parser.options(list.tokens.clone(), errors, |name, input, errors| {
                 match name {
                     "next" => options.next = Some(values::targets(input, errors)?),
                     "timeout" => {
@@ -268,7 +268,7 @@ impl DeriveOptions {
     /// Reads the `#[durable(…)]` attributes of a type. Only a signal has the option `name`.
     pub(crate) fn read(attrs: &[Attribute], is_signal: bool, errors: &mut Errors) -> Self {
         let mut options = Self::default();
-        let mut list_of_options = if is_signal {
+        let mut parser = if is_signal {
             OptionList::new(SIGNAL, None)
         } else {
             OptionList::new(
@@ -285,7 +285,7 @@ impl DeriveOptions {
                 ));
                 continue;
             };
-            list_of_options.options(list.tokens.clone(), errors, |name, input, errors| {
+            parser.options(list.tokens.clone(), errors, |name, input, errors| {
                 match name {
                     "serde" => options.external_serde = values::external(input, errors)?,
                     "name" => options.name = Some(values::text(name, input, errors)?),

@@ -1,4 +1,5 @@
-//! The engine's own statements, read from its SQL files, with no engine around them.
+//! Runs the engine's own statements, read from its SQL files, without an engine. The bare loops of
+//! `floor` and the baselines of `latency` are made of these functions.
 //!
 //! Invariant: a bare loop runs the statements that the engine would run for the same work, in
 //! transactions of the same shape.
@@ -23,22 +24,22 @@ const DELIVER: &str = include_str!("../../src/storage/sql/deliver.sql");
 const SESSION: &str = include_str!("../../src/storage/sql/session.sql");
 const REGISTER_WORKER: &str = include_str!("../../src/storage/sql/register_worker.sql");
 
-/// What a bare loop works on.
+/// The instances that a bare loop works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     pub fsm: &'static str,
     pub step: &'static str,
     pub steps: usize,
     pub state: &'static str,
-    /// Waits for a signal before its last step.
+    /// True if an instance waits for a signal before its last step.
     pub listens: bool,
-    /// Has a unique key and a partition key.
+    /// True if an instance has a unique key and a partition key.
     pub keyed: bool,
 }
 
 impl Shape {
-    /// The state after so many steps: each counts, as a machine's would change it. One that stays the same
-    /// leaves next to nothing in the WAL.
+    /// Returns the state after this many steps. Each step counts `n` up, as a machine would change
+    /// its state. A state that never changes would leave next to nothing in the WAL.
     pub fn state_after(&self, steps: usize) -> String {
         self.state.replacen("\"n\":1", &format!("\"n\":{steps}"), 1)
     }
@@ -58,17 +59,17 @@ pub const LISTENER: Shape = Shape { fsm: "listener", step: "listen", listens: tr
 /// The signal that [`LISTENER`] waits for.
 pub const SIGNAL: &str = "go";
 
-/// A row in the hands of a bare loop.
+/// A row that a bare loop has claimed.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
     pub id: i64,
     pub revision: i64,
-    /// How many steps it has taken.
+    /// The number of steps that it has taken.
     pub steps: usize,
 }
 
-/// From where on a claim looks, as the statement takes it; as an engine does, nothing at first, and then what
-/// the last claim answered.
+/// The watermarks that a claim begins at, in the form of the statement's parameters. They are empty
+/// at first, and then those that the last claim returned, as in an engine.
 #[derive(Clone, Debug, Default)]
 pub struct Watermarks {
     places: Vec<i64>,
@@ -76,17 +77,17 @@ pub struct Watermarks {
     since: Vec<Option<i64>>,
 }
 
-/// What a claim gave.
+/// The answer of a claim.
 #[derive(Debug, Default)]
 pub struct Claimed {
     pub held: Vec<Held>,
-    /// The partition keys that these rows hold.
+    /// The partition keys of these rows.
     pub keys: Vec<String>,
-    /// Rows with a partition key that were not claimed at once: by a statement of their own.
+    /// Rows with a partition key that the claim left out. A statement of their own claims them.
     pub candidates: Vec<i64>,
 }
 
-/// What a step of a bare loop came to.
+/// The outcome of a bare loop's step.
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome {
     Next,
@@ -124,7 +125,7 @@ pub async fn claim(
             .bind(vec![shape.fsm])
             .bind(vec![1_i32])
             .bind(listening(shape))
-            // A connection that is refused would have to wait, and the loop knows no waiting.
+            // The claim lock is ignored: a loop cannot wait for a lock that another loop holds.
             .bind(vec!["checkout"])
             .bind(keyed)
             .bind(&watermarks.places)
@@ -135,7 +136,8 @@ pub async fn claim(
             .fetch_one(&mut *connection)
             .await;
         match answer {
-            // A key was taken after the statement's snapshot, as in the engine.
+            // Another claim took a key after this statement's snapshot. The claim is repeated
+            // without heads of partition keys, as in the engine.
             Err(sqlx::Error::Database(error))
                 if keyed
                     && matches!(error.code().as_deref(), Some("23505" | "40P01" | "55P03")) =>
@@ -156,7 +158,7 @@ pub async fn claim(
         if whole {
             return Ok(Claimed::default());
         }
-        // There is nothing from the watermarks on: a whole claim has the last word.
+        // No row lies after the watermarks. A claim without watermarks finds those before them.
         *watermarks = Watermarks::default();
         return Box::pin(claim(connection, worker, shape, batch, watermarks)).await;
     };
@@ -170,7 +172,7 @@ pub async fn claim(
                 claimed.keys.extend(key);
             }
             (Some(_), None) => claimed.candidates.push(id),
-            // Another claim was quicker.
+            // Another claim has taken this row.
             (None, None) => {}
         }
     }
@@ -181,7 +183,7 @@ fn listening(shape: Shape) -> Vec<&'static str> {
     if shape.listens { vec![shape.fsm] } else { Vec::new() }
 }
 
-/// Claims the heads of the candidates' partition keys; the keys that are held now.
+/// Claims the heads of the candidates' partition keys. Returns the heads and the keys.
 pub async fn claim_partitions(
     connection: &mut PgConnection,
     worker: i64,
@@ -220,10 +222,11 @@ pub async fn claim_partitions(
     Ok((held, keys))
 }
 
-/// Commits one outcome for all that is held.
+/// Commits one outcome for all claimed rows.
 ///
-/// The statement leaves out a row that another connection's claim has locked just now (it saw the row
-/// as it was before): such rows are committed again, as the engine does.
+/// The statement leaves out a row that another connection's claim has just locked. That claim's
+/// snapshot still shows the row as runnable. The function commits such rows again, as the engine
+/// does.
 pub async fn commit(
     connection: &mut PgConnection,
     worker: i64,
@@ -259,7 +262,7 @@ pub async fn commit(
     Ok(())
 }
 
-/// Commits the last step of rows that hold partition keys, and lets the keys' next rows in.
+/// Commits the last step of rows that hold partition keys, and unblocks the next row of each key.
 pub async fn commit_and_free(
     connection: &mut PgConnection,
     worker: i64,
@@ -285,7 +288,8 @@ pub async fn commit_and_free(
     Ok(())
 }
 
-/// Lets the next rows of stranded partition keys in; whether there were any.
+/// Unblocks the next row of each stranded partition key: a key that no row holds, and whose rows
+/// are all blocked. Returns true if there were any.
 pub async fn rescue_stranded(connection: &mut PgConnection) -> Result<bool, Error> {
     let mut transaction = begin(connection).await?;
     let keys: Vec<(String, bool)> = sqlx::query_as(STRANDED_PARTITIONS)
@@ -314,7 +318,7 @@ async fn commit_once(
         Outcome::Await => ("awaiting_signal", None, None, Some(SIGNAL)),
         Outcome::Done => ("done", None, Some("null"), None),
     };
-    // Rows that are held together have taken as many steps.
+    // Rows of one batch have taken equally many steps.
     let steps = held.first().map_or(0, |row| row.steps);
     let state = shape.state_after(steps + 1);
     let row = sqlx::query(COMMIT)

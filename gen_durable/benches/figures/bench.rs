@@ -1,4 +1,4 @@
-//! The server, the database, and what a figure is.
+//! The server, the database, and the definition of a figure, for all files of the benchmark.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -14,10 +14,10 @@ use crate::{
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long anything may take before the benchmark gives up.
+/// The benchmark gives up on a wait after this time. Every wait of a sound run ends far earlier.
 pub const WAIT_MAX: Duration = Duration::from_mins(10);
 
-/// A measurement, and that of its baseline in the same round.
+/// A measurement, and the measurement of its baseline in the same round.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     pub value: f64,
@@ -33,18 +33,19 @@ impl Sample {
         Self { value, baseline: Some(baseline) }
     }
 
-    /// What the target is about.
+    /// The number that the target bounds: the value over its baseline. Without a baseline it is the
+    /// value itself.
     pub fn ratio(&self) -> f64 {
         self.baseline.map_or(self.value, |baseline| self.value / baseline)
     }
 }
 
-/// What a figure must reach.
+/// The bound that a figure must keep.
 #[derive(Clone, Copy, Debug)]
 pub enum Target {
     AtLeast(f64),
     AtMost(f64),
-    /// Reported for comparison.
+    /// No bound: the figure is reported for comparison.
     None,
 }
 
@@ -55,7 +56,7 @@ type Running<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>
 pub struct Row {
     pub name: &'static str,
     pub unit: &'static str,
-    /// What it is divided by.
+    /// The name of the measurement that the value is divided by.
     pub baseline: &'static str,
     pub target: Target,
 }
@@ -65,11 +66,11 @@ enum Run {
     Several(fn(&Bench) -> Running<'_, Vec<Sample>>),
 }
 
-/// A measurement that is repeated, and the rows of the table that it gives.
+/// A measurement that is repeated, and the rows that it adds to the table.
 pub struct Figure {
     pub rows: Vec<Row>,
     pub rounds: usize,
-    /// Only with `--long`.
+    /// True if the figure is measured only with `--long`.
     pub long: bool,
     run: Run,
 }
@@ -86,7 +87,7 @@ impl Figure {
         Self { rows, rounds: 5, long: false, run: Run::One(run) }
     }
 
-    /// One measurement that gives several rows, in their order.
+    /// Makes a figure whose one measurement gives several rows, in their order.
     pub fn several(rows: Vec<Row>, run: fn(&Bench) -> Running<'_, Vec<Sample>>) -> Self {
         Self { rows, rounds: 5, long: false, run: Run::Several(run) }
     }
@@ -109,17 +110,19 @@ impl Figure {
     }
 }
 
-/// What the figures share.
+/// The parts that all figures share.
 pub struct Bench {
     pub pool: PgPool,
     pub url: String,
     pub quick: bool,
-    /// How bare loops run best, as far as somebody has asked for it.
+    /// The best settings of each bare loop that a figure has asked for.
     pub floors: Mutex<Vec<(Work, Shape, Floor)>>,
-    /// Instances a second with inserts running, once somebody has asked for it.
+    /// The instances a second that an engine runs while they are inserted, once a figure has asked
+    /// for it.
     pub rate_max: OnceCell<f64>,
     pub version: String,
-    /// The server's first process, the parent of all others, if the server is on this machine.
+    /// The id of the server's first process, the parent of its other processes. Zero if the server
+    /// is on another machine.
     pub postmaster: u32,
     _server: Option<Server>,
 }
@@ -153,7 +156,7 @@ impl Bench {
         })
     }
 
-    /// A number of rows for a full run, and a hundredth of it for a quick one.
+    /// Returns this number of rows for a full run, and a hundredth of it for a quick one.
     pub fn rows(&self, full: i64) -> i64 {
         if self.quick { (full / 100).max(100) } else { full }
     }
@@ -163,7 +166,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Empty tables, and no checkpoint due for a while.
+    /// Empties the tables, and makes a checkpoint, so that none is due for a while.
     pub async fn clear(&self) -> Result<(), Error> {
         self.execute(
             "truncate gen_durable.instances, gen_durable.signals, gen_durable.signal_keys,
@@ -173,20 +176,21 @@ impl Bench {
         self.execute("checkpoint").await
     }
 
-    /// Tables as after a quiet night.
+    /// Vacuums and analyzes the tables, as autovacuum does in quiet hours.
     pub async fn settle(&self) -> Result<(), Error> {
         self.execute("vacuum (analyze) gen_durable.instances").await?;
         self.execute("vacuum (analyze) gen_durable.signals").await
     }
 
-    /// Empty tables, and this many runnable instances of a machine.
+    /// Empties the tables, and adds this many runnable instances of a machine.
     pub async fn load(&self, fsm: &str, step: &str, state: &str, rows: i64) -> Result<(), Error> {
         self.clear().await?;
         self.add(fsm, step, state, rows, None).await?;
         self.settle().await
     }
 
-    /// Empty tables, and what a bare loop works on; each of its partition keys is that of ten rows.
+    /// Empties the tables, and adds the rows of a bare loop. If they have partition keys, ten rows
+    /// share each key.
     pub async fn load_shape(&self, shape: Shape, rows: i64) -> Result<(), Error> {
         let state = shape.state_after(0);
         if !shape.keyed {
@@ -231,15 +235,15 @@ impl Bench {
         Ok(())
     }
 
-    /// How long something is watched in a full run, and in a quick one.
+    /// Returns the time of a measurement: `full` for a full run, `quick` for a quick one.
     pub fn time(&self, full: Duration, quick: Duration) -> Duration {
         if self.quick { quick } else { full }
     }
 
-    /// Waits until the queue `checkout` is empty, looking at it as little as possible: a query for what is
-    /// left steps over all that was claimed.
+    /// Waits until the queue `checkout` is empty. It asks for the last row first: a query for the
+    /// rows that are left steps over the index entries of all claimed rows.
     pub async fn until_drained(&self) -> Result<(), Error> {
-        // Rows run in the order of their ids, or nearly so.
+        // Rows run nearly in the order of their ids, so the last one ends late.
         let last: i64 = sqlx::query_scalar(
             "select max(id) from gen_durable.instances where queue = 'checkout'",
         )
@@ -276,7 +280,7 @@ impl Bench {
         }
     }
 
-    /// Whether every instance has ended well: a figure of work that was not done says nothing.
+    /// Fails unless every instance is done: a figure of work that was not done says nothing.
     pub async fn all_done(&self) -> Result<(), Error> {
         let open: i64 =
             sqlx::query_scalar("select count(*) from gen_durable.instances where status <> 'done'")
@@ -285,13 +289,13 @@ impl Bench {
         if open > 0 { Err(format!("{open} instances did not end").into()) } else { Ok(()) }
     }
 
-    /// An engine with its defaults: one queue, nothing else tuned.
+    /// Returns the builder of an engine with one queue and otherwise the defaults.
     pub fn engine(&self) -> EngineBuilder {
         Engine::builder(self.pool.clone()).queue("checkout", 100)
     }
 }
 
-/// Waits until the engine has run this many steps and holds nothing any more.
+/// Waits until the engine has run this many steps and has no claimed instance left.
 pub async fn until_steps(engine: &Engine, steps: u64) -> Result<(), Error> {
     let waited = tokio::time::timeout(WAIT_MAX, async {
         loop {

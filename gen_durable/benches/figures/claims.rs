@@ -1,4 +1,5 @@
-//! What a claim costs, and what a queue gets done, with a lot of other rows beside.
+//! Measures the time of a claim, and the throughput of a queue, beside many rows that the claim
+//! must not read.
 
 use std::{
     sync::Arc,
@@ -81,7 +82,7 @@ pub fn figures() -> Vec<Figure> {
     ]
 }
 
-/// The median time of a claim of 100 rows, with many other rows and without.
+/// Measures the median time of a claim of 100 rows, with many other rows and without.
 async fn claim_beside(bench: &Bench, others: &'static str, count: i64) -> Result<Sample, Error> {
     bench.load(ONE_STEP.fsm, ONE_STEP.step, ONE_STEP.state, bench.rows(20_000)).await?;
     let alone = claims(bench).await?;
@@ -109,16 +110,17 @@ async fn claims(bench: &Bench) -> Result<f64, Error> {
     Ok(quantile(&times, 0.5))
 }
 
-/// How the rows came that wait for a busy key.
+/// The way in which the rows that wait for a busy key were inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Came {
-    /// In one insert, which leaves one of them in the claim's index.
+    /// In one insert, which leaves one of them in the claim's index and blocks the others.
     Together,
-    /// Each by itself, just now: all are in the claim's index, and a claim has to take them out.
+    /// Each by itself, in effect: all are in the claim's index, and claims have to block them.
     OneByOne,
 }
 
-/// Throughput of rows with a thousand keys, while a hundred thousand wait for a key that is busy.
+/// Measures the throughput of rows with a thousand keys, while a hundred thousand other rows wait
+/// for a busy key.
 async fn beside_a_busy_key(bench: &Bench, came: Came) -> Result<Sample, Error> {
     let without = keyed(bench, 0, came).await?;
     Ok(Sample::against(keyed(bench, bench.rows(100_000), came).await?, without))
@@ -141,7 +143,7 @@ async fn keyed(bench: &Bench, waiting: i64, came: Came) -> Result<f64, Error> {
     let engine = bench.engine().machine::<OneStep>().machine::<Sleeper>();
     let engine = engine.resource(Arc::clone(&awake)).start().await?;
     if waiting > 0 {
-        // The key is held, and what waits for it has been looked at.
+        // One row holds the key, so the claimer has looked at the rows that wait for it.
         while engine.metrics().claimed == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -162,7 +164,7 @@ async fn keyed(bench: &Bench, waiting: i64, came: Came) -> Result<f64, Error> {
     }
     let rate = rows as f64 / began.elapsed().as_secs_f64();
     drop(engine);
-    // Dropped, the engine gives its rows back by itself.
+    // The dropped engine gives its rows back in the background.
     tokio::time::sleep(Duration::from_millis(200)).await;
     Ok(rate)
 }
@@ -185,7 +187,8 @@ async fn beside_unknown_machines(bench: &Bench) -> Result<Sample, Error> {
     Ok(Sample::against(run(bench.rows(100_000)).await?, without))
 }
 
-/// Throughput of a queue, while another tenant's queue has a deep backlog and all its slots full.
+/// Measures the throughput of a queue, while another tenant's queue has a deep backlog and no free
+/// slot.
 async fn beside_a_deep_backlog(bench: &Bench) -> Result<Sample, Error> {
     let run = async |backlog: i64| {
         let rows = bench.rows(50_000);

@@ -1,4 +1,5 @@
-//! Several worker processes on one Postgres, and what one process does for another.
+//! Measures several worker processes on one Postgres, and the calls of one process that another
+//! process serves.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use crate::{
     processes::{BYSTANDER, Fleet, WORKER},
 };
 
-/// The slots of a worker's queue, as in this process.
+/// The slots of a worker's queue, as many as in this process.
 pub const SLOTS: usize = 100;
 const LISTENERS: usize = 8;
 
@@ -56,10 +57,11 @@ async fn workers_against_one(bench: &Bench, workers: usize) -> Result<Sample, Er
     Ok(Sample::against(drained_by(bench, workers).await?, one))
 }
 
-/// Instances a second that these many workers run together.
+/// Measures the instances a second that this many workers run together.
 ///
-/// They have run some before. How fast a process starts, opens its connections and has its statements planned is not
-/// the question, and would be much of what eight of them do in two seconds.
+/// The workers run some instances before the measurement. Starting a process, opening connections
+/// and planning statements is not measured: it would take much of the two seconds that eight
+/// workers need.
 async fn drained_by(bench: &Bench, workers: usize) -> Result<f64, Error> {
     let rows = bench.rows(100_000);
     bench.clear().await?;
@@ -74,7 +76,7 @@ async fn drained_by(bench: &Bench, workers: usize) -> Result<f64, Error> {
     Ok(rows as f64 / took.as_secs_f64())
 }
 
-/// How long the workers take for rows that come all at once.
+/// Measures the time in which the workers drain this many rows, inserted at once.
 async fn drain(bench: &Bench, rows: i64) -> Result<Duration, Error> {
     bench.add(ONE_STEP.fsm, ONE_STEP.step, ONE_STEP.state, rows, None).await?;
     let began = Instant::now();
@@ -83,7 +85,7 @@ async fn drain(bench: &Bench, rows: i64) -> Result<Duration, Error> {
     Ok(began.elapsed())
 }
 
-/// A worker process that is ready.
+/// Starts a worker process, and waits until it is ready.
 pub async fn worker(bench: &Bench) -> Result<Fleet, Error> {
     let mut fleet = Fleet::spawn(bench, WORKER, 1, SLOTS)?;
     fleet.start().await?;
@@ -91,7 +93,7 @@ pub async fn worker(bench: &Bench) -> Result<Fleet, Error> {
     Ok(fleet)
 }
 
-/// Insert → done in another process, beside insert → done in one.
+/// Measures the time from insert to done in another process, beside that in this process.
 async fn remote_inserts(bench: &Bench) -> Result<Vec<Sample>, Error> {
     let count = bench.rows(1_000);
     bench.clear().await?;
@@ -105,7 +107,7 @@ async fn remote_inserts(bench: &Bench) -> Result<Vec<Sample>, Error> {
     Ok(latency::compared(&remote, &local))
 }
 
-/// Signal → done in another process, beside signal → done in one.
+/// Measures the time from signal to done in another process, beside that in this process.
 async fn remote_signals(bench: &Bench) -> Result<Vec<Sample>, Error> {
     let count = bench.rows(1_000);
     bench.clear().await?;
@@ -123,13 +125,13 @@ async fn remote_signals(bench: &Bench) -> Result<Vec<Sample>, Error> {
     Ok(latency::compared(&remote, &local))
 }
 
-/// Inserts by many tasks, each of which is announced to engines that find nothing for them, beside the
-/// same with nobody there.
+/// Measures inserts by many tasks, beside eight engines that hear each announcement and find no
+/// instance of their machines. The baseline is the same inserts without those engines.
 async fn beside_listeners(bench: &Bench) -> Result<Sample, Error> {
     let each = bench.rows(1_000).max(20);
     let warm_up = bench.rows(500).max(20);
-    // What new sessions do at first, of the inserting client and of eight engines, is no storm: it is over when
-    // the figure begins.
+    // New sessions of the client and of the engines are slow at first. A warm-up ends that before
+    // the measurement.
     bench.clear().await?;
     inserts::by_tasks(bench, warm_up).await?;
     let alone = inserts::by_tasks(bench, each).await?;

@@ -1,7 +1,7 @@
-//! The floor: bare loops over the engine's own statements, with no user code.
+//! Runs the floor: bare loops over the engine's own statements, with no user code, as baselines.
 //!
-//! Each connection claims a batch and commits it, as often as an instance has steps, until nothing
-//! is left. The best batch size and number of connections are found by a sweep.
+//! Each connection claims a batch and commits it once for each step of an instance, until no row is
+//! left. A sweep finds the best batch size and number of connections.
 
 use std::{
     future::Future,
@@ -17,7 +17,7 @@ use crate::{
     bench::{Bench, Error},
 };
 
-/// How the bare loop runs best on this server.
+/// The settings of a bare loop; [`best`] finds the fastest ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Floor {
     pub connections: usize,
@@ -34,7 +34,7 @@ struct Lane {
 }
 
 impl Lane {
-    /// Claims a batch and takes each row to its end; whether there was one.
+    /// Claims a batch and runs each row to its end. Returns true if there was a row.
     async fn finish_batch(&mut self) -> Result<bool, Error> {
         let Self { connection, worker, shape, batch, watermarks } = self;
         let claimed = bare::claim(connection, *worker, *shape, *batch, watermarks).await?;
@@ -57,7 +57,7 @@ impl Lane {
         Ok(found)
     }
 
-    /// Claims a batch and parks it; the ids.
+    /// Claims a batch and parks it. Returns the ids.
     async fn park_batch(&mut self) -> Result<Vec<i64>, Error> {
         let Self { connection, worker, shape, batch, watermarks } = self;
         let mut held = bare::claim(connection, *worker, *shape, *batch, watermarks).await?.held;
@@ -66,8 +66,9 @@ impl Lane {
     }
 }
 
-/// Runs the same on each connection; how long it took. The connections are new, as an engine's are: a session
-/// that has run for a while has its memory, and the shared buffers, mapped already.
+/// Runs `run` on each connection, and returns the time until all have ended. The connections are
+/// new, as those of a new engine are. A session that has run for a while would be faster, as it has
+/// already mapped its memory and the shared buffers.
 async fn each<F>(
     bench: &Bench,
     shape: Shape,
@@ -92,7 +93,7 @@ where
     Ok(began.elapsed())
 }
 
-/// Runs all that is loaded to its end; how long it took.
+/// Runs all loaded instances to their end, and returns the time that it took.
 pub async fn drain(bench: &Bench, shape: Shape, floor: Floor) -> Result<Duration, Error> {
     let mut took = Duration::ZERO;
     loop {
@@ -110,16 +111,16 @@ pub async fn drain(bench: &Bench, shape: Shape, floor: Floor) -> Result<Duration
     }
 }
 
-/// Frees the keys whose next row was locked by somebody when they became free, as the engine's service
-/// does; whether there were any.
+/// Unblocks the keys whose next rows another transaction had locked when the keys became free, as
+/// the engine's service does. Returns true if there were any.
 async fn rescue(bench: &Bench) -> Result<bool, Error> {
     let mut connection = bench.pool.acquire().await?;
     bare::rescue_stranded(&mut connection).await
 }
 
-/// Inserts rows and runs them to their end, batch by batch; how long it took.
+/// Inserts rows and runs them to their end, batch by batch. Returns the time that it took.
 async fn live(bench: &Bench, shape: Shape, floor: Floor, rows: i64) -> Result<Duration, Error> {
-    // The shares are equal, and none is short.
+    // All shares are equal, so up to one row a lane is inserted beyond `rows`.
     let per_lane = (rows as usize).div_ceil(floor.connections) as i64;
     each(bench, shape, floor, move |mut lane| async move {
         let mut left = per_lane;
@@ -135,9 +136,11 @@ async fn live(bench: &Bench, shape: Shape, floor: Floor, rows: i64) -> Result<Du
     .await
 }
 
-/// Parks all that is loaded, sends each a signal and runs it to its end; how long it took.
+/// Parks all loaded instances, sends each a signal and runs it to its end. Returns the time that it
+/// took.
 ///
-/// All have parked before the first signal: a lane that still parked would park what others woke, for ever.
+/// All instances have parked before the first signal is sent. Otherwise a lane that still parks
+/// would claim and park again the instances that another lane has woken.
 async fn park_and_signal(bench: &Bench, shape: Shape, floor: Floor) -> Result<Duration, Error> {
     let parked = Arc::new(Mutex::new(Vec::new()));
     let parking = each(bench, shape, floor, |mut lane| {
@@ -170,7 +173,7 @@ async fn park_and_signal(bench: &Bench, shape: Shape, floor: Floor) -> Result<Du
     Ok(parking + ending)
 }
 
-/// What a bare loop does.
+/// The kinds of work of a bare loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     Drain,
@@ -178,7 +181,7 @@ pub enum Work {
     ParkAndSignal,
 }
 
-/// Prepares the tables and does the work; how long that took.
+/// Prepares the tables and does the work. Returns the time of the work alone.
 pub async fn run(
     bench: &Bench,
     work: Work,
@@ -199,7 +202,8 @@ pub async fn run(
     Ok(took)
 }
 
-/// How such work runs best: a sweep over numbers of connections and batch sizes, done once.
+/// Returns the fastest settings for this work. The first call for a work and a shape tries several
+/// numbers of connections and batch sizes; a quick run takes a guess.
 pub async fn best(bench: &Bench, work: Work, shape: Shape, rows: i64) -> Result<Floor, Error> {
     let mut known = bench.floors.lock().await;
     if let Some((_, _, floor)) = known.iter().find(|of| of.0 == work && of.1 == shape) {

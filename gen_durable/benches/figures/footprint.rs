@@ -1,4 +1,4 @@
-//! What the engine costs besides time: statements while idle, memory, WAL, heap-only updates.
+//! Measures the engine's costs besides time: statements while idle, memory, WAL, dead rows.
 
 use std::time::Duration;
 
@@ -47,10 +47,11 @@ async fn memory_of(bench: &Bench, steps: i64) -> Result<Sample, Error> {
     Ok(Sample::of(memory_per_step(bench, bench.rows(steps)).await?))
 }
 
-/// Transactions that the server counts, and processor time of both, while an engine has nothing to do.
+/// Measures an idle engine: the transactions that the server counts, and the processor time of this
+/// process and the server.
 async fn idle_beside(bench: &Bench, parked: i64) -> Result<Vec<Sample>, Error> {
     bench.clear().await?;
-    // They time out, so that an engine that looks for the next timeout has a million to choose from.
+    // The parked rows have timeouts, so the search for the next timeout has a million candidates.
     sqlx::query(
         "insert into gen_durable.instances
              (fsm, fsm_version, step, state, queue, status, awaits, wake_at)
@@ -74,7 +75,7 @@ async fn idle_beside(bench: &Bench, parked: i64) -> Result<Vec<Sample>, Error> {
     let cpu = cpu_time(bench)?.saturating_sub(cpu);
     let after = statements(bench).await?;
     engine.shutdown().await?;
-    // The first look is counted in the second.
+    // The first call of `statements` is counted by the second.
     let seen = (after - before - 2).max(0) as f64;
     Ok(vec![
         Sample::of(seen / time.as_secs_f64()),
@@ -83,7 +84,7 @@ async fn idle_beside(bench: &Bench, parked: i64) -> Result<Vec<Sample>, Error> {
 }
 
 async fn statements(bench: &Bench) -> Result<i64, Error> {
-    // Sessions report what they did with a delay of up to a second.
+    // A session reports its transactions with a delay of up to a second.
     bench.execute("select pg_stat_force_next_flush()").await?;
     Ok(sqlx::query_scalar(
         "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()",
@@ -92,7 +93,7 @@ async fn statements(bench: &Bench) -> Result<i64, Error> {
     .await?)
 }
 
-/// What chained commits leave behind.
+/// Counts of updates, dead rows and WAL bytes that chained commits leave behind.
 #[derive(Clone, Copy)]
 struct Left {
     updates: i64,
@@ -101,10 +102,10 @@ struct Left {
     wal: f64,
 }
 
-/// Of an engine and of the bare loop, on the same rows.
+/// Measures these counts for an engine and for the bare loop, on the same rows.
 async fn chained(bench: &Bench) -> Result<Vec<Sample>, Error> {
     let rows = bench.rows(20_000);
-    // What autovacuum removes would not be counted.
+    // Autovacuum would remove dead rows before they are counted.
     bench.execute("alter table gen_durable.instances set (autovacuum_enabled = off)").await?;
     let floor = floor::best(bench, Work::Drain, TEN_STEPS, rows).await?;
     let before = load(bench, rows).await?;
@@ -118,7 +119,7 @@ async fn chained(bench: &Bench) -> Result<Vec<Sample>, Error> {
     bench.execute("alter table gen_durable.instances reset (autovacuum_enabled)").await?;
     let steps = (rows * 10) as f64;
     Ok(vec![
-        // The claim and the last commit change what indexes name, and cannot be heap-only.
+        // The claim and the last commit change indexed columns, and cannot be heap-only.
         Sample::of(left.hot as f64 / (left.updates - 2 * rows) as f64),
         Sample::against(left.dead as f64 / steps, bare.dead as f64 / steps),
         Sample::against(left.wal / steps, bare.wal / steps),
@@ -127,7 +128,7 @@ async fn chained(bench: &Bench) -> Result<Vec<Sample>, Error> {
 
 const WAL: &str = "select (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::float8";
 
-/// Loads a chain of ten steps; where the log stands.
+/// Loads instances of ten steps. Returns the position of the WAL after that.
 async fn load(bench: &Bench, rows: i64) -> Result<f64, Error> {
     bench.load_shape(TEN_STEPS, rows).await?;
     bench.execute("select pg_stat_reset()").await?;
@@ -143,7 +144,7 @@ async fn left(bench: &Bench, rows: i64, before: f64) -> Result<Left, Error> {
         )
         .fetch_one(&bench.pool)
         .await?;
-        // A claim and ten commits; sessions report them with a delay.
+        // Each row has a claim and ten commits. Sessions report them with a delay.
         if updates >= 11 * rows {
             return Ok(Left { updates, hot, dead, wal: after - before });
         }

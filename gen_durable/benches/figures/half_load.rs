@@ -1,4 +1,4 @@
-//! How long one instance takes while the engine does half of what it can.
+//! Measures the time of one instance while the engine runs at half of its highest rate.
 
 use std::{
     sync::{
@@ -47,7 +47,8 @@ pub fn figures() -> Vec<Figure> {
     ]
 }
 
-/// Half of the instances a second that an engine runs from their insert to their end.
+/// Returns half of the rate at which an engine runs instances from insert to end, in instances a
+/// second. The first call measures it.
 pub async fn half_of_the_most(bench: &Bench) -> Result<f64, Error> {
     let measure = || async {
         let rows = bench.rows(100_000);
@@ -74,7 +75,7 @@ impl Load {
             let mut ticks = tokio::time::interval(TICK);
             while !stopped.load(Ordering::Relaxed) {
                 ticks.tick().await;
-                // Counted from the beginning: a late tick is made up for by the next.
+                // The number is counted from the beginning: the tick after a late one catches up.
                 let due = (began.elapsed().as_secs_f64() * per_second) as usize;
                 let states = vec![Small::default(); due - inserted];
                 inserted = due;
@@ -93,7 +94,7 @@ impl Load {
     }
 }
 
-/// Who runs the instances.
+/// The process that runs the instances: this one, or a worker process.
 enum Place {
     Here,
     Elsewhere,
@@ -134,7 +135,7 @@ async fn at_half_load(bench: &Bench, place: Place) -> Result<Vec<Sample>, Error>
     Ok(vec![at(&inserts, 0.5), at(&inserts, 0.99), at(&signals, 0.5), at(&signals, 0.99)])
 }
 
-/// The median time of a statement that inserts one row, in milliseconds.
+/// Measures the median time of a statement that inserts one row, in milliseconds.
 async fn one_commit(bench: &Bench, count: i64) -> Result<f64, Error> {
     let mut connection = bench.pool.acquire().await?;
     let mut times = Vec::new();

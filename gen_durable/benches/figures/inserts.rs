@@ -1,4 +1,4 @@
-//! Inserts a second, each durable when its call returns.
+//! Measures inserts a second, each durable when its call returns.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ fn rate(count: i64, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64()
 }
 
-/// Runs the tasks to their end; how long it took.
+/// Waits until all tasks have ended. Returns the time since `began`.
 async fn timed(mut tasks: JoinSet<Result<(), Error>>, began: Instant) -> Result<Duration, Error> {
     while let Some(ended) = tasks.join_next().await {
         ended??;
@@ -52,7 +52,7 @@ async fn timed(mut tasks: JoinSet<Result<(), Error>>, began: Instant) -> Result<
 async fn from_64_tasks(bench: &Bench) -> Result<Sample, Error> {
     let each = bench.rows(1_000).max(20);
     bench.clear().await?;
-    // A connection for each task: the best that a statement each can do.
+    // Each task has a connection of its own, which is the fastest way to run single statements.
     let pool = PgPoolOptions::new()
         .max_connections(TASKS as u32)
         .min_connections(TASKS as u32)
@@ -78,7 +78,8 @@ async fn from_64_tasks(bench: &Bench) -> Result<Sample, Error> {
     Ok(Sample::against(by_tasks(bench, each).await?, bare))
 }
 
-/// Inserts a second of tasks that insert so many instances each, one by one, through a client.
+/// Measures the inserts a second of 64 tasks that share a client. Each task inserts `each`
+/// instances, one by one.
 pub async fn by_tasks(bench: &Bench, each: i64) -> Result<f64, Error> {
     let client = Client::new(bench.pool.clone());
     let began = Instant::now();

@@ -1,4 +1,5 @@
-//! How long one instance takes, one at a time, beside the same statements on one connection.
+//! Measures the time of instances that run one at a time, beside the same statements on one
+//! connection.
 
 use std::time::{Duration, Instant};
 
@@ -6,12 +7,13 @@ use gen_durable::prelude::{Client, InstanceId};
 use sqlx::PgConnection;
 
 use crate::{
-    bare::{self, LISTENER, Watermarks, ONE_STEP, Outcome, Shape},
+    bare::{self, LISTENER, ONE_STEP, Outcome, Shape, Watermarks},
     bench::{Bench, Error, Figure, Row, Sample, Target, WAIT_MAX},
     machines::{Go, Listener, OneStep, Parent, Small, Worker},
 };
 
-/// How long one after the other is measured: a queue that grows would take for ever.
+/// A series of single measurements ends after this time, even if it has not reached its count. In a
+/// growing queue each instance takes longer than the last, and the series would not end.
 const LIMIT: Duration = Duration::from_secs(10);
 
 pub fn figures() -> Vec<Figure> {
@@ -37,7 +39,7 @@ pub fn figures() -> Vec<Figure> {
     ]
 }
 
-/// In milliseconds.
+/// Returns this quantile of the times, in milliseconds.
 pub fn quantile(times: &[Duration], quantile: f64) -> f64 {
     let mut times = times.to_vec();
     times.sort_unstable();
@@ -45,7 +47,7 @@ pub fn quantile(times: &[Duration], quantile: f64) -> f64 {
     times[index].as_secs_f64() * 1000.0
 }
 
-/// Inserts instances one at a time and waits for each; what each took.
+/// Inserts instances one at a time and waits for the end of each. Returns the time of each.
 pub async fn inserts(client: &Client, count: i64) -> Result<Vec<Duration>, Error> {
     let (since, mut times) = (Instant::now(), Vec::new());
     for n in 0..count {
@@ -60,7 +62,7 @@ pub async fn inserts(client: &Client, count: i64) -> Result<Vec<Duration>, Error
     Ok(times)
 }
 
-/// Inserts instances that wait for a signal, and waits until all do.
+/// Inserts instances that wait for a signal, and returns once all are parked.
 pub async fn park(
     bench: &Bench,
     client: &Client,
@@ -81,7 +83,7 @@ pub async fn park(
     }
 }
 
-/// Signals instances one at a time and waits for each; what each took.
+/// Signals instances one at a time and waits for the end of each. Returns the time of each.
 pub async fn signals(
     client: &Client,
     parked: Vec<InstanceId<Listener>>,
@@ -99,7 +101,7 @@ pub async fn signals(
     Ok(times)
 }
 
-/// Median and 99th percentile of both.
+/// Returns the median and the 99th percentile, each beside that of the baseline.
 pub fn compared(times: &[Duration], baseline: &[Duration]) -> Vec<Sample> {
     let at = |share| Sample::against(quantile(times, share), quantile(baseline, share));
     vec![at(0.5), at(0.99)]
@@ -147,13 +149,15 @@ async fn signal_to_done(bench: &Bench) -> Result<Vec<Sample>, Error> {
     Ok(compared(&times, &bare))
 }
 
-/// Claims the one row that there is and ends it.
+/// Claims the only runnable row and commits its end.
 async fn finish_one(connection: &mut PgConnection, worker: i64, shape: Shape) -> Result<(), Error> {
-    let mut held = bare::claim(connection, worker, shape, 1, &mut Watermarks::default()).await?.held;
+    let mut held =
+        bare::claim(connection, worker, shape, 1, &mut Watermarks::default()).await?.held;
     bare::commit(connection, worker, shape, &mut held, Outcome::Done).await
 }
 
-/// One parent, a thousand children, a join; beside the 140 ms of the Elixir model.
+/// Measures one parent that inserts a thousand children and joins them, beside the 140 ms that the
+/// Elixir model takes for the same.
 async fn fan_out(bench: &Bench) -> Result<Sample, Error> {
     let children = bench.rows(1_000);
     bench.clear().await?;
@@ -163,8 +167,8 @@ async fn fan_out(bench: &Bench) -> Result<Sample, Error> {
         let id = Parent::insert(Small { n: children, ..Small::default() }).execute(&engine).await?;
         Ok::<i64, Error>(engine.wait(id, WAIT_MAX).await?)
     };
-    // An engine that has run such a join before: its connections are open, their statements prepared, and they have
-    // the memory for batches of this size.
+    // The first join warms the engine up: it opens connections, prepares statements and grows their
+    // memory to batches of this size.
     join(children).await?;
     let began = Instant::now();
     let joined = join(children).await?;

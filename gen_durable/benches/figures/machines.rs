@@ -1,4 +1,4 @@
-//! The machines that are measured: as little user code as there can be.
+//! The machines that the figures run. They have as little user code as possible.
 
 use gen_durable::prelude::*;
 
@@ -9,7 +9,7 @@ pub struct Small {
     pub ballast: String,
 }
 
-/// One step.
+/// Has one step and is done.
 #[durable_fsm(queue = "checkout", state = Small, output = ())]
 pub enum OneStep {
     Go,
@@ -23,7 +23,7 @@ impl OneStep {
     }
 }
 
-/// Ten steps.
+/// Runs its step ten times in a row and is done.
 #[durable_fsm(queue = "checkout", state = Small, output = ())]
 pub enum TenSteps {
     Link,
@@ -99,7 +99,7 @@ pub struct Task {
     pub n: i64,
 }
 
-/// A child.
+/// A child: it signals its parent and is done.
 #[durable_fsm(queue = "checkout", state = Task, output = ())]
 pub enum Worker {
     Work,
@@ -114,7 +114,7 @@ impl Worker {
     }
 }
 
-/// Sleeps in its step, so that many are in flight.
+/// Sleeps in its step until it is notified, so that many instances are executing at once.
 #[durable_fsm(queue = "checkout", state = Small, output = ())]
 pub enum Sleeper {
     Sleep,
@@ -131,7 +131,7 @@ impl Sleeper {
     }
 }
 
-/// A step that waits for somebody else, in a tenant's own queue.
+/// Waits ten milliseconds in its step, in a tenant's own queue.
 #[durable_fsm(queue = "tenant", state = Small, output = ())]
 pub enum Slow {
     Work,

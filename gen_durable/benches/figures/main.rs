@@ -1,16 +1,16 @@
-//! The figures of the engine, each beside its baseline on the same server in the same run.
+//! Measures the engine's figures, each beside its baseline on the same server in the same run.
 //!
 //! ```text
 //! cargo bench --bench figures                     # all but the long ones
 //! cargo bench --bench figures -- --quick          # does it run? (small numbers, no verdict)
-//! cargo bench --bench figures -- --only one_step  # figures whose name contains this
+//! cargo bench --bench figures -- --only one_step  # figures with this in their name
 //! cargo bench --bench figures -- --json           # one JSON object a line
-//! cargo bench --bench figures -- --long           # those with ten million rows and of half an hour as well
-//! cargo bench --bench figures -- --quick --long   # do those run?
+//! cargo bench --bench figures -- --long           # also ten million rows, and half an hour
+//! cargo bench --bench figures -- --quick --long   # do the long ones run?
 //! ```
 //!
-//! Invariant: a figure is a ratio of two measurements of one round, and what is reported is the
-//! median of the rounds' ratios.
+//! Invariant: a figure is a ratio of two measurements of one round. The report shows the median of
+//! the rounds' ratios.
 
 #![allow(
     missing_docs,
@@ -47,7 +47,7 @@ use std::time::Instant;
 
 use bench::{Bench, Error, Figure, Row};
 
-/// What the command line asks for.
+/// The options of the command line.
 #[derive(Debug, Default)]
 pub struct Options {
     quick: bool,
@@ -66,7 +66,7 @@ impl Options {
                 "--long" => options.long = true,
                 "--json" => options.json = true,
                 "--only" => options.only = arguments.next(),
-                // Cargo adds it.
+                // Cargo adds this option itself.
                 "--bench" => {}
                 other => {
                     eprintln!(

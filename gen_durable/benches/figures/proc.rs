@@ -1,10 +1,11 @@
-//! Processor time and memory, as `/proc` tells.
+//! Reads processor time and memory from `/proc`.
 
 use std::time::Duration;
 
 use crate::bench::{Bench, Error};
 
-/// Processor time of this process and of the server's, also of sessions that have ended.
+/// Returns the processor time of this process and of all server processes, also of those that have
+/// ended.
 pub fn cpu_time(bench: &Bench) -> Result<Duration, Error> {
     const TICKS_PER_SECOND: u64 = 100;
     let own = std::process::id().to_string();
@@ -13,12 +14,13 @@ pub fn cpu_time(bench: &Bench) -> Result<Duration, Error> {
     for entry in std::fs::read_dir("/proc")? {
         let path = entry?.path();
         let Ok(stat) = std::fs::read_to_string(path.join("stat")) else { continue };
-        // The name stands in parentheses and may hold anything: what follows is counted from its end.
+        // The process name is in parentheses and may contain any character, so the fields are
+        // counted from its end.
         let Some((head, tail)) = stat.rsplit_once(')') else { continue };
         let fields: Vec<&str> = tail.split_whitespace().collect();
         let id = head.split(' ').next();
-        // utime, stime, cutime and cstime, the 14th to 17th field of the whole line; the last two are of children
-        // that have ended.
+        // The 14th to 17th field of the whole line are utime, stime, cutime and cstime. The last
+        // two are those of children that have ended.
         let counted = if id == Some(&own) || fields.get(1) == Some(&postmaster.as_str()) {
             11..13
         } else if id == Some(&postmaster) {
@@ -33,7 +35,7 @@ pub fn cpu_time(bench: &Bench) -> Result<Duration, Error> {
     Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
 }
 
-/// The resident set of this process.
+/// Returns the resident set of this process, in KiB.
 pub fn resident_kib() -> Result<f64, Error> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;

@@ -1,7 +1,7 @@
-//! This program again, as a process that does a part of a figure.
+//! Runs this program again, as processes that each do a part of a figure.
 //!
-//! What it is to do is told by environment variables. It begins when a line arrives on its standard
-//! input, says a line when it is ready, and stops when its input is closed.
+//! Environment variables tell such a process its role. It begins when a line arrives on its
+//! standard input. It prints a line when it is ready, and stops when its input is closed.
 
 use std::{process::Stdio, sync::Arc};
 
@@ -20,19 +20,19 @@ use crate::{
     proc::resident_kib,
 };
 
-/// Set for such a process: what it does.
+/// The environment variable that holds the role of such a process.
 pub const ROLE: &str = "GEN_DURABLE_BENCH_ROLE";
 const URL: &str = "GEN_DURABLE_BENCH_URL";
 const SLOTS: &str = "GEN_DURABLE_BENCH_SLOTS";
 
-/// Runs instances.
+/// The role of a process that runs instances.
 pub const WORKER: &str = "worker";
-/// Listens, and knows none of the machines whose instances there are.
+/// The role of a process that hears announcements, but has none of the announced machines.
 pub const BYSTANDER: &str = "bystander";
-/// Sleeps in many steps at once, and says how much memory that takes.
+/// The role of a process that sleeps in many steps at once, and prints the memory that they take.
 const SLEEPER: &str = "sleeper";
 
-/// What the process does.
+/// Runs the role of such a process until its input is closed.
 pub async fn work(role: &str) -> Result<(), Error> {
     let pool = PgPoolOptions::new().connect(&std::env::var(URL)?).await?;
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
@@ -55,10 +55,10 @@ async fn serve(engine: EngineBuilder, mut lines: Lines<BufReader<Stdin>>) -> Res
     Ok(())
 }
 
-/// How much the resident set of a process grows while all its slots come to be filled.
+/// Prints by how many KiB the resident set of this process grows until all slots are taken.
 async fn weigh(engine: EngineBuilder, slots: usize) -> Result<(), Error> {
     let engine = engine.machine::<Sleeper>().resource(Arc::new(Notify::new())).start().await?;
-    // Its connections are open and its first looks at the queue are over.
+    // After this time the connections are open and the first claims are over.
     sleep(Duration::from_millis(300)).await;
     let before = resident_kib()?;
     println!("ready");
@@ -67,11 +67,11 @@ async fn weigh(engine: EngineBuilder, slots: usize) -> Result<(), Error> {
     }
     sleep(Duration::from_millis(100)).await;
     println!("{}", resident_kib()? - before);
-    // It is killed in its sleep.
+    // The parent kills this process.
     std::future::pending().await
 }
 
-/// Such processes; dropped, they are killed.
+/// Processes of one role. Dropping the fleet kills them.
 pub struct Fleet(Vec<(Child, Lines<BufReader<ChildStdout>>)>);
 
 impl Fleet {
@@ -99,7 +99,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Until each has said that it is ready.
+    /// Waits until each process has printed that it is ready.
     pub async fn ready(&mut self) -> Result<(), Error> {
         for (_, lines) in &mut self.0 {
             lines.next_line().await?.ok_or("a process ended before it was ready")?;
@@ -116,7 +116,8 @@ impl Fleet {
     }
 }
 
-/// KiB that each of so many steps in flight takes, in a process that has done nothing else.
+/// Measures the memory of a running step, in KiB, in a new process that runs this many steps at
+/// once.
 pub async fn memory_per_step(bench: &Bench, steps: i64) -> Result<f64, Error> {
     bench.clear().await?;
     let mut sleeper = Fleet::spawn(bench, SLEEPER, 1, steps as usize)?;

@@ -1,4 +1,4 @@
-//! Progress, the table, and JSON.
+//! Prints the progress, the table of results, and JSON.
 
 use std::{
     io::{IsTerminal, Write},
@@ -10,7 +10,8 @@ use crate::{
     bench::{Bench, Figure, Row, Sample, Target},
 };
 
-/// A figure's result.
+/// The result of a figure: its line of the table, and true if it met its target. A figure without a
+/// target, or of a quick run, is neither met nor missed.
 pub struct Outcome {
     line: String,
     met: Option<bool>,

@@ -1,4 +1,4 @@
-//! Steps a second, with the engine's defaults, beside the bare loop.
+//! Measures steps a second with the engine's defaults, beside the bare loop.
 
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ pub fn figures() -> Vec<Figure> {
     ]
 }
 
-/// Steps a second of an engine and of the bare loop, on the same rows.
+/// Measures the steps a second of an engine and of the bare loop, on the same rows.
 pub async fn against_bare(
     bench: &Bench,
     engine: EngineBuilder,
@@ -63,7 +63,7 @@ pub async fn against_bare(
     Ok(Sample::against(steps / engine.took.as_secs_f64(), steps / bare.took.as_secs_f64()))
 }
 
-/// Processor time of both, which tells more than the clock on a machine that is shared.
+/// Measures the processor time of both. On a shared machine it varies less than the elapsed time.
 async fn cpu_against_bare(
     bench: &Bench,
     engine: EngineBuilder,
@@ -76,11 +76,11 @@ async fn cpu_against_bare(
     Ok(Sample::against(micros(engine), micros(bare)))
 }
 
-/// What a run took.
+/// The times of a run.
 #[derive(Clone, Copy)]
 struct Run {
     took: Duration,
-    /// Of this process and of the server's.
+    /// The processor time of this process and of the server.
     cpu: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! The same throughput with more to do: larger states, keys, signals, and inserts.
+//! Measures throughput with larger states, keys, signals and inserts, beside the bare loop.
 
 use std::{
     sync::LazyLock,
@@ -16,18 +16,18 @@ use crate::{
     throughput::against_bare,
 };
 
-/// Calls that are under way at a time: enough for two full batches of a client.
+/// The number of signal calls at a time: enough for two full batches of a client.
 const CALLS: usize = 1000;
-/// Rows of one `insert_many`.
+/// The number of rows of one `insert_many`.
 const BATCH: usize = 1000;
 
-/// A state of so many bytes, as text.
+/// Returns a state of this many bytes, as JSON.
 fn state(bytes: usize) -> String {
     let empty = r#"{"n":1,"ballast":""}"#.len();
     format!(r#"{{"n":1,"ballast":"{}"}}"#, ballast(bytes - empty))
 }
 
-/// Letters in no order: Postgres compresses what repeats, and would store next to nothing.
+/// Returns pseudo-random letters. Postgres would compress repeated ones, and store next to nothing.
 fn ballast(bytes: usize) -> String {
     let mut seed = 1_u64;
     let letters = std::iter::repeat_with(|| {
@@ -101,9 +101,10 @@ fn ten_steps(bench: &Bench) -> EngineBuilder {
     bench.engine().machine::<TenSteps>()
 }
 
-/// Each instance is claimed, parks, gets its signal, is claimed again and ends.
+/// Measures instances that are claimed, park, get a signal, are claimed again and end.
 ///
-/// All park before the first signal is sent, as one that is there already is no signal to wait for.
+/// All instances park before the first signal is sent. An instance that finds its signal already in
+/// the inbox would not park.
 async fn park_and_signal(bench: &Bench) -> Result<Sample, Error> {
     let rows = bench.rows(20_000);
     let floor = floor::best(bench, Work::ParkAndSignal, LISTENER, rows).await?;
@@ -136,7 +137,7 @@ async fn park_and_signal(bench: &Bench) -> Result<Sample, Error> {
     Ok(Sample::against(rows as f64 / took.as_secs_f64(), rows as f64 / bare.as_secs_f64()))
 }
 
-/// Inserted, claimed and run to their ends, beginning with an empty table.
+/// Measures instances that are inserted into an empty table, claimed and run to their end.
 async fn lived<M: Steps<State = Small>>(
     bench: &Bench,
     shape: Shape,
@@ -149,7 +150,8 @@ async fn lived<M: Steps<State = Small>>(
     Ok(Sample::against(steps / engine.as_secs_f64(), steps / bare.as_secs_f64()))
 }
 
-/// The same on an engine, inserted by one task; how long it took.
+/// Inserts instances from one task and runs them to their end on an engine. Returns the time that
+/// it took.
 pub async fn live<M: Steps<State = Small>>(
     bench: &Bench,
     rows: i64,

@@ -34,7 +34,7 @@ impl OptionList {
         errors: &mut Errors,
         mut take: impl FnMut(&str, ParseStream<'_>, &mut Errors) -> syn::Result<()>,
     ) {
-        let list_of_options = |input: ParseStream<'_>| {
+        let parser = |input: ParseStream<'_>| {
             while !input.is_empty() {
                 self.option(input, errors, &mut take);
                 skip_option(input);
@@ -42,7 +42,7 @@ impl OptionList {
             Ok(())
         };
         // The parser takes every token and fails at none.
-        if let Err(error) = list_of_options.parse2(tokens) {
+        if let Err(error) = parser.parse2(tokens) {
             errors.push(error);
         }
     }

@@ -109,7 +109,7 @@ fn mermaid(machine: &MachineImpl) -> String {
 /// The initial step, if the graph has only one candidate: a step that no other leads to.
 fn initial(machine: &MachineImpl) -> Option<&str> {
     match &unreachable(machine)[..] {
-        [island] => match island[..] {
+        [steps] => match steps[..] {
             [step] => Some(step),
             _ => None,
         },

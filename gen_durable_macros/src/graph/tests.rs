@@ -222,7 +222,7 @@ fn declared_targets() {
 }
 
 #[test]
-fn islands_are_what_nothing_leads_to() {
+fn unreachable_steps_are_those_that_no_step_leads_to() {
     for (item, expected) in [
         (
             parse_quote!(impl M {

@@ -55,16 +55,16 @@ impl Uses {
     pub(crate) fn read(context: &Ident, body: TokenStream) -> Self {
         let mut uses = Self::default();
         if !binds(context, &body) {
-            uses.walk(context, body);
+            uses.scan(context, body);
         }
         uses
     }
 
-    fn walk(&mut self, context: &Ident, tokens: TokenStream) {
+    fn scan(&mut self, context: &Ident, tokens: TokenStream) {
         let trees = flat(tokens);
         for (index, tree) in trees.iter().enumerate() {
             match tree {
-                TokenTree::Group(group) => self.walk(context, group.stream()),
+                TokenTree::Group(group) => self.scan(context, group.stream()),
                 TokenTree::Ident(ident)
                     if ident == context && !ends_with(&trees[..index], &['.']) =>
                 {

@@ -1,22 +1,23 @@
-//! The list of mutations: one file a statement in `lists/`, and how a mutation changes its text.
+//! Reads the list of mutations, one file for each statement in `lists/`, and applies them to the
+//! statements' texts.
 //!
-//! An entry begins with `## ` and the property that it takes away. `- ` has the text to find, `+ `
-//! its replacement (nothing, if there is no such line), and each `= ` a filter of the tests that
-//! must fail. `= equivalent: …` says why no test can. A blank in the text to find stands for any
-//! white space.
+//! An entry begins with `## ` and the property that the mutation takes away. A line with `- ` has
+//! the text to find, and `+ ` its replacement; without `+ ` the text is removed. Each `= ` is a
+//! filter of tests, of which at least one must fail. `= equivalent: …` gives the reason why no test
+//! can fail. A blank in the text to find stands for any white space.
 
 use std::{fmt, fs, ops::Range, path::Path};
 
-/// The verdict that the list expects of a mutation.
+/// The verdict that the list expects for a mutation.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Expected {
-    /// At least one test fails of those that these filters select.
+    /// At least one of the tests that these filters select fails.
     Caught(Vec<String>),
-    /// The statement does the same without the clause; why.
+    /// The statement does the same without the clause, for this reason.
     Equivalent(String),
 }
 
-/// A clause of a statement that is taken away or changed.
+/// A change of one clause of a statement, or its removal.
 #[derive(Debug)]
 pub(crate) struct Mutation {
     /// The statement's name, without the extension of its file.
@@ -35,11 +36,13 @@ impl fmt::Display for Mutation {
 }
 
 impl Mutation {
-    /// The statement without its clause, in just as many bytes; `statement` is its text.
+    /// Returns the text `statement` with the mutation, in equally many bytes. If the replacement is
+    /// longer than the text to find, the statement's comments make space for it.
     ///
     /// # Errors
     ///
-    /// If the text to find is not there exactly once, or if there is no room for its replacement.
+    /// Fails if the text to find is not there exactly once, or if the replacement is too long even
+    /// without the comments.
     pub(crate) fn apply(&self, statement: &str) -> Result<String, String> {
         let found = occurrences(statement, &self.find);
         let [place] = &found[..] else {
@@ -59,7 +62,7 @@ impl Mutation {
     }
 }
 
-/// The places of `find` in `text`, if white space of any length is alike.
+/// Returns the places of `find` in `text`. White space of any kind and length counts as the same.
 fn occurrences(text: &str, find: &str) -> Vec<Range<usize>> {
     let words: Vec<&str> = find.split_whitespace().collect();
     let Some(first) = words.first() else { return Vec::new() };
@@ -77,13 +80,13 @@ fn occurrences(text: &str, find: &str) -> Vec<Range<usize>> {
     text.match_indices(first).filter_map(|(begin, _)| ends(begin)).collect()
 }
 
-/// The text of a statement.
+/// Reads the text of a statement.
 pub(crate) fn statement(root: &Path, name: &str) -> Result<String, String> {
     let path = root.join("gen_durable/src/storage/sql").join(name).with_extension("sql");
     fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// All mutations, by statement.
+/// Reads all mutations, in the order of their statements' names.
 pub(crate) fn load(root: &Path) -> Result<Vec<Mutation>, String> {
     let folder = root.join("tools/mutations/lists");
     let unreadable = |error| format!("{}: {error}", folder.display());
@@ -164,10 +167,10 @@ mod tests {
         let mutated = mutation("a from b where", "").apply(text).expect("it is there once");
         assert_eq!(mutated.trim_end(), "-- about\nselect  c and cc");
         assert_eq!(mutated.len(), text.len());
-        let longer = mutation("from b", "from bbbbbb").apply(text).expect("the comment makes room");
+        let longer = mutation("from b", "from bbbbbb").apply(text).expect("the comment gives way");
         assert_eq!(longer.trim_end(), "select a\n  from bbbbbb\nwhere c and cc");
         assert!(mutation("c", "").apply(text).is_err(), "it is there several times");
         assert!(mutation("z", "").apply(text).is_err(), "it is not there");
-        assert!(mutation("a", &"a".repeat(99)).apply(text).is_err(), "there is no room");
+        assert!(mutation("a", &"a".repeat(99)).apply(text).is_err(), "the replacement is too long");
     }
 }

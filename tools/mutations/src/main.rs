@@ -1,13 +1,13 @@
-//! Takes the clauses of the statements away, one at a time, and says which test notices.
+//! Removes the clauses of the statements, one at a time, and prints the test that notices.
 //!
-//! `cargo run -p gen_durable_mutations` tries all of [`list`], and fails if a mutation survives.
-//! Words select mutations whose statement or clause contains one of them. `--tests FILTER` runs
-//! these tests in place of the ones that the list names, also for equivalent mutations.
-//! `--binary PATH` takes tests that are built.
+//! `cargo run -p gen_durable_mutations` tries all mutations of [`list`], and fails if one survives.
+//! Words on the command line select mutations whose statement or clause contains one of them.
+//! `--tests FILTER` runs these tests instead of those in the list, also for equivalent mutations.
+//! `--binary PATH` uses a test binary that is already built.
 //!
-//! The statements lie in the integration tests' binary as they are in their files. One build serves
-//! all mutations: a copy of the binary has the statement overwritten, in just as many bytes. The
-//! tests share a throw-away server, unless `DATABASE_URL` names one.
+//! The binary of the integration tests contains the text of each statement unchanged. One build
+//! therefore serves all mutations: the program overwrites the statement in a copy of the binary,
+//! with equally many bytes. The tests share a throw-away server, unless `DATABASE_URL` names one.
 
 mod list;
 
@@ -24,10 +24,11 @@ use std::{
 use gen_durable_test_postgres::Server;
 use list::{Expected, Mutation};
 
-/// The longest time that the tests of a mutation may take: a test gives up after a minute.
+/// The tests of a mutation count as failed after this time. A test gives up after a minute, and a
+/// mutation may have several.
 const TRIAL_MAX: Duration = Duration::from_mins(4);
 
-/// The number of trials that share a server: a test that is stopped leaves databases of some 8 MB.
+/// The number of trials that share a server. A stopped test leaves databases of about 8 MB each.
 const TRIALS_OF_A_SERVER: usize = 25;
 
 type Result<T> = std::result::Result<T, String>;
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tries the mutations; the number that survive.
+/// Tries the mutations. Returns the number that survive.
 fn run() -> Result<usize> {
     let mut words = Vec::new();
     let mut tests = Vec::new();
@@ -74,7 +75,7 @@ fn run() -> Result<usize> {
         None => build(&root)?,
     };
     let mut binary = Binary::copy(&built, root.join("tests"))?;
-    // A test that fails anyway would catch everything.
+    // A test that fails without a mutation would seem to catch all of them.
     let filters: BTreeSet<&str> = mutations
         .iter()
         .flat_map(|mutation| match &mutation.expected {
@@ -131,7 +132,7 @@ fn try_one(mutation: &Mutation, root: &Path, binary: &mut Binary) -> Result<Verd
     Ok(failed?.map_or(Verdict::Survived, Verdict::Caught))
 }
 
-/// Builds the integration tests; their binary.
+/// Builds the integration tests. Returns the path of their binary.
 fn build(root: &Path) -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
@@ -150,15 +151,16 @@ fn build(root: &Path) -> Result<PathBuf> {
     }
 }
 
-/// A copy of the tests' binary, beside it.
+/// A copy of the tests' binary, in the same folder.
 struct Binary {
     bytes: Vec<u8>,
-    /// The places of each statement that was looked for.
+    /// The places of each statement that was searched for, as offsets into the binary.
     places: BTreeMap<String, Vec<u64>>,
     copy: PathBuf,
     /// The tests' working directory.
     directory: PathBuf,
-    /// The tests' server and its trials; none if the environment names one.
+    /// The server of the tests, and the number of trials on it. It stays `None` if `DATABASE_URL`
+    /// names a server.
     server: Option<(Server, usize)>,
 }
 
@@ -173,7 +175,7 @@ impl Binary {
         Ok(Self { bytes, places: BTreeMap::new(), copy, directory, server: None })
     }
 
-    /// The places of a statement: one for each constant that the linker has kept apart.
+    /// Returns the offsets of a statement: one for each copy that the linker has kept.
     fn places_of(&mut self, name: &str, statement: &str) -> Vec<u64> {
         if let Some(places) = self.places.get(name) {
             return places.clone();
@@ -197,7 +199,7 @@ impl Binary {
         Ok(())
     }
 
-    /// The URL of a server that has not seen too much yet.
+    /// Returns the URL of the server, or of a new one after [`TRIALS_OF_A_SERVER`] trials.
     fn server(&mut self) -> Result<String> {
         let server = match self.server.take() {
             Some((server, trials)) if trials < TRIALS_OF_A_SERVER => (server, trials + 1),
@@ -211,7 +213,8 @@ impl Binary {
         Ok(url)
     }
 
-    /// Runs these tests until one fails; which. Tests that do not end in time have failed.
+    /// Runs these tests until one fails. Returns its name, or `None` if all pass. Tests that do not
+    /// end within [`TRIAL_MAX`] have failed.
     fn test<'a>(&mut self, filters: impl IntoIterator<Item = &'a str>) -> Result<Option<String>> {
         let path = self.copy.display().to_string();
         let failed = |error| format!("{path}: {error}");
@@ -251,7 +254,7 @@ impl Binary {
                     first
                 }
             };
-            // One failure is enough.
+            // One failure is enough, so the other tests are stopped.
             let _ = child.kill();
             child.wait().map_err(failed)?;
             return Ok(Some(failure));

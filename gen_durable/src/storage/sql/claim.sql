@@ -1,68 +1,93 @@
--- Claims runnable rows for a worker, and loads their states and inboxes. The claimer of each engine
--- runs it, up to a thousand times a second.
+-- Claims runnable rows for a worker, and loads their states and inboxes. A worker is the engine of
+-- a process, as its row in `workers`. The engine's claimer runs the statement up to a thousand
+-- times a second, as a transaction of its own: all locks end with it.
+--
+-- Entry:     an element of the list in $2 to $5: a queue, a machine and a version. `kind` is its
+--            number in the list, from one.
+-- Group:     the rows of one entry that have one priority.
+-- Urgent:    the more urgent of two rows has the lower priority number, then the earlier time, then
+--            the lower id.
+-- Holder:    the executing row of a partition key. A key with a holder is held, any other is free.
+-- Blocked:   a row whose column `blocked` is true, as another row of its key is to run first. It is
+--            not in the claim's index, `instances_claim`, which has all other runnable rows.
+-- Head:      the row of a key that goes next: the most urgent of its due runnable rows that some
+--            entry asks for. It may be blocked.
+-- Candidate: a row that this claim has found in the index and locked, and that fits in the bytes of
+--            $12. The claim takes those without a key and those that are plainly heads. It returns
+--            the others unclaimed, for claim_partitions.sql.
 --
 -- Invariant: a claimed row was due, not blocked and not locked, and its worker's lease was running.
--- A row with a partition key is claimed only if it is the head of a key that no executing row
--- holds. Other rows with a key are returned as candidates, for claim_partitions.sql.
+-- If it has a partition key, it was the head of a free key.
 --
 -- $1 bigint:      the worker
 -- $2 text[]:      the queue; $2 to $5 are a list of each queue with each machine and version
--- $3 bigint[]:    the most rows to claim in that queue
--- $4 text[]:      the machine
+-- $3 bigint[]:    the most rows to claim in that queue, over all its entries
+-- $4 text[]:      the machine: a state machine, by its name in the column `fsm`
 -- $5 int[]:       its version
 -- $6 text[]:      the machines that declare signals: their inboxes are loaded
 -- $7 text[]:      the queues to claim even if another claim has their claim lock
--- $8 boolean:     true if heads of partition keys are claimed; otherwise they stay candidates
--- $9 bigint[]:    a place in $2 to $5, from one; $9 to $11 are the list of watermarks
+-- $8 boolean:     true if heads are claimed; otherwise they are returned unclaimed
+-- $9 bigint[]:    the `kind` of an entry; $9 to $11 are the list of watermarks
 -- $10 smallint[]: the priority, which names a group together with $9
--- $11 bigint[]:   the time of the group's first waiting row, in microseconds since 1970
--- $12 bigint:     the bytes that states may weigh: those of rows without a partition key, and those
---                 of heads
+-- $11 bigint[]:   the watermark: the time at which the group's first row was due, as the last claim
+--                 saw it, in microseconds since 1970
+-- $12 bigint:     the bytes that the states of rows without a partition key may weigh. Those of
+--                 heads may weigh as much again
 -- $13 boolean:    true for a light claim, without large states and signals, because claims with
 --                 them failed
 --
 -- The estimated cost must stay far below `jit_above_cost`, however large the table is, or Postgres
--- compiles the statement each time. It must not depend on the parameters, or Postgres plans the
--- statement each time. Three forms look idle and serve this. `(select $n)` hides the length of an
--- array. `unnest(array(select ...))` counts as ten rows, where a recursive query counts as
--- thousands. The limit of 1000, the most rows that a claim asks for, bounds the estimate of a limit
--- that the planner cannot see.
+-- compiles the statement each time. Two forms look idle and serve this. `unnest(array(select ...))`
+-- counts as ten rows, where a recursive query counts as thousands. The limit of 1000, the most rows
+-- that a claim asks for, bounds the estimate of a limit that the planner cannot see.
+--
+-- The cost must not depend on the parameters either, or Postgres plans the statement each time. A
+-- third form serves this: `(select $n)` hides the length of an array. It is missing where an array
+-- yields no rows and is only compared with, in `heads` and `loaded`.
 with recursive claim_locks as materialized (
-    -- 1. The claim lock of each queue: one claim of a queue runs at a time. Claims that overlap
-    --    scan the same rows. One locks rows that the other has just taken, keeps them locked until
-    --    it ends, and so holds up their commits. A claim waits for no claim lock: it leaves the
-    --    queue out.
+    -- 1. The claim lock of each queue: one claim of a queue runs at a time. `taken` is true if this
+    --    claim has got it. A claim waits for no claim lock: it leaves the queue out. The seed 5298
+    --    keeps claim locks apart from the locks of partition keys, which have 5297.
+    --
+    --    Without claim locks, claims overlap and scan the same rows. Claim A claims a row and
+    --    commits. Claim B has an older snapshot, in which the row is runnable. B locks the row,
+    --    checks it again, finds it executing and skips it. But Postgres keeps B's row lock until B
+    --    ends. If the row's step ends before that, its outcome cannot be committed: commit.sql
+    --    skips locked rows, and has to be tried again.
     select q.queue, pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended(q.queue, 5298)) as taken
     from (select distinct k.queue from pg_catalog.unnest((select $2::text[])) as k (queue)) as q
 ),
 known as materialized (
-    -- 2. The watermarks. The index keeps dead entries of claimed rows until a vacuum, and they lie
-    --    before the waiting rows. At ten thousand rows a second, each claim from the beginning
-    --    would soon step over half a million of them. Therefore a claim begins at the watermark of
-    --    each group that it knows. A row may come to lie before the watermark, if it is given back
-    --    or scheduled for the past. Claims that are given no watermarks find it.
+    -- 2. The watermarks that the worker knows. A claimed row leaves a dead tuple in the index until
+    --    a vacuum, and the dead tuples lie before the rows that wait. At ten thousand rows a
+    --    second, each claim from the beginning would soon step over half a million of them.
+    --    Therefore a claim reads a group from its watermark on. A row may come to lie before the
+    --    watermark, if it is given back or scheduled for the past. It is found by the next claim
+    --    that is given no watermarks. The worker sends one every few seconds at least.
     select n.kind, n.priority, n.since
     from unnest((select $9::bigint[]), (select $10::smallint[]), (select $11::bigint[]))
         as n (kind, priority, since)
 ),
 groups (kind, queue, wanted, fsm, fsm_version, priority) as (
-    -- 3. The groups that exist: queue, machine, version and priority. Each is found by one descent
-    --    of the index, or has a watermark. A scan of a queue in the order of priority and time
-    --    would step over each row of an unknown machine. It would also step over each row that is
-    --    scheduled for later at a more urgent priority. Therefore only the heads of the groups are
-    --    read.
+    -- 3. The groups that have rows or a watermark. A scan of a queue in the order of priority and
+    --    time would step over each row of an unknown machine. It would also step over each row that
+    --    is scheduled for later at a more urgent priority. Therefore the recursion goes from group
+    --    to group, and only the first rows of each are read.
     --
-    -- Each entry of the list begins below the lowest priority, before its first group.
+    -- Each entry begins below the lowest priority number, before its first group.
     select k.kind, k.queue, k.wanted, k.fsm, k.fsm_version, -32769
     from unnest(
         (select $2::text[]), (select $3::bigint[]), (select $4::text[]), (select $5::int[])
     ) with ordinality as k (queue, wanted, fsm, fsm_version, kind)
-    -- A queue in $7 is claimed without its claim lock, because the holder may be stuck. Rows that
-    -- the holder has locked are skipped.
+    -- A queue in $7 is claimed without its claim lock, because the claim that has it may be stuck.
+    -- Rows that the other claim has locked are skipped.
     where k.queue = any (array(
         select t.queue from claim_locks t where t.taken or t.queue = any ((select $7::text[])::text[])
     ))
     union all
+    -- One step goes from a group to the next one of the same entry. This is the next group with a
+    -- watermark (`known.priority`), unless a group without one lies in between: its rows may be
+    -- new.
     select g.kind, g.queue, g.wanted, g.fsm, g.fsm_version, next.priority
     from groups g
     cross join lateral (
@@ -71,6 +96,10 @@ groups (kind, queue, wanted, fsm, fsm_version, priority) as (
         where n.kind = g.kind and n.priority > g.priority
     ) as known
     cross join lateral (
+        -- One descent of the index finds such a group. Its range ends before the group with the
+        -- watermark, whose dead tuples it would otherwise read. The first three columns of the sort
+        -- have one value here. They are listed because the order is that of the index, which begins
+        -- with them.
         select coalesce(
             (
                 select i.priority
@@ -87,8 +116,9 @@ groups (kind, queue, wanted, fsm, fsm_version, priority) as (
     where next.priority is not null
 ),
 ready as (
-    -- 4. The due rows at the head of each group. `place` numbers those of a queue, the most urgent
-    --    first.
+    -- 4. The first due rows of each group, as many as the queue asks for, as if no row were locked.
+    --    `place` numbers those of a queue, the most urgent first. (The alias `head` is such a row,
+    --    and not the head of a key.)
     select g.*, s.since, head.eligible_at, pg_catalog.row_number() over (
         partition by g.queue order by g.priority, head.eligible_at, head.id
     ) as place
@@ -99,8 +129,9 @@ ready as (
     ) as g (kind, queue, wanted, fsm, fsm_version, priority)
     cross join lateral (
         select coalesce(
-            -- A transaction that began before the watermark's row was written may end later, with
-            -- rows that lie before the watermark. The claim allows a quarter of a second for it.
+            -- `eligible_at` is by default the time at which the inserting transaction began. If
+            -- that one ends late, its rows appear before a watermark that was set meanwhile. The
+            -- claim allows a quarter of a second for it.
             timestamptz 'epoch' + pg_catalog.min(n.since) * interval '1 microsecond' - interval '250 milliseconds',
             '-infinity'
         ) as since
@@ -123,16 +154,18 @@ ready as (
     ) as head
 ),
 shares as materialized (
-    -- 5. The number of rows to claim of each group: no queue gets more than it asks for.
+    -- 5. The number of rows to claim of each group (`wanted`). Each queue gets its most urgent
+    --    rows, and no more of them than it asks for.
     select kind, queue, fsm, fsm_version, priority, since, pg_catalog.count(*) as wanted
     from ready
     where place <= wanted
     group by kind, queue, fsm, fsm_version, priority, since
 ),
 found as materialized (
-    -- 6. The rows of each share, locked. Rows that another claim has locked are skipped and the
-    --    next ones taken, so that workers do not wait for each other. The outer limit stops the
-    --    inner query, so no more rows are locked than that.
+    -- 6. The rows of each group, locked. Rows that another transaction has locked, or claimed since
+    --    the snapshot, are skipped. The next ones of the same group are taken for them, so that
+    --    claims do not wait for each other. The outer limit stops the inner query, so no row beyond
+    --    it is locked. `place` numbers the rows of all queues, the most urgent first.
     --
     --    A compressed state weighs eight times what it takes on disk, as its length is known only
     --    after unpacking.
@@ -163,14 +196,18 @@ found as materialized (
         ) as ahead
         limit s.wanted
     ) as row
+    -- A worker whose lease has run out claims nothing: the reaper takes the rows of such a worker.
     where exists (
         select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > gen_durable.now()
     )
 ),
 candidates as materialized (
-    -- 7. The most urgent rows, until the states of those without a partition key weigh $12 bytes.
-    --    Postgres can send no array beyond 1 GiB, and the rows of one claim must not keep others
-    --    waiting. Rows that are left stay runnable, and `cut` is true then.
+    -- 7. The candidates: the most urgent rows, each if the states of those before it weigh less
+    --    than $12 bytes. Postgres can send no array beyond 1 GiB, and the rows of one claim must
+    --    not keep others waiting. The rows that do not fit stay runnable, and `cut` is true then.
+    --
+    --    Rows with a partition key do not count in this sum. If their keys have holders, they are
+    --    not claimed, and their states are not loaded.
     select f.*
     from (
         select f.*, pg_catalog.sum(f.weight) filter (where f.partition_key is null) over (
@@ -181,9 +218,13 @@ candidates as materialized (
     where coalesce(f.before, 0) < $12
 ),
 heads as materialized (
-    -- 8. The candidates with a partition key that plainly may run: no row holds the key, no
-    --    transaction has its lock, and the row is the key's head, the most urgent row that the
-    --    worker can run. Other candidates with a key are not loaded, so these are weighed apart.
+    -- 8. The candidates that are plainly heads: the key is free, the candidate is its head, and no
+    --    other transaction has the key's lock. The sum in `candidates` leaves their states out.
+    --    Therefore they have a sum of their own, up to $12 again. A claim may load about twice $12
+    --    bytes.
+    --
+    --    Only the most urgent candidate of a key (`first`) can be its head. All other candidates
+    --    with a key are returned unclaimed.
     select k.id
     from (
         select first.id, first.partition_key,
@@ -194,8 +235,12 @@ heads as materialized (
             where c.partition_key is not null and $8
             order by c.partition_key, c.place
         ) as first
-        -- A subquery with a limit stands for "not exists", which could be planned as a join with
-        -- all executing rows.
+        -- The key is free. A subquery with a limit stands for "not exists", which could be planned
+        -- as a join with all executing rows.
+        --
+        -- The candidate is the head. The head may also be a row that the claim has not found: one
+        -- that is blocked, or that another transaction has locked. claim_partitions.sql decides
+        -- about the candidate then.
         where (
             select h.id
             from gen_durable.instances h
@@ -213,20 +258,32 @@ heads as materialized (
             order by i.priority, i.eligible_at, i.id
             limit 1
         )
-        -- A thousand locks would fill a small server's table of locks. And without the limit,
-        -- Postgres would try the lock before the subqueries above, as the lock is cheaper.
+        -- A thousand locks would fill a small server's table of locks. The limit is also a fence
+        -- for the planner: without it, Postgres would try the lock before the subqueries above, as
+        -- the lock is cheaper.
         order by first.place
         limit 250
     ) as k
-    -- The key's lock comes last. A commit that frees a key waits for it, and must not wait for a
-    -- claim that has no use for the key.
+    -- The key's lock (seed 5297) comes last. A commit that frees a key waits for this lock, and
+    -- must not wait for a claim that has no use for the key.
     --
-    -- The snapshot is older than the lock. In between, a row of the key may be inserted and
-    -- claimed, and its claim committed: the snapshot misses that holder. The index
-    -- `instances_partition_holder` then refuses the whole claim, and the worker repeats it with $8
-    -- false. If the holder's own commit is under way, it waits for this lock while the claim waits
-    -- for it in the index. The claim gives up after a tenth of a second, before Postgres looks for
-    -- a deadlock.
+    -- This statement's snapshot is older than the lock, so it may miss a holder. Claim A is this
+    -- one, and has its snapshot. Claim B claims another row of the key (one inserted after that
+    -- snapshot, perhaps) and commits, which releases the key's lock. A takes the lock, and sees no
+    -- holder. When A updates its own row, it meets the unique index `instances_partition_holder`,
+    -- which admits one executing row of a key. There are two cases:
+    --
+    -- - B's row executes. The index refuses A's row, and A fails.
+    -- - Transaction C is committing the outcome of B's row. C has updated the row, and waits in
+    --   lock_partitions.sql for the key's lock, which A has. A waits in the index for the end of C.
+    --   Postgres would find this deadlock after a second (`deadlock_timeout`), and might end C. A
+    --   gives up before that: its lock timeout is a tenth of a second.
+    --
+    -- Either way the worker repeats A with $8 false. claim_partitions.sql then claims the head,
+    -- with a snapshot that is younger than the lock.
+    --
+    -- `set_config` is no condition: it never returns null. It sets A's lock timeout before the
+    -- update below, if a key's lock was taken.
     where k.before < $12
       and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended(k.partition_key, 5297))
       and pg_catalog.set_config('lock_timeout', '100ms', true) is not null
@@ -236,9 +293,12 @@ claimed as (
     update gen_durable.instances i
     set status = 'executing',
         locked_by = $1,
-        -- The revision begins anew at 2^62: one row with an absurd revision must not fail the whole
-        -- claim.
+        -- Each claim raises the revision. A commit must name the present one (commit.sql), so a
+        -- worker that has lost the row cannot commit. The revision begins anew at 2^62: a row with
+        -- an absurd one must not fail the whole claim by an overflow.
         revision = i.revision % 4611686018427387904 + 1,
+        -- A row holds its unique key in the statuses of its scope. If `executing` is none of them,
+        -- the claim releases the unique key for good.
         unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
         updated_at = gen_durable.now()
     where i.id = any (array(
@@ -249,9 +309,10 @@ claimed as (
     returning i.*
 ),
 loaded as materialized (
-    -- 10. The contents of the claimed rows. A state beyond 256 MiB is not loaded. A light claim
-    --     loads only states that take less than 16 KiB on disk, and of an inbox only that it has
-    --     signals.
+    -- 10. The contents of the claimed rows. A state beyond 256 MiB is not loaded. One that takes
+    --     less than 1 MiB on disk is loaded without a look at its length. A light claim loads only
+    --     states that take less than 16 KiB on disk. It loads no signals: if there are any, the
+    --     inbox is `[[],true]`.
     select i.id, i.step, i.attempt, i.failures, i.revision, i.awaits,
            case
                when pg_catalog.pg_column_size(i.state) < 16384 then i.state
@@ -260,8 +321,9 @@ loaded as materialized (
                    or pg_catalog.octet_length(i.state::text) <= 268435456
                ) then i.state
            end as state,
-           -- The oldest signals: at most 100, and those that begin within 64 KiB. One signal more
-           -- is read, to tell if there are others.
+           -- An inbox is JSON: a list of the loaded signals, and true if there are others. The
+           -- oldest are loaded: at most 100, and those that begin within 64 KiB. One signal more is
+           -- read, to tell if there are others.
            case when i.fsm <> all ($6::text[]) then null when $13 then (
                select '[[],true]' from gen_durable.signals s where s.target_id = i.id limit 1
            ) else (
@@ -292,29 +354,44 @@ loaded as materialized (
     from claimed i
 ),
 first as materialized (
-    -- 11. The new watermarks: the time of the first waiting row of each group. The time is null for
-    --     a machine of which rows with a partition key wait: the next row that a key lets in may be
-    --     old.
+    -- 11. The new watermarks: the time of the first due row of each group. Rows that this claim
+    --     takes count too: the next claim begins with their dead tuples.
+    --
+    --     The time is null in all groups of an entry if the claim found a row of the entry with a
+    --     partition key. A blocked row may be old, and may come back into the index at any time.
+    --     The worker forgets all watermarks of the entry then, and for a while claims read its
+    --     groups from the beginning.
     select r.kind, r.priority, case
         when r.kind <> all (array(select f.kind from found f where f.partition_key is not null))
         then (extract(epoch from pg_catalog.min(r.eligible_at)) * 1000000)::bigint
     end as since
     from ready r
-    -- An infinite time has no number: rows older than a century leave no watermark.
+    -- The time `-infinity` has no number of microseconds: the cast would fail. Therefore rows that
+    -- have been due for a century leave no watermark.
     where r.eligible_at > gen_durable.now() - interval '1 century'
     group by r.kind, r.priority
 )
--- 12. One row of arrays, in the order in which the rows should run: a message for each row would
---     cost both sides more than the claim.
---     kinds:    the places of the rows in the lists $2 to $5, from one
---     steps:    null for a candidate, which has a partition key and was not claimed
---     states:   null for a candidate, and for a state that is not loaded
---     inboxes:  the loaded signals, and true if there are others, as JSON; null for an empty inbox
---     refused:  the queues whose claim lock another claim has
---     left_out: true if rows were left out because other transactions have locked them, and no
---               others were found in their place: no announcement tells when they are free; null if
---               there was nothing to claim
---     cut:      true if rows were left because of the weight of others
+-- 12. One row of arrays: a message for each row would cost both sides more than the claim.
+--
+--     These have an element for each candidate, in the order in which the rows should run. They are
+--     null if there are no candidates. From `steps` to `inboxes`, and in `failures`, the element of
+--     an unclaimed candidate is null.
+--     kinds:      the entries of the candidates
+--     steps:      null for an unclaimed candidate alone, so it tells the claimed ones apart
+--     states:     null also for a state that is not loaded
+--     timed_out:  true if the row was parked and its time ran out, which left `awaits` empty.
+--                 Otherwise null, like `awaits`, which has names only while the row is parked
+--     inboxes:    as in `loaded`; null also for an empty inbox
+--
+--     These describe the claim as a whole.
+--     refused:    the queues whose claim lock another claim has, also those of $7 that were claimed
+--     first_...:  the new watermarks: `kind`, priority and time
+--     left_out:   true if fewer rows were found than `shares` wanted: other transactions have
+--                 locked or claimed the others, or the lease has run out. The claimer must look
+--                 again by itself: no announcement, the hint that wakes it, follows the end of a
+--                 row lock. Null if no row was due
+--     claimed_at: the database's time, in microseconds since 1970
+--     cut:        true if rows were left because of the weight of others
 select pg_catalog.array_agg(row.id) as ids,
        pg_catalog.array_agg(row.kind) as kinds,
        pg_catalog.array_agg(row.partition_key) as partition_keys,

@@ -1,14 +1,17 @@
--- Claims the head of each partition key whose lock this transaction holds, and takes the other
--- candidates of busy keys out of the claim's index. The claimer runs it for the candidates that
--- claim.sql did not claim.
+-- Claims the head of each partition key whose lock this transaction has, and blocks candidates that
+-- wait for their keys. The claimer runs it for the candidates that claim.sql returned unclaimed.
+-- claim.sql defines the words.
 --
--- Invariant: at most one row of a key executes. Each transaction that claims or frees a key holds
--- the key's lock until its commit is visible. This statement's snapshot is younger than the lock,
+-- The transaction began after the end of claim.sql's. lock_free_partitions.sql, its statement
+-- before this one, took the locks of the keys in $3: advisory locks, with the seed 5297.
+--
+-- Invariant: at most one row of a key executes. Each transaction that makes or unmakes a holder has
+-- the key's lock until its commit is visible. This statement's snapshot is younger than the locks,
 -- so it shows each holder.
 --
 -- $1 bigint:   the worker
 -- $2 bigint[]: the candidates, the most urgent first
--- $3 text[]:   the partition keys whose locks this transaction holds
+-- $3 text[]:   the partition keys whose locks this transaction has
 -- $4 text[]:   the machines that the worker runs
 -- $5 int[]:    the version of each
 -- $6 text[]:   the machines that declare signals: their inboxes are loaded
@@ -16,11 +19,23 @@
 -- $8 bigint:   the bytes that the heads' states may weigh
 -- $9 boolean:  true for a light claim, as in claim.sql
 --
--- Rows whose ids are known are looked up by id alone: `status || ''` fits no index. Statistics
--- taken while nothing was runnable would make the claim's index look free.
+-- Rows that wait for their keys are blocked, so that claims need not step over them. Inserts of
+-- several rows, this statement and block_ahead.sql set `blocked`. The transaction that frees the
+-- key clears it for some rows (unblock_partitions.sql): of each queue, machine and version for the
+-- most urgent blocked row, due or not. A claim clears it too. Two rules follow:
+--
+-- - First rule: only due rows are blocked.
+-- - Second rule: of a free key, each queue, machine and version that has due rows keeps one of them
+--   in the claim's index. The key has no holder whose end would clear `blocked`. Claims find a key
+--   only by a row in the index, and each claim asks only for its own worker's queues, machines and
+--   versions.
+--
+-- `status || ''` is a fence for the planner: it fits no index, so rows whose ids are known are
+-- looked up by id. The claim's index has runnable rows only. If statistics were taken while there
+-- were none, it looks empty, and a scan of it seems to cost nothing.
 with partitions as materialized (
-    -- 1. The keys, and if an executing row holds them (`busy`). A subquery with a limit stands for
-    --    "exists", which may be planned as a scan of all executing rows.
+    -- 1. The keys, and if they have a holder (`busy`). A subquery with a limit stands for "exists",
+    --    which may be planned as a scan of all executing rows.
     select p.partition_key, (
         select true from gen_durable.instances h
         where h.partition_key = p.partition_key and h.status = 'executing'
@@ -29,9 +44,9 @@ with partitions as materialized (
     from pg_catalog.unnest($3::text[]) as p (partition_key)
 ),
 heads as materialized (
-    -- 2. The head of each free key, found among all rows of the key and not among the candidates:
-    --    another claim's lock may have hidden an earlier row from the claim that found the
-    --    candidates.
+    -- 2. The head of each free key, found among all rows of the key and not among the candidates.
+    --    claim.sql does not find a head that is blocked, or on which another transaction has a row
+    --    lock.
     select head.id, p.partition_key
     from partitions p
     cross join lateral (
@@ -44,12 +59,14 @@ heads as materialized (
         order by i.priority, i.eligible_at, i.id
         limit 1
     ) as head
+    -- A worker whose lease has run out claims nothing: the reaper takes the rows of such a worker.
     where not p.busy
       and exists (select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > gen_durable.now())
 ),
 locked_heads as materialized (
-    -- 3. The heads that no other transaction has locked, with the weight of the states before each.
-    --    A compressed state weighs eight times what it takes on disk, as in claim.sql.
+    -- 3. The heads on which no other transaction has a row lock. `before` is the weight of the
+    --    states of more urgent heads. A compressed state weighs eight times what it takes on disk,
+    --    as in claim.sql.
     select row.id, h.partition_key, pg_catalog.sum(row.weight) over (
         order by row.priority, row.eligible_at, row.id rows between unbounded preceding and 1 preceding
     ) as before
@@ -65,23 +82,31 @@ locked_heads as materialized (
     ) as row
 ),
 taken as materialized (
-    -- 4. The most urgent of them, until their states weigh $8 bytes.
+    -- 4. The heads that are claimed: each if the states of the more urgent ones weigh less than $8
+    --    bytes.
     select l.id, l.partition_key from locked_heads l where coalesce(l.before, 0) < $8
 ),
 held as materialized (
-    -- 5. The keys that are busy after this statement. A key is not among them if another
-    --    transaction has its head locked (one that signals it). Nor is it if its head was left for
-    --    its weight. No commit will free such a key, so a candidate of it stays in the claim's
-    --    index. A later claim finds the head by that candidate.
+    -- 5. The keys that have a holder after this statement. A free key whose head is not claimed is
+    --    none of them: another transaction has a row lock on the head (one that signals it), or the
+    --    head was left for its weight. By the second rule, candidates of such a key stay in the
+    --    index, and a later claim finds the head by one of them.
     select p.partition_key
     from partitions p
     where p.busy or p.partition_key in (select t.partition_key from taken t)
 ),
 candidates as materialized (
-    -- 6. The candidates as they are now, numbered within their key, queue, machine and version.
-    --    Each is looked up by itself: a scan for the keys would read all rows that wait for them. A
-    --    candidate may have run since it was found, and be scheduled for later. Such a row waits
-    --    for no key. If it were blocked, it would later be taken back in the place of another row.
+    -- 6. The candidates as they are now. `place` numbers those of the same key, queue, machine and
+    --    version.
+    --
+    --    A candidate may have run in another worker since claim.sql found it, and be scheduled for
+    --    later. By the first rule it must not be blocked. Otherwise unblock_partitions.sql might
+    --    pick it when the key is freed, for a more urgent priority. The row could not run yet. A
+    --    due row of the same queue, machine and version would stay blocked in its place, and no
+    --    claim would find it.
+    --
+    --    `offset 0` is a fence for the planner: each candidate is looked up by itself. A scan for
+    --    the keys would read all rows that wait for them.
     select i.id, i.partition_key, pg_catalog.row_number() over (
         partition by i.partition_key, i.queue, i.fsm, i.fsm_version order by c.place
     ) as place
@@ -95,8 +120,9 @@ candidates as materialized (
     ) as i
 ),
 waiting as materialized (
-    -- 7. The candidates to take out of the index, locked: all of a busy key, and of any other key
-    --    all but the first of each queue, machine and version.
+    -- 7. The candidates to block, locked: all of a held key, and of any other key all but the first
+    --    of each queue, machine and version. A head is not blocked: it is claimed, or must be
+    --    found.
     select row.id
     from candidates c
     cross join lateral (
@@ -115,7 +141,8 @@ blocked as (
     where i.id = any (array(select w.id from waiting w))
 ),
 claimed as (
-    -- 9. The heads are claimed, as in claim.sql.
+    -- 9. The heads are claimed, as in claim.sql. A head may have been blocked, and an executing row
+    --    must not be.
     update gen_durable.instances i
     set status = 'executing',
         blocked = false,
@@ -128,7 +155,8 @@ claimed as (
 )
 -- 10. One row for each claimed head, in the order in which the heads should run. If none was
 --     claimed, one row in which only `blocked` and `claimed_at` are set. `blocked` is the number of
---     candidates taken out of the index. States and inboxes are bounded as in claim.sql.
+--     candidates that were blocked. States, inboxes, `timed_out` and `claimed_at` are as in
+--     claim.sql.
 select i.id,
        i.partition_key,
        i.fsm,
