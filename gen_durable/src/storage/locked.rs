@@ -44,8 +44,8 @@ pub(crate) struct LockedRows {
 
 impl LockedRows {
     /// Returns how the next batch treats locked rows. Most are free within 20 ms, so it waits for
-    /// that. After a row was not, batches skip locked rows for [`SKIPS_FOR`]: further calls may need
-    /// that row, and the others must not wait for it each time.
+    /// that long. After a row was not, batches skip locked rows for [`SKIPS_FOR`]. Further calls
+    /// may need that row, and the other calls must not wait for it each time.
     pub(crate) fn treatment(&self) -> Locked {
         let until = *self.skip_until.lock().unwrap_or_else(PoisonError::into_inner);
         match until {
