@@ -1,4 +1,5 @@
-//! The pauses of a caller that tries again for a row which other transactions have locked.
+//! Pauses: [`jittered`] ones, and those of a caller that [tries](Tries) again for a row which other
+//! transactions have locked.
 //!
 //! If transactions have the row locked one after another, each try may find it locked. Therefore
 //! after some tries, the caller may wait in Postgres's own queue for the row, behind those that
@@ -7,7 +8,8 @@
 //! leave the places free most of the time. A caller whose row is locked by quick transactions, one
 //! after another, then finds a place at one of its next tries.
 //!
-//! Invariant: every caller asks again, so none starves.
+//! Invariant: every caller asks again, so none starves. A jittered pause is between three quarters
+//! and five quarters of the given one.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},

@@ -6,9 +6,9 @@
 //! beside it. When a runtime has ended, none of its connections is left. A connection that was used
 //! on another runtime, or was idle for long, is tested before it is used.
 
+mod age;
 mod held;
 mod homes;
-mod life;
 mod probe;
 mod source;
 
@@ -29,7 +29,7 @@ use tokio::{
     sync::watch,
 };
 
-use self::{held::Held, life::Life, probe::Probe, source::Source};
+use self::{age::Age, held::Held, probe::Probe, source::Source};
 use crate::{error::DatabaseError, fault, throttle::Throttle};
 
 /// The answer timeout of a client's short statements.
@@ -61,7 +61,7 @@ struct Inner {
     pool: PgPool,
     /// The caller's pool, if `pool` is the engine's own.
     source: Option<Source>,
-    life: Life,
+    age: Age,
     idle: Mutex<Idle>,
     kept_max: usize,
     /// Sets a session up for the statements of an engine. None for a client, and if a pooler may
@@ -107,7 +107,7 @@ impl Inner {
     }
 
     fn hold(&self, connection: PoolConnection<Postgres>, runtime: &Handle) -> Held {
-        Held::new(connection, runtime.clone(), self.life.end(Instant::now()))
+        Held::new(connection, runtime.clone(), self.age.end(Instant::now()))
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
@@ -163,14 +163,14 @@ impl Connections {
     }
 
     fn lent(pool: PgPool, over: Option<watch::Sender<()>>) -> Self {
-        let life = Life::of(pool.options());
-        Self::with(pool, None, life, 0, None, CLIENT_ANSWER_TIMEOUT, over)
+        let age = Age::of(pool.options());
+        Self::with(pool, None, age, 0, None, CLIENT_ANSWER_TIMEOUT, over)
     }
 
     fn with(
         pool: PgPool,
         source: Option<Source>,
-        life: Life,
+        age: Age,
         kept_max: usize,
         session: Option<SetUp>,
         answer_timeout: Duration,
@@ -180,7 +180,7 @@ impl Connections {
             inner: Arc::new(Inner {
                 pool,
                 source,
-                life,
+                age,
                 idle: Mutex::default(),
                 kept_max,
                 session,
@@ -212,7 +212,7 @@ impl Connections {
     ) -> Self {
         let source = Source::new(pool.clone());
         let options = pool.options();
-        let life = Life::of(options);
+        let age = Age::of(options);
         let acquire_timeout =
             options.get_acquire_timeout().min((lease_ttl / 3).max(ANSWER_TIMEOUT_MIN));
         let pool = options
@@ -220,12 +220,12 @@ impl Connections {
             .max_connections(connections_max)
             .min_connections(0)
             .acquire_timeout(acquire_timeout)
-            .max_lifetime(life.half)
+            .max_lifetime(age.half)
             .connect_lazy_with(source.options());
         let (kept_max, answer_timeout) =
             (connections_max as usize, lease_ttl.max(ANSWER_TIMEOUT_MIN));
         let over = Some(watch::Sender::new(()));
-        Self::with(pool, Some(source), life, kept_max, session, answer_timeout, over)
+        Self::with(pool, Some(source), age, kept_max, session, answer_timeout, over)
     }
 
     /// Returns how long a short statement may go without an answer.
@@ -248,7 +248,7 @@ impl Connections {
         let ended = self.enter(&here);
         let connection = |held| Connection { held, home: self.clone(), ended };
         while let Some(Kept { mut held, used }) = self.take_kept(&here) {
-            if held.is_of(&here) && !self.inner.life.needs_test(used, Instant::now()) {
+            if held.is_of(&here) && !self.inner.age.needs_test(used, Instant::now()) {
                 return Ok(connection(held));
             }
             // The network may have forgotten the connection, or the runtime that drives it may
@@ -361,7 +361,7 @@ impl Connections {
         let options = own.options().clone().max_connections(1);
         let pool = options.connect_lazy_with((*own.connect_options()).clone());
         let listener = PgListener::connect_with(&pool).await?;
-        Ok((listener, self.inner.life.end(Instant::now())))
+        Ok((listener, self.inner.age.end(Instant::now())))
     }
 
     /// Counts a call as under way, for as long as the returned guard lives.

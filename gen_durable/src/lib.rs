@@ -403,9 +403,9 @@
 //! - [`Steps::graph`]: the graph of a machine's steps, as data and as a diagram.
 //! - [`error`]: every error, and what to do about it.
 //!
-//! The engine emits `tracing` events, and a span for each step, under the target `gen_durable`. TLS
-//! is a feature of sqlx. The cargo features `anyhow` and `eyre` are both on by default. With them
-//! [`StepError::downcast_ref`] finds the error inside an error of these crates.
+//! The engine emits `tracing` events, and a span for each step, under targets that begin with
+//! `gen_durable`. TLS is a feature of sqlx. The cargo features `anyhow` and `eyre` are both on by
+//! default. With them [`StepError::downcast_ref`] finds the error inside an error of these crates.
 
 #[doc(hidden)]
 pub mod __private;
@@ -416,6 +416,13 @@ mod engine;
 pub mod error;
 mod fault;
 mod group;
+pub mod graph {
+    //! The graph of a machine: its steps, where they go, what they await and send, and how they
+    //! end.
+
+    #[doc(inline)]
+    pub use crate::machine::graph::*;
+}
 pub mod guide;
 mod id;
 mod keys;
@@ -439,7 +446,6 @@ pub use crate::{
     machine::{
         Machine, Requirement, StepFuture, Steps,
         context::Context,
-        graph,
         graph::Graph,
         insert::{Insert, InsertMany, IntoInsert},
         job::{Job, JobContext, JobOutcome},

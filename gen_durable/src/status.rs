@@ -1,4 +1,4 @@
-//! The life cycle of an instance.
+//! The life cycle of an instance, and the answer to a signal, which depends on it.
 //!
 //! Invariant: the names of the statuses are those that the table's check allows.
 

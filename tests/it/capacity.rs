@@ -126,7 +126,7 @@ async fn slots_that_come_free_during_a_claim_for_other_queues_are_used_at_once()
     .unwrap();
     eventually("a claim is held up", async || waits_for(pool, 1).await.then_some(())).await;
     breakpoint.open(HELD);
-    eventually("there is room", async || (engine.metrics().claimed == 0).then_some(())).await;
+    eventually("a slot is free", async || (engine.metrics().claimed == 0).then_some(())).await;
     let looked = last_look(pool).await;
     hold_idle.rollback().await.unwrap();
     eventually("the next one is being claimed", async || {

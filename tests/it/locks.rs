@@ -175,12 +175,12 @@ async fn an_outcome_is_not_starved_by_transactions_that_have_its_row_locked_in_t
     breakpoint.open(1);
     // The loop repeats only if the outcome stopped waiting before the next holder had queued up, as
     // it may after a second.
-    let turns = async {
+    let takers = async {
         while row(pool, starved).await.status == "executing" {
             holder = holder.hand_over(pool, starved.get()).await;
         }
     };
-    tokio::time::timeout(WAIT_MAX, turns).await.expect("the outcome gets the row");
+    tokio::time::timeout(WAIT_MAX, takers).await.expect("the outcome gets the row");
     assert_eq!(row(pool, stuck).await.status, "executing");
     for_good.transaction.rollback().await.unwrap();
     until(pool, stuck, "done").await;

@@ -1,10 +1,12 @@
-//! What the macros say of wrong use, and what they accept.
+//! The macros' messages about wrong use, and the code that they accept.
 //!
-//! Each file in `ui/fail` holds one mistake (or several, where the point is that all are reported) beside the messages
-//! that it must give, in a `.stderr` file of its name; each file in `ui/pass` must compile and run. After a change of a
-//! message, `TRYBUILD=overwrite cargo test --test ui` writes the `.stderr` files anew: read the difference.
+//! Each file in `ui/fail` holds one mistake (or several, to show that all are reported), beside the
+//! messages that it must give, in a `.stderr` file of its name. Each file in `ui/pass` must compile
+//! and run. After a change of a message, `TRYBUILD=overwrite cargo test --test ui` writes the
+//! `.stderr` files anew: read the difference.
 //!
-//! Invariant: the messages depend on the pinned toolchain alone, not on where it or a dependency is installed.
+//! Invariant: the messages depend on the pinned toolchain alone, not on where it or a dependency is
+//! installed.
 
 use std::{fs, path::Path};
 

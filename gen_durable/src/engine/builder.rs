@@ -356,7 +356,7 @@ fn spawn_services(shared: &Arc<Shared>) {
     tokio::spawn(async move { keeper::beat(&service).await });
     if !shared.config.poll_only {
         let service = Arc::clone(shared);
-        let queues = shared.config.queue_names();
+        let queues = shared.queues.keys().cloned().collect();
         tokio::spawn(async move {
             listener::listen(&service.connections, &queues, &service.wake, &service.life).await;
         });

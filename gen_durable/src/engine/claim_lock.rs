@@ -10,11 +10,12 @@
 //! keeps the lock, because it was stopped in the middle of a claim perhaps, holds the others up for
 //! no longer.
 
-use crate::backoff::jittered;
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
+
+use crate::backoff::jittered;
 
 /// The first and the longest pause between two tries for the lock. Each try costs a statement that
 /// finds nothing.

@@ -1,4 +1,5 @@
-//! The life cycle of an engine: the latches that open one after another as it stops.
+//! The life cycle of an engine: the latches that open as it stops. If the engine is dropped without
+//! a shutdown, `stopping`, `cut_off` and `stopped` open at once.
 //!
 //! ```text
 //!   running ─stopping─► draining ─claimer_ended─► … ─cut_off─► last commits ─stopped─► gone
@@ -20,7 +21,8 @@ pub(crate) struct Life {
     pub(super) claimer_ended: Latch,
     /// Steps under way are dropped.
     pub(super) cut_off: Latch,
-    /// Nothing is left to do.
+    /// The shutdown is over, or the engine was dropped: what is still claimed is left to its tasks
+    /// and to the reaper.
     pub(super) stopped: Latch,
     /// The runtime has ended, and with it everything of the engine that ran there.
     pub(super) deserted: Latch,

@@ -108,8 +108,8 @@ impl Limits {
         *proofs >= PROOFS
     }
 
-    /// Learns that a claim of these queues was too large or too slow. Queues pause after it, unless
-    /// the claim brought rows all the same.
+    /// Learns that a claim of these queues was too large or too slow. A queue that was
+    /// claimed by itself pauses after it, unless the claim brought rows all the same.
     pub(super) fn failed(
         &mut self,
         queues: &[String],

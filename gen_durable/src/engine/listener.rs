@@ -3,7 +3,7 @@
 //! Invariant: a lost connection costs only latency. The claimer looks once after each LISTEN, and
 //! polls meanwhile. A connection that has been silent for a while is asked for an answer.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use super::{life::Life, outage::Outage, wake::Wake};
 use crate::connections::Connections;
@@ -12,7 +12,12 @@ use crate::connections::Connections;
 const CHANNEL: &str = "gen_durable";
 
 /// Listens until the engine begins to stop.
-pub(crate) async fn listen(connections: &Connections, queues: &[String], wake: &Wake, life: &Life) {
+pub(crate) async fn listen(
+    connections: &Connections,
+    queues: &BTreeSet<String>,
+    wake: &Wake,
+    life: &Life,
+) {
     let mut outage = Outage::new("listen for announcements");
     loop {
         let error = tokio::select! {
@@ -33,7 +38,7 @@ pub(crate) async fn listen(connections: &Connections, queues: &[String], wake: &
 /// Listens until a connection fails. A connection that is too old is replaced.
 async fn hear(
     connections: &Connections,
-    queues: &[String],
+    queues: &BTreeSet<String>,
     wake: &Wake,
     outage: &mut Outage,
 ) -> Result<std::convert::Infallible, sqlx::Error> {
@@ -74,7 +79,7 @@ async fn hear(
                 continue;
             };
             let Some(notification) = heard? else { break };
-            if held.is_none() && queues.iter().any(|queue| queue == notification.payload()) {
+            if held.is_none() && queues.contains(notification.payload()) {
                 held = wake.backoff.not_before(Instant::now());
                 if held.is_none() {
                     follow(wake);

@@ -13,9 +13,11 @@
 use std::{sync::Arc, time::Duration};
 
 use super::life::Life;
-use crate::client::notifier::Notifier;
-use crate::connections::Connections;
-use crate::storage::{self, Unblocked};
+use crate::{
+    client::notifier::Notifier,
+    connections::Connections,
+    storage::{self, Unblocked},
+};
 
 /// The first and the longest pause between two tries.
 const PAUSE_MIN: Duration = Duration::from_millis(2);

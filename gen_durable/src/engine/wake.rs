@@ -1,7 +1,8 @@
 //! The claimer's wake: other parts make the claimer look again, now or at a later time.
 //!
 //! Invariant: a wake is never lost. It leaves a permit, with which the claimer's next wait ends at
-//! once. The time at which a delayed row is due is kept until the claimer has seen it pass.
+//! once. The nearest time at which a delayed row is due is kept until the claimer has seen it pass.
+//! The claimer asks Postgres for later ones.
 
 use std::{
     sync::{
@@ -42,7 +43,7 @@ impl Wake {
     }
 
     /// Notes whether more rows may wait than were claimed: the last claim got all that it asked
-    /// for, or a queue had no free slots.
+    /// for, left locked rows out beside others that it got, or a queue had no free slots.
     pub(super) fn set_saturated(&self, saturated: bool) {
         self.saturated.store(saturated, Ordering::SeqCst);
     }

@@ -98,7 +98,7 @@ impl<M: Machine> Insert<M> {
 
     /// Sets the unique key, of at most 1,024 bytes. At most one instance of the machine, in
     /// whatever version, holds it at a time. An insert that finds it taken is
-    /// [`InsertError::Duplicate`].
+    /// [`InsertError::Duplicate`](crate::InsertError::Duplicate).
     pub fn unique_key(mut self, key: impl Into<String>) -> Self {
         self.unique_key = Some(key.into());
         self

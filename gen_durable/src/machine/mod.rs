@@ -6,7 +6,7 @@
 //! Invariant: the engine reaches a machine through these two traits alone.
 
 pub(crate) mod context;
-pub mod graph;
+pub(crate) mod graph;
 pub(crate) mod insert;
 pub(crate) mod job;
 pub(crate) mod outcome;

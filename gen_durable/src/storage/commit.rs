@@ -64,7 +64,7 @@ pub(crate) struct Committed {
 /// about the targets of their signals. For [`WaitASecond`](Locked::WaitASecond), it is about the
 /// rows of all outcomes. If the commit waits for these rows, none of them makes a verdict
 /// [`Locked`](Verdict::Locked). Instead the whole commit fails with [a lock
-/// timeout](super::is_lock_timeout).
+/// timeout](crate::fault::is_lock_timeout).
 pub(crate) async fn commit(
     connection: &mut PgConnection,
     batch: &[Box<Commit>],

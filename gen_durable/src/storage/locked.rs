@@ -1,6 +1,6 @@
 //! Rows that another transaction has locked: how long a statement waits for them.
 //!
-//! Invariant: the batches of one lane do not wait again and again for the same row.
+//! Invariant: batches that share a [`LockedRows`] do not wait again and again for the same row.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -36,7 +36,7 @@ impl Locked {
     }
 }
 
-/// What the batches of one lane know of locked rows.
+/// What the batches of a flusher, or those of the signals of a runtime, know of locked rows.
 #[derive(Debug, Default)]
 pub(crate) struct LockedRows {
     skip_until: Mutex<Option<Instant>>,

@@ -54,10 +54,10 @@ impl Mutation {
             let code = mutated.lines().filter(|line| !line.trim_start().starts_with("--"));
             mutated = code.collect::<Vec<_>>().join("\n");
         }
-        let Some(room) = statement.len().checked_sub(mutated.len()) else {
+        let Some(spare) = statement.len().checked_sub(mutated.len()) else {
             return Err(format!("{self}: the replacement is too long"));
         };
-        mutated.push_str(&" ".repeat(room));
+        mutated.push_str(&" ".repeat(spare));
         Ok(mutated)
     }
 }

@@ -1,5 +1,6 @@
 -- Finds lost claims: rows that a worker holds and does not know of. The answer to their claim was
--- lost with its connection, or their outcome was given up. The claimer runs it between its claims.
+-- lost with its connection, or their outcome was given up. The claimer runs it between its claims,
+-- and a shutdown after the engine's runtime has ended.
 --
 -- Invariant: at most a batch of rows, in the order of their ids. Nothing is locked or changed.
 --

@@ -21,8 +21,8 @@ const IDLE_MAX: Duration = Duration::from_mins(1);
 
 /// The limits of each connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Life {
-    /// Half of the longest life. The engine keeps a connection for that long, and so does its pool.
+pub(super) struct Age {
+    /// Half of the longest age. The engine keeps a connection for that long, and so does its pool.
     ///
     /// The pool does not tell the age of an idle connection. The engine may therefore keep one for
     /// half a life after it has spent the other half in the pool.
@@ -30,7 +30,7 @@ pub(super) struct Life {
     idle_max: Duration,
 }
 
-impl Life {
+impl Age {
     /// Returns the limits of a pool with these options.
     pub(super) fn of(options: &PgPoolOptions) -> Self {
         let age_max = options.get_max_lifetime().unwrap_or(AGE_MAX);
@@ -67,27 +67,27 @@ mod tests {
             (PgPoolOptions::new().max_lifetime(Duration::from_mins(10)), Duration::from_mins(10)),
             (PgPoolOptions::new().max_lifetime(None), AGE_MAX),
         ] {
-            let life = Life::of(&options);
-            let ends: Vec<Instant> = (0..1000).map(|_| life.end(now)).collect();
+            let age = Age::of(&options);
+            let ends: Vec<Instant> = (0..1000).map(|_| age.end(now)).collect();
             let (first, last) = (ends.iter().min().copied(), ends.iter().max().copied());
-            assert!(first >= Some(now + max.mul_f64(0.449)), "a tenth less at most: {life:?}");
-            assert!(last <= Some(now + max / 2), "the pool may have had it as long: {life:?}");
-            assert!(last > first.map(|first| first + max / 100), "they are spread: {life:?}");
-            assert!(life.half + max / 2 <= max);
+            assert!(first >= Some(now + max.mul_f64(0.449)), "a tenth less at most: {age:?}");
+            assert!(last <= Some(now + max / 2), "the pool may have had it as long: {age:?}");
+            assert!(last > first.map(|first| first + max / 100), "they are spread: {age:?}");
+            assert!(age.half + max / 2 <= max);
         }
-        let for_ever = Life::of(&PgPoolOptions::new().max_lifetime(Duration::MAX));
+        let for_ever = Age::of(&PgPoolOptions::new().max_lifetime(Duration::MAX));
         assert!(for_ever.end(now) > now + FOR_EVER / 3, "{for_ever:?}");
     }
 
     #[test]
     fn p67_a_connection_is_tested_after_a_minute_of_idleness() {
         let used = Instant::now();
-        let life = |idle| Life::of(&PgPoolOptions::new().idle_timeout(idle));
+        let age = |idle| Age::of(&PgPoolOptions::new().idle_timeout(idle));
         for idle in [None, Some(Duration::from_mins(10))] {
-            assert!(!life(idle).needs_test(used, used + Duration::from_secs(59)));
-            assert!(life(idle).needs_test(used, used + Duration::from_mins(1)));
+            assert!(!age(idle).needs_test(used, used + Duration::from_secs(59)));
+            assert!(age(idle).needs_test(used, used + Duration::from_mins(1)));
         }
-        let short = life(Some(Duration::from_secs(5)));
+        let short = age(Some(Duration::from_secs(5)));
         assert!(short.needs_test(used, used + Duration::from_secs(5)));
         assert!(!short.needs_test(used, used + Duration::from_secs(4)));
     }
