@@ -193,8 +193,8 @@ async fn p57_engines_state_their_retentions_at_once() {
     assert_eq!(said, 1);
 }
 
-/// An engine that forgets a machine's retention waits for another one that is stating it. It would not
-/// see it otherwise.
+/// An engine that forgets a machine's retention waits for another engine that is stating one.
+/// Otherwise it would not see that retention, which is not committed yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn p57_a_retention_that_is_being_stated_is_seen_by_the_next_engine() {
     let db = database().await;

@@ -91,7 +91,7 @@ pub(super) struct Wait<'a> {
     what: &'a str,
     since: Instant,
     patience: Duration,
-    /// How the next try waits.
+    /// The wait of the next try for a locked row or key.
     pub(super) locked: Locked,
 }
 
@@ -110,7 +110,8 @@ impl<'a> Wait<'a> {
             Err(error) if error.is_locked() => {
                 held(self.operation, self.what, self.since, self.patience).map(Err)
             }
-            // It waited for the lock, perhaps, for longer than a statement may take. A shorter wait tells.
+            // The statement timeout may have ended a wait for the lock. The next try waits for
+            // less, so that a lock timeout says if it was the lock.
             Err(error)
                 if self.locked == Locked::WaitBriefly && error.sqlstate() == Some(CANCELLED) =>
             {

@@ -12,7 +12,8 @@ use crate::{
     storage::{self, Retention},
 };
 
-/// Tries to state the retentions, each of which may wait for another engine's for a second.
+/// The most tries to state the retentions. Each may wait a second for another engine that states
+/// its own.
 const TRIES_MAX: usize = 5;
 
 /// Checks the schema and the sessions, states the retentions, and registers the worker.
