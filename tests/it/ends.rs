@@ -77,8 +77,8 @@ async fn p61_an_outcome_that_is_slower_than_its_lease_reaches_handle() {
         db.pool(),
         "create function public.slowly() returns trigger language plpgsql as $$
          begin
-             -- // Longer than four leases, the time that an outcome by itself is given.
-             -- // The batch may have another outcome as well.
+             -- Longer than four leases, the time that an outcome by itself is given. The batch
+             -- may have another outcome as well.
              if (select count(*) from inserted) >= 7 then perform pg_sleep(10); end if;
              return null;
          end $$;

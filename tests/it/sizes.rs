@@ -96,7 +96,7 @@ async fn p61_a_claim_that_is_too_slow_asks_for_less_and_other_queues_go_on() {
          create function public.slowly() returns trigger language plpgsql as $$
          begin
              if new.status = 'executing' and old.status = 'runnable' and new.fsm = 'big' then
-                 -- // This must be a time, as the statement timeout is one.
+                 -- This must be a time, as the statement timeout is one.
                  perform pg_sleep(0.02);
              end if;
              return new;

@@ -111,8 +111,8 @@ impl<'a> Wait<'a> {
             Err(error) if error.is_locked() => {
                 held(self.operation, self.what, self.since, self.lock_wait_max).map(Err)
             }
-            // Perhaps the try waited for a lock until a statement timeout ended it. A shorter wait
-            // ends with the error of the lock, and so tells.
+            // The statement timeout may have ended a wait for the lock. The next try waits for
+            // less, so that a lock timeout says if it was the lock.
             Err(error)
                 if self.locked == Locked::WaitASecond && error.sqlstate() == Some(CANCELLED) =>
             {
