@@ -13,7 +13,7 @@ mod keys;
 mod maintenance;
 
 use serde_json::{Map, Value};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr, types::Json};
 use tokio::task::JoinHandle;
 
 use crate::support::until_a_session_waits;
@@ -22,9 +22,12 @@ use crate::support::until_a_session_waits;
 const PAST: &str = "2020-01-01T00:00:00+00:00";
 const FUTURE: &str = "2100-01-01T00:00:00+00:00";
 
-/// Inserts rows of `instances` with these columns, in this order on the table's page. By default a
-/// row is of the machine `m`, version 1, at the step `s`.
+/// Inserts rows of `instances` with these columns, in this order in the table. By default a row is
+/// of the machine `m`, version 1, at the step `s`.
 async fn rows(pool: &PgPool, rows: Value) {
+    // One session inserts them: each session chooses a page of its own.
+    let mut connection = pool.acquire().await.expect("a connection");
+    let mut places = Vec::new();
     for row in rows.as_array().expect("an array of objects") {
         let mut columns = Map::new();
         columns.insert("fsm".to_owned(), "m".into());
@@ -36,15 +39,20 @@ async fn rows(pool: &PgPool, rows: Value) {
         let names = names.join(", ");
         let insert = format!(
             "insert into gen_durable.instances ({names})
-             select {names} from jsonb_populate_record(null::gen_durable.instances, $1)"
+             select {names} from jsonb_populate_record(null::gen_durable.instances, $1)
+             returning array_to_json(string_to_array(trim(ctid::text, '()'), ',')::int[])"
         );
-        let insert = sqlx::query(AssertSqlSafe(insert)).bind(Value::Object(columns));
-        insert.execute(pool).await.expect("the row is inserted");
+        let insert = sqlx::query_scalar(AssertSqlSafe(insert)).bind(Value::Object(columns));
+        let place: Json<(i32, i32)> =
+            insert.fetch_one(&mut *connection).await.expect("the row is inserted");
+        places.push(place.0);
     }
+    assert!(places.is_sorted(), "the rows lie in another order: {places:?}");
 }
 
-/// Inserts signals of the name `go` with these ids, in this order on the table's page.
+/// Inserts signals of the name `go` with these ids, in this order in the table.
 async fn signals(pool: &PgPool, signals: &[(i64, i64)]) {
+    let mut connection = pool.acquire().await.expect("a connection");
     for (target, id) in signals {
         sqlx::query(
             "insert into gen_durable.signals (target_id, id, name, payload)
@@ -52,7 +60,7 @@ async fn signals(pool: &PgPool, signals: &[(i64, i64)]) {
         )
         .bind(target)
         .bind(id)
-        .execute(pool)
+        .execute(&mut *connection)
         .await
         .expect("the signal is inserted");
     }
