@@ -103,7 +103,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             // There are two cases. No slot is free or the lease has lapsed: a freed slot and a
             // renewal wake the claimer. Or all queues with free slots pause, because their claim
             // locks were refused or their claims failed: the wait ends with the first pause.
-            let again = [claim_locks.next(asked), limits.next()].into_iter().flatten().min();
+            let again = earliest([claim_locks.next(asked), limits.next()]);
             wait(&shared.life, announced, until(shared.config.poll_interval, again)).await;
             continue;
         };
@@ -173,27 +173,16 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 }
                 // The series of full claims is over, unless a refused claim lock leaves that open.
                 told &= lock_retry.is_some();
-                // Another claim holds keys for as long as a statement takes, and another
-                // transaction locks rows for as long as it likes. No announcement says that they
-                // are free. The pause doubles, so it is about as long as the rows were held before.
-                contended_pause = if contended && !some {
-                    (contended_pause * 2).min(CONTENDED_PAUSE_MAX)
-                } else {
-                    CONTENDED_PAUSE_MIN
-                };
+                contended_pause = next_contended_pause(contended_pause, contended && !some);
                 let freed = contended.then(|| now + jittered(contended_pause));
                 // The times to claim again without a wake: a claim lock may be free, contended rows
                 // may be free, a whole claim is due, or a queue that failed may be claimed again.
-                let again = [lock_retry, freed, watermarks.again(&request), limits.next()];
-                let again = again.into_iter().flatten().min();
+                let again =
+                    earliest([lock_retry, freed, watermarks.again(&request), limits.next()]);
                 let pause = if again.is_none() || next_look <= now {
-                    // If a queue's claim lock is refused, another process claims its due rows. The
-                    // look leaves the queue out: those rows would end the pause at once.
-                    let queues =
-                        shared.queues.keys().filter(|queue| !claim_locks.paused(queue, now));
-                    let queues: Vec<String> = queues.cloned().collect();
                     let pause =
-                        idle(shared, &queues, &kinds, &mut outage, &mut idle_pause, asked).await;
+                        idle(shared, &claim_locks, &kinds, &mut outage, &mut idle_pause, asked)
+                            .await;
                     next_look = Instant::now() + pause.min(LOOK_EVERY);
                     pause
                 } else {
@@ -416,11 +405,23 @@ fn got_all(request: &ClaimRequest, counts: &[usize]) -> bool {
     counts.iter().zip(&request.wanted).any(all)
 }
 
+/// Returns how long to wait for contended rows. Another claim holds keys for as long as a statement
+/// takes, and another transaction locks rows for as long as it likes. No announcement says that
+/// they are free. The pause doubles, so it is about as long as the rows were held before.
+fn next_contended_pause(pause: Duration, only_contended: bool) -> Duration {
+    if only_contended { (pause * 2).min(CONTENDED_PAUSE_MAX) } else { CONTENDED_PAUSE_MIN }
+}
+
+/// The first of these times.
+fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {
+    times.into_iter().flatten().min()
+}
+
 /// Looks for rows that are due later, and returns how long to wait. The claim that was sent at
 /// `asked` may have missed rows that have become due since. If there are any, the wait is zero.
 async fn idle(
     shared: &Shared,
-    queues: &[String],
+    claim_locks: &ClaimLocks,
     kinds: &Kinds,
     outage: &mut Outage,
     idle_pause: &mut Duration,
@@ -428,9 +429,13 @@ async fn idle(
 ) -> Duration {
     let pause = *idle_pause;
     *idle_pause = (pause * 2).min(shared.config.poll_interval);
-    match look_ahead(&shared.connections, &shared.notifier, queues, kinds, asked.elapsed() + MARGIN)
-        .await
-    {
+    // If a queue's claim lock is refused, another process claims its due rows. The look leaves the
+    // queue out: those rows would end the pause at once.
+    let now = Instant::now();
+    let queues = shared.queues.keys().filter(|queue| !claim_locks.paused(queue, now));
+    let queues: Vec<String> = queues.cloned().collect();
+    let since = asked.elapsed() + MARGIN;
+    match look_ahead(&shared.connections, &shared.notifier, &queues, kinds, since).await {
         Ok(due) => {
             let own = shared.wake.take_due();
             let missed = own.is_some_and(|at| asked <= at && at <= Instant::now())

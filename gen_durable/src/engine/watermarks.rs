@@ -45,9 +45,8 @@ pub(super) struct Watermarks {
 /// The watermarks of one queue.
 #[derive(Debug)]
 struct Groups {
-    /// The watermark of each group: by the place of machine and version among the kinds, and by
-    /// priority.
-    groups: HashMap<(usize, i16), Watermark>,
+    /// By the place of machine and version among the kinds, and by priority.
+    watermarks: HashMap<(usize, i16), Watermark>,
     /// The time at which a claim last met a row with a partition key, by the place of its machine
     /// and version among the kinds.
     keyed: HashMap<usize, Instant>,
@@ -74,7 +73,7 @@ impl Watermarks {
             let Some(queue) = self.queues.get(name).filter(|queue| now < queue.next_whole) else {
                 continue;
             };
-            known.extend(queue.groups.iter().map(|((kind, priority), watermark)| First {
+            known.extend(queue.watermarks.iter().map(|((kind, priority), watermark)| First {
                 queue: name.clone(),
                 kind: *kind,
                 priority: *priority,
@@ -102,14 +101,14 @@ impl Watermarks {
             // whole claim is due.
             let whole = !request.known.iter().any(|first| first.queue == *name);
             let queue = self.queues.entry(name.clone()).or_insert_with(|| Groups {
-                groups: HashMap::new(),
+                watermarks: HashMap::new(),
                 keyed: HashMap::new(),
                 next_whole,
             });
             if whole {
                 queue.next_whole = next_whole;
             }
-            queue.groups.retain(|_, watermark| now < watermark.seen + MEMORY);
+            queue.watermarks.retain(|_, watermark| now < watermark.seen + MEMORY);
             queue.keyed.retain(|_, met| now < *met + MEMORY);
         }
         for First { queue, kind, priority, since } in first {
@@ -118,13 +117,13 @@ impl Watermarks {
             // machine loses its watermarks, at every priority.
             let Some(since) = since else {
                 queue.keyed.insert(kind, now);
-                queue.groups.retain(|group, _| group.0 != kind);
+                queue.watermarks.retain(|group, _| group.0 != kind);
                 continue;
             };
             let group = (kind, priority);
-            let fits = queue.groups.len() < GROUPS_MAX || queue.groups.contains_key(&group);
+            let fits = queue.watermarks.len() < GROUPS_MAX || queue.watermarks.contains_key(&group);
             if fits && !queue.keyed.contains_key(&kind) {
-                queue.groups.insert(group, Watermark { since, seen: now });
+                queue.watermarks.insert(group, Watermark { since, seen: now });
             }
         }
     }
