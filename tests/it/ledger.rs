@@ -1,4 +1,4 @@
-//! The ledger of migrations. It shows if a schema is gen_durable's own, and which programs and
+//! The ledger of migrations. It shows if a schema belongs to `gen_durable`, and which programs and
 //! engines the schema serves.
 
 use clap::Parser;

@@ -23,11 +23,8 @@ fn module(file: &File) -> String {
 /// The top-level modules that a file names after `crate::`, with the lines.
 fn names(file: &File) -> Vec<(usize, String)> {
     let mut names = Vec::new();
-    let code: String = file
-        .text
-        .lines()
-        .map(|line| format!("{}\n", line.split("//").next().unwrap_or_default()))
-        .collect();
+    let lines = file.text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let code = lines.collect::<Vec<_>>().join("\n");
     for (begin, path) in code.match_indices("crate::") {
         if code[..begin].ends_with(|letter: char| letter.is_alphanumeric() || "_$".contains(letter))
         {

@@ -4,27 +4,27 @@ use serde_json::{Value, json};
 use sqlx::{Acquire, PgConnection, PgPool, Row};
 use tokio::time::timeout;
 
-use super::{FUTURE, PAST, each, inbox, is_locked, rows, run, session, without_indexes, worker};
+use super::{FUTURE, PAST, each, is_locked, rows, run, session, without_indexes, worker};
 use crate::support::{WAIT_MAX, database};
 
 /// A request of a claim: its worker, the rows that it asks for, and its bounds.
 #[derive(Clone, Debug)]
-struct Request<'a> {
-    worker: i64,
+pub(super) struct Request<'a> {
+    pub(super) worker: i64,
     /// The kinds to claim: queue, number of rows, machine and version.
-    kinds: &'a [(&'a str, i64, &'a str, i32)],
-    listening: &'a [&'a str],
-    without_lock: &'a [&'a str],
-    keyed: bool,
+    pub(super) kinds: &'a [(&'a str, i64, &'a str, i32)],
+    pub(super) listening: &'a [&'a str],
+    pub(super) without_lock: &'a [&'a str],
+    pub(super) keyed: bool,
     /// The watermarks: the place of a kind, a priority, and a time in microseconds since 1970.
-    known: &'a [(i64, i16, i64)],
-    bytes: i64,
+    pub(super) known: &'a [(i64, i16, i64)],
+    pub(super) bytes: i64,
     /// True for a claim without large states and signals.
-    light: bool,
+    pub(super) light: bool,
 }
 
 /// A request of the worker 7 for ten rows of the machine `m` in the queue `default`.
-fn ten() -> Request<'static> {
+pub(super) fn ten() -> Request<'static> {
     Request {
         worker: 7,
         kinds: &[("default", 10, "m", 1)],
@@ -37,7 +37,10 @@ fn ten() -> Request<'static> {
     }
 }
 
-async fn answer(connection: &mut PgConnection, request: &Request<'_>) -> sqlx::postgres::PgRow {
+pub(super) async fn answer(
+    connection: &mut PgConnection,
+    request: &Request<'_>,
+) -> sqlx::postgres::PgRow {
     let kinds = request.kinds;
     let claim = sqlx::query(include_str!("../../../gen_durable/src/storage/sql/claim.sql"))
         .bind(request.worker)
@@ -58,7 +61,7 @@ async fn answer(connection: &mut PgConnection, request: &Request<'_>) -> sqlx::p
 }
 
 /// Returns the ids in the order of the answer. The id is negative if the row is only a candidate.
-fn ids(answer: &sqlx::postgres::PgRow) -> Vec<i64> {
+pub(super) fn ids(answer: &sqlx::postgres::PgRow) -> Vec<i64> {
     let ids: Option<Vec<i64>> = answer.get("ids");
     let steps: Option<Vec<Option<String>>> = answer.get("steps");
     let pairs = ids.unwrap_or_default().into_iter().zip(steps.unwrap_or_default());
@@ -70,7 +73,7 @@ async fn claim(connection: &mut PgConnection, request: &Request<'_>) -> Vec<i64>
 }
 
 /// Opens a session for claims that finds rows in the order of the table's pages.
-async fn claimer(pool: &PgPool) -> PgConnection {
+pub(super) async fn claimer(pool: &PgPool) -> PgConnection {
     let mut connection = without_indexes(pool).await;
     run(&mut connection, "set statement_timeout = '25s'").await;
     connection
@@ -375,70 +378,6 @@ async fn p70_a_claim_takes_the_heads_of_the_first_250_keys() {
     assert_eq!(lock_timeout, "0", "it ended with the transaction");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn p70_a_claim_takes_the_most_urgent_bytes() {
-    let db = database().await;
-    let pool = db.pool();
-    worker(pool).await;
-    let row = |id: i64| json!({ "id": id, "priority": 10 - id });
-    rows(pool, (1..=4).map(row).collect()).await;
-    // Row 4 comes first, with some 10 KB. Row 3 is compressed and counts for 96 KB. Rows 2 and 1
-    // are small.
-    crate::support::sql(
-        pool,
-        "update gen_durable.instances set state = case id
-             when 4 then (select to_json(string_agg(md5(n::text), '')) from generate_series(1, 300) as n)
-             when 3 then to_json(repeat('x', 1048576))
-             else state end",
-    )
-    .await;
-    let mut connection = claimer(pool).await;
-    let mut take = async |bytes| {
-        let mut transaction = connection.begin().await.unwrap();
-        let answer = answer(&mut transaction, &Request { bytes, ..ten() }).await;
-        transaction.rollback().await.unwrap();
-        (ids(&answer), answer.get::<Option<bool>, _>("cut"))
-    };
-    assert_eq!(take(1_000).await, (vec![4], Some(true)));
-    assert_eq!(take(11_000).await, (vec![4, 3], Some(true)));
-    assert_eq!(take(80_000).await, (vec![4, 3], Some(true)));
-    assert_eq!(take(1_000_000).await, (vec![4, 3, 2, 1], Some(false)));
-    // This state takes more than a MiB on disk, and far less than a state that cannot be loaded.
-    crate::support::sql(
-        pool,
-        "update gen_durable.instances
-         set state = (select to_json(string_agg(md5(n::text), '')) from generate_series(1, 40000) as n)
-         where id = 4",
-    )
-    .await;
-    let row = answer(&mut connection, &Request { bytes: 1_000, ..ten() }).await;
-    let states: Vec<Option<String>> = row.get("states");
-    assert_eq!(states[0].as_ref().map(String::len), Some(1_280_002));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn p70_a_claim_brings_the_oldest_signals_to_machines_that_listen() {
-    let db = database().await;
-    let pool = db.pool();
-    worker(pool).await;
-    rows(pool, (1..=8).map(|id| json!({ "id": id })).collect()).await;
-    inbox::fill(pool).await;
-    let mut connection = claimer(pool).await;
-    for listening in [true, false] {
-        let mut transaction = connection.begin().await.unwrap();
-        let listens: &[&str] = if listening { &["n", "m"] } else { &["n"] };
-        let row = answer(&mut transaction, &Request { listening: listens, ..ten() }).await;
-        let inboxes: Vec<Option<String>> = row.get("inboxes");
-        let inboxes: Vec<(i64, Value)> = (1..)
-            .zip(inboxes)
-            .filter_map(|(id, inbox)| Some((id, serde_json::from_str(&inbox?).unwrap())))
-            .collect();
-        let expected = if listening { inbox::expected() } else { vec![] };
-        assert_eq!(inboxes.iter().map(inbox::summary).collect::<Vec<_>>(), expected);
-        transaction.rollback().await.unwrap();
-    }
-}
-
 /// The first of January and the first of February 2020, in microseconds since 1970.
 const JANUARY: i64 = 1_577_836_800_000_000;
 const FEBRUARY: i64 = 1_580_515_200_000_000;
@@ -490,48 +429,4 @@ async fn p70_a_claim_looks_from_its_watermarks_on_and_makes_new_ones() {
     // The earliest of several watermarks of one group counts.
     let (claimed, _) = take(&[(1, 0, FEBRUARY + 300_000), (1, 0, JANUARY)]).await;
     assert_eq!(claimed, [1, 2, 3, 4, 5, 6]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn p70_heads_are_weighed_apart_and_in_their_order() {
-    let db = database().await;
-    let pool = db.pool();
-    worker(pool).await;
-    let key = |id: i64| (id > 2).then(|| format!("key {id}"));
-    let row = |id: i64| json!({ "id": id, "priority": 10 - id, "partition_key": key(id) });
-    rows(pool, (1..=5).map(row).collect()).await;
-    // Rows 5, 4 and 3 have keys and come first. Rows 2 and 1 have none. Each row takes some 10 KB.
-    crate::support::sql(
-        pool,
-        "update gen_durable.instances
-         set state = (select to_json(string_agg(md5(n::text), '')) from generate_series(1, 300) as n)",
-    )
-    .await;
-    let mut connection = claimer(pool).await;
-    let mut take = async |bytes| {
-        let mut transaction = connection.begin().await.unwrap();
-        let answer = answer(&mut transaction, &Request { bytes, ..ten() }).await;
-        transaction.rollback().await.unwrap();
-        ids(&answer)
-    };
-    assert_eq!(take(1_000).await, [5, -4, -3, 2]);
-    assert_eq!(take(15_000).await, [5, 4, -3, 2, 1]);
-    assert_eq!(take(25_000).await, [5, 4, 3, 2, 1]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn p70_a_light_claim_loads_small_states_and_no_signals() {
-    let db = database().await;
-    let pool = db.pool();
-    worker(pool).await;
-    rows(pool, (1..=2).map(|id| json!({ "id": id })).collect()).await;
-    inbox::large_state(pool, 1).await;
-    super::signals(pool, &[(1, 7), (1, 8)]).await;
-    let mut connection = claimer(pool).await;
-    let request = Request { listening: &["m"], light: true, ..ten() };
-    let row = answer(&mut connection, &request).await;
-    let states: Vec<Option<String>> = row.get("states");
-    let inboxes: Vec<Option<String>> = row.get("inboxes");
-    assert_eq!(states, [None, Some("\"old\"".to_owned())]);
-    assert_eq!(inboxes, [Some("[[],true]".to_owned()), None]);
 }
