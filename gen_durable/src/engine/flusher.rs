@@ -135,7 +135,7 @@ pub(crate) struct Flusher {
     waiting: Arc<Semaphore>,
     /// Changes when a batch that sent inserts or signals was committed: its locks are free.
     sent: watch::Sender<()>,
-    /// How batches treat rows that other transactions have locked.
+    /// Says if a batch waits for rows that other transactions have locked, or skips them.
     locked: LockedRows,
     /// Bounds the tries, each on a connection, of outcomes that failed in a batch of one.
     alone: Arc<Semaphore>,

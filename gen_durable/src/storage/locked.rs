@@ -36,7 +36,8 @@ impl Locked {
     }
 }
 
-/// What the batches of a flusher, or those of the signals of a runtime, know of locked rows.
+/// The memory of a flusher, or of the signals of a runtime: whether a batch lately met a row that
+/// another transaction had locked.
 #[derive(Debug, Default)]
 pub(crate) struct LockedRows {
     skip_until: Mutex<Option<Instant>>,

@@ -1,4 +1,4 @@
-//! What a claim brings with its rows, and how the bytes are bounded: `claim.sql`.
+//! A claim brings states and signals with its rows, and bounds their bytes: `claim.sql`.
 
 use serde_json::{Value, json};
 use sqlx::{Acquire, Row};
