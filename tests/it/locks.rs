@@ -61,7 +61,7 @@ async fn until_found_locked(pool: &PgPool) {
     eventually("an outcome found its row locked", async || {
         let asked: bool = sqlx::query_scalar(
             "select exists (select from pg_stat_activity where datname = current_database()
-             and query like '-- What became of rows%')",
+             and query like '-- Tells what became of rows%')",
         )
         .fetch_one(pool)
         .await
@@ -237,7 +237,7 @@ async fn an_outcome_is_tried_while_another_one_waits_for_its_row() {
     eventually("the other one is tried more often than it takes to wait", async || {
         let found_locked: Vec<String> = sqlx::query_scalar(
             "select query_start::text from pg_stat_activity
-             where datname = current_database() and query like '-- What became of rows%'
+             where datname = current_database() and query like '-- Tells what became of rows%'
              and state = 'idle'",
         )
         .fetch_all(pool)

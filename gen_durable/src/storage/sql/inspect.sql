@@ -1,4 +1,4 @@
--- What became of rows that a commit did not find as its own. The flusher learns from it why:
+-- Tells what became of rows that a commit did not find as its own. The flusher learns from it why:
 -- another transaction has the row locked, the worker no longer owns it, or an earlier try made the
 -- outcome durable.
 --
