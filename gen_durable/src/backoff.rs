@@ -1,5 +1,5 @@
-//! Pauses: [`jittered`] ones, and those of a caller that [tries](Tries) again for a row which other
-//! transactions have locked.
+//! Pauses: [growing](Backoff) ones, [`jittered`] ones, and those of a caller that [tries](Tries)
+//! again for a row which other transactions have locked.
 //!
 //! If transactions have the row locked one after another, each try may find it locked. Therefore
 //! after some tries, the caller may wait in Postgres's own queue for the row, behind those that
@@ -24,18 +24,44 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 const TRIES_MIN: u32 = 5;
 const TRIES_MAX: u32 = 640;
 
+/// Pauses that double, from the first one up to the longest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backoff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, next: first }
+    }
+
+    /// Returns the next pause, and doubles the one after it.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let pause = self.next.min(self.longest);
+        self.next = pause.saturating_mul(2);
+        pause
+    }
+
+    /// Begins again with the first pause.
+    pub(crate) fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
 /// The history of the tries for a row: those that found it locked since the last wait, the number
 /// after which the caller may wait again, and the next pause.
 #[derive(Debug)]
 pub(crate) struct Tries {
     count: u32,
     count_max: u32,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 impl Tries {
     pub(crate) fn new() -> Self {
-        Self { count: 0, count_max: TRIES_MIN, pause: PAUSE_MIN }
+        Self { count: 0, count_max: TRIES_MIN, backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX) }
     }
 
     /// Counts a try that found the row locked. True if the caller may wait for the row now.
@@ -52,9 +78,7 @@ impl Tries {
 
     /// Returns the pause before the next try, and doubles the one after it, up to the longest.
     pub(crate) fn pause(&mut self) -> Duration {
-        let pause = self.pause;
-        self.pause = (pause * 2).min(PAUSE_MAX);
-        pause
+        self.backoff.pause()
     }
 }
 
@@ -68,6 +92,15 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_begin_anew() {
+        let mut backoff = Backoff::new(Duration::from_millis(3), Duration::from_millis(10));
+        let pauses: Vec<_> = (0..4).map(|_| backoff.pause().as_millis()).collect();
+        assert_eq!(pauses, [3, 6, 10, 10]);
+        backoff.reset();
+        assert_eq!(backoff.pause().as_millis(), 3);
+    }
 
     #[test]
     fn stays_within_a_quarter() {

@@ -51,6 +51,9 @@ grant select (
 grant update (status, awaits, wake_at, eligible_at, unique_scope, updated_at)
     on gen_durable.instances to gen_durable_app;
 
+-- The worker: inserts that claim their rows.
+grant insert (status, locked_by, revision) on gen_durable.instances to gen_durable_worker;
+
 -- The worker: claims, commits, reaps and prunes. The machine, queue, priority and keys of an
 -- instance stay as they were inserted.
 grant select, delete on gen_durable.instances to gen_durable_worker;

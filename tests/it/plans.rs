@@ -155,6 +155,10 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         ];
         case("commit", &parameters, &["instances_pkey"], batch(6))
     };
+    let insert = |statement, others: &[&str], indexes| {
+        let parameters = [&[&*m, &*one, &*s, &*state, &*q], others].concat();
+        case(statement, &parameters, indexes, 0.0..=10.0)
+    };
     let by_id = &["instances_pkey"];
     let claims =
         &["instances_claim", "instances_partition", "instances_partition_holder", "instances_pkey"];
@@ -191,19 +195,14 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         case("deliver", &[&parked, &m, &a, &state, &null, "false", "'1s'"], by_id, batch(3)),
         case("deliver", &[&parked, &m, &a, &state, &null, "true", "'20ms'"], by_id, batch(3)),
         case("ended", &[&executing], by_id, batch(1)),
-        case(
-            "insert",
-            &[&m, &one, &s, &state, &q, &zero, &zero, &null, &null, &no, &new, &scopes, "'1s'"],
-            &[],
-            0.0..=0.0,
-        ),
-        case(
-            "insert_plain",
-            &[&m, &one, &s, &state, &q, &zero, &zero, &null, &null, &no],
-            &[],
-            0.0..=0.0,
-        ),
+        insert("insert", &[&zero, &zero, &null, &null, &no, &new, &scopes, "'1s'"], &[]),
+        insert("insert_plain", &[&zero, &zero, &null, &null, &no], &[]),
         case("insert_alike", &["'m'", "1", "'s'", &state, "'q'", "0"], &[], 0.0..=0.0),
+        insert(
+            "insert_claimed",
+            &[&zero, &null, &null, &yes, "'1s'", "7", "'{q}'", "'{m}'", "'{1}'"],
+            &["instances_claim"],
+        ),
         case("inspect", &[&executing], by_id, batch(1)),
         case("lock_free_partitions", &[&keyed], by_id, batch(1)),
         case("lock_instances", &[&executing, "false", "'20ms'"], by_id, batch(2)),

@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
+    births::{Short, stop_inserts, until_idle},
     secrets::Kept,
     support::{
         Breakpoint, WAIT_MAX, database, empty_database, engine, eventually, row, sql, until,
@@ -153,6 +154,35 @@ fn p54_a_call_is_not_lost_with_another_runtime() {
         assert_eq!(row(&pool, id).await.state, 2);
     });
     drop(db);
+}
+
+/// A runtime that nobody drives any more has sent an insert. The row runs on the engine's runtime,
+/// and the engine loses no slot.
+#[test]
+fn p54_a_runtime_that_stands_still_keeps_no_row() {
+    let (main, still) = (runtime(), single_runtime());
+    let (db, engine, test) = main.block_on(async {
+        let db = database().await;
+        let engine = engine(&db).machine::<Short>().resource(Arc::new(Breakpoint::new()));
+        let engine = engine.queue("default", 1).start().await.unwrap();
+        until_idle(&engine, db.pool()).await;
+        let test = stop_inserts(db.pool()).await;
+        (db, engine, test)
+    });
+    still.block_on(begin(Short::insert(()).execute(&engine)));
+    main.block_on(async {
+        until_a_session_waits(db.pool(), 1).await;
+        test.rollback().await.unwrap();
+        eventually("both rows have run", async || {
+            let id = Short::insert(()).execute(&engine).await.unwrap();
+            engine.wait(id, WAIT_MAX).await.unwrap();
+            let open = "select from gen_durable.instances where status <> 'done'";
+            sqlx::query(open).fetch_optional(db.pool()).await.unwrap().is_none().then_some(())
+        })
+        .await;
+        engine.shutdown().await.unwrap();
+    });
+    drop((still, engine, db));
 }
 
 /// A client's call leaves a connection in the pool, and then its runtime ends. Nothing drives the

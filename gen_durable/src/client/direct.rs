@@ -75,9 +75,10 @@ pub(crate) async fn insert_in_transaction(
     rows: Vec<NewInstance>,
 ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
     let failed = DatabaseError::new("insert instances");
-    let answers = storage::insert(connection, &rows, Locked::Wait).await.map_err(failed)?;
+    let inserted = storage::insert(connection, &rows, Locked::Wait, None).await;
+    let inserted = inserted.map_err(failed)?;
     notify_in_transaction(connection, to_announce(&rows)).await?;
-    Ok(answers)
+    Ok(inserted.answers)
 }
 
 pub(crate) async fn signal_in_transaction(

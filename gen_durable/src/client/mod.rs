@@ -6,6 +6,7 @@
 mod calls;
 mod direct;
 mod execute;
+pub(crate) mod local;
 pub(crate) mod notifier;
 pub(crate) mod per_runtime;
 mod snapshot;

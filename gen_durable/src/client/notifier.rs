@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use super::local::LocalEngine;
 use crate::{
     connections::Connections,
     error::Cause,
@@ -17,12 +18,9 @@ use crate::{
     storage::{self, NewInstance},
 };
 
-/// Takes an announcement in this process. False if other processes should hear of it too.
-type Local = Box<dyn Fn(&str) -> bool + Send + Sync>;
-
 /// Announces to the engines that serve a queue that there is work in it.
 pub(crate) struct Notifier {
-    local: OnceLock<Local>,
+    local: OnceLock<Box<dyn LocalEngine>>,
     remote: Option<Arc<Group<Announcement>>>,
     /// After this time an engine has looked by itself, even if no announcement reached it.
     next_look: Duration,
@@ -84,7 +82,7 @@ impl Notifier {
     }
 
     /// Makes a notifier that announces in this process alone.
-    pub(crate) fn local(poll_interval: Duration) -> Arc<Self> {
+    pub(crate) fn within(poll_interval: Duration) -> Arc<Self> {
         Self::with(None, poll_interval)
     }
 
@@ -104,9 +102,14 @@ impl Notifier {
             .map(|row| row.queue.as_str())
     }
 
-    /// Sets the function that takes announcements in this process.
-    pub(crate) fn set_local(&self, local: Local) {
+    /// Sets the engine of this process.
+    pub(crate) fn set_local(&self, local: Box<dyn LocalEngine>) {
         let _ = self.local.set(local);
+    }
+
+    /// Returns the engine of this process.
+    pub(crate) fn local(&self) -> Option<&dyn LocalEngine> {
+        self.local.get().map(|local| &**local)
     }
 
     /// Announces to other processes alone.
@@ -121,7 +124,7 @@ impl Notifier {
     pub(crate) fn announce<'a>(&self, queues: impl IntoIterator<Item = &'a str>) {
         let queues: BTreeSet<&str> = queues.into_iter().collect();
         for queue in queues {
-            let taken = self.local.get().is_some_and(|local| local(queue));
+            let taken = self.local().is_some_and(|local| local.hear(queue));
             if let (false, Some(remote)) = (taken, &self.remote) {
                 remote.submit(Announcement(queue.to_owned()));
             }
@@ -163,7 +166,7 @@ mod tests {
         let (second, hour) = (Duration::from_secs(1), Duration::from_hours(1));
         let default = latest_poll(POLL_INTERVAL);
         for poll_interval in [Duration::from_millis(1), POLL_INTERVAL, hour] {
-            let notifier = Notifier::local(poll_interval);
+            let notifier = Notifier::within(poll_interval);
             let is_announced = |row: NewInstance| notifier.to_announce([&row]).count() == 1;
             let next_look = default.max(latest_poll(poll_interval));
             let now = SystemTime::now();

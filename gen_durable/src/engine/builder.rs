@@ -10,7 +10,9 @@ use std::{
 use tokio::runtime;
 
 use super::{
-    Counters, Engine, Shared, claimer,
+    Counters, Engine, Shared,
+    births::{Births, Local},
+    claimer,
     config::Config,
     flusher::Flusher,
     keeper::{self, Heart},
@@ -302,7 +304,7 @@ impl EngineBuilder {
     fn share(self, connections: Connections, registry: Registry, lease: Lease) -> Arc<Shared> {
         let config = self.config;
         let notifier = if config.poll_only {
-            Notifier::local(config.poll_interval)
+            Notifier::within(config.poll_interval)
         } else {
             Notifier::remote(connections.clone(), config.poll_interval)
         };
@@ -320,6 +322,7 @@ impl EngineBuilder {
             connections,
             client,
             notifier,
+            kinds: Arc::new(registry.kinds()),
             registry,
             surroundings: Surroundings { resources: self.resources, polls: Polls::default() },
             queues,
@@ -327,14 +330,12 @@ impl EngineBuilder {
             heart: Heart::new(),
             flusher,
             tasks: Tasks::default(),
+            births: Births::default(),
             metrics: Counters::default(),
             wake,
             life,
         });
-        let local = Arc::downgrade(&shared);
-        shared.notifier.set_local(Box::new(move |queue| {
-            local.upgrade().is_some_and(|shared| shared.hear(queue))
-        }));
+        shared.notifier.set_local(Box::new(Local(Arc::downgrade(&shared))));
         shared
     }
 }

@@ -17,7 +17,8 @@ use super::latch::Latch;
 pub(crate) struct Life {
     /// No step starts any more.
     pub(super) stopping: Latch,
-    /// No row is claimed any more, and the worker knows of all that it has claimed.
+    /// The claimer claims no row any more, and the worker knows of all that it has claimed. Births
+    /// may still be under way.
     pub(super) claimer_ended: Latch,
     /// Steps under way are dropped.
     pub(super) cut_off: Latch,

@@ -5,10 +5,10 @@
 //! has such a row, and no reaper takes it while its worker lives. Therefore the claimer looks for
 //! lost claims; [`LostClaims::look`] says what becomes of each.
 //!
-//! Invariant: a row is given back only if no task has it. The claimer looks between its claims, so
-//! that no claimed row is still on its way. [`give_all_back`] looks when no claimer is left. A
-//! release carries the revision that was read, so a row that has changed hands since stays as it
-//! is.
+//! Invariant: a row is given back only if no task has it. The claimer looks between its claims and
+//! while no birth is under way, so that no claimed row is still on its way. [`give_all_back`] looks
+//! when no claimer is left. A release carries the revision that was read, so a row that has changed
+//! hands since stays as it is.
 
 use std::{
     sync::Arc,
@@ -57,6 +57,22 @@ impl LostClaims {
         if self.until.is_none() || now < self.next {
             return Ok(());
         }
+        // The rows of births under way would look like lost claims. The end of the last one wakes
+        // the claimer.
+        if !shared.births.close() {
+            return Ok(());
+        }
+        let looked = self.find_and_return(shared, now).await;
+        shared.births.open();
+        looked
+    }
+
+    /// Finds lost claims and returns each to where it belongs.
+    async fn find_and_return(
+        &mut self,
+        shared: &Arc<Shared>,
+        now: Instant,
+    ) -> Result<(), sqlx::Error> {
         // The suspicion is cleared before the look. One that arises during the look leads to
         // another.
         shared.wake.clear_suspicion();
@@ -108,9 +124,10 @@ async fn abandon(shared: &Shared, worker: i64, ids: &[i64]) -> Result<(), sqlx::
     result
 }
 
-/// Gives back all that the worker has claimed. The precondition is that no task has any of it: a
-/// shutdown calls this after the engine's runtime has ended, and with it the claimer and all tasks.
+/// Gives back all that the worker has claimed. The precondition is that no task has any of it, as
+/// after the end of the engine's runtime, or after the last task of a shutdown.
 pub(super) async fn give_all_back(shared: &Arc<Shared>) -> Result<(), sqlx::Error> {
+    shared.births.end().await;
     loop {
         let worker = shared.lease.worker();
         let mut releases = JoinSet::new();

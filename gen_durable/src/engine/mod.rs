@@ -9,8 +9,8 @@
 //! Invariant: after `shutdown` nothing of the engine runs, and no row is left in its name that it
 //! could have given back.
 
+mod births;
 mod builder;
-mod claim_lock;
 mod claimer;
 mod config;
 mod executor;
@@ -19,12 +19,10 @@ mod keeper;
 mod latch;
 mod lease;
 mod life;
-mod limits;
 mod listener;
 mod lost_claims;
 mod maintenance;
 mod outage;
-mod prefetch;
 mod register;
 mod registry;
 mod shutdown;
@@ -33,7 +31,6 @@ mod tasks;
 mod unblock;
 mod wake;
 mod wake_backoff;
-mod watermarks;
 
 use std::{
     collections::BTreeMap,
@@ -49,6 +46,7 @@ use tokio::runtime;
 
 pub use self::builder::EngineBuilder;
 use self::{
+    births::Births,
     config::Config,
     flusher::Flusher,
     keeper::Heart,
@@ -70,6 +68,7 @@ use crate::{
     error::{DatabaseError, Error, WaitError},
     id::InstanceId,
     machine::Machine,
+    storage::Kinds,
 };
 
 /// A running engine: it claims instances, runs their steps and commits their outcomes.
@@ -116,12 +115,15 @@ pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) notifier: Arc<Notifier>,
     pub(crate) registry: Registry,
+    /// The machines of the registry.
+    pub(crate) kinds: Arc<Kinds>,
     pub(crate) surroundings: Surroundings,
     pub(crate) queues: BTreeMap<String, Arc<Queue>>,
     pub(crate) lease: Arc<Lease>,
     heart: Heart,
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) tasks: Tasks,
+    births: Births,
     pub(crate) metrics: Counters,
     pub(crate) wake: Arc<Wake>,
     pub(crate) life: Arc<Life>,
@@ -263,10 +265,11 @@ impl Shared {
         queue.claimed() < queue.slots && self.life.claims()
     }
 
-    /// Waits until nothing is claimed. The claimer must end first: rows of a claim that is under
-    /// way arrive after the stop has begun, and must be given back as well.
+    /// Waits until nothing is claimed. The claimer and the births must end first: rows of a claim
+    /// that is under way arrive after the stop has begun, and must be given back as well.
     async fn drained(&self) {
         self.life.claimer_ended.wait().await;
+        self.births.end().await;
         self.tasks.none().await;
     }
 

@@ -6,7 +6,10 @@
 
 use std::time::Duration;
 
-use crate::{backoff::jittered, error::Cause};
+use crate::{
+    backoff::{Backoff, jittered},
+    error::Cause,
+};
 
 /// The first and the longest pause before the next try.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -17,11 +20,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Outage {
     activity: &'static str,
     failures: u32,
+    backoff: Backoff,
 }
 
 impl Outage {
     pub(crate) fn new(activity: &'static str) -> Self {
-        Self { activity, failures: 0 }
+        Self { activity, failures: 0, backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX) }
     }
 
     /// Records a failure, and returns the pause before the next try.
@@ -32,9 +36,8 @@ impl Outage {
         } else {
             tracing::debug!(%error, failures = self.failures, "still could not {}", self.activity);
         }
-        let pause = PAUSE_MIN.saturating_mul(1 << self.failures.min(10)).min(PAUSE_MAX);
         self.failures = self.failures.saturating_add(1);
-        jittered(pause)
+        jittered(self.backoff.pause())
     }
 
     /// Records that the activity works.
@@ -42,6 +45,7 @@ impl Outage {
         if self.failures > 0 {
             tracing::info!(failures = self.failures, "could {} again", self.activity);
             self.failures = 0;
+            self.backoff.reset();
         }
     }
 }

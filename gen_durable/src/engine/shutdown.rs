@@ -77,6 +77,12 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
     let last = async {
         drained(shared).await;
         if shared.life.deserted.is_open() {
+            tracing::warn!(
+                "the engine's runtime ended before its shutdown; what ran there was cut off"
+            );
+        }
+        // No claimer is left to look for what it suspected last.
+        if shared.life.deserted.is_open() || shared.wake.suspects_lost_claims() {
             give_back(shared).await;
         }
     };
@@ -109,9 +115,8 @@ async fn drained(shared: &Shared) {
     }
 }
 
-/// Gives back the rows that were claimed when the engine's runtime ended, on the caller's runtime.
+/// Gives back, on the caller's runtime, the rows that no task has any more.
 async fn give_back(shared: &Arc<Shared>) {
-    tracing::warn!("the engine's runtime ended before its shutdown; what ran there was cut off");
     while let Err(error) = lost_claims::give_all_back(shared).await {
         let error = Cause(&error);
         tracing::warn!(%error, "could not give back what had been claimed; trying again while there is time");

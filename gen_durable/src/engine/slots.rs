@@ -9,7 +9,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct Queue {
     state: Mutex<State>,
     /// Rows of the queue that this process has claimed and not finished.
     pub(crate) claimed: AtomicUsize,
+    /// The last claim left nothing behind.
+    idle: AtomicBool,
     /// Steps that ran to an outcome, since the engine started.
     pub(crate) finished: AtomicU64,
     /// The time for which these steps have held their slots, in nanoseconds.
@@ -50,6 +52,7 @@ impl Queue {
             slots,
             state: Mutex::new(State { free: slots, waiting: VecDeque::new() }),
             claimed: AtomicUsize::new(0),
+            idle: AtomicBool::new(false),
             finished: AtomicU64::new(0),
             held: AtomicU64::new(0),
         }
@@ -115,6 +118,20 @@ impl Queue {
                 Waiting::Task(_) => None,
             })
             .collect()
+    }
+
+    /// Counts a row that is about to be claimed, if a slot is free for it.
+    pub(crate) fn reserve(&self) -> bool {
+        let one_more = |claimed| (claimed < self.slots).then_some(claimed + 1);
+        self.claimed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.idle.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_idle(&self, idle: bool) {
+        self.idle.store(idle, Ordering::SeqCst);
     }
 
     pub(crate) fn claimed(&self) -> usize {

@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::life::Life;
 use crate::{
+    backoff::Backoff,
     client::notifier::Notifier,
     connections::Connections,
     storage::{self, Unblocked},
@@ -37,13 +38,12 @@ pub(super) fn unblock_again(
     let (connections, notifier, life) =
         (connections.clone(), Arc::clone(notifier), Arc::clone(life));
     tokio::spawn(async move {
-        let mut pause = PAUSE_MIN;
+        let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         while !keys.is_empty() {
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(backoff.pause()) => {}
                 () = life.stopping.wait() => return,
             }
-            pause = (pause * 2).min(PAUSE_MAX);
             // After an error the keys are as they were, or unblocked. They are tried again either
             // way.
             if let Ok(unblocked) = unblock(&connections, &keys).await {

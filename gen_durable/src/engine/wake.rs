@@ -42,10 +42,10 @@ impl Wake {
         self.work.notified()
     }
 
-    /// Notes whether more rows may wait than were claimed: the last claim got all that it asked
-    /// for, left locked rows out beside others that it got, or a queue had no free slots.
-    pub(super) fn set_saturated(&self, saturated: bool) {
-        self.saturated.store(saturated, Ordering::SeqCst);
+    /// Notes whether more rows may wait than were claimed: the last claim left locked rows out
+    /// beside others that it got, or a queue had no free slots. Returns true if that is new.
+    pub(super) fn set_saturated(&self, saturated: bool) -> bool {
+        self.saturated.swap(saturated, Ordering::SeqCst) != saturated
     }
 
     /// Notes that an instance has left the worker, so a slot may be free.

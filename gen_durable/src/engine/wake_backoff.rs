@@ -12,23 +12,33 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::backoff::Backoff;
+
 /// The first and the longest pause between an announcement that led to nothing and the next one
 /// that is followed.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(32);
 
 /// The pause before this process follows an announcement, after others that led to nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct WakeBackoff {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// The claimer was woken by an announcement, and has not said what it found.
     raised: bool,
     /// The time of the last announcement that led to nothing, and the pause after it.
     last: Option<(Instant, Duration)>,
+    backoff: Backoff,
+}
+
+impl Default for WakeBackoff {
+    fn default() -> Self {
+        let backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
+        Self { state: Mutex::new(State { raised: false, last: None, backoff }) }
+    }
 }
 
 impl WakeBackoff {
@@ -52,11 +62,10 @@ impl WakeBackoff {
         if found {
             state.last = None;
         } else if raised {
-            let pause = match state.last {
-                Some((at, pause)) if now < at + pause * 2 => (pause * 2).min(PAUSE_MAX),
-                _ => PAUSE_MIN,
-            };
-            state.last = Some((now, pause));
+            if state.last.is_none_or(|(at, pause)| now >= at + pause * 2) {
+                state.backoff.reset();
+            }
+            state.last = Some((now, state.backoff.pause()));
         }
     }
 

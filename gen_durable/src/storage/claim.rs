@@ -14,7 +14,7 @@ use super::{
     begin,
     inbox::parse_inbox,
     micros,
-    row::{ClaimRequest, Claimed, Due, First, Kind, Kinds},
+    row::{ClaimRequest, Claimed, Due, First, Kind, Kinds, Places},
 };
 
 const CLAIM: &str = include_str!("sql/claim.sql");
@@ -81,7 +81,7 @@ pub(crate) async fn claim(
     connection: &mut PgConnection,
     request: &ClaimRequest,
 ) -> Result<Claim, sqlx::Error> {
-    let places = request.kinds.in_queues(&request.queues);
+    let places = request.kinds.in_queues(request.queues.iter().map(String::as_str));
     let answer = match claim_arrays(connection, request, &places, true).await {
         Err(error) if overtaken(&error) => {
             claim_arrays(connection, request, &places, false).await?
@@ -89,11 +89,11 @@ pub(crate) async fn claim(
         answer => answer?,
     };
     let (rows, candidates) =
-        Arrays::read(&answer)?.split(request, &places, time(answer.try_get(15)?))?;
+        Arrays::read(&answer)?.split(request, &places, time(answer.try_get("claimed_at")?))?;
     let first = read_first(&answer, request)?;
-    let mut claim = Claim { rows, refused: answer.try_get(9)?, first, ..Claim::default() };
-    claim.cut = answer.try_get::<Option<_>, _>(16)?.unwrap_or(false);
-    claim.contended = answer.try_get::<Option<_>, _>(13)?.unwrap_or(false);
+    let mut claim = Claim { rows, refused: answer.try_get("refused")?, first, ..Claim::default() };
+    claim.cut = answer.try_get::<Option<_>, _>("cut")?.unwrap_or(false);
+    claim.contended = answer.try_get::<Option<_>, _>("left_out")?.unwrap_or(false);
     claim.busy_keys = vec![0; request.queues.len()];
     claim.stuck = vec![0; request.queues.len()];
     if !candidates.is_empty() {
@@ -183,9 +183,9 @@ async fn claim_arrays(
 /// Reads the watermarks for the next claim.
 fn read_first(answer: &PgRow, request: &ClaimRequest) -> Result<Vec<First>, sqlx::Error> {
     let kinds = request.kinds.fsms.len().max(1);
-    let places: Vec<i64> = answer.try_get(10)?;
-    let priorities: Vec<i16> = answer.try_get(11)?;
-    let since: Vec<Option<i64>> = answer.try_get(12)?;
+    let places: Vec<i64> = answer.try_get("first_kinds")?;
+    let priorities: Vec<i16> = answer.try_get("first_priorities")?;
+    let since: Vec<Option<i64>> = answer.try_get("first_since")?;
     let mut first = Vec::with_capacity(places.len());
     for ((place, priority), since) in places.into_iter().zip(priorities).zip(since) {
         let place = usize::try_from(place - 1).unwrap_or(usize::MAX);
@@ -222,18 +222,18 @@ struct Arrays {
 impl Arrays {
     fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
         // An aggregate of no rows is null.
-        let Some(ids) = row.try_get(0)? else { return Ok(Self::default()) };
+        let Some(ids) = row.try_get("ids")? else { return Ok(Self::default()) };
         Ok(Self {
             ids,
-            kinds: row.try_get(1)?,
-            partition_keys: row.try_get(2)?,
-            steps: row.try_get(3)?,
-            states: row.try_get(4)?,
-            attempts: row.try_get(5)?,
-            revisions: row.try_get(6)?,
-            timed_out: row.try_get(7)?,
-            inboxes: row.try_get(8)?,
-            failures: row.try_get(14)?,
+            kinds: row.try_get("kinds")?,
+            partition_keys: row.try_get("partition_keys")?,
+            steps: row.try_get("steps")?,
+            states: row.try_get("states")?,
+            attempts: row.try_get("attempts")?,
+            revisions: row.try_get("revisions")?,
+            timed_out: row.try_get("timed_out")?,
+            inboxes: row.try_get("inboxes")?,
+            failures: row.try_get("failures")?,
         })
     }
 
@@ -349,8 +349,8 @@ async fn claim_heads(
     let mut blocked = 0;
     let mut claimed = Vec::with_capacity(rows.len());
     for row in &rows {
-        blocked = usize::try_from(row.try_get::<i64, _>(11)?).unwrap_or(0);
-        if row.try_get::<Option<i64>, _>(0)?.is_some() {
+        blocked = usize::try_from(row.try_get::<i64, _>("blocked")?).unwrap_or(0);
+        if row.try_get::<Option<i64>, _>("id")?.is_some() {
             claimed.push(read(row, request.worker)?);
         }
     }
@@ -381,24 +381,24 @@ fn crowded_keys(candidates: &[Candidate], keys: Vec<String>, crowd_min: usize) -
 
 fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {
     Ok(Claimed {
-        id: row.try_get(0)?,
+        id: row.try_get("id")?,
         worker,
-        partition_key: row.try_get(1)?,
-        kind: Kind { fsm: row.try_get(2)?, fsm_version: row.try_get(3)? },
-        step: row.try_get(4)?,
-        state: row.try_get(5)?,
-        queue: row.try_get(6)?,
-        attempt: row.try_get(7)?,
-        failures: row.try_get::<Option<i32>, _>(12)?.unwrap_or(0),
-        revision: row.try_get(8)?,
-        timed_out: row.try_get::<Option<bool>, _>(9)?.unwrap_or(false),
-        now: time(row.try_get(13)?),
-        inbox: parse_inbox(row.try_get(10)?)?,
+        partition_key: row.try_get("partition_key")?,
+        kind: Kind { fsm: row.try_get("fsm")?, fsm_version: row.try_get("fsm_version")? },
+        step: row.try_get("step")?,
+        state: row.try_get("state")?,
+        queue: row.try_get("queue")?,
+        attempt: row.try_get("attempt")?,
+        failures: row.try_get::<Option<i32>, _>("failures")?.unwrap_or(0),
+        revision: row.try_get("revision")?,
+        timed_out: row.try_get::<Option<bool>, _>("timed_out")?.unwrap_or(false),
+        now: time(row.try_get("claimed_at")?),
+        inbox: parse_inbox(row.try_get("inbox")?)?,
     })
 }
 
 /// Converts microseconds since 1970 into a time.
-fn time(micros: i64) -> SystemTime {
+pub(super) fn time(micros: i64) -> SystemTime {
     let since = Duration::from_micros(micros.unsigned_abs());
     let time = if micros < 0 {
         SystemTime::UNIX_EPOCH.checked_sub(since)
@@ -416,7 +416,7 @@ pub(crate) async fn next_due(
     kinds: &Kinds,
     since: Duration,
 ) -> Result<Due, sqlx::Error> {
-    let places = kinds.in_queues(queues);
+    let places = kinds.in_queues(queues.iter().map(String::as_str));
     let row = sqlx::query(NEXT_DUE)
         .bind(places.queues)
         .bind(places.fsms)
@@ -427,36 +427,8 @@ pub(crate) async fn next_due(
     let from_now = |micros: Option<i64>| {
         micros.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
     };
-    let eligible: Option<i64> = row.try_get(0)?;
-    Ok(Due { eligible: from_now(eligible), wake: from_now(row.try_get(1)?) })
-}
-
-/// Each of several queues with each of several machines and versions, queue by queue.
-struct Places<'a> {
-    queues: Vec<&'a str>,
-    fsms: Vec<&'a str>,
-    versions: Vec<i32>,
-}
-
-impl Kinds {
-    fn in_queues<'a>(&'a self, queues: &'a [String]) -> Places<'a> {
-        let mut places = Places { queues: Vec::new(), fsms: Vec::new(), versions: Vec::new() };
-        for queue in queues {
-            for (fsm, version) in self.fsms.iter().zip(&self.versions) {
-                places.queues.push(queue);
-                places.fsms.push(fsm);
-                places.versions.push(*version);
-            }
-        }
-        places
-    }
-
-    pub(super) fn contains(&self, kind: &Kind) -> bool {
-        self.fsms
-            .iter()
-            .zip(&self.versions)
-            .any(|(fsm, version)| *fsm == kind.fsm && *version == kind.fsm_version)
-    }
+    let eligible: Option<i64> = row.try_get("eligible")?;
+    Ok(Due { eligible: from_now(eligible), wake: from_now(row.try_get("wake")?) })
 }
 
 #[cfg(test)]

@@ -3,19 +3,26 @@
 //! Invariant: each row has one answer, and the answers have the order of the rows. A duplicate
 //! keeps no other row from being inserted.
 
-use std::{collections::HashMap, time::SystemTime};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use sqlx::{PgConnection, Row};
 
 use super::{
-    Locked, begin, micros,
-    row::{Eligible, NewInstance},
+    Locked, begin,
+    claim::time,
+    micros,
+    row::{Claimed, Eligible, Inbox, Kind, Kinds, NewInstance},
 };
 use crate::error::Duplicate;
 
 const INSERT: &str = include_str!("sql/insert.sql");
 const INSERT_ALIKE: &str = include_str!("sql/insert_alike.sql");
 const INSERT_PLAIN: &str = include_str!("sql/insert_plain.sql");
+const INSERT_CLAIMED: &str = include_str!("sql/insert_claimed.sql");
 const UNIQUE_HOLDERS: &str = include_str!("sql/unique_holders.sql");
 
 /// The most looks for the holders of taken unique keys. A holder may free its key between the
@@ -26,25 +33,56 @@ const TRIES_MAX: usize = 100;
 /// The most bytes of state in one statement. Postgres takes no message beyond 1 GiB.
 const STATEMENT_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// Inserts rows: all or none, unless the connection is in a transaction of the caller.
+/// The claim of new rows by the worker of the process that inserts them. The precondition is that
+/// all rows of the insert are due at once and have no partition key.
+#[derive(Debug)]
+pub(crate) struct Birth {
+    pub(crate) worker: i64,
+    /// The machines that the worker runs.
+    pub(crate) kinds: Arc<Kinds>,
+    /// For each row, true if the worker has a slot for it. If such a row has a unique key, it holds
+    /// that key while it executes.
+    pub(crate) claims: Vec<bool>,
+}
+
+/// The result of an insert.
+#[derive(Debug)]
+pub(crate) struct Inserted {
+    /// The answer to each row, in their order.
+    pub(crate) answers: Vec<Result<i64, Duplicate>>,
+    pub(crate) born: Born,
+}
+
+/// The rows that were born claimed.
+#[derive(Debug, Default)]
+pub(crate) struct Born {
+    pub(crate) claimed: Vec<Claimed>,
+    /// How long the statement looked for waiting rows.
+    pub(crate) looked: Duration,
+}
+
+/// Inserts rows: all or none, unless the connection is in a transaction of the caller. With a
+/// `birth`, rows of queues in which nothing waits are claimed.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     rows: &[NewInstance],
     locked: Locked,
-) -> Result<Vec<Result<i64, Duplicate>>, sqlx::Error> {
+    birth: Option<&Birth>,
+) -> Result<Inserted, sqlx::Error> {
     let bytes: usize = rows.iter().map(|row| row.state.0.len()).sum();
     // Further statements look up the holder of a taken key, and may insert the row after all. If
     // one of them fails, the rows of the first statement must not stay. A caller that tries again
     // would insert them a second time.
     let statements = bytes > STATEMENT_BYTES_MAX
         || rows.len() > 1 && rows.iter().any(|row| row.unique_key.is_some());
+    let birth = birth.filter(|_| bytes <= STATEMENT_BYTES_MAX);
     if locked == Locked::Wait || !statements {
-        return insert_all(connection, rows, locked).await;
+        return insert_all(connection, rows, locked, birth).await;
     }
     let mut transaction = begin(connection).await?;
-    let answers = insert_all(&mut transaction, rows, locked).await?;
+    let inserted = insert_all(&mut transaction, rows, locked, birth).await?;
     transaction.commit().await?;
-    Ok(answers)
+    Ok(inserted)
 }
 
 /// Inserts rows, in one statement unless unique keys collide or the states are too large for one.
@@ -52,10 +90,15 @@ async fn insert_all(
     connection: &mut PgConnection,
     rows: &[NewInstance],
     locked: Locked,
-) -> Result<Vec<Result<i64, Duplicate>>, sqlx::Error> {
+    birth: Option<&Birth>,
+) -> Result<Inserted, sqlx::Error> {
     let all: Vec<&NewInstance> = rows.iter().collect();
+    let (ids, born) = match birth {
+        Some(birth) => insert_claimed(connection, &all, locked, birth).await?,
+        None => (insert_rows(connection, &all, locked).await?, Born::default()),
+    };
     let mut answers: Vec<Option<Result<i64, Duplicate>>> =
-        insert_rows(connection, &all, locked).await?.into_iter().map(|id| id.map(Ok)).collect();
+        ids.into_iter().map(|id| id.map(Ok)).collect();
     for _ in 0..TRIES_MAX {
         let open: Vec<usize> = (0..rows.len()).filter(|index| answers[*index].is_none()).collect();
         if open.is_empty() {
@@ -83,13 +126,65 @@ async fn insert_all(
             }
         }
     }
-    answers
-        .into_iter()
-        .map(|answer| {
-            answer
-                .ok_or_else(|| sqlx::Error::Protocol("a unique key changed hands too often".into()))
+    let answer = |answer: Option<_>| {
+        answer.ok_or_else(|| sqlx::Error::Protocol("a unique key changed hands too often".into()))
+    };
+    Ok(Inserted { answers: answers.into_iter().map(answer).collect::<Result<_, _>>()?, born })
+}
+
+/// Inserts rows and claims some of them. Returns an id for each row, or none if the row's unique
+/// key is taken, and the claimed rows.
+async fn insert_claimed(
+    connection: &mut PgConnection,
+    rows: &[&NewInstance],
+    locked: Locked,
+    birth: &Birth,
+) -> Result<(Vec<Option<i64>>, Born), sqlx::Error> {
+    let claims = rows.iter().zip(&birth.claims).filter(|(_, claim)| **claim);
+    let queues: BTreeSet<&str> = claims.map(|(row, _)| row.queue.as_str()).collect();
+    let places = birth.kinds.in_queues(queues);
+    let answer = sqlx::query(INSERT_CLAIMED)
+        .bind(column(rows, |row| row.fsm))
+        .bind(column(rows, version))
+        .bind(column(rows, |row| row.step))
+        .bind(column(rows, |row| row.state.0.as_str()))
+        .bind(column(rows, |row| row.queue.as_str()))
+        .bind(column(rows, |row| row.priority))
+        .bind(column(rows, |row| row.unique_key.as_deref()))
+        .bind(column(rows, scope))
+        .bind(&birth.claims)
+        // Nobody waits for a unique key if there is none.
+        .bind(rows.iter().find(|row| row.unique_key.is_some()).and(locked.timeout()))
+        .bind(birth.worker)
+        .bind(places.queues)
+        .bind(places.fsms)
+        .bind(places.versions)
+        .fetch_one(connection)
+        .await?;
+    let ids: Vec<Option<i64>> = answer.try_get("ids")?;
+    let claimed: Vec<bool> = answer.try_get("claimed")?;
+    let now = time(answer.try_get("claimed_at")?);
+    let claimed = rows.iter().zip(&ids).zip(claimed).filter(|(_, claimed)| *claimed);
+    let claimed = claimed.filter_map(|((row, id), _)| {
+        Some(Claimed {
+            id: (*id)?,
+            worker: birth.worker,
+            revision: 1,
+            kind: Kind { fsm: row.fsm.to_owned(), fsm_version: version(row) },
+            step: row.step.to_owned(),
+            state: Some(row.state.0.clone()),
+            queue: row.queue.clone(),
+            partition_key: None,
+            attempt: 0,
+            failures: 0,
+            timed_out: false,
+            now,
+            inbox: Inbox::default(),
         })
-        .collect()
+    });
+    let claimed = claimed.collect();
+    let took: i64 = answer.try_get("looked")?;
+    Ok((ids, Born { claimed, looked: Duration::from_micros(took.unsigned_abs()) }))
 }
 
 /// Inserts rows, in statements of a bounded size. Returns an id for each row, or none if the row's
@@ -122,15 +217,6 @@ async fn insert_portion(
     rows: &[&NewInstance],
     locked: Locked,
 ) -> Result<Vec<Option<i64>>, sqlx::Error> {
-    fn column<'a, T>(rows: &[&'a NewInstance], of: impl Fn(&'a NewInstance) -> T) -> Vec<T> {
-        rows.iter().map(|row| of(row)).collect()
-    }
-    let scope = |row: &NewInstance| {
-        row.unique_key.as_ref().map(|_| {
-            row.unique_scope.iter().map(|status| status.as_str()).collect::<Vec<_>>().join(",")
-        })
-    };
-    let version = |row: &NewInstance| i32::try_from(row.fsm_version).unwrap_or(i32::MAX);
     let states = column(rows, |row| row.state.0.as_str());
     let plain = rows.iter().all(|row| row.unique_key.is_none());
     let query = if let Some(row) = alike(rows) {
@@ -166,6 +252,21 @@ async fn insert_portion(
     let answer = query.fetch_one(connection).await?;
     // An aggregate of no rows is null.
     Ok(answer.try_get::<Option<_>, _>(0)?.unwrap_or_default())
+}
+
+/// Returns the values of a parameter that has one for each row.
+fn column<'a, T>(rows: &[&'a NewInstance], of: impl Fn(&'a NewInstance) -> T) -> Vec<T> {
+    rows.iter().map(|row| of(row)).collect()
+}
+
+fn version(row: &NewInstance) -> i32 {
+    i32::try_from(row.fsm_version).unwrap_or(i32::MAX)
+}
+
+/// Returns the statuses in which the row holds its unique key, if it has one.
+fn scope(row: &NewInstance) -> Option<String> {
+    let statuses = row.unique_scope.iter().map(|status| status.as_str());
+    row.unique_key.as_ref().map(|_| statuses.collect::<Vec<_>>().join(","))
 }
 
 /// Returns the first row, if all rows may run at once, have no keys and differ in their states

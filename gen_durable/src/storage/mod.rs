@@ -18,7 +18,7 @@ pub(crate) use self::{
     commit::{Committed, Unblocked, Verdict, commit, unblock_again},
     deliver::{Sent, deliver},
     inbox::load_inbox,
-    insert::insert,
+    insert::{Birth, Born, Inserted, insert},
     locked::{Locked, LockedRows},
     maintenance::{
         Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,

@@ -132,6 +132,34 @@ pub(crate) struct Kinds {
     pub(crate) listening: Vec<String>,
 }
 
+impl Kinds {
+    pub(super) fn in_queues<'a>(&'a self, queues: impl IntoIterator<Item = &'a str>) -> Places<'a> {
+        let mut places = Places { queues: Vec::new(), fsms: Vec::new(), versions: Vec::new() };
+        for queue in queues {
+            for (fsm, version) in self.fsms.iter().zip(&self.versions) {
+                places.queues.push(queue);
+                places.fsms.push(fsm);
+                places.versions.push(*version);
+            }
+        }
+        places
+    }
+
+    pub(super) fn contains(&self, kind: &Kind) -> bool {
+        self.fsms
+            .iter()
+            .zip(&self.versions)
+            .any(|(fsm, version)| *fsm == kind.fsm && *version == kind.fsm_version)
+    }
+}
+
+/// Each of several queues with each of several machines and versions, queue by queue.
+pub(super) struct Places<'a> {
+    pub(super) queues: Vec<&'a str>,
+    pub(super) fsms: Vec<&'a str>,
+    pub(super) versions: Vec<i32>,
+}
+
 /// A row that was claimed.
 #[derive(Debug)]
 pub(crate) struct Claimed {

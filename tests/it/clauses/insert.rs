@@ -1,40 +1,69 @@
 //! Inserting instances: `insert.sql`, `insert_plain.sql`, `insert_alike.sql`.
 
 use serde_json::{Value, json};
-use sqlx::{Acquire, PgConnection, PgPool};
+use sqlx::{Acquire, PgConnection, PgPool, Row};
 use tokio::time::timeout;
 
-use super::{each, run, session};
-use crate::support::{WAIT_MAX, database, until_a_session_waits};
+use super::{FUTURE, each, rows, run, session, worker};
+use crate::support::{WAIT_MAX, database, sql, until_a_session_waits};
 
 /// An instance to insert: its machine, its unique key, and the statuses in which it holds the key.
 type Entry<'a> = (&'a str, Option<&'a str>, Option<&'a str>);
 
+/// The two statements that insert rows with unique keys.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum By {
+    Insert,
+    /// `insert_claimed.sql`, for a process without free slots.
+    InsertClaimed,
+}
+
+const BOTH: [By; 2] = [By::Insert, By::InsertClaimed];
+
 /// Inserts entries whose states are their places. Returns their ids, with none for a duplicate.
 async fn insert(
     connection: &mut PgConnection,
+    by: By,
     entries: &[Entry<'_>],
     scheduled_at: Option<i64>,
     lock_timeout: Option<&str>,
 ) -> Result<Vec<Option<i64>>, sqlx::Error> {
     let each = entries.len();
-    let ids: Option<Vec<Option<i64>>> =
-        sqlx::query_scalar(include_str!("../../../gen_durable/src/storage/sql/insert.sql"))
-            .bind(entries.iter().map(|entry| entry.0).collect::<Vec<_>>())
-            .bind(vec![1; each])
-            .bind(vec!["s"; each])
-            .bind((0..each).map(|place| place.to_string()).collect::<Vec<_>>())
-            .bind(vec!["q"; each])
-            .bind(vec![3_i16; each])
+    let statement = match by {
+        By::Insert => include_str!("../../../gen_durable/src/storage/sql/insert.sql"),
+        By::InsertClaimed => {
+            include_str!("../../../gen_durable/src/storage/sql/insert_claimed.sql")
+        }
+    };
+    let query = sqlx::query(statement)
+        .bind(entries.iter().map(|entry| entry.0).collect::<Vec<_>>())
+        .bind(vec![1; each])
+        .bind(vec!["s"; each])
+        .bind((0..each).map(|place| place.to_string()).collect::<Vec<_>>())
+        .bind(vec!["q"; each])
+        .bind(vec![3_i16; each]);
+    let keys = entries.iter().map(|entry| entry.1).collect::<Vec<_>>();
+    let scopes = entries.iter().map(|entry| entry.2).collect::<Vec<_>>();
+    let query = match by {
+        By::Insert => query
             .bind(vec![60_000_000_i64; each])
             .bind(vec![scheduled_at; each])
             .bind(vec!["p"; each])
             .bind(vec![true; each])
-            .bind(entries.iter().map(|entry| entry.1).collect::<Vec<_>>())
-            .bind(entries.iter().map(|entry| entry.2).collect::<Vec<_>>())
+            .bind(keys)
+            .bind(scopes)
+            .bind(lock_timeout),
+        By::InsertClaimed => query
+            .bind(keys)
+            .bind(scopes)
+            .bind(vec![false; each])
             .bind(lock_timeout)
-            .fetch_one(connection)
-            .await?;
+            .bind(7_i64)
+            .bind(["q", "q"])
+            .bind(["m", "n"])
+            .bind([1, 1]),
+    };
+    let ids: Option<Vec<Option<i64>>> = query.fetch_one(connection).await?.get("ids");
     Ok(ids.unwrap_or_default())
 }
 
@@ -42,12 +71,16 @@ const LIVE: Option<&str> = Some("runnable,executing");
 
 /// Runs two inserts of the same keys in opposite orders. Both wait for the first key. Neither may
 /// have inserted the other key by now, or each insert could wait for the other.
-async fn opposite_inserts(pool: &PgPool, keys: [Entry<'static>; 2]) -> Vec<Vec<Option<i64>>> {
+async fn opposite_inserts(
+    pool: &PgPool,
+    by: By,
+    keys: [Entry<'static>; 2],
+) -> Vec<Vec<Option<i64>>> {
     let mut barrier = pool.acquire().await.unwrap();
     let mut barrier = barrier.begin().await.unwrap();
-    insert(&mut barrier, &keys[..1], None, None).await.unwrap();
+    insert(&mut barrier, by, &keys[..1], None, None).await.unwrap();
     let spawn = |mut connection: PgConnection, keys: [Entry<'static>; 2]| {
-        tokio::spawn(async move { insert(&mut connection, &keys, None, None).await })
+        tokio::spawn(async move { insert(&mut connection, by, &keys, None, None).await })
     };
     let first = spawn(session(pool, "").await, keys);
     until_a_session_waits(pool, 1).await;
@@ -55,7 +88,7 @@ async fn opposite_inserts(pool: &PgPool, keys: [Entry<'static>; 2]) -> Vec<Vec<O
     until_a_session_waits(pool, 2).await;
     let mut probe = session(pool, "").await;
     let mut probe = probe.begin().await.unwrap();
-    let free = insert(&mut probe, &keys[1..], None, Some("20s")).await;
+    let free = insert(&mut probe, by, &keys[1..], None, Some("20s")).await;
     assert!(free.expect("nobody has it")[0].is_some());
     probe.rollback().await.unwrap();
     barrier.rollback().await.unwrap();
@@ -65,13 +98,16 @@ async fn opposite_inserts(pool: &PgPool, keys: [Entry<'static>; 2]) -> Vec<Vec<O
 #[tokio::test(flavor = "multi_thread")]
 async fn p70_two_inserts_of_the_same_keys_do_not_wait_in_a_circle() {
     let db = database().await;
-    for keys in [
-        [("m", Some("a"), LIVE), ("m", Some("b"), LIVE)],
-        [("m", Some("k"), LIVE), ("n", Some("k"), LIVE)],
-    ] {
-        let answers = opposite_inserts(db.pool(), keys).await;
-        let inserted = answers.iter().flatten().filter(|id| id.is_some()).count();
-        assert_eq!(inserted, 2, "one of them has both: {answers:?}");
+    for by in BOTH {
+        for keys in [
+            [("m", Some("a"), LIVE), ("m", Some("b"), LIVE)],
+            [("m", Some("k"), LIVE), ("n", Some("k"), LIVE)],
+        ] {
+            let answers = opposite_inserts(db.pool(), by, keys).await;
+            let inserted = answers.iter().flatten().filter(|id| id.is_some()).count();
+            assert_eq!(inserted, 2, "one of them has both: {answers:?}");
+        }
+        sql(db.pool(), "truncate gen_durable.instances cascade").await;
     }
 }
 
@@ -83,21 +119,22 @@ async fn p70_of_entries_with_the_same_key_the_first_one_is_inserted() {
     let entries: Vec<Entry<'_>> = keys.iter().map(|key| ("m", Some(key.as_str()), LIVE)).collect();
     // The result does not depend on the way in which Postgres joins the entries with the inserted
     // rows.
-    for settings in [
+    let settings = [
         "",
         "set enable_hashjoin = off; set enable_nestloop = off",
         "set enable_mergejoin = off; set enable_nestloop = off",
         "set enable_mergejoin = off; set enable_hashjoin = off",
-    ] {
+    ];
+    for (by, settings) in BOTH.into_iter().flat_map(|by| settings.map(|settings| (by, settings))) {
         let mut connection = session(pool, settings).await;
-        let ids = insert(&mut connection, &entries, None, None).await.unwrap();
+        let ids = insert(&mut connection, by, &entries, None, None).await.unwrap();
         let inserted: Vec<usize> = (0..200).filter(|place| ids[*place].is_some()).collect();
         assert_eq!(inserted, (0..10).collect::<Vec<_>>());
         // The order of ids is the order of places.
         assert_eq!(each(pool, "i.state").await, json!((0..10).collect::<Vec<_>>()));
         let found = each(pool, "i.id").await;
         assert_eq!(found, json!(ids[..10]));
-        let again = insert(&mut connection, &entries, None, None).await.unwrap();
+        let again = insert(&mut connection, by, &entries, None, None).await.unwrap();
         assert_eq!(again, vec![None; 200]);
         run(&mut connection, "truncate gen_durable.instances").await;
     }
@@ -110,8 +147,9 @@ async fn p70_an_insert_stores_what_it_is_given_and_waits_as_long_as_it_is_told()
     let mut connection = session(pool, "set lock_timeout = '50s'").await;
     let show = "show lock_timeout";
     let entries = [("m", Some("a"), LIVE), ("n", Some("a"), LIVE), ("m", None, None)];
-    insert(&mut connection, &entries, None, None).await.unwrap();
-    insert(&mut connection, &[("m", None, None)], Some(1_577_836_800_000_000), None).await.unwrap();
+    insert(&mut connection, By::Insert, &entries, None, None).await.unwrap();
+    let past = Some(1_577_836_800_000_000);
+    insert(&mut connection, By::Insert, &[("m", None, None)], past, None).await.unwrap();
     let seen = each(
         pool,
         "json_build_array(i.fsm, i.fsm_version, i.step, i.state, i.queue, i.priority, i.partition_key,
@@ -129,18 +167,24 @@ async fn p70_an_insert_stores_what_it_is_given_and_waits_as_long_as_it_is_told()
         row("m", 0, Value::Null, Value::Null, false),
     ]);
     assert_eq!(seen.await, expected);
-    let mut transaction = connection.begin().await.unwrap();
-    insert(&mut transaction, &[("m", Some("b"), LIVE)], None, None).await.unwrap();
-    let lock_timeout: String = sqlx::query_scalar(show).fetch_one(&mut *transaction).await.unwrap();
-    assert_eq!(lock_timeout, "50s", "it is the transaction's");
-    // Another transaction is inserting the key.
-    let mut other = session(pool, "set lock_timeout = '50s'").await;
-    let waiting = insert(&mut other, &[("m", Some("b"), LIVE)], None, Some("10ms"));
-    let error = timeout(WAIT_MAX / 2, waiting).await.expect("it gives up by itself").unwrap_err();
-    assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
-    insert(&mut other, &[("m", Some("c"), LIVE)], None, Some("10ms")).await.unwrap();
-    let lock_timeout: String = sqlx::query_scalar(show).fetch_one(&mut other).await.unwrap();
-    assert_eq!(lock_timeout, "50s", "it ended with the statement's transaction");
+    for by in BOTH {
+        let mut transaction = connection.begin().await.unwrap();
+        insert(&mut transaction, by, &[("m", Some("b"), LIVE)], None, None).await.unwrap();
+        let lock_timeout: String =
+            sqlx::query_scalar(show).fetch_one(&mut *transaction).await.unwrap();
+        assert_eq!(lock_timeout, "50s", "it is the transaction's");
+        // Another transaction is inserting the key.
+        let mut other = session(pool, "set lock_timeout = '50s'").await;
+        let waiting = insert(&mut other, by, &[("m", Some("b"), LIVE)], None, Some("10ms"));
+        let error =
+            timeout(WAIT_MAX / 2, waiting).await.expect("it gives up by itself").unwrap_err();
+        assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
+        insert(&mut other, by, &[("m", Some("c"), LIVE)], None, Some("10ms")).await.unwrap();
+        let lock_timeout: String = sqlx::query_scalar(show).fetch_one(&mut other).await.unwrap();
+        assert_eq!(lock_timeout, "50s", "it ended with the statement's transaction");
+        transaction.rollback().await.unwrap();
+        run(&mut other, "delete from gen_durable.instances where unique_key = 'c'").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,4 +241,84 @@ async fn p70_inserts_without_unique_keys_store_the_rows_in_their_order() {
         alike(2),
     ]);
     assert_eq!(seen.await, expected);
+}
+
+/// Inserts an instance of the machine `m` into each of these queues, and asks for its claim by the
+/// worker. Returns which of them were claimed.
+async fn born(connection: &mut PgConnection, worker: i64, queues: &[&str]) -> Vec<bool> {
+    let each = queues.len();
+    let insert = include_str!("../../../gen_durable/src/storage/sql/insert_claimed.sql");
+    let places = || queues.iter().flat_map(|queue| [(*queue, "m"), (*queue, "n")]);
+    let row = sqlx::query(insert)
+        .bind(vec!["m"; each])
+        .bind(vec![1; each])
+        .bind(vec!["s"; each])
+        .bind((0..each).map(|place| place.to_string()).collect::<Vec<_>>())
+        .bind(queues)
+        .bind((0..each).map(|place| i16::try_from(place).unwrap()).collect::<Vec<_>>())
+        .bind(vec![None::<&str>; each])
+        .bind(vec![None::<&str>; each])
+        .bind(vec![true; each])
+        .bind(None::<&str>)
+        .bind(worker)
+        .bind(places().map(|(queue, _)| queue).collect::<Vec<_>>())
+        .bind(places().map(|(_, fsm)| fsm).collect::<Vec<_>>())
+        .bind(vec![1; 2 * each])
+        .fetch_one(connection)
+        .await
+        .unwrap();
+    assert!(row.get::<i64, _>("looked") > 0);
+    row.get("claimed")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p71_a_birth_is_claimed_if_no_row_that_the_worker_could_claim_waits() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    rows(
+        pool,
+        json!([
+            // In `busy` a row of each known machine waits, in `other` one of an unknown version.
+            { "id": 101, "queue": "busy", "priority": 9, "fsm": "n" },
+            { "id": 102, "queue": "other", "fsm_version": 2 },
+            { "id": 103, "queue": "other", "fsm": "x" },
+            { "id": 104, "queue": "other", "eligible_at": FUTURE },
+            { "id": 105, "queue": "other", "priority": -5, "eligible_at": FUTURE },
+            { "id": 106, "queue": "other", "blocked": true, "partition_key": "k" },
+            { "id": 107, "queue": "other", "status": "executing" },
+            { "id": 108, "queue": "other", "status": "awaiting_signal" },
+            { "id": 109, "queue": "late", "eligible_at": FUTURE },
+            { "id": 110, "queue": "late", "priority": 3 },
+        ]),
+    )
+    .await;
+    let mut connection = session(pool, "").await;
+    let queues = ["busy", "other", "idle", "late", "idle"];
+    assert_eq!(born(&mut connection, 7, &queues).await, [false, true, true, false, true]);
+    let seen = "select json_agg(json_build_array(queue, status, locked_by, revision, priority)
+                                order by priority)
+                from gen_durable.instances i where i.state::text ~ '^[0-4]$'";
+    assert_eq!(
+        super::see(pool, seen).await,
+        json!([
+            ["busy", "runnable", null, 0, 0],
+            ["other", "executing", 7, 1, 1],
+            ["idle", "executing", 7, 1, 2],
+            ["late", "runnable", null, 0, 3],
+            ["idle", "executing", 7, 1, 4],
+        ])
+    );
+    let entry = [("m", Some("a"), LIVE), ("m", Some("a"), LIVE), ("m", Some("b"), LIVE)];
+    let ids = insert(&mut connection, By::InsertClaimed, &entry, None, None).await.unwrap();
+    assert_eq!(ids.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
+    assert!(ids[0] < ids[2]);
+    let scopes = "select json_agg(json_build_array(unique_key, unique_scope) order by id)
+                  from gen_durable.instances where unique_key is not null";
+    let scope = json!(["runnable", "executing"]);
+    assert_eq!(super::see(pool, scopes).await, json!([["a", scope], ["b", scope]]));
+    // No worker, or one whose lease has run out, claims anything.
+    assert_eq!(born(&mut connection, 8, &["idle"]).await, [false]);
+    run(&mut connection, "update gen_durable.workers set lease_expires_at = now()").await;
+    assert_eq!(born(&mut connection, 7, &["nobody"]).await, [false]);
 }

@@ -161,6 +161,32 @@ pub(crate) async fn count(pool: &PgPool, status: &str) -> i64 {
         .expect("a count")
 }
 
+/// Makes the database note the claims of rows that were inserted before.
+pub(crate) async fn note_claims(pool: &PgPool) {
+    sql(
+        pool,
+        "create table public.claims (id bigint);
+         create function public.note_claim() returns trigger language plpgsql as $$
+         begin
+             insert into public.claims values (new.id);
+             return null;
+         end $$;
+         create trigger note_claim after update on gen_durable.instances for each row
+             when (old.status = 'runnable' and new.status = 'executing')
+             execute function public.note_claim()",
+    )
+    .await;
+}
+
+/// True if the row was claimed, and not born claimed.
+pub(crate) async fn was_claimed(pool: &PgPool, id: impl Into<i64>) -> bool {
+    sqlx::query_scalar("select exists (select from public.claims where id = $1)")
+        .bind(id.into())
+        .fetch_one(pool)
+        .await
+        .expect("an answer")
+}
+
 /// Runs one or more statements.
 pub(crate) async fn sql(pool: &PgPool, statements: &'static str) {
     sqlx::raw_sql(statements).execute(pool).await.expect("the statements run");

@@ -3,19 +3,19 @@
 //! Invariant: a batch waits only a moment for a unique key that another transaction is inserting.
 //! The row that needs the key is then tried by itself.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{BATCH_MAX, DEADLOCK_TRIES_MAX, TASKS_MAX, WAITING_MAX, held};
 use crate::{
     backoff::Tries,
-    client::notifier::Notifier,
+    client::{local::LocalEngine, notifier::Notifier},
     connections::Connections,
     error::{DatabaseError, Duplicate},
-    fault,
+    fault::{self, Fault},
     group::{Group, Item},
-    storage::{self, Locked, NewInstance},
+    storage::{self, Inserted, Locked, NewInstance},
 };
 
 const INSERT: &str = "insert instances";
@@ -75,10 +75,8 @@ impl Inserts {
                 .into_iter()
                 .map(|pending| (pending.row, (pending.reply, pending.since)))
                 .unzip();
-            let inserted = insert_with(&self.connections, &rows, Locked::WaitAMoment).await;
-            let error = match inserted {
+            let error = match self.insert(&rows).await {
                 Ok(answers) => {
-                    self.notifier.announce(self.notifier.to_announce(&rows));
                     for ((reply, _), answer) in replies.into_iter().zip(answers) {
                         let _ = reply.send(Ok(answer));
                     }
@@ -114,7 +112,7 @@ impl Inserts {
             let row = std::slice::from_ref(&pending.row);
             // The semaphore is never closed, so `acquire` cannot fail.
             let place = self.waiting.acquire().await;
-            let inserted = insert_with(&self.connections, row, Locked::WaitAMoment).await;
+            let inserted = self.insert(row).await;
             drop(place);
             match inserted {
                 Err(error) if error.is_locked() => {
@@ -132,11 +130,22 @@ impl Inserts {
                 Ok(mut answers) => break Ok(answers.remove(0)),
             }
         };
-        if answer.is_ok() {
-            let rows = std::slice::from_ref(&pending.row);
-            self.notifier.announce(self.notifier.to_announce(rows));
-        }
         let _ = pending.reply.send(answer);
+    }
+
+    /// Inserts rows, and announces those that were not born claimed.
+    async fn insert(
+        &self,
+        rows: &[NewInstance],
+    ) -> Result<Vec<Result<i64, Duplicate>>, DatabaseError> {
+        let local = self.notifier.local();
+        let (answers, born) =
+            insert_or_claim(&self.connections, rows, Locked::WaitAMoment, local).await?;
+        let is_born =
+            |answer: &Result<i64, Duplicate>| answer.as_ref().is_ok_and(|id| born.contains(id));
+        let others = rows.iter().zip(&answers).filter(|(_, answer)| !is_born(answer));
+        self.notifier.announce(self.notifier.to_announce(others.map(|(row, _)| row)));
+        Ok(answers)
     }
 }
 
@@ -146,19 +155,60 @@ pub(in crate::client) async fn insert_with(
     rows: &[NewInstance],
     locked: Locked,
 ) -> Result<Vec<Result<i64, Duplicate>>, DatabaseError> {
-    let mut tries = 0;
+    Ok(insert_or_claim(connections, rows, locked, None).await?.0)
+}
+
+/// Inserts rows in a transaction of their own. The engine of this process may claim some of them in
+/// it, and runs these. Returns their ids too.
+async fn insert_or_claim(
+    connections: &Connections,
+    rows: &[NewInstance],
+    locked: Locked,
+    local: Option<&dyn LocalEngine>,
+) -> Result<(Vec<Result<i64, Duplicate>>, HashSet<i64>), DatabaseError> {
+    let (mut tries, mut local, mut refused) = (0, local, None);
     loop {
         let mut connection = connections.get().await.map_err(DatabaseError::new(INSERT))?;
-        let insert = storage::insert(&mut connection, rows, locked);
+        // Slots are reserved for as long as the statement takes, and not for the wait for a
+        // connection.
+        let reservation = local.and_then(|local| local.reserve(rows));
+        let birth = reservation.as_ref().map(|reservation| reservation.birth());
+        let insert = storage::insert(&mut connection, rows, locked, birth);
         // Very many rows may take longer than the answer timeout, and only the caller knows how
         // long.
         let result =
             if rows.len() > BATCH_MAX { insert.await } else { connections.within(insert).await };
-        match connection.done(result) {
-            Err(error) if fault::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => {
-                tries += 1;
+        let error = match connection.done(result) {
+            Ok(Inserted { answers, born }) => {
+                let ids = born.claimed.iter().map(|row| row.id).collect();
+                if let Some(reservation) = reservation {
+                    let inserted: Vec<_> =
+                        answers.iter().map(|answer| answer.as_ref().ok().copied()).collect();
+                    reservation.run(&inserted, born);
+                }
+                refused.inspect(|local: &&dyn LocalEngine| local.refused());
+                return Ok((answers, ids));
             }
-            result => return result.map_err(DatabaseError::new(INSERT)),
+            Err(error) => error,
+        };
+        let failed = |error| Err(DatabaseError::new(INSERT)(error));
+        if let Some(reservation) = reservation {
+            if fault::is_uncertain(&error) {
+                return failed(error);
+            }
+            reservation.undo();
+            // A unique key that another transaction is inserting keeps the rows from being inserted
+            // without a claim too.
+            let locked = Fault::of(&error) == Fault::Locked
+                && rows.iter().any(|row| row.unique_key.is_some());
+            if !locked {
+                refused = local.take();
+                continue;
+            }
         }
+        if !fault::is_rolled_back(&error) || tries >= DEADLOCK_TRIES_MAX {
+            return failed(error);
+        }
+        tries += 1;
     }
 }

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::backoff::jittered;
+use crate::backoff::{Backoff, jittered};
 
 /// The first and the longest pause between two tries for the lock. Each try costs a statement that
 /// finds nothing.
@@ -36,7 +36,7 @@ struct Refused {
     since: Instant,
     /// The queue is not asked for before this time.
     until: Instant,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 impl Refused {
@@ -72,10 +72,10 @@ impl ClaimLocks {
     pub(super) fn heard(&mut self, asked: &[String], refused: Vec<String>, now: Instant) {
         self.refused.retain(|queue, _| !asked.contains(queue) || refused.contains(queue));
         for queue in refused {
-            let first = Refused { since: now, until: now, pause: PAUSE_MIN };
+            let backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
+            let first = Refused { since: now, until: now, backoff };
             let refused = self.refused.entry(queue).or_insert(first);
-            refused.until = now + jittered(refused.pause);
-            refused.pause = (refused.pause * 2).min(PAUSE_MAX);
+            refused.until = now + jittered(refused.backoff.pause());
         }
     }
 }

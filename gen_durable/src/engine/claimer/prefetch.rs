@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::slots::Queue;
+use crate::engine::slots::Queue;
 
 /// The time for which rows are claimed ahead: a few times what a claim and a commit take. With much
 /// less, the measured rate could not grow.
@@ -73,7 +73,7 @@ impl Prefetch {
     }
 
     /// Learns what a claim found of this queue: the claimed rows, the busy partition keys and the
-    /// stuck rows.
+    /// stuck rows. The rows have not entered the queue yet.
     pub(super) fn heard(&mut self, claimed: usize, busy_keys: usize, stuck: usize) {
         self.stuck = stuck;
         if stuck == 0 {
@@ -84,7 +84,7 @@ impl Prefetch {
         if busy_keys >= BUSY_KEYS_MIN && busy_keys > claimed / 2 {
             // Rows that run hold their keys rightly, and other processes may hold keys too. Only
             // the rows that wait for a slot here can be too many.
-            let ahead = self.queue.claimed().saturating_sub(self.queue.slots);
+            let ahead = (self.queue.claimed() + claimed).saturating_sub(self.queue.slots);
             if ahead > PREFETCH_MIN {
                 self.ahead_max = (ahead.min(self.ahead_max) / 4 * 3).max(PREFETCH_MIN);
             }
@@ -101,24 +101,24 @@ impl Prefetch {
         clippy::cast_sign_loss,
         reason = "estimates, far below what a float can hold exactly"
     )]
-    fn rows_ahead(&mut self) -> usize {
-        let elapsed = self.since.elapsed();
+    fn rows_ahead(&mut self, now: Instant) -> usize {
+        let elapsed = now.saturating_duration_since(self.since);
         let finished = self.queue.finished.load(Ordering::Relaxed);
         let many = finished - self.finished >= MANY && elapsed >= HORIZON / 40;
         if many || elapsed >= HORIZON / 2 {
             let held = self.queue.held.load(Ordering::Relaxed);
             let steps = (finished - self.finished) as f64;
-            let now = steps / elapsed.as_secs_f64();
+            let recent = steps / elapsed.as_secs_f64();
             // The rate rises at once and falls more slowly: by half in a horizon, and by no more
             // than half at one look. A queue that had nothing to do has not become slow.
             let kept = 0.5_f64.powf(elapsed.as_secs_f64() / HORIZON.as_secs_f64()).max(0.5);
-            self.per_second = now.max(kept * self.per_second + (1.0 - kept) * now);
+            self.per_second = recent.max(kept * self.per_second + (1.0 - kept) * recent);
             if steps > 0.0 {
                 self.seconds_per_step = (held - self.held) as f64 / 1e9 / steps;
             }
             self.finished = finished;
             self.held = held;
-            self.since = Instant::now();
+            self.since = now;
         }
         let done = self.per_second * HORIZON.as_secs_f64();
         let possible =
@@ -128,8 +128,8 @@ impl Prefetch {
     }
 
     /// Returns how many rows to ask for, or zero while they are too few to be worth a statement.
-    pub(super) fn wanted(&mut self) -> usize {
-        let rows_ahead = self.rows_ahead();
+    pub(super) fn wanted(&mut self, now: Instant) -> usize {
+        let rows_ahead = self.rows_ahead(now);
         let wanted =
             self.queue.slots.saturating_add(rows_ahead).saturating_sub(self.queue.claimed());
         if wanted > rows_ahead / 2 { wanted.min(CLAIM_MAX) } else { 0 }
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn fewer_rows_are_claimed_ahead_if_they_hold_the_keys_that_others_wait_for() {
-        let mut prefetch = prefetch(210);
+        let mut prefetch = prefetch(160);
         assert_eq!(prefetch.ahead_max, 400);
         prefetch.heard(50, 100, 0);
         assert_eq!(prefetch.ahead_max, 150, "three quarters of what is ahead of the slots");
@@ -181,10 +181,10 @@ mod tests {
     fn a_claim_looks_beyond_rows_that_stay_stuck() {
         let mut prefetch = prefetch(0);
         for _ in 0..STUCK_CLAIMS_MIN {
-            assert_eq!((prefetch.wanted(), prefetch.beyond()), (10, 0));
+            assert_eq!((prefetch.wanted(Instant::now()), prefetch.beyond()), (10, 0));
             prefetch.heard(0, 0, 10);
         }
-        assert_eq!((prefetch.wanted(), prefetch.beyond()), (10, 10));
+        assert_eq!((prefetch.wanted(Instant::now()), prefetch.beyond()), (10, 10));
         prefetch.heard(20, 0, 10);
         assert_eq!(prefetch.beyond(), 10, "they are still there");
         prefetch.heard(10, 0, 0);

@@ -17,7 +17,12 @@ use std::{
 };
 
 use super::prefetch::CLAIM_MAX;
-use crate::{backoff::jittered, error::Cause, group::WEIGHT_MAX, storage::Claimed};
+use crate::{
+    backoff::{Backoff, jittered},
+    error::Cause,
+    group::WEIGHT_MAX,
+    storage::Claimed,
+};
 
 /// The first and the longest pause after a failed claim of one queue by itself.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -44,6 +49,8 @@ struct Limit {
     rows_max: usize,
     /// Claims in a row that failed.
     failures: u32,
+    /// The pauses after failed claims of the queue by itself.
+    backoff: Backoff,
     /// The time from which on it may be claimed again.
     next: Option<Instant>,
     /// The reason why the last claim failed.
@@ -54,7 +61,22 @@ struct Limit {
 
 impl Default for Limit {
     fn default() -> Self {
-        Self { rows_max: CLAIM_MAX, failures: 0, next: None, error: None, suspects: HashMap::new() }
+        Self {
+            rows_max: CLAIM_MAX,
+            failures: 0,
+            backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX),
+            next: None,
+            error: None,
+            suspects: HashMap::new(),
+        }
+    }
+}
+
+impl Limit {
+    /// Notes that the queue's claims work again.
+    fn is_well(&mut self) {
+        (self.failures, self.next) = (0, None);
+        self.backoff.reset();
     }
 }
 
@@ -125,8 +147,8 @@ impl Limits {
                     tracing::warn!(queue, error = %Cause(error), "could not claim work from this queue; trying fewer rows at a time");
                 }
                 limit.rows_max = (limit.rows_max / 4).max(1);
-                let pause = PAUSE_MIN.saturating_mul(1 << limit.failures.min(10)).min(PAUSE_MAX);
-                limit.next = Some(if brought { now } else { now + jittered(pause) });
+                let pause = jittered(limit.backoff.pause());
+                limit.next = Some(if brought { now } else { now + pause });
                 limit.error = Some(Cause(error).to_string().into());
             } else {
                 limit.next = Some(now);
@@ -138,16 +160,22 @@ impl Limits {
     /// Learns that a claim worked, and which rows it brought. `contended` says that other
     /// transactions had rows locked, or a claim lock. After a failure the backend of the failed
     /// claim may have them for a moment more, so a claim that found nothing proves nothing.
-    pub(super) fn heard(&mut self, queues: &[String], rows: &[Claimed], contended: bool) {
+    pub(super) fn heard(
+        &mut self,
+        queues: &[String],
+        rows: &[Claimed],
+        contended: bool,
+        now: Instant,
+    ) {
         for queue in queues {
             let weights = rows.iter().filter(|row| row.queue == *queue).map(weight);
             let (count, weight) = weights.fold((0, 0), |(n, sum), weight| (n + 1, sum + weight));
             if count == 0 && self.is_suspect(queue) {
                 let limit = self.queues.entry(queue.clone()).or_default();
                 if contended {
-                    limit.next = Some(Instant::now() + PAUSE_MIN);
+                    limit.next = Some(now + PAUSE_MIN);
                 } else {
-                    (limit.failures, limit.next) = (0, None);
+                    limit.is_well();
                 }
             } else if count > 0 {
                 let fits = (WEIGHT_MAX * count / weight.max(1)).clamp(1, CLAIM_MAX);
@@ -158,9 +186,9 @@ impl Limits {
                 if found {
                     // The row is given back within this pause, and the next claim tries it whole.
                     limit.failures = LIGHT_AFTER - 1;
-                    limit.next = Some(Instant::now() + PAUSE_MIN);
+                    limit.next = Some(now + PAUSE_MIN);
                 } else {
-                    (limit.failures, limit.next) = (0, None);
+                    limit.is_well();
                     limit.suspects.clear();
                 }
             }
@@ -200,9 +228,9 @@ mod tests {
         }
         assert_eq!((limits.rows_max("a"), limits.rows_max("b")), (1, CLAIM_MAX));
         assert_eq!(limits.together(queues(&["a"]), now), queues(&[]), "it pauses");
-        limits.heard(&queues(&["a"]), &[], true);
+        limits.heard(&queues(&["a"]), &[], true, now);
         assert!(limits.is_suspect("a"), "its rows are locked");
-        limits.heard(&queues(&["a"]), &[], false);
+        limits.heard(&queues(&["a"]), &[], false, now);
         assert_eq!((limits.is_suspect("a"), limits.rows_max("a")), (false, 1), "there is nothing");
     }
 }

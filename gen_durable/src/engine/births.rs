@@ -1,0 +1,293 @@
+//! Births: rows that are claimed in the commit that inserts them, for a slot of the inserting
+//! process. Such a row runs one commit earlier than a row that the claimer has to find.
+//!
+//! ```text
+//!   insert ──reserve a slot──► insert and claim, one commit ──► slot
+//!                                        └──a row waits──► inserted as any other row
+//! ```
+//!
+//! Invariant: a reserved slot counts as taken. From the reservation until its rows are among the
+//! tasks, a birth is under way: nobody looks for lost claims, and no shutdown takes the worker's
+//! rows for complete ([`Births`]).
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::{runtime::Handle, sync::Notify};
+
+use super::{Shared, executor, registry::Work, slots::Queue};
+use crate::{
+    client::local::{LocalEngine, Reservation},
+    status::Status,
+    storage::{Birth, Born, Claimed, Eligible, Kind, NewInstance},
+};
+
+/// The statement steps over dead entries as it looks for waiting rows, like a whole claim. If a
+/// look takes longer than this, there are no births for [`PAUSE`] times as long.
+const QUICK: Duration = Duration::from_millis(20);
+const PAUSE: u32 = 10;
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The longest time for which a shutdown waits for births under way.
+const END_MAX: Duration = Duration::from_secs(2);
+
+/// The engine as its client sees it.
+pub(super) struct Local(pub(super) Weak<Shared>);
+
+impl LocalEngine for Local {
+    fn hear(&self, queue: &str) -> bool {
+        self.0.upgrade().is_some_and(|shared| shared.hear(queue))
+    }
+
+    fn reserve(&self, rows: &[NewInstance]) -> Option<Box<dyn Reservation>> {
+        Some(Box::new(Reserved::new(self.0.upgrade()?, rows)?))
+    }
+
+    fn refused(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.births.pause(PAUSE_MAX);
+        }
+    }
+}
+
+/// The births that are under way.
+#[derive(Debug, Default)]
+pub(crate) struct Births {
+    state: Mutex<State>,
+    ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    under_way: usize,
+    /// No birth begins.
+    closed: bool,
+    /// No birth begins before this time.
+    next: Option<Instant>,
+}
+
+impl Births {
+    /// Notes how long a statement looked for waiting rows.
+    fn looked(&self, looked: Duration) {
+        if looked > QUICK {
+            self.pause(looked.saturating_mul(PAUSE).min(PAUSE_MAX));
+        }
+    }
+
+    fn pause(&self, pause: Duration) {
+        self.lock().next = Some(Instant::now() + pause);
+    }
+
+    /// Lets no birth begin until [`open`](Self::open). True if none is under way. Otherwise the
+    /// claimer is woken when the last one has ended.
+    pub(super) fn close(&self) -> bool {
+        let mut state = self.lock();
+        state.closed = true;
+        state.under_way == 0
+    }
+
+    pub(super) fn open(&self) {
+        self.lock().closed = false;
+    }
+
+    /// Lets no birth begin any more, and waits until none is under way, for [`END_MAX`] at most. A
+    /// connection may carry nothing any more, and the rows of its birth are left to the reaper.
+    pub(super) async fn end(&self) {
+        let _ = tokio::time::timeout(END_MAX, self.ended()).await;
+    }
+
+    async fn ended(&self) {
+        loop {
+            // Registered before the look, so that an end between the look and the wait is not
+            // missed.
+            let ended = self.ended.notified();
+            if self.close() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A birth that is under way.
+struct UnderWay(Arc<Shared>);
+
+impl UnderWay {
+    fn begin(shared: &Arc<Shared>) -> Option<Self> {
+        let mut state = shared.births.lock();
+        if state.closed || state.next.is_some_and(|next| Instant::now() < next) {
+            return None;
+        }
+        state.under_way += 1;
+        Some(Self(Arc::clone(shared)))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut state = self.0.births.lock();
+        state.under_way -= 1;
+        if state.under_way == 0 && state.closed {
+            drop(state);
+            self.0.births.ended.notify_waiters();
+            self.0.wake.claimer();
+        }
+    }
+}
+
+/// The slots that are reserved for the rows of one insert.
+struct Reserved {
+    shared: Arc<Shared>,
+    birth: Birth,
+    /// Each reserved slot: the place of its row in the insert, and the queue.
+    slots: Vec<(usize, Arc<Queue>)>,
+    /// The statement is under way.
+    sent: bool,
+    _under_way: UnderWay,
+}
+
+impl Reserved {
+    fn new(shared: Arc<Shared>, rows: &[NewInstance]) -> Option<Self> {
+        // The task that runs the statement ends the birth. On another runtime nobody may poll that
+        // task, and the engine would wait for it.
+        if Handle::try_current().ok()?.id() != shared.runtime.id() {
+            return None;
+        }
+        // The statement that claims inserts no other rows.
+        if !rows.iter().all(is_plain) {
+            return None;
+        }
+        let under_way = UnderWay::begin(&shared)?;
+        // A shutdown first ends the claims, and then waits for the births under way. This one is
+        // seen there, or it sees here that the engine is stopping.
+        let worker = shared.lease.worker();
+        if !shared.life.claims() || !shared.lease.may_start(worker) {
+            return None;
+        }
+        let mut reserved = Self {
+            birth: Birth {
+                worker,
+                kinds: Arc::clone(&shared.kinds),
+                claims: vec![false; rows.len()],
+            },
+            shared,
+            slots: Vec::new(),
+            sent: false,
+            _under_way: under_way,
+        };
+        reserved.fill(rows);
+        // A claim notes that its queues are not idle before it counts their free slots. It sees the
+        // reserved slots, or the birth sees its note here: the two never fill the same slot.
+        if reserved.slots.is_empty() || !reserved.slots.iter().all(|(_, queue)| queue.is_idle()) {
+            return None;
+        }
+        reserved.sent = true;
+        Some(reserved)
+    }
+
+    /// Reserves slots, for the most urgent rows first.
+    fn fill(&mut self, rows: &[NewInstance]) {
+        let shared = Arc::clone(&self.shared);
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by_key(|index| rows[*index].priority);
+        // The queues in which a row has to wait. No less urgent one may run before it.
+        let mut waited_in: HashSet<&str> = HashSet::new();
+        for index in order {
+            let row = &rows[index];
+            let Some(queue) = shared.queues.get(&row.queue) else { continue };
+            if waited_in.contains(row.queue.as_str()) || !knows(&shared, row) {
+                continue;
+            }
+            if queue.is_idle() && can_be_born(row) && queue.reserve() {
+                self.birth.claims[index] = true;
+                self.slots.push((index, Arc::clone(queue)));
+            } else {
+                waited_in.insert(&row.queue);
+            }
+        }
+    }
+
+    /// Hands the rows to their queues.
+    fn enter(&mut self, rows: Vec<Claimed>) {
+        for row in rows {
+            let slot = self.slots.iter().position(|(_, queue)| *queue.name == *row.queue);
+            // The rows have the reserved queues and known machines, so both are found.
+            let (Some(slot), Some(runner)) = (slot, self.shared.registry.get(&row.kind)) else {
+                self.shared.wake.suspect_lost_claims();
+                continue;
+            };
+            let ((_, queue), runner) = (self.slots.swap_remove(slot), Arc::clone(runner));
+            self.shared.tasks.begin(row.id);
+            let work = Work::new(row, runner, Arc::clone(&queue.name), None);
+            if let Some(work) = queue.enter(work) {
+                executor::spawn(&self.shared, &queue, work);
+            }
+        }
+        // A shutdown that began meanwhile has released the waiting rows before these came.
+        if self.shared.life.stopping.is_open() {
+            self.shared.release_waiting();
+        }
+    }
+}
+
+/// True if the row may run at once, and no other row is to run before it for a partition key.
+fn is_plain(row: &NewInstance) -> bool {
+    matches!(row.eligible, Eligible::Now) && row.partition_key.is_none()
+}
+
+/// True if the worker runs the row's machine.
+fn knows(shared: &Shared, row: &NewInstance) -> bool {
+    let Ok(fsm_version) = i32::try_from(row.fsm_version) else { return false };
+    let kind = Kind { fsm: row.fsm.to_owned(), fsm_version };
+    shared.registry.get(&kind).is_some()
+}
+
+/// True if the row is announced at all, and keeps its unique key while it runs.
+fn can_be_born(row: &NewInstance) -> bool {
+    !row.silent && (row.unique_key.is_none() || row.unique_scope.contains(&Status::Executing))
+}
+
+impl Reservation for Reserved {
+    fn birth(&self) -> &Birth {
+        &self.birth
+    }
+
+    fn run(mut self: Box<Self>, inserted: &[Option<i64>], born: Born) {
+        self.sent = false;
+        self.shared.births.looked(born.looked);
+        // Other rows wait in the queue of a row that was not claimed, so the next births there
+        // would be in vain too. The claimer says when the queue is idle again.
+        for (index, queue) in &self.slots {
+            let id = inserted.get(*index).copied().flatten();
+            if id.is_some_and(|id| born.claimed.iter().all(|row| row.id != id)) {
+                queue.set_idle(false);
+            }
+        }
+        self.enter(born.claimed);
+    }
+
+    fn undo(mut self: Box<Self>) {
+        self.sent = false;
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        for (_, queue) in &self.slots {
+            queue.claimed.fetch_sub(1, Ordering::SeqCst);
+            self.shared.wake.slot_freed();
+        }
+        // The insert may have been committed and its answer lost. It may also have looked for
+        // waiting rows all this time, as the next one would.
+        if self.sent {
+            self.shared.births.pause(PAUSE_MAX);
+            self.shared.wake.suspect_lost_claims();
+        }
+    }
+}
