@@ -172,6 +172,26 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             claims,
             batch(4),
         ),
+        case(
+            "claim_known",
+            &[
+                "7",
+                "'{q}'",
+                "'{200}'",
+                "'{m}'",
+                "'{1}'",
+                "'{1}'",
+                "'{0}'",
+                "'{0}'",
+                "'{q,q}'",
+                "'{m,x}'",
+                "'{1,1}'",
+                "'{0,null}'",
+                "2097152",
+            ],
+            claims,
+            batch(4),
+        ),
         // All rows of this machine have a partition key.
         case(
             "claim",

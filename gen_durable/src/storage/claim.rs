@@ -18,6 +18,7 @@ use super::{
 };
 
 const CLAIM: &str = include_str!("sql/claim.sql");
+const CLAIM_KNOWN: &str = include_str!("sql/claim_known.sql");
 const LOCK_FREE_PARTITIONS: &str = include_str!("sql/lock_free_partitions.sql");
 const CLAIM_PARTITIONS: &str = include_str!("sql/claim_partitions.sql");
 const BLOCK_AHEAD: &str = include_str!("sql/block_ahead.sql");
@@ -55,6 +56,8 @@ pub(crate) struct Claim {
     pub(crate) refused: Vec<String>,
     /// The watermarks for the next claim.
     pub(crate) first: Vec<First>,
+    /// True if rows were met that the statement for known groups does not claim.
+    pub(crate) unsettled: bool,
 }
 
 impl Claim {
@@ -69,33 +72,36 @@ impl Claim {
         self.failed = self.failed.take().or(other.failed);
         self.refused.append(&mut other.refused);
         self.first.append(&mut other.first);
+        self.unsettled |= other.unsettled;
     }
 }
 
 /// Claims rows in the order in which they should run.
 ///
-/// One statement claims the rows without a partition key, and the rows that are plainly the heads
-/// of their keys. It returns other rows with a key as candidates. A transaction that holds their
-/// keys' locks then claims them, or takes them out of the claim's index.
+/// If each queue has one known group, a small statement claims its rows, unless it meets others.
+/// Otherwise one statement claims the rows without a partition key, and the rows that are plainly
+/// the heads of their keys. It returns other rows with a key as candidates. A transaction that
+/// holds their keys' locks then claims them, or takes them out of the claim's index.
 pub(crate) async fn claim(
     connection: &mut PgConnection,
     request: &ClaimRequest,
 ) -> Result<Claim, sqlx::Error> {
     let places = request.kinds.in_queues(request.queues.iter().map(String::as_str));
+    let groups = known_groups(request);
+    if let Some(groups) = &groups {
+        let answer = claim_known(connection, request, &places, groups).await?;
+        if !answer.try_get::<bool, _>("unsure")? {
+            return Ok(read_claim(&answer, request, &places)?.0);
+        }
+    }
     let answer = match claim_arrays(connection, request, &places, true).await {
         Err(error) if overtaken(&error) => {
             claim_arrays(connection, request, &places, false).await?
         }
         answer => answer?,
     };
-    let (rows, candidates) =
-        Arrays::read(&answer)?.split(request, &places, time(answer.try_get("claimed_at")?))?;
-    let first = read_first(&answer, request)?;
-    let mut claim = Claim { rows, refused: answer.try_get("refused")?, first, ..Claim::default() };
-    claim.cut = answer.try_get::<Option<_>, _>("cut")?.unwrap_or(false);
-    claim.contended = answer.try_get::<Option<_>, _>("left_out")?.unwrap_or(false);
-    claim.busy_keys = vec![0; request.queues.len()];
-    claim.stuck = vec![0; request.queues.len()];
+    let (mut claim, candidates) = read_claim(&answer, request, &places)?;
+    claim.unsettled = groups.is_some();
     if !candidates.is_empty() {
         let alone = claim.rows.is_empty();
         let (heads, blocked) = match claim_partitions(connection, request, &candidates, alone).await
@@ -123,6 +129,27 @@ pub(crate) async fn claim(
     Ok(claim)
 }
 
+/// Reads the answer of a statement that claims: the claim, and the candidates.
+fn read_claim(
+    answer: &PgRow,
+    request: &ClaimRequest,
+    places: &Places<'_>,
+) -> Result<(Claim, Vec<Candidate>), sqlx::Error> {
+    let now = time(answer.try_get("claimed_at")?);
+    let (rows, candidates) = Arrays::read(answer)?.split(request, places, now)?;
+    let claim = Claim {
+        rows,
+        cut: answer.try_get::<Option<_>, _>("cut")?.unwrap_or(false),
+        contended: answer.try_get::<Option<_>, _>("left_out")?.unwrap_or(false),
+        busy_keys: vec![0; request.queues.len()],
+        stuck: vec![0; request.queues.len()],
+        refused: answer.try_get("refused")?,
+        first: read_first(answer, request)?,
+        ..Claim::default()
+    };
+    Ok((claim, candidates))
+}
+
 /// Counts for each queue the keys of which candidates were found and no row was claimed.
 fn count_busy_keys(claim: &mut Claim, candidates: &[Candidate]) {
     let mut known: HashSet<&str> =
@@ -142,6 +169,55 @@ struct Candidate {
     partition_key: String,
     /// The index of its queue in the request.
     queue: usize,
+}
+
+/// Returns the known group of each queue, if the statement for known groups may claim. None if a
+/// queue has several, or if a row of a group may have an inbox.
+fn known_groups(request: &ClaimRequest) -> Option<Vec<&First>> {
+    let whole = request.light.is_none() && request.without_lock.is_empty();
+    if !(request.settled && whole) {
+        return None;
+    }
+    let groups = request.queues.iter().map(|queue| {
+        let mut groups = request.known.iter().filter(|first| first.queue == *queue);
+        let (group, others) = (groups.next()?, groups.next());
+        let fsm = request.kinds.fsms.get(group.kind)?;
+        (others.is_none() && !request.kinds.listening.contains(fsm)).then_some(group)
+    });
+    groups.collect()
+}
+
+/// Runs the statement `claim_known`.
+async fn claim_known(
+    connection: &mut PgConnection,
+    request: &ClaimRequest,
+    places: &Places<'_>,
+    groups: &[&First],
+) -> Result<PgRow, sqlx::Error> {
+    let kinds = request.kinds.fsms.len();
+    let place = |(queue, group): (usize, &&First)| queue * kinds + group.kind;
+    let group_places: Vec<usize> = groups.iter().enumerate().map(place).collect();
+    let mut priorities = vec![None; places.queues.len()];
+    for (place, group) in group_places.iter().zip(groups) {
+        priorities[*place] = Some(group.priority);
+    }
+    let number = |place: &usize| i64::try_from(place + 1).unwrap_or(i64::MAX);
+    sqlx::query(CLAIM_KNOWN)
+        .bind(request.worker)
+        .bind(&request.queues)
+        .bind(&request.wanted)
+        .bind(group_places.iter().map(|place| places.fsms[*place]).collect::<Vec<_>>())
+        .bind(group_places.iter().map(|place| places.versions[*place]).collect::<Vec<_>>())
+        .bind(group_places.iter().map(number).collect::<Vec<_>>())
+        .bind(groups.iter().map(|group| group.priority).collect::<Vec<_>>())
+        .bind(groups.iter().map(|group| group.since).collect::<Vec<_>>())
+        .bind(&places.queues)
+        .bind(&places.fsms)
+        .bind(&places.versions)
+        .bind(priorities)
+        .bind(request.bytes_max)
+        .fetch_one(connection)
+        .await
 }
 
 /// Runs the statement `claim`. It claims heads of partition keys only if `keyed` is true.

@@ -84,6 +84,8 @@ pub(crate) struct ClaimRequest {
     pub(crate) without_lock: Vec<String>,
     /// The watermarks from which to look. A group without one is looked at from the beginning.
     pub(crate) known: Vec<First>,
+    /// True if the last claims met no row outside the known groups.
+    pub(crate) settled: bool,
     /// The bytes that the states of one claim may weigh.
     pub(crate) bytes_max: i64,
     /// The reason for a light claim, which leaves out large states and all signals. None for a
@@ -104,6 +106,7 @@ impl ClaimRequest {
             kinds: Arc::clone(&self.kinds),
             without_lock: self.without_lock.clone(),
             known: self.known.clone(),
+            settled: self.settled,
             bytes_max: self.bytes_max,
             light: self.light.clone(),
         })

@@ -306,7 +306,7 @@ impl Planner {
             self.limits.heard(&request.queues, &claim.rows, contended, now);
         }
         let first = std::mem::take(&mut claim.first);
-        self.watermarks.heard(request, &claim.refused, first, self.asked, now);
+        self.watermarks.heard(request, &claim.refused, first, claim.unsettled, self.asked, now);
         let count = |queue: &String| claim.rows.iter().filter(|row| row.queue == *queue).count();
         let counts: Vec<usize> = request.queues.iter().map(count).collect();
         let keys = claim.busy_keys.iter().zip(&claim.stuck);
@@ -436,6 +436,7 @@ impl Planner {
                 .cloned()
                 .collect(),
             known: self.watermarks.known(&queues, now),
+            settled: self.watermarks.settled(&queues),
             bytes_max: count(WEIGHT_MAX),
             light: if let [queue] = &queues[..] { self.limits.light(queue) } else { None },
             queues,

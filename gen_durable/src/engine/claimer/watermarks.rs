@@ -52,6 +52,9 @@ struct Groups {
     keyed: HashMap<usize, Instant>,
     /// The first claim that is sent from this time on is a whole one.
     next_whole: Instant,
+    /// A claim since the last whole one met rows that the statement for known groups does not
+    /// claim.
+    unsettled: bool,
 }
 
 /// The first waiting row of a group, as the last claim saw it that found rows in the group.
@@ -83,13 +86,21 @@ impl Watermarks {
         known
     }
 
+    /// True if no claim of these queues has met rows that the statement for known groups does not
+    /// claim. The next whole claim ends the memory of them.
+    pub(super) fn settled(&self, queues: &[String]) -> bool {
+        queues.iter().all(|name| self.queues.get(name).is_some_and(|queue| !queue.unsettled))
+    }
+
     /// Learns from a claim that was sent at `asked` and answered at `now`. `first` has the first
-    /// waiting row of each group with due rows. The claim has left the `refused` queues out.
+    /// waiting row of each group with due rows. The claim has left the `refused` queues out. It was
+    /// `unsettled` if it met rows that the statement for known groups does not claim.
     pub(super) fn heard(
         &mut self,
         request: &ClaimRequest,
         refused: &[String],
         first: Vec<First>,
+        unsettled: bool,
         asked: Instant,
         now: Instant,
     ) {
@@ -104,10 +115,12 @@ impl Watermarks {
                 watermarks: HashMap::new(),
                 keyed: HashMap::new(),
                 next_whole,
+                unsettled: false,
             });
             if whole {
                 queue.next_whole = next_whole;
             }
+            queue.unsettled = unsettled || queue.unsettled && !whole;
             queue.watermarks.retain(|_, watermark| now < watermark.seen + MEMORY);
             queue.keyed.retain(|_, met| now < *met + MEMORY);
         }
@@ -153,6 +166,7 @@ mod tests {
     struct Claim {
         request: ClaimRequest,
         refused: Vec<String>,
+        unsettled: bool,
         asked: Instant,
         took: Duration,
     }
@@ -168,13 +182,14 @@ mod tests {
             wanted: vec![1; queues.len()],
             beyond: vec![0; queues.len()],
             known: watermarks.known(&queues, asked),
+            settled: watermarks.settled(&queues),
             queues,
             kinds: Arc::new(Kinds::default()),
             without_lock: Vec::new(),
             bytes_max: 1,
             light: None,
         };
-        Claim { request, refused: Vec::new(), asked, took }
+        Claim { request, refused: Vec::new(), unsettled: false, asked, took }
     }
 
     impl Claim {
@@ -183,6 +198,7 @@ mod tests {
                 &self.request,
                 &self.refused,
                 first,
+                self.unsettled,
                 self.asked,
                 self.asked + self.took,
             );
@@ -285,5 +301,25 @@ mod tests {
         let known = known(&watermarks, "checkout", now + LONG);
         assert_eq!(known.len(), GROUPS_MAX);
         assert!(known.contains(&first(0, 2)), "a known group stays known");
+    }
+
+    #[test]
+    fn a_queue_is_unsettled_until_its_next_whole_claim() {
+        let (mut watermarks, now) = (Watermarks::default(), Instant::now());
+        let settled = |watermarks: &Watermarks| watermarks.settled(&names(&["checkout"]));
+        assert!(!settled(&watermarks), "nothing is known of it");
+        send(&watermarks, &["checkout"], now, QUICK).sees(&mut watermarks, vec![first(0, 1)]);
+        assert!(settled(&watermarks));
+        let next = |watermarks: &Watermarks| send(watermarks, &["checkout"], now + QUICK, QUICK);
+        let mut met_others = next(&watermarks);
+        met_others.unsettled = true;
+        met_others.sees(&mut watermarks, vec![first(0, 1)]);
+        assert!(!settled(&watermarks));
+        next(&watermarks).sees(&mut watermarks, vec![first(0, 1)]);
+        assert!(!settled(&watermarks), "it was no whole claim");
+        let whole = send(&watermarks, &["checkout"], now + LONG, QUICK);
+        whole.sees(&mut watermarks, vec![first(0, 1)]);
+        assert!(settled(&watermarks));
+        assert!(!watermarks.settled(&names(&["checkout", "other"])));
     }
 }
