@@ -32,7 +32,9 @@ impl Shared {
         match fault {
             Fault::Giants(rows, bytes) => self.giants(rows, bytes).await,
             Fault::Inbox(signals, bytes) => self.inbox(signals, bytes, &mut random).await,
-            Fault::Hold(Hold::Row, time, kept) => self.hold_row(time, kept, &mut random).await,
+            Fault::Hold(Hold::Row, time, kept) => {
+                Box::pin(self.hold_row(time, kept, &mut random)).await;
+            }
             Fault::Hold(Hold::Key, time, kept) => self.hold_key(time, kept, &mut random).await,
             _ => {}
         }

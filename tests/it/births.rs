@@ -10,16 +10,32 @@ use crate::support::{
     until_a_session_waits, was_claimed,
 };
 
-#[durable_fsm(state = (), output = ())]
+#[derive(Clone, Debug, DurableSignal)]
+pub struct Nudge {
+    n: u32,
+}
+
+#[durable_fsm(state = (), output = (), signals(Nudge))]
 pub enum Short {
     Go,
     Stop,
+    Wait,
 }
 
 #[durable_fsm]
 impl Short {
     async fn go(cx: Context<Self>) -> Outcome<Self> {
         cx.done(())
+    }
+
+    /// Ends when it has been nudged twice.
+    #[step(entry)]
+    async fn wait(mut cx: Context<Self>) -> StepResult<Self> {
+        Ok(match cx.gather::<Nudge>(2)? {
+            Some(nudges) if nudges[0].n < nudges[1].n => cx.done(()),
+            Some(_) => cx.stop("they came in another order"),
+            None => cx.await_signal::<Nudge>(),
+        })
     }
 
     #[step(entry)]
@@ -147,12 +163,12 @@ async fn p71_no_row_is_born_claimed_past_a_waiting_one() {
 pub(crate) async fn stop_inserts(pool: &PgPool) -> Transaction<'static, Postgres> {
     sql(
         pool,
-        "create function public.wait_for_test() returns trigger language plpgsql as $$
+        "create or replace function public.wait_for_test() returns trigger language plpgsql as $$
          begin
              perform pg_advisory_xact_lock_shared(71);
              return null;
          end $$;
-         create trigger wait_for_test after insert on gen_durable.instances
+         create or replace trigger wait_for_test after insert on gen_durable.instances
              for each statement execute function public.wait_for_test()",
     )
     .await;
@@ -231,32 +247,83 @@ async fn p71_an_insert_succeeds_even_if_its_birth_is_refused() {
 async fn p71_a_shutdown_waits_for_births_and_gives_their_rows_back() {
     let db = database().await;
     let pool = db.pool();
+    // A claim that is under way at the insert leaves the row to itself.
+    eventually("a row is born claimed as a shutdown begins", async || {
+        let engine = engine(&db).machine::<Short>().resource(Arc::new(Breakpoint::new()));
+        let engine = engine.start().await.unwrap();
+        until_idle(&engine, pool).await;
+        let test = stop_inserts(pool).await;
+        let insert = tokio::spawn({
+            let client = engine.client().clone();
+            async move { Short::insert(()).execute(&client).await }
+        });
+        until_a_session_waits(pool, 1).await;
+        let mut shutdown = std::pin::pin!(engine.shutdown());
+        tokio::select! {
+            biased;
+            _ = &mut shutdown => panic!("it did not wait for the birth"),
+            () = std::future::ready(()) => {}
+        }
+        test.rollback().await.unwrap();
+        let (id, stopped) = tokio::join!(insert, shutdown);
+        stopped.unwrap();
+        let id = id.unwrap().unwrap();
+        let row = until(pool, id, "runnable").await;
+        assert_eq!((row.locked_by, row.attempt, row.crashes), (None, 0, 0));
+        let revision: i64 =
+            sqlx::query_scalar("select revision from gen_durable.instances where id = $1")
+                .bind(id.get())
+                .fetch_one(pool)
+                .await
+                .unwrap();
+        // A claim and a release raise it by one each.
+        assert_eq!(revision % 2, 0);
+        (revision > 0).then_some(())
+    })
+    .await;
+}
+
+/// The signal wakes an instance of an idle queue, and the same transaction claims it. A signal that
+/// came before, and one that came while no engine looked, are in its inbox.
+#[tokio::test(flavor = "multi_thread")]
+async fn p71_a_signal_claims_the_instance_that_it_wakes() {
+    let db = database().await;
+    let pool = db.pool();
     let engine = engine(&db).machine::<Short>().resource(Arc::new(Breakpoint::new()));
     let engine = engine.start().await.unwrap();
-    until_idle(&engine, pool).await;
-    let test = stop_inserts(pool).await;
-    let insert = tokio::spawn({
-        let client = engine.client().clone();
-        async move { Short::insert(()).execute(&client).await }
-    });
-    until_a_session_waits(pool, 1).await;
-    let mut shutdown = std::pin::pin!(engine.shutdown());
-    tokio::select! {
-        biased;
-        _ = &mut shutdown => panic!("it did not wait for the birth"),
-        () = std::future::ready(()) => {}
-    }
-    test.rollback().await.unwrap();
-    let (id, stopped) = tokio::join!(insert, shutdown);
-    stopped.unwrap();
-    let id = id.unwrap().unwrap();
-    let given_back = until(pool, id, "runnable").await;
-    let revision: i64 =
-        sqlx::query_scalar("select revision from gen_durable.instances where id = $1")
-            .bind(id.get())
-            .fetch_one(pool)
-            .await
-            .unwrap();
-    assert_eq!(revision, 2, "it was born claimed, and released");
-    assert_eq!((given_back.locked_by, given_back.attempt, given_back.crashes), (None, 0, 0));
+    sql(
+        pool,
+        "create table public.moves (id bigint, status text, transaction text);
+         create function public.note_move() returns trigger language plpgsql as $$
+         begin
+             insert into public.moves values (new.id, new.status, pg_current_xact_id()::text);
+             return null;
+         end $$;
+         create trigger note_move after update on gen_durable.instances for each row
+             when (old.status <> new.status) execute function public.note_move()",
+    )
+    .await;
+    eventually("a signal claims whom it wakes", async || {
+        let id = Short::insert(()).step(Short::Wait).execute(&engine).await.unwrap();
+        until(pool, id, "awaiting_signal").await;
+        for n in 0..2 {
+            Short::signal_nudge(id, Nudge { n }).execute(&engine).await.unwrap();
+            if n == 0 {
+                until(pool, id, "awaiting_signal").await;
+            }
+        }
+        engine.wait(id, WAIT_MAX).await.unwrap();
+        let together: i64 = sqlx::query_scalar(
+            "select count(*) from public.moves as woken join public.moves as claimed
+                 on claimed.id = woken.id and claimed.transaction = woken.transaction
+             where woken.id = $1 and woken.status = 'runnable' and claimed.status = 'executing'",
+        )
+        .bind(id.get())
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        (together > 0).then_some(())
+    })
+    .await;
+    engine.shutdown().await.unwrap();
 }

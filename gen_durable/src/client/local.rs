@@ -14,8 +14,16 @@ pub(crate) trait LocalEngine: Send + Sync {
     /// these rows.
     fn reserve(&self, rows: &[NewInstance]) -> Option<Box<dyn Reservation>>;
 
-    /// Says that a statement that claims failed, and that the same rows could be inserted without a
-    /// claim. The worker may lack a right, for example.
+    /// True if a queue has nothing to do and a free slot, so that instances that are woken may be
+    /// claimed by the signals that wake them.
+    fn may_claim_woken(&self) -> bool;
+
+    /// Reserves slots for woken instances, each with its queue. Their order within a queue is not
+    /// known, so a queue gets slots for all of them or for none.
+    fn reserve_woken(&self, woken: &[(i64, String)]) -> Option<Box<dyn Reservation>>;
+
+    /// Says that a statement that claims failed, and that the same call succeeded without a claim.
+    /// The worker may lack a right, for example.
     fn refused(&self);
 }
 
@@ -24,8 +32,8 @@ pub(crate) trait LocalEngine: Send + Sync {
 pub(crate) trait Reservation: Send + Sync {
     fn birth(&self) -> &Birth;
 
-    /// Runs the rows that were claimed. `inserted` has the id of each row that was inserted.
-    fn run(self: Box<Self>, inserted: &[Option<i64>], born: Born);
+    /// Runs the rows that were claimed. `rows` has the id of each row that was inserted or woken.
+    fn run(self: Box<Self>, rows: &[Option<i64>], born: Born);
 
     /// Says that the statement was rolled back.
     fn undo(self: Box<Self>);

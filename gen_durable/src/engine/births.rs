@@ -1,5 +1,6 @@
-//! Births: rows that are claimed in the commit that inserts them, for a slot of the inserting
-//! process. Such a row runs one commit earlier than a row that the claimer has to find.
+//! Births: rows that are claimed in the commit that inserts or wakes them, for a slot of the
+//! process that commits. Such a row runs one commit earlier than a row that the claimer has to
+//! find.
 //!
 //! ```text
 //!   insert ──reserve a slot──► insert and claim, one commit ──► slot
@@ -42,7 +43,26 @@ impl LocalEngine for Local {
     }
 
     fn reserve(&self, rows: &[NewInstance]) -> Option<Box<dyn Reservation>> {
-        Some(Box::new(Reserved::new(self.0.upgrade()?, rows)?))
+        // The statement that claims inserts no other rows.
+        if !rows.iter().all(is_plain) {
+            return None;
+        }
+        let mut reserved = Reserved::begin(self.0.upgrade()?, rows.len())?;
+        reserved.fill(rows);
+        Some(Box::new(reserved.sent()?))
+    }
+
+    fn may_claim_woken(&self) -> bool {
+        self.0.upgrade().is_some_and(|shared| {
+            let is_free = |queue: &Arc<Queue>| queue.is_idle() && queue.has_slot();
+            shared.queues.values().any(is_free) && shared.births.may_begin()
+        })
+    }
+
+    fn reserve_woken(&self, woken: &[(i64, String)]) -> Option<Box<dyn Reservation>> {
+        let mut reserved = Reserved::begin(self.0.upgrade()?, woken.len())?;
+        reserved.fill_all(woken);
+        Some(Box::new(reserved.sent()?))
     }
 
     fn refused(&self) {
@@ -74,6 +94,11 @@ impl Births {
         if looked > QUICK {
             self.pause(looked.saturating_mul(PAUSE).min(PAUSE_MAX));
         }
+    }
+
+    /// True if a birth would begin now.
+    fn may_begin(&self) -> bool {
+        self.lock().may_begin()
     }
 
     fn pause(&self, pause: Duration) {
@@ -115,13 +140,19 @@ impl Births {
     }
 }
 
+impl State {
+    fn may_begin(&self) -> bool {
+        !self.closed && self.next.is_none_or(|next| next <= Instant::now())
+    }
+}
+
 /// A birth that is under way.
 struct UnderWay(Arc<Shared>);
 
 impl UnderWay {
     fn begin(shared: &Arc<Shared>) -> Option<Self> {
         let mut state = shared.births.lock();
-        if state.closed || state.next.is_some_and(|next| Instant::now() < next) {
+        if !state.may_begin() {
             return None;
         }
         state.under_way += 1;
@@ -153,14 +184,11 @@ struct Reserved {
 }
 
 impl Reserved {
-    fn new(shared: Arc<Shared>, rows: &[NewInstance]) -> Option<Self> {
+    /// Begins a birth of some of `rows` rows, with no slots yet.
+    fn begin(shared: Arc<Shared>, rows: usize) -> Option<Self> {
         // The task that runs the statement ends the birth. On another runtime nobody may poll that
         // task, and the engine would wait for it.
         if Handle::try_current().ok()?.id() != shared.runtime.id() {
-            return None;
-        }
-        // The statement that claims inserts no other rows.
-        if !rows.iter().all(is_plain) {
             return None;
         }
         let under_way = UnderWay::begin(&shared)?;
@@ -170,25 +198,50 @@ impl Reserved {
         if !shared.life.claims() || !shared.lease.may_start(worker) {
             return None;
         }
-        let mut reserved = Self {
-            birth: Birth {
-                worker,
-                kinds: Arc::clone(&shared.kinds),
-                claims: vec![false; rows.len()],
-            },
+        let kinds = Arc::clone(&shared.kinds);
+        Some(Self {
+            birth: Birth { worker, kinds, claims: vec![false; rows] },
             shared,
             slots: Vec::new(),
             sent: false,
             _under_way: under_way,
-        };
-        reserved.fill(rows);
+        })
+    }
+
+    /// Notes that the statement is sent. None if there is nothing to claim.
+    fn sent(mut self) -> Option<Self> {
         // A claim notes that its queues are not idle before it counts their free slots. It sees the
         // reserved slots, or the birth sees its note here: the two never fill the same slot.
-        if reserved.slots.is_empty() || !reserved.slots.iter().all(|(_, queue)| queue.is_idle()) {
+        if self.slots.is_empty() || !self.slots.iter().all(|(_, queue)| queue.is_idle()) {
             return None;
         }
-        reserved.sent = true;
-        Some(reserved)
+        self.sent = true;
+        Some(self)
+    }
+
+    /// Reserves slots for woken rows: for all of a queue, or for none.
+    fn fill_all(&mut self, woken: &[(i64, String)]) {
+        let shared = Arc::clone(&self.shared);
+        let mut waited_in: HashSet<&str> = HashSet::new();
+        for (index, (_, name)) in woken.iter().enumerate() {
+            match shared.queues.get(name) {
+                Some(queue) if queue.is_idle() && queue.reserve() => {
+                    self.slots.push((index, Arc::clone(queue)));
+                }
+                _ => {
+                    waited_in.insert(name);
+                }
+            }
+        }
+        let (given_back, kept): (Vec<_>, Vec<_>) =
+            self.slots.drain(..).partition(|(_, queue)| waited_in.contains(&*queue.name));
+        for (_, queue) in given_back {
+            give_back(&shared, &queue);
+        }
+        for (index, _) in &kept {
+            self.birth.claims[*index] = true;
+        }
+        self.slots = kept;
     }
 
     /// Reserves slots, for the most urgent rows first.
@@ -236,6 +289,12 @@ impl Reserved {
     }
 }
 
+/// Gives a reserved slot back.
+fn give_back(shared: &Shared, queue: &Queue) {
+    queue.claimed.fetch_sub(1, Ordering::SeqCst);
+    shared.wake.slot_freed();
+}
+
 /// True if the row may run at once, and no other row is to run before it for a partition key.
 fn is_plain(row: &NewInstance) -> bool {
     matches!(row.eligible, Eligible::Now) && row.partition_key.is_none()
@@ -258,13 +317,13 @@ impl Reservation for Reserved {
         &self.birth
     }
 
-    fn run(mut self: Box<Self>, inserted: &[Option<i64>], born: Born) {
+    fn run(mut self: Box<Self>, rows: &[Option<i64>], born: Born) {
         self.sent = false;
         self.shared.births.looked(born.looked);
         // Other rows wait in the queue of a row that was not claimed, so the next births there
         // would be in vain too. The claimer says when the queue is idle again.
         for (index, queue) in &self.slots {
-            let id = inserted.get(*index).copied().flatten();
+            let id = rows.get(*index).copied().flatten();
             if id.is_some_and(|id| born.claimed.iter().all(|row| row.id != id)) {
                 queue.set_idle(false);
             }
@@ -280,8 +339,7 @@ impl Reservation for Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         for (_, queue) in &self.slots {
-            queue.claimed.fetch_sub(1, Ordering::SeqCst);
-            self.shared.wake.slot_freed();
+            give_back(&self.shared, queue);
         }
         // The insert may have been committed and its answer lost. It may also have looked for
         // waiting rows all this time, as the next one would.

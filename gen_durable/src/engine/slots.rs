@@ -120,6 +120,11 @@ impl Queue {
             .collect()
     }
 
+    /// True if a slot could be reserved.
+    pub(crate) fn has_slot(&self) -> bool {
+        self.claimed.load(Ordering::SeqCst) < self.slots
+    }
+
     /// Counts a row that is about to be claimed, if a slot is free for it.
     pub(crate) fn reserve(&self) -> bool {
         let one_more = |claimed| (claimed < self.slots).then_some(claimed + 1);

@@ -11,14 +11,13 @@ use std::{
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::{
-    begin,
+    begin, claim_known,
     inbox::parse_inbox,
     micros,
     row::{ClaimRequest, Claimed, Due, First, Kind, Kinds, Places},
 };
 
 const CLAIM: &str = include_str!("sql/claim.sql");
-const CLAIM_KNOWN: &str = include_str!("sql/claim_known.sql");
 const LOCK_FREE_PARTITIONS: &str = include_str!("sql/lock_free_partitions.sql");
 const CLAIM_PARTITIONS: &str = include_str!("sql/claim_partitions.sql");
 const BLOCK_AHEAD: &str = include_str!("sql/block_ahead.sql");
@@ -32,6 +31,7 @@ const CROWD_OF_A_KEY_MIN: usize = 8;
 
 /// The result of a claim.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "they are facts that do not depend on each other")]
 pub(crate) struct Claim {
     pub(crate) rows: Vec<Claimed>,
     /// True if rows were left because the states of more urgent rows weigh as much as one claim
@@ -87,9 +87,9 @@ pub(crate) async fn claim(
     request: &ClaimRequest,
 ) -> Result<Claim, sqlx::Error> {
     let places = request.kinds.in_queues(request.queues.iter().map(String::as_str));
-    let groups = known_groups(request);
+    let groups = claim_known::groups(request);
     if let Some(groups) = &groups {
-        let answer = claim_known(connection, request, &places, groups).await?;
+        let answer = claim_known::claim(connection, request, &places, groups).await?;
         if !answer.try_get::<bool, _>("unsure")? {
             return Ok(read_claim(&answer, request, &places)?.0);
         }
@@ -169,55 +169,6 @@ struct Candidate {
     partition_key: String,
     /// The index of its queue in the request.
     queue: usize,
-}
-
-/// Returns the known group of each queue, if the statement for known groups may claim. None if a
-/// queue has several, or if a row of a group may have an inbox.
-fn known_groups(request: &ClaimRequest) -> Option<Vec<&First>> {
-    let whole = request.light.is_none() && request.without_lock.is_empty();
-    if !(request.settled && whole) {
-        return None;
-    }
-    let groups = request.queues.iter().map(|queue| {
-        let mut groups = request.known.iter().filter(|first| first.queue == *queue);
-        let (group, others) = (groups.next()?, groups.next());
-        let fsm = request.kinds.fsms.get(group.kind)?;
-        (others.is_none() && !request.kinds.listening.contains(fsm)).then_some(group)
-    });
-    groups.collect()
-}
-
-/// Runs the statement `claim_known`.
-async fn claim_known(
-    connection: &mut PgConnection,
-    request: &ClaimRequest,
-    places: &Places<'_>,
-    groups: &[&First],
-) -> Result<PgRow, sqlx::Error> {
-    let kinds = request.kinds.fsms.len();
-    let place = |(queue, group): (usize, &&First)| queue * kinds + group.kind;
-    let group_places: Vec<usize> = groups.iter().enumerate().map(place).collect();
-    let mut priorities = vec![None; places.queues.len()];
-    for (place, group) in group_places.iter().zip(groups) {
-        priorities[*place] = Some(group.priority);
-    }
-    let number = |place: &usize| i64::try_from(place + 1).unwrap_or(i64::MAX);
-    sqlx::query(CLAIM_KNOWN)
-        .bind(request.worker)
-        .bind(&request.queues)
-        .bind(&request.wanted)
-        .bind(group_places.iter().map(|place| places.fsms[*place]).collect::<Vec<_>>())
-        .bind(group_places.iter().map(|place| places.versions[*place]).collect::<Vec<_>>())
-        .bind(group_places.iter().map(number).collect::<Vec<_>>())
-        .bind(groups.iter().map(|group| group.priority).collect::<Vec<_>>())
-        .bind(groups.iter().map(|group| group.since).collect::<Vec<_>>())
-        .bind(&places.queues)
-        .bind(&places.fsms)
-        .bind(&places.versions)
-        .bind(priorities)
-        .bind(request.bytes_max)
-        .fetch_one(connection)
-        .await
 }
 
 /// Runs the statement `claim`. It claims heads of partition keys only if `keyed` is true.

@@ -348,7 +348,7 @@ async fn send(
     }
     if !signals.is_empty() {
         let sent = deliver(connection, &signals, Locked::Wait).await?;
-        done.queues.extend(sent.queues);
+        done.queues.extend(sent.queues().map(str::to_owned));
         for (signal, delivery) in signals.iter().zip(sent.deliveries) {
             if matches!(delivery, Some(Err(_))) {
                 done.dropped_signals.push((signal.target, signal.name.clone()));

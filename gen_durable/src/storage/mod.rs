@@ -4,6 +4,7 @@
 //! Invariant: storage knows rows, not machines. No statement is built from strings.
 
 mod claim;
+mod claim_known;
 mod commit;
 mod deliver;
 mod inbox;
@@ -16,7 +17,7 @@ mod workers;
 pub(crate) use self::{
     claim::{Claim, claim, next_due},
     commit::{Committed, Unblocked, Verdict, commit, unblock_again},
-    deliver::{Sent, deliver},
+    deliver::{Sent, claim_woken, deliver},
     inbox::load_inbox,
     insert::{Birth, Born, Inserted, insert},
     locked::{Locked, LockedRows},
@@ -44,7 +45,9 @@ const BEGIN: &str = include_str!("sql/begin.sql");
 pub(crate) const SCHEMA_VERSION: i32 = 1;
 
 /// Begins a transaction of the engine's own. It waits for no lock longer than a second.
-async fn begin(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
+pub(crate) async fn begin(
+    connection: &mut PgConnection,
+) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
     connection.begin_with(BEGIN).await
 }
 

@@ -185,6 +185,7 @@ async fn p70_a_claim_in_known_groups_skips_what_is_locked_and_says_so() {
     let refused = claim(&mut other, &another, &[]).await;
     assert_eq!(refused.get::<Vec<String>, _>("refused"), ["default"]);
     assert_eq!((ids(&refused), left_out(&refused)), (vec![], Some(false)));
+    assert!(!refused.get::<bool, _>("unsure"));
     transaction.commit().await.unwrap();
     // Both rows that are left are seen, and one is locked. The watermark stays at the locked one.
     let answer = claim(&mut other, &two, &[]).await;

@@ -1,11 +1,11 @@
-//! Delivering signals: `deliver.sql`.
+//! Delivering signals, and claiming whom they wake: `deliver.sql`, `claim_woken.sql`.
 
 use serde_json::{Value, json};
 use sqlx::{Acquire, PgConnection, Row};
 use tokio::time::timeout;
 
-use super::{FUTURE, each, in_a_circle, is_locked, rows, run, see, session};
-use crate::support::{WAIT_MAX, database};
+use super::{FUTURE, PAST, each, in_a_circle, is_locked, rows, run, see, session, worker};
+use crate::support::{WAIT_MAX, database, sql};
 
 /// A signal: its target, machine, name and deduplication key.
 type Signal<'a> = (i64, Option<&'a str>, &'a str, Option<&'a str>);
@@ -237,4 +237,92 @@ async fn p70_a_delivery_locks_its_targets_alone_and_waits_as_long_as_it_is_told(
     let lock_timeout: String =
         sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await.unwrap();
     assert_eq!(lock_timeout, "50s", "it ended with the statement's transaction");
+}
+
+/// Claims woken instances for a worker of the machines `m` and `n`, and returns their ids.
+async fn claim_woken(connection: &mut PgConnection, worker: i64, ids: &[i64]) -> Vec<i64> {
+    let queues = ["q", "busy", "late"];
+    let places = || queues.iter().flat_map(|queue| [(*queue, "m"), (*queue, "n")]);
+    let statement = include_str!("../../../gen_durable/src/storage/sql/claim_woken.sql");
+    let rows = sqlx::query(statement)
+        .bind(worker)
+        .bind(ids)
+        .bind(places().map(|(queue, _)| queue).collect::<Vec<_>>())
+        .bind(places().map(|(_, fsm)| fsm).collect::<Vec<_>>())
+        .bind(vec![1; 6])
+        .fetch_all(connection)
+        .await
+        .unwrap();
+    let mut ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p71_a_woken_row_is_claimed_if_no_other_row_waits() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    let woken = |id: i64, more: serde_json::Value| {
+        let mut row = json!({ "id": id, "queue": "q", "eligible_at": PAST, "revision": 5,
+                              "unique_key": format!("u{id}"), "unique_scope": ["runnable"],
+                              "updated_at": PAST });
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row
+    };
+    sql(pool, "alter table gen_durable.instances alter state set storage external").await;
+    let large = "x".repeat(17_000);
+    rows(
+        pool,
+        json!([
+            woken(1, json!({ "unique_scope": ["runnable", "executing"] })),
+            woken(2, json!({ "fsm": "n", "revision": 4_611_686_018_427_387_904_i64 })),
+            // These are claimed as ever.
+            woken(11, json!({ "fsm": "x" })),
+            woken(12, json!({ "fsm_version": 2 })),
+            woken(13, json!({ "queue": "unknown" })),
+            woken(14, json!({ "partition_key": "k" })),
+            woken(15, json!({ "state": large })),
+            woken(16, json!({ "status": "done" })),
+            woken(17, json!({ "queue": "busy" })),
+            woken(18, json!({ "queue": "late" })),
+        ]),
+    )
+    .await;
+    let ids: Vec<i64> = [1, 2].into_iter().chain(11..=18).collect();
+    let mut connection = session(pool, "").await;
+    // Among these, only the first two keep others from being claimed.
+    rows(
+        pool,
+        json!([
+            { "id": 101, "queue": "busy", "priority": 9, "fsm": "n" },
+            { "id": 102, "queue": "late", "priority": -9, "fsm": "n" },
+            { "id": 103, "queue": "late", "priority": -9, "fsm": "n", "eligible_at": FUTURE },
+            { "id": 104, "queue": "q", "fsm_version": 2 },
+            { "id": 105, "queue": "q", "fsm": "x" },
+            { "id": 106, "queue": "q", "eligible_at": FUTURE },
+            { "id": 107, "queue": "q", "priority": 9, "fsm": "n", "eligible_at": FUTURE },
+            { "id": 108, "queue": "q", "status": "executing" },
+            { "id": 109, "queue": "q", "priority": 9, "fsm": "n", "status": "awaiting_signal" },
+            { "id": 110, "queue": "x", "priority": 9, "fsm": "n" },
+            { "id": 111, "queue": "x" },
+        ]),
+    )
+    .await;
+    for other in [8, 9] {
+        run(
+            &mut connection,
+            "insert into gen_durable.workers (id, name, lease_expires_at)
+             overriding system value values (8, 'w', now() - interval '1 hour')
+             on conflict do nothing",
+        )
+        .await;
+        assert_eq!(claim_woken(&mut connection, other, &ids).await, [0_i64; 0]);
+    }
+    assert_eq!(claim_woken(&mut connection, 7, &ids).await, [1, 2]);
+    let seen = "select json_agg(json_build_array(i.id, i.locked_by, i.revision, i.unique_scope,
+                                i.updated_at > now() - interval '1 hour') order by i.id)
+                from gen_durable.instances i where i.status = 'executing' and i.id < 100";
+    let expected = json!([[1, 7, 6, ["runnable", "executing"], true], [2, 7, 1, null, true]]);
+    assert_eq!(see(pool, seen).await, expected);
 }

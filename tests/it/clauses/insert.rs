@@ -290,6 +290,7 @@ async fn p71_a_birth_is_claimed_if_no_row_that_the_worker_could_claim_waits() {
             { "id": 108, "queue": "other", "status": "awaiting_signal" },
             { "id": 109, "queue": "late", "eligible_at": FUTURE },
             { "id": 110, "queue": "late", "priority": 3 },
+            { "id": 111, "queue": "busy" },
         ]),
     )
     .await;
@@ -313,10 +314,11 @@ async fn p71_a_birth_is_claimed_if_no_row_that_the_worker_could_claim_waits() {
     let ids = insert(&mut connection, By::InsertClaimed, &entry, None, None).await.unwrap();
     assert_eq!(ids.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
     assert!(ids[0] < ids[2]);
-    let scopes = "select json_agg(json_build_array(unique_key, unique_scope) order by id)
+    let scopes = "select json_agg(json_build_array(unique_key, unique_scope, status) order by id)
                   from gen_durable.instances where unique_key is not null";
     let scope = json!(["runnable", "executing"]);
-    assert_eq!(super::see(pool, scopes).await, json!([["a", scope], ["b", scope]]));
+    let expected = json!([["a", scope, "runnable"], ["b", scope, "runnable"]]);
+    assert_eq!(super::see(pool, scopes).await, expected, "the process had no slot for them");
     // No worker, or one whose lease has run out, claims anything.
     assert_eq!(born(&mut connection, 8, &["idle"]).await, [false]);
     run(&mut connection, "update gen_durable.workers set lease_expires_at = now()").await;

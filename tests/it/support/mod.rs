@@ -165,13 +165,13 @@ pub(crate) async fn count(pool: &PgPool, status: &str) -> i64 {
 pub(crate) async fn note_claims(pool: &PgPool) {
     sql(
         pool,
-        "create table public.claims (id bigint);
-         create function public.note_claim() returns trigger language plpgsql as $$
+        "create table if not exists public.claims (id bigint);
+         create or replace function public.note_claim() returns trigger language plpgsql as $$
          begin
              insert into public.claims values (new.id);
              return null;
          end $$;
-         create trigger note_claim after update on gen_durable.instances for each row
+         create or replace trigger note_claim after update on gen_durable.instances for each row
              when (old.status = 'runnable' and new.status = 'executing')
              execute function public.note_claim()",
     )

@@ -4,20 +4,26 @@
 //! leaves out the signals to that target, which are tried again. Signals to other targets do not
 //! wait for them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use sqlx::PgConnection;
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{BATCH_MAX, CANCELLED, DEADLOCK_TRIES_MAX, TASKS_MAX, WAITING_MAX, held};
 use crate::{
     backoff::Tries,
-    client::notifier::Notifier,
+    client::{local::LocalEngine, notifier::Notifier},
     connections::Connections,
     error::{DatabaseError, SignalError},
-    fault,
+    fault::{self, Fault},
     group::{Group, Item},
     status::Delivery,
-    storage::{self, Locked, LockedRows, NewSignal, Sent},
+    storage::{self, Born, Locked, LockedRows, NewSignal, Sent},
 };
 
 const DELIVER: &str = "deliver a signal";
@@ -124,9 +130,10 @@ impl Signals {
         let mut batches = vec![batch];
         while let Some(mut batch) = batches.pop() {
             let signals: Vec<&NewSignal> = batch.iter().map(|pending| &pending.signal).collect();
-            match deliver_with(&self.connections, &signals, locked).await {
+            let local = self.notifier.local();
+            match deliver_or_claim(&self.connections, &signals, locked, local).await {
                 Ok(sent) => {
-                    self.notifier.announce(sent.queues.iter().map(String::as_str));
+                    self.notifier.announce(sent.queues());
                     for (pending, delivery) in batch.into_iter().zip(sent.deliveries) {
                         match delivery {
                             Some(answer) => {
@@ -184,16 +191,96 @@ pub(in crate::client) async fn deliver_with(
     signals: &[&NewSignal],
     locked: Locked,
 ) -> Result<Sent, DatabaseError> {
-    let mut tries = 0;
+    deliver_or_claim(connections, signals, locked, None).await
+}
+
+/// Delivers signals in a transaction of their own. The engine of this process may claim the
+/// instances that they wake in it, and runs these. They are not among the woken of the answer.
+async fn deliver_or_claim(
+    connections: &Connections,
+    signals: &[&NewSignal],
+    locked: Locked,
+    local: Option<&dyn LocalEngine>,
+) -> Result<Sent, DatabaseError> {
+    let (mut tries, mut local, mut refused) = (0, local, None);
     loop {
         let mut connection = connections.get().await.map_err(DatabaseError::new(DELIVER))?;
-        let deliver = storage::deliver(&mut connection, signals, locked);
-        let result = connections.within(deliver).await;
-        match connection.done(result) {
-            Err(error) if fault::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => {
-                tries += 1;
+        let claiming = local.filter(|local| local.may_claim_woken());
+        let result = match claiming {
+            Some(local) => {
+                let deliver = deliver_and_claim(&mut connection, signals, locked, local);
+                connections.within(Box::pin(deliver)).await
             }
-            result => return result.map_err(DatabaseError::new(DELIVER)),
+            None => connections.within(storage::deliver(&mut connection, signals, locked)).await,
+        };
+        let error = match connection.done(result) {
+            Ok(sent) => {
+                refused.inspect(|local: &&dyn LocalEngine| local.refused());
+                return Ok(sent);
+            }
+            Err(error) => error,
+        };
+        // The claim may be to blame, but not for a target that another transaction has locked.
+        let without_claim = claiming.is_some()
+            && !fault::is_uncertain(&error)
+            && Fault::of(&error) != Fault::Locked;
+        if without_claim {
+            refused = local.take();
+        } else if fault::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX {
+            tries += 1;
+        } else {
+            return Err(DatabaseError::new(DELIVER)(error));
+        }
+    }
+}
+
+/// Delivers signals, claims the instances that they wake if there are free slots, and commits.
+async fn deliver_and_claim(
+    connection: &mut PgConnection,
+    signals: &[&NewSignal],
+    locked: Locked,
+    local: &dyn LocalEngine,
+) -> Result<Sent, sqlx::Error> {
+    let mut transaction = storage::begin(connection).await?;
+    let delivered = async {
+        let sent = storage::deliver(&mut transaction, signals, locked).await?;
+        let Some(reservation) = local.reserve_woken(&sent.woken) else { return Ok((sent, None)) };
+        let began = Instant::now();
+        let claimed =
+            storage::claim_woken(&mut transaction, reservation.birth(), &sent.woken).await;
+        match claimed {
+            Ok(claimed) => {
+                let born = Born { claimed, looked: began.elapsed() };
+                Ok((sent, Some((reservation, born))))
+            }
+            Err(error) => {
+                if !fault::is_uncertain(&error) {
+                    reservation.undo();
+                }
+                Err(error)
+            }
+        }
+    };
+    match delivered.await {
+        Ok((mut sent, birth)) => {
+            // If the answer is lost, the claimed rows count as lost claims: the reservation is
+            // dropped.
+            transaction.commit().await?;
+            if let Some((reservation, born)) = birth {
+                let ids: HashSet<i64> = born.claimed.iter().map(|row| row.id).collect();
+                let rows: Vec<_> = sent.woken.iter().map(|(id, _)| Some(*id)).collect();
+                reservation.run(&rows, born);
+                sent.woken.retain(|(id, _)| !ids.contains(id));
+            }
+            Ok(sent)
+        }
+        // The transaction is ended here and not by a drop. After a drop, the connection would be
+        // kept with the open transaction.
+        Err(error) => {
+            if error.as_database_error().is_some() {
+                transaction.rollback().await?;
+            }
+            Err(error)
         }
     }
 }

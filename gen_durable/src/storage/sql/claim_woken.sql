@@ -1,0 +1,69 @@
+-- Claims instances for the worker of the process that has just woken them by a signal, in the
+-- transaction that woke them. It does for them what claim.sql does, in the same commit.
+--
+-- Invariant: a row is claimed only if the worker's lease runs and no other row of the same queue
+-- waits that the worker could claim. The transaction has the lock of each row, so no signal comes
+-- between the wake and the claim.
+--
+-- $1 bigint:   the worker
+-- $2 bigint[]: the woken instances to claim
+-- $3 text[]:   the queue; $3 to $5 are a list of each of their queues with each machine and version
+--              that the worker runs
+-- $4 text[]:   the machine
+-- $5 int[]:    its version
+with recursive groups (queue, fsm, fsm_version, priority) as (
+    -- 1. The groups that have rows in the claim's index, as in insert_claimed.sql.
+    select k.queue, k.fsm, k.fsm_version, -32769
+    from unnest((select $3::text[]), (select $4::text[]), (select $5::int[]))
+        as k (queue, fsm, fsm_version)
+    union all
+    select g.queue, g.fsm, g.fsm_version, head.priority
+    from groups g
+    cross join lateral (
+        select i.priority
+        from gen_durable.instances i
+        where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
+          and i.priority > g.priority
+          and i.status = 'runnable' and not i.blocked
+        order by i.queue, i.fsm, i.fsm_version, i.priority
+        limit 1
+    ) as head
+),
+waiting as materialized (
+    -- 2. The queues in which another due row waits.
+    select g.queue
+    from unnest(
+        array(select queue from groups), array(select fsm from groups),
+        array(select fsm_version from groups), array(select priority from groups)
+    ) as g (queue, fsm, fsm_version, priority)
+    where (
+        select true
+        from gen_durable.instances i
+        where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
+          and i.priority = g.priority
+          and i.status = 'runnable' and not i.blocked and i.eligible_at <= gen_durable.now()
+          and i.id <> all ($2::bigint[])
+        order by i.eligible_at, i.id
+        limit 1
+    ) is not null
+)
+-- 3. The claim, as in claim.sql. A row with a partition key is left to a claim, which orders the
+--    rows of a key. So is a row with a large state, or of a machine that the worker does not run.
+update gen_durable.instances i
+set status = 'executing',
+    locked_by = $1,
+    revision = i.revision % 4611686018427387904 + 1,
+    unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
+    updated_at = gen_durable.now()
+where i.id = any ($2::bigint[])
+  and i.status = 'runnable' and i.partition_key is null
+  and (i.queue, i.fsm, i.fsm_version) in (
+      select * from unnest($3::text[], $4::text[], $5::int[])
+  )
+  and i.queue <> all (array(select w.queue from waiting w))
+  and pg_catalog.pg_column_size(i.state) < 16384
+  and exists (
+      select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > gen_durable.now()
+  )
+returning i.id, i.fsm, i.fsm_version, i.step, i.state::text as state, i.queue, i.attempt, i.failures,
+    i.revision, (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at
