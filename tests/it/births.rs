@@ -66,10 +66,19 @@ async fn p71_rows_of_an_idle_queue_are_claimed_by_their_inserts() {
     let engine = engine.start().await.unwrap();
     until_idle(&engine, pool).await;
     let stop = || Short::insert(()).step(Short::Stop);
-    // A unique key is held from the birth on.
-    let id = stop().unique_key("a key").execute(&engine).await.unwrap();
-    assert_eq!(breakpoint.arrival().await, id.get());
-    assert!(!was_claimed(pool, id).await);
+    // A unique key is held from the birth on. A claim that is under way at the insert leaves the row
+    // to itself.
+    let id = eventually("a row with a unique key is born claimed", async || {
+        let id = stop().unique_key("a key").execute(&engine).await.unwrap();
+        assert_eq!(breakpoint.arrival().await, id.get());
+        if was_claimed(pool, id).await {
+            breakpoint.open(1);
+            engine.wait(id, WAIT_MAX).await.unwrap();
+            return None;
+        }
+        Some(id)
+    })
+    .await;
     let born = row(pool, id).await;
     assert_eq!((&*born.status, born.locked_by), ("executing", Some(engine.worker())));
     assert_eq!((born.attempt, born.failures, born.crashes), (0, 0, 0));

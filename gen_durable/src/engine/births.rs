@@ -31,6 +31,9 @@ use crate::{
 const QUICK: Duration = Duration::from_millis(20);
 const PAUSE: u32 = 10;
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A transaction that claims whom its signals wake costs more than a delivery by itself. If it woke
+/// nobody, signals are delivered without it for this long.
+const NOBODY: Duration = Duration::from_millis(100);
 /// The longest time for which a shutdown waits for births under way.
 const END_MAX: Duration = Duration::from_secs(2);
 
@@ -55,12 +58,19 @@ impl LocalEngine for Local {
     fn may_claim_woken(&self) -> bool {
         self.0.upgrade().is_some_and(|shared| {
             let is_free = |queue: &Arc<Queue>| queue.is_idle() && queue.has_slot();
-            shared.queues.values().any(is_free) && shared.births.may_begin()
+            shared.queues.values().any(is_free)
+                && shared.births.may_claim_woken()
+                && may_begin(&shared).is_some()
         })
     }
 
     fn reserve_woken(&self, woken: &[(i64, String)]) -> Option<Box<dyn Reservation>> {
-        let mut reserved = Reserved::begin(self.0.upgrade()?, woken.len())?;
+        let shared = self.0.upgrade()?;
+        if woken.is_empty() {
+            shared.births.woke_nobody();
+            return None;
+        }
+        let mut reserved = Reserved::begin(shared, woken.len())?;
         reserved.fill_all(woken);
         Some(Box::new(reserved.sent()?))
     }
@@ -86,6 +96,8 @@ struct State {
     closed: bool,
     /// No birth begins before this time.
     next: Option<Instant>,
+    /// Signals claim nobody before this time.
+    next_woken: Option<Instant>,
 }
 
 impl Births {
@@ -96,9 +108,15 @@ impl Births {
         }
     }
 
-    /// True if a birth would begin now.
-    fn may_begin(&self) -> bool {
-        self.lock().may_begin()
+    /// True if a transaction of signals may claim whom it wakes.
+    fn may_claim_woken(&self) -> bool {
+        let state = self.lock();
+        state.may_begin() && state.next_woken.is_none_or(|next| next <= Instant::now())
+    }
+
+    /// Notes that a transaction of signals woke nobody.
+    fn woke_nobody(&self) {
+        self.lock().next_woken = Some(Instant::now() + NOBODY);
     }
 
     fn pause(&self, pause: Duration) {
@@ -186,18 +204,10 @@ struct Reserved {
 impl Reserved {
     /// Begins a birth of some of `rows` rows, with no slots yet.
     fn begin(shared: Arc<Shared>, rows: usize) -> Option<Self> {
-        // The task that runs the statement ends the birth. On another runtime nobody may poll that
-        // task, and the engine would wait for it.
-        if Handle::try_current().ok()?.id() != shared.runtime.id() {
-            return None;
-        }
-        let under_way = UnderWay::begin(&shared)?;
         // A shutdown first ends the claims, and then waits for the births under way. This one is
-        // seen there, or it sees here that the engine is stopping.
-        let worker = shared.lease.worker();
-        if !shared.life.claims() || !shared.lease.may_start(worker) {
-            return None;
-        }
+        // seen there, or it sees then that the engine is stopping.
+        let under_way = UnderWay::begin(&shared)?;
+        let worker = may_begin(&shared)?;
         let kinds = Arc::clone(&shared.kinds);
         Some(Self {
             birth: Birth { worker, kinds, claims: vec![false; rows] },
@@ -287,6 +297,16 @@ impl Reserved {
             self.shared.release_waiting();
         }
     }
+}
+
+/// Returns the worker for which a birth may begin now, on this runtime.
+fn may_begin(shared: &Shared) -> Option<i64> {
+    // The task that runs the statement ends the birth. On another runtime nobody may poll that
+    // task, and the engine would wait for it.
+    let own_runtime = Handle::try_current().ok()?.id() == shared.runtime.id();
+    let worker = shared.lease.worker();
+    let begins = own_runtime && shared.life.claims() && shared.lease.may_start(worker);
+    begins.then_some(worker)
 }
 
 /// Gives a reserved slot back.

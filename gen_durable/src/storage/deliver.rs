@@ -9,8 +9,9 @@ use sqlx::{PgConnection, Row};
 use super::{
     Locked,
     claim::time,
+    inbox::parse_inbox,
     insert::Birth,
-    row::{Claimed, Inbox, Kind, NewSignal},
+    row::{Claimed, Kind, NewSignal},
 };
 use crate::{
     error::SignalError,
@@ -77,8 +78,7 @@ pub(crate) async fn deliver(
     Ok(sent)
 }
 
-/// Claims instances that this transaction has woken, if no other row of their queues waits. Their
-/// inboxes are not loaded.
+/// Claims instances that this transaction has woken, if no other row of their queues waits.
 pub(crate) async fn claim_woken(
     transaction: &mut PgConnection,
     birth: &Birth,
@@ -110,7 +110,7 @@ pub(crate) async fn claim_woken(
             failures: row.try_get("failures")?,
             timed_out: false,
             now: time(row.try_get("claimed_at")?),
-            inbox: Inbox { signals: Vec::new(), more: true },
+            inbox: parse_inbox(row.try_get("inbox")?)?,
         })
     });
     claimed.collect()

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sqlx::{Acquire, PgConnection, Row};
 use tokio::time::timeout;
 
-use super::{FUTURE, PAST, each, in_a_circle, is_locked, rows, run, see, session, worker};
+use super::{FUTURE, PAST, each, in_a_circle, is_locked, rows, run, see, session, signals, worker};
 use crate::support::{WAIT_MAX, database, sql};
 
 /// A signal: its target, machine, name and deduplication key.
@@ -253,6 +253,11 @@ async fn claim_woken(connection: &mut PgConnection, worker: i64, ids: &[i64]) ->
         .fetch_all(connection)
         .await
         .unwrap();
+    for row in &rows {
+        let (id, inbox): (i64, Option<String>) = (row.get("id"), row.get("inbox"));
+        let inbox: Value = serde_json::from_str(&inbox.expect("a signal woke it")).unwrap();
+        assert_eq!(inbox, json!([[[id, "go", id]], false]));
+    }
     let mut ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
     ids.sort_unstable();
     ids
@@ -290,6 +295,7 @@ async fn p71_a_woken_row_is_claimed_if_no_other_row_waits() {
     )
     .await;
     let ids: Vec<i64> = [1, 2].into_iter().chain(11..=18).collect();
+    signals(pool, &ids.iter().map(|id| (*id, *id)).collect::<Vec<_>>()).await;
     let mut connection = session(pool, "").await;
     // Among these, only the first two keep others from being claimed.
     rows(

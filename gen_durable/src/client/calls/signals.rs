@@ -20,7 +20,7 @@ use crate::{
     client::{local::LocalEngine, notifier::Notifier},
     connections::Connections,
     error::{DatabaseError, SignalError},
-    fault::{self, Fault},
+    fault,
     group::{Group, Item},
     status::Delivery,
     storage::{self, Born, Locked, LockedRows, NewSignal, Sent},
@@ -205,10 +205,13 @@ async fn deliver_or_claim(
     let (mut tries, mut local, mut refused) = (0, local, None);
     loop {
         let mut connection = connections.get().await.map_err(DatabaseError::new(DELIVER))?;
-        let claiming = local.filter(|local| local.may_claim_woken());
+        let announced = signals.iter().any(|signal| !signal.silent);
+        let claiming = local.filter(|local| announced && local.may_claim_woken());
+        let mut claim_began = false;
         let result = match claiming {
             Some(local) => {
-                let deliver = deliver_and_claim(&mut connection, signals, locked, local);
+                let began = &mut claim_began;
+                let deliver = deliver_and_claim(&mut connection, signals, locked, local, began);
                 connections.within(Box::pin(deliver)).await
             }
             None => connections.within(storage::deliver(&mut connection, signals, locked)).await,
@@ -220,11 +223,7 @@ async fn deliver_or_claim(
             }
             Err(error) => error,
         };
-        // The claim may be to blame, but not for a target that another transaction has locked.
-        let without_claim = claiming.is_some()
-            && !fault::is_uncertain(&error)
-            && Fault::of(&error) != Fault::Locked;
-        if without_claim {
+        if claim_began && !fault::is_uncertain(&error) {
             refused = local.take();
         } else if fault::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX {
             tries += 1;
@@ -234,17 +233,20 @@ async fn deliver_or_claim(
     }
 }
 
-/// Delivers signals, claims the instances that they wake if there are free slots, and commits.
+/// Delivers signals, claims the instances that they wake if there are free slots, and commits. Sets
+/// `claim_began` before the claim.
 async fn deliver_and_claim(
     connection: &mut PgConnection,
     signals: &[&NewSignal],
     locked: Locked,
     local: &dyn LocalEngine,
+    claim_began: &mut bool,
 ) -> Result<Sent, sqlx::Error> {
     let mut transaction = storage::begin(connection).await?;
     let delivered = async {
         let sent = storage::deliver(&mut transaction, signals, locked).await?;
         let Some(reservation) = local.reserve_woken(&sent.woken) else { return Ok((sent, None)) };
+        *claim_began = true;
         let began = Instant::now();
         let claimed =
             storage::claim_woken(&mut transaction, reservation.birth(), &sent.woken).await;

@@ -105,10 +105,12 @@ found as materialized (
         ) as ahead
         limit d.rows
     ) as row
-    -- A worker whose lease has run out claims nothing.
+    -- A worker whose lease has run out claims nothing. Nothing is locked if claim.sql has to decide
+    -- anyway.
     where exists (
         select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > gen_durable.now()
     )
+    and not (select o.any from others o)
 ),
 unsure as materialized (
     -- 5. True if claim.sql has to decide.

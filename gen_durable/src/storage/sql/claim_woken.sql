@@ -49,6 +49,7 @@ waiting as materialized (
 )
 -- 3. The claim, as in claim.sql. A row with a partition key is left to a claim, which orders the
 --    rows of a key. So is a row with a large state, or of a machine that the worker does not run.
+--    `inbox` is that of claim.sql. It is never empty, as a signal woke the row.
 update gen_durable.instances i
 set status = 'executing',
     locked_by = $1,
@@ -66,4 +67,29 @@ where i.id = any ($2::bigint[])
       select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > gen_durable.now()
   )
 returning i.id, i.fsm, i.fsm_version, i.step, i.state::text as state, i.queue, i.attempt, i.failures,
-    i.revision, (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at
+    i.revision, (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
+    (
+        select pg_catalog.json_build_array(
+                   pg_catalog.json_agg(
+                       pg_catalog.json_build_array(s.id, s.name, s.payload) order by s.id
+                   ) filter (where s.fits),
+                   not pg_catalog.bool_and(s.fits)
+               )::text
+        from (
+            select s.id, s.name, s.payload,
+                   pg_catalog.row_number() over oldest <= 100
+                   and pg_catalog.sum(s.weight) over oldest - s.weight < 65536 as fits
+            from (
+                select s.id, s.name, s.payload,
+                       pg_catalog.pg_column_size(s.payload)::bigint * case
+                           when pg_catalog.pg_column_compression(s.payload) is null then 1 else 8
+                       end as weight
+                from gen_durable.signals s
+                where s.target_id = i.id
+                order by s.id
+                limit 101
+            ) as s
+            window oldest as (order by s.id)
+        ) as s
+        having pg_catalog.count(*) > 0
+    ) as inbox
