@@ -66,8 +66,8 @@ async fn p71_rows_of_an_idle_queue_are_claimed_by_their_inserts() {
     let engine = engine.start().await.unwrap();
     until_idle(&engine, pool).await;
     let stop = || Short::insert(()).step(Short::Stop);
-    // A unique key is held from the birth on. A claim that is under way at the insert leaves the row
-    // to itself.
+    // A unique key is held from the birth on. A claim that is under way at the insert leaves the
+    // row to itself.
     let id = eventually("a row with a unique key is born claimed", async || {
         let id = stop().unique_key("a key").execute(&engine).await.unwrap();
         assert_eq!(breakpoint.arrival().await, id.get());

@@ -70,8 +70,6 @@ async fn p53_a_step_that_blocks_its_thread_is_named_and_charges_nobody() {
     let engine = engine.maintenance(false).start().await.unwrap();
     let waits = Neighbours::insert("waits".to_owned()).execute(&engine).await.unwrap();
     assert_eq!(breakpoint.arrival().await, waits.get());
-    let blocks = Neighbours::insert(String::new()).step(Neighbours::Held);
-    let blocks = blocks.execute(&engine).await.unwrap();
 
     // The other engine has a thread and a runtime of its own, as this thread will be blocked.
     let options = (*pool.connect_options()).clone();
@@ -91,6 +89,9 @@ async fn p53_a_step_that_blocks_its_thread_is_named_and_charges_nobody() {
             end.send(()).unwrap();
         });
     });
+    // The step may block the thread before the insert has returned.
+    let blocks = Neighbours::insert(String::new()).step(Neighbours::Held);
+    let blocks = blocks.execute(&engine).await.unwrap();
     assert_eq!(engine.wait(blocks, WAIT_MAX).await.unwrap(), 0);
     breakpoint.open(1);
     assert_eq!(engine.wait(waits, WAIT_MAX).await.unwrap(), 0, "nor did its time run out");
