@@ -174,6 +174,39 @@ async fn p50_a_run_without_an_outcome_spends_an_attempt() {
     engine.shutdown().await.unwrap();
 }
 
+/// The same while the engine shuts down, when no claimer is left to look. The row is not given back
+/// as if it had not run.
+#[tokio::test(flavor = "multi_thread")]
+async fn p50_a_run_without_an_outcome_spends_an_attempt_in_a_shutdown_too() {
+    let db = database().await;
+    let pool = db.pool();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let start = || engine(&db).machine::<Hold>().resource(Arc::clone(&breakpoint)).start();
+    let first = start().await.unwrap();
+    let id = Hold::insert(()).execute(&first).await.unwrap();
+    assert_eq!(breakpoint.arrival().await, id.get());
+    sql(pool, "update gen_durable.instances set revision = revision + 7").await;
+    let mut shutdown = std::pin::pin!(first.shutdown());
+    tokio::select! {
+        biased;
+        _ = &mut shutdown => panic!("it did not wait for the run"),
+        () = std::future::ready(()) => {}
+    }
+    breakpoint.open(1);
+    shutdown.await.unwrap();
+    let second = start().await.unwrap();
+    eventually("the reaper has it", async || {
+        second.maintain().await.unwrap();
+        (row(pool, id).await.attempt == 1).then_some(())
+    })
+    .await;
+    assert_eq!(breakpoint.arrival().await, id.get());
+    assert_eq!(row(pool, id).await.crashes, 1);
+    breakpoint.open(1);
+    assert_eq!(second.wait(id, WAIT_MAX).await.unwrap(), 1);
+    second.shutdown().await.unwrap();
+}
+
 #[durable_fsm(output = u32)]
 pub enum Hold {
     Run,

@@ -124,14 +124,15 @@ async fn abandon(shared: &Shared, worker: i64, ids: &[i64]) -> Result<(), sqlx::
     result
 }
 
-/// Gives back all that the worker has claimed. The precondition is that no task has any of it, as
+/// Gives back all that the worker has claimed, except for rows of which a run ended without an
+/// outcome: these are left to the reaper, as in [`LostClaims::look`]. The precondition is that no task has any of it, as
 /// after the end of the engine's runtime, or after the last task of a shutdown.
 pub(super) async fn give_all_back(shared: &Arc<Shared>) -> Result<(), sqlx::Error> {
     shared.births.end().await;
     loop {
         let worker = shared.lease.worker();
         let mut releases = JoinSet::new();
-        for lost_claim in find(shared, worker, &[]).await? {
+        for lost_claim in find(shared, worker, &shared.tasks.lost()).await? {
             if let Some(release) = release(shared, worker, lost_claim) {
                 let shared = Arc::clone(shared);
                 releases.spawn(async move { shared.flusher.commit(release).await });

@@ -51,6 +51,11 @@ impl Tasks {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     }
 
+    /// Returns the instances that have lost a run.
+    pub(crate) fn lost(&self) -> Vec<i64> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
     /// Returns those of these instances that have lost a run. Then forgets the lost runs of all
     /// instances that no task has.
     pub(crate) fn take_lost(&self, ids: &[i64]) -> Vec<i64> {
