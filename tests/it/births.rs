@@ -1,13 +1,18 @@
-//! Births: an insert claims its row, if nothing waits in the queue and the process has a free slot.
+//! Births: an insert claims its row, and a signal claims whom it wakes, if nothing waits in the queue
+//! and the process has a free slot.
 
 use std::{sync::Arc, time::Duration};
 
 use gen_durable::{Engine, Status, prelude::*};
+use gen_durable_tests::proxy::{Direction, Effect};
 use sqlx::{PgPool, Postgres, Transaction};
 
-use crate::support::{
-    Breakpoint, WAIT_MAX, database, engine, eventually, note_claims, row, sql, until,
-    until_a_session_waits, was_claimed,
+use crate::{
+    networks::{Walk, behind, marked},
+    support::{
+        Breakpoint, WAIT_MAX, database, engine, eventually, note_claims, proxy, row, sql, until,
+        until_a_session_waits, was_claimed,
+    },
 };
 
 #[derive(Clone, Debug, DurableSignal)]
@@ -287,6 +292,70 @@ async fn p71_a_shutdown_waits_for_births_and_gives_their_rows_back() {
                 .unwrap();
         // A claim and a release raise it by one each.
         assert_eq!(revision % 2, 0);
+        (revision > 0).then_some(())
+    })
+    .await;
+}
+
+/// An insert claims its row, and its answer is lost. No task has the row, so the engine must give
+/// it back. The caller learns that the outcome of the insert is unknown.
+#[tokio::test(flavor = "multi_thread")]
+async fn p71_a_birth_whose_answer_is_lost_is_given_back() {
+    let db = database().await;
+    let pool = db.pool();
+    let proxy = proxy().await;
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = behind(&proxy, &db).machine::<Short>().resource(Arc::clone(&breakpoint));
+    let engine = engine.start().await.unwrap();
+    until_idle(&engine, pool).await;
+    let sprung = proxy.trap(Direction::Request, "born in vain", Effect::LoseAnswer);
+    let insert = Walk::insert(marked("born in vain")).step(Walk::End);
+    insert.execute(&engine).await.unwrap_err();
+    sprung.await.expect("the insert goes by");
+    let id = breakpoint.arrival().await;
+    let row = row(pool, id).await;
+    assert_eq!((row.attempt, row.crashes), (0, 0));
+    assert!(was_claimed(pool, id).await, "it was given back, and claimed again");
+    breakpoint.open(1);
+    until(pool, id, "done").await;
+    engine.shutdown().await.unwrap();
+}
+
+/// The same, and the engine's shutdown begins before the answer would have come. No claimer is left
+/// to look for the row.
+#[tokio::test(flavor = "multi_thread")]
+async fn p71_a_birth_whose_answer_is_lost_during_a_shutdown_is_given_back() {
+    let db = database().await;
+    let pool = db.pool();
+    // A claim that is under way at the insert leaves the row to itself.
+    eventually("a row is born claimed as a shutdown begins", async || {
+        let proxy = proxy().await;
+        let engine = behind(&proxy, &db).machine::<Short>().resource(Arc::new(Breakpoint::new()));
+        let engine = engine.start().await.unwrap();
+        until_idle(&engine, pool).await;
+        let test = stop_inserts(pool).await;
+        let sprung = proxy.trap(Direction::Request, "born in vain", Effect::LoseAnswer);
+        let (client, insert) = (engine.client().clone(), Walk::insert(marked("born in vain")));
+        let insert = tokio::spawn(async move { insert.step(Walk::End).execute(&client).await });
+        sprung.await.expect("the insert goes by");
+        until_a_session_waits(pool, 1).await;
+        let mut shutdown = std::pin::pin!(engine.shutdown());
+        tokio::select! {
+            biased;
+            _ = &mut shutdown => panic!("it did not wait for the birth"),
+            () = std::future::ready(()) => {}
+        }
+        test.rollback().await.unwrap();
+        shutdown.await.unwrap();
+        insert.await.unwrap().unwrap_err();
+        let (status, revision, attempt): (String, i64, i32) = sqlx::query_as(
+            "select status, revision, attempt from gen_durable.instances order by id desc limit 1",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        // A claim and a release raise the revision by one each.
+        assert_eq!((&*status, revision % 2, attempt), ("runnable", 0, 0));
         (revision > 0).then_some(())
     })
     .await;

@@ -12,12 +12,8 @@ use gen_durable_tests::{
 };
 use sqlx::postgres::PgPoolOptions;
 
-use crate::{
-    births::{Short, stop_inserts, until_idle},
-    support::{
-        Breakpoint, WAIT_MAX, count, database, engine, eventually, log, proxy, row, sql, until,
-        until_a_session_waits, was_claimed,
-    },
+use crate::support::{
+    Breakpoint, WAIT_MAX, count, database, engine, eventually, log, proxy, row, sql, until,
 };
 
 /// The lease of the engines here, and the longest time that a silent connection can hold them up:
@@ -119,7 +115,7 @@ impl Child {
 }
 
 /// An engine whose only way to Postgres is the proxy.
-fn behind(proxy: &Proxy, db: &TestDb) -> EngineBuilder {
+pub(crate) fn behind(proxy: &Proxy, db: &TestDb) -> EngineBuilder {
     log();
     let pool = PgPoolOptions::new()
         .acquire_timeout(Duration::from_secs(5))
@@ -133,7 +129,7 @@ fn behind(proxy: &Proxy, db: &TestDb) -> EngineBuilder {
         .poll_interval(Duration::from_millis(200))
 }
 
-fn marked(mark: &str) -> Marked {
+pub(crate) fn marked(mark: &str) -> Marked {
     Marked { mark: mark.to_owned(), n: 0 }
 }
 
@@ -265,70 +261,6 @@ async fn p13_a_claim_whose_answer_is_lost_is_given_back() {
         assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap().n, 1);
     }
     engine.shutdown().await.unwrap();
-}
-
-/// An insert claims its row, and its answer is lost. No task has the row, so the engine must give
-/// it back. The caller learns that the outcome of the insert is unknown.
-#[tokio::test(flavor = "multi_thread")]
-async fn p71_a_birth_whose_answer_is_lost_is_given_back() {
-    let db = database().await;
-    let pool = db.pool();
-    let proxy = proxy().await;
-    let breakpoint = Arc::new(Breakpoint::new());
-    let engine = behind(&proxy, &db).machine::<Short>().resource(Arc::clone(&breakpoint));
-    let engine = engine.start().await.unwrap();
-    until_idle(&engine, pool).await;
-    let sprung = proxy.trap(Direction::Request, "born in vain", Effect::LoseAnswer);
-    let insert = Walk::insert(marked("born in vain")).step(Walk::End);
-    insert.execute(&engine).await.unwrap_err();
-    sprung.await.expect("the insert goes by");
-    let id = breakpoint.arrival().await;
-    let row = row(pool, id).await;
-    assert_eq!((row.attempt, row.crashes), (0, 0));
-    assert!(was_claimed(pool, id).await, "it was given back, and claimed again");
-    breakpoint.open(1);
-    until(pool, id, "done").await;
-    engine.shutdown().await.unwrap();
-}
-
-/// The same, and the engine's shutdown begins before the answer would have come. No claimer is left
-/// to look for the row.
-#[tokio::test(flavor = "multi_thread")]
-async fn p71_a_birth_whose_answer_is_lost_during_a_shutdown_is_given_back() {
-    let db = database().await;
-    let pool = db.pool();
-    // A claim that is under way at the insert leaves the row to itself.
-    eventually("a row is born claimed as a shutdown begins", async || {
-        let proxy = proxy().await;
-        let engine = behind(&proxy, &db).machine::<Short>().resource(Arc::new(Breakpoint::new()));
-        let engine = engine.start().await.unwrap();
-        until_idle(&engine, pool).await;
-        let test = stop_inserts(pool).await;
-        let sprung = proxy.trap(Direction::Request, "born in vain", Effect::LoseAnswer);
-        let (client, insert) = (engine.client().clone(), Walk::insert(marked("born in vain")));
-        let insert = tokio::spawn(async move { insert.step(Walk::End).execute(&client).await });
-        sprung.await.expect("the insert goes by");
-        until_a_session_waits(pool, 1).await;
-        let mut shutdown = std::pin::pin!(engine.shutdown());
-        tokio::select! {
-            biased;
-            _ = &mut shutdown => panic!("it did not wait for the birth"),
-            () = std::future::ready(()) => {}
-        }
-        test.rollback().await.unwrap();
-        shutdown.await.unwrap();
-        insert.await.unwrap().unwrap_err();
-        let (status, revision, attempt): (String, i64, i32) = sqlx::query_as(
-            "select status, revision, attempt from gen_durable.instances order by id desc limit 1",
-        )
-        .fetch_one(pool)
-        .await
-        .unwrap();
-        // A claim and a release raise the revision by one each.
-        assert_eq!((&*status, revision % 2, attempt), ("runnable", 0, 0));
-        (revision > 0).then_some(())
-    })
-    .await;
 }
 
 /// The state of a machine that delays its next step, again and again.

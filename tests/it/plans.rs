@@ -7,10 +7,13 @@
 //! statement scans all rows that came since. It then touches more rows than it was given, and the
 //! test fails.
 
+mod cases;
+
 use std::{collections::BTreeSet, path::Path};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
+use self::cases::{Case, batch, cases};
 use crate::support::database;
 
 /// The number of rows that a statement is given.
@@ -85,193 +88,15 @@ const ARRIVALS: &str = "
     insert into gen_durable.signals (target_id, name, payload)
     select id, 'a', '{}' from gen_durable.instances
     where locked_by = 7 or wake_at < now();
+    insert into gen_durable.instances (fsm, fsm_version, step, state, queue)
+    select 'w', 1, 's', '{}', 'w' from generate_series(1, 200);
+    insert into gen_durable.signals (target_id, name, payload)
+    select id, 'a', '{}' from gen_durable.instances where fsm = 'w';
     insert into gen_durable.retention (fsm, keep_for) values ('m', null), ('l', interval '100 days')
     on conflict do nothing;
     insert into gen_durable.instances (fsm, fsm_version, step, state, queue, status, result, finished_at)
     select fsm, 1, 's', '{}', 'q', 'done', '1', now() - interval '10 days'
     from unnest('{l,n,o}'::text[]) as fsm, generate_series(1, 5000);";
-
-/// A hot statement, its parameters, and the limits for its plan.
-#[derive(Clone)]
-struct Case {
-    statement: &'static str,
-    parameters: Vec<String>,
-    indexes: &'static [&'static str],
-    /// The number of rows that it may look at, in all tables together.
-    rows: std::ops::RangeInclusive<f64>,
-}
-
-fn batch(times: u32) -> std::ops::RangeInclusive<f64> {
-    let batch = f64::from(u32::try_from(BATCH).unwrap());
-    batch..=batch * f64::from(times)
-}
-
-fn repeated(value: &str) -> String {
-    format!("'{{{}}}'", vec![value; BATCH].join(","))
-}
-
-fn numbered(name: &str) -> String {
-    let values: Vec<String> = (1..=BATCH).map(|n| format!("\"{name} {n}\"")).collect();
-    format!("'{{{}}}'", values.join(","))
-}
-
-async fn ids(connection: &mut PgConnection, condition: &str) -> String {
-    let query = format!(
-        "select array(
-             select id from gen_durable.instances where {condition} order by id limit {BATCH}
-         )::text"
-    );
-    let ids: String = sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(connection).await.unwrap();
-    format!("'{ids}'")
-}
-
-async fn text(connection: &mut PgConnection, query: &'static str) -> String {
-    sqlx::query_scalar(query).fetch_one(connection).await.unwrap()
-}
-
-/// The first row of the machine whose rows all have keys, and an instance that has an inbox.
-const FIRST: &str = "select coalesce(min(id), 0)::text from gen_durable.instances where fsm = 'k'";
-const TARGET: &str = "select coalesce(min(target_id), 0)::text from gen_durable.signals";
-
-const CLAIMS: &[&str] =
-    &["instances_claim", "instances_partition", "instances_partition_holder", "instances_pkey"];
-
-fn case(
-    statement: &'static str,
-    parameters: &[&str],
-    indexes: &'static [&'static str],
-    rows: std::ops::RangeInclusive<f64>,
-) -> Case {
-    let parameters = parameters.iter().map(|&parameter| parameter.to_owned()).collect();
-    Case { statement, parameters, indexes, rows }
-}
-
-/// The statements that claim. `keyed` and `late` are rows with a partition key and their keys, and
-/// `parked` are instances that a signal has woken.
-fn claims(keyed: &str, late: &str, parked: &str) -> Vec<Case> {
-    vec![
-        case(
-            "claim",
-            &[
-                "7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{m}'", "'{}'", "true", "'{}'", "'{}'",
-                "'{}'", "2097152", "false",
-            ],
-            CLAIMS,
-            batch(4),
-        ),
-        case(
-            "claim_known",
-            &[
-                "7",
-                "'{q}'",
-                "'{200}'",
-                "'{m}'",
-                "'{1}'",
-                "'{1}'",
-                "'{0}'",
-                "'{0}'",
-                "'{q,q}'",
-                "'{m,x}'",
-                "'{1,1}'",
-                "'{0,null}'",
-                "2097152",
-            ],
-            CLAIMS,
-            batch(4),
-        ),
-        // All rows of this machine have a partition key.
-        case(
-            "claim",
-            &[
-                "7", "'{q}'", "'{200}'", "'{k}'", "'{1}'", "'{}'", "'{}'", "true", "'{}'", "'{}'",
-                "'{}'", "2097152", "false",
-            ],
-            CLAIMS,
-            batch(6),
-        ),
-        case(
-            "claim_partitions",
-            &["7", keyed, late, "'{m}'", "'{1}'", "'{m}'", "'{q}'", "2097152", "false"],
-            &["instances_partition", "instances_partition_holder", "instances_pkey"],
-            batch(6),
-        ),
-        case("claim_woken", &["7", parked, "'{q}'", "'{m}'", "'{1}'"], CLAIMS, 0.0..=810.0),
-    ]
-}
-
-async fn cases(connection: &mut PgConnection) -> Vec<Case> {
-    let executing = ids(connection, "locked_by = 7").await;
-    let keyed = ids(connection, "partition_key like 'late %'").await;
-    let parked = ids(connection, "wake_at < now()").await;
-    let first = text(connection, FIRST).await;
-    let target = text(connection, TARGET).await;
-    let [seven, zero, one, yes, no, null] = ["7", "0", "1", "t", "f", "null"].map(repeated);
-    let [m, q, s, a, state, next, done] =
-        ["m", "q", "s", "a", "\"{}\"", "executing", "done"].map(repeated);
-    let scopes = repeated("\"runnable,executing,awaiting_signal\"");
-    let (late, busy, new) = (numbered("late"), numbered("busy"), numbered("new"));
-    let free = numbered("free");
-    let commit = |status, step, result| {
-        let parameters = [
-            &executing, &seven, &zero, status, step, &state, result, &null, &zero, &null, &null,
-            &null, &yes, "'{}'", &null, &zero, "'{}'", &zero,
-        ];
-        case("commit", &parameters, &["instances_pkey"], batch(6))
-    };
-    let insert = |statement, others: &[&str], indexes| {
-        let parameters = [&[&*m, &*one, &*s, &*state, &*q], others].concat();
-        case(statement, &parameters, indexes, 0.0..=10.0)
-    };
-    let by_id = &["instances_pkey"];
-    let others = vec![
-        // The rows that it looks at. One of them waits for its key.
-        case("block_ahead", &[&first, &free], CLAIMS, 2000.0..=3000.0),
-        commit(&next, &s, &null),
-        commit(&done, &null, &one),
-        case("deliver", &[&parked, &m, &a, &state, &null, "false", "'1s'"], by_id, batch(3)),
-        case("deliver", &[&parked, &m, &a, &state, &null, "true", "'20ms'"], by_id, batch(3)),
-        case("ended", &[&executing], by_id, batch(1)),
-        insert("insert", &[&zero, &zero, &null, &null, &no, &new, &scopes, "'1s'"], &[]),
-        insert("insert_plain", &[&zero, &zero, &null, &null, &no], &[]),
-        case("insert_alike", &["'m'", "1", "'s'", &state, "'q'", "0"], &[], 0.0..=0.0),
-        insert(
-            "insert_claimed",
-            &[&zero, &null, &null, &yes, "'1s'", "7", "'{q}'", "'{m}'", "'{1}'"],
-            &["instances_claim"],
-        ),
-        case("inspect", &[&executing], by_id, batch(1)),
-        case("lock_free_partitions", &[&keyed], by_id, batch(1)),
-        case("lock_instances", &[&executing, "false", "'20ms'"], by_id, batch(2)),
-        case("lock_instances", &[&executing, "true", "'20ms'"], by_id, batch(2)),
-        case("load_inbox", &[&target, "0", "100", "65536", "null", "0"], &[], 0.0..=20.0),
-        case(
-            "next_due",
-            &["'{q}'", "'{m}'", "'{1}'", "1000000"],
-            &["instances_claim", "instances_wake"],
-            2.0..=10.0,
-        ),
-        case("lost_claims", &["7", "'{}'", "200"], &["instances_lease"], ARRIVED..=ARRIVED),
-        // A batch is a thousand rows, and each is looked up twice. If a machine keeps its
-        // instances, the statement looks at the first row of that machine alone, however many have
-        // ended.
-        case(
-            "prune",
-            &["86400000000"],
-            &["instances_finished", "instances_pkey"],
-            2_000.0..=2_100.0,
-        ),
-        case(
-            "unblock_partitions",
-            &[&busy],
-            &["instances_blocked", "instances_partition_holder", "instances_pkey"],
-            batch(4),
-        ),
-        case("unique_holders", &[&m, &late], &["instances_unique_guard"], batch(1)),
-        case("wake_parked", &[&parked, "'{}'"], by_id, batch(4)),
-        case("wake_timed_out", &["200"], &["instances_wake", "instances_pkey"], batch(3)),
-    ];
-    [claims(&keyed, &late, &parked), others].concat()
-}
 
 #[derive(Debug, serde::Deserialize)]
 struct Plan {

@@ -3,8 +3,11 @@
 //! find.
 //!
 //! ```text
-//!   insert ──reserve a slot──► insert and claim, one commit ──► slot
+//!   insert ──reserve a slot──► insert and claim, one commit ───────────► slot
 //!                                        └──a row waits──► inserted as any other row
+//!
+//!   signal ──► deliver ──reserve slots──► claim the woken ──commit──► slots
+//!                                        └──a row waits──► woken as any other row
 //! ```
 //!
 //! Invariant: a reserved slot counts as taken. From the reservation until its rows are among the
@@ -46,19 +49,19 @@ impl LocalEngine for Local {
     }
 
     fn reserve(&self, rows: &[NewInstance]) -> Option<Box<dyn Reservation>> {
-        // The statement that claims inserts no other rows.
-        if !rows.iter().all(is_plain) {
+        let shared = self.0.upgrade()?;
+        // The statement that claims inserts plain rows alone.
+        if !has_free_slot(&shared) || !rows.iter().all(is_plain) {
             return None;
         }
-        let mut reserved = Reserved::begin(self.0.upgrade()?, rows.len())?;
+        let mut reserved = Reserved::begin(shared, rows.len())?;
         reserved.fill(rows);
         Some(Box::new(reserved.sent()?))
     }
 
     fn may_claim_woken(&self) -> bool {
         self.0.upgrade().is_some_and(|shared| {
-            let is_free = |queue: &Arc<Queue>| queue.is_idle() && queue.has_slot();
-            shared.queues.values().any(is_free)
+            has_free_slot(&shared)
                 && shared.births.may_claim_woken()
                 && may_begin(&shared).is_some()
         })
@@ -264,10 +267,11 @@ impl Reserved {
         for index in order {
             let row = &rows[index];
             let Some(queue) = shared.queues.get(&row.queue) else { continue };
-            if waited_in.contains(row.queue.as_str()) || !knows(&shared, row) {
+            // Nothing is born in a queue that is not idle, whatever comes first.
+            if !queue.is_idle() || waited_in.contains(row.queue.as_str()) || !knows(&shared, row) {
                 continue;
             }
-            if queue.is_idle() && can_be_born(row) && queue.reserve() {
+            if can_be_born(row) && queue.reserve() {
                 self.birth.claims[index] = true;
                 self.slots.push((index, Arc::clone(queue)));
             } else {
@@ -297,6 +301,11 @@ impl Reserved {
             self.shared.release_waiting();
         }
     }
+}
+
+/// True if a queue has a free slot and nothing to do.
+fn has_free_slot(shared: &Shared) -> bool {
+    shared.queues.values().any(|queue| queue.is_idle() && queue.has_slot())
 }
 
 /// Returns the worker for which a birth may begin now, on this runtime.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a signal is in the inbox of a live instance, or its sender is told why not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use sqlx::{PgConnection, Row};
 
@@ -64,12 +64,13 @@ pub(crate) async fn deliver(
         .bind(locked.timeout())
         .fetch_all(connection)
         .await?;
+    let mut targets_seen = HashSet::new();
     let mut sent = Sent { deliveries: Vec::with_capacity(rows.len()), woken: Vec::new() };
     for (row, signal) in rows.iter().zip(signals) {
         let woken_queue: Option<String> = row.try_get(3)?;
         let woken = woken_queue.filter(|_| !signal.silent).map(|queue| (signal.target, queue));
         // Another signal of the batch may have the same target.
-        sent.woken.extend(woken.filter(|woken| !sent.woken.contains(woken)));
+        sent.woken.extend(woken.filter(|(target, _)| targets_seen.insert(*target)));
         let held: bool = row.try_get(4)?;
         let status: Option<&str> = row.try_get(1)?;
         let judged = judge(signal, row.try_get(0)?, status, row.try_get(2)?);

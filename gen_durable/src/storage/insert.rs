@@ -57,7 +57,7 @@ pub(crate) struct Inserted {
 #[derive(Debug, Default)]
 pub(crate) struct Born {
     pub(crate) claimed: Vec<Claimed>,
-    /// How long the statement looked for waiting rows.
+    /// The time that the statement spent on the look for waiting rows.
     pub(crate) looked: Duration,
 }
 

@@ -90,7 +90,7 @@ async fn p70_a_known_group_is_claimed_by_time_and_id() {
         let group = ("q", wanted, "m", 1, 9, 5, JANUARY);
         let mut transaction = connection.begin().await.unwrap();
         let answer = claim(&mut transaction, &[group], &[]).await;
-        // What is left is not locked.
+        // The claim leaves no lock on the rows that it leaves.
         assert!(!is_locked(pool, 5).await);
         transaction.commit().await.unwrap();
         assert_eq!(ids(&answer), expected);

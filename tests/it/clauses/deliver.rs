@@ -1,10 +1,13 @@
 //! Delivering signals, and claiming whom they wake: `deliver.sql`, `claim_woken.sql`.
 
 use serde_json::{Value, json};
-use sqlx::{Acquire, PgConnection, Row};
+use sqlx::{Acquire, PgConnection, Row, postgres::PgRow};
 use tokio::time::timeout;
 
-use super::{FUTURE, PAST, each, in_a_circle, is_locked, rows, run, see, session, signals, worker};
+use super::{
+    FUTURE, PAST, each, in_a_circle, inbox, is_locked, rows, run, see, session, without_indexes,
+    worker,
+};
 use crate::support::{WAIT_MAX, database, sql};
 
 /// A signal: its target, machine, name and deduplication key.
@@ -239,8 +242,13 @@ async fn p70_a_delivery_locks_its_targets_alone_and_waits_as_long_as_it_is_told(
     assert_eq!(lock_timeout, "50s", "it ended with the statement's transaction");
 }
 
-/// Claims woken instances for a worker of the machines `m` and `n`, and returns their ids.
-async fn claim_woken(connection: &mut PgConnection, worker: i64, ids: &[i64]) -> Vec<i64> {
+/// Claims woken instances for a worker of the machines `m` and `n`, and returns their ids and
+/// inboxes.
+async fn claim_woken(
+    connection: &mut PgConnection,
+    worker: i64,
+    ids: &[i64],
+) -> Vec<(i64, Option<Value>)> {
     let queues = ["q", "busy", "late"];
     let places = || queues.iter().flat_map(|queue| [(*queue, "m"), (*queue, "n")]);
     let statement = include_str!("../../../gen_durable/src/storage/sql/claim_woken.sql");
@@ -253,14 +261,26 @@ async fn claim_woken(connection: &mut PgConnection, worker: i64, ids: &[i64]) ->
         .fetch_all(connection)
         .await
         .unwrap();
-    for row in &rows {
-        let (id, inbox): (i64, Option<String>) = (row.get("id"), row.get("inbox"));
-        let inbox: Value = serde_json::from_str(&inbox.expect("a signal woke it")).unwrap();
-        assert_eq!(inbox, json!([[[id, "go", id]], false]));
-    }
-    let mut ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
-    ids.sort_unstable();
-    ids
+    let inbox = |text: String| serde_json::from_str(&text).unwrap();
+    let claimed = |row: &PgRow| (row.get("id"), row.get::<Option<String>, _>("inbox").map(inbox));
+    let mut claimed: Vec<_> = rows.iter().map(claimed).collect();
+    claimed.sort_unstable_by_key(|(id, _)| *id);
+    claimed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p71_a_woken_row_brings_its_oldest_signals() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    rows(pool, (1..=8).map(|id| json!({ "id": id, "queue": "q" })).collect()).await;
+    inbox::fill(pool).await;
+    let mut connection = without_indexes(pool).await;
+    let claimed = claim_woken(&mut connection, 7, &[1, 2, 3, 4, 5, 6, 7, 8]).await;
+    assert_eq!(claimed.len(), 8);
+    let inboxes: Vec<(i64, Value)> =
+        claimed.into_iter().filter_map(|(id, inbox)| Some((id, inbox?))).collect();
+    assert_eq!(inboxes.iter().map(inbox::summary).collect::<Vec<_>>(), inbox::expected());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,7 +315,6 @@ async fn p71_a_woken_row_is_claimed_if_no_other_row_waits() {
     )
     .await;
     let ids: Vec<i64> = [1, 2].into_iter().chain(11..=18).collect();
-    signals(pool, &ids.iter().map(|id| (*id, *id)).collect::<Vec<_>>()).await;
     let mut connection = session(pool, "").await;
     // Among these, only the first two keep others from being claimed.
     rows(
@@ -323,9 +342,10 @@ async fn p71_a_woken_row_is_claimed_if_no_other_row_waits() {
              on conflict do nothing",
         )
         .await;
-        assert_eq!(claim_woken(&mut connection, other, &ids).await, [0_i64; 0]);
+        assert_eq!(claim_woken(&mut connection, other, &ids).await, []);
     }
-    assert_eq!(claim_woken(&mut connection, 7, &ids).await, [1, 2]);
+    let claimed = claim_woken(&mut connection, 7, &ids).await;
+    assert_eq!(claimed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 2]);
     let seen = "select json_agg(json_build_array(i.id, i.locked_by, i.revision, i.unique_scope,
                                 i.updated_at > now() - interval '1 hour') order by i.id)
                 from gen_durable.instances i where i.status = 'executing' and i.id < 100";

@@ -11,7 +11,6 @@ use std::{
 };
 
 use sqlx::PgConnection;
-
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{BATCH_MAX, CANCELLED, DEADLOCK_TRIES_MAX, TASKS_MAX, WAITING_MAX, held};

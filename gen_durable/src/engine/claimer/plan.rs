@@ -60,14 +60,14 @@ pub(super) enum Plan {
     Pause { until: Instant },
 }
 
-/// What the engine does about the answer of a claim.
+/// The consequences of a claim's answer, which the claimer carries out.
 #[derive(Debug, Default)]
 pub(super) struct Absorbed {
     /// The claimed rows. Those with `true` run, and the others are given back.
     pub(super) rows: Vec<(Claimed, bool)>,
-    /// Whether the announcement that woke the claimer led to rows. None if that is open.
+    /// True if the announcement that woke the claimer led to rows. None if that is open.
     pub(super) found: Option<bool>,
-    /// Whether more rows wait than were claimed. None if that is open.
+    /// True if more rows wait than the claim took. None if that is open.
     pub(super) backlog: Option<bool>,
     /// The queues of the claim in which it left nothing behind.
     pub(super) idle: Vec<String>,
@@ -80,7 +80,7 @@ pub(super) struct Absorbed {
     pub(super) failed: bool,
 }
 
-/// What the claimer knows of its queues, and the action that follows from the last answer.
+/// The claimer's knowledge of its queues, and the action that follows from the last answer.
 pub(super) struct Planner {
     prefetches: BTreeMap<String, Prefetch>,
     kinds: Arc<Kinds>,
@@ -414,7 +414,7 @@ impl Planner {
         for (queue, prefetch) in &mut self.prefetches {
             if !self.claim_locks.paused(queue, now) {
                 // Births do not begin in this queue until the claim is answered. This comes before
-                // the look at the free slots (`Reserved::new` in `births`).
+                // the look at the free slots (`Reserved::sent` in `births`).
                 prefetch.queue.set_idle(false);
                 let rows = prefetch.wanted(now).min(self.limits.rows_max(queue));
                 if rows > 0 {

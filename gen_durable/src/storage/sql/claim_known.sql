@@ -1,7 +1,7 @@
 -- Claims runnable rows for a worker, as claim.sql does, of queues in which all waiting rows are of
--- one known group, have no partition key and are small. It has a fifth of the parts of claim.sql,
--- and takes two thirds of the time. If a queue turns out to be otherwise, it claims nothing, and
--- the worker runs claim.sql. The words group, watermark and claim lock are explained there.
+-- one known group, have no partition key and are small. It has about half the parts of claim.sql,
+-- and takes two thirds of the time. If a queue turns out to have other rows, it claims nothing, and
+-- the worker runs claim.sql. That file explains the words group, watermark and claim lock.
 --
 -- Invariant: the rows that it claims are those that claim.sql would claim in its place.
 --

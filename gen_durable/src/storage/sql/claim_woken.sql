@@ -47,9 +47,10 @@ waiting as materialized (
         limit 1
     ) is not null
 )
--- 3. The claim, as in claim.sql. A row with a partition key is left to a claim, which orders the
---    rows of a key. So is a row with a large state, or of a machine that the worker does not run.
---    `inbox` is that of claim.sql. It is never empty, as a signal woke the row.
+-- 3. The claim, as in claim.sql. It leaves three kinds of rows to claim.sql: those with a partition
+--    key, as a claim orders the rows of a key; those with a large state; and those of machines that
+--    the worker does not run. `inbox` is that of claim.sql. It is never empty, as a signal woke the
+--    row.
 update gen_durable.instances i
 set status = 'executing',
     locked_by = $1,
