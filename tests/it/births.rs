@@ -1,5 +1,5 @@
-//! Births: an insert claims its row, and a signal claims whom it wakes, if nothing waits in the queue
-//! and the process has a free slot.
+//! Births: an insert claims its row, and a signal claims whom it wakes, if nothing waits in the
+//! queue and the process has a free slot.
 
 use std::{sync::Arc, time::Duration};
 

@@ -124,9 +124,9 @@ async fn abandon(shared: &Shared, worker: i64, ids: &[i64]) -> Result<(), sqlx::
     result
 }
 
-/// Gives back all that the worker has claimed, except for rows of which a run ended without an
-/// outcome: these are left to the reaper, as in [`LostClaims::look`]. The precondition is that no task has any of it, as
-/// after the end of the engine's runtime, or after the last task of a shutdown.
+/// Gives back all that the worker has claimed. It leaves rows of which a run ended without an
+/// outcome to the reaper, as [`LostClaims::look`] does. The precondition is that no task has any
+/// row, as after the end of the engine's runtime, or after the last task of a shutdown.
 pub(super) async fn give_all_back(shared: &Arc<Shared>) -> Result<(), sqlx::Error> {
     shared.births.end().await;
     loop {
