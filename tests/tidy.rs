@@ -202,19 +202,19 @@ fn tests_wait_for_a_condition_and_not_for_a_time() {
 
 #[test]
 fn numbered_properties_are_listed_with_their_tests() {
-    let architecture = read("ARCHITECTURE.md");
+    let properties = read("docs/properties.md");
     let mut problems = Vec::new();
     for file in files("tests/it", "rs") {
         for (number, line) in file.lines() {
             let Some((_, name)) = line.split_once("fn p") else { continue };
             let Some(Ok(property)) = name.get(..2).map(str::parse::<u32>) else { continue };
             let row = format!("| {property} | ");
-            let listed = architecture
+            let listed = properties
                 .lines()
                 .any(|line| line.starts_with(&row) && line.contains(&format!("`{}`", file.stem())));
             if !listed {
                 problems.push(format!(
-                    "{}:{number}: ARCHITECTURE.md's table needs a row `{row}… | `{}` |`",
+                    "{}:{number}: docs/properties.md needs a row `{row}… | `{}` |`",
                     file.path,
                     file.stem()
                 ));

@@ -38,9 +38,11 @@ create table gen_durable.instances (
     -- Each claim, commit and reap raises it: it is the fencing token of a commit.
     revision      bigint not null default 0,
     partition_key text collate "C",
-    -- True for a runnable row behind a busy partition key. It is out of the claim's index until the
-    -- commit that frees the key takes it back.
-    blocked       boolean not null default false,
+    -- Why a runnable row is out of the claim's index: one bit for each reason, 0 for none. The end
+    -- of a reason clears its bit alone, and the row is back when the last bit is cleared.
+    --   1: another row is to run first for the partition key. The commit that frees the key clears
+    --      it.
+    blocked_by    integer not null default 0,
     -- The worker that claimed the row; 0 if it leaves the row to the reaper.
     locked_by     bigint,
     unique_key    text collate "C",
@@ -65,17 +67,17 @@ create table gen_durable.instances (
 -- The claim's index: the rows that a claim may take.
 create index instances_claim
     on gen_durable.instances (queue, fsm, fsm_version, priority, eligible_at, id)
-    where status = 'runnable' and not blocked;
+    where status = 'runnable' and blocked_by = 0;
 
 -- The order within a partition key. Rows without a key have no entry.
 create index instances_partition
     on gen_durable.instances (partition_key, priority, eligible_at, id)
     where status = 'runnable' and partition_key is not null;
 
--- The first waiting rows of a busy partition key, by queue, machine and version.
+-- The first rows that wait for a partition key, by queue, machine and version.
 create index instances_blocked
     on gen_durable.instances (partition_key, queue, fsm, fsm_version, priority, eligible_at, id)
-    where blocked;
+    where blocked_by & 1 = 1;
 
 -- At most one instance of a partition key executes, whatever the engine does.
 create unique index instances_partition_holder

@@ -36,7 +36,7 @@ grant select (version, serves) on gen_durable.migrations to gen_durable_app, gen
 -- The application and the worker: insert and signal.
 grant usage on sequence gen_durable.instances_id_seq to gen_durable_app, gen_durable_worker;
 grant insert (
-    id, fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key, blocked, unique_key, unique_scope
+    id, fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key, blocked_by, unique_key, unique_scope
 ) on gen_durable.instances to gen_durable_app, gen_durable_worker;
 grant insert (target_id, name, payload, dedup_key) on gen_durable.signals to gen_durable_app, gen_durable_worker;
 grant insert (target_id, dedup_key), select (target_id, dedup_key)
@@ -59,7 +59,7 @@ grant insert (status, locked_by, revision) on gen_durable.instances to gen_durab
 grant select, delete on gen_durable.instances to gen_durable_worker;
 grant update (
     fsm_version, step, status, state, result, last_error, awaits, eligible_at, attempt, failures, crashes, revision,
-    blocked, locked_by, unique_scope, wake_at, updated_at, finished_at
+    blocked_by, locked_by, unique_scope, wake_at, updated_at, finished_at
 ) on gen_durable.instances to gen_durable_worker;
 grant select (ctid, id, target_id, name, payload), delete on gen_durable.signals to gen_durable_worker;
 grant insert (name, lease_expires_at, queues), update (lease_expires_at),

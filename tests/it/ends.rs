@@ -147,9 +147,9 @@ async fn p61_heads_of_partition_keys_are_bounded_in_bytes() {
          overriding system value values (7, 'w', now() + interval '1 hour');
          alter table gen_durable.instances alter state set storage external;
          insert into gen_durable.instances
-             (id, fsm, fsm_version, step, state, partition_key, priority, blocked)
+             (id, fsm, fsm_version, step, state, partition_key, priority, blocked_by)
          overriding system value
-         select n, 'row', 1, 'run', to_json(repeat('x', 1000)), 'key ' || n % 3, n, n < 4
+         select n, 'row', 1, 'run', to_json(repeat('x', 1000)), 'key ' || n % 3, n, (n < 4)::int
          from generate_series(1, 6) as n",
     )
     .await;
@@ -169,7 +169,7 @@ async fn p61_heads_of_partition_keys_are_bounded_in_bytes() {
         .unwrap();
     assert_eq!(claimed, [Some(1), Some(2)], "the third begins beyond 1500 bytes");
     let index: Vec<i64> = sqlx::query_scalar(
-        "select id from gen_durable.instances where status = 'runnable' and not blocked",
+        "select id from gen_durable.instances where status = 'runnable' and blocked_by = 0",
     )
     .fetch_all(db.pool())
     .await
@@ -185,10 +185,10 @@ async fn p61_rows_that_were_claimed_run_whatever_becomes_of_those_with_keys() {
     sql(
         db.pool(),
         "insert into gen_durable.instances
-             (fsm, fsm_version, step, state, partition_key, priority, blocked)
-         values ('row', 1, 'run', '\"one\"', 'key', 1, true),
-                ('row', 1, 'run', '\"two\"', 'key', 2, false),
-                ('row', 1, 'run', '\"three\"', null, 0, false);
+             (fsm, fsm_version, step, state, partition_key, priority, blocked_by)
+         values ('row', 1, 'run', '\"one\"', 'key', 1, 1),
+                ('row', 1, 'run', '\"two\"', 'key', 2, 0),
+                ('row', 1, 'run', '\"three\"', null, 0, 0);
          create function public.broken() returns trigger language plpgsql as $$
          begin raise exception 'broken'; end $$;
          create trigger broken before update on gen_durable.instances for each row

@@ -250,7 +250,7 @@ async fn p62_an_open_transaction_delays_only_the_keys_of_its_rows() {
     let keyed: Vec<_> = keyed.into_iter().map(Result::unwrap).collect();
     // The rows behind the heads are in the claim's index, as in a queue in which other rows have
     // run.
-    sql(db.pool(), "update gen_durable.instances set blocked = false").await;
+    sql(db.pool(), "update gen_durable.instances set blocked_by = 0").await;
     let behind = Plain::insert(()).execute(db.pool()).await.unwrap();
     let mut tx = db.pool().begin().await.unwrap();
     let heads: Vec<i64> = keyed[..10].iter().map(|id| id.get()).collect();

@@ -218,7 +218,7 @@ const COLUMNS: &[(&str, &[&str])] = &[
         &["0", "-1", "9223372036854775807", "9223372036854775806", "-9223372036854775808"],
     ),
     ("partition_key", &["null", "null", "''", "'key'", "'neighbour 3'", "E'\\x01\u{1f980}'"]),
-    ("blocked", &["false", "false", "false", "true"]),
+    ("blocked_by", &["0", "0", "0", "1"]),
     ("unique_key", &["null", "null", "''", "'one'"]),
     (
         "unique_scope",
@@ -320,7 +320,7 @@ async fn unfinished(pool: &PgPool) -> Vec<(i64, String)> {
          where (i.fsm in ('loose', 'strict', 'neighbour') and i.fsm_version = 1
                 and i.queue = 'default' and i.status = 'runnable' and i.eligible_at <= now()
                 -- Such a row is in no index that the engine reads, and no statement writes one.
-                and not (i.blocked and i.partition_key is null))
+                and not (i.blocked_by = 1 and i.partition_key is null))
             or i.status = 'executing'
             or (i.status = 'awaiting_signal' and i.wake_at <= now())
          limit 5",

@@ -1,6 +1,6 @@
 //! The properties of `gen_durable`, on a real Postgres.
 //!
-//! Tests called `pNN_…` show the properties that have these numbers in ARCHITECTURE.md.
+//! Tests called `pNN_…` show the properties that have these numbers in docs/properties.md.
 
 #![allow(missing_debug_implementations, missing_docs, unreachable_pub, reason = "a test is no API")]
 #![allow(

@@ -232,8 +232,8 @@ async fn a_stranded_partition_key_is_freed() {
     let db = database().await;
     let engine = engine(&db).machine::<Quick>().start().await.unwrap();
     let id: i64 = sqlx::query_scalar(
-        "insert into gen_durable.instances (fsm, fsm_version, step, state, partition_key, blocked)
-         values ('quick', 1, 'go', 'null', 'k', true) returning id",
+        "insert into gen_durable.instances (fsm, fsm_version, step, state, partition_key, blocked_by)
+         values ('quick', 1, 'go', 'null', 'k', 1) returning id",
     )
     .fetch_one(db.pool())
     .await
@@ -280,7 +280,7 @@ async fn a_scheduled_row_hides_no_stranded_key() {
     let later = Quick::insert(()).partition_key("k").schedule_in(Duration::from_hours(1));
     let later = later.execute(pool).await.unwrap();
     let stranded = Quick::insert(()).partition_key("k").execute(pool).await.unwrap();
-    sqlx::query("update gen_durable.instances set blocked = true where id = $1")
+    sqlx::query("update gen_durable.instances set blocked_by = 1 where id = $1")
         .bind(stranded.get())
         .execute(pool)
         .await

@@ -72,7 +72,7 @@ const WRONGS: &[(&str, &str)] = &[
     (
         "an ended instance is locked or blocked",
         "alter table gen_durable.instances disable trigger user;
-         update gen_durable.instances set blocked = true where id = 1",
+         update gen_durable.instances set blocked_by = 1 where id = 1",
     ),
     (
         "something was undone or done twice",

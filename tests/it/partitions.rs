@@ -178,7 +178,7 @@ async fn p11_a_waiting_row_of_an_unknown_version_does_not_starve_its_key() {
         .execute(pool)
         .await
         .unwrap();
-    sql(pool, "update gen_durable.instances set blocked = true where id > 1").await;
+    sql(pool, "update gen_durable.instances set blocked_by = 1 where id > 1").await;
     let engine = engine(&db).machine::<Plain>().start().await.unwrap();
     engine.wait(ids[0], WAIT_MAX).await.unwrap();
     engine.wait(ids[3], WAIT_MAX).await.unwrap();

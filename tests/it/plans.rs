@@ -77,8 +77,8 @@ const ARRIVALS: &str = "
         (fsm, fsm_version, step, state, queue, status, locked_by, partition_key)
     values ('k', 1, 's', '{}', 'q', 'executing', 8, 'free 2');
     insert into gen_durable.instances
-        (fsm, fsm_version, step, state, queue, partition_key, blocked)
-    select 'm', 1, 's', '{}', 'q', 'busy ' || n % 1000, true from generate_series(1, 5000) as n;
+        (fsm, fsm_version, step, state, queue, partition_key, blocked_by)
+    select 'm', 1, 's', '{}', 'q', 'busy ' || n % 1000, 1 from generate_series(1, 5000) as n;
     insert into gen_durable.instances (fsm, fsm_version, step, state, queue, status, locked_by)
     select 'm', 1, 's', '{}', 'q', 'executing', 7 from generate_series(1, 5000);
     insert into gen_durable.instances

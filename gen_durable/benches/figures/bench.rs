@@ -268,7 +268,7 @@ impl Bench {
                      where locked_by is not null and queue = 'checkout'
                  ) or exists (
                      select from gen_durable.instances
-                     where status = 'runnable' and not blocked and queue = 'checkout'
+                     where status = 'runnable' and blocked_by = 0 and queue = 'checkout'
                  )",
             )
             .fetch_one(&self.pool)

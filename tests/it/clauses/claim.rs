@@ -115,7 +115,7 @@ async fn p70_a_claim_takes_what_is_due_of_what_it_asks_for_by_priority_time_and_
         row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     };
     change(&mut all[4], json!({ "status": "awaiting_signal" }));
-    change(&mut all[5], json!({ "partition_key": "k", "blocked": true }));
+    change(&mut all[5], json!({ "partition_key": "k", "blocked_by": 2 }));
     change(&mut all[6], json!({ "eligible_at": FUTURE }));
     change(&mut all[7], json!({ "status": "executing", "locked_by": 8 }));
     rows(pool, all.into()).await;

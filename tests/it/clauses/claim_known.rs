@@ -73,7 +73,7 @@ async fn p70_a_known_group_is_claimed_by_time_and_id() {
         but(103, json!({ "fsm_version": 2 })),
         but(104, json!({ "priority": 4 })),
         but(105, json!({ "status": "awaiting_signal" })),
-        but(106, json!({ "partition_key": "k", "blocked": true })),
+        but(106, json!({ "partition_key": "k", "blocked_by": 1 })),
         but(107, json!({ "eligible_at": FUTURE })),
         but(108, json!({ "eligible_at": "2019-12-31T23:59:59.7+00:00" })),
         row(4, &day(2)),
@@ -225,8 +225,8 @@ async fn p70_a_claim_in_known_groups_claims_nothing_if_it_meets_other_rows() {
         (json!({ "fsm_version": 2, "priority": -9 }), false),
         (json!({ "priority": 9, "status": "awaiting_signal" }), false),
         (json!({ "priority": -9, "status": "awaiting_signal" }), false),
-        (json!({ "priority": 9, "partition_key": "k", "blocked": true }), false),
-        (json!({ "priority": -9, "partition_key": "k", "blocked": true }), false),
+        (json!({ "priority": 9, "partition_key": "k", "blocked_by": 1 }), false),
+        (json!({ "priority": -9, "partition_key": "k", "blocked_by": 1 }), false),
     ] {
         run(&mut connection, "truncate gen_durable.instances").await;
         rows(pool, json!([{ "id": 101, "state": heavy, "eligible_at": PAST }])).await;

@@ -327,6 +327,7 @@ async fn p71_a_woken_row_is_claimed_if_no_other_row_waits() {
             { "id": 105, "queue": "q", "fsm": "x" },
             { "id": 106, "queue": "q", "eligible_at": FUTURE },
             { "id": 107, "queue": "q", "priority": 9, "fsm": "n", "eligible_at": FUTURE },
+            { "id": 112, "queue": "q", "blocked_by": 2 },
             { "id": 108, "queue": "q", "status": "executing" },
             { "id": 109, "queue": "q", "priority": 9, "fsm": "n", "status": "awaiting_signal" },
             { "id": 110, "queue": "x", "priority": 9, "fsm": "n" },

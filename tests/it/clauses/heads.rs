@@ -20,6 +20,19 @@ async fn claim(
     listening: &[&str],
     light: bool,
 ) -> Vec<sqlx::postgres::PgRow> {
+    claim_within(i64::MAX, connection, worker, candidates, keys, listening, light).await
+}
+
+/// Claims heads whose states weigh no more than `bytes`.
+async fn claim_within(
+    bytes: i64,
+    connection: &mut PgConnection,
+    worker: i64,
+    candidates: &[i64],
+    keys: &[&str],
+    listening: &[&str],
+    light: bool,
+) -> Vec<sqlx::postgres::PgRow> {
     let claim =
         sqlx::query(include_str!("../../../gen_durable/src/storage/sql/claim_partitions.sql"))
             .bind(worker)
@@ -29,7 +42,7 @@ async fn claim(
             .bind([1, 1])
             .bind(listening)
             .bind(["default", "r"])
-            .bind(i64::MAX)
+            .bind(bytes)
             .bind(light)
             .fetch_all(connection);
     timeout(WAIT_MAX / 2, claim).await.expect("a claim waits for nobody").unwrap()
@@ -55,7 +68,7 @@ async fn p70_the_head_of_a_key_is_claimed_and_who_waits_is_blocked() {
         keyed(8, "d", json!({})),
         // These rows of the busy key are due later, blocked, ended, locked, or only referred to.
         keyed(21, "d", json!({ "eligible_at": FUTURE })),
-        keyed(22, "d", json!({ "blocked": true })),
+        keyed(22, "d", json!({ "blocked_by": 1 })),
         keyed(23, "d", json!({ "status": "done" })),
         keyed(27, "d", json!({})),
         keyed(28, "d", json!({})),
@@ -76,25 +89,35 @@ async fn p70_the_head_of_a_key_is_claimed_and_who_waits_is_blocked() {
         keyed(34, "g", json!({ "priority": -1, "eligible_at": FUTURE })),
         keyed(13, "g", json!({ "eligible_at": january(5) })),
         // Row 35 is not a candidate, but it comes before row 36, which is one.
-        keyed(35, "h", json!({ "blocked": true, "priority": 1 })),
+        keyed(35, "h", json!({ "blocked_by": 1, "priority": 1 })),
         keyed(36, "h", json!({ "eligible_at": january(5), "priority": 2 })),
         // The claim does not have the lock of this key.
         keyed(20, "n", json!({ "priority": -3 })),
         keyed(19, "n", json!({})),
         keyed(12, "k", json!({ "eligible_at": january(5) })),
+        // The head is blocked for another reason, in the second key also for this one.
+        keyed(40, "p", json!({ "blocked_by": 2 })),
+        keyed(41, "p", json!({ "eligible_at": january(5) })),
+        keyed(42, "p", json!({ "eligible_at": january(5), "queue": "r" })),
+        keyed(43, "q", json!({ "blocked_by": 3 })),
+        keyed(44, "q", json!({ "eligible_at": january(5) })),
     ]);
     rows(pool, all).await;
     let somebody = locking(pool, &[9, 27], &[28, 4]).await;
     let mut connection = without_indexes(pool).await;
-    let candidates = [1, 2, 3, 4, 6, 5, 8, 21, 22, 23, 27, 28, 10, 11, 25, 26, 24, 13, 36, 20, 19];
-    let keys = ["a", "b", "c", "d", "e", "g", "h", "k"];
+    let candidates =
+        [1, 2, 3, 4, 6, 5, 8, 21, 22, 23, 27, 28, 10, 11, 25, 26, 24, 13, 36, 20, 19, 41, 42, 44];
+    let keys = ["a", "b", "c", "d", "e", "g", "h", "k", "p", "q"];
     let mut transaction = connection.begin().await.unwrap();
     let answer = claim(&mut transaction, 7, &candidates, &keys, &[], false).await;
     // The heads come by priority, time and id.
     assert_eq!(ids(&answer), [5, 4, 2, 12, 13, 35].map(Some));
-    assert_eq!(answer[0].get::<i64, _>("blocked"), 7);
+    assert_eq!(answer[0].get::<i64, _>("blocked"), 10);
     transaction.commit().await.unwrap();
-    assert_eq!(blocked(pool).await, json!([1, 3, 6, 8, 22, 24, 28, 36]));
+    assert_eq!(blocked(pool).await, json!([1, 3, 6, 8, 22, 24, 28, 36, 41, 42, 43, 44]));
+    let others =
+        "select json_object_agg(id, blocked_by) from gen_durable.instances where blocked_by > 1";
+    assert_eq!(super::see(pool, others).await, json!({ "40": 2, "43": 3 }));
     let executing =
         "select json_agg(id order by id) from gen_durable.instances where status = 'executing'";
     assert_eq!(super::see(pool, executing).await, json!([2, 4, 5, 7, 12, 13, 35]));
@@ -117,6 +140,25 @@ async fn p70_the_head_of_a_key_is_claimed_and_who_waits_is_blocked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn p70_a_barred_head_weighs_nothing() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    let all = json!([
+        keyed(1, "a", json!({ "blocked_by": 2 })),
+        keyed(2, "b", json!({ "priority": 1 })),
+        keyed(3, "c", json!({ "priority": 2 })),
+    ]);
+    rows(pool, all).await;
+    crate::support::sql(pool, "update gen_durable.instances set state = to_json(repeat('x', 100))")
+        .await;
+    let mut connection = session(pool, "").await;
+    let keys = ["a", "b", "c"];
+    let answer = claim_within(50, &mut connection, 7, &[1, 2, 3], &keys, &[], false).await;
+    assert_eq!(ids(&answer), [Some(2)], "the third begins beyond 50 bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn p70_a_claim_of_heads_moves_them_to_executing_and_answers_what_they_are() {
     let db = database().await;
     let pool = db.pool();
@@ -126,7 +168,7 @@ async fn p70_a_claim_of_heads_moves_them_to_executing_and_answers_what_they_are(
             id,
             &format!("k{id}"),
             json!({
-                "updated_at": PAST, "attempt": id, "failures": id + 1, "blocked": true,
+                "updated_at": PAST, "attempt": id, "failures": id + 1, "blocked_by": 1,
                 "revision": id + 2, "state": id, "step": "t", "unique_key": format!("u{id}"),
             }),
         );
@@ -171,12 +213,12 @@ async fn p70_a_claim_of_heads_moves_them_to_executing_and_answers_what_they_are(
     assert_eq!(json!(answer), expected);
     let seen = each(
         pool,
-        "json_build_array(i.status, i.locked_by, i.revision, i.unique_scope, i.blocked,
+        "json_build_array(i.status, i.locked_by, i.revision, i.unique_scope, i.blocked_by,
                           i.updated_at > now() - interval '1 hour')",
     );
     let expected = json!([
-        ["executing", 7, 4, ["runnable", "executing"], false, true],
-        ["executing", 7, 1, null, false, true]
+        ["executing", 7, 4, ["runnable", "executing"], 0, true],
+        ["executing", 7, 1, null, 0, true]
     ]);
     assert_eq!(seen.await, expected);
 }

@@ -153,12 +153,12 @@ async fn p70_an_insert_stores_what_it_is_given_and_waits_as_long_as_it_is_told()
     let seen = each(
         pool,
         "json_build_array(i.fsm, i.fsm_version, i.step, i.state, i.queue, i.priority, i.partition_key,
-                          i.blocked, i.unique_key, i.unique_scope, i.eligible_at - i.inserted_at = interval '60 s',
+                          i.blocked_by, i.unique_key, i.unique_scope, i.eligible_at - i.inserted_at = interval '60 s',
                           i.eligible_at = timestamptz '2020-01-01 00:00:00+00')",
     );
     let scope = json!(["runnable", "executing"]);
     let row = |fsm, place, key: Value, scope: Value, in_a_minute: bool| {
-        json!([fsm, 1, "s", place, "q", 3, "p", true, key, scope, in_a_minute, !in_a_minute])
+        json!([fsm, 1, "s", place, "q", 3, "p", 1, key, scope, in_a_minute, !in_a_minute])
     };
     let expected = json!([
         row("m", 0, "a".into(), scope.clone(), true),
@@ -224,17 +224,17 @@ async fn p70_inserts_without_unique_keys_store_the_rows_in_their_order() {
     let seen = each(
         pool,
         "json_build_array(i.fsm, i.fsm_version, i.step, i.state, i.queue, i.priority, i.partition_key,
-                          i.blocked, i.eligible_at - i.inserted_at, i.eligible_at = timestamptz '2020-01-01 00:00:00+00')",
+                          i.blocked_by, i.eligible_at - i.inserted_at, i.eligible_at = timestamptz '2020-01-01 00:00:00+00')",
     );
     let past = "select to_json(timestamptz '2020-01-01 00:00:00+00' - min(inserted_at))
                 from gen_durable.instances where id = 3";
     let past = super::see(pool, past).await;
-    let other = json!(["n", 2, "t", 1, "r", 4, null, false, "00:00:00", false]);
-    let alike = |place| json!(["m", 2, "t", place, "q", 5, null, false, "00:00:00", false]);
+    let other = json!(["n", 2, "t", 1, "r", 4, null, 0, "00:00:00", false]);
+    let alike = |place| json!(["m", 2, "t", place, "q", 5, null, 0, "00:00:00", false]);
     let expected = json!([
-        ["m", 1, "s", 0, "q", 3, "p", true, "00:01:00", false],
+        ["m", 1, "s", 0, "q", 3, "p", 1, "00:01:00", false],
         other,
-        ["m", 1, "s", 0, "q", 3, "p", true, past, true],
+        ["m", 1, "s", 0, "q", 3, "p", 1, past, true],
         other,
         alike(0),
         alike(1),
@@ -285,7 +285,8 @@ async fn p71_a_birth_is_claimed_if_no_row_that_the_worker_could_claim_waits() {
             { "id": 103, "queue": "other", "fsm": "x" },
             { "id": 104, "queue": "other", "eligible_at": FUTURE },
             { "id": 105, "queue": "other", "priority": -5, "eligible_at": FUTURE },
-            { "id": 106, "queue": "other", "blocked": true, "partition_key": "k" },
+            { "id": 106, "queue": "other", "blocked_by": 1, "partition_key": "k" },
+            { "id": 112, "queue": "other", "blocked_by": 2 },
             { "id": 107, "queue": "other", "status": "executing" },
             { "id": 108, "queue": "other", "status": "awaiting_signal" },
             { "id": 109, "queue": "late", "eligible_at": FUTURE },

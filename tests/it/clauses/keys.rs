@@ -44,9 +44,11 @@ pub(super) async fn locking(
     somebody
 }
 
+/// The rows that wait for their key.
 pub(super) async fn blocked(pool: &PgPool) -> Value {
-    super::see(pool, "select json_agg(id order by id) from gen_durable.instances where blocked")
-        .await
+    let waiting =
+        "select json_agg(id order by id) from gen_durable.instances where blocked_by & 1 = 1";
+    super::see(pool, waiting).await
 }
 
 async fn lock_timeout(connection: &mut PgConnection) -> String {
@@ -157,7 +159,7 @@ async fn p70_a_freed_key_lets_the_first_of_each_kind_in() {
     let pool = db.pool();
     let waits = |id, key, more: Value| {
         let mut row = keyed(id, key, more);
-        row.as_object_mut().unwrap().insert("blocked".to_owned(), true.into());
+        row.as_object_mut().unwrap().insert("blocked_by".to_owned(), 1.into());
         row
     };
     let all = json!([
@@ -182,6 +184,9 @@ async fn p70_a_freed_key_lets_the_first_of_each_kind_in() {
         waits(17, "i", json!({ "queue": "y" })),
         keyed(18, "i", json!({ "queue": "z", "priority": -1 })),
         keyed(19, "i", json!({ "queue": "x", "priority": -1 })),
+        // One of these waits for another reason alone, the other one also for its key.
+        keyed(22, "p", json!({ "blocked_by": 2, "priority": -1 })),
+        keyed(23, "p", json!({ "blocked_by": 3 })),
     ]);
     rows(pool, all).await;
     let mut connection = without_indexes(pool).await;
@@ -206,7 +211,10 @@ async fn p70_a_freed_key_lets_the_first_of_each_kind_in() {
         ["z", null],
     ]);
     assert_eq!(answer, expected);
-    assert_eq!(blocked(pool).await, json!([2, 6, 8, 10, 11, 13]));
+    assert_eq!(blocked(pool).await, json!([2, 6, 8, 10, 11, 13, 23]));
+    assert_eq!(unblock(&mut connection, &["p"]).await, json!([["default", null]]));
+    let others = "select json_agg(id order by id) from gen_durable.instances where blocked_by = 2";
+    assert_eq!(super::see(pool, others).await, json!([22, 23]), "the other reason stays");
     somebody.rollback().await.unwrap();
     assert_eq!(unblock(&mut connection, &["c"]).await, json!([["default", null]]));
     // If rows have the same time, the one with the lowest id is let in.
@@ -243,7 +251,7 @@ async fn p70_what_comes_after_a_candidate_and_waits_for_a_held_key_is_blocked() 
         at(15, 6, "a", json!({ "fsm_version": 2 })),
         at(16, 6, "a", json!({ "priority": 1 })),
         at(17, 6, "a", json!({ "status": "awaiting_signal" })),
-        at(18, 6, "a", json!({ "blocked": true })),
+        at(18, 6, "a", json!({ "blocked_by": 1 })),
         at(19, 6, "a", json!({ "eligible_at": FUTURE })),
         at(20, 6, "b", json!({})),
         at(21, 6, "c", json!({})),
@@ -275,7 +283,7 @@ async fn p70_two_thousand_rows_are_blocked_ahead_at_most() {
     let mut connection = without_indexes(pool).await;
     let done = sqlx::query(BLOCK_AHEAD).bind(2_i64).bind(["a"]).execute(&mut connection).await;
     assert_eq!(done.unwrap().rows_affected(), 2000);
-    let seen = "select json_build_array(min(id), max(id)) from gen_durable.instances where blocked";
+    let seen = "select json_build_array(min(id), max(id)) from gen_durable.instances where blocked_by & 1 = 1";
     assert_eq!(super::see(pool, seen).await, json!([2900, 4899]), "the oldest");
 }
 
@@ -283,7 +291,7 @@ async fn p70_two_thousand_rows_are_blocked_ahead_at_most() {
 async fn p70_a_key_is_stranded_if_of_a_kind_that_waits_nobody_can_be_claimed() {
     let db = database().await;
     let pool = db.pool();
-    let waits = |id, key, queue: &str| keyed(id, key, json!({ "blocked": true, "queue": queue }));
+    let waits = |id, key, queue: &str| keyed(id, key, json!({ "blocked_by": 1, "queue": queue }));
     let all = json!([
         // The order of the rows on the pages is not the order of the kinds.
         waits(1, "i", "z"),
@@ -329,6 +337,28 @@ async fn p70_a_key_is_stranded_if_of_a_kind_that_waits_nobody_can_be_claimed() {
         keyed(38, "o", json!({ "queue": "z" })),
         keyed(39, "o", json!({ "queue": "a" })),
         keyed(40, "A", json!({})),
+        // The row that goes next is blocked for another reason, in the last key also for this one.
+        keyed(41, "p", json!({ "blocked_by": 2, "priority": -1 })),
+        waits(42, "p", "default"),
+        keyed(43, "q", json!({ "blocked_by": 3 })),
+        waits(44, "q", "default"),
+        // A row that is blocked for another reason does not go next: another one does, or it is due
+        // later, or it is not runnable.
+        keyed(45, "r", json!({ "blocked_by": 2, "eligible_at": january(2) })),
+        waits(46, "r", "default"),
+        keyed(47, "s", json!({ "blocked_by": 2, "priority": -1, "eligible_at": FUTURE })),
+        waits(48, "s", "default"),
+        keyed(49, "t", json!({ "blocked_by": 2, "priority": -1, "status": "awaiting_signal" })),
+        waits(50, "t", "default"),
+        // The first row is told by its priority, then by its time, then by its id.
+        keyed(52, "u", json!({ "blocked_by": 2, "priority": -1, "eligible_at": january(2) })),
+        waits(51, "u", "default"),
+        waits(54, "v", "default"),
+        keyed(53, "v", json!({ "blocked_by": 2, "eligible_at": january(2) })),
+        waits(55, "w", "default"),
+        keyed(56, "w", json!({ "blocked_by": 2 })),
+        keyed(58, "x", json!({ "blocked_by": 2 })),
+        waits(57, "x", "default"),
     ]);
     rows(pool, all).await;
     let mut connection = without_indexes(pool).await;
@@ -358,6 +388,15 @@ async fn p70_a_key_is_stranded_if_of_a_kind_that_waits_nobody_can_be_claimed() {
         ("m", false),
         ("n", true),
         ("o", true),
+        ("p", false),
+        ("q", false),
+        ("r", true),
+        ("s", true),
+        ("t", true),
+        ("u", false),
+        ("v", true),
+        ("w", true),
+        ("x", true),
     ];
     assert_eq!(look(None, 100).await, json!(all));
     assert_eq!(look(Some("b"), 3).await, json!(all[2..5]));

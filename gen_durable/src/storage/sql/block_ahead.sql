@@ -2,9 +2,9 @@
 -- found little else: more such rows are likely to follow, and each later claim would find some
 -- hundreds of them.
 --
--- Invariant: a row is blocked only while another row holds its key. This transaction has the locks
--- of the keys, and the snapshot is younger than the locks. Each holder in the snapshot has yet to
--- free its key, and takes the next row back then.
+-- Invariant: a row is made to wait only while another row holds its key. This transaction has the
+-- locks of the keys, and the snapshot is younger than the locks. Each holder in the snapshot has
+-- yet to free its key, and takes the next row back then.
 --
 -- $1 bigint: the last candidate of the claim: the rows after it are looked at
 -- $2 text[]: the partition keys that many candidates wait for
@@ -37,7 +37,7 @@ ahead as materialized (
         from gen_durable.instances i
         where i.queue = l.queue and i.fsm = l.fsm and i.fsm_version = l.fsm_version
           and i.priority = l.priority
-          and i.status = 'runnable' and not i.blocked and i.eligible_at <= gen_durable.now()
+          and i.status = 'runnable' and i.blocked_by = 0 and i.eligible_at <= gen_durable.now()
           and (i.eligible_at, i.id) > (l.eligible_at, l.id)
         order by i.eligible_at, i.id
         limit 2000
@@ -54,10 +54,10 @@ waiting as materialized (
     cross join lateral (
         select i.id
         from gen_durable.instances i
-        where i.id = a.id and i.status || '' = 'runnable' and not i.blocked
+        where i.id = a.id and i.status || '' = 'runnable' and i.blocked_by = 0
         for no key update skip locked
     ) as row
 )
 update gen_durable.instances i
-set blocked = true
+set blocked_by = i.blocked_by | 1
 where i.id = any (array(select w.id from waiting w))

@@ -8,8 +8,9 @@
 -- Urgent:    the more urgent of two rows has the lower priority number, then the earlier time, then
 --            the lower id.
 -- Holder:    the executing row of a partition key. A key with a holder is held, any other is free.
--- Blocked:   a row whose column `blocked` is true, as another row of its key is to run first. It is
---            not in the claim's index, `instances_claim`, which has all other runnable rows.
+-- Blocked:   a row whose column `blocked_by` is not 0. It is not in the claim's index,
+--            `instances_claim`, which has all other runnable rows. Each bit is a reason. The bit 1
+--            says that another row of the partition key is to run first.
 -- Head:      the row of a key that goes next: the most urgent of its due runnable rows that some
 --            entry asks for. It may be blocked.
 -- Candidate: a row that this claim has found in the index and locked, and that fits in the bytes of
@@ -106,7 +107,7 @@ groups (kind, queue, wanted, fsm, fsm_version, priority) as (
                 from gen_durable.instances i
                 where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
                   and i.priority > g.priority and i.priority < coalesce(known.priority, 32768)
-                  and i.status = 'runnable' and not i.blocked
+                  and i.status = 'runnable' and i.blocked_by = 0
                 order by i.queue, i.fsm, i.fsm_version, i.priority
                 limit 1
             ),
@@ -145,7 +146,7 @@ ready as (
             from gen_durable.instances i
             where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
               and i.priority = g.priority
-              and i.status = 'runnable' and not i.blocked
+              and i.status = 'runnable' and i.blocked_by = 0
               and i.eligible_at >= s.since and i.eligible_at <= gen_durable.now()
             order by i.eligible_at, i.id
             limit 1000
@@ -188,7 +189,7 @@ found as materialized (
             from gen_durable.instances i
             where i.queue = s.queue and i.fsm = s.fsm and i.fsm_version = s.fsm_version
               and i.priority = s.priority
-              and i.status = 'runnable' and not i.blocked
+              and i.status = 'runnable' and i.blocked_by = 0
               and i.eligible_at >= s.since and i.eligible_at <= gen_durable.now()
             order by i.eligible_at, i.id
             limit 1000

@@ -39,7 +39,7 @@ others as materialized (
         from gen_durable.instances i
         where i.queue = k.queue and i.fsm = k.fsm and i.fsm_version = k.fsm_version
           and i.priority < coalesce(k.priority, 32768)
-          and i.status = 'runnable' and not i.blocked
+          and i.status = 'runnable' and i.blocked_by = 0
         order by i.queue, i.fsm, i.fsm_version, i.priority
         limit 1
     ) is not null
@@ -48,7 +48,7 @@ others as materialized (
         from gen_durable.instances i
         where i.queue = k.queue and i.fsm = k.fsm and i.fsm_version = k.fsm_version
           and i.priority > k.priority
-          and i.status = 'runnable' and not i.blocked
+          and i.status = 'runnable' and i.blocked_by = 0
         order by i.queue, i.fsm, i.fsm_version, i.priority
         limit 1
     ) is not null
@@ -71,7 +71,7 @@ due as materialized (
                 from gen_durable.instances i
                 where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
                   and i.priority = g.priority
-                  and i.status = 'runnable' and not i.blocked
+                  and i.status = 'runnable' and i.blocked_by = 0
                   and i.eligible_at >= timestamptz 'epoch' + g.watermark * interval '1 microsecond' - interval '250 milliseconds'
                   and i.eligible_at <= gen_durable.now()
                 order by i.eligible_at, i.id
@@ -97,7 +97,7 @@ found as materialized (
             from gen_durable.instances i
             where i.queue = d.queue and i.fsm = d.fsm and i.fsm_version = d.fsm_version
               and i.priority = d.priority
-              and i.status = 'runnable' and not i.blocked
+              and i.status = 'runnable' and i.blocked_by = 0
               and i.eligible_at >= d.since and i.eligible_at <= gen_durable.now()
             order by i.eligible_at, i.id
             limit 1000

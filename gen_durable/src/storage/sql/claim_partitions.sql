@@ -19,16 +19,21 @@
 -- $8 bigint:   the bytes that the heads' states may weigh
 -- $9 boolean:  true for a light claim, as in claim.sql
 --
--- Rows that wait for their keys are blocked, so that claims need not step over them. Inserts of
--- several rows, this statement and block_ahead.sql set `blocked`. The transaction that frees the
--- key clears it for some rows (unblock_partitions.sql): of each queue, machine and version for the
--- most urgent blocked row, due or not. A claim clears it too. Two rules follow:
+-- Rows that wait for their keys are blocked, so that claims need not step over them: they have the
+-- bit 1 in `blocked_by`. Inserts of several rows, this statement and block_ahead.sql set it. The
+-- transaction that frees the key clears it for some rows (unblock_partitions.sql): of each queue,
+-- machine and version for the most urgent row that has it, due or not. A claim clears it too. Two
+-- rules follow:
 --
--- - First rule: only due rows are blocked.
+-- - First rule: only due rows get the bit.
 -- - Second rule: of a free key, each queue, machine and version that has due rows keeps one of them
---   in the claim's index. The key has no holder whose end would clear `blocked`. Claims find a key
+--   in the claim's index. The key has no holder whose end would clear the bit. Claims find a key
 --   only by a row in the index, and each claim asks only for its own worker's queues, machines and
 --   versions.
+--
+-- A head that is blocked for another reason keeps its place: the rows behind it wait, as if it held
+-- the key. It comes back into the index when that reason ends, and its own end frees the key. If it
+-- ends or is put off before that, stranded_partitions.sql finds the rows behind it.
 --
 -- `status || ''` is a fence for the planner: it fits no index, so rows whose ids are known are
 -- looked up by id. The claim's index has runnable rows only. If statistics were taken while there
@@ -64,15 +69,17 @@ heads as materialized (
       and exists (select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > gen_durable.now())
 ),
 locked_heads as materialized (
-    -- 3. The heads on which no other transaction has a row lock. `before` is the weight of the
-    --    states of more urgent heads. A compressed state weighs eight times what it takes on disk,
-    --    as in claim.sql.
-    select row.id, h.partition_key, pg_catalog.sum(row.weight) over (
-        order by row.priority, row.eligible_at, row.id rows between unbounded preceding and 1 preceding
-    ) as before
+    -- 3. The heads on which no other transaction has a row lock. `barred` is true if a head is
+    --    blocked for another reason than its key. The lock comes first, so that this reason does
+    --    not end meanwhile. `before` is the weight of the states of more urgent heads. A compressed
+    --    state weighs eight times what it takes on disk, as in claim.sql.
+    select row.id, h.partition_key, row.barred,
+           pg_catalog.sum(row.weight) filter (where not row.barred) over (
+               order by row.priority, row.eligible_at, row.id rows between unbounded preceding and 1 preceding
+           ) as before
     from heads h
     cross join lateral (
-        select i.id, i.priority, i.eligible_at,
+        select i.id, i.priority, i.eligible_at, i.blocked_by & ~1 <> 0 as barred,
                pg_catalog.pg_column_size(i.state)::bigint * case
                    when pg_catalog.pg_column_compression(i.state) is null then 1 else 8
                end as weight
@@ -84,16 +91,21 @@ locked_heads as materialized (
 taken as materialized (
     -- 4. The heads that are claimed: each if the states of the more urgent ones weigh less than $8
     --    bytes.
-    select l.id, l.partition_key from locked_heads l where coalesce(l.before, 0) < $8
+    select l.id, l.partition_key
+    from locked_heads l
+    where not l.barred and coalesce(l.before, 0) < $8
 ),
 held as materialized (
-    -- 5. The keys that have a holder after this statement. A free key whose head is not claimed is
-    --    none of them: another transaction has a row lock on the head (one that signals it), or the
-    --    head was left for its weight. By the second rule, candidates of such a key stay in the
-    --    index, and a later claim finds the head by one of them.
+    -- 5. The keys for which candidates wait: those that have a holder after this statement, and
+    --    those whose head is barred. Any other key is free, and its head is not claimed: another
+    --    transaction has a row lock on the head (one that signals it), or the head was left for its
+    --    weight. By the second rule, candidates of such a key stay in the index, and a later claim
+    --    finds the head by one of them.
     select p.partition_key
     from partitions p
-    where p.busy or p.partition_key in (select t.partition_key from taken t)
+    where p.busy
+       or p.partition_key in (select t.partition_key from taken t)
+       or p.partition_key in (select l.partition_key from locked_heads l where l.barred)
 ),
 candidates as materialized (
     -- 6. The candidates as they are now. `place` numbers those of the same key, queue, machine and
@@ -115,7 +127,7 @@ candidates as materialized (
         select i.id, i.partition_key, i.queue, i.fsm, i.fsm_version
         from gen_durable.instances i
         where i.id = c.id and i.partition_key = any ($3::text[])
-          and i.status || '' = 'runnable' and not i.blocked and i.eligible_at <= gen_durable.now()
+          and i.status || '' = 'runnable' and i.blocked_by = 0 and i.eligible_at <= gen_durable.now()
         offset 0
     ) as i
 ),
@@ -128,7 +140,7 @@ waiting as materialized (
     cross join lateral (
         select i.id
         from gen_durable.instances i
-        where i.id = c.id and i.status || '' = 'runnable' and not i.blocked
+        where i.id = c.id and i.status || '' = 'runnable' and i.blocked_by = 0
         for no key update skip locked
     ) as row
     where (c.place > 1 or c.partition_key in (select h.partition_key from held h))
@@ -137,7 +149,7 @@ waiting as materialized (
 blocked as (
     -- 8. These candidates leave the claim's index.
     update gen_durable.instances i
-    set blocked = true
+    set blocked_by = i.blocked_by | 1
     where i.id = any (array(select w.id from waiting w))
 ),
 claimed as (
@@ -145,7 +157,7 @@ claimed as (
     --    must not be.
     update gen_durable.instances i
     set status = 'executing',
-        blocked = false,
+        blocked_by = i.blocked_by & ~1,
         locked_by = $1,
         revision = i.revision % 4611686018427387904 + 1,
         unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,

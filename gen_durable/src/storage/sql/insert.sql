@@ -49,7 +49,7 @@ inserted as (
     --    order, and cannot wait for each other in a circle.
     insert into gen_durable.instances (
         id, fsm, fsm_version, step, state, queue, priority, eligible_at,
-        partition_key, blocked, unique_key, unique_scope
+        partition_key, blocked_by, unique_key, unique_scope
     )
     select e.id, e.fsm, e.fsm_version, e.step, e.state::json, e.queue, e.priority,
            case
@@ -57,7 +57,7 @@ inserted as (
                then 'epoch'::timestamptz + e.scheduled_at * interval '1 microsecond'
                else gen_durable.now() + e.delay * interval '1 microsecond'
            end,
-           e.partition_key, e.blocked, e.unique_key, pg_catalog.string_to_array(e.unique_scope, ',')
+           e.partition_key, e.blocked::int, e.unique_key, pg_catalog.string_to_array(e.unique_scope, ',')
     from entries e
     order by e.fsm, e.unique_key, e.place
     on conflict (fsm, unique_guard) where unique_guard is not null do nothing

@@ -40,7 +40,7 @@ groups (queue, fsm, fsm_version, priority) as (
         from gen_durable.instances i
         where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
           and i.priority > g.priority
-          and i.status = 'runnable' and not i.blocked
+          and i.status = 'runnable' and i.blocked_by = 0
         order by i.queue, i.fsm, i.fsm_version, i.priority
         limit 1
     ) as head
@@ -59,7 +59,7 @@ waiting as materialized (
         from gen_durable.instances i
         where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
           and i.priority = g.priority
-          and i.status = 'runnable' and not i.blocked and i.eligible_at <= gen_durable.now()
+          and i.status = 'runnable' and i.blocked_by = 0 and i.eligible_at <= gen_durable.now()
         order by i.eligible_at, i.id
         limit 1
     ) is not null

@@ -16,7 +16,7 @@
 -- $10 boolean[]: true for a row that is kept out of the claim's index, as in insert.sql
 with inserted as (
     insert into gen_durable.instances (
-        fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key, blocked
+        fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key, blocked_by
     )
     select e.fsm, e.fsm_version, e.step, e.state::json, e.queue, e.priority,
            case
@@ -24,7 +24,7 @@ with inserted as (
                then 'epoch'::timestamptz + e.scheduled_at * interval '1 microsecond'
                else gen_durable.now() + e.delay * interval '1 microsecond'
            end,
-           e.partition_key, e.blocked
+           e.partition_key, e.blocked::int
     from rows from (
         unnest(
             $1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::smallint[],

@@ -24,7 +24,7 @@ with recursive groups (queue, fsm, fsm_version, priority) as (
         select i.priority
         from gen_durable.instances i
         where i.queue = k.queue and i.fsm = k.fsm and i.fsm_version = k.fsm_version
-          and i.status = 'runnable' and not i.blocked
+          and i.status = 'runnable' and i.blocked_by = 0
         order by i.queue, i.fsm, i.fsm_version, i.priority
         limit 1
     ) as head
@@ -36,7 +36,7 @@ with recursive groups (queue, fsm, fsm_version, priority) as (
         from gen_durable.instances i
         where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
           and i.priority > g.priority
-          and i.status = 'runnable' and not i.blocked
+          and i.status = 'runnable' and i.blocked_by = 0
         order by i.queue, i.fsm, i.fsm_version, i.priority
         limit 1
     ) as head
@@ -52,7 +52,7 @@ select (extract(epoch from (
                from gen_durable.instances i
                where i.queue = g.queue and i.fsm = g.fsm and i.fsm_version = g.fsm_version
                  and i.priority = g.priority
-                 and i.status = 'runnable' and not i.blocked
+                 and i.status = 'runnable' and i.blocked_by = 0
                  and i.eligible_at > gen_durable.now() - $4 * interval '1 microsecond'
                order by i.eligible_at
                limit 1

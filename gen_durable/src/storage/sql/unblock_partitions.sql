@@ -1,7 +1,9 @@
--- Takes the first blocked rows of freed partition keys back into the claim's index, one for each
--- queue, machine and version. There may be no worker that serves the very first. A claim takes one
--- of them, and blocks the others again. Commits that free keys, the reaper and a maintenance
--- service run it.
+-- Lets the first rows that wait for freed partition keys go on, one for each queue, machine and
+-- version. There may be no worker that serves the very first. Each row is back in the claim's index
+-- unless it is blocked for another reason too. A claim takes one of them, and blocks the others
+-- again. Commits that free keys, the reaper and a maintenance service run it.
+--
+-- A row that waits for its key has the bit 1 in `blocked_by`.
 --
 -- Invariant: a key that is held again lets no row in. This transaction has the keys' locks and has
 -- freed the keys, and the snapshot is younger than the locks. It shows each row that a claim
@@ -9,14 +11,14 @@
 --
 -- $1 text[]: the partition keys
 with recursive kinds (partition_key, queue, fsm, fsm_version) as (
-    -- 1. The queues, machines and versions of each key's blocked rows: one descent of the index for
+    -- 1. The queues, machines and versions of each key's waiting rows: one descent of the index for
     --    each.
     select k.partition_key, head.queue, head.fsm, head.fsm_version
     from pg_catalog.unnest((select $1::text[])) as k (partition_key)
     cross join lateral (
         select i.queue, i.fsm, i.fsm_version
         from gen_durable.instances i
-        where i.partition_key = k.partition_key and i.blocked
+        where i.partition_key = k.partition_key and i.blocked_by & 1 = 1
         order by i.partition_key, i.queue, i.fsm, i.fsm_version
         limit 1
     ) as head
@@ -26,7 +28,7 @@ with recursive kinds (partition_key, queue, fsm, fsm_version) as (
     cross join lateral (
         select i.queue, i.fsm, i.fsm_version
         from gen_durable.instances i
-        where i.partition_key = k.partition_key and i.blocked
+        where i.partition_key = k.partition_key and i.blocked_by & 1 = 1
           and (i.queue, i.fsm, i.fsm_version) > (k.queue, k.fsm, k.fsm_version)
         order by i.partition_key, i.queue, i.fsm, i.fsm_version
         limit 1
@@ -43,7 +45,7 @@ heads as materialized (
     left join lateral (
         select i.id
         from gen_durable.instances i
-        where i.partition_key = k.partition_key and i.blocked
+        where i.partition_key = k.partition_key and i.blocked_by & 1 = 1
           and i.queue = k.queue and i.fsm = k.fsm and i.fsm_version = k.fsm_version
         order by i.priority, i.eligible_at, i.id
         limit 1
@@ -55,9 +57,9 @@ heads as materialized (
     )
 ),
 freed as (
-    -- 3. These rows are in the claim's index again.
+    -- 3. These rows no longer wait for the key.
     update gen_durable.instances i
-    set blocked = false
+    set blocked_by = i.blocked_by & ~1
     where i.id = any (array(select h.id from heads h))
     returning i.queue
 )

@@ -10,7 +10,7 @@ with recursive kinds (queue, fsm, fsm_version) as (
     cross join lateral (
         select i.fsm, i.fsm_version
         from gen_durable.instances i
-        where i.queue = q.queue and i.status = 'runnable' and not i.blocked
+        where i.queue = q.queue and i.status = 'runnable' and i.blocked_by = 0
         order by i.queue, i.fsm, i.fsm_version
         limit 1
     ) as head
@@ -21,7 +21,7 @@ with recursive kinds (queue, fsm, fsm_version) as (
         select i.fsm, i.fsm_version
         from gen_durable.instances i
         where i.queue = k.queue and (i.fsm, i.fsm_version) > (k.fsm, k.fsm_version)
-          and i.status = 'runnable' and not i.blocked
+          and i.status = 'runnable' and i.blocked_by = 0
         order by i.queue, i.fsm, i.fsm_version
         limit 1
     ) as head

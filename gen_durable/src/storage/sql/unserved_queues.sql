@@ -6,7 +6,7 @@ with recursive queues (queue) as (
     (
         select i.queue
         from gen_durable.instances i
-        where i.status = 'runnable' and not i.blocked
+        where i.status = 'runnable' and i.blocked_by = 0
         order by i.queue, i.fsm, i.fsm_version
         limit 1
     )
@@ -16,7 +16,7 @@ with recursive queues (queue) as (
     cross join lateral (
         select i.queue
         from gen_durable.instances i
-        where i.queue > q.queue and i.status = 'runnable' and not i.blocked
+        where i.queue > q.queue and i.status = 'runnable' and i.blocked_by = 0
         order by i.queue, i.fsm, i.fsm_version
         limit 1
     ) as head
