@@ -4,12 +4,12 @@
 //! rows to their queues.
 //!
 //! A claim is *full* if it got all that it asked for of some queue: more rows may wait. A claim is
-//! *contended* if it left out rows because others hold their keys or have them locked. A *light*
-//! claim loads no large states and no signals ([`limits`]). A *whole* claim looks from the
+//! *contended* if it left out rows because other transactions have them or their keys locked. A
+//! *light* claim loads no large states and no signals ([`limits`]). A *whole* claim looks from the
 //! beginning of each group ([`watermarks`]).
 //!
 //! Invariant: the rows of a queue that are claimed and not finished stay within its slots and its
-//! [prefetch].
+//! [prefetch]. Rows beyond that are given back at once.
 
 mod claim_lock;
 mod limits;
@@ -94,7 +94,8 @@ fn follow(shared: &Arc<Shared>, request: &ClaimRequest, absorbed: Absorbed) {
         shared.wake.suspect_lost_claims();
     }
     enter(shared, request, absorbed.rows);
-    // From here on, rows of these queues may be born claimed. The rows of the claim are counted.
+    // From here on, rows of these queues may be born claimed. `enter` has counted the rows of the
+    // claim, so their slots are not given to births.
     for queue in absorbed.idle.iter().filter_map(|queue| shared.queues.get(queue)) {
         queue.set_idle(true);
     }
@@ -123,6 +124,7 @@ async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim
                 // The statements before this one have claimed rows, which must run. The remaining
                 // queues count as refused, because nothing is known of them.
                 Err(error) if !claim.rows.is_empty() && error.as_database_error().is_some() => {
+                    // `stuck` has an element for each queue that was answered.
                     let answered = claim.stuck.len();
                     claim.refused.extend(request.queues[answered..].iter().cloned());
                     claim.failed = Some(error);

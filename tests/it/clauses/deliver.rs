@@ -309,6 +309,7 @@ async fn p71_a_woken_row_is_claimed_if_no_other_row_waits() {
             woken(14, json!({ "partition_key": "k" })),
             woken(15, json!({ "state": large })),
             woken(16, json!({ "status": "done" })),
+            woken(19, json!({ "blocked_by": 2 })),
             woken(17, json!({ "queue": "busy" })),
             woken(18, json!({ "queue": "late" })),
         ]),

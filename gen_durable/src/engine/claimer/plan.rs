@@ -2,14 +2,21 @@
 //! from the answer of a claim. Nothing here waits or asks Postgres.
 //!
 //! ```text
-//!    ┌────────────── full, or another queue has free slots now ──────────────┐
-//!    ▼                                                                       │
-//!   Claim ──nothing more──► Look ──when the next row is due──► Wait ──woken or over──► Claim
-//!    └──the database cannot be reached──► Pause ──over──► Claim
+//!   Claim ──full, or rows became due meanwhile──► Claim
+//!   Claim ──nothing more──────────────────────► Look   when is the next row due?
+//!   Claim ──no free slot, no lease──────────────► Wait
+//!   Claim ──the database cannot be reached──────► Pause
+//!   Look  ──a row is due now────────────────────► Claim
+//!   Look  ──a row is due later──────────────────► Wait
+//!   Look, Wait ──another queue has free slots───► Claim
+//!   Wait  ──woken, or over──────────────────────► Claim
+//!   Pause ──over────────────────────────────────► Claim
 //! ```
 //!
-//! Invariant: each answer that leaves open if rows wait leads to another claim: at once, or at a
-//! time that does not depend on an announcement.
+//! The look is left out while the answer of the last one is young enough.
+//!
+//! Invariant: an answer may leave it open whether rows wait. It then leads to another claim: at
+//! once, or at a time that does not depend on an announcement.
 
 use std::{
     collections::BTreeMap,
@@ -31,14 +38,16 @@ use crate::{
     storage::{Claim, ClaimRequest, Claimed, Due, Kinds},
 };
 
-/// The first pause after a claim that found nothing. The pause doubles, up to the poll interval.
+/// The first pause if no time is known at which a row is due. The pause doubles, up to the poll
+/// interval, until a claim is full or another queue has free slots.
 const IDLE_PAUSE_MIN: Duration = Duration::from_millis(50);
-/// The shortest and the longest pause after a contended claim. The pause is the shortest if the
-/// claim got other rows. Otherwise it doubles with each such claim.
+/// The shortest pause after a contended claim, for one that got other rows. Otherwise the pause
+/// doubles with each such claim.
 const CONTENDED_PAUSE_MIN: Duration = Duration::from_micros(2500);
+/// The longest pause after a contended claim.
 const CONTENDED_PAUSE_MAX: Duration = Duration::from_millis(250);
-/// The longest time for which the answer of a look for due rows is used while the claimer has
-/// another time to claim again.
+/// If the claimer has another reason to claim again soon, it looks for due rows no more often than
+/// this: until then, it uses the answer of the last look.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The look for due rows counts those that became due since the claim was sent, and for this long
 /// before. The look may take longer to reach Postgres than the claim did. Without the margin, both
@@ -50,8 +59,8 @@ const MARGIN: Duration = Duration::from_millis(5);
 pub(super) enum Plan {
     /// Send this claim.
     Claim(ClaimRequest),
-    /// Ask Postgres when the next row of these queues is due. A row counts if it became due within
-    /// `since`, or becomes due later.
+    /// Ask Postgres when the next row of these queues is due. A row counts if it becomes due later,
+    /// or has become due in the last `since`.
     Look { queues: Vec<String>, since: Duration },
     /// Wait for a wake, until this time at the latest. If `saturated` is true, more rows may wait
     /// than were claimed: a slot that becomes free wakes the claimer.
@@ -65,15 +74,17 @@ pub(super) enum Plan {
 pub(super) struct Absorbed {
     /// The claimed rows. Those with `true` run, and the others are given back.
     pub(super) rows: Vec<(Claimed, bool)>,
-    /// True if the announcement that woke the claimer led to rows. None if that is open.
+    /// True if the claim got rows. None if it got none and a claim lock was refused: it is then
+    /// open whether the announcement that woke the claimer led to any.
     pub(super) found: Option<bool>,
-    /// True if more rows wait than the claim took. None if that is open.
+    /// True if the claim was full. None if it was not and a claim lock was refused: then it is open
+    /// whether more rows wait.
     pub(super) backlog: Option<bool>,
-    /// The queues of the claim in which it left nothing behind.
+    /// The queues that got less than was asked for. Rows may be born claimed in them from now on:
+    /// their statement looks for waiting rows itself.
     pub(super) idle: Vec<String>,
-    /// Other processes should hear of the queues of the claim: there is more work than this process
-    /// can do. They have not heard of the rows: while this process had free slots, it did not pass
-    /// announcements on.
+    /// Other processes should be told of the queues of the claim, as this process may not be able
+    /// to do all the work. While it had free slots, it kept announcements to itself.
     pub(super) announce: bool,
     /// The claim failed. It may have been committed and its answer lost, so its rows may be lost
     /// claims.
@@ -95,9 +106,9 @@ pub(super) struct Planner {
     /// The time of the last claim, and its queues.
     asked: Instant,
     asked_queues: Vec<String>,
-    /// The time from which on the answer of the last look for due rows is not used any more.
+    /// The answer of the last look for due rows is used until this time.
     next_look: Instant,
-    /// Other processes have been told of the present series of full claims.
+    /// Other processes have been told of the present series of claims that were repeated at once.
     announced: bool,
 }
 
@@ -152,8 +163,8 @@ impl Planner {
     /// second call sees the slots that became free before the change, and later ones wake the
     /// claimer.
     pub(super) fn plan(&mut self, worker: Option<i64>, now: Instant) -> Plan {
-        // A queue that the last claim left out had no free slots, or a queue that failed was
-        // claimed alone.
+        // The last claim left a queue out for one of two reasons. The queue had no free slots, or
+        // another queue had failed and was claimed alone.
         if matches!(self.next, Next::Look { .. } | Next::Wait { .. }) && self.any_left_out(now) {
             self.idle.reset();
             self.next = Next::Claim;
@@ -187,9 +198,10 @@ impl Planner {
         }
     }
 
-    /// Returns the wait if no queue may be asked for rows. There are two cases. No slot is free: a
-    /// freed slot wakes the claimer. Or all queues with free slots pause, because their claim locks
-    /// were refused or their claims failed: the wait ends with the first pause.
+    /// Returns the wait if no queue may be asked for rows. If no slot is free, a freed slot wakes
+    /// the claimer. If all queues with free slots pause, because their claim locks were refused or
+    /// their claims failed, the wait is over when the first of these pauses is. An engine without
+    /// machines waits for polls.
     fn wait_for_room(&self, now: Instant) -> Plan {
         let poll = now + self.poll_interval;
         let pauses = [Some(poll), self.claim_locks.next(now), self.limits.next()];
@@ -207,8 +219,8 @@ impl Planner {
         self.next = Next::Pause { until: now + self.outage.failed(error) };
     }
 
-    /// Learns from the answer of a claim. `own` is the time at which the next row is due that this
-    /// engine delayed.
+    /// Learns from the answer of a claim. `own` is a due time: that of the next row of those that
+    /// this engine delayed.
     pub(super) fn absorb(
         &mut self,
         request: &ClaimRequest,
@@ -233,9 +245,8 @@ impl Planner {
             !is_all(**count, **wanted) && !claim.refused.contains(queue)
         });
         let idle = idle.map(|(queue, _)| queue.clone()).collect();
-        // A claim is repeated at once if it moved rows of busy keys out of the way, which may have
-        // hidden others. A claim that the weight of rows cut off is repeated if it got some rows.
-        // Otherwise the same rows would cut the next claim off.
+        // A claim that blocked rows (`cleared`) is repeated at once: it may have found only those,
+        // and others behind them. So is a claim that the weight of states cut off, if it got rows.
         let at_once = full || claim.cleared || claim.cut && some;
         let mut absorbed = Absorbed {
             rows: self.sort_out(request, claim.rows),
@@ -282,9 +293,9 @@ impl Planner {
                 self.next = Next::Claim;
                 return;
             }
-            // Times of zero are left out, so that they do not hide rows that are due later. The
-            // time of an overdue park is zero: it was just woken and announced, or another
-            // transaction has it locked.
+            // Times of zero are left out, so that they do not hide rows that are due later. An
+            // overdue park has such a time: it was just woken and announced, or another transaction
+            // has it locked. So has a row that this engine delayed, if the claim has seen it.
             Ok(due) => {
                 let own = own.map(|at| at.saturating_duration_since(now));
                 let next = [due.eligible, due.wake, own, Some(jittered(idle))];
@@ -298,7 +309,8 @@ impl Planner {
         self.next = Next::Wait { until, saturated };
     }
 
-    /// Tells each part what the claim found. Returns how many rows each queue of the request got.
+    /// Tells the limits, the watermarks, the prefetches and the claim locks what the claim found.
+    /// Returns how many rows each queue of the request got.
     fn learn(&mut self, request: &ClaimRequest, claim: &mut Claim, now: Instant) -> Vec<usize> {
         if claim.failed.is_none() {
             self.outage.over();
@@ -311,7 +323,7 @@ impl Planner {
         let counts: Vec<usize> = request.queues.iter().map(count).collect();
         let keys = claim.busy_keys.iter().zip(&claim.stuck);
         for ((queue, count), (busy, stuck)) in request.queues.iter().zip(&counts).zip(keys) {
-            // A queue whose claim lock was refused learns nothing.
+            // If the claim lock was refused, the counts say nothing of the queue's rows.
             if let Some(prefetch) = self.prefetches.get_mut(queue)
                 && !claim.refused.contains(queue)
             {
@@ -348,7 +360,7 @@ impl Planner {
         rows.into_iter().map(|row| (runs(&row), row)).map(|(runs, row)| (row, runs)).collect()
     }
 
-    /// Returns what follows a claim that found no more rows to claim at once.
+    /// Returns what to do when no claim is to follow at once.
     fn rest(
         &mut self,
         request: &ClaimRequest,
@@ -364,13 +376,12 @@ impl Planner {
         if !contended || some {
             self.contended.reset();
         }
-        // Another claim holds keys for as long as a statement takes, and another transaction locks
-        // rows for as long as it likes. No announcement says that they are free. The pause doubles,
-        // so it is about as long as the rows were held before.
+        // No announcement says that the keys and rows of a contended claim are free again. The
+        // pause doubles, so it is about as long as they were held before.
         let freed = contended.then(|| now + jittered(self.contended.pause()));
-        // A claim divides the number asked for among the groups before it skips locked rows. A
-        // group gives no other group the part that its locked rows leave unused. If some rows were
-        // claimed and others locked, more rows of other groups may wait.
+        // claim.sql divides the number asked for among the groups before it skips locked rows. A
+        // group with locked rows leaves a part of its share unused, although more rows of other
+        // groups may wait.
         let left_out = self.prefetches.keys().any(|queue| self.is_left_out(queue, now));
         let saturated = contended && some || left_out;
         // The times to claim again without a wake: a claim lock may be free, contended rows may be
@@ -393,9 +404,9 @@ impl Planner {
         }
     }
 
-    /// Learns from a claim that failed, though it may have `brought` rows. An error of the
-    /// connection or the database has nothing to do with the rows, and is waited out. After any
-    /// other error the claimer asks the queues for less.
+    /// Learns from a claim that failed, though it may have `brought` rows. A lock timeout, or an
+    /// error of the connection or the database, has nothing to do with the rows, and is waited out.
+    /// After any other error the claimer asks the queues for less.
     fn failed(&mut self, request: &ClaimRequest, error: &sqlx::Error, brought: bool, now: Instant) {
         match Fault::of(error) {
             Fault::Connection | Fault::Database | Fault::Locked => self.unreachable(error, now),
@@ -413,8 +424,8 @@ impl Planner {
         let mut wanted: BTreeMap<String, (usize, usize)> = BTreeMap::new();
         for (queue, prefetch) in &mut self.prefetches {
             if !self.claim_locks.paused(queue, now) {
-                // Births do not begin in this queue until the claim is answered. This comes before
-                // the look at the free slots (`Reserved::sent` in `births`).
+                // Births do not begin in this queue until a claim of it is answered. This comes
+                // before the look at the free slots (`Reserved::sent` in `births`).
                 prefetch.queue.set_idle(false);
                 let rows = prefetch.wanted(now).min(self.limits.rows_max(queue));
                 if rows > 0 {

@@ -3,16 +3,16 @@
 //! the next vacuum, before the waiting rows. They make a scan slow, so a claim begins behind them.
 //!
 //! A *whole claim* of a queue looks from the beginning of each group. It finds rows that came to
-//! lie before a watermark: given back, unblocked by a partition key, or written by a slow
-//! transaction.
+//! lie before a watermark: given back, scheduled for the past, let in by a partition key, or
+//! written by a slow transaction.
 //!
 //! ```text
 //!   whole claim ──► claims from the watermarks, for ten times as long as it took ──► whole claim
 //! ```
 //!
-//! Invariant: only a whole claim of a queue, and not a refused one, puts the queue's next whole
-//! claim off. The claimer learns the time of that claim from [`Watermarks::again`]. It waits past
-//! that time only if its last claim was a whole one, and found no more rows.
+//! Invariant: a whole claim of a queue puts the queue's next whole claim off, unless the claim lock
+//! was refused. No other claim does. After a claim that was not whole and found no more rows, the
+//! claimer claims again when the next whole claim is due ([`Watermarks::again`]).
 
 use std::{
     collections::HashMap,
@@ -22,18 +22,18 @@ use std::{
 use crate::storage::{ClaimRequest, First};
 
 /// The time from the answer of a whole claim to the next whole claim, in multiples of the time that
-/// the first one took, and the longest such time. Whole claims take one part in eleven of the time,
-/// or more if each takes over half a second. The bound is there because a claim may have taken long
-/// for other reasons than dead entries.
+/// the first one took. Whole claims take one part in eleven of the time.
 const WHOLE_EVERY: u32 = 10;
+/// The longest such time. A claim may have taken long for other reasons than dead entries.
 const WHOLE_EVERY_MAX: Duration = Duration::from_secs(5);
 /// The most groups of a queue that have a watermark. A claim looks at further groups from their
 /// beginning.
 const GROUPS_MAX: usize = 32;
 /// A watermark is kept for this long after a claim last found a row in its group.
 ///
-/// A machine has no watermarks for as long after a claim met a row of it with a partition key. Rows
-/// that wait for a busy key are hidden from claims, and the key may let in an old row at any time.
+/// For the same time after a claim met a row with a partition key, the row's machine has no
+/// watermarks. Rows that wait for a busy key are hidden from claims, and the key may let in an old
+/// row at any time.
 const MEMORY: Duration = Duration::from_mins(1);
 
 /// The watermarks of all queues.
@@ -52,12 +52,12 @@ struct Groups {
     keyed: HashMap<usize, Instant>,
     /// The first claim that is sent from this time on is a whole one.
     next_whole: Instant,
-    /// A claim since the last whole one met rows that the statement for known groups does not
-    /// claim.
+    /// The last whole claim, or one since, met rows that the statement for known groups does not
+    /// claim, in this queue or in another of the same request.
     unsettled: bool,
 }
 
-/// The first waiting row of a group, as the last claim saw it that found rows in the group.
+/// The first row of a group that was due at the last claim that found any.
 #[derive(Clone, Copy, Debug)]
 struct Watermark {
     /// The time at which that row was due, in microseconds since 1970.
@@ -86,15 +86,16 @@ impl Watermarks {
         known
     }
 
-    /// True if no claim of these queues has met rows that the statement for known groups does not
-    /// claim. The next whole claim ends the memory of them.
+    /// True if each of these queues had a whole claim, and neither this nor a later claim has met
+    /// rows that the statement for known groups does not claim.
     pub(super) fn settled(&self, queues: &[String]) -> bool {
         queues.iter().all(|name| self.queues.get(name).is_some_and(|queue| !queue.unsettled))
     }
 
     /// Learns from a claim that was sent at `asked` and answered at `now`. `first` has the first
-    /// waiting row of each group with due rows. The claim has left the `refused` queues out. It was
-    /// `unsettled` if it met rows that the statement for known groups does not claim.
+    /// due row of each group. Another claim has the claim locks of the `refused` queues: most of
+    /// them were left out. The claim was `unsettled` if it met rows that the statement for known
+    /// groups does not claim.
     pub(super) fn heard(
         &mut self,
         request: &ClaimRequest,
@@ -141,9 +142,9 @@ impl Watermarks {
         }
     }
 
-    /// Returns the time of the next whole claim, for the claimer to claim again at the latest then.
-    /// The precondition is that the last claim did not get all that it asked for. None if that was
-    /// a whole claim of each of its queues.
+    /// Returns the time at which the claimer must claim again after this request, because a whole
+    /// claim is due. None if the request was a whole claim of each of its queues: it has found no
+    /// more rows, and the end of a wait brings the next one.
     pub(super) fn again(&self, request: &ClaimRequest) -> Option<Instant> {
         let watermarked = request.known.iter().filter_map(|first| self.queues.get(&first.queue));
         watermarked.map(|queue| queue.next_whole).min()
@@ -215,7 +216,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_tenth_of_the_time_goes_to_whole_claims() {
+    fn one_part_in_eleven_of_the_time_goes_to_whole_claims() {
         let began = Instant::now();
         let mut watermarks = Watermarks::default();
         let whole = send(&watermarks, &["checkout"], began, QUICK);

@@ -1,6 +1,6 @@
--- Claims runnable rows for a worker, and loads their states and inboxes. A worker is the engine of
--- a process, as its row in `workers`. The engine's claimer runs the statement up to a thousand
--- times a second, as a transaction of its own: all locks end with it.
+-- Claims runnable rows for a worker, and loads their states and inboxes. A worker is a running
+-- engine, and has a row in `workers`. Its claimer runs this statement up to a thousand times a
+-- second, as a transaction of its own: all locks end with it.
 --
 -- Entry:     an element of the list in $2 to $5: a queue, a machine and a version. `kind` is its
 --            number in the list, from one.
@@ -13,9 +13,10 @@
 --            says that another row of the partition key is to run first.
 -- Head:      the row of a key that goes next: the most urgent of its due runnable rows that some
 --            entry asks for. It may be blocked.
--- Candidate: a row that this claim has found in the index and locked, and that fits in the bytes of
---            $12. The claim takes those without a key and those that are plainly heads. It returns
---            the others unclaimed, for claim_partitions.sql.
+-- Candidate: a row that this claim has found in the index and locked, before it had found states of
+--            $12 bytes. The claim takes the candidates without a key, and the plain heads. It
+--            returns the others unclaimed, for claim_partitions.sql.
+-- Plain head: a candidate that is the head of a free key whose lock this claim has got.
 --
 -- Invariant: a claimed row was due, not blocked and not locked, and its worker's lease was running.
 -- If it has a partition key, it was the head of a free key.
@@ -38,13 +39,15 @@
 --                 them failed
 --
 -- The estimated cost must stay far below `jit_above_cost`, however large the table is, or Postgres
--- compiles the statement each time. Two forms look idle and serve this. `unnest(array(select ...))`
--- counts as ten rows, where a recursive query counts as thousands. The limit of 1000, the most rows
--- that a claim asks for, bounds the estimate of a limit that the planner cannot see.
+-- compiles the statement each time. Two forms look redundant and serve this. A query in
+-- `unnest(array(...))` counts as ten rows, where a recursive query counts as thousands. The limit
+-- of 1000, the most rows that a claim asks for, bounds the estimate of a limit that the planner
+-- cannot see.
 --
 -- The cost must not depend on the parameters either, or Postgres plans the statement each time. A
--- third form serves this: `(select $n)` hides the length of an array. It is missing where an array
--- yields no rows and is only compared with, in `heads` and `loaded`.
+-- third form serves this: `(select $n)` hides the length of an array. `heads` and `loaded` do
+-- without it, as they only compare with their arrays. The cast of $7 is needed because `any` of a
+-- bare subquery compares with its rows.
 with recursive claim_locks as materialized (
     -- 1. The claim lock of each queue: one claim of a queue runs at a time. `taken` is true if this
     --    claim has got it. A claim waits for no claim lock: it leaves the queue out. The seed 5298
@@ -54,7 +57,8 @@ with recursive claim_locks as materialized (
     --    commits. Claim B has an older snapshot, in which the row is runnable. B locks the row,
     --    checks it again, finds it executing and skips it. But Postgres keeps B's row lock until B
     --    ends. If the row's step ends before that, its outcome cannot be committed: commit.sql
-    --    skips locked rows, and has to be tried again.
+    --    skips locked rows, and has to be tried again. Claim locks make this rare: it still happens
+    --    if A ends between B's snapshot and B's claim lock.
     select q.queue, pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended(q.queue, 5298)) as taken
     from (select distinct k.queue from pg_catalog.unnest((select $2::text[])) as k (queue)) as q
 ),
@@ -63,19 +67,21 @@ known as materialized (
     --    a vacuum, and the dead tuples lie before the rows that wait. At ten thousand rows a
     --    second, each claim from the beginning would soon step over half a million of them.
     --    Therefore a claim reads a group from its watermark on. A row may come to lie before the
-    --    watermark, if it is given back or scheduled for the past. It is found by the next claim
-    --    that is given no watermarks. The worker sends one every few seconds at least.
+    --    watermark: it was given back, scheduled for the past, let in by a partition key, or
+    --    written by a slow transaction. The next claim without watermarks finds it. While a worker
+    --    claims, it sends such a claim every few seconds at least.
     select n.kind, n.priority, n.since
     from unnest((select $9::bigint[]), (select $10::smallint[]), (select $11::bigint[]))
         as n (kind, priority, since)
 ),
 groups (kind, queue, wanted, fsm, fsm_version, priority) as (
-    -- 3. The groups that have rows or a watermark. A scan of a queue in the order of priority and
-    --    time would step over each row of an unknown machine. It would also step over each row that
-    --    is scheduled for later at a more urgent priority. Therefore the recursion goes from group
-    --    to group, and only the first rows of each are read.
+    -- 3. The groups that have rows or a watermark. The recursion goes from group to group, and only
+    --    the first rows of each are read. One scan of the queue in the order of priority and time
+    --    would step over each row of a machine that the worker does not run. It would also step
+    --    over each row that is scheduled for later at a more urgent priority.
     --
-    -- Each entry begins below the lowest priority number, before its first group.
+    -- Each entry begins below the lowest priority number, before its first group. No row has that
+    -- priority, so this beginning finds nothing in `ready`.
     select k.kind, k.queue, k.wanted, k.fsm, k.fsm_version, -32769
     from unnest(
         (select $2::text[]), (select $3::bigint[]), (select $4::text[]), (select $5::int[])
@@ -86,9 +92,8 @@ groups (kind, queue, wanted, fsm, fsm_version, priority) as (
         select t.queue from claim_locks t where t.taken or t.queue = any ((select $7::text[])::text[])
     ))
     union all
-    -- One step goes from a group to the next one of the same entry. This is the next group with a
-    -- watermark (`known.priority`), unless a group without one lies in between: its rows may be
-    -- new.
+    -- One step goes from a group to the next one of the same entry. `known.priority` is the next
+    -- group with a watermark. A group without one may lie before it, as its rows are new.
     select g.kind, g.queue, g.wanted, g.fsm, g.fsm_version, next.priority
     from groups g
     cross join lateral (
@@ -118,10 +123,9 @@ groups (kind, queue, wanted, fsm, fsm_version, priority) as (
 ),
 ready as (
     -- 4. The first due rows of each group, as many as the queue asks for, as if no row were locked.
-    --    `place` numbers those of a queue, the most urgent first. (The alias `head` is such a row,
-    --    and not the head of a key.)
-    select g.*, s.since, head.eligible_at, pg_catalog.row_number() over (
-        partition by g.queue order by g.priority, head.eligible_at, head.id
+    --    `place` numbers those of a queue, the most urgent first.
+    select g.*, s.since, due.eligible_at, pg_catalog.row_number() over (
+        partition by g.queue order by g.priority, due.eligible_at, due.id
     ) as place
     from unnest(
         array(select kind from groups), array(select queue from groups),
@@ -152,7 +156,7 @@ ready as (
             limit 1000
         ) as ahead
         limit g.wanted
-    ) as head
+    ) as due
 ),
 shares as materialized (
     -- 5. The number of rows to claim of each group (`wanted`). Each queue gets its most urgent
@@ -164,7 +168,7 @@ shares as materialized (
 ),
 found as materialized (
     -- 6. The rows of each group, locked. Rows that another transaction has locked, or claimed since
-    --    the snapshot, are skipped. The next ones of the same group are taken for them, so that
+    --    the snapshot, are skipped, and the next ones of the same group come in their place. So
     --    claims do not wait for each other. The outer limit stops the inner query, so no row beyond
     --    it is locked. `place` numbers the rows of all queues, the most urgent first.
     --
@@ -204,8 +208,8 @@ found as materialized (
 ),
 candidates as materialized (
     -- 7. The candidates: the most urgent rows, each if the states of those before it weigh less
-    --    than $12 bytes. Postgres can send no array beyond 1 GiB, and the rows of one claim must
-    --    not keep others waiting. The rows that do not fit stay runnable, and `cut` is true then.
+    --    than $12 bytes. Postgres can send no array beyond 1 GiB, and small rows must not wait
+    --    until large ones are sent. The rows that do not fit stay runnable, and `cut` is true then.
     --
     --    Rows with a partition key do not count in this sum. If their keys have holders, they are
     --    not claimed, and their states are not loaded.
@@ -219,10 +223,8 @@ candidates as materialized (
     where coalesce(f.before, 0) < $12
 ),
 heads as materialized (
-    -- 8. The candidates that are plainly heads: the key is free, the candidate is its head, and no
-    --    other transaction has the key's lock. The sum in `candidates` leaves their states out.
-    --    Therefore they have a sum of their own, up to $12 again. A claim may load about twice $12
-    --    bytes.
+    -- 8. The plain heads. Their states have a sum of their own, up to $12 again, so a claim may
+    --    load about twice $12 bytes.
     --
     --    Only the most urgent candidate of a key (`first`) can be its head. All other candidates
     --    with a key are returned unclaimed.
@@ -259,9 +261,7 @@ heads as materialized (
             order by i.priority, i.eligible_at, i.id
             limit 1
         )
-        -- A thousand locks would fill a small server's table of locks. The limit is also a fence
-        -- for the planner: without it, Postgres would try the lock before the subqueries above, as
-        -- the lock is cheaper.
+        -- A thousand locks would fill a small server's table of locks.
         order by first.place
         limit 250
     ) as k
@@ -283,8 +283,8 @@ heads as materialized (
     -- Either way the worker repeats A with $8 false. claim_partitions.sql then claims the head,
     -- with a snapshot that is younger than the lock.
     --
-    -- `set_config` is no condition: it never returns null. It sets A's lock timeout before the
-    -- update below, if a key's lock was taken.
+    -- `set_config` is no condition: it never returns null. It sets A's lock timeout if there may be
+    -- a plain head. The update below needs all plain heads, so it comes after that.
     where k.before < $12
       and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended(k.partition_key, 5297))
       and pg_catalog.set_config('lock_timeout', '100ms', true) is not null
@@ -322,9 +322,9 @@ loaded as materialized (
                    or pg_catalog.octet_length(i.state::text) <= 268435456
                ) then i.state
            end as state,
-           -- An inbox is JSON: a list of the loaded signals, and true if there are others. The
-           -- oldest are loaded: at most 100, and those that begin within 64 KiB. One signal more is
-           -- read, to tell if there are others.
+           -- An inbox is JSON, `[[signal, ...], more]`: `more` is true if signals were left out.
+           -- The oldest are loaded: at most 100, and those that begin within 64 KiB. One signal
+           -- more is read, which tells `more`.
            case when i.fsm <> all ($6::text[]) then null when $13 then (
                select '[[],true]' from gen_durable.signals s where s.target_id = i.id limit 1
            ) else (
@@ -358,10 +358,10 @@ first as materialized (
     -- 11. The new watermarks: the time of the first due row of each group. Rows that this claim
     --     takes count too: the next claim begins with their dead tuples.
     --
-    --     The time is null in all groups of an entry if the claim found a row of the entry with a
-    --     partition key. A blocked row may be old, and may come back into the index at any time.
-    --     The worker forgets all watermarks of the entry then, and for a while claims read its
-    --     groups from the beginning.
+    --     The time is null if the claim found a row of the same entry with a partition key. A
+    --     blocked row may be old, and may come back into the index at any time. The worker then
+    --     forgets all watermarks of the entry. For a while claims read its groups from the
+    --     beginning.
     select r.kind, r.priority, case
         when r.kind <> all (array(select f.kind from found f where f.partition_key is not null))
         then (extract(epoch from pg_catalog.min(r.eligible_at)) * 1000000)::bigint
@@ -380,17 +380,17 @@ first as materialized (
 --     kinds:      the entries of the candidates
 --     steps:      null for an unclaimed candidate alone, so it tells the claimed ones apart
 --     states:     null also for a state that is not loaded
---     timed_out:  true if the row was parked and its time ran out, which left `awaits` empty.
---                 Otherwise null, like `awaits`, which has names only while the row is parked
+--     timed_out:  true if the row waited for a signal until its time ran out, which leaves an
+--                 empty list in `awaits`. Null for other rows, in which `awaits` is null
 --     inboxes:    as in `loaded`; null also for an empty inbox
 --
 --     These describe the claim as a whole.
---     refused:    the queues whose claim lock another claim has, also those of $7 that were claimed
+--     refused:    the queues whose claim lock another claim has. Those in $7 were claimed all the
+--                 same
 --     first_...:  the new watermarks: `kind`, priority and time
 --     left_out:   true if fewer rows were found than `shares` wanted: other transactions have
 --                 locked or claimed the others, or the lease has run out. The claimer must look
---                 again by itself: no announcement, the hint that wakes it, follows the end of a
---                 row lock. Null if no row was due
+--                 again by itself, as nothing wakes it when a row lock ends. Null if no row was due
 --     claimed_at: the database's time, in microseconds since 1970
 --     cut:        true if rows were left because of the weight of others
 select pg_catalog.array_agg(row.id) as ids,

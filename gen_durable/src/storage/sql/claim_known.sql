@@ -1,7 +1,8 @@
--- Claims runnable rows for a worker, as claim.sql does, of queues in which all waiting rows are of
--- one known group, have no partition key and are small. It has about half the parts of claim.sql,
--- and takes two thirds of the time. If a queue turns out to have other rows, it claims nothing, and
--- the worker runs claim.sql. That file explains the words group, watermark and claim lock.
+-- Claims runnable rows for a worker, as claim.sql does, in a simple case. All waiting rows of each
+-- queue are of one known group, which is one with a watermark. They have no partition key, and
+-- together their states weigh less than $13 bytes. The statement has about half the parts of
+-- claim.sql, and takes two thirds of the time. In any other case it claims nothing, and the worker
+-- runs claim.sql. That file explains the words group, watermark and claim lock.
 --
 -- Invariant: the rows that it claims are those that claim.sql would claim in its place.
 --
@@ -83,8 +84,8 @@ due as materialized (
     where g.queue = any (array(select t.queue from claim_locks t where t.taken))
 ),
 found as materialized (
-    -- 4. The rows, locked. Others are taken for those that another transaction has locked. The
-    --    weight of a state is that of claim.sql.
+    -- 4. The rows, locked. Rows that another transaction has locked are skipped, and the next ones
+    --    come in their place. The weight of a state is that of claim.sql.
     select d.kind, row.id, row.partition_key, row.eligible_at, row.weight
     from due d
     cross join lateral (
@@ -105,8 +106,8 @@ found as materialized (
         ) as ahead
         limit d.rows
     ) as row
-    -- A worker whose lease has run out claims nothing. Nothing is locked if claim.sql has to decide
-    -- anyway.
+    -- A worker whose lease has run out claims nothing. If there are other rows, claim.sql has to
+    -- decide, and nothing is locked here.
     where exists (
         select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > gen_durable.now()
     )
@@ -129,8 +130,8 @@ claimed as (
     where i.id = any (array(select f.id from found f where not (select u.any from unsure u)))
     returning i.id, i.step, i.state, i.attempt, i.failures, i.revision, i.awaits
 )
--- 7. One row of arrays with the columns of claim.sql, and `unsure`. There are no candidates, and
---    nothing is left for the weight of others.
+-- 7. One row of arrays with the columns of claim.sql, and `unsure`. All found rows are claimed, or
+--    none. Those of one queue come in the order in which they should run.
 select pg_catalog.array_agg(row.id) as ids,
        pg_catalog.array_agg(row.kind) as kinds,
        pg_catalog.array_agg(null::text) as partition_keys,

@@ -1,9 +1,12 @@
 -- Claims instances for the worker of the process that has just woken them by a signal, in the
--- transaction that woke them. It does for them what claim.sql does, in the same commit.
+-- transaction that woke them. It does for them what claim.sql does, in the same commit. The
+-- transaction has the lock of each row, so no signal comes between the wake and the claim.
 --
--- Invariant: a row is claimed only if the worker's lease runs and no other row of the same queue
--- waits that the worker could claim. The transaction has the lock of each row, so no signal comes
--- between the wake and the claim.
+-- Invariant: a row is claimed only if the worker's lease runs, and no row of the same queue but
+-- those of $2 waits that the worker could claim.
+--
+-- The look for waiting rows begins at the beginning of each group, and so steps over dead tuples.
+-- The worker measures it, and sends no such statements for a while after a slow one.
 --
 -- $1 bigint:   the worker
 -- $2 bigint[]: the woken instances to claim
@@ -47,10 +50,11 @@ waiting as materialized (
         limit 1
     ) is not null
 )
--- 3. The claim, as in claim.sql. It leaves three kinds of rows to claim.sql: those with a partition
---    key, as a claim orders the rows of a key; those with a large state; and those of machines that
---    the worker does not run. `inbox` is that of claim.sql. It is never empty, as a signal woke the
---    row.
+-- 3. The claim, as in claim.sql. It leaves four kinds of rows to claim.sql: those with a partition
+--    key, because claim.sql orders the rows of a key; those that are blocked; those with a large
+--    state; and those of machines that the worker does not run. `status || ''` fits no index, so
+--    the rows are looked up by id alone. `inbox` is that of claim.sql. It is
+--    never empty, as a signal woke the row.
 update gen_durable.instances i
 set status = 'executing',
     locked_by = $1,
@@ -58,7 +62,7 @@ set status = 'executing',
     unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
     updated_at = gen_durable.now()
 where i.id = any ($2::bigint[])
-  and i.status = 'runnable' and i.partition_key is null
+  and i.status || '' = 'runnable' and i.blocked_by = 0 and i.partition_key is null
   and (i.queue, i.fsm, i.fsm_version) in (
       select * from unnest($3::text[], $4::text[], $5::int[])
   )

@@ -1,6 +1,7 @@
--- Inserts rows into `gen_durable.instances`, and claims some of them for the worker of the process
--- that inserts them. It does for these what insert.sql and then claim.sql do, in one commit. Calls
--- that share a commit run it if a queue is idle in their process and has free slots.
+-- Inserts rows without partition keys into `gen_durable.instances`, and claims some of them for the
+-- worker of the process that inserts them. It does for these what insert.sql and then claim.sql do,
+-- in one commit. An engine's inserts run it if the last claim of a queue left nothing behind and
+-- the queue has free slots.
 --
 -- Invariant: a row is claimed only if the worker's lease runs and no row of the same queue waits
 -- that the worker could claim. Otherwise the row is runnable, as after insert.sql. An instance is
@@ -66,7 +67,8 @@ waiting as materialized (
 ),
 entries as materialized (
     -- 4. The entries, each with a new id, as in insert.sql. `claimed` is true if the row is born
-    --    claimed. `looked` is a time after the look for waiting rows.
+    --    claimed. `looked_at` is a time after the look for waiting rows. The count of
+    --    `lock_timeout_set` is read (`>= 0` is always true), so the lock timeout is set first.
     select pg_catalog.nextval('gen_durable.instances_id_seq') as id,
            e.fsm, e.fsm_version, e.step, e.state, e.queue, e.priority,
            e.unique_key, e.unique_scope, e.place,
@@ -75,7 +77,7 @@ entries as materialized (
                select from gen_durable.workers w
                where w.id = $11 and w.lease_expires_at > gen_durable.now()
            ) as claimed,
-           gen_durable.clock() as looked
+           gen_durable.clock() as looked_at
     from rows from (
         unnest(
             $1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::smallint[], $7::text[],
@@ -88,8 +90,9 @@ entries as materialized (
     where (select pg_catalog.count(*) from lock_timeout_set) >= 0
 ),
 inserted as (
-    -- 5. The rows, in the order of their unique keys, as in insert.sql. The revision of a claimed
-    --    row is that of a row after its first claim.
+    -- 5. The rows, in the order of their unique keys: two transactions with the same keys cannot
+    --    wait for each other in a circle. The revision of a claimed row is that of a row after its
+    --    first claim.
     insert into gen_durable.instances (
         id, fsm, fsm_version, step, status, state, queue, priority, locked_by, revision,
         unique_key, unique_scope
@@ -105,12 +108,13 @@ inserted as (
     on conflict (fsm, unique_guard) where unique_guard is not null do nothing
     returning id
 )
--- 6. One row of arrays, in the order of the parameters. `ids` has a null for what was left out.
---    `claimed_at` is the database's time, in microseconds since 1970. `looked` is the time that the
---    look for waiting rows took, in microseconds.
+-- 6. One row of arrays, in the order of the parameters. `ids` has a null for an entry that was left
+--    out, whatever `claimed` says there. `claimed_at` is the database's time, in microseconds since
+--    1970. `looked` is the time from the statement's beginning to the end of the look for waiting
+--    rows, in microseconds.
 select pg_catalog.array_agg(i.id order by e.place) as ids,
        pg_catalog.array_agg(e.claimed order by e.place) as claimed,
        (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
-       (extract(epoch from pg_catalog.max(e.looked) - gen_durable.now()) * 1000000)::bigint as looked
+       (extract(epoch from pg_catalog.max(e.looked_at) - gen_durable.now()) * 1000000)::bigint as looked
 from entries e
 left join inserted i on i.id = e.id
