@@ -31,6 +31,7 @@ pub use crate::{
     id::InstanceId,
     machine::{
         Machine, Requirement, StepFuture, Steps,
+        address::{Address, InstanceKey},
         context::Context,
         graph::Graph,
         insert::{Insert, InsertMany, IntoInsert},

@@ -127,6 +127,9 @@ pub enum EncodeError {
         /// The limit in levels.
         max: usize,
     },
+    /// `with_signal` is called on an insert without a unique key.
+    #[error("with_signal needs a unique_key before it, by which it finds the instance to signal")]
+    NoUniqueKey,
     /// `unique_while` leaves out the status in which an instance begins.
     #[error("unique_while must include Status::Runnable, in which an instance begins")]
     UniqueScope,
@@ -212,6 +215,16 @@ pub enum SignalError {
         /// The instance.
         id: i64,
     },
+    /// No instance holds the unique key.
+    #[error(
+        "no instance of machine `{machine}` holds the unique key `{key}`; it was never committed, or it gave the key back when it ended"
+    )]
+    NoHolder {
+        /// The machine.
+        machine: String,
+        /// The unique key.
+        key: String,
+    },
     /// The instance has ended.
     #[error("instance {id} is {status} and takes no more signals")]
     Terminal {
@@ -269,6 +282,16 @@ pub enum WaitError {
         /// The instance.
         id: i64,
     },
+    /// No instance holds the unique key.
+    #[error(
+        "no instance of machine `{machine}` holds the unique key `{key}`; it was never committed, or it gave the key back when it ended"
+    )]
+    NoHolder {
+        /// The machine.
+        machine: &'static str,
+        /// The unique key.
+        key: String,
+    },
     /// The instance is of another machine.
     #[error("instance {id} is of machine `{found}`, not `{expected}`")]
     WrongMachine {
@@ -279,6 +302,9 @@ pub enum WaitError {
         /// The machine of the instance.
         found: String,
     },
+    /// The text cannot be a unique key.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
     /// The result does not fit the machine's output type.
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -302,6 +328,9 @@ pub enum FindError {
         /// The machine of the instance.
         found: String,
     },
+    /// The text cannot be a unique key.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
     /// The database failed.
     #[error(transparent)]
     Database(#[from] DatabaseError),

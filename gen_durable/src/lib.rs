@@ -445,9 +445,11 @@ pub use crate::{
     id::InstanceId,
     machine::{
         Machine, Requirement, StepFuture, Steps,
+        address::{Address, InstanceKey},
         context::Context,
         graph::Graph,
         insert::{Insert, InsertMany, IntoInsert},
+        insert_or_signal::InsertOrSignal,
         job::{Job, JobContext, JobOutcome},
         outcome::{Outcome, StepResult},
         resources::Resources,
@@ -456,7 +458,7 @@ pub use crate::{
         state::DurableState,
         upgrade::{Upgrade, Upgrades},
     },
-    status::{Delivery, Status, UnknownStatus},
+    status::{Delivery, Reached, Status, UnknownStatus},
 };
 pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm, durable_job};
 

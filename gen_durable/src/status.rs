@@ -99,6 +99,31 @@ pub enum Delivery {
     Duplicate,
 }
 
+/// The answer to an insert with a signal: what became of the two, and the instance that has the
+/// signal.
+///
+/// [`Insert::with_signal`](crate::Insert::with_signal) has an example.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reached<I> {
+    /// No instance held the unique key. This one was inserted, with the signal in its inbox.
+    Started(I),
+    /// This instance held the unique key, and was sent the signal.
+    Signalled(I),
+    /// This instance held the unique key, and has accepted a signal with this deduplication key
+    /// before. Nothing was done.
+    Duplicate(I),
+}
+
+impl<I: Copy> Reached<I> {
+    /// Returns the instance.
+    pub fn id(&self) -> I {
+        match self {
+            Self::Started(id) | Self::Signalled(id) | Self::Duplicate(id) => *id,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -54,7 +54,7 @@ impl MachineEnum {
     /// Says what `name` already means in a machine, if no step can have it.
     pub(crate) fn taken(&self, name: &str) -> Option<String> {
         match name {
-            "insert" | "insert_many" | "signal" => {
+            "insert" | "insert_many" | "by_key" | "signal" => {
                 return Some("a function that `#[durable_fsm]` generates".to_owned());
             }
             "handle" => return Some("the function that decides what follows an error".to_owned()),

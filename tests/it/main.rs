@@ -18,6 +18,7 @@ mod awaits;
 mod births;
 mod blocked;
 mod blocking;
+mod by_key;
 mod capacity;
 mod claim_lock;
 mod claims;

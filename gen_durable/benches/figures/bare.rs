@@ -374,6 +374,7 @@ pub async fn deliver(connection: &mut PgConnection, targets: &[i64]) -> Result<(
         .bind(vec![None::<&str>; count])
         .bind(false)
         .bind(None::<&str>)
+        .bind(vec![None::<&str>; count])
         .fetch_all(connection)
         .await?;
     Ok(())

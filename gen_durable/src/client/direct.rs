@@ -12,8 +12,10 @@ use crate::{
     connections::Connections,
     error::{Cause, DatabaseError, Duplicate, InsertError, SignalError},
     status::Delivery,
-    storage::{self, Locked, NewInstance, NewSignal},
+    storage::{self, Found, Locked, NewInstance, NewSignal},
 };
+
+pub(super) const INSERT_OR_SIGNAL: &str = "insert or signal an instance";
 
 pub(crate) async fn insert_on_pool(
     pool: &PgPool,
@@ -39,7 +41,7 @@ pub(crate) async fn signal_on_pool(
     signal: NewSignal,
 ) -> Result<Delivery, SignalError> {
     let connections = Connections::once(pool.clone());
-    let target = format!("instance {}", signal.target);
+    let target = signal.target.to_string();
     let mut wait = Wait::new(&connections, "deliver a signal", &target);
     let sent = loop {
         let tried = deliver_with(&connections, &[&signal], wait.locked).await;
@@ -48,13 +50,15 @@ pub(crate) async fn signal_on_pool(
         }
     };
     announce_on_pool(&connections, sent.queues().map(str::to_owned)).await;
-    sent.only(signal.target)
+    sent.only()
 }
 
 /// Returns the queues of the rows that are to be announced.
-fn to_announce(rows: &[NewInstance]) -> impl Iterator<Item = String> {
+fn to_announce<'a>(
+    rows: impl IntoIterator<Item = &'a NewInstance>,
+) -> impl Iterator<Item = String> {
     let next_look = latest_poll(POLL_INTERVAL);
-    rows.iter().filter(move |row| row.is_announced(next_look)).map(|row| row.queue.clone())
+    rows.into_iter().filter(move |row| row.is_announced(next_look)).map(|row| row.queue.clone())
 }
 
 async fn announce_on_pool(connections: &Connections, queues: impl Iterator<Item = String>) {
@@ -88,7 +92,59 @@ pub(crate) async fn signal_in_transaction(
     let failed = DatabaseError::new("deliver a signal");
     let sent = storage::deliver(connection, &[&signal], Locked::Wait).await.map_err(failed)?;
     notify_in_transaction(connection, sent.queues().map(str::to_owned)).await?;
-    sent.only(signal.target)
+    sent.only()
+}
+
+pub(crate) async fn insert_or_signal_on_pool(
+    pool: &PgPool,
+    row: NewInstance,
+    signal: NewSignal,
+) -> Result<Found, DatabaseError> {
+    let connections = Connections::once(pool.clone());
+    let target = signal.target.to_string();
+    let mut wait = Wait::new(&connections, INSERT_OR_SIGNAL, &target);
+    let found = loop {
+        let tried = insert_or_signal_with(&connections, &row, &signal, wait.locked).await;
+        if let Some(found) = wait.over(tried) {
+            break found?;
+        }
+    };
+    announce_on_pool(&connections, reached(&found, &row, &signal)).await;
+    Ok(found)
+}
+
+pub(crate) async fn insert_or_signal_in_transaction(
+    connection: &mut PgConnection,
+    row: NewInstance,
+    signal: NewSignal,
+) -> Result<Found, DatabaseError> {
+    let found = storage::insert_or_signal(connection, &row, &signal, Locked::Wait).await;
+    let found = found.map_err(DatabaseError::new(INSERT_OR_SIGNAL))?;
+    notify_in_transaction(connection, reached(&found, &row, &signal)).await?;
+    Ok(found)
+}
+
+/// Inserts an instance with a signal, or signals the holder of its unique key.
+pub(super) async fn insert_or_signal_with(
+    connections: &Connections,
+    row: &NewInstance,
+    signal: &NewSignal,
+    locked: Locked,
+) -> Result<Found, DatabaseError> {
+    let call = async {
+        let mut connection = connections.get().await?;
+        let call = storage::insert_or_signal(&mut connection, row, signal, locked);
+        let result = connections.within(call).await;
+        connection.done(result)
+    };
+    call.await.map_err(DatabaseError::new(INSERT_OR_SIGNAL))
+}
+
+/// Returns the queue to announce, if there is one: that of a new instance, or of one that was
+/// woken.
+fn reached(found: &Found, row: &NewInstance, signal: &NewSignal) -> impl Iterator<Item = String> {
+    let new: Vec<String> = to_announce(found.started.then_some(row)).collect();
+    new.into_iter().chain(found.woken(signal).map(str::to_owned))
 }
 
 /// Announces work with the caller's transaction, as only the caller knows when it commits.

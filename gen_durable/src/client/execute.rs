@@ -10,9 +10,10 @@ use crate::{
     machine::{
         Machine,
         insert::{Insert, InsertMany},
+        insert_or_signal::InsertOrSignal,
         signal::Signal,
     },
-    status::Delivery,
+    status::{Delivery, Reached},
 };
 
 impl<M: Machine> Insert<M> {
@@ -57,6 +58,39 @@ impl<M: Machine> InsertMany<M> {
             answer.map(InstanceId::from_raw).map_err(Duplicate::typed)
         };
         Ok(inserted.into_iter().map(typed).collect())
+    }
+}
+
+impl<M: Machine> InsertOrSignal<M> {
+    /// Inserts the instance with the signal, or sends the signal to the instance that holds its
+    /// unique key: one of the two, in one transaction. In the caller's own transaction (`&mut *tx`)
+    /// it commits with that.
+    ///
+    /// When this returns, the signal is durable, unless it is part of a transaction of the
+    /// caller's. A transaction of the caller's with the isolation level `repeatable read` or
+    /// `serializable` may fail with a serialization error, as its snapshot may be older than the
+    /// holder.
+    ///
+    /// # Errors
+    ///
+    /// [`SignalError`]: the holder of the key has ended ([`SignalError::Terminal`]); the insert has
+    /// no unique key; the state, the payload or an option cannot be stored; the database failed.
+    pub async fn execute<'e>(
+        self,
+        on: impl ExecuteOn<'e>,
+    ) -> Result<Reached<InstanceId<M>>, SignalError> {
+        let target = on.into_target();
+        let (row, signal) = self.into_rows(target.value_max())?;
+        let found = target.insert_or_signal(row, signal).await?;
+        let id = InstanceId::from_raw(found.id);
+        if found.status.is_terminal() {
+            return Err(SignalError::Terminal { id: found.id, status: found.status });
+        }
+        Ok(match (found.started, found.fresh) {
+            (true, _) => Reached::Started(id),
+            (false, true) => Reached::Signalled(id),
+            (false, false) => Reached::Duplicate(id),
+        })
     }
 }
 

@@ -13,7 +13,11 @@ mod snapshot;
 pub(crate) mod target;
 pub(crate) mod waiters;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
@@ -32,16 +36,17 @@ use crate::{
     backoff::Tries,
     connections::Connections,
     error::{DatabaseError, Duplicate, FindError, InsertError, SignalError, WaitError},
-    id::InstanceId,
     keys::{check_key, check_name},
-    machine::Machine,
+    machine::{Machine, address::Address},
     status::Delivery,
-    storage::{self, Locked, NewInstance, NewSignal},
+    storage::{self, Addressee, Found, Locked, NewInstance, NewSignal},
     value,
 };
 
 /// The most `insert_many` calls of a client that are under way at a time, each on a connection.
 const LARGE_MAX: usize = 2;
+/// The most inserts with a signal that are under way at a time, each on a connection.
+const SINGLE_MAX: usize = 2;
 
 /// Inserts, signals and waits, in a process that runs no steps.
 ///
@@ -73,6 +78,8 @@ struct Inner {
     /// Bounds `insert_many`: it must not take all connections, as an engine's other work needs
     /// some.
     large: Semaphore,
+    /// Bounds the calls that share no commit.
+    single: Semaphore,
 }
 
 impl Client {
@@ -101,31 +108,39 @@ impl Client {
                 waiters,
                 value_max,
                 large: Semaphore::new(LARGE_MAX),
+                single: Semaphore::new(SINGLE_MAX),
             }),
         }
     }
 
-    /// Waits until the instance has ended, and returns its result.
+    /// Waits until the instance has ended, and returns its result. A unique key (`M::by_key(…)`) is
+    /// looked up once, at the beginning.
     ///
     /// In the process that runs the instance the result is pushed to the call. Elsewhere one query
     /// looks for all waiting calls together.
     ///
     /// # Errors
     ///
-    /// [`WaitError`]: the instance failed, does not exist, or is of another machine; it did not end
-    /// within `timeout`; or its result does not fit the machine's output type.
+    /// [`WaitError`]: the instance failed, does not exist, or is of another machine; no instance
+    /// holds the unique key; it did not end within `timeout`; or its result does not fit the
+    /// machine's output type.
     ///
     /// The call fails at once if waiting cannot help. A schema or a right may be missing, a login
     /// refused, the pool closed, or the engine shut down. While the database cannot be reached, the
     /// call waits on. If `timeout` is over before it can, the error says what was in the way.
     pub async fn wait<M: Machine>(
         &self,
-        id: InstanceId<M>,
+        target: impl Address<M>,
         timeout: Duration,
     ) -> Result<M::Output, WaitError> {
-        let id = id.get();
+        let began = Instant::now();
+        let id = match target.into_raw() {
+            Ok(id) => id,
+            Err(key) => self.holder::<M>(key, timeout).await?,
+        };
         let waiters = &self.inner.waiters;
-        let ended = match tokio::time::timeout(timeout, waiters.wait(id)).await {
+        let left = timeout.saturating_sub(began.elapsed());
+        let ended = match tokio::time::timeout(left, waiters.wait(id)).await {
             Err(_elapsed) => {
                 let obstacle = waiters.obstacle();
                 return Err(WaitError::TimedOut { id, timeout, obstacle });
@@ -141,10 +156,39 @@ impl Client {
         }
     }
 
-    /// Looks an instance up; none if it does not exist.
+    /// Returns the instance that holds a unique key. While the database cannot be reached, it tries
+    /// again until the time is over.
+    async fn holder<M: Machine>(&self, key: String, timeout: Duration) -> Result<i64, WaitError> {
+        check_key("unique_key", Some(&key))?;
+        let (began, mut tries) = (Instant::now(), Tries::new());
+        loop {
+            match self.look_for_holder(M::NAME, &key).await {
+                Ok(Some(id)) => return Ok(id),
+                Ok(None) => return Err(WaitError::NoHolder { machine: M::NAME, key }),
+                Err(error) if error.is_lasting() || began.elapsed() >= timeout => {
+                    return Err(error.into());
+                }
+                Err(_) => tokio::time::sleep(tries.pause()).await,
+            }
+        }
+    }
+
+    async fn look_for_holder(&self, fsm: &str, key: &str) -> Result<Option<i64>, DatabaseError> {
+        let connections = &self.inner.connections;
+        let look = async {
+            let mut connection = connections.get().await?;
+            let look = storage::unique_holders(&mut connection, [(fsm, key)]);
+            let result = connections.within(look).await;
+            connection.done(result)
+        };
+        let found = look.await.map_err(DatabaseError::new("look for the holder of a unique key"));
+        Ok(found.inspect_err(|error| connections.tell(error))?.into_iter().flatten().next())
+    }
+
+    /// Looks an instance up; none if it does not exist, or if no instance holds the unique key.
     ///
-    /// A typed id is answered with that id and the machine's own types. Tools may pass a plain
-    /// number, and are answered with that number.
+    /// A typed id or a unique key is answered with the typed id and the machine's own types. Tools
+    /// may pass a plain number, and are answered with that number.
     ///
     /// ```
     /// use gen_durable::prelude::*;
@@ -174,9 +218,18 @@ impl Client {
     ///
     /// [`FindError`]: the instance is of another machine than its typed id says, or the database
     /// failed.
-    pub async fn find<I: AnyId>(&self, id: I) -> Result<Option<Snapshot<I>>, FindError> {
+    pub async fn find<I: AnyId>(&self, id: I) -> Result<Option<Snapshot<I::Id>>, FindError> {
         let connections = &self.inner.connections;
-        let ids = [id.number()];
+        let id = match id.into_raw() {
+            Ok(id) => Some(id),
+            Err(key) => {
+                check_key("unique_key", Some(&key))?;
+                let fsm = I::machine().unwrap_or_default();
+                self.look_for_holder(fsm, &key).await?
+            }
+        };
+        let Some(id) = id else { return Ok(None) };
+        let ids = [id];
         let look = async {
             let mut connection = connections.get().await?;
             let result = connections.within(storage::ended(&mut connection, &ids)).await;
@@ -184,7 +237,7 @@ impl Client {
         };
         let found = look.await.map_err(DatabaseError::new("look an instance up"));
         let found = found.inspect_err(|error| connections.tell(error))?;
-        Snapshot::of(id, found)
+        Snapshot::of::<I>(id, found)
     }
 
     /// Sends a signal by plain id and name, for tools that do not know the machine's types.
@@ -202,7 +255,7 @@ impl Client {
         check_name("signal name", name)?;
         check_key("dedup_key", dedup_key)?;
         self.signal(NewSignal {
-            target: id,
+            target: Addressee::Id(id),
             fsm: None,
             name: name.to_owned(),
             payload: value::encode("signal payload", payload, self.inner.value_max)?,
@@ -242,6 +295,36 @@ impl Client {
         let notifier = &self.inner.notifier;
         notifier.announce(notifier.to_announce(&rows));
         Ok(answers)
+    }
+
+    pub(crate) async fn insert_or_signal(
+        &self,
+        row: NewInstance,
+        signal: NewSignal,
+    ) -> Result<Found, DatabaseError> {
+        let connections = &self.inner.connections;
+        let target = signal.target.to_string();
+        let mut wait = calls::Wait::new(connections, direct::INSERT_OR_SIGNAL, &target);
+        wait.locked = Locked::WaitAMoment;
+        let mut tries = Tries::new();
+        let found = loop {
+            // The semaphore is never closed, so `acquire` cannot fail.
+            let permit = self.inner.single.acquire().await;
+            let answer =
+                direct::insert_or_signal_with(connections, &row, &signal, wait.locked).await;
+            // While another transaction has the holder locked, other calls must not wait for this
+            // permit.
+            drop(permit);
+            if let Some(found) = wait.over(answer) {
+                break found;
+            }
+            tokio::time::sleep(tries.pause()).await;
+        };
+        let found = found.inspect_err(|error| connections.tell(error))?;
+        let notifier = &self.inner.notifier;
+        let new = notifier.to_announce(found.started.then_some(&row));
+        notifier.announce(new.chain(found.woken(&signal)));
+        Ok(found)
     }
 
     pub(crate) async fn signal(&self, signal: NewSignal) -> Result<Delivery, SignalError> {

@@ -7,16 +7,27 @@ use std::fmt;
 use crate::{
     error::{DecodeError, FindError},
     id::InstanceId,
-    machine::Machine,
+    machine::{
+        Machine,
+        address::{Address, InstanceKey},
+    },
     status::Status,
     storage::Ended,
     value,
 };
 
-/// An instance's id, typed or a plain number.
-pub trait AnyId: sealed::Sealed + Copy {
+/// An instance's id, typed or a plain number, or the unique key that it holds.
+pub trait AnyId: sealed::Sealed {
+    /// The id in the answer.
+    type Id;
+
+    /// Returns the id or the unique key.
     #[doc(hidden)]
-    fn number(self) -> i64;
+    fn into_raw(self) -> Result<i64, String>;
+
+    /// Makes the id of the answer.
+    #[doc(hidden)]
+    fn id(raw: i64) -> Self::Id;
 
     /// The machine that the instance must be of.
     #[doc(hidden)]
@@ -29,8 +40,14 @@ mod sealed {
 
 impl sealed::Sealed for i64 {}
 impl AnyId for i64 {
-    fn number(self) -> i64 {
-        self
+    type Id = Self;
+
+    fn into_raw(self) -> Result<Self, String> {
+        Ok(self)
+    }
+
+    fn id(raw: i64) -> Self {
+        raw
     }
 
     fn machine() -> Option<&'static str> {
@@ -40,8 +57,31 @@ impl AnyId for i64 {
 
 impl<M: Machine> sealed::Sealed for InstanceId<M> {}
 impl<M: Machine> AnyId for InstanceId<M> {
-    fn number(self) -> i64 {
-        self.get()
+    type Id = Self;
+
+    fn into_raw(self) -> Result<i64, String> {
+        Address::<M>::into_raw(self)
+    }
+
+    fn id(raw: i64) -> Self {
+        Self::from_raw(raw)
+    }
+
+    fn machine() -> Option<&'static str> {
+        Some(M::NAME)
+    }
+}
+
+impl<M: Machine> sealed::Sealed for InstanceKey<M> {}
+impl<M: Machine> AnyId for InstanceKey<M> {
+    type Id = InstanceId<M>;
+
+    fn into_raw(self) -> Result<i64, String> {
+        Address::<M>::into_raw(self)
+    }
+
+    fn id(raw: i64) -> InstanceId<M> {
+        InstanceId::from_raw(raw)
     }
 
     fn machine() -> Option<&'static str> {
@@ -76,10 +116,13 @@ pub struct Snapshot<I = i64> {
     text: Option<String>,
 }
 
-impl<I: AnyId> Snapshot<I> {
-    pub(super) fn of(id: I, found: Vec<Ended>) -> Result<Option<Self>, FindError> {
+impl<I> Snapshot<I> {
+    pub(super) fn of<A: AnyId<Id = I>>(
+        id: i64,
+        found: Vec<Ended>,
+    ) -> Result<Option<Self>, FindError> {
         let Some(ended) = found.into_iter().next() else { return Ok(None) };
-        if let Some(expected) = I::machine()
+        if let Some(expected) = A::machine()
             && ended.fsm != expected
         {
             return Err(FindError::WrongMachine { id: ended.id, expected, found: ended.fsm });
@@ -87,7 +130,7 @@ impl<I: AnyId> Snapshot<I> {
         // The table's check allows no other status.
         let Ok(status) = ended.status.parse() else { return Ok(None) };
         Ok(Some(Self {
-            id,
+            id: A::id(id),
             machine: ended.fsm,
             status,
             step: ended.step,

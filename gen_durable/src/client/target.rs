@@ -10,12 +10,15 @@ use sqlx::{PgConnection, PgPool, Postgres, Transaction, pool::PoolConnection};
 
 use super::{
     Client,
-    direct::{insert_in_transaction, insert_on_pool, signal_in_transaction, signal_on_pool},
+    direct::{
+        insert_in_transaction, insert_on_pool, insert_or_signal_in_transaction,
+        insert_or_signal_on_pool, signal_in_transaction, signal_on_pool,
+    },
 };
 use crate::{
-    error::{Duplicate, InsertError, SignalError},
+    error::{DatabaseError, Duplicate, InsertError, SignalError},
     status::Delivery,
-    storage::{NewInstance, NewSignal},
+    storage::{Found, NewInstance, NewSignal},
     value,
 };
 
@@ -61,6 +64,20 @@ impl Target<'_> {
             Self::Client(client) => client.insert_many(rows).await,
             Self::Pool(pool) => insert_on_pool(pool, rows).await,
             Self::Connection(connection) => insert_in_transaction(connection, rows).await,
+        }
+    }
+
+    pub(super) async fn insert_or_signal(
+        self,
+        row: NewInstance,
+        signal: NewSignal,
+    ) -> Result<Found, DatabaseError> {
+        match self {
+            Self::Client(client) => client.insert_or_signal(row, signal).await,
+            Self::Pool(pool) => insert_or_signal_on_pool(pool, row, signal).await,
+            Self::Connection(connection) => {
+                insert_or_signal_in_transaction(connection, row, signal).await
+            }
         }
     }
 

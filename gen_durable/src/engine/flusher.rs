@@ -390,7 +390,7 @@ fn finish(
     tracing::debug!(outcomes = commits.len(), "committed");
     for (target, name) in done.dropped_signals {
         if let Some(held_back) = flusher.throttle.allows(&format!("signal {name}")) {
-            tracing::warn!(target_instance = target, signal = %name, held_back, "an outcome's signal was dropped: its target has ended or does not exist");
+            tracing::warn!(target = %target, signal = %name, held_back, "an outcome's signal was dropped: its target has ended or does not exist");
         }
     }
     for (machine, key) in done.dropped_inserts {

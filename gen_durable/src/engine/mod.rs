@@ -66,8 +66,7 @@ use crate::{
     },
     connections::Connections,
     error::{DatabaseError, Error, WaitError},
-    id::InstanceId,
-    machine::Machine,
+    machine::{Machine, address::Address},
     storage::Kinds,
 };
 
@@ -166,10 +165,10 @@ impl Engine {
     /// [`WaitError`], as [`Client::wait`].
     pub async fn wait<M: Machine>(
         &self,
-        id: InstanceId<M>,
+        target: impl Address<M>,
         timeout: Duration,
     ) -> Result<M::Output, WaitError> {
-        self.shared.client.wait(id, timeout).await
+        self.shared.client.wait(target, timeout).await
     }
 
     /// Returns the worker's id, as instances carry it in `locked_by`.

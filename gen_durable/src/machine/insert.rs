@@ -8,7 +8,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::Machine;
+use super::{
+    Machine,
+    address::InstanceKey,
+    insert_or_signal::InsertOrSignal,
+    signal::{Accepts, DurableSignal, Signal},
+};
 use crate::{
     error::EncodeError,
     keys::{check_key, check_name},
@@ -31,6 +36,7 @@ use crate::{
 /// | `.step(step)` | another step than the initial one | the machine's |
 /// | `.schedule_in(duration)` | runs only after this time has passed | at once |
 /// | `.schedule_at(time)` | runs at this time or later | at once |
+/// | `.with_signal(payload)` | a signal for it, or for the holder of the unique key | none |
 /// | `.silent()` | no engine is told: it runs at the next poll | engines are told |
 /// | `.execute(on)` | inserts it on `&engine`, `&client`, `&pool`, or `&mut *tx` | |
 ///
@@ -179,6 +185,50 @@ impl<M: Machine> Insert<M> {
     pub fn schedule_at(mut self, time: SystemTime) -> Self {
         self.eligible = Eligible::At(time);
         self
+    }
+
+    /// Adds a signal that the instance finds in its inbox, and that goes to the holder of the
+    /// unique key if the key is taken: start or signal. The insert needs a
+    /// [`unique_key`](Self::unique_key).
+    ///
+    /// This is how a webhook is received that may be the first of its order, or a later one:
+    ///
+    /// ```
+    /// use gen_durable::{Reached, prelude::*};
+    /// # #[derive(DurableSignal)]
+    /// # pub struct Paid { amount: i64 }
+    /// # #[durable_fsm(state = i64, output = i64, signals(Paid))]
+    /// # pub enum Order { Collect }
+    /// # #[durable_fsm]
+    /// # impl Order {
+    /// #     async fn collect(mut cx: Context<Self>) -> StepResult<Self> {
+    /// #         Ok(match cx.take_signal::<Paid>()? {
+    /// #             Some(paid) => cx.done(paid.amount),
+    /// #             None => cx.await_signal::<Paid>(),
+    /// #         })
+    /// #     }
+    /// # }
+    ///
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let reached = Order::insert(42)
+    ///     .unique_key("order 42")
+    ///     .with_signal(Paid { amount: 100 })
+    ///     .dedup_key("evt-7")
+    ///     .execute(&client)
+    ///     .await?;
+    /// if let Reached::Started(id) = reached {
+    ///     println!("instance {id} is new");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[expect(clippy::needless_pass_by_value, reason = "as in the generated functions `signal_…`")]
+    pub fn with_signal<S: DurableSignal>(self, payload: S) -> InsertOrSignal<M>
+    where
+        M: Accepts<S>,
+    {
+        let to = InstanceKey::new(self.unique_key.clone().unwrap_or_default());
+        InsertOrSignal::new(self, Signal::new(to, &payload))
     }
 
     pub(crate) fn into_row(self, max: usize) -> Result<NewInstance, EncodeError> {

@@ -5,9 +5,11 @@
 //!
 //! Invariant: the engine reaches a machine through these two traits alone.
 
+pub(crate) mod address;
 pub(crate) mod context;
 pub(crate) mod graph;
 pub(crate) mod insert;
+pub(crate) mod insert_or_signal;
 pub(crate) mod job;
 pub(crate) mod outcome;
 pub(crate) mod resources;

@@ -6,12 +6,11 @@ use std::{fmt, marker::PhantomData};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::Machine;
+use super::{Machine, address::Address};
 use crate::{
     error::EncodeError,
-    id::InstanceId,
     keys::{check_key, check_name},
-    storage::NewSignal,
+    storage::{Addressee, NewSignal},
     value,
 };
 
@@ -113,7 +112,7 @@ any_of!(A B C D E F G H);
 /// ```
 #[must_use = "a signal is sent by `.execute(…)`, or with an outcome by `.signal(…)`"]
 pub struct Signal<M> {
-    target: i64,
+    target: Addressee,
     name: &'static str,
     payload: Result<value::Json, EncodeError>,
     dedup_key: Option<String>,
@@ -122,13 +121,14 @@ pub struct Signal<M> {
 }
 
 impl<M: Machine> Signal<M> {
-    /// Makes a signal to one instance of `M`.
-    pub fn new<S: DurableSignal>(target: InstanceId<M>, payload: &S) -> Self
+    /// Makes a signal to one instance of `M`: the one with this id, or the one that holds this
+    /// unique key.
+    pub fn new<S: DurableSignal>(target: impl Address<M>, payload: &S) -> Self
     where
         M: Accepts<S>,
     {
         Self {
-            target: target.get(),
+            target: target.into_raw().map_or_else(Addressee::Key, Addressee::Id),
             name: S::NAME,
             // The engine that sends the signal applies its own limit, which is not known here.
             payload: value::encode("signal payload", payload, usize::MAX),
@@ -165,6 +165,9 @@ impl<M: Machine> Signal<M> {
                 max,
             });
         }
+        if let Addressee::Key(key) = &self.target {
+            check_key("unique_key", Some(key))?;
+        }
         check_name("signal name", self.name)?;
         check_key("dedup_key", self.dedup_key.as_deref())?;
         Ok(NewSignal {
@@ -182,7 +185,7 @@ impl<M: Machine> Signal<M> {
 impl<M> Clone for Signal<M> {
     fn clone(&self) -> Self {
         Self {
-            target: self.target,
+            target: self.target.clone(),
             name: self.name,
             payload: self.payload.clone(),
             dedup_key: self.dedup_key.clone(),

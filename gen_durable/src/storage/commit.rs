@@ -9,19 +9,18 @@ use sqlx::{PgConnection, Row};
 
 use super::{
     Locked, begin,
-    deliver::deliver,
+    deliver::{deliver, resolve},
     inbox::parse_inbox,
     insert::insert_rows,
     micros,
     row::{Change, Commit, Inbox, NewInstance, NewSignal},
+    unblock::free_partitions,
 };
 
 const COMMIT: &str = include_str!("sql/commit.sql");
 const EMPTY_INBOXES: &str = include_str!("sql/empty_inboxes.sql");
 const INSPECT: &str = include_str!("sql/inspect.sql");
 const LOCK_INSTANCES: &str = include_str!("sql/lock_instances.sql");
-const LOCK_PARTITIONS: &str = include_str!("sql/lock_partitions.sql");
-const UNBLOCK_PARTITIONS: &str = include_str!("sql/unblock_partitions.sql");
 const WAKE_PARKED: &str = include_str!("sql/wake_parked.sql");
 
 /// The fate of an outcome.
@@ -50,7 +49,7 @@ pub(crate) struct Committed {
     pub(crate) locked_partitions: Vec<String>,
     /// Signals that were dropped, because their target has ended, does not exist or is of another
     /// machine: target and name.
-    pub(crate) dropped_signals: Vec<(i64, String)>,
+    pub(crate) dropped_signals: Vec<(String, String)>,
     /// Inserts that were dropped, because their unique key was taken: machine and key.
     pub(crate) dropped_inserts: Vec<(&'static str, String)>,
 }
@@ -78,14 +77,15 @@ pub(crate) async fn commit(
     let sends = batch.iter().any(|outcome| outcome.sends());
     let ends = batch.iter().any(|outcome| empties_inbox(outcome));
     let waits = locked == Locked::WaitASecond;
-    let mut held = HashSet::new();
+    let (mut held, mut targets) = (HashSet::new(), HashMap::new());
     let mut done = if parks || frees || sends || ends || waits {
         let mut transaction = begin(connection).await?;
         if sends || waits {
-            held = lock_instances(&mut transaction, &all, locked).await?;
+            targets = targets_of(&mut transaction, &all).await?;
+            held = lock_instances(&mut transaction, &all, &targets, locked).await?;
         }
         let ready: Vec<&Commit> =
-            all.iter().filter(|outcome| !needs(outcome, &held)).copied().collect();
+            all.iter().filter(|outcome| !needs(outcome, &targets, &held)).copied().collect();
         let mut done = apply(&mut transaction, &ready).await?;
         if ends {
             empty_inboxes(&mut transaction, &ready, &done).await?;
@@ -108,7 +108,7 @@ pub(crate) async fn commit(
         done.verdicts = all
             .iter()
             .map(|outcome| {
-                if needs(outcome, &held) {
+                if needs(outcome, &targets, &held) {
                     Verdict::Locked
                 } else {
                     verdicts.next().unwrap_or(Verdict::Lost)
@@ -131,11 +131,30 @@ pub(crate) async fn commit(
     Ok(done)
 }
 
+/// The targets of the signals of outcomes, by the ids of the outcomes. Those that hold a unique key
+/// are as they were when the key was looked up.
+type Targets = HashMap<i64, Vec<i64>>;
+
+async fn targets_of(
+    connection: &mut PgConnection,
+    batch: &[&Commit],
+) -> Result<Targets, sqlx::Error> {
+    let signals: Vec<&NewSignal> = batch.iter().flat_map(|outcome| &outcome.signals).collect();
+    let mut found = resolve(connection, &signals).await?.into_iter();
+    let mut targets = Targets::new();
+    for outcome in batch.iter().filter(|outcome| !outcome.signals.is_empty()) {
+        let of = found.by_ref().take(outcome.signals.len()).flatten().collect();
+        targets.insert(outcome.id, of);
+    }
+    Ok(targets)
+}
+
 /// True if an outcome needs one of these rows: its own, or the target of a signal.
-fn needs(outcome: &Commit, held: &HashSet<i64>) -> bool {
+fn needs(outcome: &Commit, targets: &Targets, held: &HashSet<i64>) -> bool {
+    let of = targets.get(&outcome.id);
     !held.is_empty()
         && (held.contains(&outcome.id)
-            || outcome.signals.iter().any(|signal| held.contains(&signal.target)))
+            || of.is_some_and(|targets| targets.iter().any(|target| held.contains(target))))
 }
 
 fn frees_partition(outcome: &Commit) -> bool {
@@ -311,12 +330,13 @@ impl<'a> Columns<'a> {
 async fn lock_instances(
     connection: &mut PgConnection,
     batch: &[&Commit],
+    targets: &Targets,
     locked: Locked,
 ) -> Result<HashSet<i64>, sqlx::Error> {
     let all = locked == Locked::WaitASecond;
     let senders = batch.iter().filter(|outcome| all || outcome.sends());
     let mut ids: Vec<i64> = senders.map(|outcome| outcome.id).collect();
-    ids.extend(batch.iter().flat_map(|outcome| &outcome.signals).map(|signal| signal.target));
+    ids.extend(targets.values().flatten());
     let held: Vec<i64> = sqlx::query_scalar(LOCK_INSTANCES)
         .bind(ids)
         .bind(locked == Locked::Skip)
@@ -351,7 +371,7 @@ async fn send(
         done.queues.extend(sent.queues().map(str::to_owned));
         for (signal, delivery) in signals.iter().zip(sent.deliveries) {
             if matches!(delivery, Some(Err(_))) {
-                done.dropped_signals.push((signal.target, signal.name.clone()));
+                done.dropped_signals.push((signal.target.to_string(), signal.name.clone()));
             }
         }
     }
@@ -392,45 +412,6 @@ fn freed_partitions(batch: &[&Commit], done: &Committed) -> Vec<String> {
         .filter_map(|(outcome, _)| outcome.partition_key.as_ref())
         .collect();
     keys.into_iter().cloned().collect()
-}
-
-/// The result of unblocking partition keys.
-#[derive(Debug, Default)]
-pub(crate) struct Unblocked {
-    /// Queues of the rows that became claimable.
-    pub(crate) queues: Vec<String>,
-    /// Keys of which another transaction has locked the row that goes next. They must be unblocked
-    /// again.
-    pub(crate) locked: Vec<String>,
-}
-
-/// Lets the next row of each key into the claim's index. The caller's transaction has freed the
-/// keys.
-pub(super) async fn free_partitions(
-    connection: &mut PgConnection,
-    keys: &[String],
-) -> Result<Unblocked, sqlx::Error> {
-    let mut freed = Unblocked::default();
-    if keys.is_empty() {
-        return Ok(freed);
-    }
-    sqlx::query(LOCK_PARTITIONS).bind(keys).execute(&mut *connection).await?;
-    for row in sqlx::query(UNBLOCK_PARTITIONS).bind(keys).fetch_all(connection).await? {
-        freed.queues.extend(row.try_get::<Option<String>, _>(0)?);
-        freed.locked.extend(row.try_get::<Option<String>, _>(1)?);
-    }
-    Ok(freed)
-}
-
-/// Unblocks keys once more, because another transaction had the row that goes next locked.
-pub(crate) async fn unblock_again(
-    connection: &mut PgConnection,
-    keys: &[String],
-) -> Result<Unblocked, sqlx::Error> {
-    let mut transaction = begin(connection).await?;
-    let freed = free_partitions(&mut transaction, keys).await?;
-    transaction.commit().await?;
-    Ok(freed)
 }
 
 /// Finds out why outcomes were not applied, and corrects their verdict `Lost` where another one is

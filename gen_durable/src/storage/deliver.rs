@@ -10,8 +10,8 @@ use super::{
     Locked,
     claim::time,
     inbox::parse_inbox,
-    insert::Birth,
-    row::{Claimed, Kind, NewSignal},
+    insert::{Birth, TRIES_MAX, unique_holders},
+    row::{Addressee, Claimed, Kind, NewSignal},
 };
 use crate::{
     error::SignalError,
@@ -37,18 +37,81 @@ impl Sent {
     }
 
     /// Returns the answer of a batch that has one signal and waited for its target.
-    pub(crate) fn only(mut self, id: i64) -> Result<Delivery, SignalError> {
-        self.deliveries.pop().flatten().unwrap_or(Err(SignalError::Unknown { id }))
+    pub(crate) fn only(mut self) -> Result<Delivery, SignalError> {
+        let only = self.deliveries.pop().flatten();
+        only.expect("one signal was sent, and its target was waited for")
     }
 }
 
-/// Delivers a batch in one statement.
+/// Finds the targets of signals: none for a unique key that no instance holds.
+pub(crate) async fn resolve(
+    connection: &mut PgConnection,
+    signals: &[&NewSignal],
+) -> Result<Vec<Option<i64>>, sqlx::Error> {
+    // A signal by key knows its machine.
+    let by_key =
+        signals.iter().filter_map(|signal| Some((signal.fsm.as_deref()?, signal.unique_key()?)));
+    let keys: Vec<(&str, &str)> = by_key.collect();
+    let found = if keys.is_empty() { Vec::new() } else { unique_holders(connection, keys).await? };
+    let mut found = found.into_iter();
+    let target = |signal: &&NewSignal| match &signal.target {
+        Addressee::Id(id) => Some(*id),
+        Addressee::Key(_) => found.next().flatten(),
+    };
+    Ok(signals.iter().map(target).collect())
+}
+
+/// Delivers a batch: in one statement, if all its targets are addressed by their ids. Otherwise it
+/// takes several, and the caller has begun a transaction.
+///
+/// A unique key is looked up first, and under the target's lock the statement sees if the target
+/// still holds the key. If it does not, the key is looked up once more: the key may have a new
+/// holder by then.
 pub(crate) async fn deliver(
     connection: &mut PgConnection,
     signals: &[&NewSignal],
     locked: Locked,
 ) -> Result<Sent, sqlx::Error> {
-    let targets: Vec<i64> = signals.iter().map(|signal| signal.target).collect();
+    let deliveries = signals.iter().map(|_| None).collect();
+    let mut sent = Sent { deliveries, woken: Vec::new() };
+    let mut open: Vec<usize> = (0..signals.len()).collect();
+    for _ in 0..TRIES_MAX {
+        let part: Vec<&NewSignal> = open.iter().map(|index| signals[*index]).collect();
+        let targets = resolve(connection, &part).await?;
+        let found: Vec<(usize, i64)> = open
+            .iter()
+            .zip(targets)
+            .filter_map(|(index, target)| {
+                if target.is_none() {
+                    sent.deliveries[*index] = Some(Err(nobody(signals[*index])));
+                }
+                Some((*index, target?))
+            })
+            .collect();
+        open = deliver_to(connection, signals, &found, locked, &mut sent).await?;
+        if open.is_empty() {
+            return Ok(sent);
+        }
+    }
+    Err(sqlx::Error::Protocol("a unique key changed hands too often".into()))
+}
+
+/// Delivers the signals with these places in the batch to these targets. Returns the places of
+/// those whose targets no longer hold the unique key.
+async fn deliver_to(
+    connection: &mut PgConnection,
+    signals: &[&NewSignal],
+    found: &[(usize, i64)],
+    locked: Locked,
+    sent: &mut Sent,
+) -> Result<Vec<usize>, sqlx::Error> {
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let targets: Vec<i64> = found.iter().map(|(_, target)| *target).collect();
+    let places = found.iter().map(|(place, _)| *place);
+    let signals: Vec<&NewSignal> = places.map(|place| signals[place]).collect();
+    let unique_keys: Vec<Option<&str>> = signals.iter().map(|signal| signal.unique_key()).collect();
     let fsms: Vec<Option<&str>> = signals.iter().map(|signal| signal.fsm.as_deref()).collect();
     let names: Vec<&str> = signals.iter().map(|signal| signal.name.as_str()).collect();
     let payloads: Vec<&str> = signals.iter().map(|signal| signal.payload.0.as_str()).collect();
@@ -62,21 +125,35 @@ pub(crate) async fn deliver(
         .bind(keys)
         .bind(locked == Locked::Skip)
         .bind(locked.timeout())
+        .bind(unique_keys)
         .fetch_all(connection)
         .await?;
     let mut targets_seen = HashSet::new();
-    let mut sent = Sent { deliveries: Vec::with_capacity(rows.len()), woken: Vec::new() };
-    for (row, signal) in rows.iter().zip(signals) {
-        let woken_queue: Option<String> = row.try_get(3)?;
-        let woken = woken_queue.filter(|_| !signal.silent).map(|queue| (signal.target, queue));
+    let mut released = Vec::new();
+    for ((row, signal), (place, target)) in rows.iter().zip(signals).zip(found) {
+        let woken_queue: Option<String> = row.try_get("woken_queue")?;
+        let woken = woken_queue.filter(|_| !signal.silent).map(|queue| (*target, queue));
         // Another signal of the batch may have the same target.
         sent.woken.extend(woken.filter(|(target, _)| targets_seen.insert(*target)));
-        let held: bool = row.try_get(4)?;
-        let status: Option<&str> = row.try_get(1)?;
-        let judged = judge(signal, row.try_get(0)?, status, row.try_get(2)?);
-        sent.deliveries.push((!held).then_some(judged));
+        if row.try_get("released")? {
+            released.push(*place);
+            continue;
+        }
+        let held: bool = row.try_get("held")?;
+        let status: Option<&str> = row.try_get("status")?;
+        let judged = judge(signal, *target, row.try_get("fsm")?, status, row.try_get("fresh")?);
+        sent.deliveries[*place] = (!held).then_some(judged);
     }
-    Ok(sent)
+    Ok(released)
+}
+
+/// Makes the error of a signal to a unique key that no instance holds.
+fn nobody(signal: &NewSignal) -> SignalError {
+    let key = match &signal.target {
+        Addressee::Key(key) => key.clone(),
+        Addressee::Id(id) => return SignalError::Unknown { id: *id },
+    };
+    SignalError::NoHolder { machine: signal.fsm.clone().unwrap_or_default(), key }
 }
 
 /// Claims instances that this transaction has woken, if no other row of their queues waits.
@@ -117,15 +194,15 @@ pub(crate) async fn claim_woken(
     claimed.collect()
 }
 
-/// Returns a signal's answer. `found` is the machine of its target, and `fresh` says that the
-/// signal is no duplicate.
+/// Returns a signal's answer. `id` is its target, `found` the target's machine, and `fresh` says
+/// that the signal is no duplicate.
 fn judge(
     signal: &NewSignal,
+    id: i64,
     found: Option<String>,
     status: Option<&str>,
     fresh: bool,
 ) -> Result<Delivery, SignalError> {
-    let id = signal.target;
     let (Some(found), Some(status)) =
         (found, status.and_then(|status| status.parse::<Status>().ok()))
     else {

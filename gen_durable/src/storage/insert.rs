@@ -25,10 +25,11 @@ const INSERT_PLAIN: &str = include_str!("sql/insert_plain.sql");
 const INSERT_CLAIMED: &str = include_str!("sql/insert_claimed.sql");
 const UNIQUE_HOLDERS: &str = include_str!("sql/unique_holders.sql");
 
-/// The most looks for the holders of taken unique keys. A holder may free its key between the
-/// insert, which found the key taken, and the look. The row is then inserted once more. If that
-/// happens so often, it counts as a failure of the database.
-const TRIES_MAX: usize = 100;
+/// The most looks for the holders of unique keys. A holder may free its key between the insert,
+/// which found the key taken, and the look. The row is then inserted once more. Likewise a holder
+/// may free its key before a signal to it is delivered. If that happens so often, it counts as a
+/// failure of the database.
+pub(super) const TRIES_MAX: usize = 100;
 
 /// The most bytes of state in one statement. Postgres takes no message beyond 1 GiB.
 const STATEMENT_BYTES_MAX: usize = 128 * 1024 * 1024;
@@ -106,7 +107,10 @@ async fn insert_all(
         }
         // This is a second statement, because the holder may have committed after the snapshot of
         // the first one.
-        let holders = unique_holders(connection, open.iter().map(|index| &rows[*index])).await?;
+        let keys = open.iter().map(|index| {
+            (rows[*index].fsm, rows[*index].unique_key.as_deref().unwrap_or_default())
+        });
+        let holders = unique_holders(connection, keys).await?;
         let mut again = Vec::new();
         for (index, holder) in open.into_iter().zip(holders) {
             match holder {
@@ -259,12 +263,12 @@ fn column<'a, T>(rows: &[&'a NewInstance], of: impl Fn(&'a NewInstance) -> T) ->
     rows.iter().map(|row| of(row)).collect()
 }
 
-fn version(row: &NewInstance) -> i32 {
+pub(super) fn version(row: &NewInstance) -> i32 {
     i32::try_from(row.fsm_version).unwrap_or(i32::MAX)
 }
 
 /// Returns the statuses in which the row holds its unique key, if it has one.
-fn scope(row: &NewInstance) -> Option<String> {
+pub(super) fn scope(row: &NewInstance) -> Option<String> {
     let statuses = row.unique_scope.iter().map(|status| status.as_str());
     row.unique_key.as_ref().map(|_| statuses.collect::<Vec<_>>().join(","))
 }
@@ -318,7 +322,7 @@ fn blocked(rows: &[&NewInstance]) -> Vec<bool> {
     rows.iter().enumerate().map(behind).collect()
 }
 
-fn delay(eligible: Eligible) -> i64 {
+pub(super) fn delay(eligible: Eligible) -> i64 {
     match eligible {
         Eligible::In(delay) => micros(delay),
         Eligible::Now | Eligible::At(_) => 0,
@@ -329,7 +333,7 @@ fn delay(eligible: Eligible) -> i64 {
 /// make no sense.
 const LATEST: i64 = 253_402_300_799_000_000;
 
-fn scheduled_at(eligible: Eligible) -> Option<i64> {
+pub(super) fn scheduled_at(eligible: Eligible) -> Option<i64> {
     match eligible {
         Eligible::At(time) => Some(match time.duration_since(SystemTime::UNIX_EPOCH) {
             Ok(after) => i64::try_from(after.as_micros()).map_or(LATEST, |time| time.min(LATEST)),
@@ -339,11 +343,11 @@ fn scheduled_at(eligible: Eligible) -> Option<i64> {
     }
 }
 
-async fn unique_holders(
+/// Returns the instance that holds each of these keys: a machine, and a unique key of it.
+pub(crate) async fn unique_holders<'a>(
     connection: &mut PgConnection,
-    rows: impl Iterator<Item = &NewInstance>,
+    keys: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Result<Vec<Option<i64>>, sqlx::Error> {
-    let (fsms, keys): (Vec<&str>, Vec<Option<&str>>) =
-        rows.map(|row| (row.fsm, row.unique_key.as_deref())).unzip();
+    let (fsms, keys): (Vec<&str>, Vec<&str>) = keys.into_iter().unzip();
     sqlx::query_scalar(UNIQUE_HOLDERS).bind(fsms).bind(keys).fetch_all(connection).await
 }

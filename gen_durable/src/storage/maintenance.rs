@@ -9,10 +9,9 @@ use std::{collections::BTreeMap, time::Duration};
 use sqlx::{PgConnection, Row};
 
 use super::{
-    begin,
-    commit::free_partitions,
-    micros,
+    begin, micros,
     row::{Kind, Kinds},
+    unblock::free_partitions,
 };
 
 const LOCK_RETENTIONS: &str = include_str!("sql/lock_retentions.sql");

@@ -9,26 +9,30 @@ mod commit;
 mod deliver;
 mod inbox;
 mod insert;
+mod insert_or_signal;
 mod locked;
 mod maintenance;
 mod row;
+mod unblock;
 mod workers;
 
 pub(crate) use self::{
     claim::{Claim, claim, next_due},
-    commit::{Committed, Unblocked, Verdict, commit, unblock_again},
+    commit::{Committed, Verdict, commit},
     deliver::{Sent, claim_woken, deliver},
     inbox::load_inbox,
-    insert::{Birth, Born, Inserted, insert},
+    insert::{Birth, Born, Inserted, insert, unique_holders},
+    insert_or_signal::{Found, insert_or_signal},
     locked::{Locked, LockedRows},
     maintenance::{
         Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,
         unknown_kinds, unserved_queues, wake_timed_out,
     },
     row::{
-        Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, Inbox, InboxRow, Kind, Kinds,
-        LostClaim, Missing, NewInstance, NewSignal, Portion, Upgraded,
+        Addressee, Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, Inbox, InboxRow,
+        Kind, Kinds, LostClaim, Missing, NewInstance, NewSignal, Portion, Upgraded,
     },
+    unblock::{Unblocked, unblock_again},
     workers::{
         abandon, is_foreign_ledger, lost_claims, register_worker, remove_worker, renew_lease,
         schema_version, session,

@@ -3,6 +3,7 @@
 //! Invariant: they are plain data, without any behaviour of the engine.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -49,10 +50,37 @@ pub(crate) enum Eligible {
     At(SystemTime),
 }
 
+/// The instance that a signal is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Addressee {
+    Id(i64),
+    /// The instance of the signal's machine that holds this unique key.
+    Key(String),
+}
+
+impl NewSignal {
+    /// Returns the unique key that the target must hold, if it is addressed by that.
+    pub(crate) fn unique_key(&self) -> Option<&str> {
+        match &self.target {
+            Addressee::Key(key) => Some(key),
+            Addressee::Id(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Addressee {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "instance {id}"),
+            Self::Key(key) => write!(f, "the instance that holds the unique key `{key}`"),
+        }
+    }
+}
+
 /// A new row of `signals`.
 #[derive(Clone, Debug)]
 pub(crate) struct NewSignal {
-    pub(crate) target: i64,
+    pub(crate) target: Addressee,
     /// The machine that the target must be of. None for an untyped call.
     pub(crate) fsm: Option<String>,
     pub(crate) name: String,
@@ -333,11 +361,14 @@ impl Commit {
         !self.inserts.is_empty() || !self.signals.is_empty()
     }
 
-    /// True if the outcome sends a signal to its own instance. The inbox that a commit brings back
-    /// for the next step is read before the signals are sent. Such a step therefore goes through
-    /// the queue.
+    /// True if the outcome may send a signal to its own instance. The inbox that a commit brings
+    /// back for the next step is read before the signals are sent. Such a step therefore goes
+    /// through the queue. Any unique key may be the instance's own.
     pub(crate) fn signals_itself(&self) -> bool {
-        self.signals.iter().any(|signal| signal.target == self.id)
+        self.signals.iter().any(|signal| match &signal.target {
+            Addressee::Id(id) => *id == self.id,
+            Addressee::Key(_) => true,
+        })
     }
 
     /// True if the worker keeps its claim.

@@ -171,7 +171,8 @@ fn first(steps: &[Variant], of: impl Copy + Fn(&Variant) -> TokenStream) -> Toke
     }}
 }
 
-/// The functions `insert` and `insert_many`. A function is left out if a step wrongly has its name.
+/// The functions `insert`, `insert_many` and `by_key`. A function is left out if a step wrongly has
+/// its name.
 fn helpers(machine: &MachineEnum) -> TokenStream {
     let private = alias();
     let (ident, vis) = (&machine.item.ident, visibility(machine));
@@ -195,11 +196,22 @@ fn helpers(machine: &MachineEnum) -> TokenStream {
             }
         }
     });
+    let by_key = free(machine, "by_key").then(|| {
+        quote! {
+            /// The live instance that holds this unique key. Each call that takes an id takes it.
+            #vis fn by_key(
+                key: impl ::core::convert::Into<#private::String>,
+            ) -> #private::InstanceKey<Self> {
+                #private::InstanceKey::new(key)
+            }
+        }
+    });
     quote! {
         #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub)]
         impl #ident {
             #insert
             #insert_many
+            #by_key
         }
 
         #[automatically_derived]
@@ -235,13 +247,13 @@ fn signals(machine: &MachineEnum) -> TokenStream {
             /// A signal to an instance, of any type that the machine declares; `.execute(…)`
             /// sends it.
             #vis fn signal<__S: #private::DurableSignal>(
-                id: #private::InstanceId<Self>,
+                to: impl #private::Address<Self>,
                 payload: __S,
             ) -> #private::Signal<Self>
             where
                 Self: #private::Accepts<__S>,
             {
-                #private::Signal::new(id, &payload)
+                #private::Signal::new(to, &payload)
             }
         }
     });
@@ -284,12 +296,12 @@ fn signal_fn(machine: &MachineEnum, helper: &Ident, signal: &Path) -> TokenStrea
     let private = alias();
     let vis = visibility(machine);
     let body = private_at(&alias(), signal.span());
-    let body = quote_spanned!(signal.span()=> #body::Signal::new(id, &payload));
+    let body = quote_spanned!(signal.span()=> #body::Signal::new(to, &payload));
     let doc = format!(" A [`{}`] to an instance; `.execute(…)` sends it.", compact(signal));
     quote! {
         #[doc = #doc]
         #vis fn #helper(
-            id: #private::InstanceId<Self>,
+            to: impl #private::Address<Self>,
             payload: #signal,
         ) -> #private::Signal<Self> {
             #body

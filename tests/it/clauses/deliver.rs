@@ -13,6 +13,8 @@ use crate::support::{WAIT_MAX, database, sql};
 /// A signal: its target, machine, name and deduplication key.
 type Signal<'a> = (i64, Option<&'a str>, &'a str, Option<&'a str>);
 
+const DELIVER: &str = include_str!("../../../gen_durable/src/storage/sql/deliver.sql");
+
 /// Delivers signals whose payloads are their places. An answer has the machine and the status of
 /// the target, and true if the signal is fresh. It has the queue of a target that woke, and true if
 /// another transaction has the target locked.
@@ -23,7 +25,7 @@ async fn deliver(
     lock_timeout: Option<&str>,
 ) -> Result<Value, sqlx::Error> {
     let payloads: Vec<String> = (0..signals.len()).map(|place| place.to_string()).collect();
-    let answers = sqlx::query(include_str!("../../../gen_durable/src/storage/sql/deliver.sql"))
+    let answers = sqlx::query(DELIVER)
         .bind(signals.iter().map(|signal| signal.0).collect::<Vec<_>>())
         .bind(signals.iter().map(|signal| signal.1).collect::<Vec<_>>())
         .bind(signals.iter().map(|signal| signal.2).collect::<Vec<_>>())
@@ -31,9 +33,11 @@ async fn deliver(
         .bind(signals.iter().map(|signal| signal.3).collect::<Vec<_>>())
         .bind(skip)
         .bind(lock_timeout)
+        .bind(vec![None::<&str>; signals.len()])
         .fetch_all(connection)
         .await?;
     let answers = answers.iter().map(|row| {
+        assert!(!row.get::<bool, _>("released"));
         let fsm: Option<String> = row.get("fsm");
         let status: Option<String> = row.get("status");
         let woken: Option<String> = row.get("woken_queue");
@@ -95,6 +99,55 @@ async fn p70_a_delivery_reaches_live_targets_of_the_machine() {
         assert_eq!(answers, expected, "skip: {skip}");
         let stored = json!([[3, "go", 4], [2, "go", 5], [1, "go", 6], [6, "go", 7]]);
         assert_eq!(see(pool, INBOXES).await, stored);
+        run(&mut connection, "truncate gen_durable.signals").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_delivery_by_key_reaches_a_target_that_still_holds_the_key() {
+    let db = database().await;
+    let pool = db.pool();
+    let holds = |id: i64, scope: Value| json!({ "id": id, "unique_key": "k", "unique_scope": scope, "fsm": format!("m{id}") });
+    rows(
+        pool,
+        json!([
+            holds(1, json!(["runnable"])),
+            holds(2, json!(["executing"])),
+            holds(3, Value::Null),
+            { "id": 4 },
+        ]),
+    )
+    .await;
+    let mut connection = session(pool, "").await;
+    let signals = [
+        (1, Some("k")),
+        (1, Some("other")),
+        (2, Some("k")),
+        (3, Some("k")),
+        (4, Some("k")),
+        (4, None),
+        (99, Some("k")),
+    ];
+    for skip in [false, true] {
+        let answers = sqlx::query(DELIVER)
+            .bind(signals.map(|signal| signal.0))
+            .bind(vec![None::<&str>; signals.len()])
+            .bind(vec!["go"; signals.len()])
+            .bind((0..signals.len()).map(|place| place.to_string()).collect::<Vec<_>>())
+            .bind(vec![None::<&str>; signals.len()])
+            .bind(skip)
+            .bind(None::<&str>)
+            .bind(signals.map(|signal| signal.1))
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        let answers: Vec<(bool, bool)> =
+            answers.iter().map(|row| (row.get("fresh"), row.get("released"))).collect();
+        let released = (false, true);
+        let expected =
+            [(true, false), released, released, released, released, (true, false), (false, false)];
+        assert_eq!(answers, expected, "skip: {skip}");
+        assert_eq!(see(pool, INBOXES).await, json!([[1, "go", 0], [4, "go", 5]]));
         run(&mut connection, "truncate gen_durable.signals").await;
     }
 }
@@ -315,7 +368,7 @@ async fn p71_a_woken_row_is_claimed_if_no_other_row_waits() {
         ]),
     )
     .await;
-    let ids: Vec<i64> = [1, 2].into_iter().chain(11..=18).collect();
+    let ids: Vec<i64> = [1, 2].into_iter().chain(11..=19).collect();
     let mut connection = session(pool, "").await;
     // Among these, only the first two keep others from being claimed.
     rows(

@@ -287,12 +287,10 @@ async fn p70_two_thousand_rows_are_blocked_ahead_at_most() {
     assert_eq!(super::see(pool, seen).await, json!([2900, 4899]), "the oldest");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn p70_a_key_is_stranded_if_of_a_kind_that_waits_nobody_can_be_claimed() {
-    let db = database().await;
-    let pool = db.pool();
+/// Rows of keys of which some are stranded.
+fn rows_of_keys() -> Value {
     let waits = |id, key, queue: &str| keyed(id, key, json!({ "blocked_by": 1, "queue": queue }));
-    let all = json!([
+    json!([
         // The order of the rows on the pages is not the order of the kinds.
         waits(1, "i", "z"),
         waits(2, "i", "default"),
@@ -359,8 +357,14 @@ async fn p70_a_key_is_stranded_if_of_a_kind_that_waits_nobody_can_be_claimed() {
         keyed(56, "w", json!({ "blocked_by": 2 })),
         keyed(58, "x", json!({ "blocked_by": 2 })),
         waits(57, "x", "default"),
-    ]);
-    rows(pool, all).await;
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_key_is_stranded_if_of_a_kind_that_waits_nobody_can_be_claimed() {
+    let db = database().await;
+    let pool = db.pool();
+    rows(pool, rows_of_keys()).await;
     let mut connection = without_indexes(pool).await;
     run(&mut connection, "set statement_timeout = '25s'").await;
     let mut look = async |after: Option<&str>, limit: i64| {

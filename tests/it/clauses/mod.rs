@@ -11,6 +11,7 @@ mod deliver;
 mod heads;
 mod inbox;
 mod insert;
+mod insert_or_signal;
 mod keys;
 mod maintenance;
 

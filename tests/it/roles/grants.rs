@@ -53,7 +53,15 @@ async fn every_statement_is_allowed_and_every_grant_is_needed() {
             (name, std::fs::read_to_string(&path).unwrap())
         })
         .collect();
-    let app = ["insert", "unique_holders", "deliver", "ended", "notify", "schema_version"];
+    let app = [
+        "insert",
+        "insert_or_signal",
+        "unique_holders",
+        "deliver",
+        "ended",
+        "notify",
+        "schema_version",
+    ];
     for role in [APP, WORKER] {
         let own: Vec<&str> = statements
             .iter()

@@ -22,7 +22,7 @@ use crate::{
     fault,
     group::{Group, Item},
     status::Delivery,
-    storage::{self, Born, Locked, LockedRows, NewSignal, Sent},
+    storage::{self, Addressee, Born, Locked, LockedRows, NewSignal, Sent},
 };
 
 const DELIVER: &str = "deliver a signal";
@@ -92,9 +92,9 @@ impl Signals {
             held = self.deliver(held, locked).await;
         }
         // Each target has its own task: signals to one do not wait for another.
-        let mut targets: BTreeMap<i64, Vec<PendingSignal>> = BTreeMap::new();
+        let mut targets: BTreeMap<Addressee, Vec<PendingSignal>> = BTreeMap::new();
         for pending in held {
-            targets.entry(pending.signal.target).or_default().push(pending);
+            targets.entry(pending.signal.target.clone()).or_default().push(pending);
         }
         for batch in targets.into_values() {
             let (signals, ended) = (Arc::clone(self), ended.clone());
@@ -174,7 +174,7 @@ impl Signals {
         let lock_wait_max = self.connections.answer_timeout();
         let mut left = Vec::new();
         for pending in batch {
-            let target = format!("instance {}", pending.signal.target);
+            let target = pending.signal.target.to_string();
             match held(DELIVER, &target, pending.since, lock_wait_max) {
                 Some(error) => drop(pending.reply.send(Err(error.into()))),
                 None => left.push(pending),
@@ -207,13 +207,15 @@ async fn deliver_or_claim(
         let announced = signals.iter().any(|signal| !signal.silent);
         let claiming = local.filter(|local| announced && local.may_claim_woken());
         let mut claim_began = false;
-        let result = match claiming {
-            Some(local) => {
-                let began = &mut claim_began;
-                let deliver = deliver_and_claim(&mut connection, signals, locked, local, began);
-                connections.within(Box::pin(deliver)).await
-            }
-            None => connections.within(storage::deliver(&mut connection, signals, locked)).await,
+        // Signals by unique key take several statements. If one of them fails, nothing may stay of
+        // the others: a signal would be delivered twice.
+        let by_key = signals.iter().any(|signal| signal.unique_key().is_some());
+        let result = if claiming.is_some() || by_key {
+            let began = &mut claim_began;
+            let deliver = deliver_and_claim(&mut connection, signals, locked, claiming, began);
+            connections.within(Box::pin(deliver)).await
+        } else {
+            connections.within(storage::deliver(&mut connection, signals, locked)).await
         };
         let error = match connection.done(result) {
             Ok(sent) => {
@@ -232,19 +234,21 @@ async fn deliver_or_claim(
     }
 }
 
-/// Delivers signals, claims the instances that they wake if there are free slots, and commits. Sets
-/// `claim_began` before the claim.
+/// Delivers signals and commits. In between, the engine of this process claims the instances that
+/// they wake, if there is one and it has free slots. Sets `claim_began` before the claim.
 async fn deliver_and_claim(
     connection: &mut PgConnection,
     signals: &[&NewSignal],
     locked: Locked,
-    local: &dyn LocalEngine,
+    local: Option<&dyn LocalEngine>,
     claim_began: &mut bool,
 ) -> Result<Sent, sqlx::Error> {
     let mut transaction = storage::begin(connection).await?;
     let delivered = async {
         let sent = storage::deliver(&mut transaction, signals, locked).await?;
-        let Some(reservation) = local.reserve_woken(&sent.woken) else { return Ok((sent, None)) };
+        let Some(reservation) = local.and_then(|local| local.reserve_woken(&sent.woken)) else {
+            return Ok((sent, None));
+        };
         *claim_began = true;
         let began = Instant::now();
         let claimed =

@@ -15,6 +15,8 @@
 -- $6 boolean:  true if a target that another transaction has locked is left out: signals to others
 --              must not wait for it
 -- $7 text:     how long the statement waits for a lock; null leaves the transaction's own timeout
+-- $8 text[]:   the unique key that each target must hold; null for a target that was addressed by
+--              its id
 with lock_timeout_set as materialized (
     -- 1. The lock timeout. Its count is read below (`>= 0` is always true), so it is set before a
     --    lock is waited for.
@@ -26,15 +28,15 @@ sent as materialized (
     select *
     from rows from (
         unnest(
-            $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[]
+            $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $8::text[]
         ),
         pg_catalog.generate_subscripts($1::bigint[], 1)
-    ) as s (target_id, fsm, name, payload, dedup_key, place)
+    ) as s (target_id, fsm, name, payload, dedup_key, unique_key, place)
 ),
 waited_for as materialized (
     -- 3. All targets, if locks are waited for. They are locked in the order of ids, so two
     --    deliveries cannot wait for each other in a circle.
-    select i.id, i.fsm, i.status, i.awaits
+    select i.id, i.fsm, i.status, i.awaits, i.unique_guard
     from gen_durable.instances i
     where i.id = any ($1::bigint[]) and not $6 and (select pg_catalog.count(*) from lock_timeout_set) >= 0
     order by i.id
@@ -42,7 +44,7 @@ waited_for as materialized (
 ),
 free as materialized (
     -- 4. The targets that are free, if locked ones are left out.
-    select i.id, i.fsm, i.status, i.awaits
+    select i.id, i.fsm, i.status, i.awaits, i.unique_guard
     from gen_durable.instances i
     where i.id = any ($1::bigint[]) and $6 and (select pg_catalog.count(*) from lock_timeout_set) >= 0
     order by i.id
@@ -63,6 +65,8 @@ accepted as materialized (
     join targets t on t.id = s.target_id
     where t.status in ('runnable', 'executing', 'awaiting_signal')
       and (s.fsm is null or s.fsm = t.fsm)
+      -- The target held the key when it was looked up. Under its lock, it holds the key to the end.
+      and (s.unique_key is null or s.unique_key = t.unique_guard)
 ),
 new_keys as (
     -- 6. The deduplication keys that are new to their targets.
@@ -112,6 +116,7 @@ woken as (
 --     fresh:       true if the signal was delivered; false for a duplicate, or if it was refused
 --     woken_queue: the target's queue, if this statement woke the target
 --     held:        true if another transaction has the target locked
+--     released:    true if the target does not hold the unique key any more. Nothing was delivered
 select t.fsm,
        t.status,
        s.place in (select f.place from fresh f) as fresh,
@@ -119,7 +124,9 @@ select t.fsm,
        -- The target was not locked above, and yet exists.
        case when t.id is null then (
            select true from gen_durable.instances h where h.id = s.target_id
-       ) is not null else false end as held
+       ) is not null else false end as held,
+       t.id is not null and s.unique_key is not null
+       and s.unique_key is distinct from t.unique_guard as released
 from sent s
 left join targets t on t.id = s.target_id
 left join woken w on w.id = s.target_id

@@ -49,6 +49,12 @@ const _: () = {
         ) -> __gen_durable::InsertMany<Self> {
             __gen_durable::InsertMany::new(inserts)
         }
+        /// The live instance that holds this unique key. Each call that takes an id takes it.
+        pub fn by_key(
+            key: impl ::core::convert::Into<__gen_durable::String>,
+        ) -> __gen_durable::InstanceKey<Self> {
+            __gen_durable::InstanceKey::new(key)
+        }
     }
     #[automatically_derived]
     impl __gen_durable::IntoInsert<Checkout> for CheckoutState {
@@ -61,20 +67,20 @@ const _: () = {
         /// A signal to an instance, of any type that the machine declares; `.execute(…)`
         /// sends it.
         pub fn signal<__S: __gen_durable::DurableSignal>(
-            id: __gen_durable::InstanceId<Self>,
+            to: impl __gen_durable::Address<Self>,
             payload: __S,
         ) -> __gen_durable::Signal<Self>
         where
             Self: __gen_durable::Accepts<__S>,
         {
-            __gen_durable::Signal::new(id, &payload)
+            __gen_durable::Signal::new(to, &payload)
         }
         /// A [`PaymentConfirmed`] to an instance; `.execute(…)` sends it.
         pub fn signal_payment_confirmed(
-            id: __gen_durable::InstanceId<Self>,
+            to: impl __gen_durable::Address<Self>,
             payload: PaymentConfirmed,
         ) -> __gen_durable::Signal<Self> {
-            __gen_durable::Signal::new(id, &payload)
+            __gen_durable::Signal::new(to, &payload)
         }
     }
     #[automatically_derived]

@@ -39,13 +39,13 @@ const _: () = {
         /// A signal to an instance, of any type that the machine declares; `.execute(…)`
         /// sends it.
         pub fn signal<__S: __gen_durable::DurableSignal>(
-            id: __gen_durable::InstanceId<Self>,
+            to: impl __gen_durable::Address<Self>,
             payload: __S,
         ) -> __gen_durable::Signal<Self>
         where
             Self: __gen_durable::Accepts<__S>,
         {
-            __gen_durable::Signal::new(id, &payload)
+            __gen_durable::Signal::new(to, &payload)
         }
     }
     const _: () = {

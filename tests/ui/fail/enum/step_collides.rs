@@ -8,6 +8,7 @@ enum Checkout {
     Insert,
     InsertMany,
     Signal,
+    ByKey,
     SignalPaid,
     Handle,
     // No signal of this machine's is called so.
