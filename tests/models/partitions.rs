@@ -16,6 +16,9 @@
 //! same, but does not try again. If a process dies, the maintenance finds what it left blocked
 //! (`stranded_partitions.sql`). No other transaction sees changes that are not committed.
 //!
+//! A row may be blocked for another reason than its key: an operator bars it, and lets it go or
+//! deletes it later. It keeps its place meanwhile.
+//!
 //! There is one key. The claim lock is left out of the model, as a claim waits for it only for a
 //! while.
 
@@ -38,6 +41,7 @@ const ALL: Set = (1 << ROWS) - 1;
 const OVERLAP: &str = "no two rows of the key execute at once";
 const PASSED: &str = "no row is passed over that waited before the claim began";
 const STRANDED: &str = "no row waits that nobody will wake";
+const BARRED: &str = "no row executes that an operator has barred";
 
 /// The rules. A broken variant leaves out one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +70,10 @@ enum Rule {
     Service,
     /// Rows that are born blocked become visible together with the first row of their insert.
     Together,
+    /// A barred row keeps its place: those behind it wait.
+    Place,
+    /// A freed key ends its own reason alone, and leaves a row barred.
+    Bits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,8 +134,13 @@ struct State {
     outsider: Option<usize>,
     /// A process knows that it must try again to unblock rows of the key.
     again: bool,
+    /// The rows that are blocked for another reason than the key.
+    barred: Set,
+    /// The rows that the operator has barred.
+    operator: Set,
     overlapped: bool,
     passed: bool,
+    ran_barred: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +166,10 @@ enum Action {
     Forget,
     Lock(usize),
     Unlock,
+    Bar(usize),
+    LetGo(usize),
+    /// The operator deletes a barred row.
+    Delete(usize),
 }
 
 /// The events that a variant allows, besides claims and commits.
@@ -166,6 +183,8 @@ enum Also {
     Machines,
     /// The first row may be scheduled for later after it has run.
     Later,
+    /// An operator bars rows, one at a time, and lets them go or deletes them.
+    Bars,
 }
 
 #[derive(Clone, Debug)]
@@ -184,13 +203,16 @@ impl Model for Partitions {
             under_way: Vec::new(),
             outsider: None,
             again: false,
+            barred: NONE,
+            operator: NONE,
             overlapped: false,
             passed: false,
+            ran_barred: false,
         }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if state.overlapped || state.passed {
+        if state.overlapped || state.passed || state.ran_barred {
             return;
         }
         let absent = state.rows(&[Row::Absent]);
@@ -200,7 +222,7 @@ impl Model for Partitions {
             let inserts = [0b001, ALL & !0b001].into_iter().filter(|rows| absent & rows != NONE);
             actions.extend(inserts.map(Action::Insert));
         }
-        let index = state.rows(&[Row::Runnable]);
+        let index = state.index();
         let claims = state.under_way.iter().filter(|transaction| {
             !matches!(
                 transaction,
@@ -238,7 +260,7 @@ impl Model for Partitions {
         if self.also(Also::Deaths) && state.again {
             actions.push(Action::Forget);
         }
-        if self.also(Also::Deaths) && self.stranded(state) && !frees(true) {
+        if self.has_service() && self.stranded(state) && !frees(true) {
             actions.push(Action::Serve);
         }
         if self.also(Also::Outsider) && state.outsider.is_none() {
@@ -247,6 +269,12 @@ impl Model for Partitions {
         }
         if state.outsider.is_some() {
             actions.push(Action::Unlock);
+        }
+        if self.also(Also::Bars) && state.operator == NONE {
+            actions.extend(places(state.waiting() & !locked).map(Action::Bar));
+        }
+        for row in places(state.operator & !locked) {
+            actions.extend([Action::LetGo(row), Action::Delete(row)]);
         }
         let key_locked = self.key_locked(state) && !self.without(Rule::CommitLock);
         for transaction in &state.under_way {
@@ -288,6 +316,17 @@ impl Model for Partitions {
             Action::Forget => state.again = false,
             Action::Lock(row) => state.outsider = Some(row),
             Action::Unlock => state.outsider = None,
+            Action::Bar(row) => {
+                state.operator |= bit(row);
+                state.barred |= bit(row);
+            }
+            Action::LetGo(row) | Action::Delete(row) => {
+                state.operator &= !bit(row);
+                state.barred &= !bit(row);
+                if matches!(action, Action::Delete(_)) {
+                    state.rows[row] = Row::Done;
+                }
+            }
             Action::Step(transaction)
             | Action::BlockAhead(transaction)
             | Action::Break(transaction) => {
@@ -325,6 +364,7 @@ impl Model for Partitions {
             Property::always(OVERLAP, |_, state: &State| !state.overlapped),
             Property::always(PASSED, |_, state: &State| !state.passed),
             Property::always(STRANDED, Self::nobody_is_stranded),
+            Property::always(BARRED, |_, state: &State| !state.ran_barred),
             Property::sometimes("all run", |_, state: &State| state.rows == [Row::Done; ROWS]),
             Property::sometimes("a row waits", |_, state: &State| state.blocked() != NONE),
         ]
@@ -354,6 +394,14 @@ fn a_row_that_comes_back_later_takes_nobodys_place() {
 fn the_service_finds_what_is_left_of_a_process_that_dies() {
     holds(with(&[Also::Deaths]));
     breaks(without(Rule::Service, &[Also::Deaths]), STRANDED);
+}
+
+#[test]
+fn a_barred_row_keeps_its_place_and_leaves_nobody_behind() {
+    holds(with(&[Also::Bars]));
+    breaks(without(Rule::Place, &[Also::Bars]), PASSED);
+    breaks(without(Rule::Bits, &[Also::Bars]), BARRED);
+    breaks(without(Rule::Service, &[Also::Bars]), STRANDED);
 }
 
 #[test]

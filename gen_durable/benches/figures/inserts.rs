@@ -127,10 +127,12 @@ async fn in_thousands(bench: &Bench) -> Result<Sample, Error> {
 }
 
 async fn in_transaction(bench: &Bench) -> Result<Sample, Error> {
-    const ORDER: &str = "insert into orders (item) values ($1)";
+    const ORDER: &str = "insert into public.orders (item) values ($1)";
     let count = bench.rows(2_000);
     bench.clear().await?;
-    bench.execute("create table if not exists orders (id serial primary key, item text)").await?;
+    bench
+        .execute("create table if not exists public.orders (id serial primary key, item text)")
+        .await?;
     bench.settle().await?;
     let mut connection = bench.pool.acquire().await?;
     let began = Instant::now();
@@ -149,6 +151,6 @@ async fn in_transaction(bench: &Bench) -> Result<Sample, Error> {
         tx.commit().await?;
     }
     let took = began.elapsed();
-    bench.execute("drop table orders").await?;
+    bench.execute("drop table public.orders").await?;
     Ok(Sample::against(rate(count, took), bare))
 }

@@ -28,6 +28,11 @@ impl State {
         self.rows(&[Row::Runnable, Row::Blocked])
     }
 
+    /// Returns the rows that are in the claim's index.
+    pub(super) fn index(&self) -> Set {
+        self.rows(&[Row::Runnable]) & !self.barred
+    }
+
     pub(super) fn executing(&self) -> Set {
         self.rows(&[Row::Executing])
     }
@@ -60,6 +65,11 @@ impl Partitions {
         self.also.contains(&also)
     }
 
+    /// True if the maintenance runs. Without deaths and bars it has nothing to do.
+    pub(super) fn has_service(&self) -> bool {
+        (self.also(Also::Deaths) || self.also(Also::Bars)) && !self.without(Rule::Service)
+    }
+
     pub(super) fn without(&self, rule: Rule) -> bool {
         self.without == Some(rule)
     }
@@ -81,7 +91,7 @@ impl Partitions {
     /// Begins a claim, with all that its snapshot sees now.
     pub(super) fn look(state: &State, serves: Set, one: bool) -> Transaction {
         let ahead = state.waiting() & serves;
-        let candidates = state.rows(&[Row::Runnable]) & serves;
+        let candidates = state.index() & serves;
         let head = if state.executing() == NONE { first(ahead) } else { None };
         Transaction::Looks(Claim { serves, one, candidates, ahead }, head)
     }
@@ -91,11 +101,15 @@ impl Partitions {
         let free = !state.locked();
         let busy = state.executing() != NONE;
         let due = if self.without(Rule::Due) { Row::Later } else { Row::Runnable };
-        let candidates = claim.candidates & state.rows(&[Row::Runnable, due]);
-        let waiting = if self.without(Rule::Head) { candidates } else { state.waiting() };
+        let candidates = claim.candidates & state.rows(&[Row::Runnable, due]) & !state.barred;
+        let mut waiting = if self.without(Rule::Head) { candidates } else { state.waiting() };
+        if self.without(Rule::Place) {
+            waiting &= !state.barred;
+        }
         let head = if busy { None } else { first(waiting & claim.serves) };
-        let claims = head.filter(|head| has(free, *head));
-        let taken = busy || claims.is_some() || self.without(Rule::Candidate);
+        let locked = head.filter(|head| has(free, *head));
+        let claims = locked.filter(|head| !has(state.barred, *head));
+        let taken = busy || locked.is_some() || self.without(Rule::Candidate);
         let firsts = if taken { NONE } else { self.firsts(candidates) };
         Transaction::Changes(claim, claims, candidates & free & !firsts & !head.map_or(NONE, bit))
     }
@@ -110,7 +124,7 @@ impl Partitions {
         let like = self.machines().iter().find(|machine| has(**machine, last));
         let after = ALL & !(bit(last + 1) - 1);
         let row = row.map_or(NONE, bit);
-        state.rows(&[Row::Runnable]) & like.unwrap_or(&NONE) & after & !state.locked() & !row
+        state.index() & like.unwrap_or(&NONE) & after & !state.locked() & !row
     }
 
     fn firsts(&self, rows: Set) -> Set {
@@ -135,9 +149,10 @@ impl Partitions {
 
     /// True if `stranded_partitions.sql` finds the key.
     pub(super) fn stranded(&self, state: &State) -> bool {
-        let index = state.rows(&[Row::Runnable]);
+        let index = state.index();
         let of = |machine: &Set| state.blocked() & machine != NONE && index & machine == NONE;
-        state.executing() == NONE && self.machines().iter().any(of)
+        let barred = first(state.waiting()).is_some_and(|head| has(state.barred, head));
+        state.executing() == NONE && !barred && self.machines().iter().any(of)
     }
 
     /// Commits a claim. Returns false if the index refused the row.
@@ -148,6 +163,7 @@ impl Partitions {
         }
         state.overlapped |= other;
         state.passed |= claim.ahead & state.waiting() & (bit(row) - 1) != NONE;
+        state.ran_barred |= has(state.operator, row);
         state.rows[row] = Row::Executing;
         true
     }
@@ -158,7 +174,7 @@ impl Partitions {
             Transaction::Looks(mut claim, head) => {
                 // A row that has left the index since the snapshot is locked, but is no candidate.
                 let mut locked = claim.candidates & !state.locked();
-                claim.candidates = locked & state.rows(&[Row::Runnable]);
+                claim.candidates = locked & state.index();
                 if let Some(first) = first(claim.candidates).filter(|_| claim.one) {
                     claim.candidates = bit(first);
                     locked &= bit(first + 1) - 1;
@@ -206,6 +222,9 @@ impl Partitions {
                 Some(Transaction::Frees { ended: None, back, again: (!service).then_some(locked) })
             }
             Transaction::Frees { ended, back, again } => {
+                if self.without(Rule::Bits) {
+                    state.barred &= !back;
+                }
                 for row in places(back) {
                     state.rows[row] = match state.rows[row] {
                         Row::LaterBlocked => Row::Later,
@@ -226,7 +245,7 @@ impl Partitions {
     /// Returns the state after the maintenance has run alone, and then a worker of this machine has
     /// claimed.
     fn alone(&self, mut state: State, machine: Set) -> State {
-        if self.also(Also::Deaths) && !self.without(Rule::Service) && self.stranded(&state) {
+        if self.has_service() && self.stranded(&state) {
             state.under_way.push(Transaction::FreesAgain { service: true });
             self.run(&mut state);
         }
@@ -243,7 +262,10 @@ impl Partitions {
     }
 
     pub(super) fn nobody_is_stranded(&self, state: &State) -> bool {
-        let idle = state.under_way.is_empty() && state.outsider.is_none() && !state.again;
+        let idle = state.under_way.is_empty()
+            && state.outsider.is_none()
+            && state.operator == NONE
+            && !state.again;
         let free = idle && state.executing() == NONE;
         !free
             || self.machines().iter().all(|machine| {
