@@ -176,10 +176,43 @@ impl Shared {
     async fn insert_collector(&self, random: &mut Random) {
         let external = u32::try_from(random.below(4)).unwrap_or(0);
         let leaves = u32::try_from(random.below(8)).unwrap_or(0);
-        let state = CollectorState { leaves, external, ..CollectorState::default() };
         let key = format!("collector {}", random.number());
-        let id = self.insert_surely(&self.client, &key, || Collector::insert(state.clone())).await;
+        let state = CollectorState {
+            leaves,
+            external,
+            key: Some(key.clone()),
+            ..CollectorState::default()
+        };
+        let insert = || Collector::insert(state.clone());
+        // A collector that is started with its first signal is owed that signal all the same: it
+        // must be a duplicate.
+        let id = if external > 0 && random.below(2) == 0 {
+            self.start_surely(|| insert().unique_key(&*key)).await
+        } else {
+            self.insert_surely(&self.client, &key, insert).await
+        };
         (0..external).for_each(|n| self.owe(id, EXTERNAL + n));
+    }
+
+    /// Starts a collector with its first external signal, or finds that an earlier try has.
+    async fn start_surely(
+        &self,
+        insert: impl Fn() -> gen_durable::Insert<Collector>,
+    ) -> InstanceId<Collector> {
+        loop {
+            let start = insert().unique_while(FOR_EVER).with_signal(Ping { n: EXTERNAL });
+            let start = start.dedup_key(format!("external {EXTERNAL}"));
+            let id = match self.call(start.execute(&self.client)).await {
+                Some(Ok(reached)) => reached.id(),
+                Some(Err(SignalError::Terminal { id, .. })) => InstanceId::from_raw(id),
+                _ => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            self.remember(id.get());
+            return id;
+        }
     }
 
     async fn insert_wild(&self, random: &mut Random) {

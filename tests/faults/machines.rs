@@ -133,6 +133,9 @@ pub struct CollectorState {
     pub leaves: u32,
     /// The number of signals that come from outside.
     pub external: u32,
+    /// Its unique key, by which every second leaf signals it.
+    #[serde(default)]
+    pub key: Option<String>,
     /// The numbers that have come.
     #[serde(default)]
     pub got: Vec<u32>,
@@ -157,9 +160,9 @@ pub enum Collector {
 impl Collector {
     async fn begin(mut cx: Context<Self>) -> Outcome<Self> {
         let parent = cx.id();
-        let leaves =
-            (0..cx.state.leaves).map(|index| Leaf::insert(LeafState { n: 0, parent, index }));
-        let leaves: Vec<_> = leaves.collect();
+        let key = |index: u32| cx.state.key.clone().filter(|_| !index.is_multiple_of(2));
+        let leaf = |index| Leaf::insert(LeafState { n: 0, parent, key: key(index), index });
+        let leaves: Vec<_> = (0..cx.state.leaves).map(leaf).collect();
         cx.state.n += 1;
         cx.next(Collector::Wait).insert_many(leaves)
     }
@@ -196,6 +199,9 @@ pub struct LeafState {
     pub n: u32,
     /// The collector that inserted it.
     pub parent: InstanceId<Collector>,
+    /// The collector's unique key, if it is to be found by that.
+    #[serde(default)]
+    pub key: Option<String>,
     /// Its number.
     pub index: u32,
 }
@@ -213,7 +219,10 @@ impl Leaf {
     async fn work(cx: Context<Self>) -> Outcome<Self> {
         let LeafState { parent, index, .. } = cx.state;
         take_time(u64::from(index)).await;
-        let mut ping = Collector::signal_ping(parent, Ping { n: index });
+        let mut ping = match cx.state.key.clone() {
+            Some(key) => Collector::signal_ping(Collector::by_key(key), Ping { n: index }),
+            None => Collector::signal_ping(parent, Ping { n: index }),
+        };
         if index.is_multiple_of(2) {
             ping = ping.dedup_key(format!("leaf {index}"));
         }

@@ -127,6 +127,7 @@ enum Transaction {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct State {
     rows: [Row; ROWS],
     under_way: Vec<Transaction>,
