@@ -217,7 +217,7 @@ pub enum SignalError {
     },
     /// No instance holds the unique key.
     #[error(
-        "no instance of machine `{machine}` holds the unique key `{key}`; it was never committed, or it gave the key back when it ended"
+        "no instance of machine `{machine}` holds the unique key `{key}`; it was never committed, or it has given the key back"
     )]
     NoHolder {
         /// The machine.
@@ -284,7 +284,7 @@ pub enum WaitError {
     },
     /// No instance holds the unique key.
     #[error(
-        "no instance of machine `{machine}` holds the unique key `{key}`; it was never committed, or it gave the key back when it ended"
+        "no instance of machine `{machine}` holds the unique key `{key}`; it was never committed, or it has given the key back"
     )]
     NoHolder {
         /// The machine.
@@ -309,7 +309,7 @@ pub enum WaitError {
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// The database failed in a way that no waiting mends, the pool is closed, or the engine was
-    /// shut down.
+    /// shut down. Or the holder of a unique key could not be looked up in time.
     #[error(transparent)]
     Database(#[from] DatabaseError),
 }

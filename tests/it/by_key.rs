@@ -95,7 +95,7 @@ async fn p38_every_call_takes_a_key_in_place_of_an_id() {
     let error = client.wait(Collect::by_key("k"), WAIT_MAX).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no instance of machine `collect` holds the unique key `k`; it was never committed, or it gave the key back when it ended"
+        "no instance of machine `collect` holds the unique key `k`; it was never committed, or it has given the key back"
     );
     assert!(client.find(Collect::by_key("k")).await.unwrap().is_none());
     // An instance that ends and keeps its key is found, and takes no signals.
@@ -168,6 +168,70 @@ async fn p38_a_signal_follows_its_key_to_the_next_holder() {
                 .unwrap();
         assert_eq!(targets, [second]);
         sql(pool, "delete from gen_durable.instances").await;
+    }
+}
+
+/// The instance of a signal is deleted while the signal waits for its lock. By its id it is gone.
+/// Its key is looked up again, and may have a new holder.
+#[tokio::test(flavor = "multi_thread")]
+async fn p38_a_signal_to_an_instance_that_is_deleted_meanwhile_is_answered() {
+    let db = database().await;
+    let pool = db.pool();
+    for (by_key, passes_on) in [(false, false), (true, false), (true, true)] {
+        let later = Duration::from_hours(1);
+        let first = start(1, "k").schedule_in(later).execute(pool).await.unwrap();
+        let mut deleting = pool.begin().await.unwrap();
+        sqlx::query("delete from gen_durable.instances").execute(&mut *deleting).await.unwrap();
+        if passes_on {
+            start(1, "k").schedule_in(later).execute(&mut *deleting).await.unwrap();
+        }
+        let pool_2 = pool.clone();
+        let sent = tokio::spawn(async move {
+            let part = Part(1);
+            if by_key {
+                Collect::signal_part(Collect::by_key("k"), part).execute(&pool_2).await
+            } else {
+                Collect::signal_part(first, part).execute(&pool_2).await
+            }
+        });
+        until_a_session_waits(pool, 1).await;
+        deleting.commit().await.unwrap();
+        match sent.await.unwrap() {
+            Ok(Delivery::Delivered) => assert!(passes_on),
+            Err(SignalError::Unknown { id }) => assert!(!by_key && id == first.get()),
+            Err(error) => assert!(by_key && !passes_on && is_nobody(&error), "{error}"),
+            other => panic!("{other:?}"),
+        }
+        sql(pool, "delete from gen_durable.instances").await;
+    }
+}
+
+/// Many calls for a key whose holder is locked do not hold up a call for another key.
+#[tokio::test(flavor = "multi_thread")]
+async fn p38_a_locked_key_holds_up_no_other_key() {
+    let db = database().await;
+    let pool = db.pool();
+    let client = Client::new(pool.clone());
+    let later = Duration::from_hours(1);
+    start(1, "held").schedule_in(later).execute(pool).await.unwrap();
+    let mut holding = pool.begin().await.unwrap();
+    sqlx::query("select from gen_durable.instances for update")
+        .execute(&mut *holding)
+        .await
+        .unwrap();
+    let mut waiting = JoinSet::new();
+    for n in 0..60 {
+        let client = client.clone();
+        let call = start(1, "held").with_signal(Part(n));
+        waiting.spawn(async move { call.execute(&client).await });
+    }
+    until_a_session_waits(pool, 1).await;
+    let other = start(1, "other").schedule_in(later).with_signal(Part(1)).execute(&client).await;
+    assert!(matches!(other, Ok(Reached::Started(_))), "{other:?}");
+    assert!(waiting.try_join_next().is_none(), "nobody has got the held key");
+    holding.rollback().await.unwrap();
+    for reached in waiting.join_all().await {
+        assert!(matches!(reached, Ok(Reached::Signalled(_))), "{reached:?}");
     }
 }
 

@@ -27,7 +27,7 @@ const BATCH_MAX: usize = 500;
 /// The most shared commits of a group that are under way at a time.
 const TASKS_MAX: usize = 2;
 /// The most further tries of a batch that Postgres rolled back to resolve a deadlock.
-const DEADLOCK_TRIES_MAX: usize = 10;
+pub(super) const DEADLOCK_TRIES_MAX: usize = 10;
 /// The SQLSTATE of a statement that was ended, by a timeout for example.
 const CANCELLED: &str = "57014";
 /// The most calls of a group that wait at a time for a lock of another transaction. Each holds a

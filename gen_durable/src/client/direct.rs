@@ -5,12 +5,13 @@
 use sqlx::{PgConnection, PgPool};
 
 use super::{
-    calls::{Wait, deliver_with, insert_with},
+    calls::{DEADLOCK_TRIES_MAX, Wait, deliver_with, insert_with},
     notifier::{POLL_INTERVAL, latest_poll},
 };
 use crate::{
     connections::Connections,
     error::{Cause, DatabaseError, Duplicate, InsertError, SignalError},
+    fault,
     status::Delivery,
     storage::{self, Found, Locked, NewInstance, NewSignal},
 };
@@ -50,7 +51,7 @@ pub(crate) async fn signal_on_pool(
         }
     };
     announce_on_pool(&connections, sent.queues().map(str::to_owned)).await;
-    sent.only()
+    sent.only(&signal)
 }
 
 /// Returns the queues of the rows that are to be announced.
@@ -92,7 +93,7 @@ pub(crate) async fn signal_in_transaction(
     let failed = DatabaseError::new("deliver a signal");
     let sent = storage::deliver(connection, &[&signal], Locked::Wait).await.map_err(failed)?;
     notify_in_transaction(connection, sent.queues().map(str::to_owned)).await?;
-    sent.only()
+    sent.only(&signal)
 }
 
 pub(crate) async fn insert_or_signal_on_pool(
@@ -131,13 +132,21 @@ pub(super) async fn insert_or_signal_with(
     signal: &NewSignal,
     locked: Locked,
 ) -> Result<Found, DatabaseError> {
-    let call = async {
-        let mut connection = connections.get().await?;
-        let call = storage::insert_or_signal(&mut connection, row, signal, locked);
-        let result = connections.within(call).await;
-        connection.done(result)
-    };
-    call.await.map_err(DatabaseError::new(INSERT_OR_SIGNAL))
+    let failed = DatabaseError::new(INSERT_OR_SIGNAL);
+    let mut tries = 0;
+    loop {
+        let call = async {
+            let mut connection = connections.get().await?;
+            let call = storage::insert_or_signal(&mut connection, row, signal, locked);
+            let result = connections.within(call).await;
+            connection.done(result)
+        };
+        match call.await {
+            // The session's isolation level may be one at which a statement can fail like this.
+            Err(error) if fault::is_rolled_back(&error) && tries < DEADLOCK_TRIES_MAX => tries += 1,
+            result => return result.map_err(failed),
+        }
+    }
 }
 
 /// Returns the queue to announce, if there is one: that of a new instance, or of one that was

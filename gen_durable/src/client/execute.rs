@@ -104,8 +104,8 @@ impl<M: Machine> Signal<M> {
     ///
     /// # Errors
     ///
-    /// [`SignalError`]: the instance is unknown, of another machine or terminal; the payload
-    /// cannot be stored; the database failed.
+    /// [`SignalError`]: the instance is unknown, of another machine or terminal; no instance holds
+    /// the unique key; the payload cannot be stored; the database failed.
     pub async fn execute<'e>(self, on: impl ExecuteOn<'e>) -> Result<Delivery, SignalError> {
         let target = on.into_target();
         let signal = self.into_row(target.value_max())?;

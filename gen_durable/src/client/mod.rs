@@ -1,7 +1,8 @@
 //! Inserting, signalling and waiting, as an engine and a plain client do it. A client runs no
 //! steps.
 //!
-//! Invariant: concurrent calls share commits. A call that returned is durable.
+//! Invariant: concurrent calls share commits, but for `insert_many` and inserts with a signal. A
+//! call that returned is durable.
 
 mod calls;
 mod direct;
@@ -14,7 +15,7 @@ pub(crate) mod target;
 pub(crate) mod waiters;
 
 use std::{
-    fmt,
+    fmt, io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -48,6 +49,8 @@ const LARGE_MAX: usize = 2;
 /// The most inserts with a signal that are under way at a time, each on a connection.
 const SINGLE_MAX: usize = 2;
 
+const HOLDER: &str = "look for the holder of a unique key";
+
 /// Inserts, signals and waits, in a process that runs no steps.
 ///
 /// It is cheap to clone. An [`Engine`](crate::Engine) can do the same by itself.
@@ -78,8 +81,10 @@ struct Inner {
     /// Bounds `insert_many`: it must not take all connections, as an engine's other work needs
     /// some.
     large: Semaphore,
-    /// Bounds the calls that share no commit.
+    /// Bounds the inserts with a signal, which share no commit.
     single: Semaphore,
+    /// The same for those that have found a key or its holder locked.
+    held: Semaphore,
 }
 
 impl Client {
@@ -109,6 +114,7 @@ impl Client {
                 value_max,
                 large: Semaphore::new(LARGE_MAX),
                 single: Semaphore::new(SINGLE_MAX),
+                held: Semaphore::new(1),
             }),
         }
     }
@@ -160,17 +166,26 @@ impl Client {
     /// again until the time is over.
     async fn holder<M: Machine>(&self, key: String, timeout: Duration) -> Result<i64, WaitError> {
         check_key("unique_key", Some(&key))?;
-        let (began, mut tries) = (Instant::now(), Tries::new());
-        loop {
-            match self.look_for_holder(M::NAME, &key).await {
-                Ok(Some(id)) => return Ok(id),
-                Ok(None) => return Err(WaitError::NoHolder { machine: M::NAME, key }),
-                Err(error) if error.is_lasting() || began.elapsed() >= timeout => {
-                    return Err(error.into());
+        let (mut tries, mut obstacle) = (Tries::new(), None);
+        let look = async {
+            loop {
+                match self.look_for_holder(M::NAME, &key).await {
+                    Err(error) if !error.is_lasting() => obstacle = Some(error),
+                    answer => return answer,
                 }
-                Err(_) => tokio::time::sleep(tries.pause()).await,
+                tokio::time::sleep(tries.pause()).await;
             }
-        }
+        };
+        let found = match tokio::time::timeout(timeout, look).await {
+            Ok(found) => found?,
+            Err(_elapsed) => {
+                let text = format!("the database gave no answer within {timeout:?}");
+                let late = || io::Error::new(io::ErrorKind::TimedOut, text);
+                let late = || DatabaseError::new(HOLDER)(sqlx::Error::Io(late()));
+                return Err(obstacle.unwrap_or_else(late).into());
+            }
+        };
+        found.ok_or(WaitError::NoHolder { machine: M::NAME, key })
     }
 
     async fn look_for_holder(&self, fsm: &str, key: &str) -> Result<Option<i64>, DatabaseError> {
@@ -181,7 +196,7 @@ impl Client {
             let result = connections.within(look).await;
             connection.done(result)
         };
-        let found = look.await.map_err(DatabaseError::new("look for the holder of a unique key"));
+        let found = look.await.map_err(DatabaseError::new(HOLDER));
         Ok(found.inspect_err(|error| connections.tell(error))?.into_iter().flatten().next())
     }
 
@@ -216,8 +231,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`FindError`]: the instance is of another machine than its typed id says, or the database
-    /// failed.
+    /// [`FindError`]: the instance is of another machine than its typed id says; the text cannot be
+    /// a unique key; the database failed.
     pub async fn find<I: AnyId>(&self, id: I) -> Result<Option<Snapshot<I::Id>>, FindError> {
         let connections = &self.inner.connections;
         let id = match id.into_raw() {
@@ -303,21 +318,24 @@ impl Client {
         signal: NewSignal,
     ) -> Result<Found, DatabaseError> {
         let connections = &self.inner.connections;
+        let _under_way = connections.under_way();
         let target = signal.target.to_string();
         let mut wait = calls::Wait::new(connections, direct::INSERT_OR_SIGNAL, &target);
         wait.locked = Locked::WaitAMoment;
         let mut tries = Tries::new();
+        let mut places = &self.inner.single;
         let found = loop {
             // The semaphore is never closed, so `acquire` cannot fail.
-            let permit = self.inner.single.acquire().await;
+            let permit = places.acquire().await;
             let answer =
                 direct::insert_or_signal_with(connections, &row, &signal, wait.locked).await;
-            // While another transaction has the holder locked, other calls must not wait for this
-            // permit.
             drop(permit);
             if let Some(found) = wait.over(answer) {
                 break found;
             }
+            // Another transaction has the key or its holder locked. Further tries of this call must
+            // not hold up calls with other keys.
+            places = &self.inner.held;
             tokio::time::sleep(tries.pause()).await;
         };
         let found = found.inspect_err(|error| connections.tell(error))?;

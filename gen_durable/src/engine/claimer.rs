@@ -130,6 +130,7 @@ async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim
                     claim.failed = Some(error);
                     break;
                 }
+                // Rows that the statements before this one have claimed become lost claims.
                 Err(error) => return Err(error),
             }
         }
@@ -149,11 +150,13 @@ fn enter(shared: &Arc<Shared>, request: &ClaimRequest, rows: Vec<(Claimed, bool)
         let Some(runner) = shared.registry.get(&row.kind).cloned() else { continue };
         queue.claimed.fetch_add(1, Ordering::Relaxed);
         shared.tasks.begin(row.id);
+        // Each row of a light claim carries the reason, in case its state is missing.
         let unloaded =
             request.light.clone().or_else(|| row.state.is_none().then(|| TOO_LARGE.into()));
         let work = Work::new(row, runner, Arc::clone(&queue.name), unloaded);
         if !runs {
             executor::release(shared, queue, work);
+        // Without a free slot, the queue keeps the work until there is one.
         } else if let Some(work) = queue.enter(work) {
             executor::spawn(shared, queue, work);
         }

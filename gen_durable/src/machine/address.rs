@@ -7,11 +7,13 @@ use std::{fmt, hash, marker::PhantomData};
 use super::Machine;
 use crate::id::InstanceId;
 
-/// The live instance of `M` that holds a unique key.
+/// The instance of `M` that holds a unique key.
 ///
 /// The generated function `by_key` of a machine makes one. Each call that takes an [`InstanceId`]
 /// takes an `InstanceKey` as well. The key is looked up when the call is executed. If an instance
-/// gave the key back and another one holds it now, the call reaches the other one.
+/// gave the key back and another one holds it now, the call reaches the other one. A signal
+/// that is sent again then reaches the other one too: a deduplication key tells redeliveries to one
+/// instance apart.
 ///
 /// ```
 /// use gen_durable::prelude::*;

@@ -139,7 +139,8 @@ impl<M: Machine> Signal<M> {
     }
 
     /// Makes a redelivery harmless: an instance accepts only one signal with this key, ever,
-    /// whatever the signal's name. A key has at most 1,024 bytes.
+    /// whatever the signal's name. A key has at most 1,024 bytes. If the signal is addressed by a
+    /// unique key, and that has passed on meanwhile, another instance accepts it.
     pub fn dedup_key(mut self, key: impl Into<String>) -> Self {
         self.dedup_key = Some(key.into());
         self

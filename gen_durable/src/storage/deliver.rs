@@ -36,10 +36,9 @@ impl Sent {
         self.woken.iter().map(|(_, queue)| queue.as_str())
     }
 
-    /// Returns the answer of a batch that has one signal and waited for its target.
-    pub(crate) fn only(mut self) -> Result<Delivery, SignalError> {
-        let only = self.deliveries.pop().flatten();
-        only.expect("one signal was sent, and its target was waited for")
+    /// Returns the answer of a batch that has this signal alone and waited for its target.
+    pub(crate) fn only(mut self, signal: &NewSignal) -> Result<Delivery, SignalError> {
+        self.deliveries.pop().flatten().unwrap_or_else(|| Err(nobody(signal)))
     }
 }
 
@@ -135,19 +134,22 @@ async fn deliver_to(
         let woken = woken_queue.filter(|_| !signal.silent).map(|queue| (*target, queue));
         // Another signal of the batch may have the same target.
         sent.woken.extend(woken.filter(|(target, _)| targets_seen.insert(*target)));
+        // A target that another transaction has locked is left to a later try.
+        if row.try_get("held")? {
+            continue;
+        }
         if row.try_get("released")? {
             released.push(*place);
             continue;
         }
-        let held: bool = row.try_get("held")?;
         let status: Option<&str> = row.try_get("status")?;
         let judged = judge(signal, *target, row.try_get("fsm")?, status, row.try_get("fresh")?);
-        sent.deliveries[*place] = (!held).then_some(judged);
+        sent.deliveries[*place] = Some(judged);
     }
     Ok(released)
 }
 
-/// Makes the error of a signal to a unique key that no instance holds.
+/// Makes the error of a signal whose target does not exist.
 fn nobody(signal: &NewSignal) -> SignalError {
     let key = match &signal.target {
         Addressee::Key(key) => key.clone(),

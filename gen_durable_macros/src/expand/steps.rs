@@ -198,7 +198,7 @@ fn helpers(machine: &MachineEnum) -> TokenStream {
     });
     let by_key = free(machine, "by_key").then(|| {
         quote! {
-            /// The live instance that holds this unique key. Each call that takes an id takes it.
+            /// The instance that holds this unique key. Each call that takes an id takes it.
             #vis fn by_key(
                 key: impl ::core::convert::Into<#private::String>,
             ) -> #private::InstanceKey<Self> {

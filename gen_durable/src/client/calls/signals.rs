@@ -92,9 +92,11 @@ impl Signals {
             held = self.deliver(held, locked).await;
         }
         // Each target has its own task: signals to one do not wait for another.
-        let mut targets: BTreeMap<Addressee, Vec<PendingSignal>> = BTreeMap::new();
+        let mut targets: BTreeMap<(Option<String>, Addressee), Vec<PendingSignal>> =
+            BTreeMap::new();
         for pending in held {
-            targets.entry(pending.signal.target.clone()).or_default().push(pending);
+            let target = (pending.signal.fsm.clone(), pending.signal.target.clone());
+            targets.entry(target).or_default().push(pending);
         }
         for batch in targets.into_values() {
             let (signals, ended) = (Arc::clone(self), ended.clone());

@@ -5,9 +5,10 @@
 //!   Claim ──full, or rows became due meanwhile──► Claim
 //!   Claim ──nothing more──────────────────────► Look   when is the next row due?
 //!   Claim ──no free slot, no lease──────────────► Wait
+//!   Claim ──failed by its rows──────────────────► Claim  for less
 //!   Claim ──the database cannot be reached──────► Pause
 //!   Look  ──a row is due now────────────────────► Claim
-//!   Look  ──a row is due later──────────────────► Wait
+//!   Look  ──a row is due later, or failed───────► Wait
 //!   Look, Wait ──another queue has free slots───► Claim
 //!   Wait  ──woken, or over──────────────────────► Claim
 //!   Pause ──over────────────────────────────────► Claim
@@ -38,8 +39,9 @@ use crate::{
     storage::{Claim, ClaimRequest, Claimed, Due, Kinds},
 };
 
-/// The first pause if no time is known at which a row is due. The pause doubles, up to the poll
-/// interval, until a claim is full or another queue has free slots.
+/// The first idle pause: the longest wait after a look, also if a later due time is known. It
+/// doubles, up to the poll interval, until a claim is repeated at once or another queue has free
+/// slots.
 const IDLE_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The shortest pause after a contended claim, for one that got other rows. Otherwise the pause
 /// doubles with each such claim.
@@ -163,8 +165,8 @@ impl Planner {
     /// second call sees the slots that became free before the change, and later ones wake the
     /// claimer.
     pub(super) fn plan(&mut self, worker: Option<i64>, now: Instant) -> Plan {
-        // The last claim left a queue out for one of two reasons. The queue had no free slots, or
-        // another queue had failed and was claimed alone.
+        // The last claim left a queue out for one of three reasons. The queue had no free slots,
+        // its claim lock had been refused, or another queue had failed and was claimed alone.
         if matches!(self.next, Next::Look { .. } | Next::Wait { .. }) && self.any_left_out(now) {
             self.idle.reset();
             self.next = Next::Claim;
@@ -323,7 +325,8 @@ impl Planner {
         let counts: Vec<usize> = request.queues.iter().map(count).collect();
         let keys = claim.busy_keys.iter().zip(&claim.stuck);
         for ((queue, count), (busy, stuck)) in request.queues.iter().zip(&counts).zip(keys) {
-            // If the claim lock was refused, the counts say nothing of the queue's rows.
+            // If the claim lock was refused, another claim may have the queue's rows, and the
+            // counts say little of them.
             if let Some(prefetch) = self.prefetches.get_mut(queue)
                 && !claim.refused.contains(queue)
             {
@@ -336,9 +339,9 @@ impl Planner {
 
     /// Decides for each row if it runs. Two kinds of rows are given back:
     ///
-    /// - Rows beyond the free slots. The claim asks for `beyond` rows more, to look behind stuck
-    ///   rows: rows at the head of the queue that it can neither claim nor move away. If these rows
-    ///   are stuck no more, the claim gets too many.
+    /// - Rows beyond the free slots and the prefetch. The claim asks for `beyond` rows more, to
+    ///   look behind stuck rows: rows at the head of the queue that it can neither claim nor move
+    ///   away. If these rows are stuck no more, the claim gets too many.
     /// - Rows that a light claim brought without their state. A later claim tries to load it. A row
     ///   that has proved to be to blame for failed claims runs all the same: the executor fails it.
     ///
@@ -351,8 +354,8 @@ impl Planner {
                 return false;
             };
             counts[index] += 1;
-            let free = request.wanted[index] - request.beyond[index];
-            let fits = request.beyond[index] == 0 || counts[index] <= free;
+            let capacity = request.wanted[index] - request.beyond[index];
+            let fits = request.beyond[index] == 0 || counts[index] <= capacity;
             // The row came with its state, or no claim can bring the state.
             let whole = row.state.is_some() || request.light.is_none();
             fits && (whole || self.limits.is_to_blame(&row.queue, row.id))
@@ -382,8 +385,9 @@ impl Planner {
         // claim.sql divides the number asked for among the groups before it skips locked rows. A
         // group with locked rows leaves a part of its share unused, although more rows of other
         // groups may wait.
-        let left_out = self.prefetches.keys().any(|queue| self.is_left_out(queue, now));
-        let saturated = contended && some || left_out;
+        let queue_left_out = self.prefetches.keys().any(|queue| self.is_left_out(queue, now));
+        // In both cases a slot that becomes free wakes the claimer.
+        let saturated = contended && some || queue_left_out;
         // The times to claim again without a wake: a claim lock may be free, contended rows may be
         // free, a whole claim is due, or a queue that failed may be claimed again.
         let again = earliest([
@@ -406,7 +410,8 @@ impl Planner {
 
     /// Learns from a claim that failed, though it may have `brought` rows. A lock timeout, or an
     /// error of the connection or the database, has nothing to do with the rows, and is waited out.
-    /// After any other error the claimer asks the queues for less.
+    /// (After a lock timeout, `storage::claim` has already repeated the claim without heads.) After
+    /// any other error the claimer asks the queues for less.
     fn failed(&mut self, request: &ClaimRequest, error: &sqlx::Error, brought: bool, now: Instant) {
         match Fault::of(error) {
             Fault::Connection | Fault::Database | Fault::Locked => self.unreachable(error, now),
@@ -447,6 +452,7 @@ impl Planner {
                 .cloned()
                 .collect(),
             known: self.watermarks.known(&queues, now),
+            // Settled queues may be claimed by the smaller statement, `claim_known.sql`.
             settled: self.watermarks.settled(&queues),
             bytes_max: count(WEIGHT_MAX),
             light: if let [queue] = &queues[..] { self.limits.light(queue) } else { None },

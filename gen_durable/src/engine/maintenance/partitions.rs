@@ -1,7 +1,8 @@
 //! Unblocks stranded partition keys: no commit will let their waiting rows into the claim's index.
 //!
 //! Invariant: this is a safety net. The commit that frees a key lets the next row in. A key is
-//! stranded only if another transaction has that row locked at that moment.
+//! stranded if another transaction has that row locked at that moment, or if the row is blocked for
+//! another reason and then ends without a run.
 
 use super::{Database, KEYED_BATCH_MAX, Progress};
 use crate::storage;

@@ -41,8 +41,8 @@
 -- The estimated cost must stay far below `jit_above_cost`, however large the table is, or Postgres
 -- compiles the statement each time. Two forms look redundant and serve this. A query in
 -- `unnest(array(...))` counts as ten rows, where a recursive query counts as thousands. The limit
--- of 1000, the most rows that a claim asks for, bounds the estimate of a limit that the planner
--- cannot see.
+-- of 1000, the most rows that a claim asks for in a queue, bounds the estimate of a limit that the
+-- planner cannot see.
 --
 -- The cost must not depend on the parameters either, or Postgres plans the statement each time. A
 -- third form serves this: `(select $n)` hides the length of an array. `heads` and `loaded` do
@@ -93,7 +93,8 @@ groups (kind, queue, wanted, fsm, fsm_version, priority) as (
     ))
     union all
     -- One step goes from a group to the next one of the same entry. `known.priority` is the next
-    -- group with a watermark. A group without one may lie before it, as its rows are new.
+    -- group with a watermark. A group without one may lie before it: its rows are new, or none was
+    -- due at the last claim.
     select g.kind, g.queue, g.wanted, g.fsm, g.fsm_version, next.priority
     from groups g
     cross join lateral (

@@ -73,13 +73,14 @@ locked_heads as materialized (
     --    blocked for another reason than its key. The lock comes first, so that this reason does
     --    not end meanwhile. `before` is the weight of the states of more urgent heads. A compressed
     --    state weighs eight times what it takes on disk, as in claim.sql.
-    select row.id, h.partition_key, row.barred,
+    select row.id, h.partition_key, row.barred, row.waits,
            pg_catalog.sum(row.weight) filter (where not row.barred) over (
                order by row.priority, row.eligible_at, row.id rows between unbounded preceding and 1 preceding
            ) as before
     from heads h
     cross join lateral (
-        select i.id, i.priority, i.eligible_at, i.blocked_by & ~1 <> 0 as barred,
+        select i.id, i.priority, i.eligible_at,
+               i.blocked_by & ~1 <> 0 as barred, i.blocked_by & 1 = 1 as waits,
                pg_catalog.pg_column_size(i.state)::bigint * case
                    when pg_catalog.pg_column_compression(i.state) is null then 1 else 8
                end as weight
@@ -152,9 +153,16 @@ blocked as (
     set blocked_by = i.blocked_by | 1
     where i.id = any (array(select w.id from waiting w))
 ),
+let_go as (
+    -- 9. Barred heads no longer wait for the key: it is free. They are back in the claim's index as
+    --    soon as their other reasons end.
+    update gen_durable.instances i
+    set blocked_by = i.blocked_by & ~1
+    where i.id = any (array(select l.id from locked_heads l where l.barred and l.waits))
+),
 claimed as (
-    -- 9. The heads are claimed, as in claim.sql. A head may have been blocked, and an executing row
-    --    must not be.
+    -- 10. The heads are claimed, as in claim.sql. A head may have been blocked, and an executing
+    --    row must not be.
     update gen_durable.instances i
     set status = 'executing',
         blocked_by = i.blocked_by & ~1,
@@ -165,7 +173,7 @@ claimed as (
     where i.id = any (array(select t.id from taken t))
     returning i.*
 )
--- 10. One row for each claimed head, in the order in which the heads should run. If none was
+-- 11. One row for each claimed head, in the order in which the heads should run. If none was
 --     claimed, one row in which only `blocked` and `claimed_at` are set. `blocked` is the number of
 --     candidates that were blocked. States, inboxes, `timed_out` and `claimed_at` are as in
 --     claim.sql.

@@ -116,17 +116,18 @@ woken as (
 --     fresh:       true if the signal was delivered; false for a duplicate, or if it was refused
 --     woken_queue: the target's queue, if this statement woke the target
 --     held:        true if another transaction has the target locked
---     released:    true if the target does not hold the unique key any more. Nothing was delivered
+--     released:    true if the target does not hold the unique key any more, or is held. Nothing
+--                  was delivered
 select t.fsm,
        t.status,
        s.place in (select f.place from fresh f) as fresh,
        w.queue as woken_queue,
-       -- The target was not locked above, and yet exists.
-       case when t.id is null then (
+       -- The target was not locked above, and yet exists. A target that was waited for and is
+       -- missing has been deleted: only this statement's snapshot still shows it.
+       case when t.id is null and $6 then (
            select true from gen_durable.instances h where h.id = s.target_id
        ) is not null else false end as held,
-       t.id is not null and s.unique_key is not null
-       and s.unique_key is distinct from t.unique_guard as released
+       s.unique_key is not null and s.unique_key is distinct from t.unique_guard as released
 from sent s
 left join targets t on t.id = s.target_id
 left join woken w on w.id = s.target_id

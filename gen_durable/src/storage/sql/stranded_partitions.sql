@@ -6,7 +6,9 @@
 -- A key is stranded if another transaction had the row that goes next locked when the key was
 -- freed, or if that row was blocked for another reason and then did not run.
 --
--- A row that waits for its key has the bit 1 in `blocked_by`.
+-- A row that waits for its key has the bit 1 in `blocked_by`. The row that goes next is the first
+-- due one of any machine, also of one that no worker runs. While such a row is blocked for another
+-- reason, the rows behind it wait.
 --
 -- $1 text:   the key after which to begin; null begins with the first
 -- $2 bigint: the most keys to list

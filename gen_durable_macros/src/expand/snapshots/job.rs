@@ -63,7 +63,7 @@ const _: () = {
         ) -> __gen_durable::InsertMany<Self> {
             __gen_durable::InsertMany::new(inserts)
         }
-        /// The live instance that holds this unique key. Each call that takes an id takes it.
+        /// The instance that holds this unique key. Each call that takes an id takes it.
         pub fn by_key(
             key: impl ::core::convert::Into<__gen_durable::String>,
         ) -> __gen_durable::InstanceKey<Self> {
