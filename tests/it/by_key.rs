@@ -7,7 +7,7 @@ use sqlx::{Connection, PgPool};
 use tokio::task::JoinSet;
 
 use crate::support::{
-    WAIT_MAX, count, database, engine, log, row, sql, until, until_a_session_waits,
+    WAIT_MAX, count, database, engine, eventually, log, row, sql, until, until_a_session_waits,
 };
 
 #[derive(Clone, Debug, DurableSignal)]
@@ -84,8 +84,15 @@ async fn p38_every_call_takes_a_key_in_place_of_an_id() {
     assert_eq!(answer, Delivery::Duplicate);
     transaction.commit().await.unwrap();
     part(1).execute(pool).await.unwrap();
-    let error = client.wait(Collect::by_key("k"), Duration::ZERO).await.unwrap_err();
-    assert!(matches!(error, WaitError::TimedOut { id: of, .. } if of == id.get()), "{error}");
+    let waited_for = eventually("the holder is waited for", async || {
+        match client.wait(Collect::by_key("k"), Duration::from_millis(100)).await.unwrap_err() {
+            WaitError::TimedOut { id, .. } => Some(id),
+            // The holder was not found in time.
+            WaitError::Database(_) => None,
+            error => panic!("{error}"),
+        }
+    });
+    assert_eq!(waited_for.await, id.get());
     part(1).execute(&engine).await.unwrap();
     assert_eq!(client.wait(id, WAIT_MAX).await.unwrap(), [1, 1, 1]);
     until(pool, id, "done").await;
