@@ -110,7 +110,10 @@ async fn p70_the_holder_of_the_key_is_signalled_once_for_each_deduplication_key(
         )
     };
     let all = json!([
-        holds(1, "runnable", json!({})),
+        holds(1, "runnable", json!({ "awaits": ["go"] })),
+        // Another machine's instance holds the same key, and another one has given it back.
+        holds(8, "runnable", json!({ "fsm": "n" })),
+        holds(9, "runnable", json!({ "unique_scope": ["executing"] })),
         holds(2, "executing", json!({ "status": "executing" })),
         parked(3, "parked", json!(["other", "go"])),
         parked(4, "for another", json!(["other"])),
@@ -147,13 +150,15 @@ async fn p70_the_holder_of_the_key_is_signalled_once_for_each_deduplication_key(
                           i.updated_at > now() - interval '1 hour')",
     );
     let expected = json!([
-        [1, "runnable", null, true, false, false, false],
+        [1, "runnable", ["go"], true, false, false, false],
         [2, "executing", null, true, false, false, false],
         [3, "runnable", null, true, true, true, true],
         [4, "awaiting_signal", ["other"], false, false, false, false],
         [5, "done", null, true, false, false, false],
         [6, "failed", null, true, false, false, false],
         [7, "runnable", null, true, false, true, true],
+        [8, "runnable", null, true, false, false, false],
+        [9, "runnable", null, true, false, false, false],
     ]);
     assert_eq!(seen.await, expected);
     // Without a deduplication key, each signal counts.
