@@ -15,6 +15,7 @@
 
 mod announcements;
 mod awaits;
+mod barred;
 mod births;
 mod blocked;
 mod blocking;

@@ -248,7 +248,8 @@ impl Planner {
         });
         let idle = idle.map(|(queue, _)| queue.clone()).collect();
         // A claim that blocked rows (`cleared`) is repeated at once: it may have found only those,
-        // and others behind them. So is a claim that the weight of states cut off, if it got rows.
+        // and others behind them. A claim that the weight of states cut off is repeated if it got
+        // rows.
         let at_once = full || claim.cleared || claim.cut && some;
         let mut absorbed = Absorbed {
             rows: self.sort_out(request, claim.rows),
@@ -297,7 +298,7 @@ impl Planner {
             }
             // Times of zero are left out, so that they do not hide rows that are due later. An
             // overdue park has such a time: it was just woken and announced, or another transaction
-            // has it locked. So has a row that this engine delayed, if the claim has seen it.
+            // has it locked. A row that this engine delayed has one if the claim has seen the row.
             Ok(due) => {
                 let own = own.map(|at| at.saturating_duration_since(now));
                 let next = [due.eligible, due.wake, own, Some(jittered(idle))];

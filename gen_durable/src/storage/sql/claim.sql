@@ -169,9 +169,9 @@ shares as materialized (
 ),
 found as materialized (
     -- 6. The rows of each group, locked. Rows that another transaction has locked, or claimed since
-    --    the snapshot, are skipped, and the next ones of the same group come in their place. So
-    --    claims do not wait for each other. The outer limit stops the inner query, so no row beyond
-    --    it is locked. `place` numbers the rows of all queues, the most urgent first.
+    --    the snapshot, are skipped, and the next ones of the same group come in their place. Claims
+    --    therefore never wait for each other. The outer limit stops the inner query, so no row
+    --    beyond it is locked. `place` numbers the rows of all queues, the most urgent first.
     --
     --    A compressed state weighs eight times what it takes on disk, as its length is known only
     --    after unpacking.
