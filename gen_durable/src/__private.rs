@@ -19,6 +19,7 @@ pub use std::{
 pub use crate::remove_serdes_derives_or_write_durable_serde_external;
 pub use serde;
 pub use serde_json::Value;
+pub use sqlx::PgConnection;
 
 pub use self::checks::{
     Checks, Functions, HasState, Reached, StateOf, has_state, is_a_name, name_is_new,
@@ -29,6 +30,7 @@ pub use self::twin::SerdeFallback;
 pub use crate::{
     error::StepError,
     id::InstanceId,
+    isolation::Isolation,
     machine::{
         Machine, Requirement, StepFuture, Steps,
         address::{Address, InstanceKey},
@@ -112,6 +114,13 @@ where
 #[cold]
 pub fn no_such_step() -> ! {
     unreachable!("each variant has its step")
+}
+
+/// Stands for a step that was called without the transaction that it takes. The engine calls
+/// [`Steps::run_in`] for such a step, and so must other code.
+#[cold]
+pub fn takes_a_transaction(step: &str) -> ! {
+    panic!("the step `{step}` takes a transaction: call `Steps::run_in`")
 }
 
 /// Checks the step that an outcome goes to against those that its step declares. This happens at

@@ -452,6 +452,21 @@ impl Connection {
         }
         result
     }
+
+    /// Closes the connection: a statement may be under way on it.
+    pub(crate) fn discard(self) {
+        self.held.discard();
+    }
+
+    /// Returns the server process that serves the connection, if it is known.
+    pub(crate) fn backend(&self) -> Option<i32> {
+        self.held.backend
+    }
+
+    /// Notes which server process serves the connection for as long as it lives.
+    pub(crate) fn set_backend(&mut self, backend: i32) {
+        self.held.backend = Some(backend);
+    }
 }
 
 impl Deref for Connection {

@@ -11,7 +11,7 @@ mod step;
 
 use std::time::Duration;
 
-pub(crate) use self::cause::Cause;
+pub(crate) use self::{cause::Cause, step::Stale};
 pub use self::{
     database::DatabaseError,
     step::{StepError, StepErrorKind, UpgradeError},

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`machines`] | steps, state and outcomes; the graph; steps that declare where they go |
 //! | [`signals`] | waiting for one signal, for any of several, for a number of a kind; timers |
+//! | [`transactions`] | a step's own SQL, in the commit of its outcome |
 //! | [`errors_and_retries`] | what runs a step again; `retry`, `handle`, timeouts |
 //! | [`versions`] | changing a machine while instances of it are on their way |
 //! | [`jobs`] | machines of one step, written as a function |
@@ -18,6 +19,9 @@ pub mod machines {}
 
 #[doc = include_str!("guide/signals.md")]
 pub mod signals {}
+
+#[doc = include_str!("guide/transactions.md")]
+pub mod transactions {}
 
 #[doc = include_str!("guide/errors_and_retries.md")]
 pub mod errors_and_retries {}

@@ -425,6 +425,7 @@ pub mod graph {
 }
 pub mod guide;
 mod id;
+mod isolation;
 mod keys;
 pub mod machine;
 pub mod prelude;
@@ -443,6 +444,7 @@ pub use crate::{
         SignalError, StepError, StepErrorKind, UpgradeError, WaitError,
     },
     id::InstanceId,
+    isolation::Isolation,
     machine::{
         Machine, Requirement, StepFuture, Steps,
         address::{Address, InstanceKey},
@@ -460,6 +462,9 @@ pub use crate::{
     },
     status::{Delivery, Reached, Status, UnknownStatus},
 };
+/// A connection of sqlx: a step that takes a `&mut PgConnection` runs in a transaction.
+pub use sqlx::PgConnection;
+
 pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm, durable_job};
 
 /// The code blocks of the README, compiled as documentation tests.

@@ -7,9 +7,9 @@ pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm, durable_j
 
 pub use crate::{
     Client, Context, DatabaseError, DecodeError, Delivery, Duplicate, EncodeError, Engine,
-    FindError, Insert, InsertError, InstanceId, JobContext, JobOutcome, Machine, Outcome, Reached,
-    Resources, Retry, Signal, SignalError, Status, StepError, StepErrorKind, StepResult, Steps,
-    Upgrade, UpgradeError, WaitError,
+    FindError, Insert, InsertError, InstanceId, JobContext, JobOutcome, Machine, Outcome,
+    PgConnection, Reached, Resources, Retry, Signal, SignalError, Status, StepError, StepErrorKind,
+    StepResult, Steps, Upgrade, UpgradeError, WaitError,
     machine::{
         signal::{Accepts, DurableSignal},
         state::DurableState,

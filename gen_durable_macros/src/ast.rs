@@ -90,6 +90,8 @@ pub(crate) struct StepFn {
     pub(crate) name: String,
     /// The types of the resources: those behind the references that follow the context.
     pub(crate) resources: Vec<Type>,
+    /// The place of the transaction among the resources, if the step takes one.
+    pub(crate) transaction: Option<usize>,
     /// The span of the return type's first token, or of the function's name without such a type.
     pub(crate) output: Span,
     pub(crate) cfgs: Vec<Attribute>,
@@ -166,10 +168,12 @@ fn machine_name(item: &ItemImpl) -> String {
 impl StepFn {
     fn new(function: &ImplItemFn, skip: usize, machine: &str, errors: &mut Errors) -> Self {
         let sig = &function.sig;
+        let (resources, transaction) = parameters(sig, skip);
         Self {
             ident: sig.ident.clone(),
             name: sig.ident.unraw().to_string(),
-            resources: resources(sig, skip),
+            resources,
+            transaction,
             output: match &sig.output {
                 ReturnType::Default => sig.ident.span(),
                 ReturnType::Type(_, ty) => ends(ty).0,
@@ -214,6 +218,8 @@ pub(crate) struct Job {
     pub(crate) machine: Option<Ident>,
     pub(crate) state: Type,
     pub(crate) resources: Vec<Type>,
+    /// The place of the transaction among the resources, if the job takes one.
+    pub(crate) transaction: Option<usize>,
     pub(crate) output: Type,
     /// True if it returns a `Result`.
     pub(crate) fallible: bool,
@@ -249,6 +255,7 @@ impl Job {
         };
         // With `JobOutcome<Receipt>` the job is done with a receipt, or runs again.
         let decides = is_named(&output, "JobOutcome");
+        let (resources, transaction) = parameters(sig, 1);
         let output = match argument(&output) {
             Some(done) if decides => done.clone(),
             _ => output,
@@ -263,7 +270,8 @@ impl Job {
             },
             uses: uses(sig, &item.block),
             state: state.unwrap_or_else(|| parse_quote!(())),
-            resources: resources(sig, 1),
+            resources,
+            transaction,
             output,
             fallible,
             output_at,
@@ -374,16 +382,25 @@ fn argument(ty: &Type) -> Option<&Type> {
     })
 }
 
-/// The types behind the references among a function's parameters, after the first `skip`.
-fn resources(sig: &Signature, skip: usize) -> Vec<Type> {
-    let resources = sig.inputs.iter().skip(skip).filter_map(|input| match input {
-        FnArg::Typed(input) => match &*input.ty {
-            Type::Reference(TypeReference { elem, .. }) => Some((**elem).clone()),
-            _ => None,
-        },
-        FnArg::Receiver(_) => None,
-    });
-    resources.collect()
+/// The types behind the references among a function's parameters, after the first `skip`, and the
+/// place of the transaction among them.
+fn parameters(sig: &Signature, skip: usize) -> (Vec<Type>, Option<usize>) {
+    let (mut resources, mut transaction) = (Vec::new(), None);
+    for input in sig.inputs.iter().skip(skip) {
+        let FnArg::Typed(input) = input else { continue };
+        let Type::Reference(reference) = &*input.ty else { continue };
+        if is_transaction(reference) {
+            transaction.get_or_insert(resources.len());
+        } else {
+            resources.push((*reference.elem).clone());
+        }
+    }
+    (resources, transaction)
+}
+
+/// True if a parameter of this type is the step's transaction: `&mut PgConnection`.
+pub(crate) fn is_transaction(reference: &TypeReference) -> bool {
+    reference.mutability.is_some() && is_named(&reference.elem, "PgConnection")
 }
 
 /// The spans of the first and of the last token. Spans cannot be joined on a stable compiler.

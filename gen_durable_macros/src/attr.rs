@@ -31,6 +31,8 @@ pub(crate) struct MachineOptions {
     pub(crate) upgrades: Option<Type>,
     pub(crate) retired: bool,
     pub(crate) retry: Option<Retry>,
+    /// The isolation level of a job's transaction.
+    pub(crate) isolation: Option<Isolation>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -52,6 +54,17 @@ pub(crate) struct StepOptions {
     pub(crate) entry: bool,
     pub(crate) timeout: Option<Duration>,
     pub(crate) retry: Option<Retry>,
+    pub(crate) isolation: Option<Isolation>,
+}
+
+/// The isolation level of a step's transaction.
+#[derive(Clone)]
+pub(crate) struct Isolation {
+    /// The place of the level.
+    pub(crate) at: Span,
+    /// The level as SQL writes it, and the name of the runtime's variant.
+    pub(crate) text: &'static str,
+    pub(crate) level: &'static str,
 }
 
 /// A retry policy: how often and when a failed run is tried again.
@@ -104,6 +117,7 @@ const JOB: Known = &[
     ("name", "name = \"send_mail\""),
     ("timeout", "timeout = \"30s\""),
     ("retry", "retry(max_attempts = 5)"),
+    ("isolation", "isolation = \"serializable\""),
     ("crate", "crate = gen_durable"),
 ];
 
@@ -122,9 +136,11 @@ const STEP: Known = &[
     ("entry", "entry"),
     ("timeout", "timeout = \"30s\""),
     ("retry", "retry(max_attempts = 5)"),
+    ("isolation", "isolation = \"serializable\""),
 ];
 
-const HANDLE: Known = &[("next", "next(Ship, Cancel)")];
+const HANDLE: Known =
+    &[("next", "next(Ship, Cancel)"), ("isolation", "isolation = \"serializable\"")];
 
 const STATE: Known = &[("serde", "serde = external"), ("crate", "crate = gen_durable")];
 
@@ -172,6 +188,7 @@ impl MachineOptions {
                 values::flag(name, input)?;
             }
             "retry" => self.retry = Some(Retry::read(input, errors)?),
+            "isolation" => self.isolation = Some(values::isolation(input)?),
             _ => self.krate = Some(values::path(name, input, errors)?),
         }
         Ok(())
@@ -213,6 +230,7 @@ impl StepOptions {
                         options.timeout = Some(values::duration("timeout", "30s", input)?);
                     }
                     "retry" => options.retry = Some(Retry::read(input, errors)?),
+                    "isolation" => options.isolation = Some(values::isolation(input)?),
                     _ => options.entry = true,
                 }
                 Ok(())

@@ -59,7 +59,8 @@ use proc_macro::TokenStream;
 /// ```
 ///
 /// Every `async fn` whose first parameter is a `Context<Self>` is a step. The function's name is
-/// the variant's in `snake_case`. Further parameters are resources, by reference. An
+/// the variant's in `snake_case`. Further parameters are resources, by reference. One of them may
+/// be the step's transaction, `tx: &mut PgConnection`. An
 /// `async fn handle(cx: Context<Self>, error: StepError)` decides what follows an error. The macro
 /// leaves any other function as it stands.
 ///
@@ -69,6 +70,7 @@ use proc_macro::TokenStream;
 /// | `entry` | instances begin at it by an insert elsewhere, or are upgraded to it | no |
 /// | `timeout = "30s"` | how long it may run | the machine's |
 /// | `retry(max_attempts = 5)` | tries it again, instead of a `handle` | the machine's |
+/// | `isolation = "serializable"` | its level; also on `handle` | `"read committed"` |
 ///
 /// An insert elsewhere is an `insert(…).step(…)` in code outside of this impl block's steps.
 ///
@@ -116,6 +118,7 @@ pub fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | `name = "…"` | the machine's name in the database; or a constant | the function's name |
 /// | `timeout = "30s"` | how long it may run (`ms`, `s`, `m`, `h`) | no limit |
 /// | `retry(max_attempts = 5)` | tries it again after an error, as on a machine | no second run |
+/// | `isolation = "serializable"` | its transaction's level | `"read committed"` |
 /// | `crate = path` | the path of a renamed `gen_durable` | `::gen_durable` |
 ///
 /// The first parameter is a `JobContext` with the type of the arguments, a `DurableState`. Further

@@ -69,6 +69,7 @@ mod sizes;
 mod start;
 mod statements;
 mod support;
+mod transactions;
 mod undecodable;
 mod unknown;
 mod values;

@@ -8,6 +8,12 @@ use sqlx::{AssertSqlSafe, Executor, PgPool, Row, SqlSafeStr, postgres::PgListene
 
 use crate::support::database;
 
+/// True if a file has several commands.
+pub(crate) fn has_several_commands(path: &Path) -> bool {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    name.starts_with("begin") || name.starts_with("reset")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn p15_every_statement_prepares() {
     let db = database().await;
@@ -17,10 +23,12 @@ async fn p15_every_statement_prepares() {
     for entry in folder.read_dir().unwrap() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
-        if path.ends_with("begin.sql") {
-            // This file has several commands, which cannot be prepared. They take no parameters.
+        if has_several_commands(&path) {
+            // They cannot be prepared, and take no parameters.
             sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *connection).await.unwrap();
-            sqlx::raw_sql("rollback").execute(&mut *connection).await.unwrap();
+            if !path.ends_with("reset_step.sql") {
+                sqlx::raw_sql("rollback").execute(&mut *connection).await.unwrap();
+            }
             continue;
         }
         let prepared = connection.prepare(AssertSqlSafe(text).into_sql_str()).await;

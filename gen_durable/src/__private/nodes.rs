@@ -5,8 +5,8 @@
 //!
 //! A line begins with the step's name. The words after it are `next STEP`, `next_in STEP`,
 //! `replay`, `snooze`, `await SIGNAL`, `await_or_timeout SIGNAL`, `done`, `stop`, `insert MACHINE`,
-//! `signal MACHINE SIGNAL`, `opaque` and `entry`. A `?` stands for a machine or a signal that is
-//! not known.
+//! `signal MACHINE SIGNAL`, `opaque`, `entry` and `transactional`. A `?` stands for a machine or a
+//! signal that is not known.
 
 use crate::machine::{
     Steps,
@@ -55,6 +55,10 @@ pub fn node(text: &'static str) -> StepNode {
                 node.entry = true;
                 continue;
             }
+            "transactional" => {
+                node.transactional = true;
+                continue;
+            }
             other => unreachable!("`{other}` in the graph of a step: {text}"),
         };
         node.edges.push(edge);
@@ -68,7 +72,7 @@ mod tests {
 
     #[test]
     fn every_word_is_read() {
-        let text = "go next a next_in b replay snooze await c await_or_timeout d done stop insert E insert ? signal F g signal ? ? opaque entry";
+        let text = "go next a next_in b replay snooze await c await_or_timeout d done stop insert E insert ? signal F g signal ? ? opaque entry transactional";
         let expected = [
             Edge::next("a"),
             Edge::Next { step: "b", delayed: true },
@@ -83,7 +87,7 @@ mod tests {
             Edge::Sends { machine: Some("F"), signal: Some("g") },
             Edge::Sends { machine: None, signal: None },
         ];
-        assert_eq!(node(text), StepNode::new("go", expected).opaque().entry());
+        assert_eq!(node(text), StepNode::new("go", expected).opaque().entry().transactional());
         assert_eq!(node("go"), StepNode::new("go", []));
     }
 }

@@ -23,11 +23,13 @@ pub(super) struct Held {
     runtime: Handle,
     /// The time until which the connection may be kept.
     end: Instant,
+    /// The server process that serves the connection, once it is known.
+    pub(super) backend: Option<i32>,
 }
 
 impl Held {
     pub(super) fn new(connection: PoolConnection<Postgres>, runtime: Handle, end: Instant) -> Self {
-        Self { connection: Some(connection), runtime, end }
+        Self { connection: Some(connection), runtime, end, backend: None }
     }
 
     /// True if the connection is too old to be kept.

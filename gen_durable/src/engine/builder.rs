@@ -25,6 +25,7 @@ use super::{
     shutdown,
     slots::Queue,
     tasks::Tasks,
+    transactions::Transactions,
     wake::Wake,
 };
 use crate::{
@@ -53,6 +54,7 @@ use crate::{
 /// | `.crashes_max(count)` | workers lost in a row before an instance fails | 20 |
 /// | `.run_ahead(steps, duration)` | the most that an instance runs on a claim | 100 steps or 1 s |
 /// | `.connections_max(count)` | the engine's own connections for statements | 10 |
+/// | `.max_transactions(count)` | the steps that run in a transaction at once | 10 |
 /// | `.maintenance(bool)` | runs the maintenance services | on |
 /// | `.start()` | checks all options, registers the worker, begins | |
 ///
@@ -246,6 +248,17 @@ impl EngineBuilder {
         self
     }
 
+    /// Sets the most steps that run in a transaction at once. Each has a connection of its own,
+    /// beside those of [`connections_max`](Self::connections_max). It may be 1 to 1,000; the
+    /// default is 10. A step that finds none free waits for one, in its slot.
+    ///
+    /// These connections have the settings that the pool gives its own. A connection is opened when
+    /// a step needs it.
+    pub fn max_transactions(mut self, transactions: u32) -> Self {
+        self.config.max_transactions = transactions;
+        self
+    }
+
     /// Runs the maintenance services, or not. An engine runs them by default. At least one engine
     /// on a database must.
     pub fn maintenance(mut self, maintenance: bool) -> Self {
@@ -290,18 +303,28 @@ impl EngineBuilder {
                 if config.poll_only { None } else { Some(storage::session) };
             Connections::own(&pool, connections_max, config.lease_ttl, session)
         };
+        // A step's session has the settings that the application gives its own.
+        let max = self.config.max_transactions;
+        let steps = Connections::own(&self.pool, max, self.config.lease_ttl, None);
         let connections = own(self.config.connections_max);
         let asked = Instant::now();
         let worker = register::register(&connections, &self.config, &registry).await?;
         let lease = Lease::new(worker, asked, self.config.lease_ttl);
-        let shared = self.share(connections, registry, lease);
+        let transactions = Transactions::new(steps, &connections, max, self.config.poll_only);
+        let shared = self.share(connections, transactions, registry, lease);
         keeper::spawn(&shared, move || own(1)).map_err(Error::Thread)?;
         spawn_services(&shared);
         tracing::info!(worker, queues = ?shared.config.queues, "engine started");
         Ok(Engine { shared })
     }
 
-    fn share(self, connections: Connections, registry: Registry, lease: Lease) -> Arc<Shared> {
+    fn share(
+        self,
+        connections: Connections,
+        transactions: Arc<Transactions>,
+        registry: Registry,
+        lease: Lease,
+    ) -> Arc<Shared> {
         let config = self.config;
         let notifier = if config.poll_only {
             Notifier::within(config.poll_interval)
@@ -325,6 +348,7 @@ impl EngineBuilder {
             kinds: Arc::new(registry.kinds()),
             registry,
             surroundings: Surroundings { resources: self.resources, polls: Polls::default() },
+            transactions,
             queues,
             lease,
             heart: Heart::new(),

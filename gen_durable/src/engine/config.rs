@@ -40,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) run_ahead_steps_max: usize,
     pub(crate) run_ahead_time_max: Duration,
     pub(crate) connections_max: u32,
+    /// The steps that run in a transaction at once.
+    pub(crate) max_transactions: u32,
     pub(crate) maintenance: bool,
 }
 
@@ -59,6 +61,7 @@ impl Default for Config {
             run_ahead_steps_max: 100,
             run_ahead_time_max: Duration::from_secs(1),
             connections_max: 10,
+            max_transactions: 10,
             maintenance: true,
         }
     }
@@ -117,6 +120,18 @@ impl Config {
             return Err(invalid(
                 "connections_max",
                 "over 1,000, which no server has for one engine; ten are plenty",
+            ));
+        }
+        if self.max_transactions == 0 {
+            return Err(invalid(
+                "max_transactions",
+                "it must be at least 1; a step that takes a transaction would wait for ever",
+            ));
+        }
+        if self.max_transactions > CONNECTIONS_MAX {
+            return Err(invalid(
+                "max_transactions",
+                "over 1,000, which no server has for one engine",
             ));
         }
         if self.run_ahead_steps_max == 0 {

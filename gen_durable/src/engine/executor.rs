@@ -11,16 +11,19 @@
 //! Invariant: a step begins only after the outcome of the step before is durable. It begins only
 //! while more than a tenth of the lease is left ([`super::lease`]).
 
+mod runs;
+
 use std::{
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
+use self::runs::{Claim, Ending};
 use super::{
     Shared,
     flusher::Answer,
     outage::{Outage, no_connection},
-    registry::{self, Decoded, Ran, Runner, Work},
+    registry::{Ran, Runner, Work},
     slots::Queue,
 };
 use crate::{
@@ -103,12 +106,12 @@ impl Drop for Slot<'_> {
 async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
     let runner = Arc::clone(&work.runner);
     let runner = &*runner;
-    let began = Instant::now();
-    let mut steps = 0;
+    let mut claim = Claim::begin();
     loop {
         if let Some(why) = &work.unloaded {
             let commit = work.broken(format!("the stored state cannot be loaded: {why}; store large data elsewhere and keep a reference"));
-            Box::pin(flush(shared, slot, runner, &mut work, commit, None)).await;
+            Box::pin(flush(shared, slot, runner, &mut work, Ending::Ran(commit.into()), claim))
+                .await;
             return;
         }
         // It is rare that an instance fails here, or that its inbox is loaded. Therefore these
@@ -124,7 +127,15 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
                 }
                 Loading::Failed(error) => {
                     let commit = work.broken(format!("its inbox cannot be loaded: {error}"));
-                    Box::pin(flush(shared, slot, runner, &mut work, commit, None)).await;
+                    Box::pin(flush(
+                        shared,
+                        slot,
+                        runner,
+                        &mut work,
+                        Ending::Ran(commit.into()),
+                        claim,
+                    ))
+                    .await;
                     return;
                 }
             }
@@ -144,30 +155,25 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
             return;
         }
         let step_began = Instant::now();
-        let Some(Ran { mut commit, next }) = run_step(shared, runner, &mut work).await else {
+        let ending = run_step(shared, runner, &mut work, claim).await;
+        if matches!(ending, Ending::GivenUp) {
             slot.give();
             shared.flusher.commit(work.release()).await;
             return;
-        };
+        }
         slot.give();
         let held = u64::try_from(step_began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         slot.queue.held.fetch_add(held, Ordering::Relaxed);
         slot.queue.finished.fetch_add(1, Ordering::Relaxed);
-        steps += 1;
-        // A row yields its claim after many steps or a long time, so that other instances have the
-        // slot. It also yields if it has signalled itself: the commit reads the inbox for the next
-        // step before it sends the signals, while a new claim finds the signal.
-        //
-        // A row does not yield if its step awaits signals that are in the inbox and not loaded
-        // (`awaits_loaded`). They are loaded on this claim. A new claim would load only the oldest
-        // signals again, and the step would await the same signals again.
-        let yields = steps >= shared.config.run_ahead_steps_max
-            || began.elapsed() >= shared.config.run_ahead_time_max
-            || commit.signals_itself();
-        if shared.life.stopping.is_open() || yields && commit.awaits_loaded.is_none() {
-            yield_claim(&mut commit);
-        }
-        if !flush(shared, slot, runner, &mut work, commit, next).await {
+        let ending = match ending {
+            Ending::Ran(mut ran) => {
+                claim.apply(shared, &mut ran.commit);
+                Ending::Ran(ran)
+            }
+            ending => ending,
+        };
+        claim.steps += 1;
+        if !flush(shared, slot, runner, &mut work, ending, claim).await {
             return;
         }
     }
@@ -228,15 +234,16 @@ async fn can_load(shared: &Shared, missing: &Missing) -> bool {
     connection.done(result).is_ok()
 }
 
-/// Runs one step. None if the step was cut off, or did not start because the engine is stopping.
-async fn run_step(shared: &Shared, runner: &dyn Runner, work: &mut Work) -> Option<Ran> {
+/// Runs one step. It is given up if it was cut off, or did not start because the engine is
+/// stopping.
+async fn run_step(shared: &Shared, runner: &dyn Runner, work: &mut Work, claim: Claim) -> Ending {
     if shared.life.stopping.is_open() {
-        return None;
+        return Ending::GivenUp;
     }
     tokio::select! {
         biased;
-        ran = registry::run(runner, work, &shared.surroundings) => Some(ran),
-        () = shared.life.cut_off.wait() => None,
+        ending = runs::run(shared, runner, work, claim) => ending,
+        () = shared.life.cut_off.wait() => Ending::GivenUp,
     }
 }
 
@@ -247,19 +254,27 @@ fn yield_claim(commit: &mut Commit) {
     }
 }
 
-/// Commits an outcome. True if the worker keeps the instance, which then stands at its next step.
-/// `next` is the state of the outcome, decoded for that step.
+/// Commits the outcome of a run, unless its own transaction has. True if the worker keeps the
+/// instance, which then stands at its next step.
 async fn flush(
     shared: &Shared,
     slot: &mut Slot<'_>,
     runner: &dyn Runner,
     work: &mut Work,
-    mut commit: Box<Commit>,
-    next: Option<Decoded>,
+    mut ending: Ending,
+    claim: Claim,
 ) -> bool {
     let mut refusals = 0;
     loop {
-        match shared.flusher.commit(commit).await {
+        let (answer, next) = match ending {
+            Ending::Ran(Ran { commit, next }) => (shared.flusher.commit(commit).await, next),
+            Ending::Answered(answer, next) => (answer, next),
+            Ending::GivenUp => {
+                shared.flusher.commit(work.release()).await;
+                return false;
+            }
+        };
+        match answer {
             Answer::Durable(commit, inbox) => {
                 let Change::Next { step } = commit.change else { return false };
                 work.advance(step, *commit, inbox, next);
@@ -306,18 +321,21 @@ async fn flush(
             }
             Answer::Refused(error) if refusals == 1 => {
                 refusals += 1;
-                commit = work
-                    .broken(format!("the database refused the outcome twice: {}", Cause(&error)));
+                let text = format!("the database refused the outcome twice: {}", Cause(&error));
+                ending = Ending::Ran(work.broken(text).into());
             }
             Answer::Refused(error) => {
                 refusals += 1;
                 slot.take().await;
                 let error = StepError::rejected(error);
-                commit = registry::handle(runner, work, error, &shared.surroundings).await.commit;
+                // The next step must not run on this claim: the run that was refused has left its
+                // state.
+                let claim = Claim { over: true, ..claim };
+                ending = Box::pin(runs::handle(shared, runner, work, error, claim)).await;
                 slot.give();
-                // The next step must not run on this claim: `next` is the state of the refused
-                // outcome.
-                yield_claim(&mut commit);
+                if let Ending::Ran(ran) = &mut ending {
+                    claim.apply(shared, &mut ran.commit);
+                }
             }
         }
     }

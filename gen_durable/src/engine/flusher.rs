@@ -206,6 +206,24 @@ impl Flusher {
         answer.await.unwrap_or(Answer::Lost)
     }
 
+    /// Answers an outcome that was committed in its step's own transaction.
+    pub(super) fn committed(&self, commit: Box<Commit>, mut done: storage::Committed) -> Answer {
+        let commits = [commit];
+        spread(self, &commits, &mut done);
+        let [commit] = commits;
+        follow(self, &commit);
+        match done.verdicts.pop() {
+            Some(Verdict::Durable { inbox }) => Answer::Durable(commit, inbox),
+            _ => Answer::DurableBefore(commit),
+        }
+    }
+
+    /// Answers such an outcome if only its row tells that it was committed.
+    pub(super) fn committed_before(&self, commit: Box<Commit>) -> Answer {
+        follow(self, &commit);
+        Answer::DurableBefore(commit)
+    }
+
     /// Notes if there is a backlog: more rows wait than this process can claim at a time.
     ///
     /// During a backlog the plain lane commits one batch at a time. Outcomes that come meanwhile
@@ -372,37 +390,11 @@ fn finish(
     flusher: &Arc<Flusher>,
     commits: Vec<Box<Commit>>,
     replies: Vec<Reply>,
-    done: storage::Committed,
+    mut done: storage::Committed,
     uncertain: bool,
     sent: &watch::Receiver<()>,
 ) {
-    let durable = |verdict: &Verdict| matches!(verdict, Verdict::Durable { .. });
-    let sent_some = commits
-        .iter()
-        .zip(&done.verdicts)
-        .any(|(commit, verdict)| commit.sends() && durable(verdict));
-    for (commit, _) in commits.iter().zip(&done.verdicts).filter(|(_, verdict)| durable(verdict)) {
-        faulty::count(&flusher.deeds, commit);
-    }
-    if sent_some {
-        flusher.sent.send_replace(());
-    }
-    tracing::debug!(outcomes = commits.len(), "committed");
-    for (target, name) in done.dropped_signals {
-        if let Some(held_back) = flusher.throttle.allows(&format!("signal {name}")) {
-            tracing::warn!(target = %target, signal = %name, held_back, "an outcome's signal was dropped: its target has ended or does not exist");
-        }
-    }
-    for (machine, key) in done.dropped_inserts {
-        if let Some(held_back) = flusher.throttle.allows(&format!("insert {machine}")) {
-            tracing::warn!(machine, unique_key = %key, held_back, "an outcome's insert was dropped: an instance that has not ended holds its unique key");
-        }
-    }
-    unblock_again(&flusher.connections, &flusher.notifier, &flusher.life, done.locked_partitions);
-    // Inserts that were dropped, because their unique key was taken, are announced too. That is
-    // rare, and costs one look.
-    let inserted = flusher.notifier.to_announce(commits.iter().flat_map(|commit| &commit.inserts));
-    flusher.notifier.announce(done.queues.iter().map(String::as_str).chain(inserted));
+    spread(flusher, &commits, &mut done);
     for ((commit, reply), verdict) in commits.into_iter().zip(replies).zip(done.verdicts) {
         let answer = match verdict {
             Verdict::Durable { inbox } => {
@@ -422,6 +414,38 @@ fn finish(
         };
         let _ = reply.to.send(answer);
     }
+}
+
+/// Tells of the rows that a batch has sent, woken, freed and dropped.
+fn spread(flusher: &Flusher, commits: &[Box<Commit>], done: &mut storage::Committed) {
+    let durable = |verdict: &Verdict| matches!(verdict, Verdict::Durable { .. });
+    let sent_some = commits
+        .iter()
+        .zip(&done.verdicts)
+        .any(|(commit, verdict)| commit.sends() && durable(verdict));
+    for (commit, _) in commits.iter().zip(&done.verdicts).filter(|(_, verdict)| durable(verdict)) {
+        faulty::count(&flusher.deeds, commit);
+    }
+    if sent_some {
+        flusher.sent.send_replace(());
+    }
+    tracing::debug!(outcomes = commits.len(), "committed");
+    for (target, name) in std::mem::take(&mut done.dropped_signals) {
+        if let Some(held_back) = flusher.throttle.allows(&format!("signal {name}")) {
+            tracing::warn!(target = %target, signal = %name, held_back, "an outcome's signal was dropped: its target has ended or does not exist");
+        }
+    }
+    for (machine, key) in std::mem::take(&mut done.dropped_inserts) {
+        if let Some(held_back) = flusher.throttle.allows(&format!("insert {machine}")) {
+            tracing::warn!(machine, unique_key = %key, held_back, "an outcome's insert was dropped: an instance that has not ended holds its unique key");
+        }
+    }
+    let locked = std::mem::take(&mut done.locked_partitions);
+    unblock_again(&flusher.connections, &flusher.notifier, &flusher.life, locked);
+    // Inserts that were dropped, because their unique key was taken, are announced too. That is
+    // rare, and costs one look.
+    let inserted = flusher.notifier.to_announce(commits.iter().flat_map(|commit| &commit.inserts));
+    flusher.notifier.announce(done.queues.iter().map(String::as_str).chain(inserted));
 }
 
 /// Does what follows in this process from a durable outcome.

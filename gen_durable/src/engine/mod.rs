@@ -28,6 +28,7 @@ mod registry;
 mod shutdown;
 mod slots;
 mod tasks;
+mod transactions;
 mod unblock;
 mod wake;
 mod wake_backoff;
@@ -56,6 +57,7 @@ use self::{
     registry::{Registry, Surroundings},
     slots::Queue,
     tasks::Tasks,
+    transactions::Transactions,
     wake::Wake,
 };
 use crate::{
@@ -117,6 +119,7 @@ pub(crate) struct Shared {
     /// The machines of the registry.
     pub(crate) kinds: Arc<Kinds>,
     pub(crate) surroundings: Surroundings,
+    pub(crate) transactions: Arc<Transactions>,
     pub(crate) queues: BTreeMap<String, Arc<Queue>>,
     pub(crate) lease: Arc<Lease>,
     heart: Heart,

@@ -19,13 +19,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sqlx::PgConnection;
+
 use crate::{
     error::{Error, StepError},
+    isolation::Isolation,
     machine::{Requirement, context::Instance, resources::Resources, upgrade::Older},
     storage::{Change, Claimed, Commit, Inbox, Upgraded},
 };
 pub(crate) use guard::Decoded;
-use guard::{Guarded, describe};
+use guard::Guarded;
+pub(crate) use guard::{describe, quietly};
 pub(crate) use inbox::Loaded;
 pub(crate) use kinds::Registry;
 pub(crate) use polls::Polls;
@@ -212,20 +216,52 @@ pub(crate) trait Runner: Send + Sync {
     /// Returns the runner of the older versions' instances.
     fn upgrader(&self) -> Arc<dyn Runner>;
 
-    /// Runs the step that `work` stands at. An error is for [`handle`](Self::handle).
+    /// Returns the isolation level of the transaction that this code takes, as far as it is known
+    /// before the code is called.
+    fn isolation(&self, work: &Work, call: &Call) -> Option<Isolation>;
+
+    /// Runs the step that `work` stands at, or the machine's `handle`. If that code takes a
+    /// transaction, it runs in `tx`.
     fn run<'a>(
         &'a self,
         work: &'a mut Work,
+        call: &'a mut Call,
         resources: &'a Resources,
-    ) -> Boxed<'a, Result<Ran, StepError>>;
+        tx: Option<&'a mut PgConnection>,
+    ) -> Boxed<'a, Result<Run, StepError>>;
+}
 
-    /// Lets the machine's `handle` decide after an error.
-    fn handle<'a>(
-        &'a self,
-        work: &'a mut Work,
-        error: StepError,
-        resources: &'a Resources,
-    ) -> Boxed<'a, Result<Ran, StepError>>;
+/// The code of a machine that is called.
+#[derive(Debug)]
+pub(crate) enum Call {
+    /// The step that the instance stands at.
+    Step,
+    /// `handle`, after an error. In a transaction it may be called again, and gets a copy of the
+    /// error. Otherwise it takes the error. `text` is the error's.
+    Handle { error: Option<StepError>, text: String },
+}
+
+impl Call {
+    pub(crate) fn handle(error: StepError) -> Self {
+        Self::Handle { text: describe(&error), error: Some(error) }
+    }
+}
+
+/// An error is user code, and may panic when it is dropped.
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Self::Handle { error, .. } = self {
+            let error = error.take();
+            quietly(|| drop(error));
+        }
+    }
+}
+
+/// The result of a call.
+pub(crate) enum Run {
+    Ran(Ran),
+    /// The code takes a transaction of this level and was given none. It has not begun.
+    TakesTransaction(Isolation),
 }
 
 /// The parts that each run needs besides its row.
@@ -234,48 +270,55 @@ pub(crate) struct Surroundings {
     pub(crate) polls: Polls,
 }
 
-/// Runs the step that `work` stands at, and `handle` if the step fails.
-pub(crate) async fn run(runner: &dyn Runner, work: &mut Work, around: &Surroundings) -> Ran {
-    let (limit, instance) = (limit(runner, work), Arc::clone(&work.instance));
-    let run = Guarded::new(runner.run(work, &around.resources));
-    match around.polls.within(limit, runner.name(), instance, run).await {
-        Ok(ran) => ran,
-        Err(error) => handle(runner, work, error, around).await,
-    }
-}
-
-/// Lets `handle` decide after a run that failed, or after an outcome that the database refused.
-/// This is a run as well, with the step's timeout. If it fails, the instance fails.
-pub(crate) async fn handle(
+/// Calls a machine's code, for at most the step's timeout. The outcome of `handle` records the
+/// error.
+pub(crate) async fn run(
     runner: &dyn Runner,
     work: &mut Work,
-    error: StepError,
+    call: &mut Call,
     around: &Surroundings,
-) -> Ran {
-    let text = describe(&error);
+    tx: Option<&mut PgConnection>,
+) -> Result<Run, StepError> {
+    let (limit, instance) = (limit(runner, work), Arc::clone(&work.instance));
+    let run = Guarded::new(runner.run(work, call, &around.resources, tx));
+    let mut run = around.polls.within(limit, runner.name(), instance, run).await;
+    if let (Ok(Run::Ran(ran)), Call::Handle { text, .. }) = (&mut run, call) {
+        ran.commit.error.get_or_insert_with(|| storable(text.clone()));
+    }
+    run
+}
+
+/// True if the transaction of a run was rolled back to resolve a conflict.
+pub(crate) fn is_conflict(error: &StepError) -> bool {
+    guard::catch(|| error.is_conflict()).unwrap_or(false)
+}
+
+/// Logs the error of a step.
+pub(crate) fn log(runner: &dyn Runner, work: &Work, error: &StepError) {
     tracing::warn!(
         machine = runner.name(),
         instance = work.instance.id,
         step = %work.instance.step,
         attempt = work.instance.attempt,
         kind = ?error.kind(),
-        "step failed: {text}"
+        "step failed: {}",
+        describe(error)
     );
-    let (limit, instance) = (limit(runner, work), Arc::clone(&work.instance));
-    let run = Guarded::new(runner.handle(work, error, &around.resources));
-    match around.polls.within(limit, runner.name(), instance, run).await {
-        Ok(mut ran) => {
-            ran.commit.error.get_or_insert_with(|| storable(text));
-            ran
-        }
-        Err(second) => {
-            work.broken(format!("{text}; then `handle` failed: {}", describe(&second))).into()
-        }
-    }
+}
+
+/// Builds the commit that fails an instance whose `handle` failed.
+pub(crate) fn failed_twice(work: &Work, call: &Call, second: StepError) -> Box<Commit> {
+    let first = match call {
+        Call::Handle { text, .. } => text,
+        Call::Step => "",
+    };
+    let commit = work.broken(format!("{first}; then `handle` failed: {}", describe(&second)));
+    quietly(|| drop(second));
+    commit
 }
 
 /// Returns the step's timeout. In a machine that is written by hand the timeout is user code as
 /// well, and may panic.
-fn limit(runner: &dyn Runner, work: &Work) -> Option<Duration> {
+pub(crate) fn limit(runner: &dyn Runner, work: &Work) -> Option<Duration> {
     guard::catch(|| runner.timeout(&work.instance.step)).unwrap_or_default()
 }

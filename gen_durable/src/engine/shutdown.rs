@@ -101,7 +101,8 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
         removed = remove_worker(shared).await;
     }
     shared.life.stopped.open();
-    let _ = timeout(CLOSE, shared.connections.close()).await;
+    let close = async { tokio::join!(shared.connections.close(), shared.transactions.close()) };
+    let _ = timeout(CLOSE, close).await;
     removed.map_err(DatabaseError::new("remove the worker"))?;
     tracing::info!(worker = shared.lease.worker(), "engine stopped");
     Ok(())

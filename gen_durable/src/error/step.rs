@@ -8,6 +8,7 @@ use super::{
     DecodeError,
     cause::{holds_details, with_causes},
 };
+use crate::fault;
 
 type Boxed = Box<dyn StdError + Send + Sync>;
 
@@ -49,7 +50,7 @@ pub enum StepErrorKind {
     /// The step ran longer than its timeout, or the machine's, and was dropped.
     TimedOut,
     /// A value that the step returned cannot be stored: its state, its result, or a message that it
-    /// sends.
+    /// sends. Or the step's transaction cannot be committed.
     Rejected,
     /// A stored payload does not decode. The step returned a [`DecodeError`], or an error that was
     /// caused by one.
@@ -58,12 +59,13 @@ pub enum StepErrorKind {
 
 /// An error as the step returned it. Errors of `anyhow` and `eyre` are kept as they are, because in
 /// a box they hide the error that they hold.
+#[derive(Clone)]
 enum Source {
-    Boxed(Boxed),
+    Boxed(Arc<dyn StdError + Send + Sync>),
     #[cfg(feature = "anyhow")]
-    Anyhow(anyhow::Error),
+    Anyhow(Arc<anyhow::Error>),
     #[cfg(feature = "eyre")]
-    Eyre(eyre::Report),
+    Eyre(Arc<eyre::Report>),
 }
 
 impl StepError {
@@ -85,7 +87,18 @@ impl StepError {
     }
 
     fn of(kind: StepErrorKind, source: impl Into<Boxed>) -> Self {
-        Self { kind, source: Source::Boxed(source.into()) }
+        Self { kind, source: Source::Boxed(Arc::from(source.into())) }
+    }
+
+    /// Returns the same error, for another run of `handle`.
+    pub(crate) fn again(&self) -> Self {
+        Self { kind: self.kind, source: self.source.clone() }
+    }
+
+    /// True if the step's transaction was rolled back to resolve a conflict.
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.downcast_ref::<sqlx::Error>().is_some_and(fault::is_rolled_back)
+            || self.downcast_ref::<Stale>().is_some()
     }
 
     /// Returns the kind of the failure.
@@ -121,9 +134,9 @@ impl StepError {
         match &self.source {
             Source::Boxed(error) => &**error,
             #[cfg(feature = "anyhow")]
-            Source::Anyhow(error) => &**error,
+            Source::Anyhow(error) => &***error,
             #[cfg(feature = "eyre")]
-            Source::Eyre(error) => &**error,
+            Source::Eyre(error) => &***error,
         }
     }
 }
@@ -171,14 +184,14 @@ impl Source {
         // that they hold.
         #[cfg(feature = "anyhow")]
         if let Some(error) = (&mut error as &mut dyn Any).downcast_mut().and_then(Option::take) {
-            return Self::Anyhow(error);
+            return Self::Anyhow(Arc::new(error));
         }
         #[cfg(feature = "eyre")]
         if let Some(error) = (&mut error as &mut dyn Any).downcast_mut().and_then(Option::take) {
-            return Self::Eyre(error);
+            return Self::Eyre(Arc::new(error));
         }
         match error {
-            Some(error) => Self::Boxed(error.into()),
+            Some(error) => Self::Boxed(Arc::from(error.into())),
             None => unreachable!("an error that was taken has been returned"),
         }
     }
@@ -208,6 +221,11 @@ impl fmt::Debug for Printed<'_> {
         if holds_details(self.0) { with_causes(self.0, f) } else { fmt::Debug::fmt(self.0, f) }
     }
 }
+
+/// A signal came after the snapshot of a step's transaction, and the step ended the instance.
+#[derive(Debug, thiserror::Error)]
+#[error("signals came while the step ran, and its transaction does not see them")]
+pub(crate) struct Stale;
 
 /// The reason why an instance of an older version cannot be upgraded; see
 /// [`Upgrade`](crate::Upgrade).

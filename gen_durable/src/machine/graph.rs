@@ -97,6 +97,9 @@ pub struct StepNode {
     pub opaque: bool,
     /// True if instances are inserted at this step: it says `#[step(entry)]`.
     pub entry: bool,
+    /// True if the step takes a `&mut PgConnection`, and so runs in the transaction that commits
+    /// its outcome.
+    pub transactional: bool,
 }
 
 /// A way out of a step, or a message that goes out with its outcome.
@@ -161,6 +164,7 @@ impl StepNode {
             edges: edges.into_iter().collect(),
             opaque: false,
             entry: false,
+            transactional: false,
         }
     }
 
@@ -175,6 +179,13 @@ impl StepNode {
     #[must_use]
     pub fn entry(mut self) -> Self {
         self.entry = true;
+        self
+    }
+
+    /// States that the step runs in a transaction.
+    #[must_use]
+    pub fn transactional(mut self) -> Self {
+        self.transactional = true;
         self
     }
 }

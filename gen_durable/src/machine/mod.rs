@@ -20,11 +20,13 @@ pub(crate) mod upgrade;
 
 use std::{any::TypeId, future::Future, pin::Pin, time::Duration};
 
+use sqlx::PgConnection;
+
 use self::{
     context::Context, graph::Graph, outcome::StepResult, resources::Resources, retry::Retry,
     state::DurableState, upgrade::Upgrades,
 };
-use crate::error::StepError;
+use crate::{error::StepError, isolation::Isolation};
 
 /// The specification of a machine: an enum whose variants are its steps.
 ///
@@ -132,6 +134,41 @@ pub trait Steps: Machine {
         let _ = resources;
         let retry = cx.step().retry().unwrap_or(Retry::never());
         Box::pin(async move { Ok(retry.decide(cx, error)) })
+    }
+
+    /// Returns the isolation level of the transaction that this step runs in. None, the default, if
+    /// it takes no transaction. The engine then calls [`run`](Self::run), and otherwise
+    /// [`run_in`](Self::run_in).
+    fn transaction(&self) -> Option<Isolation> {
+        None
+    }
+
+    /// Runs this step in a transaction, which commits with the step's outcome.
+    fn run_in<'a>(
+        self,
+        cx: Context<Self>,
+        resources: &'a Resources,
+        tx: &'a mut PgConnection,
+    ) -> StepFuture<'a, Self> {
+        let _ = tx;
+        self.run(cx, resources)
+    }
+
+    /// Returns the isolation level of the transaction that `handle` runs in. None, the default, if
+    /// it takes no transaction.
+    fn handle_transaction() -> Option<Isolation> {
+        None
+    }
+
+    /// Decides like [`handle`](Self::handle), in a transaction of its own.
+    fn handle_in<'a>(
+        cx: Context<Self>,
+        error: StepError,
+        resources: &'a Resources,
+        tx: &'a mut PgConnection,
+    ) -> StepFuture<'a, Self> {
+        let _ = tx;
+        Self::handle(cx, error, resources)
     }
 
     /// Returns the graph of the steps. `#[durable_fsm]` reads it from their code. A machine that is

@@ -133,9 +133,9 @@ pub(crate) async fn commit(
 
 /// The targets of the signals of outcomes, by the ids of the outcomes. Those that hold a unique key
 /// are as they were when the key was looked up.
-type Targets = HashMap<i64, Vec<i64>>;
+pub(super) type Targets = HashMap<i64, Vec<i64>>;
 
-async fn targets_of(
+pub(super) async fn targets_of(
     connection: &mut PgConnection,
     batch: &[&Commit],
 ) -> Result<Targets, sqlx::Error> {
@@ -157,15 +157,15 @@ fn needs(outcome: &Commit, targets: &Targets, held: &HashSet<i64>) -> bool {
             || of.is_some_and(|targets| targets.iter().any(|target| held.contains(target))))
 }
 
-fn frees_partition(outcome: &Commit) -> bool {
+pub(super) fn frees_partition(outcome: &Commit) -> bool {
     outcome.partition_key.is_some() && !outcome.keeps_claim()
 }
 
-fn empties_inbox(outcome: &Commit) -> bool {
+pub(super) fn empties_inbox(outcome: &Commit) -> bool {
     outcome.listens && matches!(outcome.change, Change::Done { .. })
 }
 
-async fn empty_inboxes(
+pub(super) async fn empty_inboxes(
     connection: &mut PgConnection,
     batch: &[&Commit],
     done: &Committed,
@@ -230,29 +230,29 @@ async fn apply(connection: &mut PgConnection, batch: &[&Commit]) -> Result<Commi
 
 /// A batch as the columns of the statement `commit`.
 #[derive(Default)]
-struct Columns<'a> {
+pub(super) struct Columns<'a> {
     ids: Vec<i64>,
     workers: Vec<i64>,
     revisions: Vec<i64>,
-    statuses: Vec<&'static str>,
-    steps: Vec<Option<&'static str>>,
-    states: Vec<Option<&'a str>>,
-    results: Vec<Option<&'a str>>,
-    errors: Vec<Option<&'a str>>,
-    attempts: Vec<Option<i32>>,
-    failures: Vec<Option<i32>>,
-    delays: Vec<Option<i64>>,
-    awaits: Vec<Option<String>>,
-    wakes: Vec<Option<i64>>,
+    pub(super) statuses: Vec<&'static str>,
+    pub(super) steps: Vec<Option<&'static str>>,
+    pub(super) states: Vec<Option<&'a str>>,
+    pub(super) results: Vec<Option<&'a str>>,
+    pub(super) errors: Vec<Option<&'a str>>,
+    pub(super) attempts: Vec<Option<i32>>,
+    pub(super) failures: Vec<Option<i32>>,
+    pub(super) delays: Vec<Option<i64>>,
+    pub(super) awaits: Vec<Option<String>>,
+    pub(super) wakes: Vec<Option<i64>>,
     listens: Vec<bool>,
-    consumed: Vec<i64>,
+    pub(super) consumed: Vec<i64>,
     consumed_of: Vec<i64>,
     known: Vec<i64>,
-    versions: Vec<Option<i32>>,
+    pub(super) versions: Vec<Option<i32>>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(batch: &[&'a Commit]) -> Self {
+    pub(super) fn of(batch: &[&'a Commit]) -> Self {
         let mut columns = Self::default();
         for outcome in batch {
             columns.push(outcome);
@@ -327,7 +327,7 @@ impl<'a> Columns<'a> {
 /// Locks the rows of the outcomes that send and the targets of their signals, all in one order.
 /// With `WaitASecond` it locks the rows of all outcomes. With `Skip` it leaves out the rows that
 /// other transactions have locked. Returns the rows that it left out.
-async fn lock_instances(
+pub(super) async fn lock_instances(
     connection: &mut PgConnection,
     batch: &[&Commit],
     targets: &Targets,
@@ -347,7 +347,7 @@ async fn lock_instances(
 }
 
 /// Sends the inserts and the signals of the outcomes that were applied.
-async fn send(
+pub(super) async fn send(
     connection: &mut PgConnection,
     batch: &[&Commit],
     done: &mut Committed,
@@ -416,7 +416,7 @@ fn freed_partitions(batch: &[&Commit], done: &Committed) -> Vec<String> {
 
 /// Finds out why outcomes were not applied, and corrects their verdict `Lost` where another one is
 /// right.
-async fn inspect(
+pub(super) async fn inspect(
     connection: &mut PgConnection,
     batch: &[&Commit],
     uncertain: bool,

@@ -13,6 +13,7 @@ mod insert_or_signal;
 mod locked;
 mod maintenance;
 mod row;
+mod step_transaction;
 mod unblock;
 mod workers;
 
@@ -31,6 +32,10 @@ pub(crate) use self::{
     row::{
         Addressee, Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, Inbox, InboxRow,
         Kind, Kinds, LostClaim, Missing, NewInstance, NewSignal, Portion, Upgraded,
+    },
+    step_transaction::{
+        Applied, backend, begin_step, cancel_backend, commit_step, fate_of_step, limit_step,
+        new_signals, reset_step,
     },
     unblock::{Unblocked, unblock_again},
     workers::{

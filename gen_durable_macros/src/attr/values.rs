@@ -13,7 +13,7 @@ use syn::{
     token::Paren,
 };
 
-use super::{Backoff, Text};
+use super::{Backoff, Isolation, Text};
 use crate::{
     errors::Errors,
     names::{self, camel_case, compact},
@@ -250,6 +250,23 @@ pub(super) fn backoff(input: ParseStream<'_>) -> syn::Result<Backoff> {
         "exponential" => Ok(Backoff::Exponential),
         _ => Err(syn::Error::new(literal.span(), wrong)),
     }
+}
+
+/// Reads `= "serializable"`.
+pub(super) fn isolation(input: ParseStream<'_>) -> syn::Result<Isolation> {
+    input.parse::<Token![=]>()?;
+    let wrong = "an isolation level is \"read committed\", \"repeatable read\" or \"serializable\": write `isolation = \"serializable\"`";
+    if !input.peek(LitStr) {
+        return Err(not(input, wrong));
+    }
+    let literal: LitStr = input.parse()?;
+    let (text, level) = match &*literal.value() {
+        "read committed" => ("read committed", "ReadCommitted"),
+        "repeatable read" => ("repeatable read", "RepeatableRead"),
+        "serializable" => ("serializable", "Serializable"),
+        _ => return Err(syn::Error::new(literal.span(), wrong)),
+    };
+    Ok(Isolation { at: literal.span(), text, level })
 }
 
 /// Reads `(…)`, and returns its place and the tokens inside.

@@ -1,13 +1,13 @@
 //! The rules for the impl block: its steps, their resources, and `handle`.
 
 use syn::{
-    FnArg, GenericArgument, ImplItemFn, PathArguments, ReturnType, Safety, Type, ext::IdentExt,
-    spanned::Spanned,
+    FnArg, GenericArgument, ImplItemFn, PathArguments, ReturnType, Safety, Signature, Type,
+    TypeReference, ext::IdentExt, spanned::Spanned,
 };
 
 use crate::{
-    ast::{MachineImpl, WhyNot, functions, is_named, why_not},
-    attr::is_step,
+    ast::{MachineImpl, WhyNot, functions, is_named, is_transaction, why_not},
+    attr::{Isolation, is_step},
     errors::Errors,
     names::compact,
 };
@@ -34,6 +34,14 @@ pub(crate) fn check_impl(machine: &MachineImpl, errors: &mut Errors) {
                 "`retry` stands in for `handle`, and this machine has one: remove `retry`, or call `Retry::decide` in `handle`",
             ));
         }
+    }
+    for step in machine.steps.iter().chain(&machine.handle) {
+        let isolation = step.options.isolation.as_ref();
+        let name = match &*step.name {
+            "handle" => "`handle`".to_owned(),
+            name => format!("the step `{name}`"),
+        };
+        check_isolation(isolation, step.transaction, &name, errors);
     }
     for late in machine.steps.iter().chain(&machine.handle).flat_map(|step| &step.uses.late) {
         errors.at(&late.of.tokens, late.message());
@@ -79,8 +87,66 @@ fn check_step(function: &ImplItemFn, name: &str, skip: usize, errors: &mut Error
             ReturnType::Type(_, ty) => errors.at(ty, message),
         }
     }
+    check_parameters(sig, name, skip, errors);
+}
+
+/// Checks the parameters after the first `skip`: resources, and a transaction at most.
+pub(super) fn check_parameters(sig: &Signature, name: &str, skip: usize, errors: &mut Errors) {
+    let mut transactions = 0;
     for input in sig.inputs.iter().skip(skip) {
-        check_resource(input, name, errors);
+        match transaction(input) {
+            Some(reference) => {
+                transactions += 1;
+                check_transaction(reference, name, transactions, errors);
+            }
+            None => check_resource(input, name, errors),
+        }
+    }
+}
+
+/// The parameter's type, if it is the step's transaction.
+fn transaction(input: &FnArg) -> Option<&TypeReference> {
+    let FnArg::Typed(input) = input else { return None };
+    match &*input.ty {
+        Type::Reference(reference) => is_transaction(reference).then_some(reference),
+        _ => None,
+    }
+}
+
+fn check_transaction(
+    reference: &TypeReference,
+    name: &str,
+    transactions: u32,
+    errors: &mut Errors,
+) {
+    if transactions > 1 {
+        errors.at(
+            reference,
+            format!("{name} runs in one transaction: remove the second `&mut PgConnection`"),
+        );
+    }
+    if let Some(lifetime) = &reference.lifetime {
+        errors.at(
+            lifetime,
+            format!(
+                "{name} borrows its transaction while it runs: write `&mut PgConnection` without `{lifetime}`"
+            ),
+        );
+    }
+}
+
+/// Reports an isolation level of code that takes no transaction.
+pub(super) fn check_isolation(
+    isolation: Option<&Isolation>,
+    transaction: Option<usize>,
+    name: &str,
+    errors: &mut Errors,
+) {
+    if let (Some(isolation), None) = (isolation, transaction) {
+        errors.push(syn::Error::new(
+            isolation.at,
+            format!("{name} takes no transaction, and so has no isolation level: add the parameter `tx: &mut PgConnection`, or remove `isolation`"),
+        ));
     }
 }
 
@@ -91,7 +157,7 @@ fn returns_nothing(output: &ReturnType) -> bool {
     }
 }
 
-pub(super) fn check_resource(input: &FnArg, step: &str, errors: &mut Errors) {
+fn check_resource(input: &FnArg, step: &str, errors: &mut Errors) {
     let FnArg::Typed(input) = input else { return };
     let Type::Reference(reference) = &*input.ty else {
         let text = compact(&input.ty);
@@ -102,11 +168,20 @@ pub(super) fn check_resource(input: &FnArg, step: &str, errors: &mut Errors) {
         return;
     };
     let (ty, text) = (&*reference.elem, compact(&reference.elem));
+    if is_named(ty, "PgConnection") {
+        errors
+            .at(reference, format!("{step} takes its transaction by `&mut`: write `&mut {text}`"));
+        return;
+    }
     if let Some(mutability) = &reference.mutability {
-        errors.at(
-            mutability,
-            format!("a resource is shared by all steps that run: write `&{text}`, and put what changes behind a lock"),
-        );
+        let message = if is_named(ty, "Transaction") || is_named(ty, "PgTransaction") {
+            "`&mut` is for the transaction of a step, which the engine commits: write `&mut PgConnection`".to_owned()
+        } else {
+            format!(
+                "`&mut` is for the transaction of a step alone, `&mut PgConnection`; a resource is shared by all steps that run: write `&{text}`, and put what changes behind a lock"
+            )
+        };
+        errors.at(mutability, message);
     }
     if let Some(lifetime) = &reference.lifetime {
         errors.at(

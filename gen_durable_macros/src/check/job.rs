@@ -3,9 +3,10 @@
 use quote::ToTokens;
 use syn::{FnArg, Item, ReturnType, Safety, Type};
 
-use super::handlers::check_resource;
+use super::handlers::{check_isolation, check_parameters};
 use crate::{
     ast::{Job, is_named, result_of},
+    attr::Isolation,
     errors::Errors,
 };
 
@@ -23,7 +24,7 @@ pub(crate) fn check_no_job(item: &Item, errors: &mut Errors) {
     );
 }
 
-pub(crate) fn check_job(job: &Job, errors: &mut Errors) {
+pub(crate) fn check_job(job: &Job, isolation: Option<&Isolation>, errors: &mut Errors) {
     let sig = &job.item.sig;
     let name = format!("the job `{}`", sig.ident);
     if sig.asyncness.is_none() {
@@ -66,9 +67,8 @@ pub(crate) fn check_job(job: &Job, errors: &mut Errors) {
     }
     check_context(job, &name, errors);
     check_output(&sig.output, &name, errors);
-    for input in sig.inputs.iter().skip(1) {
-        check_resource(input, &name, errors);
-    }
+    check_parameters(sig, &name, 1, errors);
+    check_isolation(isolation, job.transaction, &name, errors);
 }
 
 fn check_context(job: &Job, name: &str, errors: &mut Errors) {

@@ -51,7 +51,12 @@ fn node(step: &StepFn) -> String {
     for edge in &step.flow.edges {
         let _ = write!(text, " {}", words(edge));
     }
-    for (flag, word) in [(step.flow.opaque, " opaque"), (step.options.entry, " entry")] {
+    let flags = [
+        (step.flow.opaque, " opaque"),
+        (step.options.entry, " entry"),
+        (step.transaction.is_some(), " transactional"),
+    ];
+    for (flag, word) in flags {
         text.push_str(if flag { word } else { "" });
     }
     text
@@ -147,6 +152,9 @@ fn arrows(step: &StepFn, aliases: &mut BTreeSet<String>) -> Vec<String> {
             }
         })
         .collect();
+    if step.transaction.is_some() {
+        arrows.push(format!("note left of {from} : runs in a transaction"));
+    }
     if step.flow.opaque {
         arrows.push(format!("note right of {from} : its code does not tell all"));
     }

@@ -104,12 +104,21 @@ fn steps(machine: &MachineImpl) -> TokenStream {
         ["cx", "error", "resources"].map(|name| local(machine, name, ty.span()));
     let arms = machine.steps.iter().map(|step| {
         let (cfgs, name) = (&step.cfgs, &step.name);
-        let call = call(machine, step, &["cx"]);
+        let call = if step.transaction.is_some() {
+            quote!({ let _ = #cx; #private::takes_a_transaction(#name) })
+        } else {
+            call(machine, step, &["cx"])
+        };
         quote!(#(#cfgs)* #name => #call,)
     });
+    let transactions = transactions(machine);
     let handle = machine.handle.as_ref().map(|handle| {
         let cfgs = &handle.cfgs;
-        let call = call(machine, handle, &["cx", "error"]);
+        let call = if handle.transaction.is_some() {
+            quote!({ let _ = (#cx, #error); #private::takes_a_transaction("handle") })
+        } else {
+            call(machine, handle, &["cx", "error"])
+        };
         quote! {
             #(#cfgs)*
             fn handle<'a>(
@@ -158,6 +167,8 @@ fn steps(machine: &MachineImpl) -> TokenStream {
 
             #handle
 
+            #transactions
+
             #timeout
 
             #retry
@@ -169,14 +180,94 @@ fn steps(machine: &MachineImpl) -> TokenStream {
     }
 }
 
+/// The functions of the trait `Steps` for the code that takes a transaction. Nothing is generated
+/// if none does.
+fn transactions(machine: &MachineImpl) -> TokenStream {
+    let private = private(machine);
+    let at = machine.item.self_ty.span();
+    let [cx, error, resources, tx] =
+        ["cx", "error", "resources", "tx"].map(|name| local(machine, name, at));
+    let takers: Vec<_> = machine.steps.iter().filter(|step| step.transaction.is_some()).collect();
+    let arms = takers.iter().map(|step| {
+        let (cfgs, name, call) = (&step.cfgs, &step.name, call(machine, step, &["cx"]));
+        quote!(#(#cfgs)* #name => #call,)
+    });
+    let steps = (!takers.is_empty()).then(|| {
+        let levels = takers.iter().map(|step| {
+            let (cfgs, name, level) = (&step.cfgs, &step.name, level(step, &private));
+            quote!(#(#cfgs)* #name => #private::Some(#level),)
+        });
+        quote! {
+            fn transaction(&self) -> #private::Option<#private::Isolation> {
+                match #private::Machine::name(self) {
+                    #(#levels)*
+                    _ => #private::None,
+                }
+            }
+
+            fn run_in<'a>(
+                self,
+                #cx: #private::Context<Self>,
+                #resources: &'a #private::Resources,
+                #tx: &'a mut #private::PgConnection,
+            ) -> #private::StepFuture<'a, Self> {
+                match #private::Machine::name(&self) {
+                    #(#arms)*
+                    _ => #private::Steps::run(self, #cx, #resources),
+                }
+            }
+        }
+    });
+    let handle = machine.handle.as_ref().filter(|handle| handle.transaction.is_some());
+    let handle = handle.map(|handle| {
+        let (cfgs, level) = (&handle.cfgs, level(handle, &private));
+        let call = call(machine, handle, &["cx", "error"]);
+        quote! {
+            #(#cfgs)*
+            fn handle_transaction() -> #private::Option<#private::Isolation> {
+                #private::Some(#level)
+            }
+
+            #(#cfgs)*
+            fn handle_in<'a>(
+                #cx: #private::Context<Self>,
+                #error: #private::StepError,
+                #resources: &'a #private::Resources,
+                #tx: &'a mut #private::PgConnection,
+            ) -> #private::StepFuture<'a, Self> {
+                let _ = #resources;
+                #call
+            }
+        }
+    });
+    quote!(#steps #handle)
+}
+
+/// The isolation level of a transaction.
+fn level(step: &StepFn, private: &Ident) -> TokenStream {
+    let level =
+        step.options.isolation.as_ref().map_or("ReadCommitted", |isolation| isolation.level);
+    let level = Ident::new(level, Span::call_site());
+    quote!(#private::Isolation::#level)
+}
+
 /// The boxed call of a step. The compiler reports its errors in the user's own code: at the step's
 /// name, or at the return type if that is wrong.
 fn call(machine: &MachineImpl, step: &StepFn, arguments: &[&str]) -> TokenStream {
-    let (ident, resources) = (&step.ident, &step.resources);
+    let ident = &step.ident;
     let at = ident.span();
     let private = private_at(&machine.import, at);
     let arguments = arguments.iter().map(|name| local(machine, name, at));
     let given = local(machine, "resources", at);
+    let mut parameters: Vec<_> = step
+        .resources
+        .iter()
+        .map(|resource| quote_spanned!(at=> #given.get::<#resource>()))
+        .collect();
+    if let Some(place) = step.transaction {
+        let tx = local(machine, "tx", at);
+        parameters.insert(place, quote_spanned!(at=> #tx));
+    }
     let returned = quote_spanned!(step.output=> returned);
     let result = quote_spanned!(at=> #private::IntoStepResult::<Self>::into_step_result(#returned));
     let result = if step.trusted {
@@ -187,7 +278,7 @@ fn call(machine: &MachineImpl, step: &StepFn, arguments: &[&str]) -> TokenStream
     };
     quote_spanned! {at=>
         #private::Box::pin(async move {
-            let #returned = Self::#ident(#(#arguments),* #(, #given.get::<#resources>())*).await;
+            let #returned = Self::#ident(#(#arguments),* #(, #parameters)*).await;
             #result
         })
     }

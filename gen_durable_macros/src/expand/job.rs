@@ -21,7 +21,7 @@ pub(super) fn expand(job: &Job, options: MachineOptions, correct: bool) -> Token
         return quote!(#function);
     }
     let item = enum_item(job, machine);
-    let block = impl_item(job, machine, correct);
+    let block = impl_item(job, machine, &options, correct);
     let mut errors = Errors::default();
     let mut block = MachineImpl::new(block, &mut errors);
     block.import = alias();
@@ -86,7 +86,7 @@ fn visible(item: &ItemEnum) -> TokenStream {
 
 /// The impl block with the step that calls the function. It has the span of the function's name, so
 /// that the compiler reports errors there.
-fn impl_item(job: &Job, machine: &Ident, correct: bool) -> ItemImpl {
+fn impl_item(job: &Job, machine: &Ident, options: &MachineOptions, correct: bool) -> ItemImpl {
     let at = job.item.sig.ident.span();
     let run = Ident::new("run", at);
     let private = private_at(&alias(), at);
@@ -100,10 +100,19 @@ fn impl_item(job: &Job, machine: &Ident, correct: bool) -> ItemImpl {
             }
         };
     }
-    let resources = &job.resources;
     // To the compiler, all of it is the user's code, also local names: see `handlers::local`.
-    let names: Vec<Ident> =
-        (0..resources.len()).map(|index| format_ident!("resource_{index}", span = at)).collect();
+    let mut names = Vec::new();
+    let mut types = Vec::new();
+    for (index, resource) in job.resources.iter().enumerate() {
+        names.push(format_ident!("resource_{index}", span = at));
+        types.push(quote!(&#resource));
+    }
+    let isolation = job.transaction.map(|place| {
+        names.insert(place, Ident::new("tx", at));
+        types.insert(place, quote_spanned!(at=> &mut #private::PgConnection));
+        let level = options.isolation.as_ref().map_or("read committed", |isolation| isolation.text);
+        quote!(#[step(isolation = #level)])
+    });
     // The compiler reports a wrong return type at the type itself.
     let returned = quote_spanned!(job.output_at.resolved_at(at)=> returned);
     let output = if job.fallible {
@@ -115,9 +124,10 @@ fn impl_item(job: &Job, machine: &Ident, correct: bool) -> ItemImpl {
     parse_quote_spanned! {at=>
         #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]
         impl #machine {
+            #isolation
             async fn #run(
                 cx: #private::Context<Self>
-                #(, #names: &#resources)*
+                #(, #names: #types)*
             ) -> #private::StepResult<Self> {
                 let (job, end) = #private::job(cx);
                 let #returned = #function(job #(, #names)*).await;

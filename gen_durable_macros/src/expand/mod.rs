@@ -60,7 +60,7 @@ pub(crate) fn durable_job(options: TokenStream, item: TokenStream) -> TokenStrea
         Ok(Item::Fn(item)) => {
             let options = MachineOptions::read_job(options, &mut errors);
             let job = Job::new(item, &options);
-            check::check_job(&job, &mut errors);
+            check::check_job(&job, options.isolation.as_ref(), &mut errors);
             job::expand(&job, options, errors.is_empty())
         }
         Ok(other) => {

@@ -14,28 +14,28 @@ use crate::support::{Breakpoint, WAIT_MAX, database, engine, until};
 
 /// An outcome, with the columns that `commit.sql` takes.
 #[derive(Clone, Debug)]
-struct Outcome<'a> {
-    id: i64,
-    worker: i64,
-    revision: i64,
-    status: &'a str,
-    step: Option<&'a str>,
-    state: Option<&'a str>,
-    result: Option<&'a str>,
-    error: Option<&'a str>,
-    attempt: Option<i32>,
-    delay: Option<i64>,
-    awaits: Option<&'a str>,
-    wake: Option<i64>,
-    listens: bool,
-    consumed: &'a [i64],
-    version: Option<i32>,
-    failures: Option<i32>,
-    known: i64,
+pub(super) struct Outcome<'a> {
+    pub(super) id: i64,
+    pub(super) worker: i64,
+    pub(super) revision: i64,
+    pub(super) status: &'a str,
+    pub(super) step: Option<&'a str>,
+    pub(super) state: Option<&'a str>,
+    pub(super) result: Option<&'a str>,
+    pub(super) error: Option<&'a str>,
+    pub(super) attempt: Option<i32>,
+    pub(super) delay: Option<i64>,
+    pub(super) awaits: Option<&'a str>,
+    pub(super) wake: Option<i64>,
+    pub(super) listens: bool,
+    pub(super) consumed: &'a [i64],
+    pub(super) version: Option<i32>,
+    pub(super) failures: Option<i32>,
+    pub(super) known: i64,
 }
 
 /// An outcome of the worker 7 that goes to the next step from revision 3, and changes nothing else.
-fn next(id: i64) -> Outcome<'static> {
+pub(super) fn next(id: i64) -> Outcome<'static> {
     Outcome {
         id,
         worker: 7,
@@ -59,7 +59,7 @@ fn next(id: i64) -> Outcome<'static> {
 
 /// Commits outcomes. Returns the ids of those that were applied, and the inboxes of instances that
 /// go on.
-async fn commit(
+pub(super) async fn commit(
     connection: &mut PgConnection,
     outcomes: &[Outcome<'_>],
 ) -> Result<(Vec<i64>, Vec<(i64, Value)>), sqlx::Error> {
@@ -103,7 +103,7 @@ async fn commit(
 }
 
 /// A row that the worker 7 executes at revision 3, with `more` columns.
-fn executing(id: i64, more: &Value) -> Value {
+pub(super) fn executing(id: i64, more: &Value) -> Value {
     let mut row = json!({
         "id": id, "status": "executing", "locked_by": 7, "revision": 3, "state": "old",
         "updated_at": FUTURE, "eligible_at": FUTURE,

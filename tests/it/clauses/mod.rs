@@ -7,6 +7,7 @@ mod claim;
 mod claim_known;
 mod claim_loads;
 mod commit;
+mod commit_step;
 mod deliver;
 mod heads;
 mod inbox;

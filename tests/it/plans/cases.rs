@@ -112,6 +112,7 @@ fn claims(keyed: &str, late: &str, woken: &str) -> Vec<Case> {
     ]
 }
 
+#[allow(clippy::too_many_lines, reason = "a list")]
 pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let executing = ids(connection, "locked_by = 7").await;
     let keyed = ids(connection, "partition_key like 'late %'").await;
@@ -210,6 +211,32 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             batch(4),
         ),
         case("unique_holders", &[&m, &late], &["instances_unique_guard"], batch(1)),
+        case("is_awaited_there", &[&target, "'{a}'", "'{}'"], &[], 0.0..=20.0),
+        case("last_signal", &[&target], &[], 0.0..=20.0),
+        case("new_signals", &[&target, "0"], &[], 0.0..=20.0),
+        case(
+            "commit_step",
+            &[
+                "1",
+                "7",
+                "0",
+                "'executing'",
+                "'s'",
+                "'{}'",
+                "null",
+                "null",
+                "0",
+                "null",
+                "null",
+                "null",
+                "null",
+                "0",
+                "'{}'",
+            ],
+            by_id,
+            0.0..=5.0,
+        ),
+        case("wake_step", &["1"], by_id, 0.0..=5.0),
         case("wake_parked", &[&parked, "'{}'"], by_id, batch(4)),
         case("wake_timed_out", &["200"], &["instances_wake", "instances_pkey"], batch(3)),
     ]);

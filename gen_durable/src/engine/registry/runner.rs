@@ -5,15 +5,17 @@
 
 use std::{any::TypeId, sync::Arc, time::Duration};
 
+use sqlx::PgConnection;
 use tracing::Instrument;
 
 use super::{
-    Boxed, Ran, Runner, Upgrader, Work,
+    Boxed, Call, Ran, Run, Runner, Upgrader, Work,
     guard::{Decoded, catch, describe},
     storable,
 };
 use crate::{
     error::{EncodeError, Error, StepError},
+    isolation::Isolation,
     keys::check_name,
     machine::{
         Requirement, Steps,
@@ -29,6 +31,9 @@ use crate::{
 /// The runner of the machine `M`.
 pub(crate) struct MachineRunner<M> {
     value_max: usize,
+    /// The steps that take a transaction, and its level.
+    transactional: Vec<(&'static str, Isolation)>,
+    handle_transaction: Option<Isolation>,
     machine: std::marker::PhantomData<fn() -> M>,
 }
 
@@ -41,46 +46,62 @@ enum By {
 
 impl<M: Steps> MachineRunner<M> {
     pub(crate) fn new(value_max: usize) -> Self {
-        Self { value_max, machine: std::marker::PhantomData }
+        let level = |name: &&'static str| Some((*name, M::from_name(name)?.transaction()?));
+        Self {
+            value_max,
+            transactional: M::STEPS.iter().filter_map(level).collect(),
+            handle_transaction: M::handle_transaction(),
+            machine: std::marker::PhantomData,
+        }
     }
 
-    async fn step(&self, work: &mut Work, resources: &Resources) -> Result<Ran, StepError> {
-        let (step, cx) = match Self::begin(work) {
-            Ok(begun) => begun,
-            Err(reason) => return Ok(work.broken(reason).into()),
-        };
-        let span = tracing::debug_span!(
-            "step",
-            machine = M::NAME,
-            instance = work.instance.id,
-            step = %work.instance.step,
-            attempt = work.instance.attempt
-        );
-        let run = async { step.run(cx, resources).await };
-        let outcome = run.instrument(span).await?;
-        self.lower(work, outcome, By::Step)
-    }
-
-    async fn handle(
+    async fn call(
         &self,
         work: &mut Work,
-        error: StepError,
+        call: &mut Call,
         resources: &Resources,
-    ) -> Result<Ran, StepError> {
-        let (_, cx) = match Self::begin(work) {
+        tx: Option<&mut PgConnection>,
+    ) -> Result<Run, StepError> {
+        let by = if matches!(call, Call::Step) { By::Step } else { By::Handle };
+        if tx.is_none()
+            && let Some(isolation) = self.isolation(work, call)
+        {
+            return Ok(Run::TakesTransaction(isolation));
+        }
+        let (step, cx) = match Self::begin(work) {
             Ok(begun) => begun,
-            Err(reason) => return Ok(work.broken(reason).into()),
+            Err(reason) => return Ok(Run::Ran(work.broken(reason).into())),
         };
-        let span = tracing::debug_span!(
-            "handle",
-            machine = M::NAME,
-            instance = work.instance.id,
-            step = %work.instance.step,
-            attempt = work.instance.attempt
-        );
-        let run = async { M::handle(cx, error, resources).await };
-        let outcome = run.instrument(span).await?;
-        self.lower(work, outcome, By::Handle)
+        let instance = &work.instance;
+        let (id, at, attempt) = (instance.id, &instance.step, instance.attempt);
+        let outcome = match call {
+            Call::Step => {
+                let span = tracing::debug_span!("step", machine = M::NAME, instance = id, step = %at, attempt);
+                let run = async {
+                    match tx {
+                        Some(tx) => step.run_in(cx, resources, tx).await,
+                        None => step.run(cx, resources).await,
+                    }
+                };
+                run.instrument(span).await?
+            }
+            Call::Handle { error, .. } => {
+                let error = match tx {
+                    Some(_) => error.as_ref().map(StepError::again),
+                    None => error.take(),
+                };
+                let Some(error) = error else { unreachable!("`handle` is called once") };
+                let span = tracing::debug_span!("handle", machine = M::NAME, instance = id, step = %at, attempt);
+                let run = async {
+                    match tx {
+                        Some(tx) => M::handle_in(cx, error, resources, tx).await,
+                        None => M::handle(cx, error, resources).await,
+                    }
+                };
+                run.instrument(span).await?
+            }
+        };
+        Ok(Run::Ran(self.lower(work, outcome, by)?))
     }
 
     /// Returns the step that the instance stands at and its context, or the reason why there is
@@ -272,20 +293,23 @@ impl<M: Steps> Runner for MachineRunner<M> {
         Arc::new(Upgrader::<M>::new(self.value_max))
     }
 
+    fn isolation(&self, work: &Work, call: &Call) -> Option<Isolation> {
+        match call {
+            Call::Step => {
+                let mut steps = self.transactional.iter();
+                steps.find(|(name, _)| *name == work.instance.step).map(|(_, level)| *level)
+            }
+            Call::Handle { .. } => self.handle_transaction,
+        }
+    }
+
     fn run<'a>(
         &'a self,
         work: &'a mut Work,
+        call: &'a mut Call,
         resources: &'a Resources,
-    ) -> Boxed<'a, Result<Ran, StepError>> {
-        Box::pin(self.step(work, resources))
-    }
-
-    fn handle<'a>(
-        &'a self,
-        work: &'a mut Work,
-        error: StepError,
-        resources: &'a Resources,
-    ) -> Boxed<'a, Result<Ran, StepError>> {
-        Box::pin(self.handle(work, error, resources))
+        tx: Option<&'a mut PgConnection>,
+    ) -> Boxed<'a, Result<Run, StepError>> {
+        Box::pin(self.call(work, call, resources, tx))
     }
 }

@@ -18,12 +18,15 @@ use std::{
 };
 
 use super::{
-    Boxed, MachineRunner, Ran, Runner, Work,
+    Boxed, Call, MachineRunner, Run, Runner, Work,
     guard::{catch, describe},
     storable,
 };
+use sqlx::PgConnection;
+
 use crate::{
     error::{Error, StepError},
+    isolation::Isolation,
     machine::{Requirement, Steps, context::Instance, resources::Resources, upgrade::Older},
     storage::{Change, Commit, Upgraded},
     value,
@@ -173,33 +176,23 @@ impl<M: Steps> Runner for Upgrader<M> {
         self.runner.upgrader()
     }
 
+    /// The upgrade tells at which step the instance will stand.
+    fn isolation(&self, _: &Work, _: &Call) -> Option<Isolation> {
+        None
+    }
+
     fn run<'a>(
         &'a self,
         work: &'a mut Work,
+        call: &'a mut Call,
         resources: &'a Resources,
-    ) -> Boxed<'a, Result<Ran, StepError>> {
+        tx: Option<&'a mut PgConnection>,
+    ) -> Boxed<'a, Result<Run, StepError>> {
         Box::pin(async move {
             match self.upgraded(work) {
-                Ok(Some(mut upgraded)) => self.runner.run(&mut upgraded, resources).await,
-                Ok(None) => self.runner.run(work, resources).await,
-                Err(reason) => Ok(self.deferred(work, &reason).into()),
-            }
-        })
-    }
-
-    fn handle<'a>(
-        &'a self,
-        work: &'a mut Work,
-        error: StepError,
-        resources: &'a Resources,
-    ) -> Boxed<'a, Result<Ran, StepError>> {
-        Box::pin(async move {
-            match self.upgraded(work) {
-                Ok(Some(mut upgraded)) => {
-                    Runner::handle(&self.runner, &mut upgraded, error, resources).await
-                }
-                Ok(None) => Runner::handle(&self.runner, work, error, resources).await,
-                Err(reason) => Ok(self.deferred(work, &reason).into()),
+                Ok(Some(mut upgraded)) => self.runner.run(&mut upgraded, call, resources, tx).await,
+                Ok(None) => self.runner.run(work, call, resources, tx).await,
+                Err(reason) => Ok(Run::Ran(self.deferred(work, &reason).into())),
             }
         })
     }

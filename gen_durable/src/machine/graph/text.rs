@@ -75,6 +75,10 @@ pub(super) fn mermaid(graph: &Graph) -> String {
             let colon = if label.is_empty() { "" } else { ": " };
             lines.push(format!("{from} --> {to}{colon}{label}"));
         }
+        if step.transactional {
+            let from = id(step.name, &mut aliases);
+            lines.push(format!("note left of {from} : runs in a transaction"));
+        }
         if step.opaque {
             let from = id(step.name, &mut aliases);
             lines.push(format!("note right of {from} : its code does not tell all"));
@@ -139,6 +143,9 @@ pub(super) fn dot(graph: &Graph) -> String {
             };
             let (from, to, label) = (Quoted(from), Quoted(&to), Quoted(&label));
             line(format_args!("{from} -> {to} [label={label}{style}];"));
+        }
+        if step.transactional {
+            line(format_args!("{} [peripheries=2];", Quoted(step.name)));
         }
         if step.opaque {
             let name = Quoted(step.name);
