@@ -6,6 +6,8 @@
 //! ```
 //!
 //! This needs no outbox, and no row can be there without its instance: `.execute(&mut *tx)` is all.
+//! The step `pack` has a transaction of its own. Its rows commit with its outcome: the first run
+//! fails after its update, and the stock goes down by one all the same.
 
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use sqlx::{PgConnection, PgPool};
 #[derive(DurableState)]
 struct DeliveryState {
     order: i64,
+    paid: Option<i64>,
 }
 
 #[derive(DurableSignal)]
@@ -32,6 +35,7 @@ struct Receipt {
 #[durable_fsm(state = DeliveryState, output = Receipt, signals(Paid))]
 enum Delivery {
     AwaitPay,
+    Pack,
 }
 
 #[durable_fsm]
@@ -42,7 +46,22 @@ impl Delivery {
             return Ok(cx.await_signal::<Paid>());
         };
         println!("  await_pay: {amount} paid for order {}", cx.state.order);
-        let receipt = Receipt { order: cx.state.order, paid: amount };
+        cx.state.paid = Some(amount);
+        Ok(cx.next(Delivery::Pack))
+    }
+
+    /// Takes a lamp from the stock, in the transaction that commits the outcome.
+    #[step(timeout = "10s", retry(max_attempts = 2, initial = "100ms"))]
+    async fn pack(cx: Context<Self>, tx: &mut PgConnection) -> StepResult<Self> {
+        let left: i64 = sqlx::query_scalar("update example_stock set n = n - 1 returning n")
+            .fetch_one(&mut *tx)
+            .await?;
+        if cx.attempt() == 0 {
+            println!("  pack: {left} left, but the box breaks, and the update is rolled back");
+            return Err("the box is broken".into());
+        }
+        println!("  pack: {left} left");
+        let receipt = Receipt { order: cx.state.order, paid: cx.state.paid.unwrap_or(0) };
         Ok(cx.done(receipt))
     }
 }
@@ -53,7 +72,7 @@ async fn place(tx: &mut PgConnection, item: &str) -> Result<(i64, InstanceId<Del
         .bind(item)
         .fetch_one(&mut *tx)
         .await?;
-    let id = Delivery::insert(DeliveryState { order }).execute(&mut *tx).await?;
+    let id = Delivery::insert(DeliveryState { order, paid: None }).execute(&mut *tx).await?;
     Ok((order, id))
 }
 
@@ -95,6 +114,13 @@ async fn main() -> Result<(), Error> {
     )
     .execute(pool)
     .await?;
+    sqlx::raw_sql(
+        "drop table if exists example_stock;
+         create table example_stock (n bigint not null);
+         insert into example_stock values (10)",
+    )
+    .execute(pool)
+    .await?;
     let engine = Engine::builder(pool.clone()).machine::<Delivery>().start().await?;
 
     let mut tx = pool.begin().await?;
@@ -129,6 +155,8 @@ async fn main() -> Result<(), Error> {
     // If the payment of 1 had arrived, the step would have taken it: it would be the oldest.
     assert_eq!(receipt, Receipt { order, paid: 100 });
     assert_eq!(paid(pool, order).await?, Some(Some(100)), "the order is paid");
+    let left: i64 = sqlx::query_scalar("select n from example_stock").fetch_one(pool).await?;
+    assert_eq!(left, 9, "one lamp was taken, by two runs");
     engine.shutdown().await?;
     Ok(())
 }
@@ -142,9 +170,14 @@ mod tests {
         assert_eq!(
             Delivery::graph().to_mermaid(),
             "stateDiagram-v2
+    state \"an error in any step\" as handle
     [*] --> await_pay
     await_pay --> await_pay: await paid
-    await_pay --> [*]: done
+    await_pay --> pack
+    pack --> [*]: done
+    note left of pack : runs in a transaction
+    handle --> handle: replay
+    handle --> [*]: stop
 "
         );
     }
