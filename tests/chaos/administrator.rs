@@ -85,6 +85,7 @@ impl Administrator {
              create role {APP} login password '{password}' in role gen_durable_app;
              grant usage on schema chaos to {WORKER}, {APP};
              grant insert on all tables in schema chaos to {WORKER}, {APP};
+             grant select, update on chaos.accounts to {WORKER};
              grant usage on all sequences in schema chaos to {WORKER}, {APP};
              select pg_reload_conf()",
             password = secret(self.password)

@@ -14,6 +14,7 @@ use std::{
 
 use gen_durable::{Delivery, SignalError, prelude::*};
 use gen_durable_tests::{
+    booker::{Booker, BookerState},
     machines::{
         Chain, ChainState, Collector, CollectorState, EXTERNAL, Keyed, KeyedState, Once, Ping,
         Stopper,
@@ -138,7 +139,7 @@ impl Driver {
 impl Shared {
     async fn insert(&self, mut random: Random) {
         while !self.stopping.load(Ordering::Relaxed) {
-            match random.below(12) {
+            match random.below(14) {
                 0..3 => {
                     let seed = u32::try_from(random.below(1 << 30)).unwrap_or(0);
                     let hops = u32::try_from(random.between(1, 30)).unwrap_or(1);
@@ -162,6 +163,11 @@ impl Shared {
                     self.keep(Stopper::insert(KeyedState::default())).await;
                 }
                 9..11 => self.insert_wild(&mut random).await,
+                11 | 12 => {
+                    let seed = u32::try_from(random.below(1 << 30)).unwrap_or(0);
+                    let entries = u32::try_from(random.between(1, 12)).unwrap_or(1);
+                    self.keep(Booker::insert(BookerState { n: 0, entries, seed })).await;
+                }
                 _ => {
                     // The same keys come again and again, so an insert that failed is tried again.
                     let key = format!("once {}", random.below(200));

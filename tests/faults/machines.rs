@@ -24,6 +24,10 @@ pub const EDGES: &[(&str, &str, &str)] = &[
     ("collector", "begin", "wait"),
     ("collector", "wait", "sum"),
     ("keyed", "first", "second"),
+    ("booker", "book", "check"),
+    ("booker", "check", "book"),
+    ("booker", "book", "close"),
+    ("booker", "check", "close"),
     ("wild", "try", "end"),
     ("giant", "grow", "take"),
     ("giant", "take", "end"),
@@ -39,6 +43,7 @@ pub const ENDS: &[(&str, &str, &str)] = &[
     ("stopper", "try", "failed"),
     ("once", "do", "done"),
     ("held", "hold", "done"),
+    ("booker", "close", "done"),
     ("wild", "end", "done"),
     ("giant", "end", "done"),
 ];

@@ -180,6 +180,24 @@ const CHECKS: &[(&str, &str)] = &[
          )",
     ),
     (
+        "the rows of a step are missing or doubled: entries of a booker",
+        "select format('booker %s has %s entries, %s distinct, not %s', i.id,
+                count(b.n), count(distinct b.n), i.state ->> 'n')
+         from gen_durable.instances i
+         left join chaos.book b on b.instance = i.id
+         where i.fsm = 'booker'
+         group by i.id
+         having count(b.n) <> (i.state ->> 'n')::bigint
+             or count(distinct b.n) <> (i.state ->> 'n')::bigint",
+    ),
+    (
+        "the rows of a step are missing or doubled: accounts of the bookers",
+        "select format('%s in the accounts, %s entries', balance, entries)
+         from (select sum(balance) as balance from chaos.accounts) as a,
+              (select count(*) as entries from chaos.book) as b
+         where balance <> entries",
+    ),
+    (
         "a signal was not consumed exactly once",
         "select format('signal %s %s to %s: inserted %s times, deleted %s times',
                 name, dedup_key, target_id,

@@ -9,6 +9,11 @@ create sequence chaos.ticks;
 create function chaos.server() returns bigint stable language sql
     return (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint;
 
+-- The books of the machine `booker`, whose steps write them in their own transactions.
+create table chaos.book (instance bigint not null, n bigint not null);
+create table chaos.accounts (id bigint primary key, balance bigint not null);
+insert into chaos.accounts select n, 0 from generate_series(0, 15) as n;
+
 create table chaos.edges (fsm text, from_step text, to_step text);
 create table chaos.ends (fsm text, step text, status text);
 

@@ -14,6 +14,7 @@ use sqlx::{
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
+    booker::Booker,
     giant::Giant,
     machines::{Chain, Collector, Deadly, Held, Keyed, Leaf, Once, Stopper},
     runs,
@@ -25,6 +26,8 @@ pub const UNREACHED: u8 = 3;
 
 /// The number of connections that its engine opens for itself, beside the one that listens.
 const ENGINE_CONNECTIONS: u32 = 10;
+/// The number of its steps that run in a transaction at once, each on a connection.
+const TRANSACTIONS: u32 = 4;
 /// The number of connections that its steps may open.
 const STEP_CONNECTIONS: u32 = 5;
 /// The number of sockets that the runtime has for itself: a pair for signals, and a copy of one
@@ -32,7 +35,7 @@ const STEP_CONNECTIONS: u32 = 5;
 const RUNTIME_SOCKETS: u32 = 3;
 /// The most sockets that it may have open, once it is at rest.
 pub const SOCKETS_MAX: u32 =
-    ENGINE_CONNECTIONS + 1 + STEP_CONNECTIONS + runs::CONNECTIONS + RUNTIME_SOCKETS;
+    ENGINE_CONNECTIONS + 1 + TRANSACTIONS + STEP_CONNECTIONS + runs::CONNECTIONS + RUNTIME_SOCKETS;
 
 /// The options of a worker process.
 #[derive(Clone, Debug, clap::Args)]
@@ -133,12 +136,14 @@ async fn start(
             .machine::<Keyed>()
             .machine::<Stopper>()
             .machine::<Once>()
+            .machine::<Booker>()
             .machine::<Wild>()
             .machine::<Giant>()
             .machine::<Held>()
             .machine::<Deadly>()
             .resource(pool.clone())
             .connections_max(ENGINE_CONNECTIONS)
+            .max_transactions(TRANSACTIONS)
             .queue("default", options.slots)
             .queue("keyed", 10)
             .lease_ttl(Duration::from_millis(options.lease))
