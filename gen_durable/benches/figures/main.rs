@@ -41,6 +41,7 @@ mod proc;
 mod processes;
 mod report;
 mod throughput;
+mod transactional;
 mod variants;
 
 use std::time::Instant;
@@ -91,6 +92,7 @@ impl Options {
 fn figures() -> Vec<Figure> {
     [
         throughput::figures(),
+        transactional::figures(),
         variants::figures(),
         latency::figures(),
         half_load::figures(),
