@@ -29,6 +29,7 @@ use tokio::{
     sync::watch,
 };
 
+pub(crate) use self::held::Backend;
 use self::{age::Age, held::Held, probe::Probe, source::Source};
 use crate::{error::DatabaseError, fault, throttle::Throttle};
 
@@ -46,6 +47,9 @@ const ANSWER_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// A function that sets a session up for the statements of an engine.
 pub(crate) type SetUp = for<'c> fn(&'c mut PgConnection) -> SettingUp<'c>;
+
+/// The settings that a new connection has for its session: their names and values.
+pub(crate) type SessionSettings = (Option<Vec<String>>, Option<Vec<String>>);
 
 /// The future that a [`SetUp`] returns.
 pub(crate) type SettingUp<'c> = Pin<Box<dyn Future<Output = Result<(), sqlx::Error>> + Send + 'c>>;
@@ -458,14 +462,19 @@ impl Connection {
         self.held.discard();
     }
 
-    /// Returns the server process that serves the connection, if it is known.
-    pub(crate) fn backend(&self) -> Option<i32> {
-        self.held.backend
+    /// Returns what is known of the connection's session.
+    pub(crate) fn backend(&self) -> Option<&Backend> {
+        self.held.backend.as_ref()
     }
 
-    /// Notes which server process serves the connection for as long as it lives.
-    pub(crate) fn set_backend(&mut self, backend: i32) {
+    /// Notes what is known of the connection's session, for as long as it lives.
+    pub(crate) fn set_backend(&mut self, backend: Backend) {
         self.held.backend = Some(backend);
+    }
+
+    /// True if the connection is too old to be used again.
+    pub(crate) fn is_old(&self) -> bool {
+        self.held.is_over(Instant::now())
     }
 }
 

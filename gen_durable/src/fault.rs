@@ -82,6 +82,13 @@ pub(crate) fn is_rolled_back(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code == "40P01" || code == "40001")
 }
 
+/// True if a connection's prepared statements are gone, or do not fit the tables any more. The
+/// driver does not notice.
+pub(crate) fn is_stale_plan(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code == "26000" || code == "0A000" || code == "42P05")
+}
+
 /// True if an error lasts until a person mends the database, the login or the program. A call that
 /// waits need not wait longer.
 pub(crate) fn is_lasting(error: &sqlx::Error) -> bool {

@@ -34,6 +34,15 @@ pub enum Isolation {
 }
 
 impl Isolation {
+    /// Returns the name of the level in Postgres.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "read committed",
+            Self::RepeatableRead => "repeatable read",
+            Self::Serializable => "serializable",
+        }
+    }
+
     /// True if each statement sees what was committed before it.
     pub(crate) fn has_fresh_snapshots(self) -> bool {
         self == Self::ReadCommitted

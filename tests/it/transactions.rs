@@ -5,7 +5,7 @@ mod races;
 
 use std::{sync::Arc, time::Duration};
 
-use gen_durable::{Isolation, prelude::*};
+use gen_durable::{Engine, Isolation, prelude::*};
 use gen_durable_test_postgres::TestDb;
 use sqlx::{Connection, PgPool};
 
@@ -33,6 +33,10 @@ pub enum Deed {
     Swallow,
     /// Sends this statement, and is then done.
     Run(String),
+    /// Raises its isolation level before it writes its entry.
+    Raise,
+    /// Goes on after a nested transaction that could not begin, which ends the outer one.
+    Unnest,
     /// Leaks the guard of a nested transaction.
     Leak,
     /// Undoes an entry in a nested transaction, and is then done.
@@ -77,6 +81,10 @@ impl Keep {
         breakpoint: &Arc<Breakpoint>,
     ) -> StepResult<Self> {
         let (id, note) = (cx.id().get(), cx.state.note.clone());
+        if cx.state.deed == Deed::Raise {
+            let raise = sqlx::raw_sql("set transaction isolation level serializable");
+            raise.execute(&mut *tx).await?;
+        }
         write(&mut *tx, id, &note).await?;
         if let Some(Word(word)) = cx.take_signal()? {
             return Ok(cx.done(word));
@@ -92,7 +100,7 @@ impl Keep {
                 cx.snooze(Duration::from_millis(1))
             }
             Deed::Await => cx.await_signal::<Word>(),
-            Deed::Done => cx.done(note),
+            Deed::Done | Deed::Raise => cx.done(note),
             Deed::Stop => cx.stop("enough"),
             Deed::Fail => return Err("it fails".into()),
             Deed::Panic => panic!("it panics"),
@@ -111,6 +119,12 @@ impl Keep {
             }
             Deed::Run(text) => {
                 sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut *tx).await?;
+                cx.done(note)
+            }
+            Deed::Unnest => {
+                let _ = sqlx::query("select 1 / 0").execute(&mut *tx).await;
+                assert!(tx.begin().await.is_err());
+                write(&mut *tx, id, "outside").await?;
                 cx.done(note)
             }
             Deed::Leak => {
@@ -198,9 +212,10 @@ async fn p36_a_run_that_fails_leaves_no_rows() {
         (Deed::Sleep, "ran longer than its timeout of 2s"),
         (Deed::Swallow, "a statement of the step failed, and the step went on"),
         (Deed::Leak, "the step left a nested transaction open"),
+        (Deed::Unnest, "read-only transaction"),
         (run("rollback"), "the step ended its own transaction"),
         (run("rollback; begin"), "the step ended its own transaction"),
-        (run("set transaction read only"), "read-only transaction"),
+        (run("set transaction read only"), "or made it read-only"),
         // It ends by the step's own setting.
         (run("set local statement_timeout = 1; select pg_sleep(1)"), "statement timeout"),
         (run("insert into public.paid values (1), (1)"), "duplicate key value"),
@@ -233,35 +248,104 @@ async fn p36_a_run_that_fails_leaves_no_rows() {
     engine.shutdown().await.unwrap();
 }
 
-/// A step leaves settings and more in its session. They reach no other step, and no statement of
-/// the engine's.
+/// A step raises its own isolation level. On a connection that is known, that would work.
 #[tokio::test(flavor = "multi_thread")]
-async fn p36_the_next_step_on_a_connection_finds_nothing_of_the_last() {
+async fn p36_a_step_keeps_the_level_that_it_declares() {
     let db = database().await;
     let pool = book(&db).await;
     let breakpoint = Arc::new(Breakpoint::new());
     let engine = keeper(&db, &breakpoint).max_transactions(1).start().await.unwrap();
-    let leave = "set search_path = pg_catalog; set statement_timeout = '7s'; set role pg_monitor;
-                 reset role; create temp table left_over (id int); listen left_over;
+    for _ in 0..3 {
+        let id = Keep::insert(entry(Deed::Raise, "n")).execute(&engine).await.unwrap();
+        let error = until(&pool, id, "failed").await.last_error.unwrap();
+        // With a limit on its time, the transaction has a snapshot before the step begins.
+        assert!(error.contains("ISOLATION LEVEL") || error.contains("isolation level"), "{error}");
+        assert_eq!(entries(&pool, id).await, Vec::<String>::new());
+    }
+    engine.shutdown().await.unwrap();
+}
+
+/// A step leaves settings and more in its session. They reach no other step, and no statement of
+/// the engine's. The next step waits for the connection, or comes later.
+#[tokio::test(flavor = "multi_thread")]
+async fn p36_the_next_step_on_a_connection_finds_nothing_of_the_last() {
+    let db = database().await;
+    let pool = book(&db).await;
+    sql(&pool, "create role p36_owner superuser").await;
+    let breakpoint = Arc::new(Breakpoint::new());
+    // The pool's hook belongs to the session, as the application set it up.
+    let hooked = sqlx::postgres::PgPoolOptions::new()
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                sqlx::raw_sql("set search_path = public, pg_temp; set work_mem = '7MB'")
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            })
+        })
+        .connect_lazy(db.url())
+        .unwrap();
+    let leave = "set search_path = pg_catalog; set statement_timeout = '7s';
+                 set default_transaction_read_only = on; set role p36_owner;
+                 set default_transaction_isolation = serializable;
+                 create temp table left_over (id int); listen left_over;
                  declare left_over cursor with hold for select 1; set my.left_over = 'yes';
                  select pg_advisory_lock(36)";
-    let id = Keep::insert(entry(Deed::Run(leave.into()), "n")).execute(&engine).await.unwrap();
-    engine.wait(id, WAIT_MAX).await.unwrap();
     let look = "do $$ begin
         assert current_setting('search_path') like '%public%', 'search_path';
         assert current_setting('statement_timeout') = '3s', 'the limit of this step';
         assert current_user = session_user, 'role';
+        assert current_setting('transaction_isolation') = 'read committed', 'level';
+        assert current_setting('default_transaction_isolation') = 'read committed', 'level';
         assert to_regclass('pg_temp.left_over') is null, 'temporary table';
-        assert not exists (select from pg_listening_channels()), 'channel';
         assert not exists (select from pg_cursors where name = 'left_over'), 'cursor';
         assert coalesce(current_setting('my.left_over', true), '') = '', 'setting';
         assert not exists (
             select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()
         ), 'advisory lock';
     end $$";
-    let id = Keep::insert(entry(Deed::Run(look.into()), "n")).execute(&engine).await.unwrap();
-    engine.wait(id, WAIT_MAX).await.unwrap();
-    engine.shutdown().await.unwrap();
+    // Within a transaction, the end of a LISTEN is not visible yet.
+    let channel =
+        "do $$ begin assert not exists (select from pg_listening_channels()), 'channel'; end $$";
+    let kept = "do $$ begin
+        assert current_setting('search_path') = 'public, pg_temp', 'hook';
+        assert current_setting('work_mem') = '7MB', 'hook';
+    end $$";
+    for (hook, looks) in [(false, &[look][..]), (true, &[look, kept])] {
+        let builder = if hook {
+            Engine::builder(hooked.clone()).queue("default", 10).machine::<Keep>()
+        } else {
+            engine(&db).machine::<Keep>()
+        };
+        let engine = builder.resource(Arc::clone(&breakpoint)).max_transactions(1);
+        let engine = engine.start().await.unwrap();
+        for waits in [false, true] {
+            let insert = |deed| Keep::insert(entry(deed, "n"));
+            let first = if waits {
+                let id = insert(Deed::Stand).execute(&engine).await.unwrap();
+                assert_eq!(breakpoint.arrival().await, id.get());
+                Some(id)
+            } else {
+                None
+            };
+            // All of them wait for the one connection, or for the one before.
+            let mut ids: Vec<_> = first.into_iter().collect();
+            let channel = if waits { &[][..] } else { &[channel][..] };
+            for text in [&[leave][..], channel, looks, &[leave], looks].concat() {
+                let id = insert(Deed::Run(text.into())).execute(&engine).await.unwrap();
+                if !waits {
+                    engine.wait(id, WAIT_MAX).await.unwrap();
+                }
+                ids.push(id);
+            }
+            breakpoint.open(usize::from(waits));
+            for id in ids {
+                engine.wait(id, WAIT_MAX).await.unwrap();
+            }
+        }
+        engine.shutdown().await.unwrap();
+    }
+    sql(&pool, "drop role p36_owner").await;
     // A role that may not write the engine's tables is an error of that run alone.
     sql(&pool, "create role p36_nobody; grant insert on public.book to p36_nobody").await;
     let engine = keeper(&db, &breakpoint).max_transactions(1).start().await.unwrap();

@@ -127,6 +127,7 @@ async fn run(
         .bind(None::<i32>)
         .bind(0_i32)
         .bind([0_i64; 0].as_slice())
+        .bind("read committed")
         .fetch_one(&mut *transaction)
         .await?;
     if !applied {

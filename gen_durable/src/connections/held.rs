@@ -6,14 +6,26 @@
 
 use std::{
     ops::{Deref, DerefMut},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use sqlx::{Connection as _, PgConnection, Postgres, pool::PoolConnection};
 use tokio::runtime::Handle;
 
+use super::SessionSettings;
+
 /// The time that an old connection has to close cleanly.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// The session of a connection that keeps its session for as long as it lives.
+#[derive(Clone, Debug)]
+pub(crate) struct Backend {
+    /// The number of its server process.
+    pub(crate) pid: i32,
+    /// The names and values of its settings when it was new.
+    pub(crate) settings: Arc<SessionSettings>,
+}
 
 /// A connection of a pool, and the runtime that it was used on.
 #[derive(Debug)]
@@ -23,8 +35,9 @@ pub(super) struct Held {
     runtime: Handle,
     /// The time until which the connection may be kept.
     end: Instant,
-    /// The server process that serves the connection, once it is known.
-    pub(super) backend: Option<i32>,
+    /// The server process that serves the connection, and what a hook of the pool has set for its
+    /// session, once they are known.
+    pub(super) backend: Option<Backend>,
 }
 
 impl Held {

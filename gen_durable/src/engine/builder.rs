@@ -305,7 +305,9 @@ impl EngineBuilder {
         };
         // A step's session has the settings that the application gives its own.
         let max = self.config.max_transactions;
-        let steps = Connections::own(&self.pool, max, self.config.lease_ttl, None);
+        let session: Option<SetUp> =
+            if self.config.poll_only { None } else { Some(storage::step_session) };
+        let steps = Connections::own(&self.pool, max, self.config.lease_ttl, session);
         let connections = own(self.config.connections_max);
         let asked = Instant::now();
         let worker = register::register(&connections, &self.config, &registry).await?;

@@ -158,7 +158,11 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
         let ending = run_step(shared, runner, &mut work, claim).await;
         if matches!(ending, Ending::GivenUp) {
             slot.give();
-            shared.flusher.commit(work.release()).await;
+            // A step may have been cut off while its transaction was committed. The row is then at
+            // its next step, perhaps on this claim.
+            if matches!(shared.flusher.commit(work.release()).await, Answer::Lost) {
+                shared.wake.suspect_lost_claims();
+            }
             return;
         }
         slot.give();

@@ -219,9 +219,16 @@ impl Flusher {
     }
 
     /// Answers such an outcome if only its row tells that it was committed.
-    pub(super) fn committed_before(&self, commit: Box<Commit>) -> Answer {
+    pub(super) fn committed_before(&self, commit: Box<Commit>, done: storage::Committed) -> Answer {
+        self.may_be_committed(&commit, done);
         follow(self, &commit);
         Answer::DurableBefore(commit)
+    }
+
+    /// Tells of the rows that such an outcome has woken and freed, if it was committed.
+    pub(super) fn may_be_committed(&self, commit: &Commit, mut done: storage::Committed) {
+        done.queues.extend(commit.inserts.iter().map(|insert| insert.queue.clone()));
+        spread(self, &[], &mut done);
     }
 
     /// Notes if there is a backlog: more rows wait than this process can claim at a time.

@@ -5,7 +5,7 @@
 //!               │             │
 //!               │             └── not applied ──► ROLLBACK ──► session cleared
 //!               ├── error, panic ──────────────► ROLLBACK ──► session cleared
-//!               └── cut off ──► its statement cancelled ──► closed
+//!               └── cut off ──► its server process ended ──► closed
 //! ```
 //!
 //! Invariant: these connections are apart from those of the engine's own statements. Steps that
@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    connections::{Connection, Connections, within},
+    connections::{Backend, Connection, Connections, within},
     error::Cause,
     isolation::Isolation,
     storage,
@@ -35,14 +35,14 @@ use crate::{
 const ROLL_BACK: Duration = Duration::from_secs(1);
 /// Postgres ends a transaction this much later than the engine ends its step.
 const MARGIN: Duration = Duration::from_secs(1);
-/// The time that the cancelling of a statement has.
-const CANCEL: Duration = Duration::from_secs(2);
+/// The time that the ending of a server process has.
+const END: Duration = Duration::from_secs(2);
 
 /// The transactions of an engine's steps.
 #[derive(Debug)]
 pub(crate) struct Transactions {
     connections: Connections,
-    /// The connections of the engine's own statements, on which a step's statement is cancelled.
+    /// The connections of the engine's own statements, on which a step's server process is ended.
     engine: Connections,
     places: Arc<Semaphore>,
     handed: Mutex<Handed>,
@@ -80,12 +80,29 @@ impl Transactions {
             None => (self.connections.get().await?, State::Unused),
         };
         let home = Arc::clone(self);
-        Ok(Place { connection: Some(connection), backend: None, state, home, permit: Some(permit) })
+        Ok(Place { connection: Some(connection), pid: None, state, home, permit: Some(permit) })
+    }
+
+    /// Ends the server process of a step that was cut off, or whose connection gives no answer.
+    pub(super) async fn end(&self, pid: Option<i32>) {
+        let Some(pid) = pid else { return };
+        let end = async {
+            let mut connection = self.engine.get().await?;
+            let ended = storage::end_backend(&mut connection, pid).await;
+            connection.done(ended)
+        };
+        if let Err(error) = within(END, end).await {
+            tracing::debug!(error = %Cause(&error), "could not end the transaction of a step");
+        }
     }
 
     /// Clears the session of a connection, and keeps it for another step.
     async fn clear(&self, mut connection: Connection) {
-        match self.connections.within(storage::reset_step(&mut connection)).await {
+        let Some(settings) = connection.backend().map(|backend| Arc::clone(&backend.settings))
+        else {
+            return connection.discard();
+        };
+        match self.connections.within(storage::reset_step(&mut connection, &settings)).await {
             Ok(()) => drop(connection.done(Ok(()))),
             Err(_) => connection.discard(),
         }
@@ -144,12 +161,13 @@ impl Drop for Waiting<'_> {
 }
 
 /// A connection for one transaction of a step. If it is dropped in the middle of the transaction,
-/// the step was cut off: its statement is cancelled and the connection is closed.
+/// the step was cut off: its server process is ended and the connection is closed.
 #[derive(Debug)]
 pub(super) struct Place {
     /// None after the drop.
     connection: Option<Connection>,
-    backend: Option<i32>,
+    /// The server process that has the transaction.
+    pid: Option<i32>,
     state: State,
     home: Arc<Transactions>,
     permit: Option<OwnedSemaphorePermit>,
@@ -169,6 +187,8 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Open<'p> {
     transaction: Transaction<'p, Postgres>,
+    /// The server process that has the transaction.
+    pub(super) pid: i32,
     state: &'p mut State,
 }
 
@@ -181,24 +201,30 @@ impl Place {
     ) -> Result<Open<'_>, sqlx::Error> {
         let home = &self.home;
         let connection = self.connection.as_mut().ok_or(sqlx::Error::PoolClosed)?;
-        let known = connection.backend().filter(|_| !home.pooled);
         let left = self.state == State::Left;
         self.state = State::Broken;
         let begin = async {
+            if !home.pooled && connection.backend().is_none() {
+                let settings = Arc::new(storage::session_settings(connection).await?);
+                let pid = storage::backend(connection).await?;
+                connection.set_backend(Backend { pid, settings });
+            }
+            let known = connection.backend().map(|backend| backend.pid);
             let mut transaction = storage::begin_step(connection, isolation, left).await?;
-            let backend = match known {
-                Some(backend) => backend,
+            // A pooler gives each transaction a session of its choice.
+            let pid = match known {
+                Some(pid) => pid,
                 None => storage::backend(&mut transaction).await?,
             };
             if let Some(limit) = limit {
                 storage::limit_step(&mut transaction, limit.saturating_add(MARGIN)).await?;
             }
-            Ok((transaction, backend))
+            Ok((transaction, pid))
         };
-        let (transaction, backend) = home.connections.within(begin).await?;
-        self.backend = Some(backend);
+        let (transaction, pid) = home.connections.within(begin).await?;
+        self.pid = Some(pid);
         self.state = State::InTransaction;
-        Ok(Open { transaction, state: &mut self.state })
+        Ok(Open { transaction, pid, state: &mut self.state })
     }
 }
 
@@ -219,12 +245,14 @@ impl Open<'_> {
         Ok(())
     }
 
-    /// Rolls back.
-    pub(super) async fn roll_back(self) {
-        // After an error, or without an answer, the drop of the place cancels what still runs.
-        if within(ROLL_BACK, self.transaction.rollback()).await.is_ok() {
+    /// Rolls back. True if the connection works.
+    pub(super) async fn roll_back(self) -> bool {
+        // After an error, or without an answer, the drop of the place ends what still runs.
+        let ended = within(ROLL_BACK, self.transaction.rollback()).await.is_ok();
+        if ended {
             *self.state = State::Left;
         }
+        ended
     }
 
     /// Notes that the connection failed.
@@ -249,14 +277,13 @@ impl DerefMut for Open<'_> {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let (Some(mut connection), permit) = (self.connection.take(), self.permit.take()) else {
+        let (Some(connection), permit) = (self.connection.take(), self.permit.take()) else {
             return;
         };
-        if let Some(backend) = self.backend.filter(|_| !self.home.pooled) {
-            connection.set_backend(backend);
-        }
-        let (home, backend, state) = (Arc::clone(&self.home), self.backend, self.state);
-        if state == State::Left && !home.pooled && !connection.is_in_transaction() {
+        let (home, pid, state) = (Arc::clone(&self.home), self.pid, self.state);
+        let plain = connection.backend().is_some_and(|backend| backend.settings.0.is_none());
+        if state == State::Left && plain && !connection.is_in_transaction() && !connection.is_old()
+        {
             let mut handed = home.handed();
             if handed.waiting > handed.connections.len() {
                 handed.connections.push(connection);
@@ -266,33 +293,20 @@ impl Drop for Place {
         // No run waits for this. The permit is held until the connection is free or closed.
         self.home.runtime.spawn(async move {
             match state {
-                // The pooler may have lent the session to another client by now.
-                State::Left if home.pooled => drop(connection.done(Ok(()))),
                 State::Unused => drop(connection.done(Ok(()))),
                 State::Broken => connection.discard(),
                 // A nested transaction was left open: nothing was committed.
                 State::Left if connection.is_in_transaction() => connection.discard(),
+                // The pooler may have lent the session to another client by now.
+                State::Left if home.pooled => drop(connection.done(Ok(()))),
                 State::Left => home.clear(connection).await,
                 State::InTransaction => {
                     // Until the connection is closed, the number is that of its own process.
-                    cancel(&home.engine, backend).await;
+                    home.end(pid).await;
                     connection.discard();
                 }
             }
             drop(permit);
         });
-    }
-}
-
-/// Cancels what a server process runs for a step that was cut off.
-async fn cancel(engine: &Connections, backend: Option<i32>) {
-    let Some(backend) = backend else { return };
-    let cancel = async {
-        let mut connection = engine.get().await?;
-        let cancelled = storage::cancel_backend(&mut connection, backend).await;
-        connection.done(cancelled)
-    };
-    if let Err(error) = within(CANCEL, cancel).await {
-        tracing::debug!(error = %Cause(&error), "could not cancel the statement of a step");
     }
 }

@@ -34,8 +34,8 @@ pub(crate) use self::{
         Kind, Kinds, LostClaim, Missing, NewInstance, NewSignal, Portion, Upgraded,
     },
     step_transaction::{
-        Applied, backend, begin_step, cancel_backend, commit_step, fate_of_step, limit_step,
-        new_signals, reset_step,
+        Applied, backend, begin_step, commit_step, end_backend, fate_of_step, limit_step,
+        new_signals, reset_step, session_settings, step_session,
     },
     unblock::{Unblocked, unblock_again},
     workers::{

@@ -2,35 +2,41 @@
 //!
 //! Invariant: the step's own rows and its outcome take effect together, or neither does.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use super::{
     Locked, begin,
     commit::{
-        Columns, Committed, Verdict, empties_inbox, frees_partition, inspect, lock_instances, send,
-        targets_of,
+        Columns, Committed, Targets, Verdict, empties_inbox, frees_partition, inspect,
+        lock_instances, send, targets_of,
     },
     inbox::parse_inbox,
     row::{Change, Commit, Inbox},
     unblock::free_partitions,
 };
-use crate::isolation::Isolation;
+use crate::{
+    connections::{SessionSettings, SettingUp},
+    isolation::Isolation,
+};
 
 const BACKEND: &str = include_str!("sql/backend.sql");
 const BEGIN_READ_COMMITTED: &str = include_str!("sql/begin_read_committed.sql");
 const BEGIN_REPEATABLE_READ: &str = include_str!("sql/begin_repeatable_read.sql");
 const BEGIN_SERIALIZABLE: &str = include_str!("sql/begin_serializable.sql");
-const CANCEL_BACKEND: &str = include_str!("sql/cancel_backend.sql");
 const COMMIT_STEP: &str = include_str!("sql/commit_step.sql");
 const IS_AWAITED_THERE: &str = include_str!("sql/is_awaited_there.sql");
-const IS_STEP_OPEN: &str = include_str!("sql/is_step_open.sql");
-const LAST_SIGNAL: &str = include_str!("sql/last_signal.sql");
+const END_BACKEND: &str = include_str!("sql/end_backend.sql");
 const LIMIT_STEP: &str = include_str!("sql/limit_step.sql");
 const NEW_SIGNALS: &str = include_str!("sql/new_signals.sql");
 const RESET_STEP: &str = include_str!("sql/reset_step.sql");
 const RESET_AND_BEGIN: &str = include_str!("sql/reset_and_begin.sql");
+const SESSION_SET_AGAIN: &str = include_str!("sql/session_set_again.sql");
+const SESSION_SETTINGS: &str = include_str!("sql/session_settings.sql");
+const SIGNAL_IDS: &str = include_str!("sql/signal_ids.sql");
+const STEP_SESSION: &str = include_str!("sql/step_session.sql");
+const STEP_STATE: &str = include_str!("sql/step_state.sql");
 const WAKE_STEP: &str = include_str!("sql/wake_step.sql");
 
 const READ_COMMITTED: &str = commands(BEGIN_READ_COMMITTED);
@@ -64,6 +70,8 @@ pub(crate) enum Applied {
     Stale,
     /// The step has ended the transaction that the engine began.
     Ended,
+    /// The step has changed the isolation level.
+    OtherLevel,
 }
 
 /// Begins the transaction of a step. If the session has what another step has `left` in it, it is
@@ -73,10 +81,9 @@ pub(crate) async fn begin_step(
     isolation: Isolation,
     left: bool,
 ) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
-    // Both go in one round trip at the default level only. The commands that clear the session take
-    // a snapshot, and Postgres allows no other level after that.
+    // Both go in one round trip at the default level.
     if left && isolation != Isolation::ReadCommitted {
-        reset_step(connection).await?;
+        sqlx::raw_sql(RESET).execute(&mut *connection).await?;
     }
     match isolation {
         Isolation::ReadCommitted if left => connection.begin_with(RESET_AND_READ_COMMITTED).await,
@@ -92,8 +99,8 @@ pub(crate) async fn limit_step(
     limit: Duration,
 ) -> Result<(), sqlx::Error> {
     // The settings are milliseconds in 32 bits.
-    let millis = limit.as_millis().min(i32::MAX as u128);
-    sqlx::query(LIMIT_STEP).bind(millis.to_string()).execute(connection).await?;
+    let millis = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+    sqlx::query(LIMIT_STEP).bind(i64::from(millis)).execute(connection).await?;
     Ok(())
 }
 
@@ -102,18 +109,39 @@ pub(crate) async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::
     sqlx::query_scalar(BACKEND).fetch_one(connection).await
 }
 
-/// Cancels what a server process runs.
-pub(crate) async fn cancel_backend(
+/// Ends a server process.
+pub(crate) async fn end_backend(
     connection: &mut PgConnection,
     backend: i32,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(CANCEL_BACKEND).bind(backend).execute(connection).await?;
+    sqlx::query(END_BACKEND).bind(backend).execute(connection).await?;
     Ok(())
 }
 
-/// Clears what a step has left in its session.
-pub(crate) async fn reset_step(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(RESET).execute(connection).await?;
+/// Sets a connection up for the transactions of steps.
+pub(crate) fn step_session(connection: &mut PgConnection) -> SettingUp<'_> {
+    Box::pin(async move {
+        sqlx::query(STEP_SESSION).execute(connection).await?;
+        Ok(())
+    })
+}
+
+/// Returns what a new connection has set for its session.
+pub(crate) async fn session_settings(
+    connection: &mut PgConnection,
+) -> Result<SessionSettings, sqlx::Error> {
+    sqlx::query_as(SESSION_SETTINGS).fetch_one(connection).await
+}
+
+/// Clears what a step has left in its session, and sets again what it had when it was new.
+pub(crate) async fn reset_step(
+    connection: &mut PgConnection,
+    (names, settings): &SessionSettings,
+) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(RESET).execute(&mut *connection).await?;
+    if names.is_some() {
+        sqlx::query(SESSION_SET_AGAIN).bind(names).bind(settings).execute(connection).await?;
+    }
     Ok(())
 }
 
@@ -124,15 +152,25 @@ pub(crate) async fn reset_step(connection: &mut PgConnection) -> Result<(), sqlx
 pub(crate) async fn commit_step(
     transaction: &mut PgConnection,
     outcome: &Commit,
+    isolation: Isolation,
     mut look: Option<&mut PgConnection>,
 ) -> Result<Applied, sqlx::Error> {
     if outcome.sends() {
         let targets = targets_of(transaction, &[outcome]).await?;
         lock_instances(transaction, &[outcome], &targets, Locked::Wait).await?;
     }
-    if !apply(transaction, outcome).await? {
-        let open: bool = sqlx::query_scalar(IS_STEP_OPEN).fetch_one(transaction).await?;
-        return Ok(if open { Applied::Lost } else { Applied::Ended });
+    let applied = apply(transaction, outcome, isolation).await;
+    if !matches!(applied, Ok(true)) {
+        // Outside of its transaction the session is read-only. In a transaction that has failed,
+        // the question fails as well.
+        let state = sqlx::query_scalar(STEP_STATE).bind(isolation.name()).fetch_one(transaction);
+        let state: Result<String, _> = state.await;
+        return match (applied, state.as_deref()) {
+            (_, Ok("ended")) => Ok(Applied::Ended),
+            (Err(error), _) => Err(error),
+            (_, Ok("level")) => Ok(Applied::OtherLevel),
+            _ => state.map(|_| Applied::Lost),
+        };
     }
     let mut done = Committed::default();
     let mut inbox = Inbox::default();
@@ -145,7 +183,9 @@ pub(crate) async fn commit_step(
         Change::Await { names, seen, .. } => {
             let mut there = is_awaited_there(transaction, outcome.id, names, seen).await?;
             if let Some(look) = look.as_deref_mut() {
-                there = there || is_awaited_there(look, outcome.id, names, seen).await?;
+                // Another connection still sees the signals that this transaction has consumed.
+                let known = [&seen[..], &outcome.consumed].concat();
+                there = there || is_awaited_there(look, outcome.id, names, &known).await?;
             }
             if there {
                 let woken: Vec<String> = sqlx::query_scalar(WAKE_STEP)
@@ -159,10 +199,13 @@ pub(crate) async fn commit_step(
     }
     done.verdicts = vec![Verdict::Durable { inbox }];
     if empties_inbox(outcome) {
-        if let Some(look) = look.as_deref_mut()
-            && last_signal(transaction, outcome.id).await? < last_signal(look, outcome.id).await?
-        {
-            return Ok(Applied::Stale);
+        if let Some(look) = look.as_deref_mut() {
+            let seen = signal_ids(transaction, outcome.id).await?;
+            // The signals that this transaction has consumed are gone here, and still there.
+            let seen: HashSet<i64> = seen.into_iter().chain(outcome.consumed.clone()).collect();
+            if signal_ids(look, outcome.id).await?.iter().any(|id| !seen.contains(id)) {
+                return Ok(Applied::Stale);
+            }
         }
         super::commit::empty_inboxes(transaction, &[outcome], &done).await?;
     }
@@ -185,7 +228,11 @@ pub(crate) async fn commit_step(
 }
 
 /// Runs the statement `commit_step`. False if it found no row to write to.
-async fn apply(transaction: &mut PgConnection, outcome: &Commit) -> Result<bool, sqlx::Error> {
+async fn apply(
+    transaction: &mut PgConnection,
+    outcome: &Commit,
+    isolation: Isolation,
+) -> Result<bool, sqlx::Error> {
     let columns = Columns::of(&[outcome]);
     sqlx::query_scalar(COMMIT_STEP)
         .bind(outcome.id)
@@ -203,6 +250,7 @@ async fn apply(transaction: &mut PgConnection, outcome: &Commit) -> Result<bool,
         .bind(columns.versions[0])
         .bind(columns.failures[0])
         .bind(&columns.consumed)
+        .bind(isolation.name())
         .fetch_one(transaction)
         .await
 }
@@ -230,8 +278,8 @@ async fn is_awaited_there(
     sqlx::query_scalar(IS_AWAITED_THERE).bind(id).bind(names).bind(seen).fetch_one(connection).await
 }
 
-async fn last_signal(connection: &mut PgConnection, id: i64) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(LAST_SIGNAL).bind(id).fetch_one(connection).await
+async fn signal_ids(connection: &mut PgConnection, id: i64) -> Result<Vec<i64>, sqlx::Error> {
+    sqlx::query_scalar(SIGNAL_IDS).bind(id).fetch_one(connection).await
 }
 
 /// Finds out what became of an outcome whose COMMIT got no answer. It waits for the row's lock,
@@ -244,7 +292,7 @@ pub(crate) async fn fate_of_step(
     outcome: &Commit,
 ) -> Result<Verdict, sqlx::Error> {
     let mut transaction = begin(connection).await?;
-    let (of, targets) = ([outcome], std::collections::HashMap::new());
+    let (of, targets) = ([outcome], Targets::new());
     lock_instances(&mut transaction, &of, &targets, Locked::WaitASecond).await?;
     let mut verdicts = [Verdict::Lost];
     inspect(&mut transaction, &of, true, &mut verdicts).await?;

@@ -30,6 +30,7 @@ async fn commit_step(connection: &mut PgConnection, outcome: &Outcome<'_>) -> bo
         .bind(outcome.version)
         .bind(outcome.failures)
         .bind(outcome.consumed)
+        .bind("read committed")
         .fetch_one(connection)
         .await
         .unwrap()
@@ -131,17 +132,24 @@ async fn p70_only_the_owner_commits_and_only_in_the_steps_transaction() {
     // The step has ended its transaction, and has begun another one.
     run(&mut session, "commit; begin").await;
     assert!(!commit_step(&mut session, &next(1)).await);
-    let open = include_str!("../../../gen_durable/src/storage/sql/is_step_open.sql");
-    let is_open: bool = sqlx::query_scalar(open).fetch_one(&mut session).await.unwrap();
-    assert!(!is_open);
+    let state = include_str!("../../../gen_durable/src/storage/sql/step_state.sql");
+    assert_eq!(state_of(&mut session, state).await, "ended");
     run(&mut session, "commit").await;
     assert!(!commit_step(&mut session, &next(1)).await);
     assert_eq!(each(pool, "to_jsonb(i)").await, before);
     assert_eq!(see(pool, "select count(*) from gen_durable.signals").await, 1);
+    let serializable = include_str!("../../../gen_durable/src/storage/sql/begin_serializable.sql");
+    run(&mut session, serializable).await;
+    assert!(!commit_step(&mut session, &next(1)).await, "at another level");
+    assert_eq!(state_of(&mut session, state).await, "level");
+    run(&mut session, "rollback").await;
     run(&mut session, BEGIN).await;
-    let is_open: bool = sqlx::query_scalar(open).fetch_one(&mut session).await.unwrap();
-    assert!(is_open);
+    assert_eq!(state_of(&mut session, state).await, "lost");
     assert!(commit_step(&mut session, &next(1)).await);
+}
+
+async fn state_of(session: &mut PgConnection, statement: &'static str) -> String {
+    sqlx::query_scalar(statement).bind("read committed").fetch_one(session).await.unwrap()
 }
 
 /// Unlike `commit.sql`, it waits for the row's lock, and sees the row as it is then.
@@ -196,10 +204,12 @@ async fn p70_the_looks_after_the_lock_see_what_they_should() {
         let is_there: bool = query.fetch_one(&mut session).await.unwrap();
         assert_eq!(is_there, expected, "{names:?} {seen:?}");
     }
-    let last = include_str!("../../../gen_durable/src/storage/sql/last_signal.sql");
-    for (id, expected) in [(1_i64, 7_i64), (2, 9), (3, 0)] {
-        let last: i64 = sqlx::query_scalar(last).bind(id).fetch_one(&mut session).await.unwrap();
-        assert_eq!(last, expected, "{id}");
+    let ids = include_str!("../../../gen_durable/src/storage/sql/signal_ids.sql");
+    for (id, expected) in [(1_i64, vec![5_i64, 7]), (2, vec![6, 9]), (3, vec![])] {
+        let mut ids: Vec<i64> =
+            sqlx::query_scalar(ids).bind(id).fetch_one(&mut session).await.unwrap();
+        ids.sort_unstable();
+        assert_eq!(ids, expected, "{id}");
     }
     let wake = include_str!("../../../gen_durable/src/storage/sql/wake_step.sql");
     for id in [1_i64, 2, 4] {

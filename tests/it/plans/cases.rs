@@ -212,7 +212,7 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         ),
         case("unique_holders", &[&m, &late], &["instances_unique_guard"], batch(1)),
         case("is_awaited_there", &[&target, "'{a}'", "'{}'"], &[], 0.0..=20.0),
-        case("last_signal", &[&target], &[], 0.0..=20.0),
+        case("signal_ids", &[&target], &[], 0.0..=20.0),
         case("new_signals", &[&target, "0"], &[], 0.0..=20.0),
         case(
             "commit_step",
@@ -232,6 +232,7 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
                 "null",
                 "0",
                 "'{}'",
+                "'read committed'",
             ],
             by_id,
             0.0..=5.0,

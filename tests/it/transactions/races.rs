@@ -21,6 +21,8 @@ pub enum End {
     Done,
     /// Signals itself in its own transaction, and parks.
     SignalSelf,
+    /// Takes a signal, and parks for another one.
+    Again,
 }
 
 /// Takes its snapshot, waits at the breakpoint, and ends as its state says.
@@ -39,7 +41,9 @@ async fn late(
     tx: &mut PgConnection,
 ) -> StepResult<Late> {
     let (id, end) = (cx.id(), cx.state);
-    if let Some(Word(word)) = cx.take_signal()? {
+    let heard = cx.take_signal()?;
+    if let Some(Word(word)) = heard.filter(|_| end != End::Again || cx.count_signals::<Word>() > 0)
+    {
         return Ok(cx.done(word));
     }
     sqlx::query("select count(*) from public.book").execute(&mut *tx).await?;
@@ -47,7 +51,7 @@ async fn late(
     write(&mut *tx, id.get(), "late").await?;
     Ok(match end {
         End::Next => cx.next(Late::Hear),
-        End::Await => cx.await_signal::<Word>(),
+        End::Await | End::Again => cx.await_signal::<Word>(),
         End::Done => cx.done("deaf".to_owned()),
         End::SignalSelf => {
             Late::signal_word(id, Word("own".into())).execute(&mut *tx).await?;
@@ -125,12 +129,35 @@ async fn p36_a_delivery_after_the_snapshot_is_seen_at_each_level() {
                 End::Next | End::Await => "heard",
                 End::Done => "deaf",
                 End::SignalSelf => "own",
+                End::Again => unreachable!("it has a test of its own"),
             };
             assert_eq!(heard, expected, "{name} {end:?}");
             assert_eq!(entries(&pool, id).await, ["late"], "{name} {end:?}");
             let row = row(&pool, id).await;
             assert_eq!((row.inbox, row.attempt), (0, 0), "{name} {end:?}");
         }
+    }
+    engine.shutdown().await.unwrap();
+}
+
+/// A step takes a signal and parks for another one. It does not wake for the one that it has taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn p36_a_park_does_not_wake_for_what_its_step_has_taken() {
+    let db = database().await;
+    let pool = book(&db).await;
+    let at = Arc::new(Breakpoint::new());
+    at.open(10);
+    let engine = engine(&db).machine::<Late>().resource(Arc::clone(&at)).start().await.unwrap();
+    for step in STEPS {
+        let name = step.name();
+        let insert = Late::insert(End::Again).step(step).schedule_in(Duration::from_millis(50));
+        let id = insert.execute(&engine).await.unwrap();
+        Late::signal_word(id, Word("taken".into())).execute(&engine).await.unwrap();
+        until(&pool, id, "awaiting_signal").await;
+        assert_eq!(at.arrival().await, id.get());
+        let again = row(&pool, id).await;
+        assert_eq!((&*again.status, again.inbox), ("awaiting_signal", 0), "{name}");
+        assert_eq!(entries(&pool, id).await, ["late"], "{name}: it ran once");
     }
     engine.shutdown().await.unwrap();
 }
@@ -165,7 +192,7 @@ async fn p36_a_commit_whose_answer_is_lost_takes_effect_once() {
                 let status = match end {
                     End::Next => "failed",
                     End::Await => "awaiting_signal",
-                    End::Done | End::SignalSelf => "done",
+                    End::Done | End::SignalSelf | End::Again => "done",
                 };
                 let row = until(&pool, id, status).await;
                 assert_eq!((row.attempt, row.crashes), (0, 0), "{effect:?} {end:?} {step}");
@@ -188,10 +215,12 @@ async fn p36_a_connection_that_breaks_reruns_the_step() {
     let engine = engine.start().await.unwrap();
     let id = Late::insert(End::Done).step(Late::Committed).execute(&pool).await.unwrap();
     assert_eq!(at.arrival().await, id.get());
-    let sprung = proxy.trap(Direction::Request, "deaf", Effect::CutBefore);
-    at.open(1);
-    sprung.await.expect("the outcome goes by");
-    assert_eq!(at.arrival().await, id.get());
+    for text in ["deaf", "late"] {
+        let sprung = proxy.trap(Direction::Request, text, Effect::CutBefore);
+        at.open(1);
+        sprung.await.expect("the outcome, or the step's own insert, goes by");
+        assert_eq!(at.arrival().await, id.get());
+    }
     at.open(1);
     assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), "deaf");
     assert_eq!(entries(&pool, id).await, ["late"]);

@@ -21,7 +21,7 @@ use super::{
         Shared,
         flusher::Answer,
         outage::{Outage, no_connection},
-        registry::{self, Call, Decoded, Ran, Run, Runner, Work},
+        registry::{self, Call, Decoded, Ran, Run, Runner, StepFault, Work},
         transactions::{Open, Place},
     },
     yield_claim,
@@ -87,8 +87,9 @@ impl Claim {
 enum Failed {
     /// No transaction began.
     Begin(sqlx::Error),
-    /// The connection or the server failed.
-    Connection(sqlx::Error),
+    /// The connection or the server failed, or another transaction has a lock that the outcome
+    /// needs.
+    Connection(StepError),
     /// The error of the run. After a conflict, it runs again.
     Error(StepError),
 }
@@ -179,11 +180,12 @@ async fn in_transaction(
                 pause(shared, outage.failed(&error)).await;
                 continue;
             }
-            Err(Failed::Connection(error)) if reruns == RERUNS_MAX => return Err(error.into()),
+            Err(Failed::Connection(error)) if reruns == RERUNS_MAX => return Err(error),
             Err(Failed::Connection(error)) => {
                 drop(place);
-                pause(shared, outage.failed(&error)).await;
-                error.into()
+                let text = sqlx::Error::Protocol(registry::describe(&error));
+                pause(shared, outage.failed(&text)).await;
+                error
             }
         };
         reruns += 1;
@@ -250,10 +252,14 @@ async fn attempt(
         },
         Ok(Run::TakesTransaction(_)) => unreachable!("a transaction was given"),
         Err(error) => {
-            // A step whose time is up was dropped in the middle. The drop of its place cancels the
-            // statement that it may have sent.
-            if error.kind() != StepErrorKind::TimedOut {
-                open.roll_back().await;
+            let fault = registry::fault(&error);
+            if error.kind() == StepErrorKind::TimedOut {
+                // The step was dropped in the middle. The drop of its place ends the server
+                // process, and with it the statement that the step may have sent.
+            } else if fault == Some(StepFault::Plans) {
+                open.fail();
+            } else if !open.roll_back().await && fault == Some(StepFault::Connection) {
+                return Err(Failed::Connection(error));
             }
             Err(Failed::Error(error))
         }
@@ -284,6 +290,14 @@ async fn commit(
             open.fail();
             return Err(Failed::Error(StepError::rejected(EndedByHand)));
         }
+        Ok(Applied::OtherLevel) => {
+            open.roll_back().await;
+            return Err(Failed::Error(StepError::rejected(OtherLevel)));
+        }
+        Err(error) if fault::is_stale_plan(&error) => {
+            open.fail();
+            return Err(Failed::Connection(error.into()));
+        }
         Err(error) => {
             if error.as_database_error().is_some() {
                 open.roll_back().await;
@@ -291,15 +305,26 @@ async fn commit(
             return Err(failed(error));
         }
     };
+    let pid = open.pid;
     match open.commit(shared.connections.answer_timeout()).await {
         Ok(()) => Ok(Committed::Ended(outcome, done, next)),
-        Err(error) if fault::is_uncertain(&error) => match Box::pin(fate(shared, &outcome)).await {
-            Some(Verdict::DurableBefore) => {
-                Ok(Committed::Answered(shared.flusher.committed_before(outcome)))
+        Err(error) if fault::is_uncertain(&error) => {
+            // Without an answer, the server process may never notice that its client is gone.
+            if Fault::of(&error) == Fault::Size {
+                shared.transactions.end(Some(pid)).await;
             }
-            Some(Verdict::Locked) => Err(Failed::Connection(error)),
-            _ => Ok(Committed::Answered(Answer::Lost)),
-        },
+            match Box::pin(fate(shared, &outcome)).await {
+                Some(Verdict::Locked) => Err(Failed::Connection(error.into())),
+                Some(Verdict::DurableBefore) => {
+                    Ok(Committed::Answered(shared.flusher.committed_before(outcome, done)))
+                }
+                // It may have been committed too, if it leaves the worker.
+                _ => {
+                    shared.flusher.may_be_committed(&outcome, done);
+                    Ok(Committed::Answered(Answer::Lost))
+                }
+            }
+        }
         Err(error) => Err(failed(error)),
     }
 }
@@ -313,10 +338,13 @@ async fn apply(
     outcome: &Commit,
 ) -> Result<Applied, sqlx::Error> {
     if isolation.has_fresh_snapshots() {
-        return shared.connections.within(storage::commit_step(open, outcome, None)).await;
+        return shared
+            .connections
+            .within(storage::commit_step(open, outcome, isolation, None))
+            .await;
     }
     let mut look = shared.connections.get().await.map_err(no_connection)?;
-    let apply = storage::commit_step(open, outcome, Some(&mut look));
+    let apply = storage::commit_step(open, outcome, isolation, Some(&mut look));
     let applied = shared.connections.within(apply).await;
     match applied {
         Ok(applied) => look.done(Ok(applied)),
@@ -349,11 +377,14 @@ fn failed(error: sqlx::Error) -> Failed {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     match code.as_deref() {
         Some("25P02") => Failed::Error(StepError::rejected(Aborted)),
-        // A step may have made its transaction read-only. A standby has, too.
-        Some("25006") => Failed::Error(StepError::rejected(error)),
+        Some("25006") => Failed::Error(StepError::rejected(ReadOnly)),
         _ if fault::is_rolled_back(&error) => Failed::Error(error.into()),
-        _ if Fault::of(&error) == Fault::Connection => Failed::Connection(error),
-        _ => Failed::Error(StepError::rejected(error)),
+        _ => match Fault::of(&error) {
+            Fault::Connection | Fault::Locked | Fault::Size => Failed::Connection(error.into()),
+            Fault::Data | Fault::Database | Fault::Unclear => {
+                Failed::Error(StepError::rejected(error))
+            }
+        },
     }
 }
 
@@ -392,6 +423,20 @@ struct Aborted;
     "the step ended its own transaction: it sent `commit` or `rollback`; leave both to the engine, and undo a part with a nested transaction (`tx.begin()`)"
 )]
 struct EndedByHand;
+
+/// The outcome cannot be written. Outside of the engine's transaction, the session is read-only.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the step ended its own transaction, or made it read-only; leave its beginning and its end to the engine, and undo a part with a nested transaction (`tx.begin()`)"
+)]
+struct ReadOnly;
+
+/// The step sent `set transaction isolation level`.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the step changed the isolation level of its transaction; write `#[step(isolation = \"…\")]` instead"
+)]
+struct OtherLevel;
 
 /// The step leaked the guard of a nested transaction, and COMMIT ended that one alone.
 #[derive(Debug, thiserror::Error)]

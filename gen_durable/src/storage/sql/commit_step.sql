@@ -2,8 +2,8 @@
 -- the signals that it consumed.
 --
 -- Invariant: the outcome is applied only if its worker still owns the row (same worker, still
--- executing, same revision), and only in the transaction that the engine began for the step.
--- Otherwise the answer is false, and the engine rolls the step's own rows back.
+-- executing, same revision), and only in the transaction that the engine began for the step, at the
+-- same level. Otherwise the answer is false, and the engine rolls the step's own rows back.
 --
 -- It is commit.sql for one outcome. The session plans it with its own settings, and this text takes
 -- the planner little time. It waits for the row's lock, for as long as the step's transaction may.
@@ -25,6 +25,7 @@
 -- $13 int:     the version of an upgraded instance, or null
 -- $14 int:     the failures in a row; null keeps them
 -- $15 bigint[]: the consumed signals
+-- $16 text:    the isolation level at which the transaction began
 with committed as (
     -- 1. The row. It is looked up by its primary key: `status || ''` fits no other index, and the
     --    `case` hides from the planner that `locked_by` is not null.
@@ -53,6 +54,7 @@ with committed as (
       and i.status || '' = 'executing' and i.revision = $3::bigint
       and case when i.locked_by = $2::bigint then true else false end
       and pg_catalog.current_setting('gen_durable.step', true) = 'open'
+      and pg_catalog.current_setting('transaction_isolation') = $16::text
     returning i.id
 ),
 consumed as (

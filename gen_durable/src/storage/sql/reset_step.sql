@@ -4,4 +4,4 @@
 --
 -- Invariant: what a step leaves reaches nobody. Prepared statements stay: the driver knows them,
 -- and they change nothing.
-reset session authorization; reset role; reset all; close all; unlisten *; discard temp; discard sequences; select pg_catalog.pg_advisory_unlock_all()
+reset session authorization; reset role; reset all; close all; unlisten *; discard temp; discard sequences; set default_transaction_read_only = on; select pg_catalog.pg_advisory_unlock_all()
