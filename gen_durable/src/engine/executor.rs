@@ -169,13 +169,6 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
         let held = u64::try_from(step_began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         slot.queue.held.fetch_add(held, Ordering::Relaxed);
         slot.queue.finished.fetch_add(1, Ordering::Relaxed);
-        let ending = match ending {
-            Ending::Ran(mut ran) => {
-                claim.apply(shared, &mut ran.commit);
-                Ending::Ran(ran)
-            }
-            ending => ending,
-        };
         claim.steps += 1;
         if !flush(shared, slot, runner, &mut work, ending, claim).await {
             return;
@@ -337,9 +330,6 @@ async fn flush(
                 let claim = Claim { over: true, ..claim };
                 ending = Box::pin(runs::handle(shared, runner, work, error, claim)).await;
                 slot.give();
-                if let Ending::Ran(ran) = &mut ending {
-                    claim.apply(shared, &mut ran.commit);
-                }
             }
         }
     }

@@ -23,7 +23,6 @@ use sqlx::PgConnection;
 
 use crate::{
     error::{Error, StepError},
-    fault::{self, Fault},
     isolation::Isolation,
     machine::{Requirement, context::Instance, resources::Resources, upgrade::Older},
     storage::{Change, Claimed, Commit, Inbox, Upgraded},
@@ -294,24 +293,9 @@ pub(crate) fn is_conflict(error: &StepError) -> bool {
     guard::catch(|| error.is_conflict()).unwrap_or(false)
 }
 
-/// The part of a transaction that a step's error blames, if it is not the step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StepFault {
-    Connection,
-    /// The session's prepared statements are gone, or do not fit the tables any more.
-    Plans,
-}
-
-/// Returns the part of a transaction that the error blames.
-pub(crate) fn fault(error: &StepError) -> Option<StepFault> {
-    let of = |error: &sqlx::Error| {
-        if fault::is_stale_plan(error) {
-            return Some(StepFault::Plans);
-        }
-        (Fault::of(error) == Fault::Connection).then_some(StepFault::Connection)
-    };
-    let found = guard::catch(|| error.downcast_ref::<sqlx::Error>().and_then(of));
-    found.unwrap_or_default()
+/// Returns the database error that a step returned, or that caused the returned one.
+pub(crate) fn database_error(error: &StepError) -> Option<&sqlx::Error> {
+    guard::catch(|| error.downcast_ref()).unwrap_or_default()
 }
 
 /// Logs the error of a step.

@@ -80,12 +80,11 @@ impl Transactions {
             None => (self.connections.get().await?, State::Unused),
         };
         let home = Arc::clone(self);
-        Ok(Place { connection: Some(connection), pid: None, state, home, permit: Some(permit) })
+        Ok(Place { connection: Some(connection), state, home, permit: Some(permit) })
     }
 
     /// Ends the server process of a step that was cut off, or whose connection gives no answer.
-    pub(super) async fn end(&self, pid: Option<i32>) {
-        let Some(pid) = pid else { return };
+    pub(super) async fn end(&self, pid: i32) {
         let end = async {
             let mut connection = self.engine.get().await?;
             let ended = storage::end_backend(&mut connection, pid).await;
@@ -166,8 +165,6 @@ impl Drop for Waiting<'_> {
 pub(super) struct Place {
     /// None after the drop.
     connection: Option<Connection>,
-    /// The server process that has the transaction.
-    pid: Option<i32>,
     state: State,
     home: Arc<Transactions>,
     permit: Option<OwnedSemaphorePermit>,
@@ -177,7 +174,10 @@ pub(super) struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Unused,
-    InTransaction,
+    InTransaction {
+        /// The server process that has the transaction.
+        pid: i32,
+    },
     /// The transaction has ended, and the session has what the step left in it.
     Left,
     Broken,
@@ -187,8 +187,7 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Open<'p> {
     transaction: Transaction<'p, Postgres>,
-    /// The server process that has the transaction.
-    pub(super) pid: i32,
+    pid: i32,
     state: &'p mut State,
 }
 
@@ -222,13 +221,10 @@ impl Place {
             Ok((transaction, pid))
         };
         let (transaction, pid) = home.connections.within(begin).await?;
-        self.pid = Some(pid);
-        self.state = State::InTransaction;
+        self.state = State::InTransaction { pid };
         Ok(Open { transaction, pid, state: &mut self.state })
     }
-}
 
-impl Place {
     /// True if the driver counts a transaction that has not ended.
     pub(super) fn is_open(&self) -> bool {
         self.connection.as_ref().is_some_and(|connection| connection.is_in_transaction())
@@ -236,6 +232,11 @@ impl Place {
 }
 
 impl Open<'_> {
+    /// Returns the server process that has the transaction.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// Commits. After an error it is open what became of the transaction, if the error does not
     /// tell.
     pub(super) async fn commit(self, answer_timeout: Duration) -> Result<(), sqlx::Error> {
@@ -280,7 +281,7 @@ impl Drop for Place {
         let (Some(connection), permit) = (self.connection.take(), self.permit.take()) else {
             return;
         };
-        let (home, pid, state) = (Arc::clone(&self.home), self.pid, self.state);
+        let (home, state) = (Arc::clone(&self.home), self.state);
         let plain = connection.backend().is_some_and(|backend| backend.settings.0.is_none());
         if state == State::Left && plain && !connection.is_in_transaction() && !connection.is_old()
         {
@@ -300,7 +301,7 @@ impl Drop for Place {
                 // The pooler may have lent the session to another client by now.
                 State::Left if home.pooled => drop(connection.done(Ok(()))),
                 State::Left => home.clear(connection).await,
-                State::InTransaction => {
+                State::InTransaction { pid } => {
                     // Until the connection is closed, the number is that of its own process.
                     home.end(pid).await;
                     connection.discard();

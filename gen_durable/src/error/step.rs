@@ -224,7 +224,9 @@ impl fmt::Debug for Printed<'_> {
 
 /// A signal came after the snapshot of a step's transaction, and the step ended the instance.
 #[derive(Debug, thiserror::Error)]
-#[error("signals came while the step ran, and its transaction does not see them")]
+#[error(
+    "signals came while the step ran, and its transaction does not see them: end the instance in a step at `read committed`"
+)]
 pub(crate) struct Stale;
 
 /// The reason why an instance of an older version cannot be upgraded; see

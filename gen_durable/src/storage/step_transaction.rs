@@ -9,8 +9,8 @@ use sqlx::{Connection, PgConnection, Postgres, Transaction};
 use super::{
     Locked, begin,
     commit::{
-        Columns, Committed, Targets, Verdict, empties_inbox, frees_partition, inspect,
-        lock_instances, send, targets_of,
+        Columns, Committed, Targets, Verdict, empties_inbox, empty_inboxes, frees_partition,
+        inspect, lock_instances, send, targets_of,
     },
     inbox::parse_inbox,
     row::{Change, Commit, Inbox},
@@ -26,8 +26,8 @@ const BEGIN_READ_COMMITTED: &str = include_str!("sql/begin_read_committed.sql");
 const BEGIN_REPEATABLE_READ: &str = include_str!("sql/begin_repeatable_read.sql");
 const BEGIN_SERIALIZABLE: &str = include_str!("sql/begin_serializable.sql");
 const COMMIT_STEP: &str = include_str!("sql/commit_step.sql");
-const IS_AWAITED_THERE: &str = include_str!("sql/is_awaited_there.sql");
 const END_BACKEND: &str = include_str!("sql/end_backend.sql");
+const IS_AWAITED_THERE: &str = include_str!("sql/is_awaited_there.sql");
 const LIMIT_STEP: &str = include_str!("sql/limit_step.sql");
 const NEW_SIGNALS: &str = include_str!("sql/new_signals.sql");
 const RESET_STEP: &str = include_str!("sql/reset_step.sql");
@@ -207,7 +207,7 @@ pub(crate) async fn commit_step(
                 return Ok(Applied::Stale);
             }
         }
-        super::commit::empty_inboxes(transaction, &[outcome], &done).await?;
+        empty_inboxes(transaction, &[outcome], &done).await?;
     }
     if outcome.sends() {
         send(transaction, &[outcome], &mut done).await?;

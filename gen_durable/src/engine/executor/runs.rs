@@ -21,7 +21,7 @@ use super::{
         Shared,
         flusher::Answer,
         outage::{Outage, no_connection},
-        registry::{self, Call, Decoded, Ran, Run, Runner, StepFault, Work},
+        registry::{self, Call, Decoded, Ran, Run, Runner, Work},
         transactions::{Open, Place},
     },
     yield_claim,
@@ -44,7 +44,8 @@ pub(super) enum Ending {
     /// The answer to an outcome that was committed in the run's own transaction, and the state for
     /// the next step.
     Answered(Answer, Option<Decoded>),
-    /// The engine is stopping or the lease has run out. No code runs, and nothing took effect.
+    /// The engine is stopping, or the lease has run out. No code runs, and there is no outcome. One
+    /// that was being committed may have taken effect.
     GivenUp,
 }
 
@@ -143,7 +144,10 @@ async fn call(
     let isolation = match runner.isolation(work, call) {
         Some(isolation) => isolation,
         None => match registry::run(runner, work, call, &shared.surroundings, None).await? {
-            Run::Ran(ran) => return Ok(Ending::Ran(ran)),
+            Run::Ran(mut ran) => {
+                claim.apply(shared, &mut ran.commit);
+                return Ok(Ending::Ran(ran));
+            }
             Run::TakesTransaction(isolation) => isolation,
         },
     };
@@ -170,7 +174,10 @@ async fn in_transaction(
             return Ok(Ending::GivenUp);
         }
         let error = match attempt(shared, runner, work, call, &mut place, isolation, claim).await {
-            Ok(ending) => return Ok(ending),
+            Ok(ending) => {
+                outage.over();
+                return Ok(ending);
+            }
             Err(Failed::Error(error)) if !registry::is_conflict(&error) || reruns == RERUNS_MAX => {
                 return Err(error);
             }
@@ -183,8 +190,9 @@ async fn in_transaction(
             Err(Failed::Connection(error)) if reruns == RERUNS_MAX => return Err(error),
             Err(Failed::Connection(error)) => {
                 drop(place);
-                let text = sqlx::Error::Protocol(registry::describe(&error));
-                pause(shared, outage.failed(&text)).await;
+                if let Some(cause) = registry::database_error(&error) {
+                    pause(shared, outage.failed(cause)).await;
+                }
                 error
             }
         };
@@ -252,13 +260,15 @@ async fn attempt(
         },
         Ok(Run::TakesTransaction(_)) => unreachable!("a transaction was given"),
         Err(error) => {
-            let fault = registry::fault(&error);
+            let cause = registry::database_error(&error);
+            let stale_plan = cause.is_some_and(fault::is_stale_plan);
+            let broken = cause.is_some_and(|cause| Fault::of(cause) == Fault::Connection);
             if error.kind() == StepErrorKind::TimedOut {
                 // The step was dropped in the middle. The drop of its place ends the server
                 // process, and with it the statement that the step may have sent.
-            } else if fault == Some(StepFault::Plans) {
+            } else if stale_plan {
                 open.fail();
-            } else if !open.roll_back().await && fault == Some(StepFault::Connection) {
+            } else if !open.roll_back().await && broken {
                 return Err(Failed::Connection(error));
             }
             Err(Failed::Error(error))
@@ -305,13 +315,13 @@ async fn commit(
             return Err(failed(error));
         }
     };
-    let pid = open.pid;
+    let pid = open.pid();
     match open.commit(shared.connections.answer_timeout()).await {
         Ok(()) => Ok(Committed::Ended(outcome, done, next)),
         Err(error) if fault::is_uncertain(&error) => {
             // Without an answer, the server process may never notice that its client is gone.
             if Fault::of(&error) == Fault::Size {
-                shared.transactions.end(Some(pid)).await;
+                shared.transactions.end(pid).await;
             }
             match Box::pin(fate(shared, &outcome)).await {
                 Some(Verdict::Locked) => Err(Failed::Connection(error.into())),
@@ -417,10 +427,10 @@ async fn fate(shared: &Shared, outcome: &Commit) -> Option<Verdict> {
 )]
 struct Aborted;
 
-/// The step sent `commit` or `rollback`.
+/// The step sent `commit` or `rollback`, or reset the setting by which the transaction is known.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the step ended its own transaction: it sent `commit` or `rollback`; leave both to the engine, and undo a part with a nested transaction (`tx.begin()`)"
+    "the step ended its own transaction: it sent `commit`, `rollback` or `reset all`; leave these to the engine, and undo a part with a nested transaction (`tx.begin()`)"
 )]
 struct EndedByHand;
 

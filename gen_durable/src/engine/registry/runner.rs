@@ -3,7 +3,7 @@
 //! Invariant: a step and its `handle` run alike. Both get the stored state and inbox, and both end
 //! in a [`Commit`] that has been checked.
 
-use std::{any::TypeId, sync::Arc, time::Duration};
+use std::{any::TypeId, future::ready, sync::Arc, time::Duration};
 
 use sqlx::PgConnection;
 use tracing::Instrument;
@@ -55,53 +55,59 @@ impl<M: Steps> MachineRunner<M> {
         }
     }
 
-    async fn call(
+    async fn step(
         &self,
         work: &mut Work,
-        call: &mut Call,
         resources: &Resources,
         tx: Option<&mut PgConnection>,
     ) -> Result<Run, StepError> {
-        let by = if matches!(call, Call::Step) { By::Step } else { By::Handle };
-        if tx.is_none()
-            && let Some(isolation) = self.isolation(work, call)
-        {
-            return Ok(Run::TakesTransaction(isolation));
-        }
         let (step, cx) = match Self::begin(work) {
             Ok(begun) => begun,
             Err(reason) => return Ok(Run::Ran(work.broken(reason).into())),
         };
-        let instance = &work.instance;
-        let (id, at, attempt) = (instance.id, &instance.step, instance.attempt);
-        let outcome = match call {
-            Call::Step => {
-                let span = tracing::debug_span!("step", machine = M::NAME, instance = id, step = %at, attempt);
-                let run = async {
-                    match tx {
-                        Some(tx) => step.run_in(cx, resources, tx).await,
-                        None => step.run(cx, resources).await,
-                    }
-                };
-                run.instrument(span).await?
-            }
-            Call::Handle { error, .. } => {
-                let error = match tx {
-                    Some(_) => error.as_ref().map(StepError::again),
-                    None => error.take(),
-                };
-                let Some(error) = error else { unreachable!("`handle` is called once") };
-                let span = tracing::debug_span!("handle", machine = M::NAME, instance = id, step = %at, attempt);
-                let run = async {
-                    match tx {
-                        Some(tx) => M::handle_in(cx, error, resources, tx).await,
-                        None => M::handle(cx, error, resources).await,
-                    }
-                };
-                run.instrument(span).await?
+        let span = tracing::debug_span!(
+            "step",
+            machine = M::NAME,
+            instance = work.instance.id,
+            step = %work.instance.step,
+            attempt = work.instance.attempt
+        );
+        let run = async {
+            match tx {
+                Some(tx) => step.run_in(cx, resources, tx).await,
+                None => step.run(cx, resources).await,
             }
         };
-        Ok(Run::Ran(self.lower(work, outcome, by)?))
+        let outcome = run.instrument(span).await?;
+        Ok(Run::Ran(self.lower(work, outcome, By::Step)?))
+    }
+
+    async fn handle(
+        &self,
+        work: &mut Work,
+        error: StepError,
+        resources: &Resources,
+        tx: Option<&mut PgConnection>,
+    ) -> Result<Run, StepError> {
+        let (_, cx) = match Self::begin(work) {
+            Ok(begun) => begun,
+            Err(reason) => return Ok(Run::Ran(work.broken(reason).into())),
+        };
+        let span = tracing::debug_span!(
+            "handle",
+            machine = M::NAME,
+            instance = work.instance.id,
+            step = %work.instance.step,
+            attempt = work.instance.attempt
+        );
+        let run = async {
+            match tx {
+                Some(tx) => M::handle_in(cx, error, resources, tx).await,
+                None => M::handle(cx, error, resources).await,
+            }
+        };
+        let outcome = run.instrument(span).await?;
+        Ok(Run::Ran(self.lower(work, outcome, By::Handle)?))
     }
 
     /// Returns the step that the instance stands at and its context, or the reason why there is
@@ -310,6 +316,21 @@ impl<M: Steps> Runner for MachineRunner<M> {
         resources: &'a Resources,
         tx: Option<&'a mut PgConnection>,
     ) -> Boxed<'a, Result<Run, StepError>> {
-        Box::pin(self.call(work, call, resources, tx))
+        if tx.is_none()
+            && let Some(isolation) = self.isolation(work, call)
+        {
+            return Box::pin(ready(Ok(Run::TakesTransaction(isolation))));
+        }
+        match call {
+            Call::Step => Box::pin(self.step(work, resources, tx)),
+            Call::Handle { error, .. } => {
+                let error = match tx {
+                    Some(_) => error.as_ref().map(StepError::again),
+                    None => error.take(),
+                };
+                let Some(error) = error else { unreachable!("`handle` takes the error once") };
+                Box::pin(self.handle(work, error, resources, tx))
+            }
+        }
     }
 }
