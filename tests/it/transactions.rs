@@ -2,10 +2,11 @@
 //! all. A table of the user's is the oracle: each step writes an entry into `public.book`.
 
 mod races;
+mod sessions;
 
 use std::{sync::Arc, time::Duration};
 
-use gen_durable::{Engine, Isolation, prelude::*};
+use gen_durable::{Isolation, prelude::*};
 use gen_durable_test_postgres::TestDb;
 use sqlx::{Connection, PgPool};
 
@@ -215,6 +216,8 @@ async fn p36_a_run_that_fails_leaves_no_rows() {
         (Deed::Unnest, "read-only transaction"),
         (run("rollback"), "the step ended its own transaction"),
         (run("rollback; begin"), "the step ended its own transaction"),
+        (run("rollback and chain"), "the step ended its own transaction"),
+        (run("reset all"), "the step ended its own transaction"),
         (run("set transaction read only"), "or made it read-only"),
         // It ends by the step's own setting.
         (run("set local statement_timeout = 1; select pg_sleep(1)"), "statement timeout"),
@@ -231,7 +234,7 @@ async fn p36_a_run_that_fails_leaves_no_rows() {
     // A commit by hand cannot be undone. The outcome does not take effect beside it.
     let id = Keep::insert(entry(run("commit"), "n")).execute(&engine).await.unwrap();
     let row = until(&pool, id, "failed").await;
-    assert!(row.last_error.unwrap().contains("it sent `commit` or `rollback`"));
+    assert!(row.last_error.unwrap().contains("it sent `commit`, `rollback`"));
     // The sleep was cancelled, and nothing is left in a transaction.
     eventually("all sessions are idle", async || {
         let busy: i64 = sqlx::query_scalar(
@@ -246,118 +249,6 @@ async fn p36_a_run_that_fails_leaves_no_rows() {
     })
     .await;
     engine.shutdown().await.unwrap();
-}
-
-/// A step raises its own isolation level. On a connection that is known, that would work.
-#[tokio::test(flavor = "multi_thread")]
-async fn p36_a_step_keeps_the_level_that_it_declares() {
-    let db = database().await;
-    let pool = book(&db).await;
-    let breakpoint = Arc::new(Breakpoint::new());
-    let engine = keeper(&db, &breakpoint).max_transactions(1).start().await.unwrap();
-    for _ in 0..3 {
-        let id = Keep::insert(entry(Deed::Raise, "n")).execute(&engine).await.unwrap();
-        let error = until(&pool, id, "failed").await.last_error.unwrap();
-        // With a limit on its time, the transaction has a snapshot before the step begins.
-        assert!(error.contains("ISOLATION LEVEL") || error.contains("isolation level"), "{error}");
-        assert_eq!(entries(&pool, id).await, Vec::<String>::new());
-    }
-    engine.shutdown().await.unwrap();
-}
-
-/// A step leaves settings and more in its session. They reach no other step, and no statement of
-/// the engine's. The next step waits for the connection, or comes later.
-#[tokio::test(flavor = "multi_thread")]
-async fn p36_the_next_step_on_a_connection_finds_nothing_of_the_last() {
-    let db = database().await;
-    let pool = book(&db).await;
-    sql(&pool, "create role p36_owner superuser").await;
-    let breakpoint = Arc::new(Breakpoint::new());
-    // The pool's hook belongs to the session, as the application set it up.
-    let hooked = sqlx::postgres::PgPoolOptions::new()
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                sqlx::raw_sql("set search_path = public, pg_temp; set work_mem = '7MB'")
-                    .execute(connection)
-                    .await?;
-                Ok(())
-            })
-        })
-        .connect_lazy(db.url())
-        .unwrap();
-    let leave = "set search_path = pg_catalog; set statement_timeout = '7s';
-                 set default_transaction_read_only = on; set role p36_owner;
-                 set default_transaction_isolation = serializable;
-                 create temp table left_over (id int); listen left_over;
-                 declare left_over cursor with hold for select 1; set my.left_over = 'yes';
-                 select pg_advisory_lock(36)";
-    let look = "do $$ begin
-        assert current_setting('search_path') like '%public%', 'search_path';
-        assert current_setting('statement_timeout') = '3s', 'the limit of this step';
-        assert current_user = session_user, 'role';
-        assert current_setting('transaction_isolation') = 'read committed', 'level';
-        assert current_setting('default_transaction_isolation') = 'read committed', 'level';
-        assert to_regclass('pg_temp.left_over') is null, 'temporary table';
-        assert not exists (select from pg_cursors where name = 'left_over'), 'cursor';
-        assert coalesce(current_setting('my.left_over', true), '') = '', 'setting';
-        assert not exists (
-            select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()
-        ), 'advisory lock';
-    end $$";
-    // Within a transaction, the end of a LISTEN is not visible yet.
-    let channel =
-        "do $$ begin assert not exists (select from pg_listening_channels()), 'channel'; end $$";
-    let kept = "do $$ begin
-        assert current_setting('search_path') = 'public, pg_temp', 'hook';
-        assert current_setting('work_mem') = '7MB', 'hook';
-    end $$";
-    for (hook, looks) in [(false, &[look][..]), (true, &[look, kept])] {
-        let builder = if hook {
-            Engine::builder(hooked.clone()).queue("default", 10).machine::<Keep>()
-        } else {
-            engine(&db).machine::<Keep>()
-        };
-        let engine = builder.resource(Arc::clone(&breakpoint)).max_transactions(1);
-        let engine = engine.start().await.unwrap();
-        for waits in [false, true] {
-            let insert = |deed| Keep::insert(entry(deed, "n"));
-            let first = if waits {
-                let id = insert(Deed::Stand).execute(&engine).await.unwrap();
-                assert_eq!(breakpoint.arrival().await, id.get());
-                Some(id)
-            } else {
-                None
-            };
-            // All of them wait for the one connection, or for the one before.
-            let mut ids: Vec<_> = first.into_iter().collect();
-            let channel = if waits { &[][..] } else { &[channel][..] };
-            for text in [&[leave][..], channel, looks, &[leave], looks].concat() {
-                let id = insert(Deed::Run(text.into())).execute(&engine).await.unwrap();
-                if !waits {
-                    engine.wait(id, WAIT_MAX).await.unwrap();
-                }
-                ids.push(id);
-            }
-            breakpoint.open(usize::from(waits));
-            for id in ids {
-                engine.wait(id, WAIT_MAX).await.unwrap();
-            }
-        }
-        engine.shutdown().await.unwrap();
-    }
-    sql(&pool, "drop role p36_owner").await;
-    // A role that may not write the engine's tables is an error of that run alone.
-    sql(&pool, "create role p36_nobody; grant insert on public.book to p36_nobody").await;
-    let engine = keeper(&db, &breakpoint).max_transactions(1).start().await.unwrap();
-    let deed = Deed::Run("set role p36_nobody".into());
-    let id = Keep::insert(entry(deed, "n")).execute(&engine).await.unwrap();
-    let failed = until(&pool, id, "failed").await;
-    assert!(failed.last_error.unwrap().contains("permission denied"));
-    assert_eq!(entries(&pool, id).await, Vec::<String>::new());
-    let id = Keep::insert(entry(Deed::Done, "n")).execute(&engine).await.unwrap();
-    engine.wait(id, WAIT_MAX).await.unwrap();
-    engine.shutdown().await.unwrap();
-    sql(&pool, "drop owned by p36_nobody; drop role p36_nobody").await;
 }
 
 /// A worker loses its row while the step runs. Its rows are rolled back, and the other run's stay.
@@ -500,30 +391,6 @@ async fn p36_the_trait_tells_which_steps_take_a_transaction() {
     assert!(!graph.step("after").unwrap().transactional);
     assert!(Skew::graph().handle.unwrap().transactional);
     assert!(graph.to_mermaid().contains("note left of book : runs in a transaction"));
-}
-
-/// Steps that hold all connections hold up no other step, no commit and no lease. A step that waits
-/// for a connection begins when one is free.
-#[tokio::test(flavor = "multi_thread")]
-async fn p36_steps_that_hold_all_connections_hold_up_nobody_else() {
-    let db = database().await;
-    let pool = book(&db).await;
-    let breakpoint = Arc::new(Breakpoint::new());
-    let engine = keeper(&db, &breakpoint).max_transactions(1).start().await.unwrap();
-    let first = Keep::insert(entry(Deed::Stand, "n")).execute(&engine).await.unwrap();
-    assert_eq!(breakpoint.arrival().await, first.get());
-    let second = Keep::insert(entry(Deed::Done, "n")).execute(&engine).await.unwrap();
-    until(&pool, second, "executing").await;
-    let third = Keep::insert(entry(Deed::Done, "n")).step(Keep::After);
-    let third = third.execute(&engine).await.unwrap();
-    engine.wait(third, WAIT_MAX).await.unwrap();
-    assert_eq!(row(&pool, second).await.status, "executing");
-    breakpoint.open(1);
-    for id in [first, second] {
-        engine.wait(id, WAIT_MAX).await.unwrap();
-        assert_eq!(entries(&pool, id).await, ["n"]);
-    }
-    engine.shutdown().await.unwrap();
 }
 
 /// The outcome waits for a row that a caller's transaction has locked, and takes effect after it.

@@ -21,8 +21,12 @@ pub enum End {
     Done,
     /// Signals itself in its own transaction, and parks.
     SignalSelf,
+    /// Signals itself in its own transaction, and is done.
+    SelfDone,
     /// Takes a signal, and parks for another one.
     Again,
+    /// Is done, inserts an instance and signals the one that holds the key `ear`.
+    Carry,
 }
 
 /// Takes its snapshot, waits at the breakpoint, and ends as its state says.
@@ -48,14 +52,23 @@ async fn late(
     }
     sqlx::query("select count(*) from public.book").execute(&mut *tx).await?;
     breakpoint.pass(id).await;
-    write(&mut *tx, id.get(), "late").await?;
+    write(&mut *tx, id.get(), "belated").await?;
     Ok(match end {
         End::Next => cx.next(Late::Hear),
         End::Await | End::Again => cx.await_signal::<Word>(),
         End::Done => cx.done("deaf".to_owned()),
-        End::SignalSelf => {
+        End::SignalSelf | End::SelfDone => {
             Late::signal_word(id, Word("own".into())).execute(&mut *tx).await?;
-            cx.await_signal::<Word>()
+            if end == End::SelfDone {
+                cx.done("deaf".to_owned())
+            } else {
+                cx.await_signal::<Word>()
+            }
+        }
+        End::Carry => {
+            let ear = Late::signal_word(Late::by_key("ear"), Word("carried".into()));
+            let child = Late::insert(End::Done).step(Late::Hear).unique_key("child");
+            cx.done("carried".to_owned()).insert(child).signal(ear)
         }
     })
 }
@@ -109,9 +122,9 @@ async fn p36_a_delivery_after_the_snapshot_is_seen_at_each_level() {
     let at = Arc::new(Breakpoint::new());
     let engine = engine(&db).machine::<Late>().resource(Arc::clone(&at)).start().await.unwrap();
     for step in STEPS {
-        let stale = step.transaction() != Some(gen_durable::Isolation::ReadCommitted);
         let name = step.name();
-        for end in [End::Next, End::Await, End::Done, End::SignalSelf] {
+        let stale = !step_is_fresh(name);
+        for end in [End::Next, End::Await, End::Done, End::SignalSelf, End::SelfDone] {
             let insert = Late::insert(end).step(Late::from_name(name).unwrap());
             let id = insert.execute(&engine).await.unwrap();
             assert_eq!(at.arrival().await, id.get());
@@ -119,7 +132,7 @@ async fn p36_a_delivery_after_the_snapshot_is_seen_at_each_level() {
                 Late::signal_word(id, Word("heard".into())).execute(&engine).await.unwrap();
             }
             at.open(1);
-            if end == End::Done && stale {
+            if matches!(end, End::Done | End::SelfDone) && stale {
                 // Its snapshot does not show the signal, so it runs again.
                 assert_eq!(at.arrival().await, id.get());
                 at.open(1);
@@ -127,12 +140,12 @@ async fn p36_a_delivery_after_the_snapshot_is_seen_at_each_level() {
             let heard = engine.wait(id, WAIT_MAX).await.unwrap();
             let expected = match end {
                 End::Next | End::Await => "heard",
-                End::Done => "deaf",
+                End::Done | End::SelfDone => "deaf",
                 End::SignalSelf => "own",
-                End::Again => unreachable!("it has a test of its own"),
+                End::Again | End::Carry => unreachable!("they have tests of their own"),
             };
             assert_eq!(heard, expected, "{name} {end:?}");
-            assert_eq!(entries(&pool, id).await, ["late"], "{name} {end:?}");
+            assert_eq!(entries(&pool, id).await, ["belated"], "{name} {end:?}");
             let row = row(&pool, id).await;
             assert_eq!((row.inbox, row.attempt), (0, 0), "{name} {end:?}");
         }
@@ -157,9 +170,65 @@ async fn p36_a_park_does_not_wake_for_what_its_step_has_taken() {
         assert_eq!(at.arrival().await, id.get());
         let again = row(&pool, id).await;
         assert_eq!((&*again.status, again.inbox), ("awaiting_signal", 0), "{name}");
-        assert_eq!(entries(&pool, id).await, ["late"], "{name}: it ran once");
+        assert_eq!(entries(&pool, id).await, ["belated"], "{name}: it ran once");
     }
     engine.shutdown().await.unwrap();
+}
+
+/// An outcome carries an insert and a signal. They take effect with the step's rows: not while the
+/// worker has lost the row, and once after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn p36_an_outcome_carries_inserts_and_signals_at_each_level() {
+    let db = database().await;
+    let pool = book(&db).await;
+    for step in STEPS {
+        let name = step.name();
+        let at = Arc::new(Breakpoint::new());
+        let engine = engine(&db).machine::<Late>().resource(Arc::clone(&at));
+        let engine = engine.start().await.unwrap();
+        let ear = Late::insert(End::Await).step(Late::Committed).unique_key("ear");
+        let ear = ear.execute(&engine).await.unwrap();
+        at.arrival().await;
+        at.open(1);
+        until(&pool, ear, "awaiting_signal").await;
+        let id = Late::insert(End::Carry).step(step).execute(&engine).await.unwrap();
+        assert_eq!(at.arrival().await, id.get());
+        // This is what a reap does to the row of a lost worker.
+        sqlx::query(
+            "update gen_durable.instances set status = 'runnable', locked_by = null,
+             revision = revision + 1, eligible_at = gen_durable.now() where id = $1",
+        )
+        .bind(id.get())
+        .execute(&pool)
+        .await
+        .unwrap();
+        at.open(1);
+        // Another run has begun, and the first one has come to its end. Above `read committed` that
+        // is a conflict, and it begins again.
+        assert_eq!(at.arrival().await, id.get());
+        let children = async || {
+            let children = "select count(*) from gen_durable.instances where step = 'hear'";
+            sqlx::query_scalar::<_, i64>(children).fetch_one(&pool).await.unwrap()
+        };
+        assert_eq!(children().await, 0, "{name}");
+        assert_eq!(row(&pool, ear).await.status, "awaiting_signal", "{name}");
+        at.open(100);
+        assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), "carried");
+        assert_eq!(engine.wait(ear, WAIT_MAX).await.unwrap(), "carried", "{name}");
+        eventually("the other run is dropped", async || {
+            (engine.metrics().lost_commits == 1).then_some(())
+        })
+        .await;
+        assert_eq!(children().await, 1, "{name}");
+        assert_eq!(entries(&pool, id).await, ["belated"], "{name}");
+        engine.shutdown().await.unwrap();
+        sql(&pool, "delete from gen_durable.instances").await;
+    }
+}
+
+/// True if a step of [`Late`] sees what was committed after it began.
+fn step_is_fresh(name: &str) -> bool {
+    name == Late::Committed.name()
 }
 
 /// The answer of COMMIT is lost, or COMMIT never arrives. Either way the entry is there once.
@@ -192,16 +261,52 @@ async fn p36_a_commit_whose_answer_is_lost_takes_effect_once() {
                 let status = match end {
                     End::Next => "failed",
                     End::Await => "awaiting_signal",
-                    End::Done | End::SignalSelf | End::Again => "done",
+                    _ => "done",
                 };
                 let row = until(&pool, id, status).await;
                 assert_eq!((row.attempt, row.crashes), (0, 0), "{effect:?} {end:?} {step}");
-                assert_eq!(entries(&pool, id).await, ["late"], "{effect:?} {end:?} {step}");
+                assert_eq!(entries(&pool, id).await, ["belated"], "{effect:?} {end:?} {step}");
                 engine.shutdown().await.unwrap();
                 sql(&pool, "delete from gen_durable.instances").await;
             }
         }
     }
+}
+
+/// The answer of COMMIT is lost, and the instance has a partition key. Its next row runs all the
+/// same, without a look of maintenance.
+#[tokio::test(flavor = "multi_thread")]
+async fn p36_a_key_is_freed_if_the_answer_of_commit_is_lost() {
+    let db = database().await;
+    let pool = book(&db).await;
+    let proxy = proxy().await;
+    let at = Arc::new(Breakpoint::new());
+    let engine = behind(&proxy, &db).machine::<Late>().resource(Arc::clone(&at));
+    let engine = engine.maintenance(false).poll_interval(Duration::from_mins(10));
+    let engine = engine.start().await.unwrap();
+    for step in STEPS {
+        let insert = |step| Late::insert(End::Done).step(step).partition_key("k");
+        let first = insert(step).execute(&engine).await.unwrap();
+        assert_eq!(at.arrival().await, first.get());
+        let next = insert(Late::Hear).execute(&engine).await.unwrap();
+        until_blocked(&pool, next).await;
+        let sprung = proxy.trap(Direction::Request, "COMMIT", Effect::LoseAnswer);
+        at.open(1);
+        sprung.await.expect("the commit goes by");
+        until(&pool, first, "done").await;
+        until(&pool, next, "failed").await;
+    }
+    engine.shutdown().await.unwrap();
+}
+
+async fn until_blocked(pool: &PgPool, id: InstanceId<Late>) {
+    eventually("the claim has blocked the row", async || {
+        let blocked = "select blocked_by <> 0 from gen_durable.instances where id = $1";
+        let blocked: bool =
+            sqlx::query_scalar(blocked).bind(id.get()).fetch_one(pool).await.unwrap();
+        blocked.then_some(())
+    })
+    .await;
 }
 
 /// The connection is cut before the outcome arrives, or while the step runs its own statement.
@@ -215,7 +320,7 @@ async fn p36_a_connection_that_breaks_reruns_the_step() {
     let engine = engine.start().await.unwrap();
     let id = Late::insert(End::Done).step(Late::Committed).execute(&pool).await.unwrap();
     assert_eq!(at.arrival().await, id.get());
-    for text in ["deaf", "late"] {
+    for text in ["deaf", "belated"] {
         let sprung = proxy.trap(Direction::Request, text, Effect::CutBefore);
         at.open(1);
         sprung.await.expect("the outcome, or the step's own insert, goes by");
@@ -223,7 +328,7 @@ async fn p36_a_connection_that_breaks_reruns_the_step() {
     }
     at.open(1);
     assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), "deaf");
-    assert_eq!(entries(&pool, id).await, ["late"]);
+    assert_eq!(entries(&pool, id).await, ["belated"]);
     assert_eq!(row(&pool, id).await.attempt, 0);
     engine.shutdown().await.unwrap();
 }
@@ -242,17 +347,7 @@ async fn p36_a_key_is_freed_at_each_level() {
         let first = insert(End::Done).step(step).execute(&engine).await.unwrap();
         assert_eq!(at.arrival().await, first.get());
         let next = insert(End::Done).step(Late::Hear).execute(&engine).await.unwrap();
-        eventually("the claim has blocked the row", async || {
-            let blocked: Option<bool> = sqlx::query_scalar(
-                "select blocked_by <> 0 from gen_durable.instances where id = $1",
-            )
-            .bind(next.get())
-            .fetch_one(&pool)
-            .await
-            .unwrap();
-            (blocked == Some(true)).then_some(())
-        })
-        .await;
+        until_blocked(&pool, next).await;
         at.open(1);
         engine.wait(first, WAIT_MAX).await.unwrap();
         until(&pool, next, "failed").await;
