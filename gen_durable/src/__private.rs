@@ -22,7 +22,7 @@ pub use serde_json::Value;
 pub use sqlx::PgConnection;
 
 pub use self::checks::{
-    Checks, Functions, HasState, Reached, StateOf, has_state, is_a_name, name_is_new,
+    Checks, Functions, HasState, Reached, StateOf, has_state, is_a_name, is_no_report, name_is_new,
     upgrades_an_older_version, upgrades_the_same_machine,
 };
 pub use self::nodes::{graph, node};

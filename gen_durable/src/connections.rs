@@ -424,8 +424,12 @@ impl Connection {
     /// Keeps the connection for the next use if the result is good. Otherwise the connection is
     /// given back to the pool, or closed if it broke.
     pub(crate) fn done<T>(self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        let works = match &result {
+            Ok(_) | Err(sqlx::Error::Database(_)) => true,
+            Err(error) => fault::is_refused(error),
+        };
         match &result {
-            Ok(_) | Err(sqlx::Error::Database(_)) => {
+            _ if works => {
                 let mut idle = self.home.idle();
                 if idle.ended != self.ended {
                     // The runtime that drives the connection may have ended meanwhile.
@@ -443,7 +447,7 @@ impl Connection {
             }
             // The connection does not go back to the pool, whose test of it could wait for ever.
             // The failure that broke it is likely to have broken the other connections too.
-            Err(_) => {
+            _ => {
                 let kept = std::mem::take(&mut self.home.idle().kept);
                 for kept in kept {
                     kept.held.discard();

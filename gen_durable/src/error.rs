@@ -127,6 +127,25 @@ pub enum EncodeError {
         /// The limit in levels.
         max: usize,
     },
+    /// The name of a signal or a deduplication key begins like that of a report
+    /// ([`Ended`](crate::Ended)), which only the engine sends.
+    #[error(
+        "{what} begins with `{prefix}`, as only the names of the engine's reports do; choose another one"
+    )]
+    Reserved {
+        /// The name or the key.
+        what: &'static str,
+        /// The reserved beginning.
+        prefix: &'static str,
+    },
+    /// An insert names a receiver, and is spawned to report to another one.
+    #[error(
+        "a spawned insert reports to the instance that spawns it; leave its report_to out, or carry it by `insert`"
+    )]
+    TwoReceivers,
+    /// An insert names the instance that it makes as its own receiver.
+    #[error("an instance cannot report to itself; name another receiver in report_to")]
+    ReportsToItself,
     /// `with_signal` is called on an insert without a unique key.
     #[error("with_signal needs a unique_key before it, by which it finds the instance to signal")]
     NoUniqueKey,
@@ -171,6 +190,17 @@ pub enum InsertError<I = i64> {
     /// The unique key is taken.
     #[error("{0}")]
     Duplicate(Duplicate<I>),
+    /// No instance holds the unique key by which [`report_to`](crate::Insert::report_to) names the
+    /// receiver.
+    #[error(
+        "no instance of machine `{machine}` holds the unique key `{key}`, so there is nobody to report to"
+    )]
+    NoReceiver {
+        /// The receiver's machine.
+        machine: &'static str,
+        /// The unique key.
+        key: String,
+    },
     /// The state or an option cannot be stored.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -183,6 +213,7 @@ impl InsertError {
     pub(crate) fn typed<M>(self) -> InsertError<InstanceId<M>> {
         match self {
             Self::Duplicate(duplicate) => InsertError::Duplicate(duplicate.typed()),
+            Self::NoReceiver { machine, key } => InsertError::NoReceiver { machine, key },
             Self::Encode(error) => InsertError::Encode(error),
             Self::Database(error) => InsertError::Database(error),
         }
@@ -193,6 +224,7 @@ impl<M> From<InsertError<InstanceId<M>>> for InsertError {
     fn from(error: InsertError<InstanceId<M>>) -> Self {
         match error {
             InsertError::Duplicate(duplicate) => Self::Duplicate(duplicate.untyped()),
+            InsertError::NoReceiver { machine, key } => Self::NoReceiver { machine, key },
             InsertError::Encode(error) => Self::Encode(error),
             InsertError::Database(error) => Self::Database(error),
         }
@@ -203,6 +235,33 @@ impl<I> From<Duplicate<I>> for InsertError<I> {
     fn from(duplicate: Duplicate<I>) -> Self {
         Self::Duplicate(duplicate)
     }
+}
+
+/// An instance that has ended has no result.
+///
+/// [`Ended::result`](crate::Ended::result) returns it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndError {
+    /// The instance failed.
+    #[error("instance {id} failed: {reason}")]
+    Failed {
+        /// The instance.
+        id: i64,
+        /// The instance's `last_error`.
+        reason: String,
+    },
+    /// The instance was not inserted, as its unique key was taken.
+    #[error("it was not inserted, as instance {holder} holds the unique key `{key}`")]
+    Taken {
+        /// The unique key.
+        key: String,
+        /// The instance that held it.
+        holder: i64,
+    },
+    /// The result does not fit the machine's output type.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
 }
 
 /// A signal was not accepted.

@@ -20,6 +20,59 @@ pub(crate) fn is_uncertain(error: &sqlx::Error) -> bool {
     })
 }
 
+/// The engine's own refusal of an instance's outcome, which Postgres would take.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) instance: i64,
+    reason: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Refusal {
+    pub(crate) fn new(
+        instance: i64,
+        reason: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self { instance, reason: Box::new(reason) }
+    }
+}
+
+/// The refusals of a batch: at least one.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine refused {} outcomes", .0.len())]
+struct Refused(Vec<Refusal>);
+
+/// Makes the error of a batch with outcomes that the engine refuses. It is the fault of their data.
+pub(crate) fn refused(refusals: Vec<Refusal>) -> sqlx::Error {
+    sqlx::Error::Decode(Box::new(Refused(refusals)))
+}
+
+/// True if the engine refused outcomes of the batch.
+pub(crate) fn is_refused(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Decode(source) if source.is::<Refused>())
+}
+
+/// Returns the refusals, or the error if it is another one.
+pub(crate) fn refusals(error: sqlx::Error) -> Result<Vec<Refusal>, sqlx::Error> {
+    match error {
+        sqlx::Error::Decode(source) => match source.downcast::<Refused>() {
+            Ok(refused) => Ok(refused.0),
+            Err(source) => Err(sqlx::Error::Decode(source)),
+        },
+        error => Err(error),
+    }
+}
+
+/// Returns the engine's own reason in an error, or the error itself.
+pub(crate) fn reason(error: sqlx::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match refusals(error) {
+        Ok(mut refusals) => match refusals.pop() {
+            Some(refusal) => refusal.reason,
+            None => "the engine refused it".into(),
+        },
+        Err(error) => Box::new(error),
+    }
+}
+
 /// The part that an error blames: the statement, its data or the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -46,6 +99,7 @@ impl Fault {
                 return Self::Size;
             }
             sqlx::Error::Encode(_) => return Self::Size,
+            error if is_refused(error) => return Self::Data,
             error if is_transient(error) => return Self::Connection,
             _ => return Self::Unclear,
         };

@@ -84,6 +84,11 @@ async fn go_behind() {
 
 impl<T: Item> Group<T> {
     pub(crate) fn new(batch_max: usize, tasks_max: usize, run: Run<T>) -> Arc<Self> {
+        Arc::new(Self::unshared(batch_max, tasks_max, run))
+    }
+
+    /// Makes a group for a caller that shares it by itself.
+    pub(crate) fn unshared(batch_max: usize, tasks_max: usize, run: Run<T>) -> Self {
         let state = Mutex::new(State {
             queue: VecDeque::new(),
             awaited: 0,
@@ -92,7 +97,7 @@ impl<T: Item> Group<T> {
             slow: 0,
             gathering: false,
         });
-        Arc::new(Self { state, batch_max, tasks_max, run })
+        Self { state, batch_max, tasks_max, run }
     }
 
     /// True if no task drains the queue.

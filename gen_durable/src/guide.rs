@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`machines`] | steps, state and outcomes; the graph; steps that declare where they go |
 //! | [`signals`] | waiting for one signal, for any of several, for a number of a kind; timers |
+//! | [`children`] | spawning instances, and hearing of their ends |
 //! | [`transactions`] | a step's own SQL, in the commit of its outcome |
 //! | [`errors_and_retries`] | what runs a step again; `retry`, `handle`, timeouts |
 //! | [`versions`] | changing a machine while instances of it are on their way |
@@ -19,6 +20,9 @@ pub mod machines {}
 
 #[doc = include_str!("guide/signals.md")]
 pub mod signals {}
+
+#[doc = include_str!("guide/children.md")]
+pub mod children {}
 
 #[doc = include_str!("guide/transactions.md")]
 pub mod transactions {}

@@ -9,7 +9,10 @@ use crate::error::EncodeError;
 /// columns: a partition key beside the names of a queue and a machine.
 const KEY_MAX: usize = 1024;
 /// The longest name of a queue, a machine, a step or a signal, in bytes.
-const NAME_MAX: usize = 255;
+pub(crate) const NAME_MAX: usize = 255;
+/// The beginning of the names of reports. No signal and no deduplication key of a user's begins
+/// like this.
+pub(crate) const RESERVED: &str = "ended(";
 
 /// Refuses a key that is empty or cannot be stored.
 pub(crate) fn check_key(what: &'static str, key: Option<&str>) -> Result<(), EncodeError> {
@@ -19,6 +22,25 @@ pub(crate) fn check_key(what: &'static str, key: Option<&str>) -> Result<(), Enc
 /// Refuses a name that is empty or cannot be stored.
 pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), EncodeError> {
     check(what, name, NAME_MAX)
+}
+
+/// Refuses the name of a signal that is reserved, is empty or cannot be stored.
+pub(crate) fn check_signal_name(name: &str) -> Result<(), EncodeError> {
+    check_not_reserved("signal name", Some(name))?;
+    check_name("signal name", name)
+}
+
+/// Refuses a deduplication key that is reserved, is empty or cannot be stored.
+pub(crate) fn check_dedup_key(key: Option<&str>) -> Result<(), EncodeError> {
+    check_not_reserved("dedup_key", key)?;
+    check_key("dedup_key", key)
+}
+
+fn check_not_reserved(what: &'static str, text: Option<&str>) -> Result<(), EncodeError> {
+    if text.is_some_and(|text| text.starts_with(RESERVED)) {
+        return Err(EncodeError::Reserved { what, prefix: RESERVED });
+    }
+    Ok(())
 }
 
 fn check(what: &'static str, text: &str, max: usize) -> Result<(), EncodeError> {

@@ -393,8 +393,8 @@
 //!
 //! # Where to look
 //!
-//! - [`guide`]: machines, signals, errors and retries, versions, jobs, testing, operation, a page
-//!   each.
+//! - [`guide`]: machines, signals, children, transactions, errors and retries, versions, jobs,
+//!   testing, operation, a page each.
 //! - [`Machine`] and [`Steps`]: the contract. The macros implement it, and it can be written by
 //!   hand.
 //! - [`Context`]: everything that a step is given. [`Outcome`]: the decision that it returns.
@@ -440,8 +440,8 @@ pub use crate::{
     client::{AnyId, Client, ExecuteOn, Snapshot, Target},
     engine::{Engine, EngineBuilder, Metrics},
     error::{
-        DatabaseError, DecodeError, Duplicate, EncodeError, Error, FindError, InsertError,
-        SignalError, StepError, StepErrorKind, UpgradeError, WaitError,
+        DatabaseError, DecodeError, Duplicate, EncodeError, EndError, Error, FindError,
+        InsertError, SignalError, StepError, StepErrorKind, UpgradeError, WaitError,
     },
     id::InstanceId,
     isolation::Isolation,
@@ -449,6 +449,7 @@ pub use crate::{
         Machine, Requirement, StepFuture, Steps,
         address::{Address, InstanceKey},
         context::Context,
+        ended::Ended,
         graph::Graph,
         insert::{Insert, InsertMany, IntoInsert},
         insert_or_signal::InsertOrSignal,

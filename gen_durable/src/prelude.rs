@@ -6,8 +6,8 @@
 pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm, durable_job};
 
 pub use crate::{
-    Client, Context, DatabaseError, DecodeError, Delivery, Duplicate, EncodeError, Engine,
-    FindError, Insert, InsertError, InstanceId, JobContext, JobOutcome, Machine, Outcome,
+    Client, Context, DatabaseError, DecodeError, Delivery, Duplicate, EncodeError, EndError, Ended,
+    Engine, FindError, Insert, InsertError, InstanceId, JobContext, JobOutcome, Machine, Outcome,
     PgConnection, Reached, Resources, Retry, Signal, SignalError, Status, StepError, StepErrorKind,
     StepResult, Steps, Upgrade, UpgradeError, WaitError,
     machine::{

@@ -61,8 +61,9 @@ impl MachineEnum {
             _ => {}
         }
         let mut signals = self.options.signals.iter();
-        let signal =
-            signals.find(|signal| signal_helper(signal).is_some_and(|helper| helper == name))?;
+        let signal = signals.find(|signal| {
+            ended(signal).is_none() && signal_helper(signal).is_some_and(|helper| helper == name)
+        })?;
         Some(format!("the function that sends the signal `{}`", compact(signal)))
     }
 
@@ -447,9 +448,25 @@ fn cfgs(attrs: &[Attribute]) -> Vec<Attribute> {
     attrs.iter().filter(|attr| attr.path().is_ident("cfg")).cloned().collect()
 }
 
-/// The name of the generated function that sends a signal of this type.
+/// The name of the generated function that sends a signal of this type. No function is generated
+/// for a report, which has such a name all the same: it tells it apart from other signals.
 pub(crate) fn signal_helper(signal: &Path) -> Option<Ident> {
     let last = signal.segments.last()?;
-    let name = snake_case(&last.ident.unraw().to_string());
+    let mut name = snake_case(&last.ident.unraw().to_string());
+    if let Some(Type::Path(machine)) = ended(signal) {
+        // Each machine has reports of its own, and no type's name begins like this.
+        let path = machine.path.segments.iter().map(|segment| segment.ident.unraw().to_string());
+        name = format!("_{name}_{}", path.collect::<Vec<_>>().join("__"));
+    }
     Some(Ident::new(&format!("signal_{name}"), Span::call_site()))
+}
+
+/// The machine of which a signal reports the ends: `Parcel` of `Ended<Parcel>`.
+pub(crate) fn ended(signal: &Path) -> Option<&Type> {
+    let last = signal.segments.last().filter(|last| last.ident == "Ended")?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    match arguments.args.first() {
+        Some(GenericArgument::Type(machine)) if arguments.args.len() == 1 => Some(machine),
+        _ => None,
+    }
 }

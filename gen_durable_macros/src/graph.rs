@@ -55,11 +55,23 @@ pub(crate) enum Edge {
         machine: Option<String>,
         signal: Option<String>,
     },
+    /// An insert of instances that report their end to this one.
+    Spawn {
+        machine: Option<String>,
+    },
 }
 
 impl Edge {
     fn next(to: &Ident, delayed: bool) -> Self {
         Self::Next { step: snake_case(&to.unraw().to_string()), to: to.clone(), delayed }
+    }
+
+    /// The edge of an outcome that carries this by the method `spawn`, or by another one.
+    fn carried_by(self, method: &Ident) -> Self {
+        match self {
+            Self::Insert { machine } if method == "spawn" => Self::Spawn { machine },
+            edge => edge,
+        }
     }
 }
 

@@ -26,6 +26,8 @@ create table gen_durable.instances (
     last_error    text,
     -- The names of the signals that a parked instance waits for.
     awaits        text[],
+    -- The number of them that must still come before it wakes; null for one.
+    awaits_more   integer,
     queue         text collate "C" not null default 'default',
     priority      smallint not null default 0,
     eligible_at   timestamptz not null default gen_durable.now(),
@@ -53,6 +55,11 @@ create table gen_durable.instances (
                   generated always as (case when status = any (unique_scope) then unique_key end) stored,
     -- The time at which a parked instance wakes without a signal.
     wake_at       timestamptz,
+    -- The instance that gets a signal when this one ends.
+    report_to     bigint,
+    -- True from the end of this instance until it is reported, if the commit that ended it could
+    -- not report it.
+    owes_report   boolean,
     inserted_at   timestamptz not null default gen_durable.now(),
     updated_at    timestamptz not null default gen_durable.now(),
     finished_at   timestamptz
@@ -103,6 +110,11 @@ create index instances_finished
 create index instances_wake
     on gen_durable.instances (wake_at)
     where wake_at is not null;
+
+-- The ends that are still to be reported.
+create index instances_owed
+    on gen_durable.instances (id)
+    where owes_report;
 
 -- The inbox. A signal is deleted by the commit that consumed it, or that ended the instance.
 --

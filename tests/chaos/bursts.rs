@@ -35,7 +35,9 @@ impl Shared {
             Fault::Hold(Hold::Row, time, kept) => {
                 Box::pin(self.hold_row(time, kept, &mut random)).await;
             }
-            Fault::Hold(Hold::Key, time, kept) => self.hold_key(time, kept, &mut random).await,
+            Fault::Hold(Hold::Key, time, kept) => {
+                Box::pin(self.hold_key(time, kept, &mut random)).await;
+            }
             _ => {}
         }
     }

@@ -19,6 +19,7 @@ use gen_durable_tests::{
         Chain, ChainState, Collector, CollectorState, EXTERNAL, Keyed, KeyedState, Once, Ping,
         Stopper,
     },
+    parcels::{Order, OrderState},
     random::Random,
     wild::{Wild, WildState},
 };
@@ -139,7 +140,7 @@ impl Driver {
 impl Shared {
     async fn insert(&self, mut random: Random) {
         while !self.stopping.load(Ordering::Relaxed) {
-            match random.below(14) {
+            match random.below(15) {
                 0..3 => {
                     let seed = u32::try_from(random.below(1 << 30)).unwrap_or(0);
                     let hops = u32::try_from(random.between(1, 30)).unwrap_or(1);
@@ -167,6 +168,11 @@ impl Shared {
                     let seed = u32::try_from(random.below(1 << 30)).unwrap_or(0);
                     let entries = u32::try_from(random.between(1, 12)).unwrap_or(1);
                     self.keep(Booker::insert(BookerState { n: 0, entries, seed })).await;
+                }
+                13 => {
+                    let seed = u32::try_from(random.below(1 << 30)).unwrap_or(0);
+                    let parcels = u32::try_from(random.between(0, 40)).unwrap_or(1);
+                    self.keep(Order::insert(OrderState { n: 0, parcels, seed })).await;
                 }
                 _ => {
                     // The same keys come again and again, so an insert that failed is tried again.

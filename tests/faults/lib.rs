@@ -15,6 +15,7 @@ pub mod clock;
 pub mod giant;
 pub mod machines;
 pub mod oracle;
+pub mod parcels;
 pub mod pooler;
 pub mod process;
 pub mod proxy;

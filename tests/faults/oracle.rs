@@ -52,9 +52,9 @@ const CHECKS: &[(&str, &str)] = &[
                         select from chaos.edges e
                         where e.fsm = l.fsm and e.from_step = l.old_step and e.to_step = l.new_step
                     ) as advances,
-                    -- A giant may await parcels that are in its inbox and not loaded. Then it
-                    -- runs again with them.
-                    l.fsm = 'giant' and l.old_step = l.new_step and l.old_n = l.new_n
+                    -- A giant, or an order, may await parcels that are in its inbox and not
+                    -- loaded. Then it runs again with them.
+                    l.fsm in ('giant', 'order') and l.old_step = l.new_step and l.old_n = l.new_n
                         and l.new_attempt = 0 as goes_on,
                     l.new_revision = l.old_revision + 1 as fenced
          ) as is_
@@ -67,7 +67,11 @@ const CHECKS: &[(&str, &str)] = &[
              when 'awaiting_signal>runnable' then stays and l.new_attempt = 0
              when 'executing>done' then stays and fenced
              when 'executing>failed' then stays and fenced
-         end, l.old_status is null and l.new_status = 'runnable')",
+             -- A parked receiver waits for one signal less.
+             when 'awaiting_signal>awaiting_signal' then stays and l.new_attempt = 0
+         -- An instance is born runnable, or claimed.
+         end, l.old_status is null and (
+             l.new_status = 'runnable' or l.new_status = 'executing' and l.new_revision = 1))",
     ),
     (
         "an instance ended where or how its machine does not",
@@ -189,6 +193,24 @@ const CHECKS: &[(&str, &str)] = &[
          group by i.id
          having count(b.n) <> (i.state ->> 'n')::bigint
              or count(distinct b.n) <> (i.state ->> 'n')::bigint",
+    ),
+    (
+        "the rows of a step are missing or doubled: entries of a parcel",
+        "select format('parcel %s has %s entries', i.id, count(p.instance))
+         from gen_durable.instances i
+         left join chaos.parcels p on p.instance = i.id
+         where i.fsm = 'parcel'
+         group by i.id
+         having count(p.instance) <> 1",
+    ),
+    (
+        "an order has another result than its parcels",
+        "select format('order %s counted %s', o.id, o.result)
+         from gen_durable.instances o
+         where o.fsm = 'order' and o.status = 'done' and o.result::text::int <> (
+             select count(*) from gen_durable.instances p
+             where p.report_to = o.id and p.status = 'done'
+         )",
     ),
     (
         "the rows of a step are missing or doubled: accounts of the bookers",

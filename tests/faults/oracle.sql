@@ -11,6 +11,7 @@ create function chaos.server() returns bigint stable language sql
 
 -- The books of the machine `booker`, whose steps write them in their own transactions.
 create table chaos.book (instance bigint not null, n bigint not null);
+create table chaos.parcels (instance bigint not null);
 create table chaos.accounts (id bigint primary key, balance bigint not null);
 insert into chaos.accounts select n, 0 from generate_series(0, 15) as n;
 

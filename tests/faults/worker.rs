@@ -17,6 +17,7 @@ use crate::{
     booker::Booker,
     giant::Giant,
     machines::{Chain, Collector, Deadly, Held, Keyed, Leaf, Once, Stopper},
+    parcels::{Order, Parcel},
     runs,
     wild::Wild,
 };
@@ -137,6 +138,8 @@ async fn start(
             .machine::<Stopper>()
             .machine::<Once>()
             .machine::<Booker>()
+            .machine::<Order>()
+            .machine::<Parcel>()
             .machine::<Wild>()
             .machine::<Giant>()
             .machine::<Held>()

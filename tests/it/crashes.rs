@@ -11,6 +11,7 @@ use gen_durable_tests::{
         KeyedState, Once, Ping,
     },
     oracle,
+    parcels::{Order, OrderState},
     process::Worker,
     proxy::{Direction, Effect},
     random::Random,
@@ -225,4 +226,45 @@ async fn p24_an_instance_that_kills_its_process_is_failed_and_its_neighbours_are
     })
     .await;
     assert!(worker.shut_down().unwrap().success());
+}
+
+/// An order has 10,000 parcels. One of its workers is killed every 200 ms, until it has ended or
+/// sixty times. The book has one entry for each parcel, and the order has counted each of them
+/// once.
+#[tokio::test(flavor = "multi_thread")]
+async fn p37_ten_thousand_parcels_under_kills_keep_exact_books() {
+    const PARCELS: u32 = 10_000;
+    let db = database().await;
+    let pool = db.pool();
+    oracle::install(pool).await.unwrap();
+    let order = OrderState { n: 0, parcels: PARCELS, seed: 7 };
+    let order = Order::insert(order).execute(pool).await.unwrap();
+    let lease = Duration::from_millis(500);
+    let mut workers: Vec<Worker> = (0..5).map(|_| worker(&db, lease)).collect();
+    let mut kills = 0;
+    while row(pool, order).await.status != "done" && kills < 60 {
+        // The time between two kills.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        workers.remove(0).kill().unwrap();
+        workers.push(worker(&db, lease));
+        kills += 1;
+    }
+    until(pool, order, "done").await;
+    eventually("nothing is left", async || (live(&db).await == 0).then_some(())).await;
+    for worker in workers {
+        assert!(
+            tokio::task::spawn_blocking(|| worker.shut_down()).await.unwrap().unwrap().success()
+        );
+    }
+    assert!(kills > 3, "{kills} kills");
+    let books: (i64, i64, i64) = sqlx::query_as(
+        "select (select count(*) from chaos.parcels),
+                (select count(distinct instance) from chaos.parcels),
+                (select count(*) from gen_durable.instances where fsm = 'parcel')",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    assert_eq!((books.0, books.1), (books.2, books.2));
+    assert_eq!(oracle::check(pool).await.unwrap(), Vec::<String>::new());
 }

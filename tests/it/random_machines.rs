@@ -12,7 +12,7 @@ mod model;
 mod plan;
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -28,7 +28,7 @@ use self::{
     model::{Expected, Fate, Flaw, expect},
     plan::{Blue, Case, Colour, End, Interpreter, Offspring, Plan, Red, When, case, step},
 };
-use crate::support::{WAIT_MAX, count_reaps, database, engine, expire_lease, reaps};
+use crate::support::{WAIT_MAX, count_reaps, database, engine, expire_lease, reaps, sql};
 
 /// The longest time that a case may take while it is shrunk. It is short, as most cases that differ
 /// hang.
@@ -37,6 +37,9 @@ const SHRINK_WAIT_MAX: Duration = Duration::from_secs(5);
 const SHRINK_MAX: Duration = Duration::from_mins(2);
 
 const LEASE: Duration = Duration::from_secs(30);
+
+/// The number of cases so far. Each has a unique key of its own.
+static CASES: AtomicU64 = AtomicU64::new(0);
 
 /// The database and the engine that run the cases.
 struct World {
@@ -52,6 +55,7 @@ impl World {
             }
         }));
         let db = database().await;
+        sql(db.pool(), "create table public.notes (instance bigint not null)").await;
         let engine = Self::engine(&db, lease).await;
         Self { db, engine }
     }
@@ -91,8 +95,9 @@ impl World {
         let inserts = cases.iter().map(|case| {
             let acts = case.acts.clone();
             let first = step(&acts, 0);
-            let plan = Plan { acts, at: 0, trail: Vec::new(), taken: Vec::new() };
-            Interpreter::insert(plan).step(first)
+            let key = format!("case {}", CASES.fetch_add(1, Ordering::Relaxed));
+            let plan = Plan { acts, key: key.clone(), ..Plan::default() };
+            Interpreter::insert(plan).step(first).unique_key(key)
         });
         let inserts: Vec<_> = inserts.collect();
         let ids = Interpreter::insert_many(inserts).execute(&mut *tx).await.unwrap();
@@ -147,7 +152,8 @@ impl World {
     }
 
     /// Waits until an instance is at rest, and compares it. At rest it has ended, or is parked with
-    /// no timeout. All signals were acknowledged before, so nothing can happen to it any more.
+    /// no timeout, and all of its children have ended. All signals were acknowledged before, so
+    /// nothing can happen to it any more.
     async fn comes_to(
         &self,
         id: InstanceId<Interpreter>,
@@ -170,15 +176,19 @@ impl World {
 
     /// Returns what an instance has come to, or none while it is not at rest.
     async fn found(&self, id: InstanceId<Interpreter>) -> Option<Expected> {
-        let (fate, Json(plan), result, inbox, inserted): Found = sqlx::query_as(
+        let (fate, Json(plan), result, inbox, inserted, notes): Found = sqlx::query_as(
             "select case
                         when i.status in ('done', 'failed') then coalesce(i.last_error, i.status)
-                        when i.status = 'awaiting_signal' and i.wake_at is null then i.status
+                        when i.status = 'awaiting_signal' and i.wake_at is null and not exists (
+                            select from gen_durable.instances c
+                            where c.report_to = i.id and c.status not in ('done', 'failed')
+                        ) then i.status
                     end,
                     i.state, i.result,
                     (select count(*) from gen_durable.signals s where s.target_id = i.id),
                     (select count(*) from gen_durable.instances o
-                     where o.fsm = 'offspring' and o.state::text = i.id::text)
+                     where o.fsm = 'offspring' and abs(o.state::text::bigint) = i.id),
+                    (select count(*) from public.notes n where n.instance = i.id)
              from gen_durable.instances i where i.id = $1",
         )
         .bind(id.get())
@@ -194,12 +204,13 @@ impl World {
             }
             (reason, None) => Fate::Failed(reason.to_owned()),
         };
-        Some(Expected { fate, end, inbox, inserted })
+        Some(Expected { fate, end, inbox, inserted, notes })
     }
 }
 
-/// The columns: status or reason, state, result, size of the inbox, number of inserted instances.
-type Found = (Option<String>, Json<Plan>, Option<Json<End>>, i64, i64);
+/// The columns: status or reason, state, result, size of the inbox, number of inserted instances
+/// and of notes.
+type Found = (Option<String>, Json<Plan>, Option<Json<End>>, i64, i64, i64);
 
 /// Sends the signals that a case has for this moment, in order. Returns how many were delivered.
 async fn send(client: &Client, id: InstanceId<Interpreter>, case: &Case, when: When) -> usize {

@@ -10,6 +10,7 @@
 #![allow(missing_docs, reason = "a test is no API")]
 
 mod commits;
+mod counts;
 mod leases;
 mod parks;
 mod partitions;

@@ -21,6 +21,9 @@ const UNBLOCK_PARTITIONS: &str = include_str!("../../src/storage/sql/unblock_par
 const STRANDED_PARTITIONS: &str = include_str!("../../src/storage/sql/stranded_partitions.sql");
 const INSERT: &str = include_str!("../../src/storage/sql/insert_alike.sql");
 const DELIVER: &str = include_str!("../../src/storage/sql/deliver.sql");
+const EMPTY_INBOXES: &str = include_str!("../../src/storage/sql/empty_inboxes.sql");
+const LOCK_INSTANCES: &str = include_str!("../../src/storage/sql/lock_instances.sql");
+const REPORT: &str = include_str!("../../src/storage/sql/report.sql");
 const SESSION: &str = include_str!("../../src/storage/sql/session.sql");
 const REGISTER_WORKER: &str = include_str!("../../src/storage/sql/register_worker.sql");
 
@@ -350,6 +353,15 @@ pub async fn insert(
     shape: Shape,
     rows: usize,
 ) -> Result<Vec<i64>, Error> {
+    insert_children(connection, shape, rows, None).await
+}
+
+async fn insert_children(
+    connection: &mut PgConnection,
+    shape: Shape,
+    rows: usize,
+    parent: Option<i64>,
+) -> Result<Vec<i64>, Error> {
     let state = shape.state_after(0);
     let answer = sqlx::query(INSERT)
         .bind(shape.fsm)
@@ -358,9 +370,52 @@ pub async fn insert(
         .bind(vec![state.as_str(); rows])
         .bind("checkout")
         .bind(0_i16)
+        .bind(parent)
         .fetch_one(connection)
         .await?;
     Ok(answer.try_get(0)?)
+}
+
+/// Runs a parent and its children: the statements of an engine that does nothing else, a thousand
+/// rows at a time.
+pub async fn fan_out(
+    connection: &mut PgConnection,
+    worker: i64,
+    parent: Shape,
+    child: Shape,
+    children: usize,
+) -> Result<(), Error> {
+    let mut of_parent = Watermarks::default();
+    let mut of_children = Watermarks::default();
+    insert(connection, parent, 1).await?;
+    let mut held = claim(connection, worker, parent, 1, &mut of_parent).await?.held;
+    let [Held { id, .. }] = held[..] else { return Err("the parent was not claimed".into()) };
+    let mut transaction = begin(connection).await?;
+    commit(&mut transaction, worker, parent, &mut held, Outcome::Next).await?;
+    insert_children(&mut transaction, child, children, Some(id)).await?;
+    transaction.commit().await?;
+    loop {
+        let mut rows = claim(connection, worker, child, 1000, &mut of_children).await?.held;
+        if rows.is_empty() {
+            break;
+        }
+        let mut transaction = begin(connection).await?;
+        sqlx::query(LOCK_INSTANCES)
+            .bind(vec![id])
+            .bind(false)
+            .bind("20ms")
+            .fetch_all(&mut *transaction)
+            .await?;
+        commit(&mut transaction, worker, child, &mut rows, Outcome::Done).await?;
+        let ended: Vec<i64> = rows.iter().map(|row| row.id).collect();
+        sqlx::query(REPORT).bind(ended).fetch_one(&mut *transaction).await?;
+        transaction.commit().await?;
+    }
+    let mut transaction = begin(connection).await?;
+    commit(&mut transaction, worker, parent, &mut held, Outcome::Done).await?;
+    sqlx::query(EMPTY_INBOXES).bind(vec![id]).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(())
 }
 
 /// Sends the signal that [`LISTENER`] waits for.

@@ -33,9 +33,14 @@ pub fn figures() -> Vec<Figure> {
             ],
             |bench| Box::pin(signal_to_done(bench)),
         ),
-        Figure::new("fan_out_1000", "ms", "the model's", Target::AtMost(0.25), |bench| {
-            Box::pin(fan_out(bench))
-        }),
+        Figure::several(
+            vec![
+                Row { baseline: "the model's", ..row("fan_out_1000", Target::AtMost(0.25)) },
+                row("fan_out_1000_bare", Target::None),
+                Row { baseline: "fan_out_1000", ..row("fan_out_10000", Target::AtMost(12.0)) },
+            ],
+            |bench| Box::pin(fan_out(bench)),
+        ),
     ]
 }
 
@@ -158,24 +163,39 @@ async fn finish_one(connection: &mut PgConnection, worker: i64, shape: Shape) ->
 
 /// Measures one parent that inserts a thousand children and joins them, beside the 140 ms that the
 /// Elixir model takes for the same.
-async fn fan_out(bench: &Bench) -> Result<Sample, Error> {
+async fn fan_out(bench: &Bench) -> Result<Vec<Sample>, Error> {
     let children = bench.rows(1_000);
     bench.clear().await?;
     bench.settle().await?;
     let engine = bench.engine().machine::<Parent>().machine::<Worker>().start().await?;
-    let join = async |children| {
+    let join = async |children: i64| {
+        let began = Instant::now();
         let id = Parent::insert(Small { n: children, ..Small::default() }).execute(&engine).await?;
-        Ok::<i64, Error>(engine.wait(id, WAIT_MAX).await?)
+        let joined: i64 = engine.wait(id, WAIT_MAX).await?;
+        if joined != children {
+            return Err(format!("{joined} of {children} children joined").into());
+        }
+        Ok::<f64, Error>(began.elapsed().as_secs_f64() * 1000.0)
     };
     // The first join warms the engine up: it opens connections, prepares statements and grows their
     // memory to batches of this size.
     join(children).await?;
-    let began = Instant::now();
-    let joined = join(children).await?;
-    let took = began.elapsed();
+    let thousand = join(children).await?;
+    let ten_thousand = join(10 * children).await?;
     engine.shutdown().await?;
-    if joined != children {
-        return Err(format!("{joined} of {children} children joined").into());
-    }
-    Ok(Sample::against(took.as_secs_f64() * 1000.0, 140.0))
+
+    let parent = Shape { fsm: "parent", step: "join", steps: 2, state: "{}", ..ONE_STEP };
+    let child = Shape { fsm: "worker", step: "work", state: "0", ..ONE_STEP };
+    let children = usize::try_from(children)?;
+    let mut connection = bench.pool.acquire().await?;
+    let worker = bare::register(&mut connection).await?;
+    bare::fan_out(&mut connection, worker, parent, child, children).await?;
+    let began = Instant::now();
+    bare::fan_out(&mut connection, worker, parent, child, children).await?;
+    let bare = began.elapsed().as_secs_f64() * 1000.0;
+    Ok(vec![
+        Sample::against(thousand, 140.0),
+        Sample::against(thousand, bare),
+        Sample::against(ten_thousand, thousand),
+    ])
 }

@@ -58,13 +58,8 @@ impl Listener {
     }
 }
 
-#[derive(Clone, Debug, DurableSignal)]
-pub struct Child {
-    pub n: i64,
-}
-
-/// Inserts children and waits for all of them.
-#[durable_fsm(queue = "checkout", state = Small, output = i64, signals(Child))]
+/// Spawns children and waits until all of them have ended.
+#[durable_fsm(queue = "checkout", state = Small, output = i64, signals(Ended<Worker>))]
 pub enum Parent {
     Spawn,
     Join,
@@ -72,35 +67,27 @@ pub enum Parent {
 
 #[durable_fsm]
 impl Parent {
-    async fn spawn(mut cx: Context<Self>) -> Outcome<Self> {
-        let (parent, children) = (cx.id(), std::mem::take(&mut cx.state.n));
-        cx.state.ballast = children.to_string();
-        let inserts = (0..children).map(|n| Worker::insert(Task { parent, n }));
-        cx.next(Parent::Join).insert_many(inserts)
+    async fn spawn(cx: Context<Self>) -> Outcome<Self> {
+        let children = Worker::insert_many(0..cx.state.n);
+        cx.next(Parent::Join).spawn(children)
     }
 
     async fn join(mut cx: Context<Self>) -> StepResult<Self> {
-        while let Some(child) = cx.take_signal::<Child>()? {
-            cx.state.n += 1;
-            let _ = child;
+        let wanted = usize::try_from(cx.state.n)?;
+        let Some(ended) = cx.gather::<Ended<Worker>>(wanted)? else {
+            return Ok(cx.await_count::<Ended<Worker>>(wanted));
+        };
+        let mut joined = 0;
+        for child in ended {
+            child.result()?;
+            joined += 1;
         }
-        let joined = cx.state.n;
-        Ok(if joined.to_string() == cx.state.ballast {
-            cx.done(joined)
-        } else {
-            cx.await_signal::<Child>()
-        })
+        Ok(cx.done(joined))
     }
 }
 
-#[derive(Clone, Debug, DurableState)]
-pub struct Task {
-    pub parent: InstanceId<Parent>,
-    pub n: i64,
-}
-
-/// A child: it signals its parent and is done.
-#[durable_fsm(queue = "checkout", state = Task, output = ())]
+/// A child: it is done at once.
+#[durable_fsm(queue = "checkout", state = i64, output = ())]
 pub enum Worker {
     Work,
 }
@@ -108,9 +95,7 @@ pub enum Worker {
 #[durable_fsm]
 impl Worker {
     async fn work(cx: Context<Self>) -> Outcome<Self> {
-        let Task { parent, n } = cx.state;
-        let signal = Parent::signal_child(parent, Child { n }).dedup_key(n.to_string());
-        cx.done(()).signal(signal)
+        cx.done(())
     }
 }
 

@@ -128,6 +128,7 @@ async fn run(
         .bind(0_i32)
         .bind([0_i64; 0].as_slice())
         .bind("read committed")
+        .bind(false)
         .fetch_one(&mut *transaction)
         .await?;
     if !applied {

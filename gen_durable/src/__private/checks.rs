@@ -198,6 +198,19 @@ pub const fn is_a_name(text: &str, option: &str) {
     }
 }
 
+/// Fails if the name at `index` begins like that of a report.
+#[track_caller]
+pub const fn is_no_report(names: &[&str], index: usize, message: &str) {
+    let (name, reserved) = (names[index].as_bytes(), crate::keys::RESERVED.as_bytes());
+    let mut same = name.len() >= reserved.len();
+    let mut at = 0;
+    while same && at < reserved.len() {
+        same = name[at] == reserved[at];
+        at += 1;
+    }
+    assert!(!same, "{}", message);
+}
+
 /// Fails if the name at `index` also stands before it.
 #[track_caller]
 pub const fn name_is_new(names: &[&str], index: usize, message: &str) {

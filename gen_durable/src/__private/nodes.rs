@@ -5,8 +5,8 @@
 //!
 //! A line begins with the step's name. The words after it are `next STEP`, `next_in STEP`,
 //! `replay`, `snooze`, `await SIGNAL`, `await_or_timeout SIGNAL`, `done`, `stop`, `insert MACHINE`,
-//! `signal MACHINE SIGNAL`, `opaque`, `entry` and `transactional`. A `?` stands for a machine or a
-//! signal that is not known.
+//! `spawn MACHINE`, `signal MACHINE SIGNAL`, `opaque`, `entry` and `transactional`. A `?` stands
+//! for a machine or a signal that is not known.
 
 use crate::machine::{
     Steps,
@@ -46,6 +46,7 @@ pub fn node(text: &'static str) -> StepNode {
             "done" => Edge::Done,
             "stop" => Edge::Stop,
             "insert" => Edge::Inserts { machine: known() },
+            "spawn" => Edge::Spawns { machine: known() },
             "signal" => Edge::Sends { machine: known(), signal: known() },
             "opaque" => {
                 node.opaque = true;
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn every_word_is_read() {
-        let text = "go next a next_in b replay snooze await c await_or_timeout d done stop insert E insert ? signal F g signal ? ? opaque entry transactional";
+        let text = "go next a next_in b replay snooze await c await_or_timeout d done stop insert E insert ? spawn F signal F g signal ? ? opaque entry transactional";
         let expected = [
             Edge::next("a"),
             Edge::Next { step: "b", delayed: true },
@@ -84,6 +85,7 @@ mod tests {
             Edge::Stop,
             Edge::Inserts { machine: Some("E") },
             Edge::Inserts { machine: None },
+            Edge::Spawns { machine: Some("F") },
             Edge::Sends { machine: Some("F"), signal: Some("g") },
             Edge::Sends { machine: None, signal: None },
         ];

@@ -12,7 +12,11 @@ pub(crate) trait LocalEngine: Send + Sync {
     /// Reserves slots for those of the new rows that may be claimed in the commit that inserts
     /// them. None if there is no such row, or if the statement that claims cannot insert all of
     /// these rows.
-    fn reserve(&self, rows: &[NewInstance]) -> Option<Box<dyn Reservation>>;
+    fn reserve(&self, rows: &[&NewInstance]) -> Option<Box<dyn Reservation>>;
+
+    /// Reserves slots as [`reserve`](Self::reserve) does, and places ahead of them: as many as the
+    /// claimer would claim.
+    fn reserve_ahead(&self, rows: &[&NewInstance]) -> Option<Box<dyn Reservation>>;
 
     /// True if a queue has nothing to do and a free slot, so that instances that are woken may be
     /// claimed by the signals that wake them.

@@ -23,6 +23,7 @@ use std::{
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
+use self::target::find_receivers;
 use self::{
     calls::Calls,
     notifier::{Notifier, POLL_INTERVAL},
@@ -37,10 +38,10 @@ use crate::{
     backoff::Tries,
     connections::Connections,
     error::{DatabaseError, Duplicate, FindError, InsertError, SignalError, WaitError},
-    keys::{check_key, check_name},
+    keys::{check_dedup_key, check_key, check_signal_name},
     machine::{Machine, address::Address},
     status::Delivery,
-    storage::{self, Addressee, Found, Locked, NewInstance, NewSignal},
+    storage::{self, Addressee, Found, Locked, NewInstance, NewSignal, NoReceiver},
     value,
 };
 
@@ -188,6 +189,13 @@ impl Client {
         found.ok_or(WaitError::NoHolder { machine: M::NAME, key })
     }
 
+    async fn find_receivers(
+        &self,
+        rows: &mut [&mut NewInstance],
+    ) -> Result<Vec<Option<NoReceiver>>, sqlx::Error> {
+        find_receivers(&self.inner.connections, rows).await
+    }
+
     async fn look_for_holder(&self, fsm: &str, key: &str) -> Result<Option<i64>, DatabaseError> {
         let connections = &self.inner.connections;
         let look = async {
@@ -267,8 +275,8 @@ impl Client {
         payload: &serde_json::Value,
         dedup_key: Option<&str>,
     ) -> Result<Delivery, SignalError> {
-        check_name("signal name", name)?;
-        check_key("dedup_key", dedup_key)?;
+        check_signal_name(name)?;
+        check_dedup_key(dedup_key)?;
         self.signal(NewSignal {
             target: Addressee::Id(id),
             fsm: None,

@@ -158,6 +158,8 @@ mod tests {
             unique_key: None,
             unique_scope: Vec::new(),
             silent: false,
+            report_to: None,
+            refuses_taken: false,
         }
     }
 

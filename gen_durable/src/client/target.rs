@@ -9,16 +9,17 @@
 use sqlx::{PgConnection, PgPool, Postgres, Transaction, pool::PoolConnection};
 
 use super::{
-    Client,
+    Client, HOLDER,
     direct::{
         insert_in_transaction, insert_on_pool, insert_or_signal_in_transaction,
         insert_or_signal_on_pool, signal_in_transaction, signal_on_pool,
     },
 };
 use crate::{
+    connections::Connections,
     error::{DatabaseError, Duplicate, InsertError, SignalError},
     status::Delivery,
-    storage::{Found, NewInstance, NewSignal},
+    storage::{self, Found, NewInstance, NewSignal, NoReceiver, Receiver},
     value,
 };
 
@@ -45,9 +46,10 @@ impl Target<'_> {
 
     pub(super) async fn insert(
         self,
-        row: NewInstance,
+        mut row: NewInstance,
     ) -> Result<Result<i64, Duplicate>, InsertError> {
-        match self {
+        let target = self.with_receivers(std::slice::from_mut(&mut row)).await?;
+        match target {
             Self::Client(client) => client.insert(row).await,
             Self::Pool(pool) => insert_on_pool(pool, vec![row]).await.map(only),
             Self::Connection(connection) => {
@@ -58,9 +60,10 @@ impl Target<'_> {
 
     pub(super) async fn insert_many(
         self,
-        rows: Vec<NewInstance>,
+        mut rows: Vec<NewInstance>,
     ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
-        match self {
+        let target = self.with_receivers(&mut rows).await?;
+        match target {
             Self::Client(client) => client.insert_many(rows).await,
             Self::Pool(pool) => insert_on_pool(pool, rows).await,
             Self::Connection(connection) => insert_in_transaction(connection, rows).await,
@@ -69,15 +72,44 @@ impl Target<'_> {
 
     pub(super) async fn insert_or_signal(
         self,
-        row: NewInstance,
+        mut row: NewInstance,
         signal: NewSignal,
-    ) -> Result<Found, DatabaseError> {
-        match self {
-            Self::Client(client) => client.insert_or_signal(row, signal).await,
-            Self::Pool(pool) => insert_or_signal_on_pool(pool, row, signal).await,
+    ) -> Result<Found, SignalError> {
+        let target = self.with_receivers(std::slice::from_mut(&mut row)).await?;
+        Ok(match target {
+            Self::Client(client) => client.insert_or_signal(row, signal).await?,
+            Self::Pool(pool) => insert_or_signal_on_pool(pool, row, signal).await?,
             Self::Connection(connection) => {
-                insert_or_signal_in_transaction(connection, row, signal).await
+                insert_or_signal_in_transaction(connection, row, signal).await?
             }
+        })
+    }
+
+    /// Looks up the receivers of reports that are named by unique keys. The rows name them by
+    /// their ids from here on.
+    async fn with_receivers(mut self, rows: &mut [NewInstance]) -> Result<Self, Unfound> {
+        let by_key = |row: &&mut NewInstance| matches!(row.report_to, Some(Receiver::Key { .. }));
+        let mut rows: Vec<&mut NewInstance> = rows.iter_mut().filter(by_key).collect();
+        if rows.is_empty() {
+            return Ok(self);
+        }
+        // It is rare that a receiver is named by its key, and the future of an insert is part of
+        // the caller's. Therefore this one is boxed.
+        let found = Box::pin(async {
+            match &mut self {
+                Self::Client(client) => client.find_receivers(&mut rows).await,
+                Self::Pool(pool) => {
+                    find_receivers(&Connections::once((*pool).clone()), &mut rows).await
+                }
+                Self::Connection(connection) => {
+                    storage::find_receivers(connection, &mut rows).await
+                }
+            }
+        });
+        let found = found.await;
+        match found.map_err(DatabaseError::new(HOLDER))?.into_iter().flatten().next() {
+            None => Ok(self),
+            Some(nobody) => Err(Unfound::Nobody(nobody)),
         }
     }
 
@@ -88,6 +120,48 @@ impl Target<'_> {
             Self::Connection(connection) => signal_in_transaction(connection, signal).await,
         }
     }
+}
+
+/// The receiver of an insert's report was not found.
+enum Unfound {
+    Nobody(NoReceiver),
+    Database(DatabaseError),
+}
+
+impl From<DatabaseError> for Unfound {
+    fn from(error: DatabaseError) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<Unfound> for InsertError {
+    fn from(unfound: Unfound) -> Self {
+        match unfound {
+            Unfound::Nobody(NoReceiver { machine, key }) => Self::NoReceiver { machine, key },
+            Unfound::Database(error) => Self::Database(error),
+        }
+    }
+}
+
+impl From<Unfound> for SignalError {
+    fn from(unfound: Unfound) -> Self {
+        match unfound {
+            Unfound::Nobody(NoReceiver { machine, key }) => {
+                Self::NoHolder { machine: machine.to_owned(), key }
+            }
+            Unfound::Database(error) => Self::Database(error),
+        }
+    }
+}
+
+/// Looks receivers up on a connection of its own.
+pub(super) async fn find_receivers(
+    connections: &Connections,
+    rows: &mut [&mut NewInstance],
+) -> Result<Vec<Option<NoReceiver>>, sqlx::Error> {
+    let mut connection = connections.get().await?;
+    let result = connections.within(storage::find_receivers(&mut connection, rows)).await;
+    connection.done(result)
 }
 
 /// Returns the answer to an insert of one row.

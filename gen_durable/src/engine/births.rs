@@ -6,6 +6,8 @@
 //!   insert ──reserve a slot──► insert and claim, one commit ───────────► slot
 //!                                        └──a row waits──► inserted as any other row
 //!
+//!   outcome with inserts ──reserve slots──► as above, in the outcome's commit
+//!
 //!   signal ──► deliver ──reserve slots──► claim the woken ──commit──► slots
 //!                                        └──a row waits──► woken as any other row
 //! ```
@@ -15,14 +17,14 @@
 //! rows for complete ([`Births`]).
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use tokio::{runtime::Handle, sync::Notify};
 
-use super::{Shared, executor, registry::Work, slots::Queue};
+use super::{Shared, claimer::HORIZON, executor, registry::Work, slots::Queue};
 use crate::{
     client::local::{LocalEngine, Reservation},
     status::Status,
@@ -48,15 +50,12 @@ impl LocalEngine for Local {
         self.0.upgrade().is_some_and(|shared| shared.hear(queue))
     }
 
-    fn reserve(&self, rows: &[NewInstance]) -> Option<Box<dyn Reservation>> {
-        let shared = self.0.upgrade()?;
-        // The statement that claims inserts plain rows alone.
-        if !has_free_slot(&shared) || !rows.iter().all(is_plain) {
-            return None;
-        }
-        let mut reserved = Reserved::begin(shared, rows.len())?;
-        reserved.fill(rows);
-        Some(Box::new(reserved.sent()?))
+    fn reserve(&self, rows: &[&NewInstance]) -> Option<Box<dyn Reservation>> {
+        self.reserve_rows(rows, Duration::ZERO)
+    }
+
+    fn reserve_ahead(&self, rows: &[&NewInstance]) -> Option<Box<dyn Reservation>> {
+        self.reserve_rows(rows, HORIZON)
     }
 
     fn may_claim_woken(&self) -> bool {
@@ -82,6 +81,25 @@ impl LocalEngine for Local {
         if let Some(shared) = self.0.upgrade() {
             shared.births.pause(PAUSE_MAX);
         }
+    }
+}
+
+impl Local {
+    /// Reserves slots for new rows, and places ahead of the slots if the claimer has counted them
+    /// within the `horizon`.
+    fn reserve_rows(
+        &self,
+        rows: &[&NewInstance],
+        horizon: Duration,
+    ) -> Option<Box<dyn Reservation>> {
+        let shared = self.0.upgrade()?;
+        // The statement that claims inserts plain rows alone.
+        if !has_free_slot(&shared) || !rows.iter().all(|row| is_plain(row)) {
+            return None;
+        }
+        let mut reserved = Reserved::begin(shared, rows.len())?;
+        reserved.fill(rows, horizon);
+        Some(Box::new(reserved.sent()?))
     }
 }
 
@@ -238,7 +256,7 @@ impl Reserved {
         let mut waited_in: HashSet<&str> = HashSet::new();
         for (index, (_, name)) in woken.iter().enumerate() {
             match shared.queues.get(name) {
-                Some(queue) if queue.is_idle() && queue.reserve() => {
+                Some(queue) if queue.is_idle() && queue.reserve(0) => {
                     self.slots.push((index, Arc::clone(queue)));
                 }
                 _ => {
@@ -258,20 +276,20 @@ impl Reserved {
     }
 
     /// Reserves slots, for the most urgent rows first.
-    fn fill(&mut self, rows: &[NewInstance]) {
+    fn fill(&mut self, rows: &[&NewInstance], horizon: Duration) {
         let shared = Arc::clone(&self.shared);
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_by_key(|index| rows[*index].priority);
         // The queues in which a row has to wait. No less urgent one may run before it.
         let mut waited_in: HashSet<&str> = HashSet::new();
         for index in order {
-            let row = &rows[index];
+            let row = rows[index];
             let Some(queue) = shared.queues.get(&row.queue) else { continue };
             // Nothing is born in a queue that is not idle, whatever comes first.
             if !queue.is_idle() || waited_in.contains(row.queue.as_str()) || !knows(&shared, row) {
                 continue;
             }
-            if can_be_born(row) && queue.reserve() {
+            if can_be_born(row) && queue.reserve(queue.ahead(horizon)) {
                 self.birth.claims[index] = true;
                 self.slots.push((index, Arc::clone(queue)));
             } else {
@@ -282,20 +300,25 @@ impl Reserved {
 
     /// Hands the rows to their queues.
     fn enter(&mut self, rows: Vec<Claimed>) {
+        let mut free: HashMap<Arc<str>, Vec<(usize, Arc<Queue>)>> = HashMap::new();
+        for (index, queue) in self.slots.drain(..) {
+            free.entry(Arc::clone(&queue.name)).or_default().push((index, queue));
+        }
         for row in rows {
-            let slot = self.slots.iter().position(|(_, queue)| *queue.name == *row.queue);
             // The rows have the reserved queues and known machines, so both are found.
-            let (Some(slot), Some(runner)) = (slot, self.shared.registry.get(&row.kind)) else {
+            let runner = self.shared.registry.get(&row.kind).map(Arc::clone);
+            let slot = free.get_mut(&*row.queue).filter(|_| runner.is_some()).and_then(Vec::pop);
+            let (Some((_, queue)), Some(runner)) = (slot, runner) else {
                 self.shared.wake.suspect_lost_claims();
                 continue;
             };
-            let ((_, queue), runner) = (self.slots.swap_remove(slot), Arc::clone(runner));
             self.shared.tasks.begin(row.id);
             let work = Work::new(row, runner, Arc::clone(&queue.name), None);
             if let Some(work) = queue.enter(work) {
                 executor::spawn(&self.shared, &queue, work);
             }
         }
+        self.slots.extend(free.into_values().flatten());
         // A shutdown that began meanwhile has released the waiting rows before these came.
         if self.shared.life.stopping.is_open() {
             self.shared.release_waiting();
@@ -351,9 +374,10 @@ impl Reservation for Reserved {
         self.shared.births.looked(born.looked);
         // Other rows wait in the queue of a row that was not claimed, so the next births there
         // would be in vain too. The claimer says when the queue is idle again.
+        let claimed: HashSet<i64> = born.claimed.iter().map(|row| row.id).collect();
         for (index, queue) in &self.slots {
             let id = rows.get(*index).copied().flatten();
-            if id.is_some_and(|id| born.claimed.iter().all(|row| row.id != id)) {
+            if id.is_some_and(|id| !claimed.contains(&id)) {
                 queue.set_idle(false);
             }
         }

@@ -20,6 +20,7 @@ use super::{
     life::Life,
     listener,
     maintenance::{self, Database},
+    owed::Owed,
     register,
     registry::{MachineRunner, Polls, Registry, Runner, Surroundings},
     shutdown,
@@ -341,6 +342,7 @@ impl EngineBuilder {
             .collect();
         let (lease, wake, life) = (Arc::new(lease), Arc::<Wake>::default(), Arc::new(Life::new()));
         let flusher = Flusher::new(&connections, &notifier, client.waiters(), &lease, &wake, &life);
+        let owed = Owed::new(&connections, &notifier);
         let shared = Arc::new(Shared {
             runtime: runtime::Handle::current(),
             config,
@@ -354,6 +356,7 @@ impl EngineBuilder {
             queues,
             lease,
             heart: Heart::new(),
+            owed,
             flusher,
             tasks: Tasks::default(),
             births: Births::default(),

@@ -23,6 +23,7 @@ use std::{
 };
 
 use self::plan::{Absorbed, Plan, Planner};
+pub(super) use self::prefetch::HORIZON;
 use super::{
     Shared, executor, life::Life, lost_claims::LostClaims, outage::no_connection, registry::Work,
 };

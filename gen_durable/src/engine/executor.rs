@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     error::{Cause, StepError},
-    fault::Fault,
+    fault::{self, Fault},
     storage::{self, Change, Commit, Missing},
 };
 
@@ -324,7 +324,7 @@ async fn flush(
             Answer::Refused(error) => {
                 refusals += 1;
                 slot.take().await;
-                let error = StepError::rejected(error);
+                let error = StepError::rejected(fault::reason(error));
                 // The next step must not run on this claim: the run that was refused has left its
                 // state.
                 let claim = Claim { over: true, ..claim };

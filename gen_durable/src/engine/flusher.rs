@@ -2,8 +2,9 @@
 //!
 //! - The *plain* lane has the outcomes that touch their own rows alone. They wait for no row's
 //!   lock.
-//! - The *sending* lane has the outcomes that carry inserts and signals. They may have to wait, for
-//!   the lock of a target or for a unique key that is being inserted.
+//! - The *sending* lane has the outcomes that carry inserts and signals, or report their end. They
+//!   may have to wait, for the lock of a target or for a unique key that is being inserted. The
+//!   instances that they insert may be born claimed ([`super::births`]).
 //! - The *large* lane commits very large outcomes one by one.
 //!
 //! An outcome whose own row, or a target's row, is locked at several tries waits for that lock in a
@@ -14,18 +15,17 @@
 
 #![expect(clippy::vec_box, reason = "an outcome changes hands several times, and is large")]
 
+mod batch;
 mod faulty;
 mod locked;
 mod parts;
 
-use std::{
-    sync::{Arc, Weak, atomic::AtomicU64},
-    time::Duration,
-};
+use std::sync::{Arc, Weak, atomic::AtomicU64};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use self::{
+    batch::try_batch,
     faulty::{Alone, DEEDS},
     locked::retry_locked,
     parts::{few_keys, one_of_each},
@@ -33,6 +33,7 @@ use self::{
 use super::{
     lease::Lease,
     life::Life,
+    maintenance::reports::log_dropped,
     outage::{Outage, no_connection},
     unblock::unblock_again,
     wake::Wake,
@@ -44,7 +45,7 @@ use crate::{
     error::Cause,
     fault::{self, Fault},
     group::{Group, Item, WEIGHT_MAX},
-    storage::{self, Change, Commit, Ended, Inbox, Locked, LockedRows, Verdict},
+    storage::{self, Change, Commit, Ended, Inbox, LockedRows, Verdict},
     throttle::Throttle,
 };
 
@@ -260,7 +261,7 @@ impl Flusher {
         let sent = pending.commit.inserts.len() + pending.commit.signals.len();
         if sent > SENT_MAX || pending.weight() > LARGE {
             self.large.submit(pending);
-        } else if sent > 0 {
+        } else if pending.commit.sends() {
             self.sending.submit(pending);
         } else {
             self.plain.submit(pending);
@@ -345,53 +346,6 @@ fn give_up(failed: Failed) {
     }
 }
 
-/// Commits a batch and answers its outcomes, or returns them with the error.
-async fn try_batch(
-    flusher: &Arc<Flusher>,
-    commits: Vec<PendingCommit>,
-    waits: bool,
-    answer_timeout: Duration,
-) -> Result<(), Failed> {
-    // For the outcomes that the commit leaves out as locked, which go to `retry_locked` in
-    // `finish`. Subscribed before the try, as in `commit_batch`.
-    let sent = flusher.sent.subscribe();
-    let mut uncertain = commits.iter().any(|pending| pending.uncertain);
-    let (commits, replies): (Vec<Box<Commit>>, Vec<_>) =
-        commits.into_iter().map(|pending| (pending.commit, pending.reply)).unzip();
-    let mut locked = if waits { Locked::WaitASecond } else { flusher.locked.treatment() };
-    loop {
-        let result = async {
-            let mut connection = flusher.connections.get().await.map_err(no_connection)?;
-            let mut committing = false;
-            let commit =
-                storage::commit(&mut connection, &commits, uncertain, locked, &mut committing);
-            let result = within(answer_timeout, commit).await;
-            // The commit may have taken effect, if its last statement was sent (`committing` is set
-            // just before that) and no answer says that Postgres rolled back.
-            uncertain |= committing && matches!(&result, Err(error) if fault::is_uncertain(error));
-            connection.done(result)
-        };
-        match result.await {
-            Ok(done) => {
-                finish(flusher, commits, replies, done, uncertain, &sent);
-                return Ok(());
-            }
-            // A row was still locked after 20 ms, or a unique key still being inserted. The batch
-            // is tried again at once, and leaves locked rows out.
-            Err(error) if locked == Locked::WaitAMoment && fault::is_lock_timeout(&error) => {
-                flusher.locked.found();
-                locked = Locked::Skip;
-            }
-            Err(error) => {
-                let commits = commits.into_iter().zip(replies);
-                let commits =
-                    commits.map(|(commit, reply)| PendingCommit { commit, reply, uncertain });
-                return Err(Failed { commits: commits.collect(), error });
-            }
-        }
-    }
-}
-
 /// Answers the outcomes of a batch that was committed, and does what follows from it.
 fn finish(
     flusher: &Arc<Flusher>,
@@ -449,9 +403,18 @@ fn spread(flusher: &Flusher, commits: &[Box<Commit>], done: &mut storage::Commit
     }
     let locked = std::mem::take(&mut done.locked_partitions);
     unblock_again(&flusher.connections, &flusher.notifier, &flusher.life, locked);
+    if !done.dropped_reports.is_empty() && flusher.throttle.allows("report").is_some() {
+        log_dropped(&done.dropped_reports);
+    }
     // Inserts that were dropped, because their unique key was taken, are announced too. That is
     // rare, and costs one look.
-    let inserted = flusher.notifier.to_announce(commits.iter().flat_map(|commit| &commit.inserts));
+    let claimed = |place: usize| {
+        let new = done.new.as_ref();
+        new.is_some_and(|new| new.ids[place].is_some_and(|id| new.claimed.contains(&id)))
+    };
+    let inserts = commits.iter().flat_map(|commit| &commit.inserts).enumerate();
+    let waiting = inserts.filter(|(place, _)| !claimed(*place)).map(|(_, insert)| insert);
+    let inserted = flusher.notifier.to_announce(waiting);
     flusher.notifier.announce(done.queues.iter().map(String::as_str).chain(inserted));
 }
 

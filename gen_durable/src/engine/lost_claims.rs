@@ -173,6 +173,7 @@ fn release(shared: &Shared, worker: i64, lost_claim: LostClaim) -> Option<Box<Co
         inserts: Vec::new(),
         signals: Vec::new(),
         partition_key: lost_claim.partition_key,
+        report_to: None,
         listens: false,
     }))
 }

@@ -23,6 +23,7 @@ mod listener;
 mod lost_claims;
 mod maintenance;
 mod outage;
+mod owed;
 mod register;
 mod registry;
 mod shutdown;
@@ -54,6 +55,7 @@ use self::{
     lease::Lease,
     life::Life,
     maintenance::Database,
+    owed::Owed,
     registry::{Registry, Surroundings},
     slots::Queue,
     tasks::Tasks,
@@ -124,6 +126,7 @@ pub(crate) struct Shared {
     pub(crate) lease: Arc<Lease>,
     heart: Heart,
     pub(crate) flusher: Arc<Flusher>,
+    pub(crate) owed: Owed,
     pub(crate) tasks: Tasks,
     births: Births,
     pub(crate) metrics: Counters,
@@ -190,8 +193,8 @@ impl Engine {
     }
 
     /// Runs each maintenance service now, until it has nothing left to do. The services take
-    /// instances from lost workers, wake parks whose time is up, unblock stranded partition keys
-    /// and prune old instances.
+    /// instances from lost workers, report ends that are still owed, wake parks whose time is up,
+    /// unblock stranded partition keys and prune old instances.
     ///
     /// # Errors
     ///

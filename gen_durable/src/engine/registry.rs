@@ -49,6 +49,8 @@ pub(crate) struct Work {
     pub(crate) instance: Arc<Instance>,
     pub(crate) worker: i64,
     pub(crate) revision: i64,
+    /// The instance to which this one reports its end.
+    report_to: Option<i64>,
     /// The state as it is stored.
     pub(crate) state: String,
     pub(crate) inbox: Box<Loaded>,
@@ -98,6 +100,7 @@ impl Work {
             }),
             worker: claimed.worker,
             revision: claimed.revision,
+            report_to: claimed.report_to,
             unloaded: unloaded.filter(|_| claimed.state.is_none()),
             state: claimed.state.unwrap_or_default(),
             inbox: Box::new(Loaded::new(claimed.inbox)),
@@ -156,6 +159,7 @@ impl Work {
             inserts: Vec::new(),
             signals: Vec::new(),
             partition_key: self.instance.partition_key.clone(),
+            report_to: self.report_to,
             listens,
         })
     }

@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -26,6 +27,8 @@ pub(crate) struct Queue {
     pub(crate) claimed: AtomicUsize,
     /// The last claim left nothing behind.
     idle: AtomicBool,
+    /// The rows that the claimer would claim ahead of the free slots, and when it said so.
+    ahead: Mutex<(usize, Instant)>,
     /// Steps that ran to an outcome, since the engine started.
     pub(crate) finished: AtomicU64,
     /// The time for which these steps have held their slots, in nanoseconds.
@@ -53,6 +56,7 @@ impl Queue {
             state: Mutex::new(State { free: slots, waiting: VecDeque::new() }),
             claimed: AtomicUsize::new(0),
             idle: AtomicBool::new(false),
+            ahead: Mutex::new((0, Instant::now())),
             finished: AtomicU64::new(0),
             held: AtomicU64::new(0),
         }
@@ -125,9 +129,23 @@ impl Queue {
         self.claimed.load(Ordering::SeqCst) < self.slots
     }
 
-    /// Counts a row that is about to be claimed, if a slot is free for it.
-    pub(crate) fn reserve(&self) -> bool {
-        let one_more = |claimed| (claimed < self.slots).then_some(claimed + 1);
+    /// Notes how many rows the claimer would claim ahead of the free slots now.
+    pub(crate) fn set_ahead(&self, rows: usize, now: Instant) {
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = (rows, now);
+    }
+
+    /// Returns how many rows may be claimed ahead of the free slots. A number that is older than
+    /// `horizon` says nothing of the rows that come now.
+    pub(crate) fn ahead(&self, horizon: Duration) -> usize {
+        let (rows, since) = *self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if since.elapsed() < horizon { rows } else { 0 }
+    }
+
+    /// Counts a row that is about to be claimed, if a slot is free for it, or if it is among the
+    /// first `ahead` of those that wait for one.
+    pub(crate) fn reserve(&self, ahead: usize) -> bool {
+        let max = self.slots.saturating_add(ahead);
+        let one_more = |claimed| (claimed < max).then_some(claimed + 1);
         self.claimed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
     }
 

@@ -49,8 +49,9 @@ pub enum StepErrorKind {
     Panicked,
     /// The step ran longer than its timeout, or the machine's, and was dropped.
     TimedOut,
-    /// A value that the step returned cannot be stored: its state, its result, or a message that it
-    /// sends. Or the step's transaction cannot be committed.
+    /// The step's outcome cannot be committed: a value of it cannot be stored (the state, the
+    /// result, or a message that it sends), it awaits signals that the step has seen, or the step's
+    /// transaction cannot be committed.
     Rejected,
     /// A stored payload does not decode. The step returned a [`DecodeError`], or an error that was
     /// caused by one.

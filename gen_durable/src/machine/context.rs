@@ -222,7 +222,7 @@ impl<M: Machine> Context<M> {
     where
         M: Accepts<S>,
     {
-        self.outcome(Transition::Await { names: vec![S::NAME], timeout: None })
+        self.outcome(Transition::Await { names: vec![S::NAME], count: None, timeout: None })
     }
 
     /// Parks like [`await_signal`](Self::await_signal), but wakes after `timeout` at the latest.
@@ -231,7 +231,8 @@ impl<M: Machine> Context<M> {
     where
         M: Accepts<S>,
     {
-        self.outcome(Transition::Await { names: vec![S::NAME], timeout: Some(timeout) })
+        let (names, timeout) = (vec![S::NAME], Some(timeout));
+        self.outcome(Transition::Await { names, count: None, timeout })
     }
 
     /// Parks like [`await_signal_for`](Self::await_signal_for), but wakes at `deadline` at the
@@ -333,13 +334,65 @@ impl<M: Machine> Context<M> {
     /// }
     /// ```
     pub fn await_any<S: AnyOf<M>>(self) -> Outcome<M> {
-        self.outcome(Transition::Await { names: S::NAMES.to_vec(), timeout: None })
+        self.outcome(Transition::Await { names: S::NAMES.to_vec(), count: None, timeout: None })
     }
 
     /// Parks like [`await_any`](Self::await_any), but wakes after `timeout` at the latest. The step
     /// can tell by [`timed_out`](Self::timed_out).
     pub fn await_any_for<S: AnyOf<M>>(self, timeout: Duration) -> Outcome<M> {
-        self.outcome(Transition::Await { names: S::NAMES.to_vec(), timeout: Some(timeout) })
+        let (names, timeout) = (S::NAMES.to_vec(), Some(timeout));
+        self.outcome(Transition::Await { names, count: None, timeout })
+    }
+
+    /// Parks the instance until `count` signals of this type are in its inbox, and wakes it once.
+    /// Then the same step runs again, at attempt 0.
+    ///
+    /// All signals that the step has not taken count, seen or not. If enough are there when the
+    /// outcome is committed, the instance wakes at once. This is how a step waits for all of its
+    /// children, or for two votes of three:
+    ///
+    /// ```
+    /// use gen_durable::prelude::*;
+    ///
+    /// #[derive(DurableSignal)]
+    /// pub struct Vote {
+    ///     yes: bool,
+    /// }
+    ///
+    /// #[durable_fsm(output = bool, signals(Vote))]
+    /// pub enum Ballot {
+    ///     Count,
+    /// }
+    ///
+    /// #[durable_fsm]
+    /// impl Ballot {
+    ///     async fn count(mut cx: Context<Self>) -> StepResult<Self> {
+    ///         let Some(votes) = cx.gather::<Vote>(2)? else {
+    ///             return Ok(cx.await_count::<Vote>(2));
+    ///         };
+    ///         Ok(cx.done(votes.iter().all(|vote| vote.yes)))
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// If the step has already seen `count` of them, the instance would never sleep. The run then
+    /// fails with [`Rejected`](crate::StepErrorKind::Rejected), and `handle` decides.
+    pub fn await_count<S: DurableSignal>(self, count: usize) -> Outcome<M>
+    where
+        M: Accepts<S>,
+    {
+        let (names, count) = (vec![S::NAME], Some(count));
+        self.outcome(Transition::Await { names, count, timeout: None })
+    }
+
+    /// Parks like [`await_count`](Self::await_count), but wakes after `timeout` at the latest. The
+    /// step can tell by [`timed_out`](Self::timed_out).
+    pub fn await_count_for<S: DurableSignal>(self, count: usize, timeout: Duration) -> Outcome<M>
+    where
+        M: Accepts<S>,
+    {
+        let (names, count) = (vec![S::NAME], Some(count));
+        self.outcome(Transition::Await { names, count, timeout: Some(timeout) })
     }
 
     /// Ends the instance with its result, and empties the inbox.

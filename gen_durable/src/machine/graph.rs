@@ -120,7 +120,7 @@ pub enum Edge {
     /// Parks until a signal arrives. There is one edge for each signal that is awaited.
     Await {
         /// The signal's name: that of its type in `snake_case`, even if the type says
-        /// `#[durable(name = "…")]`.
+        /// `#[durable(name = "…")]`; `ended(parcel)` for `Ended<Parcel>`.
         signal: &'static str,
         /// True if a timeout may come first.
         timeout: bool,
@@ -131,6 +131,11 @@ pub enum Edge {
     Stop,
     /// Inserts instances of a machine with the outcome.
     Inserts {
+        /// The name of the machine's type; none if the code does not tell.
+        machine: Option<&'static str>,
+    },
+    /// Inserts instances of a machine with the outcome, which report their end to this one.
+    Spawns {
         /// The name of the machine's type; none if the code does not tell.
         machine: Option<&'static str>,
     },
@@ -238,6 +243,7 @@ impl Graph {
             | Edge::Replay
             | Edge::Snooze
             | Edge::Inserts { .. }
+            | Edge::Spawns { .. }
             | Edge::Sends { .. } => false,
         };
         let stuck = |step: &&StepNode| {

@@ -10,7 +10,8 @@ use std::{
 
 use super::{
     Machine,
-    address::InstanceKey,
+    address::{Address, InstanceKey},
+    ended::Ended,
     insert_or_signal::InsertOrSignal,
     signal::{Accepts, DurableSignal, Signal},
 };
@@ -18,7 +19,7 @@ use crate::{
     error::EncodeError,
     keys::{check_key, check_name},
     status::Status,
-    storage::{Eligible, NewInstance},
+    storage::{Eligible, NewInstance, Receiver},
     value,
 };
 
@@ -36,6 +37,8 @@ use crate::{
 /// | `.step(step)` | another step than the initial one | the machine's |
 /// | `.schedule_in(duration)` | runs only after this time has passed | at once |
 /// | `.schedule_at(time)` | runs at this time or later | at once |
+/// | `.report_to(receiver)` | the instance that hears of its end | none |
+/// | `.refuse_if_taken()` | a taken unique key refuses the carrying outcome | it is dropped |
 /// | `.with_signal(payload)` | a signal for it, or for the holder of the unique key | none |
 /// | `.silent()` | no engine is told: it runs at the next poll | engines are told |
 /// | `.execute(on)` | inserts it on `&engine`, `&client`, `&pool`, or `&mut *tx` | |
@@ -73,6 +76,8 @@ pub struct Insert<M: Machine> {
     unique_key: Option<String>,
     unique_scope: Vec<Status>,
     silent: bool,
+    report_to: Option<Receiver>,
+    refuses_taken: bool,
 }
 
 impl<M: Machine> Insert<M> {
@@ -88,6 +93,8 @@ impl<M: Machine> Insert<M> {
             unique_key: None,
             unique_scope: Status::LIVE.to_vec(),
             silent: false,
+            report_to: None,
+            refuses_taken: false,
         }
     }
 
@@ -187,6 +194,70 @@ impl<M: Machine> Insert<M> {
         self
     }
 
+    /// Names the instance that hears of this one's end: it gets the signal
+    /// [`Ended<M>`](crate::Ended), which it declares. The end is reported once, whatever makes it;
+    /// [`Ended`](crate::Ended) says when.
+    ///
+    /// A receiver that is named by its unique key is looked up when the insert is executed. A
+    /// report to a receiver that has ended by then is dropped, and logged. An outcome that inserts
+    /// children of its own instance names no receiver: it [spawns](crate::Outcome::spawn) them.
+    ///
+    /// ```
+    /// use gen_durable::prelude::*;
+    /// # #[durable_fsm(state = i64, output = ())]
+    /// # pub enum Invoice { Send }
+    /// # #[durable_fsm]
+    /// # impl Invoice { async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+    ///
+    /// #[durable_fsm(output = (), signals(Ended<Invoice>))]
+    /// pub enum Month {
+    ///     Close,
+    /// }
+    ///
+    /// #[durable_fsm]
+    /// impl Month {
+    ///     async fn close(mut cx: Context<Self>) -> StepResult<Self> {
+    ///         match cx.take_signal::<Ended<Invoice>>()? {
+    ///             Some(invoice) => Ok(cx.done(invoice.result()?)),
+    ///             None => Ok(cx.await_signal::<Ended<Invoice>>()),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// Invoice::insert(42).report_to(Month::by_key("2026-11")).execute(&client).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn report_to<P>(mut self, receiver: impl Address<P>) -> Self
+    where
+        P: Accepts<Ended<M>>,
+    {
+        let by_key = |key| Receiver::Key { fsm: P::NAME, key };
+        self.report_to = Some(receiver.into_raw().map_or_else(by_key, Receiver::Instance));
+        self
+    }
+
+    /// Refuses an outcome that carries this insert if another instance holds the unique key: the
+    /// run fails with a [`Duplicate`](crate::Duplicate), and `handle` decides.
+    ///
+    /// Otherwise the receiver of the instance's report hears at once that the key was taken
+    /// ([`EndError::Taken`](crate::EndError::Taken)). Without a receiver the insert is dropped, and
+    /// logged. An insert that is executed by itself is not affected: the caller is told.
+    pub fn refuse_if_taken(mut self) -> Self {
+        self.refuses_taken = true;
+        self
+    }
+
+    /// Returns the row of a child of the instance whose outcome carries it.
+    pub(crate) fn into_child(mut self) -> Result<NewInstance, EncodeError> {
+        if self.report_to.is_some() {
+            return Err(EncodeError::TwoReceivers);
+        }
+        self.report_to = Some(Receiver::Sender);
+        self.into_row(usize::MAX)
+    }
+
     /// Adds a signal that the instance finds in its inbox, and that goes to the holder of the
     /// unique key if the key is taken: start or signal. The insert needs a
     /// [`unique_key`](Self::unique_key).
@@ -241,6 +312,12 @@ impl<M: Machine> Insert<M> {
         if self.unique_key.is_some() && !self.unique_scope.contains(&Status::Runnable) {
             return Err(EncodeError::UniqueScope);
         }
+        if let Some(Receiver::Key { fsm, key }) = &self.report_to {
+            check_key("report_to", Some(key))?;
+            if *fsm == M::NAME && self.unique_key.as_ref() == Some(key) {
+                return Err(EncodeError::ReportsToItself);
+            }
+        }
         Ok(NewInstance {
             fsm: M::NAME,
             fsm_version: M::VERSION,
@@ -253,6 +330,8 @@ impl<M: Machine> Insert<M> {
             unique_key: self.unique_key,
             unique_scope: self.unique_scope,
             silent: self.silent,
+            report_to: self.report_to,
+            refuses_taken: self.refuses_taken,
         })
     }
 }
@@ -270,6 +349,8 @@ impl<M: Machine<State: Clone>> Clone for Insert<M> {
             unique_key: self.unique_key.clone(),
             unique_scope: self.unique_scope.clone(),
             silent: self.silent,
+            report_to: self.report_to.clone(),
+            refuses_taken: self.refuses_taken,
         }
     }
 }

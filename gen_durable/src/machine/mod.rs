@@ -7,6 +7,7 @@
 
 pub(crate) mod address;
 pub(crate) mod context;
+pub(crate) mod ended;
 pub(crate) mod graph;
 pub(crate) mod insert;
 pub(crate) mod insert_or_signal;

@@ -6,7 +6,13 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Machine, context::Received, insert::Insert, signal::Signal};
+use super::{
+    Machine,
+    context::Received,
+    ended::Ended,
+    insert::Insert,
+    signal::{Accepts, Signal},
+};
 use crate::{
     error::{EncodeError, StepError},
     storage::{NewInstance, NewSignal},
@@ -60,14 +66,29 @@ pub struct Outcome<M: Machine> {
     pub(crate) inbox: Vec<Received>,
     pub(crate) inserts: Vec<Result<NewInstance, EncodeError>>,
     pub(crate) signals: Vec<Result<NewSignal, EncodeError>>,
+    /// Some of the inserts report to this instance.
+    pub(crate) spawns: bool,
 }
 
 /// The move that an instance makes from here.
 pub(crate) enum Transition<M: Machine> {
-    Next { step: &'static str, delay: Option<Duration> },
-    Replay { delay: Duration },
-    Snooze { delay: Duration },
-    Await { names: Vec<&'static str>, timeout: Option<Duration> },
+    Next {
+        step: &'static str,
+        delay: Option<Duration>,
+    },
+    Replay {
+        delay: Duration,
+    },
+    Snooze {
+        delay: Duration,
+    },
+    /// The instance wakes with the first signal that the step has not seen. With a `count`, it
+    /// wakes when as many are in the inbox, seen or not.
+    Await {
+        names: Vec<&'static str>,
+        count: Option<usize>,
+        timeout: Option<Duration>,
+    },
     Done(M::Output),
     Stop(String),
 }
@@ -78,7 +99,7 @@ impl<M: Machine> Outcome<M> {
         state: Option<M::State>,
         inbox: Vec<Received>,
     ) -> Self {
-        Self { transition, state, inbox, inserts: Vec::new(), signals: Vec::new() }
+        Self { transition, state, inbox, inserts: Vec::new(), signals: Vec::new(), spawns: false }
     }
 
     /// Returns the step that the outcome goes to, if it goes to one.
@@ -103,6 +124,25 @@ impl<M: Machine> Outcome<M> {
     /// takes inserts with options, or those that a machine's own `insert_many` makes of states.
     pub fn insert_many<N: Machine>(mut self, inserts: impl IntoIterator<Item = Insert<N>>) -> Self {
         self.inserts.extend(inserts.into_iter().map(|insert| insert.into_row(usize::MAX)));
+        self
+    }
+
+    /// Inserts children in the same commit, each like [`insert`](Self::insert). Each reports its
+    /// end to this instance, which declares `signals(Ended<N>)`; see [`Ended`](crate::Ended).
+    ///
+    /// Only an outcome that goes on to a next step, or that awaits, can spawn. An instance that
+    /// ends would not hear of its children, and a step that is repeated would spawn them again.
+    /// Such a run fails with [`Rejected`](crate::StepErrorKind::Rejected).
+    ///
+    /// If the unique key of a child is taken, this instance is told at once, by a report whose
+    /// [`result`](crate::Ended::result) names the holder. With
+    /// [`refuse_if_taken`](Insert::refuse_if_taken) the run fails instead.
+    pub fn spawn<N: Machine>(mut self, children: impl IntoIterator<Item = Insert<N>>) -> Self
+    where
+        M: Accepts<Ended<N>>,
+    {
+        self.inserts.extend(children.into_iter().map(Insert::into_child));
+        self.spawns = true;
         self
     }
 

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Machine, address::Address};
 use crate::{
     error::EncodeError,
-    keys::{check_key, check_name},
+    keys::{check_dedup_key, check_key, check_signal_name},
     storage::{Addressee, NewSignal},
     value,
 };
@@ -158,6 +158,7 @@ impl<M: Machine> Signal<M> {
     }
 
     pub(crate) fn into_row(self, max: usize) -> Result<NewSignal, EncodeError> {
+        check_signal_name(self.name)?;
         let payload = self.payload?;
         if payload.0.len() > max {
             return Err(EncodeError::TooLarge {
@@ -169,8 +170,7 @@ impl<M: Machine> Signal<M> {
         if let Addressee::Key(key) = &self.target {
             check_key("unique_key", Some(key))?;
         }
-        check_name("signal name", self.name)?;
-        check_key("dedup_key", self.dedup_key.as_deref())?;
+        check_dedup_key(self.dedup_key.as_deref())?;
         Ok(NewSignal {
             target: self.target,
             fsm: Some(M::NAME.to_owned()),

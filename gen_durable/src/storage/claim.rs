@@ -244,6 +244,7 @@ struct Arrays {
     revisions: Vec<Option<i64>>,
     timed_out: Vec<Option<bool>>,
     inboxes: Vec<Option<String>>,
+    receivers: Vec<Option<i64>>,
 }
 
 impl Arrays {
@@ -261,6 +262,7 @@ impl Arrays {
             timed_out: row.try_get("timed_out")?,
             inboxes: row.try_get("inboxes")?,
             failures: row.try_get("failures")?,
+            receivers: row.try_get("receivers")?,
         })
     }
 
@@ -278,10 +280,10 @@ impl Arrays {
         let rows = self.ids.into_iter().zip(self.kinds).zip(self.partition_keys);
         let steps = self.steps.into_iter().zip(self.states).zip(self.inboxes);
         let counts = self.attempts.into_iter().zip(self.failures);
-        let counts = counts.zip(self.revisions).zip(self.timed_out);
+        let counts = counts.zip(self.revisions).zip(self.timed_out).zip(self.receivers);
         for (
             (((id, kind), partition_key), ((step, state), inbox)),
-            (((attempt, failures), revision), timed_out),
+            ((((attempt, failures), revision), timed_out), report_to),
         ) in rows.zip(steps).zip(counts)
         {
             let place = usize::try_from(kind - 1).unwrap_or(usize::MAX);
@@ -310,6 +312,7 @@ impl Arrays {
                 attempt: attempt.unwrap_or(0),
                 failures: failures.unwrap_or(0),
                 timed_out: timed_out.unwrap_or(false),
+                report_to,
                 now,
                 inbox: parse_inbox(inbox.as_deref())?,
             });
@@ -419,6 +422,7 @@ fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {
         failures: row.try_get::<Option<i32>, _>("failures")?.unwrap_or(0),
         revision: row.try_get("revision")?,
         timed_out: row.try_get::<Option<bool>, _>("timed_out")?.unwrap_or(false),
+        report_to: row.try_get("report_to")?,
         now: time(row.try_get("claimed_at")?),
         inbox: parse_inbox(row.try_get("inbox")?)?,
     })

@@ -9,11 +9,13 @@ use sqlx::{PgConnection, Row};
 
 use super::{
     Locked, begin,
-    deliver::{deliver, resolve},
+    deliver::resolve,
     inbox::parse_inbox,
-    insert::insert_rows,
+    insert::{Birth, Born, unique_holders},
     micros,
-    row::{Change, Commit, Inbox, NewInstance, NewSignal},
+    parks::{count_parked, wake_parked},
+    row::{Change, Commit, Inbox, NewSignal, Receiver},
+    send::{report_ends, send},
     unblock::free_partitions,
 };
 
@@ -21,7 +23,6 @@ const COMMIT: &str = include_str!("sql/commit.sql");
 const EMPTY_INBOXES: &str = include_str!("sql/empty_inboxes.sql");
 const INSPECT: &str = include_str!("sql/inspect.sql");
 const LOCK_INSTANCES: &str = include_str!("sql/lock_instances.sql");
-const WAKE_PARKED: &str = include_str!("sql/wake_parked.sql");
 
 /// The fate of an outcome.
 #[derive(Debug)]
@@ -52,27 +53,47 @@ pub(crate) struct Committed {
     pub(crate) dropped_signals: Vec<(String, String)>,
     /// Inserts that were dropped, because their unique key was taken: machine and key.
     pub(crate) dropped_inserts: Vec<(&'static str, String)>,
+    /// Reports that were dropped, because their receiver has ended or does not exist: the ended
+    /// instance and the receiver.
+    pub(crate) dropped_reports: Vec<(i64, i64)>,
+    /// The instances that the outcomes have inserted, if they carry inserts.
+    pub(crate) new: Option<Box<NewRows>>,
+}
+
+/// The instances that the outcomes of a batch have inserted.
+#[derive(Debug)]
+pub(crate) struct NewRows {
+    /// Their ids, one for each insert of the batch, in their order. None for an insert that was
+    /// dropped, or whose outcome was not applied.
+    pub(crate) ids: Vec<Option<i64>>,
+    /// Those of them that were born claimed: their ids, and their rows.
+    pub(crate) claimed: HashSet<i64>,
+    pub(crate) born: Born,
 }
 
 /// Commits a batch with at most one outcome of each instance.
 ///
+/// `birth` claims some of the instances that the outcomes insert, and counts them in the order of
+/// the outcomes.
+///
 /// `uncertain` says that an earlier try may have been applied. `committing` becomes true before the
 /// statement is sent by which this try may be applied.
 ///
-/// `locked` says what to do about locked rows. It is about the rows of outcomes that send, and
-/// about the targets of their signals. For [`WaitASecond`](Locked::WaitASecond), it is about the
-/// rows of all outcomes. If the commit waits for these rows, none of them makes a verdict
-/// [`Locked`](Verdict::Locked). Instead the whole commit fails with [a lock
-/// timeout](crate::fault::is_lock_timeout).
+/// `locked` says what to do about locked rows. It is about the targets of signals and reports, and
+/// for [`WaitASecond`](Locked::WaitASecond) also about the rows of the outcomes. If the commit
+/// waits for these rows, none of them makes a verdict [`Locked`](Verdict::Locked). Instead the
+/// whole commit fails with [a lock timeout](crate::fault::is_lock_timeout).
 pub(crate) async fn commit(
     connection: &mut PgConnection,
     batch: &[Box<Commit>],
     uncertain: bool,
     locked: Locked,
+    birth: Option<&Birth>,
     committing: &mut bool,
 ) -> Result<Committed, sqlx::Error> {
     let all: Vec<&Commit> = batch.iter().map(|outcome| &**outcome).collect();
     let parks = batch.iter().any(|outcome| matches!(outcome.change, Change::Await { .. }));
+    let counts = batch.iter().any(|outcome| outcome.awaits_count().is_some());
     let frees = batch.iter().any(|outcome| frees_partition(outcome));
     let sends = batch.iter().any(|outcome| outcome.sends());
     let ends = batch.iter().any(|outcome| empties_inbox(outcome));
@@ -81,17 +102,21 @@ pub(crate) async fn commit(
     let mut done = if parks || frees || sends || ends || waits {
         let mut transaction = begin(connection).await?;
         if sends || waits {
-            targets = targets_of(&mut transaction, &all).await?;
+            targets = targets_of(&mut transaction, &all, true).await?;
             held = lock_instances(&mut transaction, &all, &targets, locked).await?;
         }
         let ready: Vec<&Commit> =
             all.iter().filter(|outcome| !needs(outcome, &targets, &held)).copied().collect();
         let mut done = apply(&mut transaction, &ready).await?;
+        if counts {
+            count_parked(&mut transaction, &ready, &mut done).await?;
+        }
         if ends {
             empty_inboxes(&mut transaction, &ready, &done).await?;
         }
         if sends {
-            send(&mut transaction, &ready, &mut done).await?;
+            send(&mut transaction, &all, &ready, birth, &mut done).await?;
+            report_ends(&mut transaction, &ready, &mut done).await?;
         }
         if parks {
             wake_parked(&mut transaction, &ready, &mut done).await?;
@@ -131,19 +156,43 @@ pub(crate) async fn commit(
     Ok(done)
 }
 
-/// The targets of the signals of outcomes, by the ids of the outcomes. Those that hold a unique key
-/// are as they were when the key was looked up.
+/// The targets of the signals and reports of outcomes, by the ids of the outcomes. Those that hold
+/// a unique key are as they were when the key was looked up.
 pub(super) type Targets = HashMap<i64, Vec<i64>>;
 
+/// Finds the rows that the outcomes need besides their own. `report` is false if their ends are
+/// reported after the commit.
 pub(super) async fn targets_of(
     connection: &mut PgConnection,
     batch: &[&Commit],
+    report: bool,
 ) -> Result<Targets, sqlx::Error> {
     let signals: Vec<&NewSignal> = batch.iter().flat_map(|outcome| &outcome.signals).collect();
     let mut found = resolve(connection, &signals).await?.into_iter();
+    // A child whose unique key is taken is reported at once.
+    let receivers = |outcome: &Commit| -> Vec<Receiver> {
+        let keyed = outcome.inserts.iter().filter(|insert| insert.unique_key.is_some());
+        keyed.filter_map(|insert| insert.report_to.clone()).collect()
+    };
+    let receivers: Vec<Vec<Receiver>> = batch.iter().map(|outcome| receivers(outcome)).collect();
+    let keys = receivers.iter().flatten().filter_map(|receiver| match receiver {
+        Receiver::Key { fsm, key } => Some((*fsm, key.as_str())),
+        _ => None,
+    });
+    let keys: Vec<(&str, &str)> = keys.collect();
+    let holders =
+        if keys.is_empty() { Vec::new() } else { unique_holders(connection, keys).await? };
+    let mut holders = holders.into_iter();
     let mut targets = Targets::new();
-    for outcome in batch.iter().filter(|outcome| !outcome.signals.is_empty()) {
-        let of = found.by_ref().take(outcome.signals.len()).flatten().collect();
+    for (outcome, receivers) in batch.iter().zip(&receivers).filter(|(outcome, _)| outcome.sends())
+    {
+        let mut of: Vec<i64> = found.by_ref().take(outcome.signals.len()).flatten().collect();
+        of.extend(outcome.reports_to().filter(|_| report));
+        of.extend(receivers.iter().filter_map(|receiver| match receiver {
+            Receiver::Instance(id) => Some(*id),
+            Receiver::Key { .. } => holders.next().flatten(),
+            Receiver::Sender => None,
+        }));
         targets.insert(outcome.id, of);
     }
     Ok(targets)
@@ -324,19 +373,29 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Locks the rows of the outcomes that send and the targets of their signals, all in one order.
-/// With `WaitASecond` it locks the rows of all outcomes. With `Skip` it leaves out the rows that
-/// other transactions have locked. Returns the rows that it left out.
+/// Locks the targets of the outcomes' signals and reports, all in one order. With `Wait` and
+/// `WaitASecond` it locks the outcomes' own rows as well: these are to be waited for. Otherwise
+/// commit.sql leaves them out if others have them locked. With `Skip` this leaves out the targets
+/// that other transactions have locked. Returns the rows that it left out.
 pub(super) async fn lock_instances(
     connection: &mut PgConnection,
     batch: &[&Commit],
     targets: &Targets,
     locked: Locked,
 ) -> Result<HashSet<i64>, sqlx::Error> {
-    let all = locked == Locked::WaitASecond;
-    let senders = batch.iter().filter(|outcome| all || outcome.sends());
-    let mut ids: Vec<i64> = senders.map(|outcome| outcome.id).collect();
+    let own = matches!(locked, Locked::Wait | Locked::WaitASecond);
+    let mut ids: Vec<i64> = batch.iter().filter(|_| own).map(|outcome| outcome.id).collect();
     ids.extend(targets.values().flatten());
+    lock_ids(connection, ids, locked).await
+}
+
+/// Locks rows in the order of their ids. With `Skip` it leaves out those that other transactions
+/// have locked. Returns the rows that it left out.
+pub(super) async fn lock_ids(
+    connection: &mut PgConnection,
+    ids: Vec<i64>,
+    locked: Locked,
+) -> Result<HashSet<i64>, sqlx::Error> {
     let held: Vec<i64> = sqlx::query_scalar(LOCK_INSTANCES)
         .bind(ids)
         .bind(locked == Locked::Skip)
@@ -344,62 +403,6 @@ pub(super) async fn lock_instances(
         .fetch_all(connection)
         .await?;
     Ok(held.into_iter().collect())
-}
-
-/// Sends the inserts and the signals of the outcomes that were applied.
-pub(super) async fn send(
-    connection: &mut PgConnection,
-    batch: &[&Commit],
-    done: &mut Committed,
-) -> Result<(), sqlx::Error> {
-    let applied = || {
-        batch.iter().zip(&done.verdicts).filter_map(|(outcome, verdict)| {
-            matches!(verdict, Verdict::Durable { .. }).then_some(outcome)
-        })
-    };
-    let inserts: Vec<&NewInstance> = applied().flat_map(|outcome| &outcome.inserts).collect();
-    let signals: Vec<&NewSignal> = applied().flat_map(|outcome| &outcome.signals).collect();
-    // Inserts come first, so that a signal may go to none of them by mistake: their ids are new.
-    if !inserts.is_empty() {
-        let ids = insert_rows(connection, &inserts, Locked::Wait).await?;
-        for (new, _) in inserts.iter().zip(ids).filter(|(_, id)| id.is_none()) {
-            done.dropped_inserts.push((new.fsm, new.unique_key.clone().unwrap_or_default()));
-        }
-    }
-    if !signals.is_empty() {
-        let sent = deliver(connection, &signals, Locked::Wait).await?;
-        done.queues.extend(sent.queues().map(str::to_owned));
-        for (signal, delivery) in signals.iter().zip(sent.deliveries) {
-            if matches!(delivery, Some(Err(_))) {
-                done.dropped_signals.push((signal.target.to_string(), signal.name.clone()));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Wakes the rows that this batch parked, if their inbox has an awaited signal that their step has
-/// not seen.
-async fn wake_parked(
-    connection: &mut PgConnection,
-    batch: &[&Commit],
-    done: &mut Committed,
-) -> Result<(), sqlx::Error> {
-    let mut parked = Vec::new();
-    let mut seen_before: Vec<i64> = Vec::new();
-    for (outcome, verdict) in batch.iter().zip(&done.verdicts) {
-        if let (Change::Await { seen, .. }, Verdict::Durable { .. }) = (&outcome.change, verdict) {
-            parked.push(outcome.id);
-            seen_before.extend(seen);
-        }
-    }
-    let woken: Vec<String> = sqlx::query_scalar(WAKE_PARKED)
-        .bind(parked)
-        .bind(seen_before)
-        .fetch_all(connection)
-        .await?;
-    done.queues.extend(woken);
-    Ok(())
 }
 
 fn freed_partitions(batch: &[&Commit], done: &Committed) -> Vec<String> {

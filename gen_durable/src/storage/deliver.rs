@@ -189,6 +189,7 @@ pub(crate) async fn claim_woken(
             attempt: row.try_get("attempt")?,
             failures: row.try_get("failures")?,
             timed_out: false,
+            report_to: row.try_get("report_to")?,
             now: time(row.try_get("claimed_at")?),
             inbox: parse_inbox(row.try_get("inbox")?)?,
         })

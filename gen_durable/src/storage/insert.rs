@@ -9,19 +9,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::{
     Locked, begin,
     claim::time,
     micros,
-    row::{Claimed, Eligible, Inbox, Kind, Kinds, NewInstance},
+    row::{Claimed, Eligible, Inbox, Kind, Kinds, NewInstance, Receiver},
 };
 use crate::error::Duplicate;
 
 const INSERT: &str = include_str!("sql/insert.sql");
 const INSERT_ALIKE: &str = include_str!("sql/insert_alike.sql");
 const INSERT_PLAIN: &str = include_str!("sql/insert_plain.sql");
+const INSERT_BORN: &str = include_str!("sql/insert_born.sql");
 const INSERT_CLAIMED: &str = include_str!("sql/insert_claimed.sql");
 const UNIQUE_HOLDERS: &str = include_str!("sql/unique_holders.sql");
 
@@ -44,6 +45,17 @@ pub(crate) struct Birth {
     /// For each row, true if the worker has a slot for it. If such a row has a unique key, it holds
     /// that key while it executes.
     pub(crate) claims: Vec<bool>,
+}
+
+impl Birth {
+    /// Returns the claim of the rows at these places.
+    pub(super) fn of(&self, places: &[usize]) -> Self {
+        Self {
+            worker: self.worker,
+            kinds: Arc::clone(&self.kinds),
+            claims: places.iter().map(|place| self.claims[*place]).collect(),
+        }
+    }
 }
 
 /// The result of an insert.
@@ -76,27 +88,31 @@ pub(crate) async fn insert(
     // would insert them a second time.
     let statements = bytes > STATEMENT_BYTES_MAX
         || rows.len() > 1 && rows.iter().any(|row| row.unique_key.is_some());
-    let birth = birth.filter(|_| bytes <= STATEMENT_BYTES_MAX);
     if locked == Locked::Wait || !statements {
-        return insert_all(connection, rows, locked, birth).await;
+        return insert_all(connection, &rows.iter().collect::<Vec<_>>(), locked, birth).await;
     }
+    let rows: Vec<&NewInstance> = rows.iter().collect();
     let mut transaction = begin(connection).await?;
-    let inserted = insert_all(&mut transaction, rows, locked, birth).await?;
+    let inserted = insert_all(&mut transaction, &rows, locked, birth).await?;
     transaction.commit().await?;
     Ok(inserted)
 }
 
 /// Inserts rows, in one statement unless unique keys collide or the states are too large for one.
-async fn insert_all(
+pub(super) async fn insert_all(
     connection: &mut PgConnection,
-    rows: &[NewInstance],
+    rows: &[&NewInstance],
     locked: Locked,
     birth: Option<&Birth>,
 ) -> Result<Inserted, sqlx::Error> {
-    let all: Vec<&NewInstance> = rows.iter().collect();
-    let (ids, born) = match birth {
-        Some(birth) => insert_claimed(connection, &all, locked, birth).await?,
-        None => (insert_rows(connection, &all, locked).await?, Born::default()),
+    let bytes: usize = rows.iter().map(|row| row.state.0.len()).sum();
+    let (ids, born) = match birth.filter(|_| bytes <= STATEMENT_BYTES_MAX) {
+        Some(birth) => match alike(rows) {
+            // Boxed, as the future of an insert is part of its caller's.
+            Some(row) => Box::pin(insert_born(connection, rows, row, birth)).await?,
+            None => Box::pin(insert_claimed(connection, rows, locked, birth)).await?,
+        },
+        None => (insert_rows(connection, rows, locked).await?, Born::default()),
     };
     let mut answers: Vec<Option<Result<i64, Duplicate>>> =
         ids.into_iter().map(|id| id.map(Ok)).collect();
@@ -121,7 +137,7 @@ async fn insert_all(
                 None => again.push(index),
             }
         }
-        let retried: Vec<&NewInstance> = again.iter().map(|index| &rows[*index]).collect();
+        let retried: Vec<&NewInstance> = again.iter().map(|index| rows[*index]).collect();
         if !retried.is_empty() {
             for (index, id) in
                 again.into_iter().zip(insert_rows(connection, &retried, locked).await?)
@@ -163,12 +179,57 @@ async fn insert_claimed(
         .bind(places.queues)
         .bind(places.fsms)
         .bind(places.versions)
+        .bind(column(rows, receiver))
         .fetch_one(connection)
         .await?;
     let ids: Vec<Option<i64>> = answer.try_get("ids")?;
     let claimed: Vec<bool> = answer.try_get("claimed")?;
+    let born = born(rows, &ids, claimed, birth, &answer)?;
+    Ok((ids, born))
+}
+
+/// Inserts rows that differ in their states alone, of which `first` is the first, and claims some
+/// of them.
+async fn insert_born(
+    connection: &mut PgConnection,
+    rows: &[&NewInstance],
+    first: &NewInstance,
+    birth: &Birth,
+) -> Result<(Vec<Option<i64>>, Born), sqlx::Error> {
+    // The slots are for the first of the rows.
+    let claims = birth.claims.iter().take_while(|claim| **claim).count();
+    let answer = sqlx::query(INSERT_BORN)
+        .bind(first.fsm)
+        .bind(version(first))
+        .bind(first.step)
+        .bind(column(rows, |row| row.state.0.as_str()))
+        .bind(&first.queue)
+        .bind(first.priority)
+        .bind(receiver(first))
+        .bind(birth.worker)
+        .bind(i64::try_from(claims).unwrap_or(0))
+        .bind(&birth.kinds.fsms)
+        .bind(&birth.kinds.versions)
+        .fetch_one(connection)
+        .await?;
+    let ids: Vec<i64> = answer.try_get("ids")?;
+    let ids: Vec<Option<i64>> = ids.into_iter().map(Some).collect();
+    let claims: i64 = answer.try_get("claims")?;
+    let claimed = (0..ids.len()).map(|place| i64::try_from(place).is_ok_and(|at| at < claims));
+    let born = born(rows, &ids, claimed, birth, &answer)?;
+    Ok((ids, born))
+}
+
+/// Returns the claimed ones of these rows.
+fn born(
+    rows: &[&NewInstance],
+    ids: &[Option<i64>],
+    claimed: impl IntoIterator<Item = bool>,
+    birth: &Birth,
+    answer: &PgRow,
+) -> Result<Born, sqlx::Error> {
     let now = time(answer.try_get("claimed_at")?);
-    let claimed = rows.iter().zip(&ids).zip(claimed).filter(|(_, claimed)| *claimed);
+    let claimed = rows.iter().zip(ids).zip(claimed).filter(|(_, claimed)| *claimed);
     let claimed = claimed.filter_map(|((row, id), _)| {
         Some(Claimed {
             id: (*id)?,
@@ -182,18 +243,19 @@ async fn insert_claimed(
             attempt: 0,
             failures: 0,
             timed_out: false,
+            report_to: receiver(row),
             now,
             inbox: Inbox::default(),
         })
     });
     let claimed = claimed.collect();
     let took: i64 = answer.try_get("looked")?;
-    Ok((ids, Born { claimed, looked: Duration::from_micros(took.unsigned_abs()) }))
+    Ok(Born { claimed, looked: Duration::from_micros(took.unsigned_abs()) })
 }
 
 /// Inserts rows, in statements of a bounded size. Returns an id for each row, or none if the row's
 /// unique key is taken.
-pub(super) async fn insert_rows(
+async fn insert_rows(
     connection: &mut PgConnection,
     rows: &[&NewInstance],
     locked: Locked,
@@ -231,6 +293,7 @@ async fn insert_portion(
             .bind(states)
             .bind(&row.queue)
             .bind(row.priority)
+            .bind(receiver(row))
     } else {
         let query = if plain { sqlx::query(INSERT_PLAIN) } else { sqlx::query(INSERT) };
         let query = query
@@ -245,12 +308,13 @@ async fn insert_portion(
             .bind(column(rows, |row| row.partition_key.as_deref()))
             .bind(blocked(rows));
         if plain {
-            query
+            query.bind(column(rows, receiver))
         } else {
             query
                 .bind(column(rows, |row| row.unique_key.as_deref()))
                 .bind(column(rows, scope))
                 .bind(locked.timeout())
+                .bind(column(rows, receiver))
         }
     };
     let answer = query.fetch_one(connection).await?;
@@ -267,6 +331,14 @@ pub(super) fn version(row: &NewInstance) -> i32 {
     i32::try_from(row.fsm_version).unwrap_or(i32::MAX)
 }
 
+/// Returns the instance to which the row reports its end, which is known by its id by now.
+pub(super) fn receiver(row: &NewInstance) -> Option<i64> {
+    match row.report_to {
+        Some(Receiver::Instance(id)) => Some(id),
+        _ => None,
+    }
+}
+
 /// Returns the statuses in which the row holds its unique key, if it has one.
 pub(super) fn scope(row: &NewInstance) -> Option<String> {
     let statuses = row.unique_scope.iter().map(|status| status.as_str());
@@ -277,7 +349,7 @@ pub(super) fn scope(row: &NewInstance) -> Option<String> {
 /// alone.
 fn alike<'a>(rows: &[&'a NewInstance]) -> Option<&'a NewInstance> {
     let place = |row: &'a NewInstance| {
-        (row.fsm, row.fsm_version, row.step, row.queue.as_str(), row.priority)
+        (row.fsm, row.fsm_version, row.step, row.queue.as_str(), row.priority, receiver(row))
     };
     let (first, others) = rows.split_first()?;
     let keyless = |row: &NewInstance| row.partition_key.is_none() && row.unique_key.is_none();

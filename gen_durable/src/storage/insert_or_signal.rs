@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row};
 
 use super::{
     Locked,
-    insert::{TRIES_MAX, delay, scheduled_at, scope, version},
+    insert::{TRIES_MAX, delay, receiver, scheduled_at, scope, version},
     row::{NewInstance, NewSignal},
 };
 use crate::status::{Status, UnknownStatus};
@@ -59,6 +59,7 @@ pub(crate) async fn insert_or_signal(
             .bind(signal.payload.0.as_str())
             .bind(signal.dedup_key.as_deref())
             .bind(locked.timeout())
+            .bind(receiver(row))
             .fetch_optional(&mut *connection)
             .await?;
         if let Some(answer) = answer {

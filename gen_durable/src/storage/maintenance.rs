@@ -9,8 +9,9 @@ use std::{collections::BTreeMap, time::Duration};
 use sqlx::{PgConnection, Row};
 
 use super::{
-    begin, micros,
+    Locked, begin, micros,
     row::{Kind, Kinds},
+    send::{Settled, settle_of},
     unblock::free_partitions,
 };
 
@@ -56,6 +57,8 @@ pub(crate) struct Reaped {
     pub(crate) failed: usize,
     /// Queues in which rows became runnable.
     pub(crate) queues: Vec<String>,
+    /// The reports of the rows that failed.
+    pub(crate) settled: Settled,
 }
 
 /// Returns the instances of these ids that exist.
@@ -129,7 +132,7 @@ pub(crate) async fn retain(
 }
 
 /// Takes a batch of rows from lost workers. A row goes back to the queue, or fails if it has lost
-/// `crashes_max` workers in a row.
+/// `crashes_max` workers in a row. A failure is reported too, if its receiver is not locked.
 pub(crate) async fn reap(
     connection: &mut PgConnection,
     batch_max: i64,
@@ -139,10 +142,13 @@ pub(crate) async fn reap(
     let rows =
         sqlx::query(REAP).bind(batch_max).bind(crashes_max).fetch_all(&mut *transaction).await?;
     let mut reaped = Reaped::default();
-    let mut keys = Vec::new();
+    let (mut keys, mut owed) = (Vec::new(), Vec::new());
     for row in &rows {
         if row.try_get::<&str, _>(3)? == "failed" {
             reaped.failed += 1;
+            if row.try_get(4)? {
+                owed.push(row.try_get(0)?);
+            }
         } else {
             reaped.returned += 1;
             reaped.queues.push(row.try_get(1)?);
@@ -152,6 +158,10 @@ pub(crate) async fn reap(
     // If another transaction has the row that goes next locked, the service `partitions` finds the
     // key later. The same holds in `rescue_stranded`, which that service runs.
     reaped.queues.extend(free_partitions(&mut transaction, &keys).await?.queues);
+    if !owed.is_empty() {
+        // A receiver that another transaction has locked hears later, from the service `reports`.
+        reaped.settled = settle_of(&mut transaction, &owed, Locked::Skip).await?;
+    }
     if rows.is_empty() {
         sqlx::query(REMOVE_LOST_WORKERS).execute(&mut *transaction).await?;
     }

@@ -12,7 +12,9 @@ mod insert;
 mod insert_or_signal;
 mod locked;
 mod maintenance;
+mod parks;
 mod row;
+mod send;
 mod step_transaction;
 mod unblock;
 mod workers;
@@ -31,8 +33,9 @@ pub(crate) use self::{
     },
     row::{
         Addressee, Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, Inbox, InboxRow,
-        Kind, Kinds, LostClaim, Missing, NewInstance, NewSignal, Portion, Upgraded,
+        Kind, Kinds, LostClaim, Missing, NewInstance, NewSignal, Portion, Receiver, Upgraded,
     },
+    send::{NoReceiver, Settled, TAKEN, find_receivers, settle_owed, settle_page},
     step_transaction::{
         Applied, backend, begin_step, commit_step, end_backend, fate_of_step, limit_step,
         new_signals, reset_step, session_settings, step_session,

@@ -25,6 +25,22 @@ pub(crate) struct NewInstance {
     pub(crate) unique_scope: Vec<crate::status::Status>,
     /// The row is not announced.
     pub(crate) silent: bool,
+    pub(crate) report_to: Option<Receiver>,
+    /// The outcome that carries the row is refused if its unique key is taken.
+    pub(crate) refuses_taken: bool,
+}
+
+/// The instance that a new one reports its end to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Receiver {
+    Instance(i64),
+    /// The instance of a machine that holds a unique key when the insert is executed.
+    Key {
+        fsm: &'static str,
+        key: String,
+    },
+    /// The instance whose outcome carries the insert.
+    Sender,
 }
 
 impl NewInstance {
@@ -206,6 +222,8 @@ pub(crate) struct Claimed {
     pub(crate) attempt: i32,
     pub(crate) failures: i32,
     pub(crate) timed_out: bool,
+    /// The instance to which this one reports its end.
+    pub(crate) report_to: Option<i64>,
     /// The database's time at the claim.
     pub(crate) now: SystemTime,
     pub(crate) inbox: Inbox,
@@ -296,6 +314,8 @@ pub(crate) struct Commit {
     pub(crate) inserts: Vec<NewInstance>,
     pub(crate) signals: Vec<NewSignal>,
     pub(crate) partition_key: Option<String>,
+    /// The instance to which this one reports its end.
+    pub(crate) report_to: Option<i64>,
     /// The machine declares signals, so its instances have an inbox to load and to empty.
     pub(crate) listens: bool,
 }
@@ -322,6 +342,9 @@ pub(crate) enum Change {
         names: Vec<&'static str>,
         /// The signals of these names that the step has seen.
         seen: Vec<i64>,
+        /// The number of signals, seen or not, with which the row wakes. None wakes it with the
+        /// first that the step has not seen.
+        count: Option<i64>,
         timeout: Option<Duration>,
     },
     Done {
@@ -356,19 +379,41 @@ impl Commit {
         self.awaits_loaded.is_some() && self.consumed.is_empty()
     }
 
+    /// Returns the name of the signals that the outcome awaits several of, and their number.
+    pub(crate) fn awaits_count(&self) -> Option<(&'static str, i64)> {
+        match &self.change {
+            Change::Await { names, count: Some(count), .. } => Some((names.first()?, *count)),
+            _ => None,
+        }
+    }
+
     /// True if the outcome touches other rows than its own, and may have to wait for their locks.
     pub(crate) fn sends(&self) -> bool {
-        !self.inserts.is_empty() || !self.signals.is_empty()
+        !self.inserts.is_empty() || !self.signals.is_empty() || self.reports_to().is_some()
+    }
+
+    /// Returns the instance to which the outcome reports its end, if it ends the instance.
+    pub(crate) fn reports_to(&self) -> Option<i64> {
+        let ends = matches!(self.change, Change::Done { .. } | Change::Failed);
+        self.report_to.filter(|_| ends)
     }
 
     /// True if the outcome may send a signal to its own instance. The inbox that a commit brings
     /// back for the next step is read before the signals are sent. Such a step therefore goes
-    /// through the queue. Any unique key may be the instance's own.
+    /// through the queue. Any unique key may be the instance's own, and any child with a unique key
+    /// may be reported as taken.
     pub(crate) fn signals_itself(&self) -> bool {
-        self.signals.iter().any(|signal| match &signal.target {
+        let signalled = self.signals.iter().any(|signal| match &signal.target {
             Addressee::Id(id) => *id == self.id,
             Addressee::Key(_) => true,
-        })
+        });
+        let mut inserts = self.inserts.iter().filter(|insert| insert.unique_key.is_some());
+        signalled
+            || inserts.any(|insert| match &insert.report_to {
+                Some(Receiver::Instance(id)) => *id == self.id,
+                Some(Receiver::Key { .. }) => true,
+                Some(Receiver::Sender) | None => false,
+            })
     }
 
     /// True if the worker keeps its claim.

@@ -10,10 +10,12 @@ use super::{
     Locked, begin,
     commit::{
         Columns, Committed, Targets, Verdict, empties_inbox, empty_inboxes, frees_partition,
-        inspect, lock_instances, send, targets_of,
+        inspect, lock_instances, targets_of,
     },
     inbox::parse_inbox,
+    parks::{self, Parked},
     row::{Change, Commit, Inbox},
+    send::{report_ends, send},
     unblock::free_partitions,
 };
 use crate::{
@@ -156,10 +158,13 @@ pub(crate) async fn commit_step(
     mut look: Option<&mut PgConnection>,
 ) -> Result<Applied, sqlx::Error> {
     if outcome.sends() {
-        let targets = targets_of(transaction, &[outcome]).await?;
+        // Above `read committed` a lock of a receiver that has changed since the snapshot would
+        // fail, and so would this outcome. The end is reported after the commit.
+        let targets = targets_of(transaction, &[outcome], look.is_none()).await?;
         lock_instances(transaction, &[outcome], &targets, Locked::Wait).await?;
     }
-    let applied = apply(transaction, outcome, isolation).await;
+    let owes = look.is_some() && outcome.reports_to().is_some();
+    let applied = apply(transaction, outcome, isolation, owes).await;
     if !matches!(applied, Ok(true)) {
         // Outside of its transaction the session is read-only. In a transaction that has failed,
         // the question fails as well.
@@ -179,6 +184,19 @@ pub(crate) async fn commit_step(
         // of others, and another connection does not see those that the step has sent itself.
         Change::Next { .. } if outcome.listens && look.is_none() => {
             inbox = new_signals(transaction, outcome).await?;
+        }
+        Change::Await { names, count: Some(wanted), .. } => {
+            let name = names.first().copied().unwrap_or_default();
+            let mut count = *wanted;
+            if let Some(look) = look.as_deref_mut() {
+                // Those that only the younger snapshot shows count as well.
+                let known = known_signals(transaction, outcome, Some(name)).await?;
+                let there = signal_ids(look, outcome.id, Some(name)).await?;
+                let new = there.iter().filter(|id| !known.contains(id)).count();
+                count -= i64::try_from(new).unwrap_or(i64::MAX);
+            }
+            let parked = [Parked { id: outcome.id, name, count }];
+            done.queues.extend(parks::count(transaction, &parked).await?);
         }
         Change::Await { names, seen, .. } => {
             let mut there = is_awaited_there(transaction, outcome.id, names, seen).await?;
@@ -200,17 +218,18 @@ pub(crate) async fn commit_step(
     done.verdicts = vec![Verdict::Durable { inbox }];
     if empties_inbox(outcome) {
         if let Some(look) = look.as_deref_mut() {
-            let seen = signal_ids(transaction, outcome.id).await?;
-            // The signals that this transaction has consumed are gone here, and still there.
-            let seen: HashSet<i64> = seen.into_iter().chain(outcome.consumed.clone()).collect();
-            if signal_ids(look, outcome.id).await?.iter().any(|id| !seen.contains(id)) {
+            let known = known_signals(transaction, outcome, None).await?;
+            if signal_ids(look, outcome.id, None).await?.iter().any(|id| !known.contains(id)) {
                 return Ok(Applied::Stale);
             }
         }
         empty_inboxes(transaction, &[outcome], &done).await?;
     }
     if outcome.sends() {
-        send(transaction, &[outcome], &mut done).await?;
+        send(transaction, &[outcome], &[outcome], None, &mut done).await?;
+        if look.is_none() {
+            report_ends(transaction, &[outcome], &mut done).await?;
+        }
     }
     if let Some(key) = outcome.partition_key.as_ref().filter(|_| frees_partition(outcome)) {
         let keys = std::slice::from_ref(key);
@@ -232,6 +251,7 @@ async fn apply(
     transaction: &mut PgConnection,
     outcome: &Commit,
     isolation: Isolation,
+    owes: bool,
 ) -> Result<bool, sqlx::Error> {
     let columns = Columns::of(&[outcome]);
     sqlx::query_scalar(COMMIT_STEP)
@@ -251,6 +271,7 @@ async fn apply(
         .bind(columns.failures[0])
         .bind(&columns.consumed)
         .bind(isolation.name())
+        .bind(owes)
         .fetch_one(transaction)
         .await
 }
@@ -278,8 +299,23 @@ async fn is_awaited_there(
     sqlx::query_scalar(IS_AWAITED_THERE).bind(id).bind(names).bind(seen).fetch_one(connection).await
 }
 
-async fn signal_ids(connection: &mut PgConnection, id: i64) -> Result<Vec<i64>, sqlx::Error> {
-    sqlx::query_scalar(SIGNAL_IDS).bind(id).fetch_one(connection).await
+/// Returns the signals that the step's transaction sees, and those that it has consumed, which
+/// another connection still sees.
+async fn known_signals(
+    transaction: &mut PgConnection,
+    outcome: &Commit,
+    name: Option<&str>,
+) -> Result<HashSet<i64>, sqlx::Error> {
+    let there = signal_ids(transaction, outcome.id, name).await?;
+    Ok(there.into_iter().chain(outcome.consumed.iter().copied()).collect())
+}
+
+async fn signal_ids(
+    connection: &mut PgConnection,
+    id: i64,
+    name: Option<&str>,
+) -> Result<Vec<i64>, sqlx::Error> {
+    sqlx::query_scalar(SIGNAL_IDS).bind(id).bind(name).fetch_one(connection).await
 }
 
 /// Finds out what became of an outcome whose COMMIT got no answer. It waits for the row's lock,

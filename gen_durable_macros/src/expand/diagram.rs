@@ -77,6 +77,7 @@ fn words(edge: &Edge) -> String {
         Edge::Done => "done".to_owned(),
         Edge::Stop => "stop".to_owned(),
         Edge::Insert { machine } => format!("insert {}", known(machine)),
+        Edge::Spawn { machine } => format!("spawn {}", known(machine)),
         Edge::Signal { machine, signal } => format!("signal {} {}", known(machine), known(signal)),
     }
 }
@@ -143,6 +144,9 @@ fn arrows(step: &StepFn, aliases: &mut BTreeSet<String>) -> Vec<String> {
             Edge::Stop => format!("{from} --> [*]: stop"),
             Edge::Insert { machine } => {
                 format!("{from} --> {}: insert", other(machine.as_deref(), aliases))
+            }
+            Edge::Spawn { machine } => {
+                format!("{from} --> {}: spawn", other(machine.as_deref(), aliases))
             }
             Edge::Signal { machine, signal: Some(signal) } => {
                 format!("{from} --> {}: signal {signal}", other(machine.as_deref(), aliases))

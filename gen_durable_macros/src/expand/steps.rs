@@ -14,7 +14,7 @@ use super::{
     private_at, retry_policy, text,
 };
 use crate::{
-    ast::{MachineEnum, Variant, ends, signal_helper},
+    ast::{MachineEnum, Variant, ended, ends, signal_helper},
     attr::is_step,
     names::{compact, function_name, snake_case},
 };
@@ -259,7 +259,7 @@ fn signals(machine: &MachineEnum) -> TokenStream {
     });
     let helpers = signals
         .iter()
-        .filter(|(_, helper)| free(machine, &helper.to_string()))
+        .filter(|(signal, helper)| ended(signal).is_none() && free(machine, &helper.to_string()))
         .map(|(signal, helper)| signal_fn(machine, helper, signal));
     let accepts = signals.iter().map(|(signal, _)| {
         let private = private_at(&alias(), signal.span());
@@ -324,7 +324,20 @@ fn checks(machine: &MachineEnum, correct: bool) -> TokenStream {
         }
     });
     let signals: Vec<_> = signals.collect();
-    let declared = (!signals.is_empty()).then(
+    let others = distinct_signals(machine).into_iter().enumerate();
+    let others = others.filter(|(_, (signal, _))| ended(signal).is_none());
+    let others = others.map(|(index, (signal, _))| {
+        let message = format!(
+            "the signal `{0}` has a name that is reserved for the reports of ended instances: declare a report as `Ended<Parcel>`, by this name, and name other signals otherwise",
+            compact(signal)
+        );
+        let private = private_at(&alias(), signal.span());
+        quote_spanned! {signal.span()=>
+            const _: () = #private::is_no_report(SIGNALS, #index, #message);
+        }
+    });
+    let reports: Vec<_> = others.collect();
+    let declared = (!signals.is_empty() || !reports.is_empty()).then(
         || quote!(const SIGNALS: &[&#private::str] = <#ident as #private::Machine>::SIGNALS;),
     );
     let upgrade = upgrade_checks(machine);
@@ -333,6 +346,7 @@ fn checks(machine: &MachineEnum, correct: bool) -> TokenStream {
         const _: () = {
             #declared
             #(#signals)*
+            #(#reports)*
             #upgrade
             #steps
         };

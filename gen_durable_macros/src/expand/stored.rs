@@ -17,7 +17,7 @@ use super::{
     text,
 };
 use crate::{
-    attr::DeriveOptions,
+    attr::{DeriveOptions, Text},
     check::{check_signal, check_state},
     errors::Errors,
     names::snake_case,
@@ -33,6 +33,14 @@ pub(crate) fn expand_state(input: &DeriveInput, errors: &mut Errors) -> TokenStr
 pub(crate) fn expand_signal(input: &DeriveInput, errors: &mut Errors) -> TokenStream {
     let options = DeriveOptions::read(&input.attrs, true, errors);
     check_signal(input, errors);
+    if let Some(Text::Literal(name)) = &options.name
+        && name.value().starts_with("ended(")
+    {
+        errors.at(
+            name,
+            "a name that begins with `ended(` is reserved for the reports of ended instances; choose another one",
+        );
+    }
     let name = match &options.name {
         Some(name) => text("name", name),
         None => snake_case(&input.ident.unraw().to_string()).into_token_stream(),

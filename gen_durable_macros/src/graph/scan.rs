@@ -15,7 +15,7 @@ use syn::{
 };
 
 use super::{Edge, Flow};
-use crate::names::snake_case;
+use crate::{ast::ended, names::snake_case};
 
 /// Methods of a context that make no outcome.
 const READERS: &[&str] = &[
@@ -37,7 +37,7 @@ const READERS: &[&str] = &[
 ];
 
 /// Methods of an outcome that make it carry an insert or a signal.
-const CARRIERS: &[&str] = &["insert", "insert_many", "signal"];
+const CARRIERS: &[&str] = &["insert", "insert_many", "signal", "spawn"];
 
 /// The reading of one body.
 pub(super) struct Scan<'a> {
@@ -76,7 +76,7 @@ impl<'a> Scan<'a> {
                     // If its arguments name a machine, this is a method of an outcome in a
                     // variable. Otherwise it counts as a method of a collection.
                     if let Some(edge) = self.sent(&arguments.stream()) {
-                        self.flow.push(edge);
+                        self.flow.push(edge.carried_by(ident));
                     }
                 }
                 _ => {}
@@ -123,10 +123,9 @@ impl<'a> Scan<'a> {
             "next_in" => self.next(arguments, true),
             "replay" => self.flow.push(Edge::Replay),
             "snooze" => self.flow.push(Edge::Snooze),
-            "await_signal" | "await_any" => self.awaits(types, false),
-            "await_signal_for" | "await_signal_until" | "await_any_for" | "await_any_until" => {
-                self.awaits(types, true);
-            }
+            "await_signal" | "await_any" | "await_count" => self.awaits(types, false),
+            "await_signal_for" | "await_signal_until" | "await_any_for" | "await_any_until"
+            | "await_count_for" => self.awaits(types, true),
             "done" => self.flow.push(Edge::Done),
             "stop" => self.flow.push(Edge::Stop),
             // An unknown method, such as one of the user's, may do anything.
@@ -179,26 +178,26 @@ impl<'a> Scan<'a> {
         let types = types.iter().cloned().collect();
         let types = Punctuated::<Type, Token![,]>::parse_terminated.parse2(types);
         let names: Option<Vec<String>> = match types.ok().as_ref().and_then(Punctuated::first) {
-            Some(Type::Tuple(types)) => types.elems.iter().map(type_name).collect(),
-            Some(ty) => type_name(ty).map(|name| vec![name]),
+            Some(Type::Tuple(types)) => types.elems.iter().map(signal_name).collect(),
+            Some(ty) => signal_name(ty).map(|name| vec![name]),
             None => None,
         };
         match names {
-            Some(names) => names.into_iter().for_each(|name| {
-                self.flow.push(Edge::Await { signal: snake_case(&name), timeout });
+            Some(names) => names.into_iter().for_each(|signal| {
+                self.flow.push(Edge::Await { signal, timeout });
             }),
             None => self.flow.opaque = true,
         }
     }
 
-    /// Reads the inserts and signals that an outcome carries: `.insert(…)`, `.insert_many(…)` and
-    /// `.signal(…)` behind it.
+    /// Reads the inserts and signals that an outcome carries: `.insert(…)`, `.insert_many(…)`,
+    /// `.spawn(…)` and `.signal(…)` behind it.
     fn carried(&mut self, mut rest: &[TokenTree]) {
         while let [dot, TokenTree::Ident(method), after @ ..] = rest {
             let Some((_, arguments, behind)) = call(after).filter(|_| is_punct(dot, '.')) else {
                 return;
             };
-            let edge = if method == "insert" || method == "insert_many" {
+            let edge = if method == "insert" || method == "insert_many" || method == "spawn" {
                 Edge::Insert { machine: None }
             } else if method == "signal" {
                 Edge::Signal { machine: None, signal: None }
@@ -206,7 +205,7 @@ impl<'a> Scan<'a> {
                 return;
             };
             let edge = self.sent(&arguments.stream()).unwrap_or(edge);
-            self.flow.push(edge);
+            self.flow.push(edge.carried_by(method));
             rest = behind;
         }
     }
@@ -357,11 +356,15 @@ fn variant(path: &syn::ExprPath) -> Option<&Ident> {
     (name.starts_with(char::is_uppercase) && !is_constant).then_some(ident)
 }
 
-fn type_name(ty: &Type) -> Option<String> {
+/// The name of a signal's type: `paid` of `Paid`, and `ended(parcel)` of `Ended<Parcel>`.
+fn signal_name(ty: &Type) -> Option<String> {
     match ty {
-        Type::Path(path) => Some(path.path.segments.last()?.ident.unraw().to_string()),
-        Type::Group(inner) => type_name(&inner.elem),
-        Type::Paren(inner) => type_name(&inner.elem),
+        Type::Path(path) => match ended(&path.path) {
+            Some(machine) => Some(format!("ended({})", signal_name(machine)?)),
+            None => Some(snake_case(&path.path.segments.last()?.ident.unraw().to_string())),
+        },
+        Type::Group(inner) => signal_name(&inner.elem),
+        Type::Paren(inner) => signal_name(&inner.elem),
         _ => None,
     }
 }

@@ -46,6 +46,7 @@ fn words(machine: &MachineImpl) -> String {
             Edge::Done => "done".to_owned(),
             Edge::Stop => "stop".to_owned(),
             Edge::Insert { machine } => format!("insert {}", name(machine)),
+            Edge::Spawn { machine } => format!("spawn {}", name(machine)),
             Edge::Signal { machine, signal } => {
                 format!("signal {} {}", name(machine), name(signal))
             }
@@ -92,6 +93,12 @@ fn outcomes_wherever_they_stand() {
         ),
         (quote!(Ok(cx.await_any_for::<(Paid, Gone)>(wait))), "await paid for, await gone for"),
         (quote!(Ok(cx.await_signal_until::<Paid>(end))), "await paid for"),
+        (quote!(Ok(cx.await_count::<Paid>(3))), "await paid"),
+        (quote!(Ok(cx.await_count_for::<Ended<a::Line>>(3, end))), "await ended(line) for"),
+        (
+            quote!(Ok(cx.await_any::<(gen_durable::Ended<Line>, Ended)>())),
+            "await ended(line), await ended",
+        ),
         (quote!(Ok(cx.await_any_until::<(Paid, Gone)>(end))), "await paid for, await gone for"),
         (
             quote!(Ok(items
@@ -173,6 +180,19 @@ fn what_an_outcome_carries() {
     for (body, expected) in [
         (quote!(Ok(cx.done(()).insert(Line::insert(1)))), "done, insert Line"),
         (quote!(Ok(cx.done(()).insert_many((1..9).map(lines::Line::insert)))), "done, insert Line"),
+        (quote!(Ok(cx.next(M::Ship).spawn((1..9).map(Line::insert)))), "ship, spawn Line"),
+        (
+            quote!(let lines = Line::insert_many(n); Ok(cx.next(M::Ship).spawn(lines))),
+            "ship, spawn Line",
+        ),
+        (
+            quote!(Ok(cx.next(M::Ship).spawn(children()).insert(Page::insert(1)))),
+            "ship, spawn ?, insert Page",
+        ),
+        (
+            quote!(let outcome = cx.next(M::Ship); Ok(outcome.spawn([Self::insert(1)]))),
+            "ship, spawn M",
+        ),
         (quote!(Ok(cx.done(()).insert(Self::insert(1).step(Self::Ship)))), "done, insert M"),
         (
             quote! {

@@ -36,6 +36,8 @@ pub(crate) struct Late {
 const OUTCOMES: &[&str] = &[
     "await_any_for",
     "await_any_until",
+    "await_count",
+    "await_count_for",
     "await_signal_for",
     "await_signal_until",
     "done",

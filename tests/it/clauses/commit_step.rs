@@ -31,6 +31,7 @@ async fn commit_step(connection: &mut PgConnection, outcome: &Outcome<'_>) -> bo
         .bind(outcome.failures)
         .bind(outcome.consumed)
         .bind("read committed")
+        .bind(false)
         .fetch_one(connection)
         .await
         .unwrap()
@@ -205,11 +206,16 @@ async fn p70_the_looks_after_the_lock_see_what_they_should() {
         assert_eq!(is_there, expected, "{names:?} {seen:?}");
     }
     let ids = include_str!("../../../gen_durable/src/storage/sql/signal_ids.sql");
-    for (id, expected) in [(1_i64, vec![5_i64, 7]), (2, vec![6, 9]), (3, vec![])] {
-        let mut ids: Vec<i64> =
-            sqlx::query_scalar(ids).bind(id).fetch_one(&mut session).await.unwrap();
+    for (id, name, expected) in [
+        (1_i64, None, vec![5_i64, 7]),
+        (1, Some("x"), vec![]),
+        (2, None, vec![6, 9]),
+        (3, None, vec![]),
+    ] {
+        let query = sqlx::query_scalar(ids).bind(id).bind(name);
+        let mut ids: Vec<i64> = query.fetch_one(&mut session).await.unwrap();
         ids.sort_unstable();
-        assert_eq!(ids, expected, "{id}");
+        assert_eq!(ids, expected, "{id} {name:?}");
     }
     let wake = include_str!("../../../gen_durable/src/storage/sql/wake_step.sql");
     for id in [1_i64, 2, 4] {

@@ -52,7 +52,8 @@ async fn insert(
             .bind(vec![true; each])
             .bind(keys)
             .bind(scopes)
-            .bind(lock_timeout),
+            .bind(lock_timeout)
+            .bind((0..each).map(receiver).collect::<Vec<_>>()),
         By::InsertClaimed => query
             .bind(keys)
             .bind(scopes)
@@ -61,10 +62,16 @@ async fn insert(
             .bind(7_i64)
             .bind(["q", "q"])
             .bind(["m", "n"])
-            .bind([1, 1]),
+            .bind([1, 1])
+            .bind((0..each).map(receiver).collect::<Vec<_>>()),
     };
     let ids: Option<Vec<Option<i64>>> = query.fetch_one(connection).await?.get("ids");
     Ok(ids.unwrap_or_default())
+}
+
+/// Returns the receiver of the entry at this place. The second has none.
+fn receiver(place: usize) -> Option<i64> {
+    (place != 1).then(|| 70 + i64::try_from(place).unwrap())
 }
 
 const LIVE: Option<&str> = Some("runnable,executing");
@@ -154,11 +161,12 @@ async fn p70_an_insert_stores_what_it_is_given_and_waits_as_long_as_it_is_told()
         pool,
         "json_build_array(i.fsm, i.fsm_version, i.step, i.state, i.queue, i.priority, i.partition_key,
                           i.blocked_by, i.unique_key, i.unique_scope, i.eligible_at - i.inserted_at = interval '60 s',
-                          i.eligible_at = timestamptz '2020-01-01 00:00:00+00')",
+                          i.eligible_at = timestamptz '2020-01-01 00:00:00+00', i.report_to)",
     );
     let scope = json!(["runnable", "executing"]);
-    let row = |fsm, place, key: Value, scope: Value, in_a_minute: bool| {
-        json!([fsm, 1, "s", place, "q", 3, "p", 1, key, scope, in_a_minute, !in_a_minute])
+    let row = |fsm, place: usize, key: Value, scope: Value, in_a_minute: bool| {
+        let receiver = receiver(place);
+        json!([fsm, 1, "s", place, "q", 3, "p", 1, key, scope, in_a_minute, !in_a_minute, receiver])
     };
     let expected = json!([
         row("m", 0, "a".into(), scope.clone(), true),
@@ -203,6 +211,7 @@ async fn p70_inserts_without_unique_keys_store_the_rows_in_their_order() {
             .bind([scheduled_at, None])
             .bind([Some("p"), None])
             .bind([true, false])
+            .bind([Some(71_i64), None])
             .fetch_one(pool)
             .await
             .unwrap()
@@ -217,6 +226,7 @@ async fn p70_inserts_without_unique_keys_store_the_rows_in_their_order() {
             .bind((0..3).map(|place| place.to_string()).collect::<Vec<_>>())
             .bind("q")
             .bind(5_i16)
+            .bind(72_i64)
             .fetch_one(pool)
             .await
             .unwrap();
@@ -224,17 +234,17 @@ async fn p70_inserts_without_unique_keys_store_the_rows_in_their_order() {
     let seen = each(
         pool,
         "json_build_array(i.fsm, i.fsm_version, i.step, i.state, i.queue, i.priority, i.partition_key,
-                          i.blocked_by, i.eligible_at - i.inserted_at, i.eligible_at = timestamptz '2020-01-01 00:00:00+00')",
+                          i.blocked_by, i.eligible_at - i.inserted_at, i.eligible_at = timestamptz '2020-01-01 00:00:00+00', i.report_to)",
     );
     let past = "select to_json(timestamptz '2020-01-01 00:00:00+00' - min(inserted_at))
                 from gen_durable.instances where id = 3";
     let past = super::see(pool, past).await;
-    let other = json!(["n", 2, "t", 1, "r", 4, null, 0, "00:00:00", false]);
-    let alike = |place| json!(["m", 2, "t", place, "q", 5, null, 0, "00:00:00", false]);
+    let other = json!(["n", 2, "t", 1, "r", 4, null, 0, "00:00:00", false, null]);
+    let alike = |place| json!(["m", 2, "t", place, "q", 5, null, 0, "00:00:00", false, 72]);
     let expected = json!([
-        ["m", 1, "s", 0, "q", 3, "p", 1, "00:01:00", false],
+        ["m", 1, "s", 0, "q", 3, "p", 1, "00:01:00", false, 71],
         other,
-        ["m", 1, "s", 0, "q", 3, "p", 1, past, true],
+        ["m", 1, "s", 0, "q", 3, "p", 1, past, true, 71],
         other,
         alike(0),
         alike(1),
@@ -264,6 +274,7 @@ async fn born(connection: &mut PgConnection, worker: i64, queues: &[&str]) -> Ve
         .bind(places().map(|(queue, _)| queue).collect::<Vec<_>>())
         .bind(places().map(|(_, fsm)| fsm).collect::<Vec<_>>())
         .bind(vec![1; 2 * each])
+        .bind(vec![None::<i64>; each])
         .fetch_one(connection)
         .await
         .unwrap();
@@ -315,13 +326,87 @@ async fn p71_a_birth_is_claimed_if_no_row_that_the_worker_could_claim_waits() {
     let ids = insert(&mut connection, By::InsertClaimed, &entry, None, None).await.unwrap();
     assert_eq!(ids.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
     assert!(ids[0] < ids[2]);
-    let scopes = "select json_agg(json_build_array(unique_key, unique_scope, status) order by id)
+    let scopes =
+        "select json_agg(json_build_array(unique_key, unique_scope, status, report_to) order by id)
                   from gen_durable.instances where unique_key is not null";
     let scope = json!(["runnable", "executing"]);
-    let expected = json!([["a", scope, "runnable"], ["b", scope, "runnable"]]);
+    let expected = json!([["a", scope, "runnable", 70], ["b", scope, "runnable", 72]]);
     assert_eq!(super::see(pool, scopes).await, expected, "the process had no slot for them");
     // No worker, or one whose lease has run out, claims anything.
     assert_eq!(born(&mut connection, 8, &["idle"]).await, [false]);
     run(&mut connection, "update gen_durable.workers set lease_expires_at = now()").await;
     assert_eq!(born(&mut connection, 7, &["nobody"]).await, [false]);
+}
+
+/// Inserts three instances of the machine `m` into a queue, and asks for the claim of two. Returns
+/// how many were claimed.
+async fn born_alike(connection: &mut PgConnection, worker: i64, queue: &str) -> i64 {
+    let insert = include_str!("../../../gen_durable/src/storage/sql/insert_born.sql");
+    let row = sqlx::query(insert)
+        .bind("m")
+        .bind(1_i32)
+        .bind("s")
+        .bind(["0", "1", "2"])
+        .bind(queue)
+        .bind(3_i16)
+        .bind(71_i64)
+        .bind(worker)
+        .bind(2_i64)
+        .bind(["m", "n"])
+        .bind([1, 1])
+        .fetch_one(connection)
+        .await
+        .unwrap();
+    assert!(row.get::<i64, _>("looked") > 0 && row.get::<i64, _>("claimed_at") > 0);
+    assert!(row.get::<Vec<i64>, _>("ids").is_sorted());
+    row.get("claims")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p71_alike_births_are_claimed_if_no_row_that_the_worker_could_claim_waits() {
+    let db = database().await;
+    let pool = db.pool();
+    worker(pool).await;
+    let all = json!([
+        { "id": 101, "queue": "busy", "priority": 9, "fsm": "n" },
+        { "id": 102, "queue": "other", "fsm_version": 2 },
+        { "id": 103, "queue": "other", "fsm": "x" },
+        { "id": 104, "queue": "other", "eligible_at": FUTURE },
+        { "id": 105, "queue": "other", "priority": -5, "eligible_at": FUTURE },
+        { "id": 106, "queue": "other", "blocked_by": 1, "partition_key": "k" },
+        { "id": 107, "queue": "other", "status": "executing" },
+        { "id": 108, "queue": "other", "status": "awaiting_signal" },
+        { "id": 111, "queue": "idle", "eligible_at": FUTURE },
+        { "id": 109, "queue": "late", "eligible_at": FUTURE },
+        { "id": 112, "queue": "nobody's" },
+        { "id": 110, "queue": "late", "priority": 3 },
+    ]);
+    rows(pool, all).await;
+    let mut connection = session(pool, "").await;
+    for (queue, claims) in [("busy", 0), ("other", 2), ("idle", 2), ("late", 0)] {
+        assert_eq!(born_alike(&mut connection, 7, queue).await, claims, "{queue}");
+    }
+    let seen =
+        "select json_agg(json_build_array(queue, state, status, locked_by, revision, priority,
+                                                 report_to, fsm, fsm_version, step) order by id)
+                from gen_durable.instances i where i.id < 100 and queue in ('busy', 'other')";
+    let row = |queue, place, claimed| {
+        let (status, by) = if claimed { ("executing", Some(7)) } else { ("runnable", None) };
+        json!([queue, place, status, by, i32::from(claimed), 3, 71, "m", 1, "s"])
+    };
+    assert_eq!(
+        super::see(pool, seen).await,
+        json!([
+            row("busy", 0, false),
+            row("busy", 1, false),
+            row("busy", 2, false),
+            row("other", 0, true),
+            row("other", 1, true),
+            row("other", 2, false),
+        ])
+    );
+    // No worker, or one whose lease has run out, claims anything.
+    assert_eq!(born_alike(&mut connection, 8, "none").await, 0);
+    run(&mut connection, "update gen_durable.workers set lease_expires_at = now()").await;
+    assert_eq!(born_alike(&mut connection, 7, "nobody").await, 0);
 }

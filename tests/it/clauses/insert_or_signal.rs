@@ -34,6 +34,7 @@ async fn send(
         .bind("7")
         .bind(dedup_key)
         .bind(lock_timeout)
+        .bind(79_i64)
         .fetch_optional(connection)
         .await?;
     Ok(answer.map(|row| {
@@ -83,12 +84,12 @@ async fn p70_a_new_row_has_what_it_is_given_and_the_signal() {
         "json_build_array(i.fsm, i.fsm_version, i.step, i.state, i.queue, i.priority,
                           i.partition_key, i.blocked_by, i.unique_key, i.unique_scope, i.status,
                           i.eligible_at - i.inserted_at = interval '60 s',
-                          i.eligible_at = timestamptz '2020-01-01 00:00:00+00')",
+                          i.eligible_at = timestamptz '2020-01-01 00:00:00+00', i.report_to)",
     );
     let scope = json!(["runnable", "executing"]);
     let expected = json!([
-        ["m", 1, "s", "new", "q", 3, "p", 0, "k", scope, "runnable", true, false],
-        ["m", 1, "s", "new", "q", 3, "p", 0, "l", scope, "runnable", false, true],
+        ["m", 1, "s", "new", "q", 3, "p", 0, "k", scope, "runnable", true, false, 79],
+        ["m", 1, "s", "new", "q", 3, "p", 0, "l", scope, "runnable", false, true, 79],
     ]);
     assert_eq!(seen.await, expected);
     assert_eq!(see(pool, INBOXES).await, json!([[1, "go", 7, "d"], [2, "go", 7, null]]));

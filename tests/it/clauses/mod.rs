@@ -15,6 +15,7 @@ mod insert;
 mod insert_or_signal;
 mod keys;
 mod maintenance;
+mod reports;
 
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr, types::Json};

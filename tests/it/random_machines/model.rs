@@ -21,6 +21,8 @@ pub(super) struct Expected {
     pub(super) inbox: i64,
     /// The number of instances that its outcomes have inserted.
     pub(super) inserted: i64,
+    /// The notes that its transactions have made.
+    pub(super) notes: i64,
 }
 
 /// A deliberate mistake of the reference. A test checks that the comparison notices it.
@@ -38,7 +40,7 @@ pub(super) fn expect(case: &Case, last: When, flaw: Flaw) -> Expected {
     let numbered = case.signals.iter().enumerate().filter(|(_, (when, _))| *when <= last);
     let mut inbox: Vec<(Colour, usize)> = numbered.map(|(n, (_, colour))| (*colour, n)).collect();
     let acts = &case.acts;
-    let (mut at, mut inserted) = (0, 0);
+    let (mut at, mut inserted, mut notes) = (0, 0, 0);
     let mut end = End { trail: Vec::new(), taken: Vec::new() };
     let fate = loop {
         if end.trail.len() >= STEPS_MAX {
@@ -56,7 +58,7 @@ pub(super) fn expect(case: &Case, last: When, flaw: Flaw) -> Expected {
                 end.taken.push(inbox.remove(place));
                 to
             }
-            Act::Gather(colour, count, to) => {
+            Act::Gather(colour, count, to) | Act::Count(colour, count, to) => {
                 if inbox.iter().filter(|(of, _)| *of == colour).count() < count {
                     break Fate::Waits;
                 }
@@ -66,7 +68,15 @@ pub(super) fn expect(case: &Case, last: When, flaw: Flaw) -> Expected {
                 inserted += 1;
                 to
             }
-            Act::Send(to) => {
+            Act::Family(children, to) => {
+                inserted += i64::try_from(children).expect("a few");
+                to
+            }
+            Act::Note(_, to) => {
+                notes += 1;
+                to
+            }
+            Act::Send(to) | Act::SendByKey(to) => {
                 inbox.push((Colour::Green, end.trail.len()));
                 to
             }
@@ -89,5 +99,5 @@ pub(super) fn expect(case: &Case, last: When, flaw: Flaw) -> Expected {
     let left = i64::try_from(inbox.len()).expect("a few");
     // Only `done` empties an inbox.
     let inbox = if fate == Fate::Done { 0 } else { left };
-    Expected { fate, end, inbox, inserted }
+    Expected { fate, end, inbox, inserted, notes }
 }

@@ -54,16 +54,24 @@ pub enum Act {
     Take(Colour, usize),
     /// Takes nothing, and goes on once this many signals of this colour are in the inbox.
     Gather(Colour, usize, usize),
+    /// The same, and it parks until they are there.
+    Count(Colour, usize, usize),
+    /// Spawns this many children, waits for all of them, and goes on.
+    Family(usize, usize),
     /// Waits until its timeout, whatever signals come.
     TimeOut(usize),
     /// Its outcome carries an insert.
     Insert(usize),
     /// Its outcome carries a green signal to the instance itself.
     Send(usize),
+    /// The same, to the instance that holds its own unique key.
+    SendByKey(usize),
+    /// Makes a note in its transaction. It fails this many times after that, and then goes on.
+    Note(u32, usize),
 }
 
 /// A plan, and how far it has come.
-#[derive(Clone, Debug, DurableState)]
+#[derive(Clone, Debug, Default, DurableState)]
 pub struct Plan {
     pub acts: Vec<Act>,
     #[serde(default)]
@@ -73,6 +81,12 @@ pub struct Plan {
     pub trail: Vec<usize>,
     #[serde(default)]
     pub taken: Vec<(Colour, usize)>,
+    /// The step has spawned its children.
+    #[serde(default)]
+    pub spawned: bool,
+    /// The instance's unique key.
+    #[serde(default)]
+    pub key: String,
 }
 
 /// The result of an instance.
@@ -83,12 +97,13 @@ pub struct End {
 }
 
 /// Its steps for even and odd entries differ, so that it goes from one to the other. A third step
-/// has a timeout.
-#[durable_fsm(state = Plan, output = End, signals(Red, Blue, Green))]
+/// has a timeout, and a fourth a transaction.
+#[durable_fsm(state = Plan, output = End, signals(Red, Blue, Green, Ended<Offspring>))]
 pub enum Interpreter {
     Even,
     Odd,
     Slow,
+    Inside,
 }
 
 #[durable_fsm]
@@ -106,6 +121,14 @@ impl Interpreter {
         interpret(cx).await
     }
 
+    async fn inside(cx: Context<Self>, tx: &mut PgConnection) -> StepResult<Self> {
+        if cx.state.trail.len() < STEPS_MAX {
+            let note = sqlx::query("insert into public.notes values ($1)").bind(cx.id().get());
+            note.execute(tx).await?;
+        }
+        interpret(cx).await
+    }
+
     async fn handle(cx: Context<Self>, error: StepError) -> Outcome<Self> {
         if error.to_string().contains("fatal") {
             return cx.stop("a fatal error");
@@ -114,7 +137,8 @@ impl Interpreter {
     }
 }
 
-/// Inserted by an outcome of an [`Interpreter`].
+/// Inserted by an outcome of an [`Interpreter`]. The state is the interpreter's id. If it is
+/// negative, the instance fails.
 #[durable_fsm(state = i64, output = ())]
 pub enum Offspring {
     Live,
@@ -123,7 +147,7 @@ pub enum Offspring {
 #[durable_fsm]
 impl Offspring {
     async fn live(cx: Context<Self>) -> Outcome<Self> {
-        cx.done(())
+        if cx.state < 0 { cx.stop("it is negative") } else { cx.done(()) }
     }
 }
 
@@ -131,6 +155,7 @@ impl Offspring {
 pub(super) fn step(acts: &[Act], at: usize) -> Interpreter {
     match acts[at] {
         Act::Overrun(..) => Interpreter::Slow,
+        Act::Note(..) => Interpreter::Inside,
         _ if at.is_multiple_of(2) => Interpreter::Even,
         _ => Interpreter::Odd,
     }
@@ -148,14 +173,17 @@ async fn interpret(mut cx: Context<Interpreter>) -> StepResult<Interpreter> {
             Ok(cx.next_in(to, Duration::from_millis(1)))
         }
         Act::Replay(times, _) if failing(times) => Ok(cx.replay(Duration::ZERO)),
-        Act::Err(times, _) if failing(times) => Err(std::io::Error::other("an error").into()),
+        Act::Err(times, _) | Act::Note(times, _) if failing(times) => {
+            Err(std::io::Error::other("an error").into())
+        }
         Act::Panic(times, _) if failing(times) => panic!("a panic"),
         Act::Overrun(times, _) if failing(times) => std::future::pending().await,
         Act::Next(to)
         | Act::Replay(_, to)
         | Act::Err(_, to)
         | Act::Panic(_, to)
-        | Act::Overrun(_, to) => Ok(go(cx, to)),
+        | Act::Overrun(_, to)
+        | Act::Note(_, to) => Ok(go(cx, to)),
         Act::Take(colour, to) => {
             let taken = match colour {
                 Colour::Red => cx.take_signal::<Red>()?.map(|signal| signal.n),
@@ -174,6 +202,20 @@ async fn interpret(mut cx: Context<Interpreter>) -> StepResult<Interpreter> {
             };
             Ok(if found >= count { go(cx, to) } else { park(cx, colour) })
         }
+        Act::Count(colour, count, to) => {
+            let found = match colour {
+                Colour::Red => cx.count_signals::<Red>(),
+                Colour::Blue => cx.count_signals::<Blue>(),
+                Colour::Green => cx.count_signals::<Green>(),
+            };
+            Ok(match colour {
+                _ if found >= count => go(cx, to),
+                Colour::Red => cx.await_count::<Red>(count),
+                Colour::Blue => cx.await_count::<Blue>(count),
+                Colour::Green => cx.await_count::<Green>(count),
+            })
+        }
+        Act::Family(children, to) => family(cx, children, to),
         // A signal that is already in the inbox counts as seen, and does not wake the instance.
         Act::TimeOut(to) if cx.timed_out() => Ok(go(cx, to)),
         Act::TimeOut(_) => Ok(cx.await_signal_for::<Red>(Duration::from_millis(1))),
@@ -185,10 +227,36 @@ async fn interpret(mut cx: Context<Interpreter>) -> StepResult<Interpreter> {
             let green = Interpreter::signal_green(cx.id(), Green { n: cx.state.trail.len() });
             Ok(go(cx, to).signal(green))
         }
+        Act::SendByKey(to) => {
+            let key = Interpreter::by_key(cx.state.key.clone());
+            let green = Interpreter::signal_green(key, Green { n: cx.state.trail.len() });
+            Ok(go(cx, to).signal(green))
+        }
         Act::Fatal => Err(std::io::Error::other("fatal").into()),
         Act::Done => Ok(end(cx)),
         Act::Stop => Ok(cx.stop("the plan says so")),
     }
+}
+
+/// Spawns children, of which every third fails, and joins them.
+fn family(mut cx: Context<Interpreter>, children: usize, to: usize) -> StepResult<Interpreter> {
+    let id = cx.id().get();
+    if !cx.state.spawned && children > 0 {
+        cx.state.spawned = true;
+        let state = |n: usize| if n % 3 == 2 { -id } else { id };
+        let spawned = (0..children).map(|n| Offspring::insert(state(n)));
+        let outcome = cx.await_count::<Ended<Offspring>>(children);
+        return Ok(outcome.spawn(spawned));
+    }
+    let Some(reports) = cx.gather::<Ended<Offspring>>(children)? else {
+        return Err(std::io::Error::other("fatal: it woke too early").into());
+    };
+    let failed = reports.iter().filter(|report| report.result().is_err()).count();
+    if failed != children / 3 {
+        return Err(std::io::Error::other("fatal: other children failed").into());
+    }
+    cx.state.spawned = false;
+    Ok(go(cx, to))
 }
 
 fn advance(cx: &mut Context<Interpreter>, to: usize) -> Interpreter {
@@ -250,10 +318,15 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0..2_u32, to()).prop_map(|(times, to)| Act::Panic(times, to)),
         1 => (0..2_u32, to()).prop_map(|(times, to)| Act::Overrun(times, to)),
         4 => (colour.clone(), to()).prop_map(|(colour, to)| Act::Take(colour, to)),
-        2 => (colour, 0..3_usize, to()).prop_map(|(colour, n, to)| Act::Gather(colour, n, to)),
+        2 => (colour.clone(), 0..3_usize, to())
+            .prop_map(|(colour, n, to)| Act::Gather(colour, n, to)),
+        2 => (colour, 0..3_usize, to()).prop_map(|(colour, n, to)| Act::Count(colour, n, to)),
+        2 => (0..5_usize, to()).prop_map(|(children, to)| Act::Family(children, to)),
         1 => to().prop_map(Act::TimeOut),
         2 => to().prop_map(Act::Insert),
         2 => to().prop_map(Act::Send),
+        1 => to().prop_map(Act::SendByKey),
+        2 => (0..2_u32, to()).prop_map(|(times, to)| Act::Note(times, to)),
     ]
 }
 

@@ -171,7 +171,8 @@ async fn insert_or_claim(
         let mut connection = connections.get().await.map_err(DatabaseError::new(INSERT))?;
         // Slots are reserved for as long as the statement takes, and not for the wait for a
         // connection.
-        let reservation = local.and_then(|local| local.reserve(rows));
+        let all: Vec<&NewInstance> = rows.iter().collect();
+        let reservation = local.and_then(|local| local.reserve(&all));
         let birth = reservation.as_ref().map(|reservation| reservation.birth());
         let insert = storage::insert(&mut connection, rows, locked, birth);
         // Very many rows may take longer than the answer timeout, and only the caller knows how

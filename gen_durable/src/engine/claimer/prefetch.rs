@@ -13,7 +13,7 @@ use crate::engine::slots::Queue;
 
 /// The time for which rows are claimed ahead: a few times what a claim and a commit take. With much
 /// less, the measured rate could not grow.
-const HORIZON: Duration = Duration::from_millis(200);
+pub(in crate::engine) const HORIZON: Duration = Duration::from_millis(200);
 /// The number of finished steps that tell a queue's speed even in a short time.
 const MANY: u64 = 64;
 /// The most rows claimed ahead for each slot, and the bound for a queue with few slots.
@@ -130,6 +130,7 @@ impl Prefetch {
     /// Returns how many rows to ask for, or zero while they are too few to be worth a statement.
     pub(super) fn wanted(&mut self, now: Instant) -> usize {
         let rows_ahead = self.rows_ahead(now);
+        self.queue.set_ahead(rows_ahead, now);
         let wanted =
             self.queue.slots.saturating_add(rows_ahead).saturating_sub(self.queue.claimed());
         if wanted > rows_ahead / 2 { wanted.min(CLAIM_MAX) } else { 0 }

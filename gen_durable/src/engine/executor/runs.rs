@@ -251,6 +251,7 @@ async fn attempt(
                 Err(Failed::Error(StepError::rejected(LeftNested)))
             }
             Committed::Ended(outcome, mut done, next) => {
+                report(shared, isolation, &outcome);
                 let goes_on = outcome.keeps_claim() && outcome.listens;
                 if goes_on && !isolation.has_fresh_snapshots() {
                     done.verdicts = vec![new_signals(shared, &outcome).await];
@@ -309,7 +310,7 @@ async fn commit(
             return Err(Failed::Connection(error.into()));
         }
         Err(error) => {
-            if error.as_database_error().is_some() {
+            if error.as_database_error().is_some() || Fault::of(&error) == Fault::Data {
                 open.roll_back().await;
             }
             return Err(failed(error));
@@ -323,7 +324,11 @@ async fn commit(
             if Fault::of(&error) == Fault::Size {
                 shared.transactions.end(pid).await;
             }
-            match Box::pin(fate(shared, &outcome)).await {
+            let fate = Box::pin(fate(shared, &outcome)).await;
+            if !matches!(fate, Some(Verdict::Locked)) {
+                report(shared, isolation, &outcome);
+            }
+            match fate {
                 Some(Verdict::Locked) => Err(Failed::Connection(error.into())),
                 Some(Verdict::DurableBefore) => {
                     Ok(Committed::Answered(shared.flusher.committed_before(outcome, done)))
@@ -366,6 +371,13 @@ async fn apply(
     }
 }
 
+/// Has the end of an instance reported whose own transaction could not, if it was committed.
+fn report(shared: &Shared, isolation: Isolation, outcome: &Commit) {
+    if !isolation.has_fresh_snapshots() && outcome.reports_to().is_some() {
+        shared.owed.submit(outcome.id);
+    }
+}
+
 /// Reads the new signals for the next step. If that fails, the row is given back, as after a commit
 /// whose answer was lost.
 async fn new_signals(shared: &Shared, outcome: &Commit) -> Verdict {
@@ -392,7 +404,7 @@ fn failed(error: sqlx::Error) -> Failed {
         _ => match Fault::of(&error) {
             Fault::Connection | Fault::Locked | Fault::Size => Failed::Connection(error.into()),
             Fault::Data | Fault::Database | Fault::Unclear => {
-                Failed::Error(StepError::rejected(error))
+                Failed::Error(StepError::rejected(fault::reason(error)))
             }
         },
     }
@@ -444,7 +456,7 @@ struct ReadOnly;
 /// The step sent `set transaction isolation level`.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the step changed the isolation level of its transaction; write `#[step(isolation = \"…\")]` instead"
+    "the step changed the isolation level of its transaction; write it as `#[step(isolation = ...)]` instead"
 )]
 struct OtherLevel;
 

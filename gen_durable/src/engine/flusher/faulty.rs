@@ -33,10 +33,11 @@ const SLOW_TIMEOUTS: u32 = 4;
 const TRIES_MIN: u32 = 3;
 
 /// The number of kinds of [deeds].
-pub(super) const DEEDS: usize = 5;
+pub(super) const DEEDS: usize = 7;
 
 /// Says which deeds are an outcome's: to commit at all, to insert, to signal, to delete signals, to
-/// park. Each needs statements and rights of its own, so one may fail where others work.
+/// park, to park until several signals have come, to report the instance's end. Each needs
+/// statements and rights of its own, so one may fail where others work.
 fn deeds(commit: &Commit) -> [bool; DEEDS] {
     [
         true,
@@ -45,6 +46,8 @@ fn deeds(commit: &Commit) -> [bool; DEEDS] {
         !commit.consumed.is_empty()
             || commit.listens && matches!(commit.change, Change::Done { .. }),
         matches!(commit.change, Change::Await { .. }),
+        commit.awaits_count().is_some(),
+        commit.reports_to().is_some(),
     ]
 }
 
@@ -102,7 +105,7 @@ fn note<'a>(flusher: &Flusher, pending: &'a mut PendingCommit, fault: Fault) -> 
 async fn can_commit(flusher: &Flusher) -> bool {
     let Ok(mut connection) = flusher.connections.get().await else { return false };
     let mut committing = false;
-    let commit = storage::commit(&mut connection, &[], false, Locked::Skip, &mut committing);
+    let commit = storage::commit(&mut connection, &[], false, Locked::Skip, None, &mut committing);
     let result = flusher.connections.within(commit).await;
     connection.done(result).is_ok()
 }

@@ -90,6 +90,7 @@ mod tests {
             inserts: Vec::new(),
             signals: Vec::new(),
             partition_key: None,
+            report_to: None,
             listens: false,
         };
         PendingCommit {

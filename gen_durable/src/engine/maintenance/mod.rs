@@ -4,6 +4,7 @@
 
 mod partitions;
 mod reaper;
+pub(super) mod reports;
 mod retention;
 mod timeouts;
 mod unknown;
@@ -70,6 +71,7 @@ pub(super) fn spawn(database: Database, life: &Arc<Life>) {
     let lease = database.lease_ttl;
     let tick = |activity, interval, once| tick(&database, life, activity, interval, once);
     tick("reap", lease / 3, |database| Box::pin(reaper::run_once(database)));
+    tick("report ends", Duration::from_secs(5), |database| Box::pin(reports::run_once(database)));
     tick("time parks out", Duration::from_secs(30), |database| {
         Box::pin(timeouts::run_once(database))
     });
@@ -90,6 +92,7 @@ pub(super) async fn run_once(database: &Database) -> Result<(), DatabaseError> {
     let failed = DatabaseError::new("run maintenance");
     let all = async {
         while reaper::run_once(database).await? == Progress::More {}
+        reports::run_once(database).await?;
         while timeouts::run_once(database).await? == Progress::More {}
         while partitions::run_once(database).await? == Progress::More {}
         while retention::run_once(database).await? == Progress::More {}

@@ -19,7 +19,9 @@ pub(super) async fn run_once(database: &Database) -> Result<Progress, sqlx::Erro
             failed = reaped.failed,
             "reaped instances of lost workers"
         );
-        database.notifier.announce(reaped.queues.iter().map(String::as_str));
+        super::reports::log_dropped(&reaped.settled.dropped);
+        let settled = reaped.settled.queues.iter();
+        database.notifier.announce(reaped.queues.iter().chain(settled).map(String::as_str));
     }
     Ok(progress(rows, KEYED_BATCH_MAX))
 }

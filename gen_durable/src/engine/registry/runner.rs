@@ -19,12 +19,12 @@ use crate::{
     keys::check_name,
     machine::{
         Requirement, Steps,
-        context::{Consumption, Context},
+        context::{Consumption, Context, Received},
         outcome::{Outcome, Transition},
         resources::Resources,
         upgrade::Older,
     },
-    storage::{Change, Commit},
+    storage::{Change, Commit, Receiver},
     value,
 };
 
@@ -136,7 +136,10 @@ impl<M: Steps> MachineRunner<M> {
     /// Translates an outcome into the row's change.
     fn lower(&self, work: &Work, outcome: Outcome<M>, by: By) -> Result<Ran, StepError> {
         let encode = |error: EncodeError| StepError::rejected(error);
-        let Outcome { transition, state, inbox, inserts, signals } = outcome;
+        let Outcome { transition, state, inbox, inserts, signals, spawns } = outcome;
+        if spawns && !matches!(transition, Transition::Next { .. } | Transition::Await { .. }) {
+            return Err(StepError::rejected(CannotSpawn));
+        }
         let likely = work.state.len();
         let state = state
             .as_ref()
@@ -173,17 +176,20 @@ impl<M: Steps> MachineRunner<M> {
             Transition::Snooze { delay } => Change::Repeat { delay, timed_out: instance.timed_out },
             // The step has not seen all signals of these names. The row wakes at once, on the same
             // claim, and they are loaded.
-            Transition::Await { names, .. } if work.inbox.holds_back(&names) => {
+            Transition::Await { names, count, .. }
+                if work.inbox.holds_back(&names)
+                    && count.is_none_or(|count| count <= unconsumed(work, &inbox, &names)) =>
+            {
                 (attempt, failures) = (0, 0);
                 next = read.map(Decoded::new);
                 awaits_loaded = Some(names);
                 Change::Next { step: Self::static_name(&instance.step) }
             }
-            Transition::Await { names, timeout } => {
+            Transition::Await { names, count, timeout } => {
                 attempt = 0;
-                let kept = inbox.iter().filter(|signal| signal.consumption == Consumption::Kept);
-                let seen = kept.filter(|signal| names.contains(&&*signal.name));
-                Change::Await { seen: seen.map(|signal| signal.id).collect(), names, timeout }
+                let seen: Vec<i64> = seen(&inbox, &names).map(|signal| signal.id).collect();
+                let count = count.map(|count| awaited(count, &names, &seen)).transpose()?;
+                Change::Await { seen, names, count, timeout }
             }
             Transition::Done(output) => {
                 let result = value::encode("result", &output, self.value_max).map_err(encode)?;
@@ -206,6 +212,12 @@ impl<M: Steps> MachineRunner<M> {
         let consumed = inbox.iter().filter(|signal| signal.consumption != Consumption::Kept);
         commit.consumed = consumed.map(|signal| signal.id).collect();
         commit.inserts = inserts.into_iter().collect::<Result<_, _>>().map_err(encode)?;
+        if spawns {
+            let children = commit.inserts.iter_mut().filter_map(|insert| insert.report_to.as_mut());
+            for receiver in children.filter(|receiver| **receiver == Receiver::Sender) {
+                *receiver = Receiver::Instance(instance.id);
+            }
+        }
         commit.signals = signals.into_iter().collect::<Result<_, _>>().map_err(encode)?;
         self.check_sizes(&commit).map_err(encode)?;
         Ok(Ran { commit, next })
@@ -228,6 +240,52 @@ impl<M: Steps> MachineRunner<M> {
             None => Ok(()),
         }
     }
+}
+
+/// Returns the signals of these names that the step has seen and not consumed.
+fn seen<'a>(inbox: &'a [Received], names: &'a [&str]) -> impl Iterator<Item = &'a Received> {
+    inbox.iter().filter(move |signal| {
+        signal.consumption == Consumption::Kept && names.contains(&&*signal.name)
+    })
+}
+
+/// Returns the number of signals of these names that the worker knows of and the step has not
+/// consumed.
+fn unconsumed(work: &Work, inbox: &[Received], names: &[&str]) -> usize {
+    let beyond = work.inbox.beyond();
+    let beyond = |name: &&str| beyond.as_ref().and_then(|beyond| beyond.get(*name).copied());
+    seen(inbox, names).count() + names.iter().filter_map(beyond).sum::<usize>()
+}
+
+/// Checks the number of signals that a step awaits.
+fn awaited(wanted: usize, names: &[&str], seen: &[i64]) -> Result<i64, StepError> {
+    // Postgres stores the number in 32 bits.
+    match i32::try_from(wanted) {
+        Ok(count) if wanted > seen.len() => Ok(count.into()),
+        _ => Err(StepError::rejected(AwaitsCount {
+            name: names.join(", "),
+            wanted,
+            seen: seen.len(),
+        })),
+    }
+}
+
+/// An outcome spawns children and does not leave the instance in a step that can hear of them.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "only `next` and the awaits can `spawn`: an instance that ends would not hear of its children, and a step that is repeated would spawn them again; use `insert_many` for instances that report to nobody"
+)]
+struct CannotSpawn;
+
+/// A step awaits no more signals than it has seen, or more than can come.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`await_count` awaits {wanted} signals `{name}`, and the step has seen {seen}: await more than it has seen, and at most 2,147,483,647"
+)]
+struct AwaitsCount {
+    name: String,
+    wanted: usize,
+    seen: usize,
 }
 
 impl<M: Steps> Runner for MachineRunner<M> {

@@ -121,6 +121,7 @@ impl Work {
             }),
             worker: self.worker,
             revision: self.revision,
+            report_to: self.report_to,
             state,
             inbox: self.inbox.clone(),
             unloaded: self.unloaded.clone(),

@@ -54,12 +54,10 @@ impl<M: Machine> Context<M> {
     }
 
     /// Takes the `count` oldest signals of this type out of the inbox. It takes none if there are
-    /// not that many yet: then the step awaits the next one, and those that have come stay.
+    /// not that many yet: then the step awaits them, and those that have come stay.
     ///
-    /// The step runs once for each signal that arrives while it is parked, and each run reads the
-    /// inbox again. To gather thousands, add them up in the state instead, with
-    /// [`take_signals`](Self::take_signals). If an inbox has more than a thousand signals or 1 MiB,
-    /// the step has the oldest. The others come when it awaits them.
+    /// If an inbox has more than a thousand signals or 1 MiB, the step is given the oldest. The
+    /// others come when it awaits them, on the same claim.
     ///
     /// ```
     /// use gen_durable::prelude::*;
@@ -78,7 +76,7 @@ impl<M: Machine> Context<M> {
     /// impl Ballot {
     ///     async fn count(mut cx: Context<Self>) -> StepResult<Self> {
     ///         let Some(votes) = cx.gather::<Vote>(3)? else {
-    ///             return Ok(cx.await_signal::<Vote>());
+    ///             return Ok(cx.await_count::<Vote>(3));
     ///         };
     ///         Ok(cx.done(votes.iter().all(|vote| vote.yes)))
     ///     }

@@ -42,6 +42,7 @@ fn arrows(step: &StepNode) -> impl Iterator<Item = Arrow> {
             Edge::Done => (Place::End, "done".to_owned()),
             Edge::Stop => (Place::End, "stop".to_owned()),
             Edge::Inserts { machine } => (Place::Machine(machine), "insert".to_owned()),
+            Edge::Spawns { machine } => (Place::Machine(machine), "spawn".to_owned()),
             Edge::Sends { machine, signal: Some(signal) } => {
                 (Place::Machine(machine), format!("signal {signal}"))
             }

@@ -315,7 +315,7 @@ loaded as materialized (
     --     less than 1 MiB on disk is loaded without a look at its length. A light claim loads only
     --     states that take less than 16 KiB on disk. It loads no signals: if there are any, the
     --     inbox is `[[],true]`.
-    select i.id, i.step, i.attempt, i.failures, i.revision, i.awaits,
+    select i.id, i.step, i.attempt, i.failures, i.revision, i.awaits, i.report_to,
            case
                when pg_catalog.pg_column_size(i.state) < 16384 then i.state
                when not $13::boolean and (
@@ -384,6 +384,7 @@ first as materialized (
 --     timed_out:  true if the row waited for a signal until its time ran out, which leaves an
 --                 empty list in `awaits`. Null for other rows, in which `awaits` is null
 --     inboxes:    as in `loaded`; null also for an empty inbox
+--     receivers:  the instances to which the rows report their ends, or null
 --
 --     These describe the claim as a whole.
 --     refused:    the queues whose claim lock another claim has. Those in $7 were claimed all the
@@ -409,11 +410,12 @@ select pg_catalog.array_agg(row.id) as ids,
        array(select f.since from first f) as first_since,
        (select pg_catalog.count(*) from found) < (select pg_catalog.sum(s.wanted) from shares s) as left_out,
        pg_catalog.array_agg(row.failures) as failures,
+       pg_catalog.array_agg(row.report_to) as receivers,
        (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
        (select pg_catalog.count(*) from candidates) < (select pg_catalog.count(*) from found) as cut
 from (
     select c.id, c.kind, c.partition_key,
-           l.step, l.state, l.attempt, l.failures, l.revision, l.awaits, l.inbox
+           l.step, l.state, l.attempt, l.failures, l.revision, l.awaits, l.report_to, l.inbox
     from candidates c
     left join loaded l on l.id = c.id
     order by c.place

@@ -128,7 +128,7 @@ claimed as (
         unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
         updated_at = gen_durable.now()
     where i.id = any (array(select f.id from found f where not (select u.any from unsure u)))
-    returning i.id, i.step, i.state, i.attempt, i.failures, i.revision, i.awaits
+    returning i.id, i.step, i.state, i.attempt, i.failures, i.revision, i.awaits, i.report_to
 )
 -- 7. One row of arrays with the columns of claim.sql, and `unsure`. All found rows are claimed, or
 --    none. Those of one queue come in the order in which they should run.
@@ -147,11 +147,12 @@ select pg_catalog.array_agg(row.id) as ids,
        array(select (extract(epoch from d.since) * 1000000)::bigint from due d where d.rows > 0) as first_since,
        (select pg_catalog.count(*) from found) < (select pg_catalog.sum(d.rows) from due d) as left_out,
        pg_catalog.array_agg(row.failures) as failures,
+       pg_catalog.array_agg(row.report_to) as receivers,
        (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
        false as cut,
        (select u.any from unsure u) as unsure
 from (
-    select f.kind, c.id, c.step, c.state, c.attempt, c.failures, c.revision, c.awaits
+    select f.kind, c.id, c.step, c.state, c.attempt, c.failures, c.revision, c.awaits, c.report_to
     from found f
     join claimed c on c.id = f.id
     order by f.kind, f.eligible_at, f.id

@@ -222,6 +222,7 @@ select i.id,
            ) end as inbox,
        (select pg_catalog.count(*) from waiting) as blocked,
        i.failures,
+       i.report_to,
        (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at
 from (select) as answer
 left join claimed i on true

@@ -72,7 +72,7 @@ where i.id = any ($2::bigint[])
       select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > gen_durable.now()
   )
 returning i.id, i.fsm, i.fsm_version, i.step, i.state::text as state, i.queue, i.attempt, i.failures,
-    i.revision, (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
+    i.revision, i.report_to, (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
     (
         select pg_catalog.json_build_array(
                    pg_catalog.json_agg(

@@ -26,6 +26,7 @@
 -- $14 int:     the failures in a row; null keeps them
 -- $15 bigint[]: the consumed signals
 -- $16 text:    the isolation level at which the transaction began
+-- $17 boolean: true if the outcome ends the instance, and its report is still to be delivered
 with committed as (
     -- 1. The row. It is looked up by its primary key: `status || ''` fits no other index, and the
     --    `case` hides from the planner that `locked_by` is not null.
@@ -49,6 +50,7 @@ with committed as (
         wake_at = gen_durable.now() + $12::bigint * interval '1 microsecond',
         unique_scope = case when $4::text = any (i.unique_scope) then i.unique_scope end,
         finished_at = case when $4::text in ('done', 'failed') then gen_durable.now() end,
+        owes_report = case when $17::boolean then true end,
         updated_at = gen_durable.now()
     where i.id = $1::bigint
       and i.status || '' = 'executing' and i.revision = $3::bigint

@@ -2,10 +2,10 @@
 -- targets that wait for one. Calls that signal and outcomes that send run it.
 --
 -- Invariant: a signal is accepted only by a live target, and wakes it if it is parked for the
--- signal. The target's lock comes first and is held to the end: a target cannot end, park or be
--- claimed between the look at its status and the insert. A lock that was waited for shows the row
--- as it is then. A park that had the lock first is seen here; a later one sees the signal
--- (wake_parked.sql).
+-- signal. A target that is parked for several wakes with the last of them. The target's lock comes
+-- first and is held to the end: a target cannot end, park or be claimed between the look at its
+-- status and the insert. A lock that was waited for shows the row as it is then. A park that had
+-- the lock first is seen here; a later one sees the signal (wake_parked.sql).
 --
 -- $1 bigint[]: the targets
 -- $2 text[]:   the machine that each target must be of; null for any
@@ -36,7 +36,7 @@ sent as materialized (
 waited_for as materialized (
     -- 3. All targets, if locks are waited for. They are locked in the order of ids, so two
     --    deliveries cannot wait for each other in a circle.
-    select i.id, i.fsm, i.status, i.awaits, i.unique_guard
+    select i.id, i.fsm, i.status, i.awaits, i.awaits_more, i.unique_guard
     from gen_durable.instances i
     where i.id = any ($1::bigint[]) and not $6 and (select pg_catalog.count(*) from lock_timeout_set) >= 0
     order by i.id
@@ -44,7 +44,7 @@ waited_for as materialized (
 ),
 free as materialized (
     -- 4. The targets that are free, if locked ones are left out.
-    select i.id, i.fsm, i.status, i.awaits, i.unique_guard
+    select i.id, i.fsm, i.status, i.awaits, i.awaits_more, i.unique_guard
     from gen_durable.instances i
     where i.id = any ($1::bigint[]) and $6 and (select pg_catalog.count(*) from lock_timeout_set) >= 0
     order by i.id
@@ -94,24 +94,40 @@ delivered as (
     from fresh f
     order by f.place
 ),
+awaited as materialized (
+    -- 9. The parked targets that await fresh signals. `more` is the number of signals that each
+    --    waits for after these; 0 or less if it wakes.
+    select t.id, coalesce(t.awaits_more, 1) - pg_catalog.count(*) as more
+    from targets t
+    join fresh f on f.target_id = t.id and f.name = any (t.awaits)
+    where t.status = 'awaiting_signal'
+    group by t.id, t.awaits_more
+),
 woken as (
-    -- 9. The parked targets that await a fresh signal, made runnable.
+    -- 10. Those that have all that they wait for, made runnable.
     update gen_durable.instances i
     set status = 'runnable',
         awaits = null,
+        awaits_more = null,
         wake_at = null,
         eligible_at = gen_durable.now(),
         unique_scope = case when 'runnable' = any (i.unique_scope) then i.unique_scope end,
         updated_at = gen_durable.now()
-    where i.id = any (array(
-        select t.id
-        from targets t
-        where t.status = 'awaiting_signal'
-          and exists (select from fresh f where f.target_id = t.id and f.name = any (t.awaits))
-    ))
+    where i.id = any (array(select a.id from awaited a where a.more <= 0))
     returning i.id, i.queue
+),
+lowered as (
+    -- 11. The others wait for fewer signals. Each is updated once. A join could compare each row
+    --     with each; the object is searched for each.
+    update gen_durable.instances i
+    set awaits_more = (c.more -> i.id::text)::int,
+        updated_at = gen_durable.now()
+    from (
+        select pg_catalog.jsonb_object_agg(a.id, a.more) filter (where a.more > 0) as more from awaited a
+    ) as c
+    where i.id = any (array(select a.id from awaited a where a.more > 0))
 )
--- 10. One row for each signal, in the order of the parameters.
+-- 12. One row for each signal, in the order of the parameters.
 --     fsm, status: the target's; null if there is no such instance, or if it was left out as locked
 --     fresh:       true if the signal was delivered; false for a duplicate, or if it was refused
 --     woken_queue: the target's queue, if this statement woke the target

@@ -24,6 +24,7 @@
 -- $13 text:     its payload, as JSON
 -- $14 text:     its deduplication key, or null
 -- $15 text:     how long the statement waits for a lock; null leaves the transaction's own timeout
+-- $16 bigint:   the instance to which a new one reports its end, or null
 with lock_timeout_set as materialized (
     -- 1. The lock timeout. Its count is read below (`>= 0` is always true), so it is set before a
     --    lock is waited for.
@@ -35,7 +36,7 @@ inserted as (
     --    waits for its end.
     insert into gen_durable.instances (
         fsm, fsm_version, step, state, queue, priority, eligible_at,
-        partition_key, unique_key, unique_scope
+        partition_key, unique_key, unique_scope, report_to
     )
     select $1::text, $2::int, $3::text, $4::json, $5::text, $6::smallint,
            case
@@ -43,7 +44,7 @@ inserted as (
                then 'epoch'::timestamptz + $8::bigint * interval '1 microsecond'
                else gen_durable.now() + $7::bigint * interval '1 microsecond'
            end,
-           $9::text, $10::text, pg_catalog.string_to_array($11::text, ',')
+           $9::text, $10::text, pg_catalog.string_to_array($11::text, ','), $16::bigint
     where (select pg_catalog.count(*) from lock_timeout_set) >= 0
     on conflict (fsm, unique_guard) where unique_guard is not null do nothing
     returning id
@@ -52,19 +53,21 @@ holder as materialized (
     -- 3. Otherwise the holder of the key, locked. It cannot end, park or be claimed between the
     --    look at its status and the end of the transaction. A lock that was waited for shows the
     --    row as it is then: if it has given the key back, there is no holder.
-    select i.id, i.status, i.awaits
+    select i.id, i.status, i.awaits, i.awaits_more
     from gen_durable.instances i
     where i.fsm = $1::text and i.unique_guard = $10::text and not exists (select from inserted)
     for no key update
 ),
 target as materialized (
-    select n.id, true as started, 'runnable' as status, null::text[] as awaits from inserted n
+    select n.id, true as started, 'runnable' as status, null::text[] as awaits,
+           null::int as awaits_more
+    from inserted n
     union all
-    select h.id, false, h.status, h.awaits from holder h
+    select h.id, false, h.status, h.awaits, h.awaits_more from holder h
 ),
 live as materialized (
     -- 4. The target, unless it has ended and still holds the key.
-    select t.id, t.status, t.awaits
+    select t.id, t.status, t.awaits, t.awaits_more
     from target t
     where t.status in ('runnable', 'executing', 'awaiting_signal')
 ),
@@ -77,7 +80,7 @@ new_key as (
 ),
 fresh as materialized (
     -- 6. The target, if the signal is no duplicate.
-    select l.id, l.status, l.awaits
+    select l.id, l.status, l.awaits, l.awaits_more
     from live l
     where $14::text is null or exists (select from new_key)
 ),
@@ -86,21 +89,34 @@ delivered as (
     insert into gen_durable.signals (target_id, name, payload, dedup_key)
     select f.id, $12::text, $13::json, $14::text from fresh f
 ),
+awaited as materialized (
+    -- 8. The target, if it is parked for the signal. `more` is the number of signals that it waits
+    --    for after this one.
+    select f.id, coalesce(f.awaits_more, 1) - 1 as more
+    from fresh f
+    where f.status = 'awaiting_signal' and $12::text = any (f.awaits)
+),
 woken as (
-    -- 8. The target, made runnable if it is parked for the signal, as in deliver.sql.
+    -- 9. It is made runnable, if it has all that it waits for.
     update gen_durable.instances i
     set status = 'runnable',
         awaits = null,
+        awaits_more = null,
         wake_at = null,
         eligible_at = gen_durable.now(),
         unique_scope = case when 'runnable' = any (i.unique_scope) then i.unique_scope end,
         updated_at = gen_durable.now()
-    where i.id = any (array(
-        select f.id from fresh f where f.status = 'awaiting_signal' and $12::text = any (f.awaits)
-    ))
+    where i.id = any (array(select a.id from awaited a where a.more <= 0))
     returning i.queue
+),
+lowered as (
+    -- 10. Otherwise it waits for one signal less.
+    update gen_durable.instances i
+    set awaits_more = (select a.more from awaited a),
+        updated_at = gen_durable.now()
+    where i.id = any (array(select a.id from awaited a where a.more > 0))
 )
--- 9. The target; no row if the statement is to be run again.
+-- 11. The target; no row if the statement is to be run again.
 --    started:     true if the instance is new
 --    status:      the target's, before it was woken
 --    fresh:       true if the signal was delivered

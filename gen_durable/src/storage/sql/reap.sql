@@ -2,7 +2,8 @@
 -- workers in a row. The reaper runs it in each engine.
 --
 -- Invariant: only rows change whose holder has no running lease, or is not in the table `workers`
--- at all. Rows that are locked are skipped.
+-- at all. Rows that are locked are skipped. A row that fails owes its report: its receiver is not
+-- locked yet (owed.sql).
 --
 -- $1 bigint: the most rows to take
 -- $2 int:    the losses in a row after which a row fails
@@ -51,6 +52,7 @@ set status = case when i.crashes >= $2 - 1 then 'failed' else 'runnable' end,
         else i.last_error
     end,
     finished_at = case when i.crashes >= $2 - 1 then gen_durable.now() end,
+    owes_report = case when i.crashes >= $2 - 1 and i.report_to is not null then true end,
     locked_by = null,
     -- From the second loss in a row on, a row comes back at a random moment: of the next second,
     -- then of the next two, and then of the next four. Otherwise an instance that kills its worker
@@ -72,4 +74,4 @@ set status = case when i.crashes >= $2 - 1 then 'failed' else 'runnable' end,
     end,
     updated_at = gen_durable.now()
 where i.id = any (array(select o.id from orphans o))
-returning i.id, i.queue, i.partition_key, i.status
+returning i.id, i.queue, i.partition_key, i.status, i.owes_report is not null as owes

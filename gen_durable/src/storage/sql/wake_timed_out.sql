@@ -8,6 +8,7 @@
 update gen_durable.instances i
 set status = 'runnable',
     awaits = '{}',
+    awaits_more = null,
     wake_at = null,
     eligible_at = gen_durable.now(),
     unique_scope = case when 'runnable' = any (i.unique_scope) then i.unique_scope end,

@@ -86,6 +86,12 @@ const _: () = {
     #[automatically_derived]
     impl __gen_durable::Accepts<PaymentConfirmed> for Checkout {}
     const _: () = {
+        const SIGNALS: &[&__gen_durable::str] = <Checkout as __gen_durable::Machine>::SIGNALS;
+        const _: () = __gen_durable::is_no_report(
+            SIGNALS,
+            0usize,
+            "the signal `PaymentConfirmed` has a name that is reserved for the reports of ended instances: declare a report as `Ended<Parcel>`, by this name, and name other signals otherwise",
+        );
         const CHECKS: &__gen_durable::Checks = &__gen_durable::Checks {
             machine: "Checkout",
             steps: <Checkout as __gen_durable::Machine>::STEPS,

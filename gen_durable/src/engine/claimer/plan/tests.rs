@@ -61,6 +61,7 @@ fn row(queue: &str) -> Claimed {
         attempt: 0,
         failures: 0,
         timed_out: false,
+        report_to: None,
         now: SystemTime::UNIX_EPOCH,
         inbox: crate::storage::Inbox::default(),
     }
