@@ -428,35 +428,32 @@ impl Connection {
             Ok(_) | Err(sqlx::Error::Database(_)) => true,
             Err(error) => fault::is_refused(error),
         };
-        match &result {
-            _ if works => {
-                let mut idle = self.home.idle();
-                if idle.ended != self.ended {
-                    // The runtime that drives the connection may have ended meanwhile.
-                    drop(idle);
-                    self.held.discard();
-                } else if result.is_ok()
-                    && idle.waiting == 0
-                    && idle.kept.len() < self.home.inner.kept_max
-                    && !self.home.inner.pool.is_closed()
-                {
-                    idle.kept.push(Kept { held: self.held, used: Instant::now() });
-                }
-                // Otherwise the connection goes back to the pool. It works, or the pool's test
-                // finds out.
+        if works {
+            let mut idle = self.home.idle();
+            if idle.ended != self.ended {
+                // The runtime that drives the connection may have ended meanwhile.
+                drop(idle);
+                self.held.discard();
+            } else if result.is_ok()
+                && idle.waiting == 0
+                && idle.kept.len() < self.home.inner.kept_max
+                && !self.home.inner.pool.is_closed()
+            {
+                idle.kept.push(Kept { held: self.held, used: Instant::now() });
             }
+            // Otherwise the connection goes back to the pool. It works, or the pool's test finds
+            // out.
+        } else {
             // The connection does not go back to the pool, whose test of it could wait for ever.
             // The failure that broke it is likely to have broken the other connections too.
-            _ => {
-                let kept = std::mem::take(&mut self.home.idle().kept);
-                for kept in kept {
-                    kept.held.discard();
-                }
-                self.held.discard();
-                // The pool's idle connections are closed too. The pool would test each of them in
-                // vain before it gives one away.
-                self.home.discard_idle();
+            let kept = std::mem::take(&mut self.home.idle().kept);
+            for kept in kept {
+                kept.held.discard();
             }
+            self.held.discard();
+            // The pool's idle connections are closed too. The pool would test each of them in vain
+            // before it gives one away.
+            self.home.discard_idle();
         }
         result
     }

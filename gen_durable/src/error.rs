@@ -193,7 +193,7 @@ pub enum InsertError<I = i64> {
     /// No instance holds the unique key by which [`report_to`](crate::Insert::report_to) names the
     /// receiver.
     #[error(
-        "no instance of machine `{machine}` holds the unique key `{key}`, so there is nobody to report to"
+        "no instance of machine `{machine}` holds the unique key `{key}`, so there is nobody to report to; insert the receiver first, or name it by its id"
     )]
     NoReceiver {
         /// The receiver's machine.

@@ -1,6 +1,6 @@
 //! Births: rows that are claimed in the commit that inserts or wakes them, for a slot of the
 //! process that commits. Such a row runs one commit earlier than a row that the claimer has to
-//! find.
+//! find. The rows of an outcome may also be claimed ahead of the slots, as the claimer would.
 //!
 //! ```text
 //!   insert ──reserve a slot──► insert and claim, one commit ───────────► slot

@@ -165,3 +165,21 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p71_rows_are_reserved_ahead_of_the_slots_while_the_claimer_has_just_counted_them() {
+        let queue = Queue::new("q", 2);
+        let reserved = |horizon: Duration| {
+            let ahead = queue.ahead(horizon);
+            (0..10).filter(|_| queue.reserve(ahead)).count()
+        };
+        queue.set_ahead(3, Instant::now());
+        assert_eq!(reserved(Duration::ZERO), 2, "an old number says nothing");
+        assert_eq!(reserved(Duration::from_hours(1)), 3);
+        assert_eq!(queue.claimed(), 5);
+    }
+}

@@ -60,6 +60,15 @@ pub(crate) struct Committed {
     pub(crate) new: Option<Box<NewRows>>,
 }
 
+impl Committed {
+    /// Returns those of the outcomes that were applied. They have the verdicts.
+    pub(super) fn applied<'a>(&self, ready: &[&'a Commit]) -> impl Iterator<Item = &'a Commit> {
+        let verdicts = ready.iter().zip(&self.verdicts);
+        let applied = verdicts.filter(|(_, verdict)| matches!(verdict, Verdict::Durable { .. }));
+        applied.map(|(outcome, _)| *outcome)
+    }
+}
+
 /// The instances that the outcomes of a batch have inserted.
 #[derive(Debug)]
 pub(crate) struct NewRows {
@@ -198,7 +207,7 @@ pub(super) async fn targets_of(
     Ok(targets)
 }
 
-/// True if an outcome needs one of these rows: its own, or the target of a signal.
+/// True if an outcome needs one of these rows: its own, or the target of a signal or a report.
 fn needs(outcome: &Commit, targets: &Targets, held: &HashSet<i64>) -> bool {
     let of = targets.get(&outcome.id);
     !held.is_empty()
@@ -219,14 +228,8 @@ pub(super) async fn empty_inboxes(
     batch: &[&Commit],
     done: &Committed,
 ) -> Result<(), sqlx::Error> {
-    let ended: Vec<i64> = batch
-        .iter()
-        .zip(&done.verdicts)
-        .filter(|(outcome, verdict)| {
-            empties_inbox(outcome) && matches!(verdict, Verdict::Durable { .. })
-        })
-        .map(|(outcome, _)| outcome.id)
-        .collect();
+    let ended = done.applied(batch).filter(|outcome| empties_inbox(outcome));
+    let ended: Vec<i64> = ended.map(|outcome| outcome.id).collect();
     sqlx::query(EMPTY_INBOXES).bind(ended).execute(connection).await?;
     Ok(())
 }
@@ -406,14 +409,9 @@ pub(super) async fn lock_ids(
 }
 
 fn freed_partitions(batch: &[&Commit], done: &Committed) -> Vec<String> {
-    let keys: HashSet<&String> = batch
-        .iter()
-        .zip(&done.verdicts)
-        .filter(|(outcome, verdict)| {
-            frees_partition(outcome) && matches!(verdict, Verdict::Durable { .. })
-        })
-        .filter_map(|(outcome, _)| outcome.partition_key.as_ref())
-        .collect();
+    let freed = done.applied(batch).filter(|outcome| frees_partition(outcome));
+    let keys: HashSet<&String> =
+        freed.filter_map(|outcome| outcome.partition_key.as_ref()).collect();
     keys.into_iter().cloned().collect()
 }
 

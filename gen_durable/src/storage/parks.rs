@@ -1,11 +1,11 @@
 //! The second half of a park: a look at the inbox, once the row is locked.
 //!
-//! Invariant: no row stays parked that has the signals which it waits for.
+//! Invariant: no row stays parked that has the signals that it waits for.
 
 use sqlx::PgConnection;
 
 use super::{
-    commit::{Committed, Verdict},
+    commit::Committed,
     row::{Change, Commit},
 };
 
@@ -21,10 +21,8 @@ pub(super) async fn wake_parked(
 ) -> Result<(), sqlx::Error> {
     let mut parked = Vec::new();
     let mut seen_before: Vec<i64> = Vec::new();
-    for (outcome, verdict) in batch.iter().zip(&done.verdicts) {
-        if let (Change::Await { seen, count: None, .. }, Verdict::Durable { .. }) =
-            (&outcome.change, verdict)
-        {
+    for outcome in done.applied(batch) {
+        if let Change::Await { seen, count: None, .. } = &outcome.change {
             parked.push(outcome.id);
             seen_before.extend(seen);
         }
@@ -48,14 +46,11 @@ pub(super) async fn count_parked(
     batch: &[&Commit],
     done: &mut Committed,
 ) -> Result<(), sqlx::Error> {
-    let durable = |verdict: &Verdict| matches!(verdict, Verdict::Durable { .. });
-    let parked = batch.iter().zip(&done.verdicts).filter(|(_, verdict)| durable(verdict));
-    let parked: Vec<Parked<'_>> = parked
-        .filter_map(|(outcome, _)| {
-            let (name, count) = outcome.awaits_count()?;
-            Some(Parked { id: outcome.id, name, count })
-        })
-        .collect();
+    let parked = done.applied(batch).filter_map(|outcome| {
+        let (name, count) = outcome.awaits_count()?;
+        Some(Parked { id: outcome.id, name, count })
+    });
+    let parked: Vec<Parked<'_>> = parked.collect();
     done.queues.extend(count(connection, &parked).await?);
     Ok(())
 }

@@ -8,7 +8,7 @@ use sqlx::{PgConnection, Row};
 
 use super::{
     Locked, begin,
-    commit::{Committed, NewRows, Verdict, lock_ids},
+    commit::{Committed, NewRows, lock_ids},
     deliver::deliver,
     insert::{Birth, Inserted, insert_all, unique_holders},
     row::{Addressee, Commit, NewInstance, NewSignal, Receiver},
@@ -31,7 +31,7 @@ pub(crate) const TAKEN: &str = "taken";
 /// An insert names its receiver by a unique key, which nobody holds.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "an insert is to report to the instance of machine `{machine}` that holds the unique key `{key}`, and no instance holds it"
+    "an insert is to report to the instance of machine `{machine}` that holds the unique key `{key}`, and no instance holds it; insert the receiver first, or name it by its id"
 )]
 pub(crate) struct NoReceiver {
     pub(crate) machine: &'static str,
@@ -46,10 +46,7 @@ pub(super) async fn send(
     birth: Option<&Birth>,
     done: &mut Committed,
 ) -> Result<(), sqlx::Error> {
-    let durable = |verdict: &Verdict| matches!(verdict, Verdict::Durable { .. });
-    let verdicts = ready.iter().zip(&done.verdicts);
-    let applied: Vec<&Commit> =
-        verdicts.filter(|(_, verdict)| durable(verdict)).map(|(outcome, _)| *outcome).collect();
+    let applied: Vec<&Commit> = done.applied(ready).collect();
     let mut signals: Vec<NewSignal> = Vec::new();
     // Inserts come first, so that a signal may go to none of them by mistake: their ids are new.
     if applied.iter().any(|outcome| !outcome.inserts.is_empty()) {
@@ -75,10 +72,8 @@ pub(super) async fn report_ends(
     ready: &[&Commit],
     done: &mut Committed,
 ) -> Result<(), sqlx::Error> {
-    let durable = |verdict: &Verdict| matches!(verdict, Verdict::Durable { .. });
-    let applied = ready.iter().zip(&done.verdicts).filter(|(_, verdict)| durable(verdict));
-    let ended = applied.filter(|(outcome, _)| outcome.reports_to().is_some());
-    let ended: Vec<i64> = ended.map(|(outcome, _)| outcome.id).collect();
+    let ended = done.applied(ready).filter(|outcome| outcome.reports_to().is_some());
+    let ended: Vec<i64> = ended.map(|outcome| outcome.id).collect();
     if !ended.is_empty() {
         let reported = report(connection, &ended).await?;
         done.queues.extend(reported.queues);

@@ -195,19 +195,11 @@ async fn interpret(mut cx: Context<Interpreter>) -> StepResult<Interpreter> {
             Ok(go(cx, to))
         }
         Act::Gather(colour, count, to) => {
-            let found = match colour {
-                Colour::Red => cx.count_signals::<Red>(),
-                Colour::Blue => cx.count_signals::<Blue>(),
-                Colour::Green => cx.count_signals::<Green>(),
-            };
+            let found = count_of(&cx, colour);
             Ok(if found >= count { go(cx, to) } else { park(cx, colour) })
         }
         Act::Count(colour, count, to) => {
-            let found = match colour {
-                Colour::Red => cx.count_signals::<Red>(),
-                Colour::Blue => cx.count_signals::<Blue>(),
-                Colour::Green => cx.count_signals::<Green>(),
-            };
+            let found = count_of(&cx, colour);
             Ok(match colour {
                 _ if found >= count => go(cx, to),
                 Colour::Red => cx.await_count::<Red>(count),
@@ -235,6 +227,14 @@ async fn interpret(mut cx: Context<Interpreter>) -> StepResult<Interpreter> {
         Act::Fatal => Err(std::io::Error::other("fatal").into()),
         Act::Done => Ok(end(cx)),
         Act::Stop => Ok(cx.stop("the plan says so")),
+    }
+}
+
+fn count_of(cx: &Context<Interpreter>, colour: Colour) -> usize {
+    match colour {
+        Colour::Red => cx.count_signals::<Red>(),
+        Colour::Blue => cx.count_signals::<Blue>(),
+        Colour::Green => cx.count_signals::<Green>(),
     }
 }
 

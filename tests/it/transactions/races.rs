@@ -25,7 +25,7 @@ pub enum End {
     SelfDone,
     /// Takes a signal, and parks for another one.
     Again,
-    /// Is done, inserts an instance and signals the one that holds the key `ear`.
+    /// Ends, inserts an instance and signals the one that holds the key `ear`.
     Carry,
 }
 

@@ -101,8 +101,8 @@ pub(super) async fn try_batch(
     }
 }
 
-/// Commits the outcomes. Those of the instances that they insert are claimed for which `local` has
-/// free slots.
+/// Commits the outcomes. `local` claims those of the instances that they insert for which it has
+/// free slots, or places ahead of these.
 async fn commit(
     flusher: &Flusher,
     commits: &[Box<Commit>],

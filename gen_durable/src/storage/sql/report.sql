@@ -4,7 +4,7 @@
 --
 -- Invariant: an end is reported once, in the commit that makes it or in the one that settles it
 -- (settle_owed.sql), or it has no live receiver. The caller has locked the receivers
--- (lock_instances.sql), so the locks here are waited for by nobody.
+-- (lock_instances.sql), so this statement waits for no lock.
 --
 -- $1 bigint[]: the instances that this transaction has ended
 with ended as materialized (
