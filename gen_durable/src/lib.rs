@@ -428,6 +428,12 @@ mod id;
 mod isolation;
 mod keys;
 pub mod machine;
+pub mod operate {
+    //! Operating instances: what people and tools need to look at them and to act on them.
+
+    #[doc(inline)]
+    pub use crate::client::InstanceHandle;
+}
 pub mod prelude;
 mod status;
 mod storage;

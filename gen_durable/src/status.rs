@@ -18,6 +18,8 @@ pub enum Status {
     Done,
     /// The instance has ended with a reason.
     Failed,
+    /// The instance has ended because somebody cancelled or killed it.
+    Cancelled,
 }
 
 impl Status {
@@ -25,8 +27,14 @@ impl Status {
     pub const LIVE: &'static [Self] = &[Self::Runnable, Self::Executing, Self::AwaitingSignal];
 
     /// Every status.
-    pub const ALL: &'static [Self] =
-        &[Self::Runnable, Self::Executing, Self::AwaitingSignal, Self::Done, Self::Failed];
+    pub const ALL: &'static [Self] = &[
+        Self::Runnable,
+        Self::Executing,
+        Self::AwaitingSignal,
+        Self::Done,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
     /// Returns the status as it is stored.
     pub const fn as_str(self) -> &'static str {
@@ -36,12 +44,13 @@ impl Status {
             Self::AwaitingSignal => "awaiting_signal",
             Self::Done => "done",
             Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
         }
     }
 
     /// True if the instance has ended.
     pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Done | Self::Failed)
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
     }
 }
 
@@ -138,7 +147,7 @@ mod tests {
         let error = "Done".parse::<Status>().expect_err("it is written in lower case");
         assert_eq!(
             error.to_string(),
-            "there is no status `Done`; the statuses are runnable, executing, awaiting_signal, done, failed"
+            "there is no status `Done`; the statuses are runnable, executing, awaiting_signal, done, failed, cancelled"
         );
     }
 }

@@ -20,7 +20,9 @@ create table gen_durable.instances (
     fsm_version   integer not null check (fsm_version > 0),
     step          text not null,
     status        text collate "C" not null default 'runnable'
-                  check (status in ('runnable', 'executing', 'awaiting_signal', 'done', 'failed')),
+                  check (status in (
+                      'runnable', 'executing', 'awaiting_signal', 'done', 'failed', 'cancelled'
+                  )),
     state         json not null,
     result        json,
     last_error    text,
@@ -44,22 +46,31 @@ create table gen_durable.instances (
     -- of a reason clears its bit alone, and the row is back when the last bit is cleared.
     --   1: another row is to run first for the partition key. The commit that frees the key clears
     --      it.
+    --   2: the row was cancelled, and no step may run before an engine has answered the cancel.
     blocked_by    integer not null default 0,
     -- The worker that claimed the row; 0 if it leaves the row to the reaper.
     locked_by     bigint,
     unique_key    text collate "C",
-    -- The statuses in which the row holds its unique key; null once it has left them.
+    -- The statuses in which the row holds its unique key.
     unique_scope  text[],
-    -- The unique key, in these statuses alone.
+    -- True once the row has left these statuses: it holds the key no more, whatever its status.
+    unique_released boolean,
+    -- The unique key, while the row holds it.
     unique_guard  text collate "C"
-                  generated always as (case when status = any (unique_scope) then unique_key end) stored,
+                  generated always as (
+                      case when unique_released is null and status = any (unique_scope) then unique_key end
+                  ) stored,
     -- The time at which a parked instance wakes without a signal.
     wake_at       timestamptz,
     -- The instance that gets a signal when this one ends.
     report_to     bigint,
-    -- True from the end of this instance until it is reported, if the commit that ended it could
-    -- not report it.
-    owes_report   boolean,
+    -- What an engine has still to do for the row: one bit for each, null for nothing.
+    --   1: report its end, which the commit that ended it could not.
+    --   2: free its partition key: a transaction without the key's lock has ended the row.
+    --   4: answer its cancel: drop the run under way, and let the machine's step for it run.
+    owes          smallint,
+    -- The time at which it was cancelled. From then on a failure ends it as cancelled.
+    cancelled_at  timestamptz,
     inserted_at   timestamptz not null default gen_durable.now(),
     updated_at    timestamptz not null default gen_durable.now(),
     finished_at   timestamptz
@@ -111,10 +122,10 @@ create index instances_wake
     on gen_durable.instances (wake_at)
     where wake_at is not null;
 
--- The ends that are still to be reported.
+-- The rows for which an engine has still something to do.
 create index instances_owed
     on gen_durable.instances (id)
-    where owes_report;
+    where owes is not null;
 
 -- The inbox. A signal is deleted by the commit that consumed it, or that ended the instance.
 --
@@ -180,6 +191,32 @@ create table gen_durable.retention (
     fsm      text collate "C" primary key,
     keep_for interval
 );
+
+-- The machines that engines have run, in each version. Actions find here what the code of an
+-- instance's own version says, whoever runs them.
+create table gen_durable.machines (
+    fsm         text collate "C" not null,
+    fsm_version integer not null check (fsm_version > 0),
+    -- The step to which a cancel sends an instance; null if a cancel ends it.
+    on_cancel   text,
+    steps       text[] not null,
+    primary key (fsm, fsm_version)
+);
+
+-- What operators have done: one row for each action.
+create table gen_durable.audit (
+    id          bigint generated always as identity primary key,
+    at          timestamptz not null default gen_durable.now(),
+    -- The name that the caller gave, or the role of the database session.
+    actor       text not null,
+    action      text collate "C" not null,
+    reason      text,
+    -- An instance may be deleted; its audit rows stay.
+    instance_id bigint,
+    fsm         text collate "C"
+);
+
+create index audit_instance on gen_durable.audit (instance_id, id);
 
 -- One row for each running engine. Its lease covers all that the engine has claimed.
 create table gen_durable.workers (

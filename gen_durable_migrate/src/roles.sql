@@ -46,10 +46,11 @@ grant insert (target_id, dedup_key), select (target_id, dedup_key)
 -- The application: the columns that unique keys and signals look at, and those that a waiting call
 -- is told. No state, no payload, no partition key.
 grant select (
-    id, fsm, status, step, attempt, failures, result, last_error, queue, awaits, awaits_more, unique_guard, unique_scope
+    id, fsm, status, step, attempt, failures, result, last_error, queue, awaits, awaits_more, unique_guard, unique_scope,
+    unique_released
 ) on gen_durable.instances to gen_durable_app;
 -- A signal wakes its target. Postgres cannot grant this update for parked rows alone.
-grant update (status, awaits, awaits_more, wake_at, eligible_at, unique_scope, updated_at)
+grant update (status, awaits, awaits_more, wake_at, eligible_at, unique_released, updated_at)
     on gen_durable.instances to gen_durable_app;
 
 -- The worker: inserts that claim their rows.
@@ -60,7 +61,7 @@ grant insert (status, locked_by, revision) on gen_durable.instances to gen_durab
 grant select, delete on gen_durable.instances to gen_durable_worker;
 grant update (
     fsm_version, step, status, state, result, last_error, awaits, awaits_more, eligible_at, attempt, failures, crashes, revision,
-    blocked_by, locked_by, unique_scope, wake_at, owes_report, updated_at, finished_at
+    blocked_by, locked_by, unique_released, wake_at, owes, updated_at, finished_at
 ) on gen_durable.instances to gen_durable_worker;
 grant select (ctid, id, target_id, name, payload), delete on gen_durable.signals to gen_durable_worker;
 grant insert (name, lease_expires_at, queues), update (lease_expires_at),

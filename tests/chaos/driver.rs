@@ -32,8 +32,14 @@ use crate::{Error, schedule::Fault};
 pub(crate) const CALL_MAX: Duration = Duration::from_secs(15);
 
 /// The statuses for a unique key that an instance holds for ever, also after its end.
-pub(crate) const FOR_EVER: [Status; 5] =
-    [Status::Runnable, Status::Executing, Status::AwaitingSignal, Status::Done, Status::Failed];
+pub(crate) const FOR_EVER: [Status; 6] = [
+    Status::Runnable,
+    Status::Executing,
+    Status::AwaitingSignal,
+    Status::Done,
+    Status::Failed,
+    Status::Cancelled,
+];
 
 pub(crate) struct Driver {
     shared: Arc<Shared>,

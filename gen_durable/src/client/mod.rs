@@ -7,6 +7,7 @@
 mod calls;
 mod direct;
 mod execute;
+mod instance;
 pub(crate) mod local;
 pub(crate) mod notifier;
 pub(crate) mod per_runtime;
@@ -31,6 +32,7 @@ use self::{
     waiters::Waiters,
 };
 pub use self::{
+    instance::InstanceHandle,
     snapshot::{AnyId, Snapshot},
     target::{ExecuteOn, Target},
 };

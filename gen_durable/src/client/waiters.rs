@@ -102,6 +102,15 @@ impl Waiters {
         self.answer(ended.id, &Ok(Some(ended.clone())));
     }
 
+    /// Looks at once for an instance that has ended.
+    pub(crate) fn hasten(&self, id: i64) {
+        let mut state = self.lock();
+        let Some(awaited) = state.by_id.get_mut(&id) else { return };
+        awaited.next_look = Instant::now();
+        drop(state);
+        self.arrived.notify_waiters();
+    }
+
     /// Returns the reason why no look succeeds at present, if there is one.
     pub(crate) fn obstacle(&self) -> Option<DatabaseError> {
         self.lock().obstacle.clone()
@@ -197,7 +206,7 @@ impl Waiters {
         for id in ids {
             match found.get(id) {
                 None => self.answer(*id, &Ok(None)),
-                Some(ended) if ended.status == "done" || ended.status == "failed" => {
+                Some(ended) if matches!(&*ended.status, "done" | "failed" | "cancelled") => {
                     self.push(ended);
                 }
                 Some(_) => {}

@@ -290,6 +290,8 @@ async fn flush(
                 }
                 return false;
             }
+            // The cancel is answered as soon as this task has ended.
+            Answer::Cancelled => return false,
             Answer::Lost => {
                 shared.metrics.lost_commits.fetch_add(1, Ordering::Relaxed);
                 // There are two cases, and the log line names the first. Either the worker does not

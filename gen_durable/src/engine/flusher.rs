@@ -45,6 +45,7 @@ use crate::{
     error::Cause,
     fault::{self, Fault},
     group::{Group, Item, WEIGHT_MAX},
+    status::Status,
     storage::{self, Change, Commit, Ended, Inbox, LockedRows, Verdict},
     throttle::Throttle,
 };
@@ -68,6 +69,8 @@ pub(crate) enum Answer {
     /// The database refused the outcome through the outcome's own fault: for a value or a
     /// constraint of it, say.
     Refused(sqlx::Error),
+    /// The instance was cancelled. Nothing took effect, and this worker has to answer the cancel.
+    Cancelled,
     /// The worker does not own the row any more, or the flusher gave the outcome up.
     Lost,
 }
@@ -367,6 +370,7 @@ fn finish(
                 Answer::DurableBefore(commit)
             }
             Verdict::Lost => Answer::Lost,
+            Verdict::Cancelled => Answer::Cancelled,
             Verdict::Locked => {
                 flusher.locked.found();
                 retry_locked(flusher, PendingCommit { commit, reply, uncertain }, sent.clone());
@@ -440,19 +444,19 @@ fn push(flusher: &Flusher, commit: &Commit) {
     if !waiters.expects(commit.id) {
         return;
     }
-    let (status, result) = match &commit.change {
-        Change::Done { result } => ("done", Some(result.0.clone())),
-        _ => ("failed", None),
+    let Change::Done { result } = &commit.change else {
+        // The row tells if the instance failed, or was cancelled before.
+        return waiters.hasten(commit.id);
     };
     waiters.push(&Ended {
         id: commit.id,
         fsm: commit.fsm.to_owned(),
-        status: status.to_owned(),
+        status: Status::Done.as_str().to_owned(),
         // A waiting call does not ask for the step.
         step: String::new(),
         attempt: commit.attempt,
         failures: commit.failures,
-        result,
-        reason: commit.error.clone(),
+        result: Some(result.0.clone()),
+        reason: None,
     });
 }

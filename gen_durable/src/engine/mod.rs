@@ -64,7 +64,7 @@ use self::{
 };
 use crate::{
     client::{
-        Client,
+        AnyId, Client, InstanceHandle,
         notifier::Notifier,
         target::{ExecuteOn, Target, sealed},
     },
@@ -175,6 +175,16 @@ impl Engine {
         timeout: Duration,
     ) -> Result<M::Output, WaitError> {
         self.shared.client.wait(target, timeout).await
+    }
+
+    /// Names an instance, to look at it and to act on it; see [`Client::instance`].
+    pub fn instance<A: AnyId>(&self, address: A) -> InstanceHandle<A> {
+        self.client().instance(address)
+    }
+
+    /// Names an instance by its plain number; see [`Client::instance_by_id`].
+    pub fn instance_by_id(&self, id: i64) -> InstanceHandle<i64> {
+        self.client().instance_by_id(id)
     }
 
     /// Returns the worker's id, as instances carry it in `locked_by`.

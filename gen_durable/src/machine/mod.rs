@@ -86,6 +86,8 @@ pub trait Machine: Sized + Send + Sync + 'static {
     const RETRY: Option<Retry> = None;
     /// The step that a new instance begins with.
     const INITIAL: Self;
+    /// The step to which a cancel sends an instance. None, the default, if a cancel ends it.
+    const ON_CANCEL: Option<Self> = None;
     /// The names of all steps.
     const STEPS: &'static [&'static str];
     /// The names of the variants of these steps, in the same order. [`Steps::graph`] shows them,

@@ -34,6 +34,9 @@ pub(crate) enum Verdict {
     DurableBefore,
     /// Another transaction has locked the row, or a row to which the outcome sends a signal.
     Locked,
+    /// The instance was cancelled, and this worker has to answer that. Nothing took effect, or an
+    /// earlier try took effect before the cancel.
+    Cancelled,
     /// The worker does not own the row any more. Nothing took effect.
     Lost,
 }
@@ -433,22 +436,25 @@ pub(super) async fn inspect(
     for row in sqlx::query(INSPECT).bind(ids).fetch_all(connection).await? {
         let status: String = row.try_get(1)?;
         let locked_by: Option<i64> = row.try_get(2)?;
-        found.insert(row.try_get::<i64, _>(0)?, (status, locked_by, row.try_get::<i64, _>(3)?));
+        let (revision, asked): (i64, bool) = (row.try_get(3)?, row.try_get(4)?);
+        found.insert(row.try_get::<i64, _>(0)?, (status, locked_by, revision, asked));
     }
     for (outcome, verdict) in batch.iter().zip(verdicts) {
         if !matches!(verdict, Verdict::Lost) {
             continue;
         }
-        if let Some((status, locked_by, revision)) = found.get(&outcome.id) {
+        if let Some((status, locked_by, revision, asked)) = found.get(&outcome.id) {
             let mine = status == "executing" && *locked_by == Some(outcome.worker);
             // A reap that fails the row for good also adds one to the revision. Therefore a row
             // that has ended proves the outcome only if the outcome ends it the same way.
             let ended = match outcome.change {
                 Change::Done { .. } => status == "done",
-                Change::Failed => status == "failed",
+                Change::Failed => matches!(&**status, "failed" | "cancelled"),
                 _ => false,
             };
-            if mine && *revision == outcome.revision {
+            if mine && *asked {
+                *verdict = Verdict::Cancelled;
+            } else if mine && *revision == outcome.revision {
                 *verdict = Verdict::Locked;
             } else if uncertain && *revision == outcome.revision + 1 {
                 // A claim, a commit and a reap each add one to the revision. A reap leaves the row

@@ -144,7 +144,7 @@ pub(crate) async fn reap(
     let mut reaped = Reaped::default();
     let (mut keys, mut owed) = (Vec::new(), Vec::new());
     for row in &rows {
-        if row.try_get::<&str, _>(3)? == "failed" {
+        if row.try_get::<&str, _>(3)? != "runnable" {
             reaped.failed += 1;
             if row.try_get(4)? {
                 owed.push(row.try_get(0)?);

@@ -142,7 +142,7 @@ async fn p70_a_claim_in_known_groups_moves_rows_and_answers_what_they_are() {
     assert_eq!(row.get::<Vec<Option<bool>>, _>("timed_out"), [Some(true), None]);
     let seen = each(
         pool,
-        "json_build_array(i.status, i.locked_by, i.revision, i.unique_scope,
+        "json_build_array(i.status, i.locked_by, i.revision, case when i.unique_released is null then i.unique_scope end,
                           i.updated_at > now() - interval '1 hour')",
     );
     let expected = json!([["executing", 7, 4, both, true], ["executing", 7, 1, null, true]]);

@@ -275,7 +275,7 @@ async fn p70_a_commit_writes_what_the_outcome_says_and_keeps_the_rest() {
     let seen = each(
         pool,
         "json_build_array(
-             i.locked_by, i.awaits, array_length(i.unique_scope, 1), i.finished_at = i.updated_at,
+             i.locked_by, i.awaits, array_length(case when i.unique_released is null then i.unique_scope end, 1), i.finished_at = i.updated_at,
              i.updated_at <= now(),
              case when i.eligible_at < now() + interval '2 hours' then i.eligible_at - i.updated_at end,
              case when i.wake_at < now() + interval '2 hours' then i.wake_at - i.updated_at end,
@@ -365,7 +365,7 @@ async fn p70_what_is_in_an_inbox_unseen_wakes_whoever_parks() {
     assert_eq!(queues, ["default", "q"]);
     let seen = each(
         pool,
-        "json_build_array(i.status, i.awaits, i.wake_at is null, i.eligible_at <= now(), i.unique_scope)",
+        "json_build_array(i.status, i.awaits, i.wake_at is null, i.eligible_at <= now(), case when i.unique_released is null then i.unique_scope end)",
     );
     let as_it_was = |status, awaits| json!([status, [awaits], false, false, null]);
     let expected = json!([

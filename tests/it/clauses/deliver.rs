@@ -244,7 +244,7 @@ async fn p70_a_delivery_wakes_whoever_awaits_it_and_nobody_else() {
     let seen = each(
         pool,
         "json_build_array(i.status, i.awaits, i.wake_at is null, i.eligible_at <= now(),
-                          i.updated_at <= now(), i.unique_scope)",
+                          i.updated_at <= now(), case when i.unique_released is null then i.unique_scope end)",
     );
     let as_it_was = |status, awaits| json!([status, [awaits], false, false, false, null]);
     let expected = json!([
@@ -417,7 +417,7 @@ async fn p71_a_woken_row_is_claimed_if_no_other_row_waits() {
     }
     let claimed = claim_woken(&mut connection, 7, &ids).await;
     assert_eq!(claimed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 2]);
-    let seen = "select json_agg(json_build_array(i.id, i.locked_by, i.revision, i.unique_scope,
+    let seen = "select json_agg(json_build_array(i.id, i.locked_by, i.revision, case when i.unique_released is null then i.unique_scope end,
                                 i.updated_at > now() - interval '1 hour') order by i.id)
                 from gen_durable.instances i where i.status = 'executing' and i.id < 100";
     let expected = json!([[1, 7, 6, ["runnable", "executing"], true], [2, 7, 1, null, true]]);

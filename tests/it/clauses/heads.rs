@@ -213,7 +213,7 @@ async fn p70_a_claim_of_heads_moves_them_to_executing_and_answers_what_they_are(
     assert_eq!(json!(answer), expected);
     let seen = each(
         pool,
-        "json_build_array(i.status, i.locked_by, i.revision, i.unique_scope, i.blocked_by,
+        "json_build_array(i.status, i.locked_by, i.revision, case when i.unique_released is null then i.unique_scope end, i.blocked_by,
                           i.updated_at > now() - interval '1 hour')",
     );
     let expected = json!([

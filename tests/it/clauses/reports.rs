@@ -21,7 +21,7 @@ fn parked(id: i64, more: Option<i32>) -> Value {
 /// The columns that a delivery changes in a row that is parked.
 const PARKED: &str =
     "json_build_array(i.status, i.awaits_more, i.awaits is null, i.wake_at is null,
-    i.eligible_at < now() + interval '1 day', i.unique_scope is null, i.updated_at > '2021-01-01')";
+    i.eligible_at < now() + interval '1 day', case when i.unique_released is null then i.unique_scope end is null, i.updated_at > '2021-01-01')";
 
 fn woken() -> Value {
     json!(["runnable", null, true, true, true, true, true])

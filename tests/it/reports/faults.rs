@@ -181,8 +181,8 @@ async fn p37_ends_that_are_owed_are_found_beside_locked_ones() {
     for receiver in [locked, free] {
         sqlx::query(
             "insert into gen_durable.instances
-                 (fsm, fsm_version, step, state, status, result, report_to, owes_report, finished_at)
-             values ('parcel', 1, 'isolated', '\"Isolated\"', 'done', '4', $1, true, now())",
+                 (fsm, fsm_version, step, state, status, result, report_to, owes, finished_at)
+             values ('parcel', 1, 'isolated', '\"Isolated\"', 'done', '4', $1, 1, now())",
         )
         .bind(receiver.get())
         .execute(pool)

@@ -33,7 +33,7 @@ begin
 end $$;
 create trigger take_key after update on gen_durable.instances for each row
 when (old.status = 'runnable' and new.status = 'executing' and new.state ->> 'plan' <> ''
-      and old.unique_scope is not null)
+      and old.unique_released is null)
 execute function take_key();
 "#;
 

@@ -2,7 +2,7 @@
 -- on which a run has begun. The reaper counts a crash for each, so no bug makes a step run for
 -- ever.
 --
--- Invariant: only rows that the worker holds change. `status || ''` fits no index, so each row is
+-- Invariant: only rows that the worker holds change, and none whose cancel is to be answered. `status || ''` fits no index, so each row is
 -- looked up by its id.
 --
 -- $1 bigint:   the worker
@@ -12,3 +12,4 @@ update gen_durable.instances i
 set locked_by = 0,
     updated_at = gen_durable.now()
 where i.id = any ($2::bigint[]) and i.locked_by = $1 and i.status || '' = 'executing'
+  and i.owes is null

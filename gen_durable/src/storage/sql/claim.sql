@@ -301,7 +301,7 @@ claimed as (
         revision = i.revision % 4611686018427387904 + 1,
         -- A row holds its unique key in the statuses of its scope. If `executing` is none of them,
         -- the claim releases the unique key for good.
-        unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
+        unique_released = i.unique_released or 'executing' <> all (i.unique_scope),
         updated_at = gen_durable.now()
     where i.id = any (array(
         select c.id from candidates c where c.partition_key is null

@@ -125,7 +125,7 @@ claimed as (
     set status = 'executing',
         locked_by = $1,
         revision = i.revision % 4611686018427387904 + 1,
-        unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
+        unique_released = i.unique_released or 'executing' <> all (i.unique_scope),
         updated_at = gen_durable.now()
     where i.id = any (array(select f.id from found f where not (select u.any from unsure u)))
     returning i.id, i.step, i.state, i.attempt, i.failures, i.revision, i.awaits, i.report_to

@@ -168,7 +168,7 @@ claimed as (
         blocked_by = i.blocked_by & ~1,
         locked_by = $1,
         revision = i.revision % 4611686018427387904 + 1,
-        unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
+        unique_released = i.unique_released or 'executing' <> all (i.unique_scope),
         updated_at = gen_durable.now()
     where i.id = any (array(select t.id from taken t))
     returning i.*

@@ -59,7 +59,7 @@ update gen_durable.instances i
 set status = 'executing',
     locked_by = $1,
     revision = i.revision % 4611686018427387904 + 1,
-    unique_scope = case when 'executing' = any (i.unique_scope) then i.unique_scope end,
+    unique_released = i.unique_released or 'executing' <> all (i.unique_scope),
     updated_at = gen_durable.now()
 where i.id = any ($2::bigint[])
   and i.status || '' = 'runnable' and i.blocked_by = 0 and i.partition_key is null

@@ -47,10 +47,13 @@ held as materialized (
     --    The rows are looked up by primary key alone, once, in its order: `status || ''` fits no
     --    index. Statistics taken while nothing was executing would make another index look free.
     --    The `case` hides from the planner how few rows its comparison leaves.
-    select o.*, l.place
+    --
+    --    A failure ends an instance that was cancelled as cancelled.
+    select o.*, l.place,
+           case when o.status = 'failed' and l.cancelled_at is not null then 'cancelled' else o.status end as ends_as
     from outcomes o
     left join (
-        select i.id, i.ctid as place, i.revision, i.locked_by
+        select i.id, i.ctid as place, i.revision, i.locked_by, i.cancelled_at
         from gen_durable.instances i
         where i.id = any ($1::bigint[]) and i.status || '' = 'executing'
         for no key update skip locked
@@ -65,7 +68,7 @@ committed as (
     --    moved between the snapshot and the lock is not found there, and counts as locked. `+ 0`
     --    hides from the planner that the key could be looked up once more.
     update gen_durable.instances i
-    set status = o.status,
+    set status = o.ends_as,
         -- The outcome has a version only if the instance was upgraded. Writing the same value again
         -- touches no index.
         fsm_version = coalesce(o.fsm_version, i.fsm_version),
@@ -86,7 +89,7 @@ committed as (
         end,
         eligible_at = coalesce(gen_durable.now() + o.delay * interval '1 microsecond', i.eligible_at),
         wake_at = gen_durable.now() + o.wake * interval '1 microsecond',
-        unique_scope = case when o.status = any (i.unique_scope) then i.unique_scope end,
+        unique_released = i.unique_released or o.ends_as <> all (i.unique_scope),
         finished_at = case when o.status in ('done', 'failed') then gen_durable.now() end,
         updated_at = gen_durable.now()
     from held o

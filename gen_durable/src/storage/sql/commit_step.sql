@@ -13,7 +13,7 @@
 -- $1 bigint:   the instance
 -- $2 bigint:   its worker
 -- $3 bigint:   the revision that the worker holds
--- $4 text:     the new status
+-- $4 text:     the new status; a failure ends an instance that was cancelled as cancelled
 -- $5 text:     the next step; null keeps the step
 -- $6 text:     the new state, as JSON; null keeps the state
 -- $7 text:     the result, as JSON, or null
@@ -31,7 +31,9 @@ with committed as (
     -- 1. The row. It is looked up by its primary key: `status || ''` fits no other index, and the
     --    `case` hides from the planner that `locked_by` is not null.
     update gen_durable.instances i
-    set status = $4::text,
+    set status = case
+            when $4::text = 'failed' and i.cancelled_at is not null then 'cancelled' else $4::text
+        end,
         fsm_version = coalesce($13::int, i.fsm_version),
         step = coalesce($5::text, i.step),
         state = coalesce($6::text::json, i.state),
@@ -48,9 +50,11 @@ with committed as (
         end,
         eligible_at = coalesce(gen_durable.now() + $10::bigint * interval '1 microsecond', i.eligible_at),
         wake_at = gen_durable.now() + $12::bigint * interval '1 microsecond',
-        unique_scope = case when $4::text = any (i.unique_scope) then i.unique_scope end,
+        unique_released = i.unique_released or case
+            when $4::text = 'failed' and i.cancelled_at is not null then 'cancelled' else $4::text
+        end <> all (i.unique_scope),
         finished_at = case when $4::text in ('done', 'failed') then gen_durable.now() end,
-        owes_report = case when $17::boolean then true end,
+        owes = case when $17::boolean then 1 end,
         updated_at = gen_durable.now()
     where i.id = $1::bigint
       and i.status || '' = 'executing' and i.revision = $3::bigint

@@ -111,7 +111,7 @@ woken as (
         awaits_more = null,
         wake_at = null,
         eligible_at = gen_durable.now(),
-        unique_scope = case when 'runnable' = any (i.unique_scope) then i.unique_scope end,
+        unique_released = i.unique_released or 'runnable' <> all (i.unique_scope),
         updated_at = gen_durable.now()
     where i.id = any (array(select a.id from awaited a where a.more <= 0))
     returning i.id, i.queue

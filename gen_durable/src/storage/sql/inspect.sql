@@ -5,6 +5,6 @@
 -- Invariant: one row for each instance that exists.
 --
 -- $1 bigint[]: the instances
-select i.id, i.status, i.locked_by, i.revision
+select i.id, i.status, i.locked_by, i.revision, i.owes is not null as asked
 from gen_durable.instances i
 where i.id = any ($1::bigint[])

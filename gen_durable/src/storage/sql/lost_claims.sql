@@ -14,6 +14,8 @@ with held as materialized (
     select i.id, i.fsm, i.fsm_version, i.revision, i.partition_key
     from gen_durable.instances i
     where i.locked_by between $1 and $1
+      -- A cancelled row is no lost claim: its cancel is to be answered (answer_cancels.sql).
+      and i.owes is null
 )
 select h.id, h.fsm, h.fsm_version, h.revision, h.partition_key
 from held h

@@ -8,6 +8,6 @@
 -- $2 bigint: the most to find
 select i.id, i.report_to
 from gen_durable.instances i
-where i.owes_report and i.id > $1
+where i.owes is not null and i.owes & 1 = 1 and i.id > $1
 order by i.id
 limit $2

@@ -39,7 +39,7 @@ where i.id = any (array(
         select o.id
         from gen_durable.instances o
         where o.fsm = m.fsm
-          and o.owes_report is null
+          and o.owes is null
           and o.finished_at < gen_durable.now() - case
               when r.fsm is null then $1::bigint * interval '1 microsecond'
               else r.keep_for

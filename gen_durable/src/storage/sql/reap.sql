@@ -1,6 +1,9 @@
 -- Takes rows from lost workers: returns them to the queue, or fails those that have lost too many
 -- workers in a row. The reaper runs it in each engine.
 --
+-- A row whose cancel is still to be answered leaves the queue to that (`blocked_by`). Its run was
+-- to be dropped in any case, so it counts no loss.
+--
 -- Invariant: only rows change whose holder has no running lease, or is not in the table `workers`
 -- at all. Rows that are locked are skipped. A row that fails owes its report: its receiver is not
 -- locked yet (owed.sql).
@@ -32,11 +35,15 @@ lost as materialized (
       )
 ),
 orphans as materialized (
-    -- 3. Their rows, locked, as many as the batch takes.
-    select orphan.id
+    -- 3. Their rows, locked, as many as the batch takes, and the status of each from here on.
+    select orphan.id, orphan.asked, case
+        when orphan.asked or orphan.crashes < $2 - 1 then 'runnable'
+        when orphan.cancelled_at is null then 'failed'
+        else 'cancelled'
+    end as status
     from lost l
     cross join lateral (
-        select i.id
+        select i.id, i.crashes, i.cancelled_at, i.owes is not null as asked
         from gen_durable.instances i
         where i.locked_by = l.locked_by
         limit $1
@@ -45,14 +52,15 @@ orphans as materialized (
     limit $1
 )
 update gen_durable.instances i
-set status = case when i.crashes >= $2 - 1 then 'failed' else 'runnable' end,
+set status = o.status,
     last_error = case
-        when i.crashes >= $2 - 1
+        when o.status <> 'runnable'
         then pg_catalog.format('step %s: its worker was lost %s times in a row', i.step, i.crashes::bigint + 1)
         else i.last_error
     end,
-    finished_at = case when i.crashes >= $2 - 1 then gen_durable.now() end,
-    owes_report = case when i.crashes >= $2 - 1 and i.report_to is not null then true end,
+    finished_at = case when o.status <> 'runnable' then gen_durable.now() end,
+    owes = case when o.asked then i.owes when o.status <> 'runnable' and i.report_to is not null then 1 end,
+    blocked_by = case when o.asked then i.blocked_by | 2 else i.blocked_by end,
     locked_by = null,
     -- From the second loss in a row on, a row comes back at a random moment: of the next second,
     -- then of the next two, and then of the next four. Otherwise an instance that kills its worker
@@ -67,11 +75,8 @@ set status = case when i.crashes >= $2 - 1 then 'failed' else 'runnable' end,
     attempt = least(i.attempt, 2147483646) + 1,
     crashes = least(i.crashes, 2147483646) + 1,
     revision = i.revision % 4611686018427387904 + 1,
-    unique_scope = case
-        when (case when i.crashes >= $2 - 1 then 'failed' else 'runnable' end)
-             = any (i.unique_scope)
-        then i.unique_scope
-    end,
+    unique_released = i.unique_released or o.status <> all (i.unique_scope),
     updated_at = gen_durable.now()
-where i.id = any (array(select o.id from orphans o))
-returning i.id, i.queue, i.partition_key, i.status, i.owes_report is not null as owes
+from orphans o
+where i.id = any (array(select o.id from orphans o)) and i.id + 0 = o.id
+returning i.id, i.queue, i.partition_key, i.status, i.owes is not null and not o.asked as owes

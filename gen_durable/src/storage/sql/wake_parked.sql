@@ -16,7 +16,7 @@ set status = 'runnable',
     awaits = null,
     wake_at = null,
     eligible_at = gen_durable.now(),
-    unique_scope = case when 'runnable' = any (i.unique_scope) then i.unique_scope end
+    unique_released = i.unique_released or 'runnable' <> all (i.unique_scope)
 where i.id = any ($1::bigint[])
   and i.status || '' = 'awaiting_signal'
   -- A subquery with a limit stands for `exists`, which the planner may take for a join with all

@@ -11,7 +11,7 @@ set status = 'runnable',
     awaits_more = null,
     wake_at = null,
     eligible_at = gen_durable.now(),
-    unique_scope = case when 'runnable' = any (i.unique_scope) then i.unique_scope end,
+    unique_released = i.unique_released or 'runnable' <> all (i.unique_scope),
     updated_at = gen_durable.now()
 where i.id = any (array(
     select due.id
