@@ -1,5 +1,6 @@
 drop table gen_durable.workers;
 drop table gen_durable.audit;
+drop table gen_durable.queues;
 drop table gen_durable.machines;
 drop table gen_durable.retention;
 drop table gen_durable.signal_keys;

@@ -192,15 +192,32 @@ create table gen_durable.retention (
     keep_for interval
 );
 
--- The machines that engines have run, in each version. Actions find here what the code of an
--- instance's own version says, whoever runs them.
+-- The machines that engines have run, in each version. Actions and producers find here what the
+-- code of an instance's own version says, whoever runs them. No row is deleted, so a version stays
+-- while an instance of it exists.
 create table gen_durable.machines (
-    fsm         text collate "C" not null,
-    fsm_version integer not null check (fsm_version > 0),
+    fsm           text collate "C" not null,
+    fsm_version   integer not null check (fsm_version > 0),
+    -- The queue of an instance whose insert names none, and the step that it begins with.
+    queue         text collate "C" not null default 'default',
+    initial       text not null,
     -- The step to which a cancel sends an instance; null if a cancel ends it.
-    on_cancel   text,
-    steps       text[] not null,
+    on_cancel     text,
+    steps         text[] not null,
+    -- The signals that the version declares.
+    signals       text[] not null default '{}',
+    -- The graph of the steps, as `gen_durable::Graph` documents it. Null if no engine has run the
+    -- version's own steps, and a newer version upgrades it.
+    graph         json,
+    -- The time at which an engine registered this text.
+    registered_at timestamptz not null default gen_durable.now(),
     primary key (fsm, fsm_version)
+);
+
+-- The queues that engines have served.
+create table gen_durable.queues (
+    name          text collate "C" primary key,
+    registered_at timestamptz not null default gen_durable.now()
 );
 
 -- What operators have done: one row for each action.
@@ -224,6 +241,14 @@ create table gen_durable.workers (
     name             text not null,
     started_at       timestamptz not null default gen_durable.now(),
     lease_expires_at timestamptz not null,
-    -- The queues that the engine serves.
-    queues           text[] not null default '{}'
+    -- The queues that the engine serves, and the steps that it runs at once in each.
+    queues           text[] not null default '{}',
+    slots            integer[] not null default '{}',
+    -- The machines that it runs, and the version of each, with those that another one upgrades.
+    fsms             text[] not null default '{}',
+    fsm_versions     integer[] not null default '{}',
+    -- The process: its host and its number there, and the version of the library.
+    host             text,
+    pid              bigint,
+    library          text
 ) with (fillfactor = 50);

@@ -64,10 +64,17 @@ grant update (
     blocked_by, locked_by, unique_released, wake_at, owes, updated_at, finished_at
 ) on gen_durable.instances to gen_durable_worker;
 grant select (ctid, id, target_id, name, payload), delete on gen_durable.signals to gen_durable_worker;
-grant insert (name, lease_expires_at, queues), update (lease_expires_at),
+grant insert (name, lease_expires_at, queues, slots, fsms, fsm_versions, host, pid, library), update (lease_expires_at),
     select (id, lease_expires_at, queues), delete
     on gen_durable.workers to gen_durable_worker;
 grant select, insert (fsm, keep_for), update (keep_for), delete on gen_durable.retention to gen_durable_worker;
+
+-- The worker: registers what its process runs.
+grant insert (fsm, fsm_version, queue, initial, on_cancel, steps, signals, graph),
+    select (fsm, fsm_version, queue, initial, on_cancel, steps, signals, graph),
+    update (queue, initial, on_cancel, steps, signals, graph, registered_at)
+    on gen_durable.machines to gen_durable_worker;
+grant insert (name), select (name) on gen_durable.queues to gen_durable_worker;
 
 -- The operator: reads everything, changes nothing.
 grant select on all tables in schema gen_durable to gen_durable_operator;

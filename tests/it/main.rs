@@ -58,6 +58,7 @@ mod pedantic;
 mod plans;
 mod pooler;
 mod random_machines;
+mod registered;
 mod repeats;
 mod reports;
 mod retries;

@@ -289,9 +289,7 @@ async fn an_application_changes_no_state_and_reads_none() {
     .await;
     let error = Engine::builder(app.pool.clone()).machine::<Tour>().start().await.unwrap_err();
     let text = error.to_string();
-    for part in
-        ["could not state for how long instances are kept: permission denied", "gen_durable_worker"]
-    {
+    for part in ["could not register the machines: permission denied", "gen_durable_worker"] {
         assert!(text.contains(part), "{text}");
     }
     app.remove(&db).await;

@@ -104,6 +104,12 @@ pub async fn register(connection: &mut PgConnection) -> Result<i64, Error> {
         .bind("bare")
         .bind(3_600_000_000_i64)
         .bind(vec!["checkout"])
+        .bind(vec![1_i32])
+        .bind(Vec::<&str>::new())
+        .bind(Vec::<i32>::new())
+        .bind(None::<&str>)
+        .bind(None::<i64>)
+        .bind(None::<&str>)
         .fetch_one(connection)
         .await?)
 }

@@ -19,10 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::config::Config;
+use super::{config::Config, process::process};
 use crate::{
     connections::{Connections, within},
-    storage,
+    storage::{self, Kinds},
 };
 
 /// The lease of this engine's worker.
@@ -77,6 +77,7 @@ impl Lease {
 pub(super) async fn renew(
     lease: &Lease,
     config: &Config,
+    kinds: &Kinds,
     connections: &Connections,
 ) -> Result<i64, sqlx::Error> {
     let (worker, ttl) = (lease.worker(), lease.ttl);
@@ -87,9 +88,7 @@ pub(super) async fn renew(
         if storage::renew_lease(&mut connection, worker, ttl).await? {
             return Ok(worker);
         }
-        let anew =
-            storage::register_worker(&mut connection, &config.name, ttl, &config.queue_names())
-                .await?;
+        let anew = storage::register_worker(&mut connection, ttl, &process(config, kinds)).await?;
         tracing::warn!(
             worker,
             anew,

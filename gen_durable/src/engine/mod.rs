@@ -24,6 +24,7 @@ mod lost_claims;
 mod maintenance;
 mod outage;
 mod owed;
+mod process;
 mod register;
 mod registry;
 mod shutdown;

@@ -1,46 +1,85 @@
-//! The start of an engine in the database: checks the schema, states the retentions, registers the
-//! worker.
+//! The start of an engine in the database: checks the schema, registers the machines and queues,
+//! states the retentions, registers the worker.
 //!
 //! Invariant: nothing is written before everything was found to fit.
 
 use std::collections::BTreeMap;
 
-use super::{config::Config, registry::Registry};
+use super::{config::Config, process::process, registry::Registry};
 use crate::{
     connections::Connections,
     error::{DatabaseError, Error},
     fault,
-    storage::{self, Retention},
+    storage::{self, NewMachine, Retention},
 };
 
-/// The most tries to state the retentions. Each may wait a second for another engine that states
-/// its own.
+/// The most tries to write what an engine says of its machines. Each may wait a second for another
+/// engine that does the same.
 const TRIES_MAX: usize = 5;
 
-/// Checks the schema, states the retentions, and registers the worker, whose id it returns.
+/// Checks the schema, registers the machines and queues, states the retentions, and registers the
+/// worker, whose id it returns.
 pub(super) async fn register(
     connections: &Connections,
     config: &Config,
     registry: &Registry,
 ) -> Result<i64, Error> {
     check(connections).await?;
+    let (machines, queues) = (registry.machines(), config.queue_names());
+    let mut tries = 0;
+    while let Err(error) = write(connections, &machines, &queues).await {
+        tries += 1;
+        if !is_held_up(&error, tries) {
+            return Err(refused(error));
+        }
+    }
     let retentions = retentions(config, registry);
     let mut tries = 0;
     while let Err(error) = retain(connections, &retentions).await {
         tries += 1;
-        let again = fault::is_rolled_back(&error) || fault::is_lock_timeout(&error);
-        if tries == TRIES_MAX || !again {
+        if !is_held_up(&error, tries) {
             return Err(DatabaseError::new("state for how long instances are kept")(error).into());
         }
     }
+    let kinds = registry.kinds();
     let worker = async {
         let mut connection = connections.get().await?;
-        let (name, queues) = (&config.name, config.queue_names());
-        let register = storage::register_worker(&mut connection, name, config.lease_ttl, &queues);
+        let process = process(config, &kinds);
+        let register = storage::register_worker(&mut connection, config.lease_ttl, &process);
         let result = connections.within(register).await;
         connection.done(result)
     };
     Ok(worker.await.map_err(DatabaseError::new("register the worker"))?)
+}
+
+/// True if another engine held up the last of these tries, and a further one is due.
+fn is_held_up(error: &sqlx::Error, tries: usize) -> bool {
+    tries < TRIES_MAX && (fault::is_rolled_back(error) || fault::is_lock_timeout(error))
+}
+
+/// Registers machines and queues.
+async fn write(
+    connections: &Connections,
+    machines: &[NewMachine],
+    queues: &[String],
+) -> Result<(), sqlx::Error> {
+    let mut connection = connections.get().await?;
+    let result = connections.within(storage::register(&mut connection, machines, queues)).await;
+    connection.done(result)
+}
+
+/// Returns the error of machines and queues that could not be registered.
+fn refused(error: sqlx::Error) -> Error {
+    if storage::is_inexpressible(&error) {
+        return Error::InvalidOption {
+            option: "the machines and queues".to_owned(),
+            reason: format!(
+                "the name of a machine, step, signal or queue has a character that this database cannot store ({}): rename it, or use a database in UTF-8",
+                fault::reason(error)
+            ),
+        };
+    }
+    DatabaseError::new("register the machines")(error).into()
 }
 
 /// Checks that the schema's version fits.

@@ -25,7 +25,7 @@ use crate::{
     error::{Error, StepError},
     isolation::Isolation,
     machine::{Requirement, context::Instance, resources::Resources, upgrade::Older},
-    storage::{Change, Claimed, Commit, Inbox, Upgraded},
+    storage::{Change, Claimed, Commit, Inbox, NewMachine, Upgraded},
 };
 pub(crate) use guard::Decoded;
 use guard::Guarded;
@@ -210,6 +210,9 @@ pub(crate) trait Runner: Send + Sync {
     /// Returns the steps that await a signal without a timeout and lead nowhere else.
     fn dead_ends(&self) -> Vec<&'static str>;
     fn machine(&self) -> TypeId;
+
+    /// Returns the machine's registered row.
+    fn registered(&self) -> NewMachine;
 
     /// Returns the older versions that the machine upgrades.
     fn older(&self) -> Vec<Older>;

@@ -3,7 +3,10 @@
 //! Invariant: a graph tells all that is known, and says where more may be. If a step is not
 //! `opaque`, it has no other edges than those shown.
 
+mod json;
 mod text;
+
+use serde::Serialize;
 
 use super::Machine;
 
@@ -66,7 +69,7 @@ use super::Machine;
 /// ])
 /// # }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Graph {
     /// The machine's name.
@@ -83,7 +86,7 @@ pub struct Graph {
 }
 
 /// A step in a [`Graph`], or `handle`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct StepNode {
     /// The step's name, as stored.
@@ -103,7 +106,8 @@ pub struct StepNode {
 }
 
 /// A way out of a step, or a message that goes out with its outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Edge {
     /// Goes to another step.
@@ -265,6 +269,32 @@ impl Graph {
     /// Returns a state diagram for [mermaid](https://mermaid.js.org).
     pub fn to_mermaid(&self) -> String {
         text::mermaid(self)
+    }
+
+    /// Returns the graph as a JSON object, in ASCII. An engine stores it in the table
+    /// `gen_durable.machines` at its start, so a tool can draw the machine without the user's code.
+    ///
+    /// The object has the fields of [`Graph`], a step those of [`StepNode`]. An edge has its
+    /// [`Edge`]'s name in `snake_case` as its `kind`, beside its fields. What is not known is null.
+    /// Later versions of this library may add fields and kinds.
+    ///
+    /// ```
+    /// use gen_durable::{graph::{Edge, Graph, StepNode}, prelude::*};
+    /// # #[durable_fsm(output = ())]
+    /// # pub enum Order { Ship }
+    /// # #[durable_fsm]
+    /// # impl Order { async fn ship(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+    ///
+    /// assert_eq!(
+    ///     Graph::new::<Order>([StepNode::new("ship", [Edge::wait("paid"), Edge::Done])]).to_json(),
+    ///     r#"{"machine":"order","version":1,"initial":"ship","steps":["#.to_owned()
+    ///         + r#"{"name":"ship","variant":"Ship","edges":["#
+    ///         + r#"{"kind":"await","signal":"paid","timeout":false},{"kind":"done"}],"#
+    ///         + r#""opaque":false,"entry":false,"transactional":false}],"handle":null}"#
+    /// );
+    /// ```
+    pub fn to_json(&self) -> String {
+        json::text(self)
     }
 
     /// Returns a diagram for [Graphviz](https://graphviz.org).

@@ -13,6 +13,7 @@ pub(crate) mod insert;
 pub(crate) mod insert_or_signal;
 pub(crate) mod job;
 pub(crate) mod outcome;
+pub(crate) mod registered;
 pub(crate) mod resources;
 pub(crate) mod retry;
 pub(crate) mod signal;

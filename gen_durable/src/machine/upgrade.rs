@@ -5,8 +5,8 @@
 
 use std::{any::TypeId, fmt};
 
-use super::Machine;
-use crate::{error::UpgradeError, value};
+use super::{Machine, registered::registered};
+use crate::{error::UpgradeError, storage::NewMachine, value};
 
 /// Says which step and state an instance of the older version `From` has in this version.
 ///
@@ -167,6 +167,8 @@ pub(crate) struct Older {
     pub(crate) version: u32,
     pub(crate) type_id: TypeId,
     pub(crate) type_name: &'static str,
+    /// Returns its registered row.
+    pub(crate) registered: fn() -> NewMachine,
 }
 
 impl<M: Machine> Upgrades<M> {
@@ -217,6 +219,7 @@ fn older<F: Machine>(below: u32, found: &mut Vec<Older>) {
         version: F::VERSION,
         type_id: TypeId::of::<F>(),
         type_name: std::any::type_name::<F>(),
+        registered: registered::<F>,
     });
     if let Some(from) = &F::UPGRADES.from
         && F::VERSION < below

@@ -13,6 +13,7 @@ mod insert_or_signal;
 mod locked;
 mod maintenance;
 mod parks;
+mod registered;
 mod row;
 mod send;
 mod step_transaction;
@@ -31,6 +32,7 @@ pub(crate) use self::{
         Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,
         unknown_kinds, unserved_queues, wake_timed_out,
     },
+    registered::{NewMachine, is_inexpressible, register},
     row::{
         Addressee, Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, Inbox, InboxRow,
         Kind, Kinds, LostClaim, Missing, NewInstance, NewSignal, Portion, Receiver, Upgraded,
@@ -42,8 +44,8 @@ pub(crate) use self::{
     },
     unblock::{Unblocked, unblock_again},
     workers::{
-        abandon, is_foreign_ledger, lost_claims, register_worker, remove_worker, renew_lease,
-        schema_version, session,
+        Process, abandon, is_foreign_ledger, lost_claims, register_worker, remove_worker,
+        renew_lease, schema_version, session,
     },
 };
 

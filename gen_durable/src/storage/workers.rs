@@ -8,7 +8,7 @@ use sqlx::{PgConnection, Row};
 
 use super::{
     micros,
-    row::{Kind, LostClaim},
+    row::{Kind, Kinds, LostClaim},
 };
 use crate::connections::SettingUp;
 
@@ -20,15 +20,41 @@ const REMOVE_WORKER: &str = include_str!("sql/remove_worker.sql");
 const SESSION: &str = include_str!("sql/session.sql");
 const SCHEMA_VERSION: &str = include_str!("sql/schema_version.sql");
 
+/// The process of a worker: what it runs, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Process<'a> {
+    /// The name of the worker.
+    pub(crate) name: &'a str,
+    pub(crate) queues: Vec<&'a str>,
+    /// The number of steps that each queue may run at once.
+    pub(crate) slots: Vec<i32>,
+    /// The machines that it runs.
+    pub(crate) kinds: &'a Kinds,
+    pub(crate) host: Option<String>,
+    /// The number of the process on its host.
+    pub(crate) pid: u32,
+    /// The version of this library.
+    pub(crate) library: &'static str,
+}
+
 /// Registers a worker and returns its id, which is never used again.
 pub(crate) async fn register_worker(
     connection: &mut PgConnection,
-    name: &str,
     ttl: Duration,
-    queues: &[String],
+    process: &Process<'_>,
 ) -> Result<i64, sqlx::Error> {
-    let register = sqlx::query_scalar(REGISTER_WORKER).bind(name).bind(micros(ttl)).bind(queues);
-    register.fetch_one(connection).await
+    sqlx::query_scalar(REGISTER_WORKER)
+        .bind(process.name)
+        .bind(micros(ttl))
+        .bind(&process.queues)
+        .bind(&process.slots)
+        .bind(&process.kinds.fsms)
+        .bind(&process.kinds.versions)
+        .bind(process.host.as_deref())
+        .bind(i64::from(process.pid))
+        .bind(process.library)
+        .fetch_one(connection)
+        .await
 }
 
 /// Renews a lease. False if the worker was removed.

@@ -15,6 +15,7 @@ mod insert;
 mod insert_or_signal;
 mod keys;
 mod maintenance;
+mod registered;
 mod reports;
 
 use serde_json::{Map, Value};

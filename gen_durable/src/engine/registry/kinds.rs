@@ -9,7 +9,7 @@ use super::Runner;
 use crate::{
     error::Error,
     machine::resources::Resources,
-    storage::{Kind, Kinds},
+    storage::{Kind, Kinds, NewMachine},
 };
 
 fn kind(machine: &str, version: u32) -> Kind {
@@ -99,6 +99,20 @@ impl Registry {
             **kind == self::kind(runner.name(), runner.version())
         };
         self.by_kind.iter().filter(own).map(|(_, runner)| runner)
+    }
+
+    /// Returns the registered rows of the machines that the engine was given, and of the older
+    /// versions that they upgrade.
+    pub(crate) fn machines(&self) -> Vec<NewMachine> {
+        let mut machines: Vec<NewMachine> = self.runners().map(|own| own.registered()).collect();
+        for older in self.runners().flat_map(|runner| runner.older()) {
+            let known =
+                |one: &NewMachine| one.fsm == older.name && one.fsm_version == older.version;
+            if !machines.iter().any(known) {
+                machines.push((older.registered)());
+            }
+        }
+        machines
     }
 
     /// Returns the names and versions of all machines, as the statements take them.

@@ -21,10 +21,11 @@ use crate::{
         Requirement, Steps,
         context::{Consumption, Context, Received},
         outcome::{Outcome, Transition},
+        registered::registered,
         resources::Resources,
         upgrade::Older,
     },
-    storage::{Change, Commit, Receiver},
+    storage::{Change, Commit, NewMachine, Receiver},
     value,
 };
 
@@ -343,6 +344,10 @@ impl<M: Steps> Runner for MachineRunner<M> {
 
     fn machine(&self) -> TypeId {
         TypeId::of::<M>()
+    }
+
+    fn registered(&self) -> NewMachine {
+        NewMachine { graph: Some(M::graph().to_json()), ..registered::<M>() }
     }
 
     fn older(&self) -> Vec<Older> {

@@ -28,7 +28,7 @@ use crate::{
     error::{Error, StepError},
     isolation::Isolation,
     machine::{Requirement, Steps, context::Instance, resources::Resources, upgrade::Older},
-    storage::{Change, Commit, Upgraded},
+    storage::{Change, Commit, NewMachine, Upgraded},
     value,
 };
 
@@ -161,6 +161,10 @@ impl<M: Steps> Runner for Upgrader<M> {
 
     fn machine(&self) -> TypeId {
         self.runner.machine()
+    }
+
+    fn registered(&self) -> NewMachine {
+        self.runner.registered()
     }
 
     fn older(&self) -> Vec<Older> {

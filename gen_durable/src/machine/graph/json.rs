@@ -1,0 +1,130 @@
+//! A graph as JSON: the form in which it is stored for tools.
+//!
+//! Invariant: the text is ASCII and has no NUL, so every database can store it, whatever its
+//! encoding, and can cast it to `jsonb`.
+
+use std::io;
+
+use serde::Serialize;
+use serde_json::{
+    Serializer,
+    ser::{CharEscape, CompactFormatter, Formatter},
+};
+
+use super::Graph;
+
+/// Writes a graph.
+pub(super) fn text(graph: &Graph) -> String {
+    let mut text = Vec::new();
+    let mut serializer = Serializer::with_formatter(&mut text, Ascii(CompactFormatter));
+    // A graph has only texts, numbers and lists, and memory takes them all.
+    let written = graph.serialize(&mut serializer);
+    debug_assert!(written.is_ok(), "{written:?}");
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Writes each other character than those of ASCII as an escape, and a NUL as the character that
+/// stands for one.
+struct Ascii(CompactFormatter);
+
+impl Formatter for Ascii {
+    fn write_string_fragment<W: io::Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut units = [0; 2];
+        for letter in fragment.chars() {
+            if letter.is_ascii() {
+                write!(writer, "{letter}")?;
+                continue;
+            }
+            for unit in letter.encode_utf16(&mut units) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_char_escape<W: io::Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        escape: CharEscape,
+    ) -> io::Result<()> {
+        match escape {
+            CharEscape::AsciiControl(0) => writer.write_all(b"\\ufffd"),
+            escape => self.0.write_char_escape(writer, escape),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::{Edge, Graph, StepNode};
+
+    fn graph(steps: Vec<StepNode>) -> Graph {
+        Graph { machine: "order", version: 2, initial: "pay", steps, handle: None }
+    }
+
+    /// The names and fields are what tools read. A change of them breaks tools.
+    #[test]
+    fn every_kind_of_edge_has_its_stable_form() {
+        let edges = [
+            Edge::next("ship"),
+            Edge::Next { step: "ship", delayed: true },
+            Edge::Replay,
+            Edge::Snooze,
+            Edge::Await { signal: "paid", timeout: true },
+            Edge::Done,
+            Edge::Stop,
+            Edge::Inserts { machine: Some("Parcel") },
+            Edge::Spawns { machine: None },
+            Edge::Sends { machine: Some("Parcel"), signal: None },
+        ];
+        let pay = StepNode { variant: Some("Pay"), ..StepNode::new("pay", edges) };
+        let mut graph =
+            graph(vec![pay, StepNode::new("ship", []).opaque().entry().transactional()]);
+        graph.handle = Some(StepNode::new("handle", [Edge::Replay]));
+        let read: serde_json::Value = serde_json::from_str(&graph.to_json()).unwrap();
+        let expected = json!({
+            "machine": "order", "version": 2, "initial": "pay",
+            "steps": [
+                {
+                    "name": "pay", "variant": "Pay", "opaque": false, "entry": false,
+                    "transactional": false,
+                    "edges": [
+                        { "kind": "next", "step": "ship", "delayed": false },
+                        { "kind": "next", "step": "ship", "delayed": true },
+                        { "kind": "replay" },
+                        { "kind": "snooze" },
+                        { "kind": "await", "signal": "paid", "timeout": true },
+                        { "kind": "done" },
+                        { "kind": "stop" },
+                        { "kind": "inserts", "machine": "Parcel" },
+                        { "kind": "spawns", "machine": null },
+                        { "kind": "sends", "machine": "Parcel", "signal": null },
+                    ],
+                },
+                {
+                    "name": "ship", "variant": null, "opaque": true, "entry": true,
+                    "transactional": true, "edges": [],
+                },
+            ],
+            "handle": {
+                "name": "handle", "variant": null, "opaque": false, "entry": false,
+                "transactional": false, "edges": [{ "kind": "replay" }],
+            },
+        });
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn any_name_is_written_in_ascii() {
+        let text = graph(vec![StepNode::new("f\u{fc}\u{df}e \u{1f600} \"\\ \0\n", [])]).to_json();
+        assert!(text.is_ascii(), "{text}");
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["steps"][0]["name"], "f\u{fc}\u{df}e \u{1f600} \"\\ \u{fffd}\n");
+    }
+}
