@@ -45,7 +45,10 @@ const MIGRATIONS: &[Migration] = &[Migration {
     version: 1,
     name: "init",
     serves: 1,
-    up: include_str!("../migrations/0001_init.up.sql"),
+    up: concat!(
+        include_str!("../migrations/0001_init.up.sql"),
+        include_str!("../migrations/0001_producers.up.sql"),
+    ),
     down: include_str!("../migrations/0001_init.down.sql"),
 }];
 

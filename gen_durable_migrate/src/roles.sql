@@ -26,6 +26,7 @@ $$;
 revoke all on schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_operator;
 revoke all on all tables in schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_operator;
 revoke all on all sequences in schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_operator;
+revoke all on all functions in schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_operator;
 grant usage on schema gen_durable to gen_durable_app, gen_durable_worker, gen_durable_operator;
 grant execute on function gen_durable.now(), gen_durable.clock()
     to gen_durable_app, gen_durable_worker, gen_durable_operator;
@@ -42,6 +43,20 @@ grant insert (
 grant insert (target_id, name, payload, dedup_key) on gen_durable.signals to gen_durable_app, gen_durable_worker;
 grant insert (target_id, dedup_key), select (target_id, dedup_key)
     on gen_durable.signal_keys to gen_durable_app, gen_durable_worker;
+
+-- The same from any language. These functions run with the caller's rights, and look up what is
+-- registered.
+grant execute on function
+    gen_durable.check_text(text, text, integer),
+    gen_durable.check_not_reserved(text, text),
+    gen_durable.check_value(text, json),
+    gen_durable.insert(
+        text, json, integer, text, text, integer, timestamptz, interval, text, text, text[], text, bigint, boolean
+    ),
+    gen_durable.signal(bigint, text, json, text, boolean),
+    gen_durable.signal_by_key(text, text, text, json, text, boolean)
+    to gen_durable_app, gen_durable_worker;
+grant select (fsm, fsm_version, queue, initial, steps, signals) on gen_durable.machines to gen_durable_app;
 
 -- The application: the columns that unique keys and signals look at, and those that a waiting call
 -- is told. No state, no payload, no partition key.

@@ -57,6 +57,7 @@ mod partitions;
 mod pedantic;
 mod plans;
 mod pooler;
+mod producers;
 mod random_machines;
 mod registered;
 mod repeats;

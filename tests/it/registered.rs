@@ -168,10 +168,13 @@ async fn an_engine_registers_its_machines_its_queues_and_its_process() {
         "signals": ["paid"], "graph": null,
     });
     assert_eq!(registered(pool, "order", 1).await, expected);
-    // The graph of a machine that is written by hand can be read, and queried as `jsonb`.
+    // Any database stores the graph of a machine that is written by hand. One in UTF-8 can
+    // query it as `jsonb`.
     let cast = "select graph::jsonb -> 'steps' -> 0 ->> 'opaque' from gen_durable.machines
                 where fsm = 'by_hand'";
-    assert_eq!(sqlx::query_scalar::<_, String>(cast).fetch_one(pool).await.unwrap(), "true");
+    if holds(pool, "\u{2116}").await {
+        assert_eq!(sqlx::query_scalar::<_, String>(cast).fetch_one(pool).await.unwrap(), "true");
+    }
     let queues: Vec<String> =
         sqlx::query_scalar("select name from gen_durable.queues order by name")
             .fetch_all(pool)

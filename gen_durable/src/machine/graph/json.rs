@@ -1,7 +1,7 @@
 //! A graph as JSON: the form in which it is stored for tools.
 //!
-//! Invariant: the text is ASCII and has no NUL, so every database can store it, whatever its
-//! encoding, and can cast it to `jsonb`.
+//! Invariant: the text is ASCII, so every database can store it, whatever its encoding. It has no
+//! NUL, so a database in UTF-8 can cast it to `jsonb`.
 
 use std::io;
 
