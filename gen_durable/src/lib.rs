@@ -432,7 +432,7 @@ pub mod operate {
     //! Operating instances: what people and tools need to look at them and to act on them.
 
     #[doc(inline)]
-    pub use crate::client::InstanceHandle;
+    pub use crate::client::{Count, Cursor, Entry, InstanceHandle, Instances, List, Page};
 }
 pub mod prelude;
 mod status;

@@ -122,6 +122,11 @@ create index instances_wake
     on gen_durable.instances (wake_at)
     where wake_at is not null;
 
+-- The rows that ended without a result, for the lists of them. No row is in it on its way.
+create index instances_failed
+    on gen_durable.instances (fsm, id)
+    where status in ('failed', 'cancelled');
+
 -- The rows for which an engine has still something to do.
 create index instances_owed
     on gen_durable.instances (id)

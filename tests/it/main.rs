@@ -41,6 +41,7 @@ mod inserts;
 mod isolation;
 mod jobs;
 mod ledger;
+mod listing;
 mod locks;
 mod maintenance;
 mod migrations;

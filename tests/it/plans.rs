@@ -96,7 +96,9 @@ const ARRIVALS: &str = "
     on conflict do nothing;
     insert into gen_durable.instances (fsm, fsm_version, step, state, queue, status, result, finished_at)
     select fsm, 1, 's', '{}', 'q', 'done', '1', now() - interval '10 days'
-    from unnest('{l,n,o}'::text[]) as fsm, generate_series(1, 5000);";
+    from unnest('{l,n,o}'::text[]) as fsm, generate_series(1, 5000);
+    insert into gen_durable.instances (fsm, fsm_version, step, state, queue, status)
+    select fsm, 1, 's', '{}', 'q', 'failed' from unnest('{f,g}'::text[]) as fsm, generate_series(1, 5000);";
 
 #[derive(Debug, serde::Deserialize)]
 struct Plan {

@@ -8,6 +8,7 @@ mod calls;
 mod direct;
 mod execute;
 mod instance;
+mod listing;
 pub(crate) mod local;
 pub(crate) mod notifier;
 pub(crate) mod per_runtime;
@@ -33,6 +34,7 @@ use self::{
 };
 pub use self::{
     instance::InstanceHandle,
+    listing::{Count, Cursor, Entry, Instances, List, Page},
     snapshot::{AnyId, Snapshot},
     target::{ExecuteOn, Target},
 };

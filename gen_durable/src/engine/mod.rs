@@ -65,12 +65,13 @@ use self::{
 };
 use crate::{
     client::{
-        AnyId, Client, InstanceHandle,
+        AnyId, Client, InstanceHandle, Instances,
         notifier::Notifier,
         target::{ExecuteOn, Target, sealed},
     },
     connections::Connections,
     error::{DatabaseError, Error, WaitError},
+    id::InstanceId,
     machine::{Machine, address::Address},
     storage::Kinds,
 };
@@ -186,6 +187,16 @@ impl Engine {
     /// Names an instance by its plain number; see [`Client::instance_by_id`].
     pub fn instance_by_id(&self, id: i64) -> InstanceHandle<i64> {
         self.client().instance_by_id(id)
+    }
+
+    /// Chooses instances of a machine, to list and to count; see [`Client::instances`].
+    pub fn instances<M: Machine>(&self) -> Instances<InstanceId<M>> {
+        self.client().instances()
+    }
+
+    /// Chooses instances of all machines; see [`Client::all_instances`].
+    pub fn all_instances(&self) -> Instances<i64> {
+        self.client().all_instances()
     }
 
     /// Returns the worker's id, as instances carry it in `locked_by`.

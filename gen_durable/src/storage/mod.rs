@@ -10,6 +10,7 @@ mod deliver;
 mod inbox;
 mod insert;
 mod insert_or_signal;
+mod listing;
 mod locked;
 mod maintenance;
 mod parks;
@@ -27,6 +28,7 @@ pub(crate) use self::{
     inbox::load_inbox,
     insert::{Birth, Born, Inserted, insert, unique_holders},
     insert_or_signal::{Found, insert_or_signal},
+    listing::{Filter, Ids, Item, find, list_instances},
     locked::{Locked, LockedRows},
     maintenance::{
         Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,

@@ -67,6 +67,22 @@ fn case(
     Case { statement, parameters, indexes, rows }
 }
 
+const BUSY: &[&str] =
+    &["instances_blocked", "instances_claim", "instances_lease", "instances_owed"];
+
+/// A search for instances at a step at which there is none.
+fn find(
+    statement: &'static str,
+    fsm: &str,
+    status: &str,
+    indexes: &'static [&'static str],
+    rows: RangeInclusive<f64>,
+) -> Case {
+    let before = i64::MAX.to_string();
+    let parameters = [before.as_str(), "200", fsm, status, "'none'", "null", "null", "null"];
+    case(statement, &parameters, indexes, rows)
+}
+
 /// The statements that claim. `keyed` and `late` are rows with a partition key and their keys, and
 /// `woken` are instances that a signal has woken.
 fn claims(keyed: &str, late: &str, woken: &str) -> Vec<Case> {
@@ -255,6 +271,14 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             by_id,
             0.0..=5.0,
         ),
+        // Nothing fits, so all that may be examined is: once for the edge, once for the filter.
+        find("find_instances", "null", "'done'", &["instances_pkey"], 20_000.0..=20_000.0),
+        // Of two machines half as many of each are examined as of one.
+        find("find_failed", "null", "'failed'", &["instances_failed"], 5_000.0..=10_010.0),
+        find("find_failed", "'g'", "'cancelled'", &["instances_failed"], 10_000.0..=10_010.0),
+        find("find_busy", "null", "'executing'", BUSY, 5_000.0..=5_001.0),
+        find("find_busy", "'m'", "'runnable'", BUSY, 5_001.0..=10_002.0),
+        case("list_instances", &[&executing], by_id, batch(1)),
         case("wake_step", &["1"], by_id, 0.0..=5.0),
         case("wake_parked", &[&parked, "'{}'"], by_id, batch(4)),
         case("wake_timed_out", &["200"], &["instances_wake", "instances_pkey"], batch(3)),

@@ -1,0 +1,146 @@
+//! Finds instances of a filter, and reads what lists show of them.
+//!
+//! Invariant: each call examines a bounded number of rows, whatever the filter and however many
+//! instances there are.
+
+use std::time::SystemTime;
+
+use sqlx::{PgConnection, Row, postgres::PgRow};
+
+use super::claim::time;
+use crate::status::Status;
+
+const FIND_BUSY: &str = include_str!("sql/find_busy.sql");
+const FIND_FAILED: &str = include_str!("sql/find_failed.sql");
+const FIND_INSTANCES: &str = include_str!("sql/find_instances.sql");
+const LIST_INSTANCES: &str = include_str!("sql/list_instances.sql");
+
+/// The instances to find. None stands for any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Filter {
+    pub(crate) fsm: Option<String>,
+    pub(crate) status: Option<Status>,
+    pub(crate) step: Option<String>,
+    pub(crate) queue: Option<String>,
+    pub(crate) fsm_version: Option<i32>,
+    pub(crate) partition_key: Option<String>,
+}
+
+/// The instances that were found.
+#[derive(Debug, Default)]
+pub(crate) struct Ids {
+    /// Their ids, the newest first.
+    pub(crate) ids: Vec<i64>,
+    /// The id before which the search may go on. None if there are no others.
+    pub(crate) next: Option<i64>,
+}
+
+/// An instance in a list.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) id: i64,
+    pub(crate) fsm: String,
+    pub(crate) fsm_version: i32,
+    pub(crate) status: String,
+    pub(crate) step: String,
+    pub(crate) attempt: i32,
+    pub(crate) queue: String,
+    pub(crate) partition_key: Option<String>,
+    pub(crate) unique_key: Option<String>,
+    pub(crate) last_error: Option<String>,
+    pub(crate) due_at: Option<SystemTime>,
+    pub(crate) inserted_at: SystemTime,
+    pub(crate) updated_at: SystemTime,
+    pub(crate) finished_at: Option<SystemTime>,
+}
+
+/// Finds at most `limit` instances before an id, the newest first. Fewer may be found though there
+/// are more: then `next` says where to go on.
+pub(crate) async fn find(
+    connection: &mut PgConnection,
+    filter: &Filter,
+    before: i64,
+    limit: usize,
+) -> Result<Ids, sqlx::Error> {
+    let max = i64::try_from(limit).unwrap_or(i64::MAX);
+    let (found, edge) = match filter.status {
+        Some(Status::Failed | Status::Cancelled) => {
+            window(run(connection, FIND_FAILED, filter, before, max).await?)?
+        }
+        Some(Status::Runnable | Status::Executing) => {
+            let row = run(connection, FIND_BUSY, filter, before, max).await?;
+            if row.try_get("more")? {
+                window(run(connection, FIND_INSTANCES, filter, before, max).await?)?
+            } else {
+                (row.try_get("ids")?, None)
+            }
+        }
+        Some(Status::Done | Status::AwaitingSignal) | None => {
+            window(run(connection, FIND_INSTANCES, filter, before, max).await?)?
+        }
+    };
+    // A full answer may have more behind it, nearer than the edge.
+    let next = if found.len() >= limit { found.last().copied() } else { edge };
+    Ok(Ids { ids: found, next })
+}
+
+async fn run(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    filter: &Filter,
+    before: i64,
+    limit: i64,
+) -> Result<PgRow, sqlx::Error> {
+    sqlx::query(statement)
+        .bind(before)
+        .bind(limit)
+        .bind(filter.fsm.as_deref())
+        .bind(filter.status.map(Status::as_str))
+        .bind(filter.step.as_deref())
+        .bind(filter.queue.as_deref())
+        .bind(filter.fsm_version)
+        .bind(filter.partition_key.as_deref())
+        .fetch_one(connection)
+        .await
+}
+
+/// Returns the ids of a search in a window, and the window's edge if there is more behind it.
+fn window(row: PgRow) -> Result<(Vec<i64>, Option<i64>), sqlx::Error> {
+    Ok((row.try_get("ids")?, row.try_get("edge")?))
+}
+
+/// Returns what a list shows of these instances, the newest first. Those that are gone are left
+/// out.
+pub(crate) async fn list_instances(
+    connection: &mut PgConnection,
+    ids: &[i64],
+) -> Result<Vec<Item>, sqlx::Error> {
+    let rows = sqlx::query(LIST_INSTANCES).bind(ids).fetch_all(connection).await?;
+    let mut items = rows.iter().map(item).collect::<Result<Vec<_>, _>>()?;
+    items.sort_by_key(|item| std::cmp::Reverse(item.id));
+    Ok(items)
+}
+
+fn item(row: &PgRow) -> Result<Item, sqlx::Error> {
+    let at = |column: &str| -> Result<Option<SystemTime>, sqlx::Error> {
+        Ok(row.try_get::<Option<i64>, _>(column)?.map(time))
+    };
+    let always =
+        |column: &str| -> Result<SystemTime, sqlx::Error> { Ok(time(row.try_get(column)?)) };
+    Ok(Item {
+        id: row.try_get("id")?,
+        fsm: row.try_get("fsm")?,
+        fsm_version: row.try_get("fsm_version")?,
+        status: row.try_get("status")?,
+        step: row.try_get("step")?,
+        attempt: row.try_get("attempt")?,
+        queue: row.try_get("queue")?,
+        partition_key: row.try_get("partition_key")?,
+        unique_key: row.try_get("unique_key")?,
+        last_error: row.try_get("last_error")?,
+        due_at: at("due_at")?,
+        inserted_at: always("inserted_at")?,
+        updated_at: always("updated_at")?,
+        finished_at: at("finished_at")?,
+    })
+}
