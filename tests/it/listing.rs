@@ -1,5 +1,5 @@
-//! Property 74: lists and counts of instances examine a bounded number of rows, whatever the filter,
-//! and miss none.
+//! Property 74: lists and counts of instances examine a bounded number of rows, whatever the
+//! filter, and miss none.
 
 use std::collections::BTreeSet;
 

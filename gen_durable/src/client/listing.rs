@@ -24,14 +24,14 @@ const PAGE_MAX: usize = 1_000;
 const PAGE_DEFAULT: usize = 50;
 /// The number up to which instances are counted.
 const COUNT_MAX: usize = 10_000;
-/// The time after which a call looks no further back. A look takes ten milliseconds, so a call takes
-/// less than fifty.
+/// The time after which a call looks no further back. A look takes ten milliseconds, so a call
+/// takes less than fifty.
 const LOOK_MAX: Duration = Duration::from_millis(20);
 
 /// A choice of instances, to list and to count.
 ///
-/// [`Client::instances`] makes one for a machine, and [`Client::all_instances`] one for tools, which
-/// do not know the machines' types. Each option narrows the choice.
+/// [`Client::instances`] makes one for a machine. [`Client::all_instances`] makes one for tools,
+/// which do not know the machines' types. Each option narrows the choice.
 ///
 /// ```
 /// use gen_durable::{operate::{Count, Page}, prelude::*};

@@ -26,11 +26,11 @@ pub(super) fn process<'a>(config: &'a Config, kinds: &'a Kinds) -> Process<'a> {
 fn host() -> Option<String> {
     let told = std::env::var("HOSTNAME").ok();
     let read = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    told.and_then(fitting).or_else(|| read().and_then(fitting))
+    told.as_deref().and_then(fitting).or_else(|| fitting(&read()?))
 }
 
 /// Makes a host's name one that every database can store. None if nothing is left of it.
-fn fitting(name: String) -> Option<String> {
+fn fitting(name: &str) -> Option<String> {
     /// The longest name of a host on the internet, in bytes.
     const HOST_MAX: usize = 255;
     let fit = |letter: char| if letter.is_ascii_graphic() { letter } else { '?' };
@@ -44,9 +44,9 @@ mod tests {
 
     #[test]
     fn the_name_of_a_host_can_be_stored() {
-        assert_eq!(fitting("web-1.example\n".to_owned()).as_deref(), Some("web-1.example"));
-        assert_eq!(fitting("b\u{fc}\0ro \u{2116}1".to_owned()).as_deref(), Some("b??ro??1"));
-        assert_eq!(fitting(" \n".to_owned()), None);
-        assert_eq!(fitting("x".repeat(1000)).map(|name| name.len()), Some(255));
+        assert_eq!(fitting("web-1.example\n").as_deref(), Some("web-1.example"));
+        assert_eq!(fitting("b\u{fc}\0ro \u{2116}1").as_deref(), Some("b??ro??1"));
+        assert_eq!(fitting(" \n"), None);
+        assert_eq!(fitting(&"x".repeat(1000)).map(|name| name.len()), Some(255));
     }
 }

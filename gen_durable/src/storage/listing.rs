@@ -5,7 +5,11 @@
 
 use std::time::SystemTime;
 
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{
+    PgConnection, Postgres, Row,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 
 use super::claim::time;
 use crate::status::Status;
@@ -65,18 +69,20 @@ pub(crate) async fn find(
     let max = i64::try_from(limit).unwrap_or(i64::MAX);
     let (found, edge) = match filter.status {
         Some(Status::Failed | Status::Cancelled) => {
-            window(run(connection, FIND_FAILED, filter, before, max).await?)?
+            let find = with(sqlx::query(FIND_FAILED), filter, before, max);
+            window(&find.fetch_one(connection).await?)?
         }
         Some(Status::Runnable | Status::Executing) => {
-            let row = run(connection, FIND_BUSY, filter, before, max).await?;
+            let find = with(sqlx::query(FIND_BUSY), filter, before, max);
+            let row = find.fetch_one(&mut *connection).await?;
             if row.try_get("more")? {
-                window(run(connection, FIND_INSTANCES, filter, before, max).await?)?
+                find_instances(connection, filter, before, max).await?
             } else {
                 (row.try_get("ids")?, None)
             }
         }
         Some(Status::Done | Status::AwaitingSignal) | None => {
-            window(run(connection, FIND_INSTANCES, filter, before, max).await?)?
+            find_instances(connection, filter, before, max).await?
         }
     };
     // A full answer may have more behind it, nearer than the edge.
@@ -84,14 +90,13 @@ pub(crate) async fn find(
     Ok(Ids { ids: found, next })
 }
 
-async fn run(
-    connection: &mut PgConnection,
-    statement: &'static str,
-    filter: &Filter,
+fn with<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    filter: &'q Filter,
     before: i64,
     limit: i64,
-) -> Result<PgRow, sqlx::Error> {
-    sqlx::query(statement)
+) -> Query<'q, Postgres, PgArguments> {
+    query
         .bind(before)
         .bind(limit)
         .bind(filter.fsm.as_deref())
@@ -100,12 +105,21 @@ async fn run(
         .bind(filter.queue.as_deref())
         .bind(filter.fsm_version)
         .bind(filter.partition_key.as_deref())
-        .fetch_one(connection)
-        .await
+}
+
+/// Finds instances by a walk from an id back.
+async fn find_instances(
+    connection: &mut PgConnection,
+    filter: &Filter,
+    before: i64,
+    max: i64,
+) -> Result<(Vec<i64>, Option<i64>), sqlx::Error> {
+    let find = with(sqlx::query(FIND_INSTANCES), filter, before, max);
+    window(&find.fetch_one(connection).await?)
 }
 
 /// Returns the ids of a search in a window, and the window's edge if there is more behind it.
-fn window(row: PgRow) -> Result<(Vec<i64>, Option<i64>), sqlx::Error> {
+fn window(row: &PgRow) -> Result<(Vec<i64>, Option<i64>), sqlx::Error> {
     Ok((row.try_get("ids")?, row.try_get("edge")?))
 }
 

@@ -87,7 +87,7 @@ mod tests {
         let mut graph =
             graph(vec![pay, StepNode::new("ship", []).opaque().entry().transactional()]);
         graph.handle = Some(StepNode::new("handle", [Edge::Replay]));
-        let read: serde_json::Value = serde_json::from_str(&graph.to_json()).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&graph.to_json()).expect("JSON");
         let expected = json!({
             "machine": "order", "version": 2, "initial": "pay",
             "steps": [
@@ -124,7 +124,7 @@ mod tests {
     fn any_name_is_written_in_ascii() {
         let text = graph(vec![StepNode::new("f\u{fc}\u{df}e \u{1f600} \"\\ \0\n", [])]).to_json();
         assert!(text.is_ascii(), "{text}");
-        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(read["steps"][0]["name"], "f\u{fc}\u{df}e \u{1f600} \"\\ \u{fffd}\n");
     }
 }

@@ -1,8 +1,8 @@
 -- Finds runnable or executing instances of a filter, the newest first. Lists and counts run it.
 --
 -- Invariant: it examines a bounded number of rows, and finds all that fit unless it says that there
--- are more than it may examine. A runnable row is in one of three indexes: the claim's, that of rows
--- blocked behind their key, or that of rows for which an engine has something to do.
+-- are more than it may examine. A runnable row is in one of three indexes: the claim's, that of
+-- rows blocked behind their key, or that of rows for which an engine has something to do.
 --
 -- $1 bigint: the id before which to look
 -- $2 bigint: the most instances to find

@@ -46,7 +46,7 @@ edges as materialized (
             select n.id
             from gen_durable.instances n
             where n.status in ('failed', 'cancelled') and n.fsm = m.fsm and n.id < $1::bigint
-            order by n.fsm desc, n.id desc
+            order by n.id desc
             limit 5000
         ) as i
         order by i.id desc
@@ -72,7 +72,7 @@ select array(
                    where n.status in ('failed', 'cancelled') and n.fsm = e.fsm
                      and n.id < $1::bigint
                      and n.id >= coalesce((select l.id from edge l), -9223372036854775808)
-                   order by n.fsm desc, n.id desc
+                   order by n.id desc
                    limit 5000
                ) as i
                where i.status = $4::text
@@ -80,6 +80,7 @@ select array(
                  and ($6::text is null or i.queue = $6::text)
                  and ($7::int is null or i.fsm_version = $7::int)
                  and ($8::text is null or i.partition_key = $8::text)
+               order by i.id desc
                limit $2::bigint
            ) as found
            order by found.id desc
