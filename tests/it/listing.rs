@@ -55,11 +55,14 @@ async fn all<I: gen_durable::AnyId<Id = I> + Into<i64>>(
 ) -> Vec<i64> {
     let mut ids = Vec::new();
     let mut page = Page::first();
+    let mut before = i64::MAX;
     loop {
         let list = instances.list(page.size(size)).await.unwrap();
         assert!(list.entries.len() <= size);
         ids.extend(list.entries.into_iter().map(|entry| entry.id.into()));
         let Some(next) = list.next else { return ids };
+        assert!(next.get() < before, "a list comes nearer to its end");
+        before = next.get();
         page = Page::after(Cursor::from_raw(next.get()));
     }
 }
