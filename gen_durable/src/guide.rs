@@ -13,6 +13,7 @@
 //! | [`versions`] | changing a machine while instances of it are on their way |
 //! | [`jobs`] | machines of one step, written as a function |
 //! | [`testing`] | tests without a database, and with one |
+//! | [`history`] | what is recorded of runs, reading it, how long it is kept |
 //! | [`operation`] | processes, connections, roles, logs, alerts, deployments, backups |
 
 #[doc = include_str!("guide/machines.md")]
@@ -38,6 +39,9 @@ pub mod jobs {}
 
 #[doc = include_str!("guide/testing.md")]
 pub mod testing {}
+
+#[doc = include_str!("guide/history.md")]
+pub mod history {}
 
 #[doc = include_str!("guide/operation.md")]
 pub mod operation {}

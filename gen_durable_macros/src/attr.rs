@@ -31,6 +31,8 @@ pub(crate) struct MachineOptions {
     pub(crate) upgrades: Option<Type>,
     pub(crate) retired: bool,
     pub(crate) retry: Option<Retry>,
+    /// What the history records: the name of the runtime's variant.
+    pub(crate) history: Option<&'static str>,
     /// The isolation level of a job's transaction.
     pub(crate) isolation: Option<Isolation>,
     pub(crate) krate: Option<Path>,
@@ -107,6 +109,7 @@ const MACHINE: Known = &[
     ("upgrades", "upgrades = v1::Checkout"),
     ("retired", "retired"),
     ("retry", "retry(max_attempts = 5)"),
+    ("history", "history = \"steps\""),
     ("crate", "crate = gen_durable"),
 ];
 
@@ -118,6 +121,7 @@ const JOB: Known = &[
     ("timeout", "timeout = \"30s\""),
     ("retry", "retry(max_attempts = 5)"),
     ("isolation", "isolation = \"serializable\""),
+    ("history", "history = \"steps\""),
     ("crate", "crate = gen_durable"),
 ];
 
@@ -189,6 +193,7 @@ impl MachineOptions {
             }
             "retry" => self.retry = Some(Retry::read(input, errors)?),
             "isolation" => self.isolation = Some(values::isolation(input)?),
+            "history" => self.history = Some(values::history(input)?),
             _ => self.krate = Some(values::path(name, input, errors)?),
         }
         Ok(())

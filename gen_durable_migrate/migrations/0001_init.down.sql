@@ -1,4 +1,6 @@
 drop table gen_durable.workers;
+drop function gen_durable.keep_history(interval);
+drop table gen_durable.history;
 drop table gen_durable.audit;
 drop table gen_durable.machines;
 drop table gen_durable.retention;

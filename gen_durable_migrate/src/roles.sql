@@ -69,5 +69,13 @@ grant insert (name, lease_expires_at, queues), update (lease_expires_at),
     on gen_durable.workers to gen_durable_worker;
 grant select, insert (fsm, keep_for), update (keep_for), delete on gen_durable.retention to gen_durable_worker;
 
+-- The worker: writes the history, and reads what decides about it. The function alone changes the
+-- schema, with the rights of its owner.
+grant insert (
+    day, instance_id, fsm, fsm_version, step, attempt, outcome, next_step, error, state, started_at, ended_at, worker
+), select, delete on gen_durable.history to gen_durable_worker;
+grant select (fsm, fsm_version, history) on gen_durable.machines to gen_durable_worker;
+grant execute on function gen_durable.keep_history(interval) to gen_durable_worker;
+
 -- The operator: reads everything, changes nothing.
 grant select on all tables in schema gen_durable to gen_durable_operator;

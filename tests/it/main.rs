@@ -36,6 +36,7 @@ mod faithful;
 mod foreign;
 mod golden;
 mod held;
+mod history;
 mod hostile;
 mod inserts;
 mod isolation;

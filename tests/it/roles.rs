@@ -11,22 +11,22 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, postgres::PgPoolOptions};
 
 use crate::support::{WAIT_MAX, database, engine, eventually, expire_lease, log, sql, until};
 
-const APP: &str = "gen_durable_app";
-const WORKER: &str = "gen_durable_worker";
-const OPERATOR: &str = "gen_durable_operator";
+pub(crate) const APP: &str = "gen_durable_app";
+pub(crate) const WORKER: &str = "gen_durable_worker";
+pub(crate) const OPERATOR: &str = "gen_durable_operator";
 
 async fn run(connection: &mut PgConnection, statement: String) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await.map(|_| ())
 }
 
 /// A login that is a member of one role and has no other right.
-struct Login {
+pub(crate) struct Login {
     name: String,
-    pool: PgPool,
+    pub(crate) pool: PgPool,
 }
 
 impl Login {
-    async fn of(db: &TestDb, role: &str) -> Self {
+    pub(crate) async fn of(db: &TestDb, role: &str) -> Self {
         let name = format!("{}_{role}", db.name());
         let mut connection = db.pool().acquire().await.unwrap();
         run(&mut connection, format!("create role {name} login password 'enter' in role {role}"))
@@ -39,14 +39,14 @@ impl Login {
     }
 
     /// Removes the login. It belongs to the cluster, which may be the user's own server.
-    async fn remove(self, db: &TestDb) {
+    pub(crate) async fn remove(self, db: &TestDb) {
         self.pool.close().await;
         let mut connection = db.pool().acquire().await.unwrap();
         run(&mut connection, format!("drop owned by {0}; drop role {0}", self.name)).await.unwrap();
     }
 
     /// Checks that Postgres refuses each of these statements to the login.
-    async fn is_refused(&self, statements: &[&str]) {
+    pub(crate) async fn is_refused(&self, statements: &[&str]) {
         for statement in statements {
             let mut connection = self.pool.acquire().await.unwrap();
             let error = run(&mut connection, format!("begin; {statement}")).await;
@@ -215,6 +215,9 @@ const DDL: &[&str] = &[
     "truncate gen_durable.signals",
     "truncate gen_durable.signal_keys",
     "truncate gen_durable.workers",
+    "truncate gen_durable.history",
+    "drop table gen_durable.history_default",
+    "create table gen_durable.mine partition of gen_durable.history for values from ('2000-01-01') to ('2000-01-02')",
     "lock table gen_durable.instances in access exclusive mode",
     "select setval('gen_durable.instances_id_seq', 1)",
     "insert into gen_durable.migrations (version, name) values (999, 'mine')",

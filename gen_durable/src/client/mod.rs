@@ -7,6 +7,7 @@
 mod calls;
 mod direct;
 mod execute;
+mod history;
 mod instance;
 pub(crate) mod local;
 pub(crate) mod notifier;
@@ -32,6 +33,7 @@ use self::{
     waiters::Waiters,
 };
 pub use self::{
+    history::HistoryEntry,
     instance::InstanceHandle,
     snapshot::{AnyId, Snapshot},
     target::{ExecuteOn, Target},

@@ -51,6 +51,7 @@ use crate::{
 /// | `.drain_timeout(duration)` | the time that `shutdown` gives steps to finish | 18 s |
 /// | `.retention(duration)` | the time for which ended instances are kept | 7 days |
 /// | `.retention_of::<M>(duration)` | the same for one machine | as all |
+/// | `.history_retention(duration)` | the time for which the history is kept | 7 days |
 /// | `.value_max(bytes)` | the largest state, result or payload | 8 MiB |
 /// | `.crashes_max(count)` | workers lost in a row before an instance fails | 20 |
 /// | `.run_ahead(steps, duration)` | the most that an instance runs on a claim | 100 steps or 1 s |
@@ -208,6 +209,16 @@ impl EngineBuilder {
     /// ```
     pub fn retention_of<M: Machine>(mut self, retention: impl Into<Option<Duration>>) -> Self {
         self.config.retentions.insert(M::NAME, Retention(retention.into()));
+        self
+    }
+
+    /// Sets the time for which the history of instances is kept, whether they have ended or not.
+    /// The default is 7 days; `None` keeps it for ever.
+    ///
+    /// The history of whole days is dropped, by UTC, so an entry may stay for a day longer. The
+    /// history belongs to the database: if engines say different things, the shortest time counts.
+    pub fn history_retention(mut self, retention: impl Into<Option<Duration>>) -> Self {
+        self.config.history_retention = retention.into();
         self
     }
 

@@ -155,6 +155,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
             return;
         }
         let step_began = Instant::now();
+        work.began = step_began;
         let ending = run_step(shared, runner, &mut work, claim).await;
         if matches!(ending, Ending::GivenUp) {
             slot.give();

@@ -3,6 +3,7 @@
 //! Invariant: outside of this module the engine knows no machine's types.
 
 mod guard;
+mod history;
 mod inbox;
 mod kinds;
 mod polls;
@@ -23,6 +24,7 @@ use sqlx::PgConnection;
 
 use crate::{
     error::{Error, StepError},
+    history::History,
     isolation::Isolation,
     machine::{Requirement, context::Instance, resources::Resources, upgrade::Older},
     storage::{Change, Claimed, Commit, Inbox, Upgraded},
@@ -49,6 +51,8 @@ pub(crate) struct Work {
     pub(crate) instance: Arc<Instance>,
     pub(crate) worker: i64,
     pub(crate) revision: i64,
+    /// The time at which the run under way began.
+    pub(crate) began: Instant,
     /// The instance to which this one reports its end.
     report_to: Option<i64>,
     /// The state as it is stored.
@@ -82,6 +86,7 @@ impl Work {
         queue: Arc<str>,
         unloaded: Option<Arc<str>>,
     ) -> Self {
+        let received = Instant::now();
         Self {
             fsm: runner.name(),
             runner,
@@ -96,10 +101,11 @@ impl Work {
                 failures: u32::try_from(claimed.failures).unwrap_or(0),
                 timed_out: claimed.timed_out,
                 claimed_at: claimed.now,
-                received: Instant::now(),
+                received,
             }),
             worker: claimed.worker,
             revision: claimed.revision,
+            began: received,
             report_to: claimed.report_to,
             unloaded: unloaded.filter(|_| claimed.state.is_none()),
             state: claimed.state.unwrap_or_default(),
@@ -153,6 +159,7 @@ impl Work {
             state: None,
             upgraded: None,
             error: None,
+            record: None,
             consumed: Vec::new(),
             known: self.inbox.known(),
             awaits_loaded: None,
@@ -173,6 +180,7 @@ impl Work {
     /// stays as it is.
     pub(crate) fn broken(&self, error: String) -> Box<Commit> {
         let mut commit = self.commit(Change::Failed, false);
+        self.record(&mut commit, Some(&error));
         commit.error = Some(storable(error));
         commit
     }
@@ -205,6 +213,7 @@ pub(crate) trait Runner: Send + Sync {
     fn version(&self) -> u32;
     fn queue(&self) -> &'static str;
     fn listens(&self) -> bool;
+    fn history(&self) -> History;
     fn check(&self) -> Result<(), Error>;
     fn requirements(&self) -> Vec<Requirement>;
     /// Returns the steps that await a signal without a timeout and lead nowhere else.
@@ -275,7 +284,7 @@ pub(crate) struct Surroundings {
 }
 
 /// Calls a machine's code, for at most the step's timeout. The outcome of `handle` records the
-/// error.
+/// error, and each outcome what the history takes of the run.
 pub(crate) async fn run(
     runner: &dyn Runner,
     work: &mut Work,
@@ -286,8 +295,15 @@ pub(crate) async fn run(
     let (limit, instance) = (limit(runner, work), Arc::clone(&work.instance));
     let run = Guarded::new(runner.run(work, call, &around.resources, tx));
     let mut run = around.polls.within(limit, runner.name(), instance, run).await;
-    if let (Ok(Run::Ran(ran)), Call::Handle { text, .. }) = (&mut run, call) {
-        ran.commit.error.get_or_insert_with(|| storable(text.clone()));
+    if let Ok(Run::Ran(ran)) = &mut run {
+        let failed = match call {
+            Call::Handle { text, .. } => Some(text.as_str()),
+            Call::Step => None,
+        };
+        work.record(&mut ran.commit, failed);
+        if let Some(text) = failed {
+            ran.commit.error.get_or_insert_with(|| storable(text.to_owned()));
+        }
     }
     run
 }

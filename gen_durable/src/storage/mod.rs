@@ -7,6 +7,7 @@ mod claim;
 mod claim_known;
 mod commit;
 mod deliver;
+mod history;
 mod inbox;
 mod insert;
 mod insert_or_signal;
@@ -23,6 +24,7 @@ pub(crate) use self::{
     claim::{Claim, claim, next_due},
     commit::{Committed, Verdict, commit},
     deliver::{Sent, claim_woken, deliver},
+    history::{Kept, Record, Recorded, history, keep_history},
     inbox::load_inbox,
     insert::{Birth, Born, Inserted, insert, unique_holders},
     insert_or_signal::{Found, insert_or_signal},

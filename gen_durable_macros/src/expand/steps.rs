@@ -76,6 +76,10 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
         let retry = retry_policy(retry, &private);
         quote!(const RETRY: #private::Option<#private::Retry> = #private::Some(#retry);)
     });
+    let history = options.history.map(|level| {
+        let level = Ident::new(level, proc_macro2::Span::call_site());
+        quote!(const HISTORY: #private::History = #private::History::#level;)
+    });
     let upgrades = options.upgrades.as_ref().map(|older| {
         let at = private_at(&alias(), ends(older).0);
         let from = quote_spanned!(ends(older).0=> #at::Upgrades::<Self>::from::<#older>());
@@ -113,6 +117,7 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
             #timeout
             #retry
             const INITIAL: Self = #initial;
+            #history
             const STEPS: &'static [&'static #private::str] = &[#(#(#cfgs)* #names),*];
             const VARIANTS: &'static [&'static #private::str] = &[#(#(#cfgs)* #variants),*];
             const SIGNALS: &'static [&'static #private::str] =

@@ -10,6 +10,7 @@ mod commit;
 mod commit_step;
 mod deliver;
 mod heads;
+mod history;
 mod inbox;
 mod insert;
 mod insert_or_signal;

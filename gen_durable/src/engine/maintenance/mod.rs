@@ -2,6 +2,7 @@
 //!
 //! Invariant: any number of processes may run them at once. A failure is logged and waited out.
 
+mod history;
 mod partitions;
 mod reaper;
 pub(super) mod reports;
@@ -46,6 +47,8 @@ pub(super) struct Database {
     crashes_max: u32,
     /// The time for which ended instances are kept whose machines have no retention of their own.
     retention: Option<Duration>,
+    /// The time for which the history is kept.
+    history_retention: Option<Duration>,
     /// The queues and the machines of this engine.
     queues: Vec<String>,
     kinds: Kinds,
@@ -59,6 +62,7 @@ impl Database {
             lease_ttl: shared.config.lease_ttl,
             crashes_max: shared.config.crashes_max,
             retention: shared.config.retention,
+            history_retention: shared.config.history_retention,
             queues: shared.config.queue_names(),
             kinds: shared.registry.kinds(),
         }
@@ -82,6 +86,9 @@ pub(super) fn spawn(database: Database, life: &Arc<Life>) {
         Box::pin(unknown::run_once(database))
     });
     tick("prune", Duration::from_mins(1), |database| Box::pin(retention::run_once(database)));
+    tick("keep the history", Duration::from_hours(1), |database| {
+        Box::pin(history::run_once(database))
+    });
     tick("look for unserved queues", Duration::from_mins(1), |database| {
         Box::pin(unserved::run_once(database))
     });
@@ -96,6 +103,7 @@ pub(super) async fn run_once(database: &Database) -> Result<(), DatabaseError> {
         while timeouts::run_once(database).await? == Progress::More {}
         while partitions::run_once(database).await? == Progress::More {}
         while retention::run_once(database).await? == Progress::More {}
+        while history::run_once(database).await? == Progress::More {}
         unknown::run_once(database).await?;
         unserved::run_once(database).await
     };

@@ -26,6 +26,7 @@ use sqlx::PgConnection;
 
 use crate::{
     error::{Error, StepError},
+    history::History,
     isolation::Isolation,
     machine::{Requirement, Steps, context::Instance, resources::Resources, upgrade::Older},
     storage::{Change, Commit, Upgraded},
@@ -121,6 +122,7 @@ impl Work {
             }),
             worker: self.worker,
             revision: self.revision,
+            began: self.began,
             report_to: self.report_to,
             state,
             inbox: self.inbox.clone(),
@@ -145,6 +147,10 @@ impl<M: Steps> Runner for Upgrader<M> {
 
     fn listens(&self) -> bool {
         self.runner.listens()
+    }
+
+    fn history(&self) -> History {
+        self.runner.history()
     }
 
     fn check(&self) -> Result<(), Error> {

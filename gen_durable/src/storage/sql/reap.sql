@@ -36,14 +36,15 @@ lost as materialized (
 ),
 orphans as materialized (
     -- 3. Their rows, locked, as many as the batch takes, and the status of each from here on.
-    select orphan.id, orphan.asked, case
+    select orphan.id, orphan.asked, orphan.locked_by, orphan.updated_at, case
         when orphan.asked or orphan.crashes < $2 - 1 then 'runnable'
         when orphan.cancelled_at is null then 'failed'
         else 'cancelled'
     end as status
     from lost l
     cross join lateral (
-        select i.id, i.crashes, i.cancelled_at, i.owes is not null as asked
+        select i.id, i.crashes, i.cancelled_at, i.locked_by, i.updated_at,
+               i.owes is not null as asked
         from gen_durable.instances i
         where i.locked_by = l.locked_by
         limit $1
@@ -79,4 +80,7 @@ set status = o.status,
     updated_at = gen_durable.now()
 from orphans o
 where i.id = any (array(select o.id from orphans o)) and i.id + 0 = o.id
-returning i.id, i.queue, i.partition_key, i.status, i.owes is not null and not o.asked as owes
+returning i.id, i.queue, i.partition_key, i.status, i.owes is not null and not o.asked as owes,
+          -- For the history: the worker whose run was lost, and the time at which it got the row.
+          case when not o.asked then o.locked_by end as lost_by,
+          (extract(epoch from o.updated_at) * 1000000)::bigint as since
