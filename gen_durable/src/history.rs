@@ -39,3 +39,15 @@ pub enum History {
     /// `states`: the state after each outcome as well.
     States,
 }
+
+impl History {
+    /// Returns the name of the level, as the option and the table `gen_durable.machines` have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Failures => "failures",
+            Self::Steps => "steps",
+            Self::States => "states",
+        }
+    }
+}

@@ -143,6 +143,7 @@ macro_rules! run_course {
     ($module:ident, $level:ident, $expected:expr) => {{
         use $module::Course;
         assert_eq!(Course::HISTORY, History::$level);
+        assert_eq!(Course::HISTORY.as_str(), stringify!($module));
         let db = database().await;
         let engine = engine(&db).machine::<Course>().start().await.unwrap();
         let id = Course::insert(0).execute(&engine).await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use gen_durable::{Engine, prelude::*};
+use gen_durable::{Engine, UpgradeError, prelude::*};
 use gen_durable_tests::proxy::{Direction, Effect};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
@@ -141,5 +141,81 @@ async fn p73_the_outcome_of_a_lost_run_is_not_recorded() {
         entry(("own", 1, "done", ""), "", ""),
     ];
     assert_eq!(found, expected);
+    engine.shutdown().await.unwrap();
+}
+
+mod v1 {
+    use super::*;
+
+    #[durable_fsm(version = 1, name = "grown", state = u32, output = (), retired)]
+    pub enum Grown {
+        Old,
+    }
+}
+
+#[durable_fsm(version = 2, state = String, output = (), upgrades = v1::Grown, history = "states")]
+pub enum Grown {
+    New,
+    End,
+}
+
+impl Upgrade<v1::Grown> for Grown {
+    fn upgrade(_: v1::Grown, state: u32) -> Result<(Self, String), UpgradeError> {
+        Ok((Self::New, state.to_string()))
+    }
+}
+
+#[durable_fsm]
+impl Grown {
+    #[step(entry)]
+    async fn new(cx: Context<Self>) -> StepResult<Self> {
+        if cx.attempt() == 0 {
+            return Err(std::io::Error::other("not yet").into());
+        }
+        Ok(cx.next(Grown::End))
+    }
+
+    async fn end(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+
+    async fn handle(cx: Context<Self>, _error: StepError) -> Outcome<Self> {
+        cx.replay(Duration::ZERO)
+    }
+}
+
+/// The first outcome of an instance of an older version is recorded in the newer version, with the
+/// step and the state that the upgrade gave it.
+#[tokio::test(flavor = "multi_thread")]
+async fn p73_an_upgraded_instance_is_recorded_in_its_new_version() {
+    let db = database().await;
+    let pool = db.pool();
+    let id: i64 = sqlx::query_scalar(
+        "insert into gen_durable.instances (fsm, fsm_version, step, state)
+         values ('grown', 1, 'old', '7') returning id",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    let engine = engine(&db).machine::<Grown>().start().await.unwrap();
+    let typed = InstanceId::<Grown>::from_raw(id);
+    engine.wait(typed, WAIT_MAX).await.unwrap();
+    let state = r#""7""#;
+    let expected = [
+        entry(("new", 0, "replay", "new"), "not yet", state),
+        entry(("new", 1, "next", "end"), "", state),
+        entry(("end", 0, "done", ""), "", state),
+    ];
+    assert_eq!(entries(pool, id).await, expected);
+    let versions: Vec<u32> = engine
+        .client()
+        .instance(typed)
+        .history()
+        .await
+        .unwrap()
+        .iter()
+        .map(|entry| entry.version)
+        .collect();
+    assert_eq!(versions, [2, 2, 2]);
     engine.shutdown().await.unwrap();
 }
