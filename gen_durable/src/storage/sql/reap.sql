@@ -82,5 +82,8 @@ from orphans o
 where i.id = any (array(select o.id from orphans o)) and i.id + 0 = o.id
 returning i.id, i.queue, i.partition_key, i.status, i.owes is not null and not o.asked as owes,
           -- For the history: the worker whose run was lost, and the time at which it got the row.
+          -- An absurd time must not fail the batch, as no number stands for it.
           case when not o.asked then o.locked_by end as lost_by,
-          (extract(epoch from o.updated_at) * 1000000)::bigint as since
+          (extract(
+              epoch from greatest(least(o.updated_at, gen_durable.now()), timestamptz 'epoch')
+          ) * 1000000)::bigint as since
