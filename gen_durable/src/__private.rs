@@ -29,6 +29,7 @@ pub use self::nodes::{graph, node};
 pub use self::twin::SerdeFallback;
 pub use crate::{
     error::StepError,
+    history::History,
     id::InstanceId,
     isolation::Isolation,
     machine::{

@@ -7,6 +7,7 @@
 
 mod cause;
 mod database;
+mod operate;
 mod step;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use std::time::Duration;
 pub(crate) use self::{cause::Cause, step::Stale};
 pub use self::{
     database::DatabaseError,
+    operate::OperateError,
     step::{StepError, StepErrorKind, UpgradeError},
 };
 use crate::{id::InstanceId, status::Status};
@@ -251,6 +253,14 @@ pub enum EndError {
         /// The instance's `last_error`.
         reason: String,
     },
+    /// The instance was cancelled or killed.
+    #[error("instance {id} was cancelled: {reason}")]
+    Cancelled {
+        /// The instance.
+        id: i64,
+        /// The instance's `last_error`.
+        reason: String,
+    },
     /// The instance was not inserted, as its unique key was taken.
     #[error("it was not inserted, as instance {holder} holds the unique key `{key}`")]
     Taken {
@@ -320,6 +330,15 @@ pub enum WaitError {
         /// The instance.
         id: i64,
         /// The instance's `last_error`.
+        reason: String,
+    },
+    /// The instance was cancelled or killed.
+    #[error("instance {id} was cancelled: {reason}")]
+    Cancelled {
+        /// The instance.
+        id: i64,
+        /// The instance's `last_error`: the reason of the cancel, unless the machine's answer has
+        /// failed.
         reason: String,
     },
     /// The instance did not end in time. It may still do so.

@@ -14,6 +14,8 @@
 //! | [`jobs`] | machines of one step, written as a function |
 //! | [`testing`] | tests without a database, and with one |
 //! | [`producers`] | inserting and signalling without Rust: psql, an ORM, any driver |
+//! | [`history`] | what is recorded of runs, reading it, how long it is kept |
+//! | [`operating`] | looking at instances; cancel, kill, retry, run now, delete; the audit |
 //! | [`operation`] | processes, connections, roles, logs, alerts, deployments, backups |
 
 #[doc = include_str!("guide/machines.md")]
@@ -42,6 +44,11 @@ pub mod testing {}
 
 #[doc = include_str!("guide/producers.md")]
 pub mod producers {}
+#[doc = include_str!("guide/history.md")]
+pub mod history {}
+
+#[doc = include_str!("guide/operating.md")]
+pub mod operating {}
 
 #[doc = include_str!("guide/operation.md")]
 pub mod operation {}

@@ -10,6 +10,8 @@ use crate::error::EncodeError;
 const KEY_MAX: usize = 1024;
 /// The longest name of a queue, a machine, a step or a signal, in bytes.
 pub(crate) const NAME_MAX: usize = 255;
+/// The longest reason for an action, in bytes.
+const REASON_MAX: usize = 4096;
 /// The beginning of the names of reports. No signal and no deduplication key of a user's begins
 /// like this.
 pub(crate) const RESERVED: &str = "ended(";
@@ -22,6 +24,16 @@ pub(crate) fn check_key(what: &'static str, key: Option<&str>) -> Result<(), Enc
 /// Refuses a name that is empty or cannot be stored.
 pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), EncodeError> {
     check(what, name, NAME_MAX)
+}
+
+/// Refuses the name of an operator that is empty or cannot be stored.
+pub(crate) fn check_actor(name: Option<&str>) -> Result<(), EncodeError> {
+    name.map_or(Ok(()), |name| check("the name of the operator", name, NAME_MAX))
+}
+
+/// Refuses a reason that cannot be stored.
+pub(crate) fn check_reason(reason: Option<&str>) -> Result<(), EncodeError> {
+    reason.map_or(Ok(()), |reason| check("reason", reason, REASON_MAX))
 }
 
 /// Refuses the name of a signal that is reserved, is empty or cannot be stored.

@@ -394,7 +394,7 @@
 //! # Where to look
 //!
 //! - [`guide`]: machines, signals, children, transactions, errors and retries, versions, jobs,
-//!   testing, operation, a page each.
+//!   testing, history, operation, a page each.
 //! - [`Machine`] and [`Steps`]: the contract. The macros implement it, and it can be written by
 //!   hand.
 //! - [`Context`]: everything that a step is given. [`Outcome`]: the decision that it returns.
@@ -424,6 +424,7 @@ pub mod graph {
     pub use crate::machine::graph::*;
 }
 pub mod guide;
+mod history;
 mod id;
 mod isolation;
 mod keys;
@@ -432,7 +433,13 @@ pub mod operate {
     //! Operating instances: what people and tools need to look at them and to act on them.
 
     #[doc(inline)]
-    pub use crate::client::{Count, Cursor, Entry, InstanceHandle, Instances, List, Page};
+    pub use crate::{
+        client::{
+            Action, Cancel, Cancelled, Count, Cursor, Delete, Details, Does, Entry, HistoryEntry,
+            InstanceHandle, Instances, Kill, List, Page, Retried, Retry, RunNow,
+        },
+        error::OperateError,
+    };
 }
 pub mod prelude;
 mod status;
@@ -449,11 +456,13 @@ pub use crate::{
         DatabaseError, DecodeError, Duplicate, EncodeError, EndError, Error, FindError,
         InsertError, SignalError, StepError, StepErrorKind, UpgradeError, WaitError,
     },
+    history::History,
     id::InstanceId,
     isolation::Isolation,
     machine::{
         Machine, Requirement, StepFuture, Steps,
         address::{Address, InstanceKey},
+        cancel_flag::CancelFlag,
         context::Context,
         ended::Ended,
         graph::Graph,

@@ -26,11 +26,14 @@ pub(crate) struct MachineOptions {
     pub(crate) output: Option<Type>,
     pub(crate) name: Option<Text>,
     pub(crate) initial: Option<Ident>,
+    pub(crate) on_cancel: Option<Ident>,
     pub(crate) signals: Vec<Path>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) upgrades: Option<Type>,
     pub(crate) retired: bool,
     pub(crate) retry: Option<Retry>,
+    /// What the history records: the name of the runtime's variant.
+    pub(crate) history: Option<&'static str>,
     /// The isolation level of a job's transaction.
     pub(crate) isolation: Option<Isolation>,
     pub(crate) krate: Option<Path>,
@@ -102,11 +105,13 @@ const MACHINE: Known = &[
     ("output", "output = Receipt"),
     ("name", "name = \"checkout\""),
     ("initial", "initial = Start"),
+    ("on_cancel", "on_cancel = Refund"),
     ("signals", "signals(PaymentConfirmed)"),
     ("timeout", "timeout = \"30s\""),
     ("upgrades", "upgrades = v1::Checkout"),
     ("retired", "retired"),
     ("retry", "retry(max_attempts = 5)"),
+    ("history", "history = \"steps\""),
     ("crate", "crate = gen_durable"),
 ];
 
@@ -118,6 +123,7 @@ const JOB: Known = &[
     ("timeout", "timeout = \"30s\""),
     ("retry", "retry(max_attempts = 5)"),
     ("isolation", "isolation = \"serializable\""),
+    ("history", "history = \"steps\""),
     ("crate", "crate = gen_durable"),
 ];
 
@@ -179,7 +185,10 @@ impl MachineOptions {
             "name" => self.name = Some(values::text(name, input, errors)?),
             "state" => self.state = Some(values::ty(name, input, errors)?),
             "output" => self.output = Some(values::ty(name, input, errors)?),
-            "initial" => self.initial = Some(values::variant(input, errors)?),
+            "initial" => self.initial = Some(values::variant(name, "Start", input, errors)?),
+            "on_cancel" => {
+                self.on_cancel = Some(values::variant(name, "Refund", input, errors)?);
+            }
             "signals" => self.signals = values::signals(input, errors)?,
             "timeout" => self.timeout = Some(values::duration("timeout", "30s", input)?),
             "upgrades" => self.upgrades = Some(values::ty(name, input, errors)?),
@@ -189,6 +198,7 @@ impl MachineOptions {
             }
             "retry" => self.retry = Some(Retry::read(input, errors)?),
             "isolation" => self.isolation = Some(values::isolation(input)?),
+            "history" => self.history = Some(values::history(input)?),
             _ => self.krate = Some(values::path(name, input, errors)?),
         }
         Ok(())

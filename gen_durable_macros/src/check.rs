@@ -8,7 +8,7 @@ mod job;
 mod stored;
 
 use quote::ToTokens;
-use syn::{Fields, Item, ext::IdentExt};
+use syn::{Fields, Ident, Item, ext::IdentExt};
 
 pub(crate) use self::{
     handlers::check_impl,
@@ -80,21 +80,23 @@ pub(crate) fn check_enum(machine: &MachineEnum, errors: &mut Errors) {
     }
     check_step_names(machine, errors);
     check_signals(machine, errors);
-    check_initial(machine, errors);
+    check_variant(machine, machine.options.initial.as_ref(), errors);
+    check_variant(machine, machine.options.on_cancel.as_ref(), errors);
 }
 
-fn check_initial(machine: &MachineEnum, errors: &mut Errors) {
-    let Some(initial) = &machine.options.initial else { return };
-    if machine.steps.is_empty() || machine.steps.iter().any(|step| step.ident == *initial) {
+/// Checks that an option names a variant.
+fn check_variant(machine: &MachineEnum, wanted: Option<&Ident>, errors: &mut Errors) {
+    let Some(variant) = wanted else { return };
+    if machine.steps.is_empty() || machine.steps.iter().any(|step| step.ident == *variant) {
         return;
     }
     let names: Vec<String> = machine.steps.iter().map(|step| step.ident.to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let hint = match nearest(&initial.to_string(), &names) {
+    let hint = match nearest(&variant.to_string(), &names) {
         Some(nearest) => format!("did you mean `{nearest}`?"),
         None => format!("the variants are `{}`", names.join("`, `")),
     };
-    errors.at(initial, format!("`{}` has no variant `{initial}`; {hint}", machine.item.ident));
+    errors.at(variant, format!("`{}` has no variant `{variant}`; {hint}", machine.item.ident));
 }
 
 fn check_step_names(machine: &MachineEnum, errors: &mut Errors) {

@@ -35,11 +35,13 @@ use proc_macro::TokenStream;
 /// | `output = Type` | the result, a `DurableState` | `serde_json::Value` |
 /// | `name = "…"` | the name in the database; or a constant | the enum's name in `snake_case` |
 /// | `initial = Variant` | the step that an instance begins with | the first variant |
+/// | `on_cancel = Variant` | the step that answers a cancel | a cancel ends the instance |
 /// | `signals(Type, …)` | the signals that it accepts | none |
 /// | `timeout = "30s"` | how long a step may run (`ms`, `s`, `m`, `h`) | no limit |
 /// | `upgrades = Type` | the version before: this one takes over its instances | none |
 /// | `retired` | a version without steps, kept for `upgrades` alone | not retired |
 /// | `retry(max_attempts = 5)` | tries a failed run again, instead of a `handle` | no second run |
+/// | `history = "steps"` | what is recorded of runs: `"off"`, `"failures"`, `"steps"`, `"states"` | `"failures"` |
 /// | `crate = path` | the path of a renamed `gen_durable`: `crate = durable` | `::gen_durable` |
 ///
 /// A machine with `upgrades` implements the trait `Upgrade`. No instance begins in a retired
@@ -119,6 +121,7 @@ pub fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | `timeout = "30s"` | how long it may run (`ms`, `s`, `m`, `h`) | no limit |
 /// | `retry(max_attempts = 5)` | tries it again after an error, as on a machine | no second run |
 /// | `isolation = "serializable"` | its transaction's level | `"read committed"` |
+/// | `history = "steps"` | what is recorded of its runs, as on a machine | `"failures"` |
 /// | `crate = path` | the path of a renamed `gen_durable` | `::gen_durable` |
 ///
 /// The first parameter is a `JobContext` with the type of the arguments, a `DurableState`. Further

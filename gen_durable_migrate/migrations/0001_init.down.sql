@@ -8,6 +8,8 @@ drop function gen_durable.check_value(text, json);
 drop function gen_durable.check_not_reserved(text, text);
 drop function gen_durable.check_text(text, text, integer);
 drop table gen_durable.workers;
+drop function gen_durable.keep_history(interval);
+drop table gen_durable.history;
 drop table gen_durable.audit;
 drop table gen_durable.queues;
 drop table gen_durable.machines;

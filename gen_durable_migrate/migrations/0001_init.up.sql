@@ -216,6 +216,8 @@ create table gen_durable.machines (
     graph         json,
     -- The time at which an engine registered this text.
     registered_at timestamptz not null default gen_durable.now(),
+    -- What the machine's history records; null stands for failures.
+    history       text check (history in ('off', 'failures', 'steps', 'states')),
     primary key (fsm, fsm_version)
 );
 
@@ -239,6 +241,142 @@ create table gen_durable.audit (
 );
 
 create index audit_instance on gen_durable.audit (instance_id, id);
+
+-- What instances have done: one row for each run that the history of its machine records. The
+-- commit of the run's outcome writes it.
+--
+-- Each day has a partition, and old ones are dropped. The rows of a day that has none lie in
+-- `history_rest`: an insert looks for the day's partition, and without one writes the day
+-- `-infinity`. They do not lie in the default partition. Whenever a partition is added, Postgres
+-- locks that one and reads it as a whole. The default partition is there for what the look cannot
+-- know, and is empty as a rule.
+create table gen_durable.history (
+    id          bigint generated always as identity,
+    -- The day of `ended_at` in UTC, or `-infinity`.
+    day         date not null,
+    instance_id bigint not null,
+    fsm         text collate "C" not null,
+    -- The version of the step, and of the next step and the state.
+    fsm_version integer not null,
+    step        text not null,
+    attempt     integer not null,
+    -- What the run came to: next, later, replay, snooze, await, done, failed or cancelled; lost if
+    -- it was lost with its worker.
+    outcome     text collate "C" not null,
+    -- The step at which the instance stood from then on; null if it ended.
+    next_step   text,
+    error       text,
+    -- The state after the outcome.
+    state       json,
+    started_at  timestamptz not null,
+    ended_at    timestamptz not null,
+    worker      bigint
+) partition by range (day);
+
+create index history_instance on gen_durable.history (instance_id, id);
+
+create table gen_durable.history_rest
+    partition of gen_durable.history for values from (minvalue) to ('0001-01-01');
+
+create table gen_durable.history_default partition of gen_durable.history default;
+
+-- Adds the partitions of today and of the seven days after, and drops the oldest partition if
+-- `keep_for` is over for all of its rows; null keeps it. It also deletes a thousand old rows that
+-- lie in no day's partition. It runs with the rights of the table's owner, as workers may not
+-- change the schema.
+--
+-- The answer is `more` if it may find more to remove, and `locked` if it must be called again
+-- because another session has a lock.
+--
+-- Commits wait for it 50 ms at most: for that long it waits for a lock, and what it then does takes
+-- no time. Partitions of later days are added beside commits, under a lock that none of them needs.
+create function gen_durable.keep_history(keep_for interval) returns text
+    language plpgsql
+    security definer
+    set search_path = ''
+    set lock_timeout = '50ms'
+as $$
+declare
+    today constant date := (gen_durable.clock() at time zone 'UTC')::date;
+    -- Null if it is kept for ever.
+    kept_from constant timestamptz := gen_durable.clock() - case
+        when keep_for < interval '0' then interval '0' else keep_for
+    end;
+    day date;
+    partition text;
+    catch_all text;
+    deleted bigint;
+    is_locked boolean := false;
+    is_more boolean := false;
+begin
+    -- 1. One session at a time gets past this lock. Commits do not need it.
+    begin
+        lock table gen_durable.history in share update exclusive mode;
+    exception when lock_not_available then
+        return 'locked';
+    end;
+    -- 2. The partitions of the coming days, and then today's. An insert may have looked for today's
+    --    partition and not have found it yet, so that one is added while nobody inserts.
+    foreach day in array array(
+        select today + (n % 8) from generate_series(1, 8) as n
+    ) loop
+        partition := 'history_' || to_char(day::timestamp, 'YYYYMMDD');
+        continue when to_regclass('gen_durable.' || partition) is not null;
+        begin
+            if day = today then
+                lock table gen_durable.history in access exclusive mode;
+            end if;
+            execute format('create table gen_durable.%I (like gen_durable.history)', partition);
+            execute format(
+                'alter table gen_durable.history attach partition gen_durable.%I for values from (%L) to (%L)',
+                partition, day, day + 1
+            );
+        exception
+            when lock_not_available then
+                is_locked := true;
+            when check_violation then
+                raise warning 'gen_durable.history_default has rows of %, which gets no partition', day;
+        end;
+    end loop;
+    -- 3. The oldest partition, if it is old enough. One call drops one, so that commits wait for
+    --    one drop at most.
+    select c.relname into partition
+    from pg_inherits i
+    join pg_class c on c.oid = i.inhrelid
+    where i.inhparent = 'gen_durable.history'::regclass
+      and c.relname ~ '^history_[0-9]{8}$'
+      and c.relname < 'history_' || to_char(kept_from at time zone 'UTC', 'YYYYMMDD')
+    order by c.relname
+    limit 1;
+    if found then
+        begin
+            execute format('drop table gen_durable.%I', partition);
+            is_more := true;
+        exception when lock_not_available then
+            is_locked := true;
+        end;
+    end if;
+    -- 4. The old rows that lie in no day's partition.
+    foreach catch_all in array array['history_rest', 'history_default'] loop
+        if to_regclass('gen_durable.' || catch_all) is not null then
+            execute format(
+                'delete from gen_durable.%1$I h where h.ctid = any (array(
+                     select old.ctid from gen_durable.%1$I old where old.ended_at < $1
+                     limit 1000 for update skip locked
+                 ))',
+                catch_all
+            ) using kept_from;
+            get diagnostics deleted = row_count;
+            is_more := is_more or deleted = 1000;
+        end if;
+    end loop;
+    return case when is_locked then 'locked' when is_more then 'more' else 'idle' end;
+end
+$$;
+
+revoke all on function gen_durable.keep_history(interval) from public;
+
+select gen_durable.keep_history(null);
 
 -- One row for each running engine. Its lease covers all that the engine has claimed.
 create table gen_durable.workers (

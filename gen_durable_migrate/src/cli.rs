@@ -82,7 +82,7 @@ pub async fn run(args: Args) -> Result<String, Box<dyn std::error::Error + Send 
             .map(|()| format!("the database is at version {to} or earlier\n")),
         Command::Status => crate::status(&pool).await.map(|all| table(&all)),
         Command::Roles { .. } => crate::roles(&pool).await.map(|()| {
-            "gen_durable_app, gen_durable_worker and gen_durable_operator are there; grant them to your logins\n".to_owned()
+            "gen_durable_app, gen_durable_worker, gen_durable_supervisor and gen_durable_operator are there; grant them to your logins\n".to_owned()
         }),
         Command::Print => Ok(crate::script()),
     };

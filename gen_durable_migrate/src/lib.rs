@@ -58,9 +58,9 @@ pub const LATEST: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 /// The key of the advisory lock that serialises runs: "`gen_dur`" in ASCII.
 const LOCK: i64 = 0x67_656e_5f64_7572;
 
-/// The script for psql that makes the group roles `gen_durable_app`, `gen_durable_worker` and
-/// `gen_durable_operator`. It does what [`roles`] does, for projects that keep their own
-/// migrations.
+/// The script for psql that makes the group roles `gen_durable_app`, `gen_durable_worker`,
+/// `gen_durable_supervisor` and `gen_durable_operator`. It does what [`roles`] does, for projects
+/// that keep their own migrations.
 pub const ROLES: &str = include_str!("roles.sql");
 
 /// The options of [`down`].

@@ -1,5 +1,6 @@
--- Makes three group roles, and grants each what it needs in this database. One is for applications
--- that insert, signal and wait, one for workers that run an engine, and one for operators who look.
+-- Makes four group roles, and grants each what it needs in this database. One is for applications
+-- that insert, signal, wait and cancel, one for workers that run an engine, one for people who act
+-- on instances, and one for people who look.
 -- No login is a member until an administrator grants it.
 --
 -- Run it again after each migration: it takes back what the roles had, and grants what today's
@@ -11,7 +12,9 @@ do $$
 declare
     name text;
 begin
-    foreach name in array array['gen_durable_app', 'gen_durable_worker', 'gen_durable_operator'] loop
+    foreach name in array array[
+        'gen_durable_app', 'gen_durable_worker', 'gen_durable_supervisor', 'gen_durable_operator'
+    ] loop
         if not exists (select from pg_catalog.pg_roles r where r.rolname = name) then
             begin
                 execute format('create role %I nologin', name);
@@ -23,13 +26,13 @@ begin
 end
 $$;
 
-revoke all on schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_operator;
-revoke all on all tables in schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_operator;
-revoke all on all sequences in schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_operator;
-revoke all on all functions in schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_operator;
-grant usage on schema gen_durable to gen_durable_app, gen_durable_worker, gen_durable_operator;
+revoke all on schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_supervisor, gen_durable_operator;
+revoke all on all tables in schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_supervisor, gen_durable_operator;
+revoke all on all sequences in schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_supervisor, gen_durable_operator;
+revoke all on all functions in schema gen_durable from gen_durable_app, gen_durable_worker, gen_durable_supervisor, gen_durable_operator;
+grant usage on schema gen_durable to gen_durable_app, gen_durable_worker, gen_durable_supervisor, gen_durable_operator;
 grant execute on function gen_durable.now(), gen_durable.clock()
-    to gen_durable_app, gen_durable_worker, gen_durable_operator;
+    to gen_durable_app, gen_durable_worker, gen_durable_supervisor, gen_durable_operator;
 
 -- The application and the worker: the schema's version, which a start and `up` read.
 grant select (version, serves) on gen_durable.migrations to gen_durable_app, gen_durable_worker;
@@ -56,10 +59,10 @@ grant execute on function
     gen_durable.signal(bigint, text, json, text, boolean),
     gen_durable.signal_by_key(text, text, text, json, text, boolean)
     to gen_durable_app, gen_durable_worker;
-grant select (fsm, fsm_version, queue, initial, steps, signals) on gen_durable.machines to gen_durable_app;
+grant select (fsm, fsm_version, queue, initial, steps, signals, on_cancel) on gen_durable.machines to gen_durable_app;
 
 -- The application: the columns that unique keys and signals look at, and those that a waiting call
--- is told. No state, no payload, no partition key.
+-- is told. No state, no payload.
 grant select (
     id, fsm, status, step, attempt, failures, result, last_error, queue, awaits, awaits_more, unique_guard, unique_scope,
     unique_released
@@ -67,6 +70,14 @@ grant select (
 -- A signal wakes its target. Postgres cannot grant this update for parked rows alone.
 grant update (status, awaits, awaits_more, wake_at, eligible_at, unique_released, updated_at)
     on gen_durable.instances to gen_durable_app;
+-- The application: cancels in its own transaction, with a row in the audit.
+grant select (
+    fsm_version, eligible_at, crashes, revision, blocked_by, locked_by, partition_key, report_to, owes, cancelled_at
+), update (
+    step, attempt, failures, crashes, blocked_by, locked_by, last_error, owes, cancelled_at, revision, finished_at
+) on gen_durable.instances to gen_durable_app;
+grant insert (actor, action, reason, instance_id, fsm)
+    on gen_durable.audit to gen_durable_app, gen_durable_worker, gen_durable_supervisor;
 
 -- The worker: inserts that claim their rows.
 grant insert (status, locked_by, revision) on gen_durable.instances to gen_durable_worker;
@@ -76,20 +87,39 @@ grant insert (status, locked_by, revision) on gen_durable.instances to gen_durab
 grant select, delete on gen_durable.instances to gen_durable_worker;
 grant update (
     fsm_version, step, status, state, result, last_error, awaits, awaits_more, eligible_at, attempt, failures, crashes, revision,
-    blocked_by, locked_by, unique_released, wake_at, owes, updated_at, finished_at
+    blocked_by, locked_by, unique_released, wake_at, owes, updated_at, finished_at,
+    report_to, cancelled_at
 ) on gen_durable.instances to gen_durable_worker;
 grant select (ctid, id, target_id, name, payload), delete on gen_durable.signals to gen_durable_worker;
 grant insert (name, lease_expires_at, queues, slots, fsms, fsm_versions, host, pid, library), update (lease_expires_at),
-    select (id, lease_expires_at, queues), delete
+    select (id, name, lease_expires_at, queues), delete
     on gen_durable.workers to gen_durable_worker;
 grant select, insert (fsm, keep_for), update (keep_for), delete on gen_durable.retention to gen_durable_worker;
 
 -- The worker: registers what its process runs.
-grant insert (fsm, fsm_version, queue, initial, on_cancel, steps, signals, graph),
-    select (fsm, fsm_version, queue, initial, on_cancel, steps, signals, graph),
-    update (queue, initial, on_cancel, steps, signals, graph, registered_at)
+grant insert (fsm, fsm_version, queue, initial, on_cancel, steps, signals, graph, history),
+    select (fsm, fsm_version, queue, initial, on_cancel, steps, signals, graph, history),
+    update (queue, initial, on_cancel, steps, signals, graph, history, registered_at)
     on gen_durable.machines to gen_durable_worker;
 grant insert (name), select (name) on gen_durable.queues to gen_durable_worker;
+-- The worker: writes the history, and reads what decides about it. The function alone changes the
+-- schema, with the rights of its owner.
+grant insert (
+    day, instance_id, fsm, fsm_version, step, attempt, outcome, next_step, error, state, started_at, ended_at, worker
+), select, delete on gen_durable.history to gen_durable_worker;
+grant execute on function gen_durable.keep_history(interval) to gen_durable_worker;
 
--- The operator: reads everything, changes nothing.
-grant select on all tables in schema gen_durable to gen_durable_operator;
+-- The worker: answers cancels, and acts on instances for its client.
+grant select (id, action, reason, instance_id) on gen_durable.audit to gen_durable_worker;
+grant delete on gen_durable.signal_keys to gen_durable_worker;
+
+-- The supervisor: reads everything, and acts on instances: cancel, kill, retry, run now, delete.
+grant delete on gen_durable.instances, gen_durable.signals, gen_durable.signal_keys, gen_durable.history
+    to gen_durable_supervisor;
+grant update (
+    fsm_version, step, status, state, result, last_error, awaits, awaits_more, eligible_at, attempt, failures, crashes,
+    revision, blocked_by, locked_by, unique_released, wake_at, report_to, owes, cancelled_at, updated_at, finished_at
+) on gen_durable.instances to gen_durable_supervisor;
+
+-- The supervisor and the operator read everything. The operator changes nothing.
+grant select on all tables in schema gen_durable to gen_durable_supervisor, gen_durable_operator;

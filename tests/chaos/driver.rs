@@ -21,6 +21,7 @@ use gen_durable_tests::{
     },
     parcels::{Order, OrderState},
     random::Random,
+    trips::{Trip, TripState},
     wild::{Wild, WildState},
 };
 use sqlx::PgPool;
@@ -63,6 +64,8 @@ pub(crate) struct Shared {
     inserted: Mutex<Vec<i64>>,
     /// External signals that were not acknowledged yet: the collector and the number.
     owed: Mutex<Vec<(InstanceId<Collector>, u32)>>,
+    /// Trips that may be cancelled, and whether each has a partition key.
+    trips: Mutex<Vec<(InstanceId<Trip>, bool)>>,
     problems: Mutex<Vec<String>>,
 }
 
@@ -78,6 +81,7 @@ impl Driver {
             failed: AtomicU64::new(0),
             inserted: Mutex::default(),
             owed: Mutex::default(),
+            trips: Mutex::default(),
             problems: Mutex::default(),
         });
         let (inserter, signaller) = (Arc::clone(&shared), Arc::clone(&shared));
@@ -146,7 +150,7 @@ impl Driver {
 impl Shared {
     async fn insert(&self, mut random: Random) {
         while !self.stopping.load(Ordering::Relaxed) {
-            match random.below(15) {
+            match random.below(17) {
                 0..3 => {
                     let seed = u32::try_from(random.below(1 << 30)).unwrap_or(0);
                     let hops = u32::try_from(random.between(1, 30)).unwrap_or(1);
@@ -180,6 +184,7 @@ impl Shared {
                     let parcels = u32::try_from(random.between(0, 40)).unwrap_or(1);
                     self.keep(Order::insert(OrderState { n: 0, parcels, seed })).await;
                 }
+                14 | 15 => self.travel(&mut random).await,
                 _ => {
                     // The same keys come again and again, so an insert that failed is tried again.
                     let key = format!("once {}", random.below(200));
@@ -188,6 +193,34 @@ impl Shared {
                 }
             }
             tokio::time::sleep(Duration::from_millis(random.between(1, 30))).await;
+        }
+    }
+
+    /// Begins a trip, and cancels or kills others. A trip with a partition key is only cancelled: a
+    /// killed run may overlap with the next one of its key.
+    async fn travel(&self, random: &mut Random) {
+        let seed = u32::try_from(random.below(1 << 30)).unwrap_or(0);
+        let legs = u32::try_from(random.between(1, 12)).unwrap_or(1);
+        let insert = Trip::insert(TripState { n: 0, legs, seed });
+        let keyed = random.below(2) == 0;
+        let insert =
+            if keyed { insert.partition_key(format!("trip {}", random.below(4))) } else { insert };
+        if let Some(id) = self.keep(insert).await {
+            self.trips.lock().unwrap_or_else(PoisonError::into_inner).push((id, keyed));
+        }
+        let trip = {
+            let mut trips = self.trips.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = usize::try_from(random.below(trips.len().max(1) as u64)).unwrap_or(0);
+            (trips.len() > 3).then(|| trips.swap_remove(place))
+        };
+        let Some((id, keyed)) = trip else { return };
+        let on = self.client.instance(id);
+        // An action whose answer was lost may have been done. The audit tells.
+        match random.below(8) {
+            0 if !keyed => drop(self.call(on.kill("chaos").execute(&self.client)).await),
+            0..5 => drop(self.call(on.cancel("chaos").by("driver").execute(&self.client)).await),
+            5 => drop(self.call(on.run_now().execute(&self.client)).await),
+            _ => {}
         }
     }
 

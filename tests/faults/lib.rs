@@ -21,5 +21,6 @@ pub mod process;
 pub mod proxy;
 pub mod random;
 pub mod runs;
+pub mod trips;
 pub mod wild;
 pub mod worker;

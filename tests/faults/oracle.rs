@@ -18,7 +18,7 @@ const CHECKS: &[(&str, &str)] = &[
     (
         "an instance has not ended",
         "select format('%s %s: %s at %s, locked by %s', i.fsm, i.id, i.status, i.step, i.locked_by)
-         from gen_durable.instances i where i.status not in ('done', 'failed')",
+         from gen_durable.instances i where i.status not in ('done', 'failed', 'cancelled')",
     ),
     (
         "an ended instance is locked or blocked",
@@ -58,7 +58,8 @@ const CHECKS: &[(&str, &str)] = &[
                         and l.new_attempt = 0 as goes_on,
                     l.new_revision = l.old_revision + 1 as fenced
          ) as is_
-         where not coalesce(case l.old_status || '>' || l.new_status
+         -- Trips have checks of their own: a cancel leads from any step to another.
+         where l.fsm <> 'trip' and not coalesce(case l.old_status || '>' || l.new_status
              when 'runnable>executing' then stays and fenced and l.old_attempt = l.new_attempt
              when 'executing>executing' then fenced and (advances or goes_on)
              when 'executing>runnable' then fenced and (
@@ -77,7 +78,7 @@ const CHECKS: &[(&str, &str)] = &[
         "an instance ended where or how its machine does not",
         "select format('%s %s: %s at %s: %s', i.fsm, i.id, i.status, i.step, i.last_error)
          from gen_durable.instances i
-         where i.status in ('done', 'failed')
+         where i.status in ('done', 'failed') and i.fsm <> 'trip'
            and (not exists (
                select from chaos.ends e
                where e.fsm = i.fsm and e.step = i.step and e.status = i.status
@@ -211,6 +212,45 @@ const CHECKS: &[(&str, &str)] = &[
              select count(*) from gen_durable.instances p
              where p.report_to = o.id and p.status = 'done'
          )",
+    ),
+    (
+        "a step of a trip took effect after its cancel",
+        "select format('trip %s: leg at %s, %s at %s', l.instance, l.tick, a.action, a.tick)
+         from chaos.legs l
+         join chaos.actions a on a.instance = l.instance and a.server = l.server
+         where l.kind = 'ride' and l.tick > a.tick and a.action in ('cancel', 'kill')",
+    ),
+    (
+        "a trip ended otherwise than it should, or has other entries than its steps",
+        "select format('trip %s is %s with %s: %s rides, %s undone, %s cancels, %s kills', i.id,
+                i.status, i.result, legs.rides, legs.undone, acts.cancels, acts.kills)
+         from gen_durable.instances i
+         cross join lateral (
+             select count(*) filter (where l.kind = 'ride') as rides,
+                    count(*) filter (where l.kind = 'undo') as undone
+             from chaos.legs l where l.instance = i.id
+         ) as legs
+         cross join lateral (
+             select count(*) filter (where a.action = 'cancel') as cancels,
+                    count(*) filter (where a.action = 'kill') as kills
+             from gen_durable.audit a where a.instance_id = i.id
+         ) as acts
+         where i.fsm = 'trip'
+           and not coalesce(case i.status
+               when 'done' then acts.kills = 0 and case acts.cancels
+                   when 0 then legs.undone = 0 and legs.rides = i.result::text::int
+                        and legs.rides = (i.state ->> 'legs')::int
+                   else acts.cancels = 1 and legs.undone = 1 and i.cancelled_at is not null
+               end
+               when 'cancelled' then legs.undone = 0 and (
+                   acts.kills = 1 or acts.cancels = 1 and i.last_error like '%worker was lost%')
+               when 'failed' then acts.cancels + acts.kills = 0 and i.last_error like '%worker was lost%'
+           end and legs.rides = (i.state ->> 'n')::int, false)",
+    ),
+    (
+        "an engine has not done what it owes",
+        "select format('%s %s owes %s', i.fsm, i.id, i.owes) from gen_durable.instances i
+         where i.owes is not null",
     ),
     (
         "the rows of a step are missing or doubled: accounts of the bookers",

@@ -12,6 +12,20 @@ create function chaos.server() returns bigint stable language sql
 -- The books of the machine `booker`, whose steps write them in their own transactions.
 create table chaos.book (instance bigint not null, n bigint not null);
 create table chaos.parcels (instance bigint not null);
+-- The legs of trips, and the actions on them. A tick says something only beside those of one
+-- server.
+create table chaos.legs (
+    tick     bigint not null default nextval('chaos.ticks'),
+    server   bigint not null default chaos.server(),
+    instance bigint not null,
+    kind     text not null
+);
+create table chaos.actions (
+    tick     bigint not null default nextval('chaos.ticks'),
+    server   bigint not null default chaos.server(),
+    instance bigint not null,
+    action   text not null
+);
 create table chaos.accounts (id bigint primary key, balance bigint not null);
 insert into chaos.accounts select n, 0 from generate_series(0, 15) as n;
 
@@ -104,6 +118,14 @@ begin
     return null;
 end $$;
 
+create function chaos.record_action() returns trigger language plpgsql as $$
+begin
+    insert into chaos.actions (instance, action) values (new.instance_id, new.action);
+    return null;
+end $$;
+
+create trigger record_action after insert on gen_durable.audit
+    for each row execute function chaos.record_action();
 create trigger record_inserted after insert on gen_durable.instances
     for each row execute function chaos.record_inserted();
 -- No transition: a row that is only blocked or unblocked, as its partition key is busy or free.

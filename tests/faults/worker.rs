@@ -19,6 +19,7 @@ use crate::{
     machines::{Chain, Collector, Deadly, Held, Keyed, Leaf, Once, Stopper},
     parcels::{Order, Parcel},
     runs,
+    trips::Trip,
     wild::Wild,
 };
 
@@ -140,6 +141,7 @@ async fn start(
             .machine::<Booker>()
             .machine::<Order>()
             .machine::<Parcel>()
+            .machine::<Trip>()
             .machine::<Wild>()
             .machine::<Giant>()
             .machine::<Held>()

@@ -11,22 +11,23 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, postgres::PgPoolOptions};
 
 use crate::support::{WAIT_MAX, database, engine, eventually, expire_lease, log, sql, until};
 
-const APP: &str = "gen_durable_app";
-const WORKER: &str = "gen_durable_worker";
-const OPERATOR: &str = "gen_durable_operator";
+pub(crate) const APP: &str = "gen_durable_app";
+pub(crate) const WORKER: &str = "gen_durable_worker";
+pub(crate) const SUPERVISOR: &str = "gen_durable_supervisor";
+pub(crate) const OPERATOR: &str = "gen_durable_operator";
 
 async fn run(connection: &mut PgConnection, statement: String) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await.map(|_| ())
 }
 
 /// A login that is a member of one role and has no other right.
-struct Login {
+pub(crate) struct Login {
     name: String,
-    pool: PgPool,
+    pub(crate) pool: PgPool,
 }
 
 impl Login {
-    async fn of(db: &TestDb, role: &str) -> Self {
+    pub(crate) async fn of(db: &TestDb, role: &str) -> Self {
         let name = format!("{}_{role}", db.name());
         let mut connection = db.pool().acquire().await.unwrap();
         run(&mut connection, format!("create role {name} login password 'enter' in role {role}"))
@@ -39,14 +40,14 @@ impl Login {
     }
 
     /// Removes the login. It belongs to the cluster, which may be the user's own server.
-    async fn remove(self, db: &TestDb) {
+    pub(crate) async fn remove(self, db: &TestDb) {
         self.pool.close().await;
         let mut connection = db.pool().acquire().await.unwrap();
         run(&mut connection, format!("drop owned by {0}; drop role {0}", self.name)).await.unwrap();
     }
 
     /// Checks that Postgres refuses each of these statements to the login.
-    async fn is_refused(&self, statements: &[&str]) {
+    pub(crate) async fn is_refused(&self, statements: &[&str]) {
         for statement in statements {
             let mut connection = self.pool.acquire().await.unwrap();
             let error = run(&mut connection, format!("begin; {statement}")).await;
@@ -215,6 +216,9 @@ const DDL: &[&str] = &[
     "truncate gen_durable.signals",
     "truncate gen_durable.signal_keys",
     "truncate gen_durable.workers",
+    "truncate gen_durable.history",
+    "drop table gen_durable.history_default",
+    "create table gen_durable.mine partition of gen_durable.history for values from ('2000-01-01') to ('2000-01-02')",
     "lock table gen_durable.instances in access exclusive mode",
     "select setval('gen_durable.instances_id_seq', 1)",
     "insert into gen_durable.migrations (version, name) values (999, 'mine')",
@@ -259,18 +263,17 @@ async fn an_application_changes_no_state_and_reads_none() {
     app.is_refused(&[
         "select state from gen_durable.instances",
         "select * from gen_durable.instances",
-        "select partition_key from gen_durable.instances",
         "select unique_key from gen_durable.instances",
         "update gen_durable.instances set state = '{}'",
-        "update gen_durable.instances set step = 'end'",
         "update gen_durable.instances set result = '1'",
-        "update gen_durable.instances set last_error = ''",
-        "update gen_durable.instances set locked_by = 1",
-        "update gen_durable.instances set revision = 0",
-        "update gen_durable.instances set attempt = 0",
         "update gen_durable.instances set fsm_version = 2",
         "update gen_durable.instances set queue = 'mine'",
+        "update gen_durable.instances set report_to = 1",
         "delete from gen_durable.instances",
+        "select actor from gen_durable.audit",
+        "update gen_durable.audit set actor = ''",
+        "delete from gen_durable.audit",
+        "select * from gen_durable.history",
         "insert into gen_durable.instances (fsm, fsm_version, step, state, result) values ('m', 1, 's', '1', '1')",
         "insert into gen_durable.instances (fsm, fsm_version, step, state, status) values ('m', 1, 's', '1', 'done')",
         "insert into gen_durable.instances (fsm, fsm_version, step, state, revision) values ('m', 1, 's', '1', 9)",
@@ -316,15 +319,63 @@ async fn a_worker_changes_no_schema_and_not_what_an_instance_is() {
             "update gen_durable.signals set payload = '1'",
             "select dedup_key from gen_durable.signals",
             "update gen_durable.signal_keys set dedup_key = ''",
-            "delete from gen_durable.signal_keys",
+            "update gen_durable.audit set actor = ''",
+            "delete from gen_durable.audit",
             "update gen_durable.workers set id = default",
             "update gen_durable.workers set name = 'mine'",
-            "select name from gen_durable.workers",
             "select * from gen_durable.migrations",
         ])
         .await;
     worker.remove(&db).await;
 }
+
+/// The application cancels, and a supervisor does all that `operate` offers, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn p40_a_supervisor_acts_and_an_application_cancels() {
+    let db = database_with_roles().await;
+    sql(db.pool(), "grant create on schema public to public").await;
+    let (app, supervisor) = (Login::of(&db, APP).await, Login::of(&db, SUPERVISOR).await);
+    let insert = || Tour::insert(1).schedule_in(Duration::from_hours(1)).execute(db.pool());
+    sql(
+        db.pool(),
+        "insert into gen_durable.machines (fsm, fsm_version, initial, steps) values ('tour', 1, '', '{}')",
+    )
+    .await;
+    let id = insert().await.unwrap();
+    let handle = Client::new(app.pool.clone()).instance(id);
+    let mut tx = app.pool.begin().await.unwrap();
+    handle.cancel("no").by("ada").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let error = handle.retry().execute(&app.pool).await.unwrap_err();
+    assert!(error.to_string().contains("permission denied"), "{error}");
+
+    let client = Client::new(supervisor.pool.clone());
+    let on = |id| client.instance(id);
+    sql(db.pool(), "update gen_durable.instances set owes = null").await;
+    on(id).retry().execute(&client).await.unwrap();
+    on(id).run_now().execute(&client).await.unwrap();
+    let other = insert().await.unwrap();
+    on(other).run_now().execute(&client).await.unwrap();
+    on(other).kill("no").execute(&supervisor.pool).await.unwrap();
+    on(other).delete().execute(&client).await.unwrap();
+    assert_eq!(on(id).get().await.unwrap().status, gen_durable::Status::Runnable);
+    assert!(on(id).history().await.unwrap().is_empty());
+    supervisor.is_refused(DDL_OF_ROWS).await;
+    supervisor.remove(&db).await;
+    app.remove(&db).await;
+}
+
+/// What a supervisor may not do.
+const DDL_OF_ROWS: &[&str] = &[
+    "insert into gen_durable.instances (fsm, fsm_version, step, state) values ('m', 1, 's', '1')",
+    "update gen_durable.instances set queue = 'mine'",
+    "update gen_durable.instances set unique_key = null",
+    "update gen_durable.signals set payload = '1'",
+    "update gen_durable.audit set actor = ''",
+    "delete from gen_durable.audit",
+    "delete from gen_durable.workers",
+    "drop table gen_durable.instances",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_reads_everything_and_changes_nothing() {

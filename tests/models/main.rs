@@ -9,6 +9,7 @@
 
 #![allow(missing_docs, reason = "a test is no API")]
 
+mod cancel;
 mod commits;
 mod counts;
 mod leases;

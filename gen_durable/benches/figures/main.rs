@@ -34,6 +34,7 @@ mod fleet;
 mod floor;
 mod footprint;
 mod half_load;
+mod history;
 mod inserts;
 mod latency;
 mod machines;
@@ -95,6 +96,7 @@ fn figures() -> Vec<Figure> {
         transactional::figures(),
         variants::figures(),
         latency::figures(),
+        history::figures(),
         half_load::figures(),
         inserts::figures(),
         claims::figures(),

@@ -4,9 +4,12 @@
 //! Invariant: concurrent calls share commits, but for `insert_many` and inserts with a signal. A
 //! call that returned is durable.
 
+mod actions;
 mod calls;
+mod details;
 mod direct;
 mod execute;
+mod history;
 mod instance;
 mod listing;
 pub(crate) mod local;
@@ -26,17 +29,20 @@ use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
 use self::target::find_receivers;
+pub use self::{
+    actions::{Action, Cancel, Cancelled, Delete, Does, Kill, Retried, Retry, RunNow},
+    details::Details,
+    history::HistoryEntry,
+    instance::InstanceHandle,
+    listing::{Count, Cursor, Entry, Instances, List, Page},
+    snapshot::{AnyId, Snapshot},
+    target::{ExecuteOn, Target},
+};
 use self::{
     calls::Calls,
     notifier::{Notifier, POLL_INTERVAL},
     per_runtime::PerRuntime,
     waiters::Waiters,
-};
-pub use self::{
-    instance::InstanceHandle,
-    listing::{Count, Cursor, Entry, Instances, List, Page},
-    snapshot::{AnyId, Snapshot},
-    target::{ExecuteOn, Target},
 };
 use crate::{
     backoff::Tries,
@@ -44,7 +50,7 @@ use crate::{
     error::{DatabaseError, Duplicate, FindError, InsertError, SignalError, WaitError},
     keys::{check_dedup_key, check_key, check_signal_name},
     machine::{Machine, address::Address},
-    status::Delivery,
+    status::{Delivery, Status},
     storage::{self, Addressee, Found, Locked, NewInstance, NewSignal, NoReceiver},
     value,
 };
@@ -132,9 +138,9 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`WaitError`]: the instance failed, does not exist, or is of another machine; no instance
-    /// holds the unique key; it did not end within `timeout`; or its result does not fit the
-    /// machine's output type.
+    /// [`WaitError`]: the instance failed or was cancelled, does not exist, or is of another
+    /// machine; no instance holds the unique key; it did not end within `timeout`; or its result
+    /// does not fit the machine's output type.
     ///
     /// The call fails at once if waiting cannot help. A schema or a right may be missing, a login
     /// refused, the pool closed, or the engine shut down. While the database cannot be reached, the
@@ -161,9 +167,13 @@ impl Client {
         if ended.fsm != M::NAME {
             return Err(WaitError::WrongMachine { id, expected: M::NAME, found: ended.fsm });
         }
+        let reason = ended.reason.unwrap_or_default();
         match ended.result {
             Some(result) => Ok(value::decode("result", M::NAME, M::VERSION, &result)?),
-            None => Err(WaitError::Failed { id, reason: ended.reason.unwrap_or_default() }),
+            None if ended.status == Status::Cancelled.as_str() => {
+                Err(WaitError::Cancelled { id, reason })
+            }
+            None => Err(WaitError::Failed { id, reason }),
         }
     }
 
@@ -359,6 +369,10 @@ impl Client {
 
     pub(crate) async fn signal(&self, signal: NewSignal) -> Result<Delivery, SignalError> {
         self.inner.calls.here().signal(signal).await
+    }
+
+    pub(super) fn connections(&self) -> &Connections {
+        &self.inner.connections
     }
 
     /// Returns the size of the largest value that the client sends, in bytes.

@@ -312,8 +312,9 @@ impl Reserved {
                 self.shared.wake.suspect_lost_claims();
                 continue;
             };
-            self.shared.tasks.begin(row.id);
-            let work = Work::new(row, runner, Arc::clone(&queue.name), None);
+            let dropped = self.shared.tasks.begin(row.id);
+            let name = Arc::clone(&queue.name);
+            let work = Work::new(row, runner, name, None, dropped, &self.shared.lease);
             if let Some(work) = queue.enter(work) {
                 executor::spawn(&self.shared, &queue, work);
             }

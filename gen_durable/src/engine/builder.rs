@@ -12,6 +12,7 @@ use tokio::runtime;
 use super::{
     Counters, Engine, Shared,
     births::{Births, Local},
+    cancels::Cancels,
     claimer,
     config::Config,
     flusher::Flusher,
@@ -51,6 +52,7 @@ use crate::{
 /// | `.drain_timeout(duration)` | the time that `shutdown` gives steps to finish | 18 s |
 /// | `.retention(duration)` | the time for which ended instances are kept | 7 days |
 /// | `.retention_of::<M>(duration)` | the same for one machine | as all |
+/// | `.history_retention(duration)` | the time for which the history is kept | 7 days |
 /// | `.value_max(bytes)` | the largest state, result or payload | 8 MiB |
 /// | `.crashes_max(count)` | workers lost in a row before an instance fails | 20 |
 /// | `.run_ahead(steps, duration)` | the most that an instance runs on a claim | 100 steps or 1 s |
@@ -211,6 +213,16 @@ impl EngineBuilder {
         self
     }
 
+    /// Sets the time for which the history of instances is kept, whether they have ended or not.
+    /// The default is 7 days; `None` keeps it for ever.
+    ///
+    /// The history of whole days is dropped, by UTC, so an entry may stay for a day longer. The
+    /// history belongs to the database: if engines say different things, the shortest time counts.
+    pub fn history_retention(mut self, retention: impl Into<Option<Duration>>) -> Self {
+        self.config.history_retention = retention.into();
+        self
+    }
+
     /// Sets the largest state, result or payload, in bytes of JSON. It may be 64 bytes to 256 MiB;
     /// the default is 8 MiB.
     ///
@@ -359,6 +371,7 @@ impl EngineBuilder {
             owed,
             flusher,
             tasks: Tasks::default(),
+            cancels: Cancels::default(),
             births: Births::default(),
             metrics: Counters::default(),
             wake,
@@ -391,7 +404,9 @@ fn spawn_services(shared: &Arc<Shared>) {
             listener::listen(&service.connections, &queues, &service.wake, &service.life).await;
         });
     }
-    if shared.config.maintenance {
+    let services = shared.config.maintenance;
+    maintenance::spawn_debts(Database::of(shared), &shared.wake, &shared.life, services);
+    if services {
         maintenance::spawn(Database::of(shared), &shared.life);
     }
 }

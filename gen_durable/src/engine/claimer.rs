@@ -25,7 +25,8 @@ use std::{
 use self::plan::{Absorbed, Plan, Planner};
 pub(super) use self::prefetch::HORIZON;
 use super::{
-    Shared, executor, life::Life, lost_claims::LostClaims, outage::no_connection, registry::Work,
+    Shared, cancels, executor, life::Life, lost_claims::LostClaims, outage::no_connection,
+    registry::Work,
 };
 use crate::storage::{self, ClaimRequest, Claimed, Due, Kinds};
 
@@ -59,6 +60,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
         // No row that is announced after this line is missed. The claim sees it, or its wake ends
         // the wait below at once: a wake between the claim and the wait leaves a permit.
         let announced = shared.wake.next();
+        cancels::answer(shared).await;
         if let Err(error) = lost_claims.look(shared).await {
             planner.unreachable(&error, Instant::now());
         }
@@ -150,11 +152,12 @@ fn enter(shared: &Arc<Shared>, request: &ClaimRequest, rows: Vec<(Claimed, bool)
         let Some(queue) = shared.queues.get(&row.queue) else { continue };
         let Some(runner) = shared.registry.get(&row.kind).cloned() else { continue };
         queue.claimed.fetch_add(1, Ordering::Relaxed);
-        shared.tasks.begin(row.id);
+        let dropped = shared.tasks.begin(row.id);
         // Each row of a light claim carries the reason, in case its state is missing.
         let unloaded =
             request.light.clone().or_else(|| row.state.is_none().then(|| TOO_LARGE.into()));
-        let work = Work::new(row, runner, Arc::clone(&queue.name), unloaded);
+        let work =
+            Work::new(row, runner, Arc::clone(&queue.name), unloaded, dropped, &shared.lease);
         if !runs {
             executor::release(shared, queue, work);
         // Without a free slot, the queue keeps the work until there is one.

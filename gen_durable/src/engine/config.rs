@@ -35,6 +35,7 @@ pub(crate) struct Config {
     pub(crate) retention: Option<Duration>,
     /// The retentions of single machines, by the machine's name.
     pub(crate) retentions: BTreeMap<&'static str, Retention>,
+    pub(crate) history_retention: Option<Duration>,
     pub(crate) value_max: usize,
     pub(crate) crashes_max: u32,
     pub(crate) run_ahead_steps_max: usize,
@@ -56,6 +57,7 @@ impl Default for Config {
             drain_timeout: Self::DRAIN_TIMEOUT,
             retention: Some(Duration::from_hours(168)),
             retentions: BTreeMap::new(),
+            history_retention: Some(Duration::from_hours(168)),
             value_max: value::VALUE_MAX,
             crashes_max: 20,
             run_ahead_steps_max: 100,

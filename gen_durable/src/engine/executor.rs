@@ -20,7 +20,7 @@ use std::{
 
 use self::runs::{Claim, Ending};
 use super::{
-    Shared,
+    Shared, cancels,
     flusher::Answer,
     outage::{Outage, no_connection},
     registry::{Ran, Runner, Work},
@@ -66,6 +66,7 @@ impl Drop for End<'_> {
         // slot, or this task sees the flag and wakes the claimer.
         self.queue.claimed.fetch_sub(1, Ordering::SeqCst);
         self.shared.tasks.end(self.id);
+        cancels::task_ended(self.shared);
         self.shared.wake.slot_freed();
     }
 }
@@ -155,13 +156,16 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
             return;
         }
         let step_began = Instant::now();
+        work.began = step_began;
         let ending = run_step(shared, runner, &mut work, claim).await;
         if matches!(ending, Ending::GivenUp) {
             slot.give();
             // A step may have been cut off while its transaction was committed. The row is then at
             // its next step, perhaps on this claim.
-            if matches!(shared.flusher.commit(work.release()).await, Answer::Lost) {
-                shared.wake.suspect_lost_claims();
+            match shared.flusher.commit(work.release()).await {
+                Answer::Lost => shared.wake.suspect_lost_claims(),
+                Answer::Cancelled => cancels::note(shared, work.instance.id),
+                _ => {}
             }
             return;
         }
@@ -231,16 +235,18 @@ async fn can_load(shared: &Shared, missing: &Missing) -> bool {
     connection.done(result).is_ok()
 }
 
-/// Runs one step. It is given up if it was cut off, or did not start because the engine is
-/// stopping.
+/// Runs one step. It is given up if it was cut off or its instance was cancelled, or did not start
+/// because the engine is stopping.
 async fn run_step(shared: &Shared, runner: &dyn Runner, work: &mut Work, claim: Claim) -> Ending {
-    if shared.life.stopping.is_open() {
+    let dropped = Arc::clone(&work.dropped);
+    if shared.life.stopping.is_open() || dropped.is_open() {
         return Ending::GivenUp;
     }
     tokio::select! {
         biased;
         ending = runs::run(shared, runner, work, claim) => ending,
         () = shared.life.cut_off.wait() => Ending::GivenUp,
+        () = dropped.wait() => Ending::GivenUp,
     }
 }
 
@@ -291,7 +297,10 @@ async fn flush(
                 return false;
             }
             // The cancel is answered as soon as this task has ended.
-            Answer::Cancelled => return false,
+            Answer::Cancelled => {
+                cancels::note(shared, work.instance.id);
+                return false;
+            }
             Answer::Lost => {
                 shared.metrics.lost_commits.fetch_add(1, Ordering::Relaxed);
                 // There are two cases, and the log line names the first. Either the worker does not

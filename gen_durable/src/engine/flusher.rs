@@ -33,7 +33,7 @@ use self::{
 use super::{
     lease::Lease,
     life::Life,
-    maintenance::reports::log_dropped,
+    maintenance::debts::log_dropped,
     outage::{Outage, no_connection},
     unblock::unblock_again,
     wake::Wake,

@@ -13,7 +13,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
     time::{Duration, Instant},
@@ -22,6 +22,7 @@ use std::{
 use super::{config::Config, process::process};
 use crate::{
     connections::{Connections, within},
+    machine::cancel_flag::Deadline,
     storage::{self, Kinds},
 };
 
@@ -29,14 +30,14 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Lease {
     worker: AtomicI64,
-    deadline: Mutex<Instant>,
+    deadline: Arc<Deadline>,
     ttl: Duration,
 }
 
 impl Lease {
     /// Creates a lease that the database granted some time after `asked`.
     pub(crate) fn new(worker: i64, asked: Instant, ttl: Duration) -> Self {
-        Self { worker: AtomicI64::new(worker), deadline: Mutex::new(asked + ttl), ttl }
+        Self { worker: AtomicI64::new(worker), deadline: Arc::new(Deadline::new(asked + ttl)), ttl }
     }
 
     pub(crate) fn worker(&self) -> i64 {
@@ -63,12 +64,17 @@ impl Lease {
     }
 
     fn deadline(&self) -> Instant {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+        self.deadline.get()
+    }
+
+    /// Returns the deadline itself, which each renewal moves.
+    pub(super) fn until(&self) -> &Arc<Deadline> {
+        &self.deadline
     }
 
     /// Notes that the database granted a lease to `worker` some time after `asked`.
     pub(super) fn granted(&self, worker: i64, asked: Instant) {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = asked + self.ttl;
+        self.deadline.set(asked + self.ttl);
         self.worker.store(worker, Ordering::Release);
     }
 }

@@ -10,6 +10,8 @@ use crate::connections::Connections;
 
 /// The channel of `sql/announce.sql` and `sql/notify.sql`. The payload is the queue's name.
 const CHANNEL: &str = "gen_durable";
+/// The channel of `sql/notify_owed.sql`. It has no payload.
+const OWED: &str = "gen_durable_owed";
 
 /// Listens until the engine begins to stop.
 pub(crate) async fn listen(
@@ -48,7 +50,7 @@ async fn hear(
         // The timeout below could cut it off in the middle of connecting, and it would never say
         // so.
         listener.eager_reconnect(false);
-        connections.within(listener.listen(CHANNEL)).await?;
+        connections.within(listener.listen_all([CHANNEL, OWED])).await?;
         outage.over();
         // Announcements before the LISTEN, or while the connection was lost, were not heard.
         wake.claimer();
@@ -79,6 +81,10 @@ async fn hear(
                 continue;
             };
             let Some(notification) = heard? else { break };
+            if notification.channel() == OWED {
+                wake.debts.notify_one();
+                continue;
+            }
             if held.is_none() && queues.contains(notification.payload()) {
                 held = wake.backoff.not_before(Instant::now());
                 if held.is_none() {

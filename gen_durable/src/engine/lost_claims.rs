@@ -167,6 +167,7 @@ fn release(shared: &Shared, worker: i64, lost_claim: LostClaim) -> Option<Box<Co
         state: None,
         upgraded: None,
         error: None,
+        record: None,
         consumed: Vec::new(),
         known: 0,
         awaits_loaded: None,

@@ -11,6 +11,7 @@
 
 mod births;
 mod builder;
+mod cancels;
 mod claimer;
 mod config;
 mod executor;
@@ -50,6 +51,7 @@ use tokio::runtime;
 pub use self::builder::EngineBuilder;
 use self::{
     births::Births,
+    cancels::Cancels,
     config::Config,
     flusher::Flusher,
     keeper::Heart,
@@ -130,6 +132,7 @@ pub(crate) struct Shared {
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) owed: Owed,
     pub(crate) tasks: Tasks,
+    cancels: Cancels,
     births: Births,
     pub(crate) metrics: Counters,
     pub(crate) wake: Arc<Wake>,

@@ -1,7 +1,7 @@
 //! Reports ends soon after their commits, if these could not: the snapshot of a step above
 //! `read committed` is older than the receiver's row.
 //!
-//! Invariant: no run waits for it. An end that stays locked is left to the service `reports`, which
+//! Invariant: no run waits for it. An end that stays locked is left to the service `debts`, which
 //! also finds the ends of processes that die before they come to this.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{maintenance::reports::log_dropped, outage::no_connection};
+use super::{maintenance::debts::log_dropped, outage::no_connection};
 use crate::{
     client::notifier::Notifier,
     connections::Connections,

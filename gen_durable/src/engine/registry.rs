@@ -3,6 +3,7 @@
 //! Invariant: outside of this module the engine knows no machine's types.
 
 mod guard;
+mod history;
 mod inbox;
 mod kinds;
 mod polls;
@@ -21,10 +22,14 @@ use std::{
 
 use sqlx::PgConnection;
 
+use super::{latch::Latch, lease::Lease};
 use crate::{
     error::{Error, StepError},
+    history::History,
     isolation::Isolation,
-    machine::{Requirement, context::Instance, resources::Resources, upgrade::Older},
+    machine::{
+        Requirement, cancel_flag::Fate, context::Instance, resources::Resources, upgrade::Older,
+    },
     storage::{Change, Claimed, Commit, Inbox, NewMachine, Upgraded},
 };
 pub(crate) use guard::Decoded;
@@ -49,6 +54,8 @@ pub(crate) struct Work {
     pub(crate) instance: Arc<Instance>,
     pub(crate) worker: i64,
     pub(crate) revision: i64,
+    /// The time at which the run under way began.
+    pub(crate) began: Instant,
     /// The instance to which this one reports its end.
     report_to: Option<i64>,
     /// The state as it is stored.
@@ -58,6 +65,8 @@ pub(crate) struct Work {
     pub(crate) unloaded: Option<Arc<str>>,
     /// The decoded state, if the step before has left it.
     decoded: Option<Decoded>,
+    /// Opened when the run is to be dropped: the instance was cancelled.
+    pub(crate) dropped: Arc<Latch>,
 }
 
 /// The result of a run.
@@ -81,7 +90,10 @@ impl Work {
         runner: Arc<dyn Runner>,
         queue: Arc<str>,
         unloaded: Option<Arc<str>>,
+        dropped: Arc<Latch>,
+        lease: &Lease,
     ) -> Self {
+        let received = Instant::now();
         Self {
             fsm: runner.name(),
             runner,
@@ -96,15 +108,18 @@ impl Work {
                 failures: u32::try_from(claimed.failures).unwrap_or(0),
                 timed_out: claimed.timed_out,
                 claimed_at: claimed.now,
-                received: Instant::now(),
+                received,
+                fate: Fate::new(Arc::clone(lease.until())),
             }),
             worker: claimed.worker,
             revision: claimed.revision,
+            began: received,
             report_to: claimed.report_to,
             unloaded: unloaded.filter(|_| claimed.state.is_none()),
             state: claimed.state.unwrap_or_default(),
             inbox: Box::new(Loaded::new(claimed.inbox)),
             decoded: None,
+            dropped,
         }
     }
 
@@ -120,6 +135,7 @@ impl Work {
         // The context of the step before has been dropped, as a rule, so nothing is copied.
         let instance = Arc::make_mut(&mut self.instance);
         instance.step = Cow::Borrowed(step);
+        instance.fate.begin();
         if !commit.only_loads() {
             instance.attempt = 0;
             instance.failures = 0;
@@ -153,6 +169,7 @@ impl Work {
             state: None,
             upgraded: None,
             error: None,
+            record: None,
             consumed: Vec::new(),
             known: self.inbox.known(),
             awaits_loaded: None,
@@ -173,6 +190,7 @@ impl Work {
     /// stays as it is.
     pub(crate) fn broken(&self, error: String) -> Box<Commit> {
         let mut commit = self.commit(Change::Failed, false);
+        self.record(&mut commit, Some(&error));
         commit.error = Some(storable(error));
         commit
     }
@@ -205,6 +223,7 @@ pub(crate) trait Runner: Send + Sync {
     fn version(&self) -> u32;
     fn queue(&self) -> &'static str;
     fn listens(&self) -> bool;
+    fn history(&self) -> History;
     fn check(&self) -> Result<(), Error>;
     fn requirements(&self) -> Vec<Requirement>;
     /// Returns the steps that await a signal without a timeout and lead nowhere else.
@@ -278,7 +297,7 @@ pub(crate) struct Surroundings {
 }
 
 /// Calls a machine's code, for at most the step's timeout. The outcome of `handle` records the
-/// error.
+/// error, and each outcome what the history takes of the run.
 pub(crate) async fn run(
     runner: &dyn Runner,
     work: &mut Work,
@@ -289,8 +308,15 @@ pub(crate) async fn run(
     let (limit, instance) = (limit(runner, work), Arc::clone(&work.instance));
     let run = Guarded::new(runner.run(work, call, &around.resources, tx));
     let mut run = around.polls.within(limit, runner.name(), instance, run).await;
-    if let (Ok(Run::Ran(ran)), Call::Handle { text, .. }) = (&mut run, call) {
-        ran.commit.error.get_or_insert_with(|| storable(text.clone()));
+    if let Ok(Run::Ran(ran)) = &mut run {
+        let failed = match call {
+            Call::Handle { text, .. } => Some(text.as_str()),
+            Call::Step => None,
+        };
+        work.record(&mut ran.commit, failed);
+        if let Some(text) = failed {
+            ran.commit.error.get_or_insert_with(|| storable(text.to_owned()));
+        }
     }
     run
 }

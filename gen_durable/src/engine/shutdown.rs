@@ -17,7 +17,7 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{Shared, config::Config, lost_claims};
+use super::{Shared, cancels, config::Config, lost_claims};
 use crate::{
     connections::within,
     error::{Cause, DatabaseError, Error},
@@ -76,6 +76,7 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
     }
     let last = async {
         drained(shared).await;
+        cancels::answer_last(shared).await;
         if shared.life.deserted.is_open() {
             tracing::warn!(
                 "the engine's runtime ended before its shutdown; what ran there was cut off"

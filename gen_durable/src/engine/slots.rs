@@ -109,19 +109,23 @@ impl Queue {
         }
     }
 
+    /// Takes out those of the waiting rows that `wanted` names.
+    pub(crate) fn take_rows(&self, wanted: impl Fn(&Work) -> bool) -> Vec<Work> {
+        let mut state = self.lock();
+        let (mut rows, mut others) = (Vec::new(), VecDeque::new());
+        for waiting in std::mem::take(&mut state.waiting) {
+            match waiting {
+                Waiting::Work(work) if wanted(&work) => rows.push(work),
+                other => others.push_back(other),
+            }
+        }
+        state.waiting = others;
+        rows
+    }
+
     /// Takes out the waiting rows that have not begun.
     pub(crate) fn take_waiting(&self) -> Vec<Work> {
-        let mut state = self.lock();
-        let (rows, tasks): (Vec<_>, Vec<_>) = std::mem::take(&mut state.waiting)
-            .into_iter()
-            .partition(|waiting| matches!(waiting, Waiting::Work(_)));
-        state.waiting.extend(tasks);
-        rows.into_iter()
-            .filter_map(|waiting| match waiting {
-                Waiting::Work(work) => Some(work),
-                Waiting::Task(_) => None,
-            })
-            .collect()
+        self.take_rows(|_| true)
     }
 
     /// True if a slot could be reserved.

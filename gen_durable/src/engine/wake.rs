@@ -27,6 +27,8 @@ pub(crate) struct Wake {
     /// More rows may wait than this engine has claimed, so a slot that becomes free wakes the
     /// claimer.
     saturated: AtomicBool,
+    /// An action has left something to be done.
+    pub(super) debts: Notify,
     /// Rows may be claimed in the worker's name that the worker does not know of.
     lost_claims: AtomicBool,
 }

@@ -15,6 +15,7 @@ use std::{
 
 use super::{
     Machine,
+    cancel_flag::{CancelFlag, Fate},
     outcome::{Outcome, Transition},
     signal::{Accepts, AnyOf, DurableSignal},
 };
@@ -67,6 +68,8 @@ pub(crate) struct Instance {
     /// The database's time at the claim, and this process's when the claim's answer came.
     pub(crate) claimed_at: SystemTime,
     pub(crate) received: Instant,
+    /// The fate of the run that is under way.
+    pub(crate) fate: Fate,
 }
 
 /// A signal in the inbox.
@@ -165,6 +168,34 @@ impl<M: Machine> Context<M> {
     /// Steps that run on one claim, one after the other, see the same time.
     pub fn now(&self) -> SystemTime {
         self.instance.claimed_at
+    }
+
+    /// Returns a flag that is set when the engine gives this run up, for code that does not await.
+    /// A run that awaits needs none: it is dropped at its next await point.
+    ///
+    /// ```
+    /// use gen_durable::prelude::*;
+    ///
+    /// #[durable_fsm(state = u64, output = u64)]
+    /// pub enum Search {
+    ///     Prime,
+    /// }
+    ///
+    /// #[durable_fsm]
+    /// impl Search {
+    ///     async fn prime(cx: Context<Self>) -> StepResult<Self> {
+    ///         let (flag, from) = (cx.cancelled(), cx.state);
+    ///         let search = move || {
+    ///             let is_prime = |n: &u64| !flag.is_set() && (2..*n).all(|d| n % d != 0);
+    ///             (from..).take_while(|_| !flag.is_set()).find(is_prime)
+    ///         };
+    ///         let found = tokio::task::spawn_blocking(search).await?;
+    ///         Ok(cx.done(found.ok_or("given up")?))
+    ///     }
+    /// }
+    /// ```
+    pub fn cancelled(&self) -> CancelFlag {
+        self.instance.fate.flag()
     }
 
     /// Goes to `step` at once.

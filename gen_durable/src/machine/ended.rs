@@ -107,8 +107,8 @@ impl<M: Machine> Ended<M> {
     ///
     /// # Errors
     ///
-    /// [`EndError`]: the instance failed; it was not inserted, as its unique key was taken; its
-    /// result does not decode as `M::Output`, as another version of `M` wrote it.
+    /// [`EndError`]: the instance failed or was cancelled; it was not inserted, as its unique key
+    /// was taken; its result does not decode as `M::Output`, as another version of `M` wrote it.
     pub fn result(&self) -> Result<M::Output, EndError> {
         let reason = || self.report.reason.clone().unwrap_or_default();
         match &*self.report.status {
@@ -120,6 +120,7 @@ impl<M: Machine> Ended<M> {
                 key: self.report.key.clone().unwrap_or_default(),
                 holder: self.report.id,
             }),
+            "cancelled" => Err(EndError::Cancelled { id: self.report.id, reason: reason() }),
             _ => Err(EndError::Failed { id: self.report.id, reason: reason() }),
         }
     }

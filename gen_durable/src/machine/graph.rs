@@ -80,6 +80,8 @@ pub struct Graph {
     pub initial: &'static str,
     /// The steps, in the order of their functions.
     pub steps: Vec<StepNode>,
+    /// The step with which an instance answers a cancel. None if a cancel ends the instance.
+    pub on_cancel: Option<&'static str>,
     /// The ways to go on after an error in any step, as a node that is named `handle`. None if an
     /// error stops the instance.
     pub handle: Option<StepNode>,
@@ -214,6 +216,7 @@ impl Graph {
             machine: names.machine,
             version: names.version,
             initial: names.initial,
+            on_cancel: names.on_cancel,
             steps,
             handle: names.retried.then(|| StepNode::new("handle", [Edge::Replay, Edge::Stop])),
         }
@@ -290,7 +293,7 @@ impl Graph {
     ///     r#"{"machine":"order","version":1,"initial":"ship","steps":["#.to_owned()
     ///         + r#"{"name":"ship","variant":"Ship","edges":["#
     ///         + r#"{"kind":"await","signal":"paid","timeout":false},{"kind":"done"}],"#
-    ///         + r#""opaque":false,"entry":false,"transactional":false}],"handle":null}"#
+    ///         + r#""opaque":false,"entry":false,"transactional":false}],"on_cancel":null,"handle":null}"#
     /// );
     /// ```
     pub fn to_json(&self) -> String {
@@ -318,6 +321,7 @@ pub(crate) struct Names {
     machine: &'static str,
     version: u32,
     initial: &'static str,
+    on_cancel: Option<&'static str>,
     steps: &'static [&'static str],
     variants: &'static [&'static str],
     retried: bool,
@@ -329,6 +333,7 @@ impl Names {
             machine: M::NAME,
             version: M::VERSION,
             initial: M::INITIAL.name(),
+            on_cancel: M::ON_CANCEL.map(|step| step.name()),
             steps: M::STEPS,
             variants: M::VARIANTS,
             retried: M::RETRY.is_some(),

@@ -6,6 +6,7 @@
 //! Invariant: the engine reaches a machine through these two traits alone.
 
 pub(crate) mod address;
+pub(crate) mod cancel_flag;
 pub(crate) mod context;
 pub(crate) mod ended;
 pub(crate) mod graph;
@@ -28,7 +29,7 @@ use self::{
     context::Context, graph::Graph, outcome::StepResult, resources::Resources, retry::Retry,
     state::DurableState, upgrade::Upgrades,
 };
-use crate::{error::StepError, isolation::Isolation};
+use crate::{error::StepError, history::History, isolation::Isolation};
 
 /// The specification of a machine: an enum whose variants are its steps.
 ///
@@ -89,6 +90,8 @@ pub trait Machine: Sized + Send + Sync + 'static {
     const INITIAL: Self;
     /// The step to which a cancel sends an instance. None, the default, if a cancel ends it.
     const ON_CANCEL: Option<Self> = None;
+    /// What the history of its instances records.
+    const HISTORY: History = History::Failures;
     /// The names of all steps.
     const STEPS: &'static [&'static str];
     /// The names of the variants of these steps, in the same order. [`Steps::graph`] shows them,

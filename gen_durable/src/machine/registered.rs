@@ -16,5 +16,6 @@ pub(crate) fn registered<M: Machine>() -> NewMachine {
         steps: M::STEPS,
         signals: M::SIGNALS,
         graph: None,
+        history: M::HISTORY.as_str(),
     }
 }

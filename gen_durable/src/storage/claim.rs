@@ -429,7 +429,7 @@ fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {
 }
 
 /// Converts microseconds since 1970 into a time.
-pub(super) fn time(micros: i64) -> SystemTime {
+pub(crate) fn time(micros: i64) -> SystemTime {
     let since = Duration::from_micros(micros.unsigned_abs());
     let time = if micros < 0 {
         SystemTime::UNIX_EPOCH.checked_sub(since)

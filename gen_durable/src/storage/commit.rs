@@ -10,6 +10,7 @@ use sqlx::{PgConnection, Row};
 use super::{
     Locked, begin,
     deliver::resolve,
+    history::record_history,
     inbox::parse_inbox,
     insert::{Birth, Born, unique_holders},
     micros,
@@ -109,9 +110,10 @@ pub(crate) async fn commit(
     let frees = batch.iter().any(|outcome| frees_partition(outcome));
     let sends = batch.iter().any(|outcome| outcome.sends());
     let ends = batch.iter().any(|outcome| empties_inbox(outcome));
+    let records = batch.iter().any(|outcome| outcome.record.is_some());
     let waits = locked == Locked::WaitASecond;
     let (mut held, mut targets) = (HashSet::new(), HashMap::new());
-    let mut done = if parks || frees || sends || ends || waits {
+    let mut done = if parks || frees || sends || ends || records || waits {
         let mut transaction = begin(connection).await?;
         if sends || waits {
             targets = targets_of(&mut transaction, &all, true).await?;
@@ -120,6 +122,9 @@ pub(crate) async fn commit(
         let ready: Vec<&Commit> =
             all.iter().filter(|outcome| !needs(outcome, &targets, &held)).copied().collect();
         let mut done = apply(&mut transaction, &ready).await?;
+        if records {
+            record_history(&mut transaction, done.applied(&ready)).await?;
+        }
         if counts {
             count_parked(&mut transaction, &ready, &mut done).await?;
         }

@@ -9,7 +9,9 @@ use std::{collections::BTreeMap, time::Duration};
 use sqlx::{PgConnection, Row};
 
 use super::{
-    Locked, begin, micros,
+    Locked, begin,
+    history::{Lost, record_lost},
+    micros,
     row::{Kind, Kinds},
     send::{Settled, settle_of},
     unblock::free_partitions,
@@ -142,19 +144,25 @@ pub(crate) async fn reap(
     let rows =
         sqlx::query(REAP).bind(batch_max).bind(crashes_max).fetch_all(&mut *transaction).await?;
     let mut reaped = Reaped::default();
-    let (mut keys, mut owed) = (Vec::new(), Vec::new());
+    let (mut keys, mut owed, mut lost) = (Vec::new(), Vec::new(), Lost::default());
     for row in &rows {
-        if row.try_get::<&str, _>(3)? != "runnable" {
+        if row.try_get::<&str, _>(3)? == "runnable" {
+            reaped.returned += 1;
+            reaped.queues.push(row.try_get(1)?);
+        } else {
             reaped.failed += 1;
             if row.try_get(4)? {
                 owed.push(row.try_get(0)?);
             }
-        } else {
-            reaped.returned += 1;
-            reaped.queues.push(row.try_get(1)?);
         }
         keys.extend(row.try_get::<Option<String>, _>(2)?);
+        if let Some(worker) = row.try_get(5)? {
+            lost.ids.push(row.try_get(0)?);
+            lost.workers.push(worker);
+            lost.since.push(row.try_get(6)?);
+        }
     }
+    record_lost(&mut transaction, lost).await?;
     // If another transaction has the row that goes next locked, the service `partitions` finds the
     // key later. The same holds in `rescue_stranded`, which that service runs.
     reaped.queues.extend(free_partitions(&mut transaction, &keys).await?.queues);

@@ -7,12 +7,14 @@ mod claim;
 mod claim_known;
 mod commit;
 mod deliver;
+mod history;
 mod inbox;
 mod insert;
 mod insert_or_signal;
 mod listing;
 mod locked;
 mod maintenance;
+mod operate;
 mod parks;
 mod registered;
 mod row;
@@ -22,9 +24,10 @@ mod unblock;
 mod workers;
 
 pub(crate) use self::{
-    claim::{Claim, claim, next_due},
+    claim::{Claim, claim, next_due, time},
     commit::{Committed, Verdict, commit},
     deliver::{Sent, claim_woken, deliver},
+    history::{Kept, Record, Recorded, history, keep_history},
     inbox::load_inbox,
     insert::{Birth, Born, Inserted, insert, unique_holders},
     insert_or_signal::{Found, insert_or_signal},
@@ -34,12 +37,16 @@ pub(crate) use self::{
         Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,
         unknown_kinds, unserved_queues, wake_timed_out,
     },
+    operate::{
+        Act, Acted, Deed, Details, OWES_ANSWER, OWES_KEY, OWES_REPORT, Owing, Retried, act,
+        answer_cancels, details, owed, settle_keys,
+    },
     registered::{NewMachine, is_inexpressible, register},
     row::{
         Addressee, Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, Inbox, InboxRow,
         Kind, Kinds, LostClaim, Missing, NewInstance, NewSignal, Portion, Receiver, Upgraded,
     },
-    send::{NoReceiver, Settled, TAKEN, find_receivers, settle_owed, settle_page},
+    send::{NoReceiver, Settled, TAKEN, find_receivers, settle_owed, settle_reports},
     step_transaction::{
         Applied, backend, begin_step, commit_step, end_backend, fate_of_step, limit_step,
         new_signals, reset_step, session_settings, step_session,

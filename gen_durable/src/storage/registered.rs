@@ -26,6 +26,7 @@ pub(crate) struct NewMachine {
     /// The graph of the steps, as JSON. None if the process only upgrades instances of the version.
     /// The version's own engine says more, and its row stays.
     pub(crate) graph: Option<String>,
+    pub(crate) history: &'static str,
 }
 
 /// Registers machines and queues, all or none.
@@ -47,6 +48,7 @@ pub(crate) async fn register(
             .bind(column(machines, |machine| json(machine.steps)))
             .bind(column(machines, |machine| json(machine.signals)))
             .bind(column(machines, |machine| machine.graph.as_deref()))
+            .bind(column(machines, |machine| machine.history))
             .execute(&mut *transaction)
             .await?;
     }

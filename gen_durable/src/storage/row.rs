@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use super::history::Record;
 use crate::value::Json;
 
 /// A new row of `instances`.
@@ -304,6 +305,8 @@ pub(crate) struct Commit {
     pub(crate) upgraded: Option<Upgraded>,
     /// The text to record as `last_error`. None keeps the last one.
     pub(crate) error: Option<String>,
+    /// The run, if the history takes it.
+    pub(crate) record: Option<Box<Record>>,
     /// The signals that the outcome deletes, in the order of their ids.
     pub(crate) consumed: Vec<i64>,
     /// The newest signal that the worker knows of.

@@ -20,7 +20,6 @@ use crate::{
     value::Json,
 };
 
-const OWED: &str = include_str!("sql/owed.sql");
 const OWED_OF: &str = include_str!("sql/owed_of.sql");
 const REPORT: &str = include_str!("sql/report.sql");
 const SETTLE_OWED: &str = include_str!("sql/settle_owed.sql");
@@ -211,7 +210,18 @@ async fn report(connection: &mut PgConnection, ended: &[i64]) -> Result<Settled,
     Ok(Settled { queues: row.try_get(0)?, dropped: dropped.collect(), left: Vec::new() })
 }
 
-/// Reports ends that are owed, each with its receiver, in a transaction of the caller's.
+/// Reports ends that are owed, each with its receiver.
+pub(crate) async fn settle_reports(
+    connection: &mut PgConnection,
+    owed: &[(i64, i64)],
+) -> Result<Settled, sqlx::Error> {
+    let mut transaction = begin(connection).await?;
+    let settled = settle(&mut transaction, owed, Locked::Skip).await?;
+    transaction.commit().await?;
+    Ok(settled)
+}
+
+/// The same in a transaction of the caller's.
 async fn settle(
     transaction: &mut PgConnection,
     owed: &[(i64, i64)],
@@ -251,26 +261,6 @@ pub(crate) async fn settle_owed(
 ) -> Result<Settled, sqlx::Error> {
     let mut transaction = begin(connection).await?;
     let settled = settle_of(&mut transaction, ended, locked).await?;
-    transaction.commit().await?;
-    Ok(settled)
-}
-
-/// Reports ends that are owed, from the id `after` on and up to `batch_max`. It leaves out those
-/// that are locked. Moves `after` to the last one, or to none at the end.
-pub(crate) async fn settle_page(
-    connection: &mut PgConnection,
-    after: &mut Option<i64>,
-    batch_max: i64,
-) -> Result<Settled, sqlx::Error> {
-    let mut transaction = begin(connection).await?;
-    let owed: Vec<(i64, i64)> = sqlx::query_as(OWED)
-        .bind(after.unwrap_or(0))
-        .bind(batch_max)
-        .fetch_all(&mut *transaction)
-        .await?;
-    let full = i64::try_from(owed.len()).is_ok_and(|found| found >= batch_max);
-    *after = owed.last().map(|(id, _)| *id).filter(|_| full);
-    let settled = settle(&mut transaction, &owed, Locked::Skip).await?;
     transaction.commit().await?;
     Ok(settled)
 }

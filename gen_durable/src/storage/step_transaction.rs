@@ -12,6 +12,7 @@ use super::{
         Columns, Committed, Targets, Verdict, empties_inbox, empty_inboxes, frees_partition,
         inspect, lock_instances, targets_of,
     },
+    history::record_history,
     inbox::parse_inbox,
     parks::{self, Parked},
     row::{Change, Commit, Inbox},
@@ -216,6 +217,9 @@ pub(crate) async fn commit_step(
         _ => {}
     }
     done.verdicts = vec![Verdict::Durable { inbox }];
+    if outcome.record.is_some() {
+        record_history(transaction, std::iter::once(outcome)).await?;
+    }
     if empties_inbox(outcome) {
         if let Some(look) = look.as_deref_mut() {
             let known = known_signals(transaction, outcome, None).await?;

@@ -110,26 +110,36 @@ pub(super) fn path(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> s
     if input.peek(LitStr) {
         return unquoted(name, "a path", input, errors, Path::parse_mod_style);
     }
-    input.call(Path::parse_mod_style).map_err(|error| {
-        syn::Error::new(error.span(), format!("expected a path: write `{name} = gen_durable`"))
-    })
+    let wrong = |at| syn::Error::new(at, format!("expected a path: write `{name} = gen_durable`"));
+    let path = input.call(Path::parse_mod_style).map_err(|error| wrong(error.span()))?;
+    match path.segments.first() {
+        // No `use` may begin with it.
+        Some(first) if first.ident == "Self" => Err(wrong(first.ident.span())),
+        _ => Ok(path),
+    }
 }
 
 /// Reads `= Start`.
-pub(super) fn variant(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Ident> {
+pub(super) fn variant(
+    name: &str,
+    example: &str,
+    input: ParseStream<'_>,
+    errors: &mut Errors,
+) -> syn::Result<Ident> {
     input.parse::<Token![=]>()?;
     if input.peek(LitStr) {
-        return unquoted("initial", "a variant", input, errors, Ident::parse);
+        return unquoted(name, "a variant", input, errors, Ident::parse);
     }
-    let path = input.call(Path::parse_mod_style).map_err(|error| {
-        syn::Error::new(error.span(), "expected a variant: write `initial = Start`")
-    })?;
+    let expected = format!("expected a variant: write `{name} = {example}`");
+    let path = input
+        .call(Path::parse_mod_style)
+        .map_err(|error| syn::Error::new(error.span(), &expected))?;
     let Some(last) = path.segments.last() else {
-        return Err(input.error("expected a variant: write `initial = Start`"));
+        return Err(input.error(expected));
     };
     let ident = last.ident.clone();
     if path.get_ident().is_none() {
-        errors.at(&path, format!("expected the variant's name alone: write `initial = {ident}`"));
+        errors.at(&path, format!("expected the variant's name alone: write `{name} = {ident}`"));
     }
     Ok(ident)
 }
@@ -267,6 +277,24 @@ pub(super) fn isolation(input: ParseStream<'_>) -> syn::Result<Isolation> {
         _ => return Err(syn::Error::new(literal.span(), wrong)),
     };
     Ok(Isolation { at: literal.span(), text, level })
+}
+
+/// Reads `= "steps"`.
+pub(super) fn history(input: ParseStream<'_>) -> syn::Result<&'static str> {
+    input.parse::<Token![=]>()?;
+    let wrong =
+        "a history is \"off\", \"failures\", \"steps\" or \"states\": write `history = \"steps\"`";
+    if !input.peek(LitStr) {
+        return Err(not(input, wrong));
+    }
+    let literal: LitStr = input.parse()?;
+    match &*literal.value() {
+        "off" => Ok("Off"),
+        "failures" => Ok("Failures"),
+        "steps" => Ok("Steps"),
+        "states" => Ok("States"),
+        _ => Err(syn::Error::new(literal.span(), wrong)),
+    }
 }
 
 /// Reads `(…)`, and returns its place and the tokens inside.

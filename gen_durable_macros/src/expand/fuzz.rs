@@ -112,6 +112,7 @@ const WORDS: &[&str] = &[
     "timeout",
     "upgrades",
     "retired",
+    "history",
     "retry",
     "next",
     "entry",
@@ -232,7 +233,7 @@ fn seeds() -> Vec<(TokenStream, TokenStream)> {
     };
     let options = quote! {
         version = 2, queue = "mail", state = a::State<u8>, output = (), name = "checkout", initial = Start, signals(Paid, b::Cancelled),
-        timeout = "30s", upgrades = v1::Checkout, retired, retry(max_attempts = 5, initial = "1s", max = "5m"), crate = ::renamed
+        timeout = "30s", upgrades = v1::Checkout, retired, history = "states", retry(max_attempts = 5, initial = "1s", max = "5m"), crate = ::renamed
     };
     vec![
         (options.clone(), item.clone()),

@@ -76,6 +76,14 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
         let retry = retry_policy(retry, &private);
         quote!(const RETRY: #private::Option<#private::Retry> = #private::Some(#retry);)
     });
+    let history = options.history.map(|level| {
+        let level = Ident::new(level, proc_macro2::Span::call_site());
+        quote!(const HISTORY: #private::History = #private::History::#level;)
+    });
+    let on_cancel =
+        options.on_cancel.as_ref().filter(|_| correct).map(
+            |step| quote!(const ON_CANCEL: #private::Option<Self> = #private::Some(Self::#step);),
+        );
     let upgrades = options.upgrades.as_ref().map(|older| {
         let at = private_at(&alias(), ends(older).0);
         let from = quote_spanned!(ends(older).0=> #at::Upgrades::<Self>::from::<#older>());
@@ -113,6 +121,8 @@ fn machine_impl(machine: &MachineEnum, correct: bool) -> TokenStream {
             #timeout
             #retry
             const INITIAL: Self = #initial;
+            #on_cancel
+            #history
             const STEPS: &'static [&'static #private::str] = &[#(#(#cfgs)* #names),*];
             const VARIANTS: &'static [&'static #private::str] = &[#(#(#cfgs)* #variants),*];
             const SIGNALS: &'static [&'static #private::str] =
@@ -359,6 +369,11 @@ fn step_checks(machine: &MachineEnum, correct: bool) -> TokenStream {
     let ident = &machine.item.ident;
     let name = ident.to_string();
     let initial = correct.then(|| initial_name(machine));
+    let on_cancel = machine.options.on_cancel.as_ref().filter(|_| correct);
+    let on_cancel = on_cancel.and_then(|named| {
+        let step = machine.steps.iter().find(|step| step.ident == *named)?;
+        Some(step.name.to_token_stream())
+    });
     let steps = machine.steps.iter().zip(&machine.item.variants).enumerate();
     let steps = steps.filter(|(_, (step, _))| machine.taken(&step.name).is_none());
     let steps = steps.filter_map(|(index, (step, variant))| {
@@ -367,7 +382,7 @@ fn step_checks(machine: &MachineEnum, correct: bool) -> TokenStream {
         let initial = initial
             .as_ref()
             .filter(|initial| initial.to_string() != name.to_token_stream().to_string());
-        let reached = initial.map(|_| reached(step));
+        let reached = initial.map(|_| reached(step, on_cancel.is_some()));
         let check = quote_spanned! {step.ident.span()=>
             CHECKS.variant_has_step(#index, #name, #variant_name, #function)
         };
@@ -380,6 +395,7 @@ fn step_checks(machine: &MachineEnum, correct: bool) -> TokenStream {
         })
     });
     let initial = initial.as_ref().map(|initial| quote!(const INITIAL: &#private::str = #initial;));
+    let on_cancel = on_cancel.as_ref().map(|step| quote!(const ON_CANCEL: &#private::str = #step;));
     let retry = machine.options.retry.as_ref().map(|retry| {
         quote_spanned! {retry.at=>
             const _: () = CHECKS.has_no_handle(
@@ -395,6 +411,7 @@ fn step_checks(machine: &MachineEnum, correct: bool) -> TokenStream {
             functions: <#ident as #private::StepsInOneImplBlock>::FUNCTIONS,
         };
         #initial
+        #on_cancel
         #(#steps)*
         #retry
     }
@@ -403,10 +420,11 @@ fn step_checks(machine: &MachineEnum, correct: bool) -> TokenStream {
 /// Warns if nothing reaches this step. On a stable compiler, a macro has no warning of its own. It
 /// can make a value that must be used, and not use it. The level of the lint `unused_must_use`
 /// applies, also if it is set on the variant or on the enum.
-fn reached(step: &Variant) -> TokenStream {
+fn reached(step: &Variant, on_cancel: bool) -> TokenStream {
     let (at, name) = (step.ident.span(), &step.name);
     let private = private_at(&alias(), at);
-    quote_spanned!(at=> #private::Reached::<{ CHECKS.reach(#name, INITIAL) }>::step();)
+    let cancel = on_cancel.then(|| quote_spanned!(at=> || CHECKS.reach(#name, ON_CANCEL)));
+    quote_spanned!(at=> #private::Reached::<{ CHECKS.reach(#name, INITIAL) #cancel }>::step();)
 }
 
 /// Checks that the version that is upgraded is a lower one of the same machine.

@@ -80,7 +80,8 @@ fn expansion_of_the_impl_block() {
 
 #[test]
 fn expansion_of_a_job() {
-    let options = quote!(queue = "mail", timeout = "30s", retry(max_attempts = 3, jitter));
+    let options =
+        quote!(queue = "mail", timeout = "30s", history = "steps", retry(max_attempts = 3, jitter));
     let item = quote! {
         /// Sends a mail.
         pub async fn send_mail(cx: JobContext<Mail>, mailer: &Mailer) -> Result<(), Error> {

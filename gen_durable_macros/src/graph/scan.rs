@@ -20,6 +20,7 @@ use crate::{ast::ended, names::snake_case};
 /// Methods of a context that make no outcome.
 const READERS: &[&str] = &[
     "attempt",
+    "cancelled",
     "count_signals",
     "discard_signal",
     "failures",

@@ -10,11 +10,13 @@ mod commit;
 mod commit_step;
 mod deliver;
 mod heads;
+mod history;
 mod inbox;
 mod insert;
 mod insert_or_signal;
 mod keys;
 mod maintenance;
+mod operate;
 mod registered;
 mod reports;
 

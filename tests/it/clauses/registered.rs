@@ -24,6 +24,7 @@ async fn register(connection: &mut PgConnection, machines: &[Stated]) {
         .bind(
             machines.iter().map(|row| row.2.then(|| json!(row.1).to_string())).collect::<Vec<_>>(),
         )
+        .bind(vec!["steps"; machines.len()])
         .execute(connection)
         .await
         .unwrap();
@@ -33,7 +34,7 @@ async fn register(connection: &mut PgConnection, machines: &[Stated]) {
 /// what it said.
 async fn rows(pool: &PgPool) -> Value {
     let rows = "select json_agg(json_build_array(
-                    fsm, queue, initial, on_cancel, steps[1], signals[1], graph #>> '{}',
+                    fsm, queue, initial, on_cancel, steps[1], signals[1], graph #>> '{}', history,
                     registered_at > now() - interval '1 hour',
                     registered_at < now() - interval '1 hour' and xmax::text <> '0') order by fsm)
                 from gen_durable.machines";
@@ -41,7 +42,7 @@ async fn rows(pool: &PgPool) -> Value {
 }
 
 fn row(fsm: &str, text: &str, graph: Option<&str>, new: bool) -> Value {
-    json!([fsm, text, text, text, text, text, graph, new, false])
+    json!([fsm, text, text, text, text, text, graph, "steps", new, false])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,6 +81,7 @@ async fn p70_a_change_of_any_column_is_registered() {
         "steps = '{x}'",
         "signals = '{x}'",
         "graph = '\"x\"'",
+        "history = 'off'",
     ] {
         register(&mut connection, &[("a", "one", true)]).await;
         run(&mut connection, format!("update gen_durable.machines set {change}")).await;
@@ -93,8 +95,8 @@ async fn p70_a_change_of_any_column_is_registered() {
 async fn p70_engines_that_register_at_once_take_rows_in_the_order_of_their_keys() {
     let db = database().await;
     let pool = db.pool();
-    let columns = "(fsm, fsm_version, queue, initial, on_cancel, steps, signals, graph)";
-    let one = "1, 'one', 'one', 'one', '{one}', '{one}'";
+    let columns = "(fsm, fsm_version, queue, initial, on_cancel, steps, signals, history, graph)";
+    let one = "1, 'one', 'one', 'one', '{one}', '{one}', 'steps'";
     let mut barrier = pool.begin().await.unwrap();
     let first = format!(
         "insert into gen_durable.machines {columns}

@@ -302,8 +302,9 @@ async fn p70_an_end_that_the_reaper_makes_is_owed_until_it_is_settled() {
     );
     let owed = include_str!("../../../gen_durable/src/storage/sql/owed.sql");
     let find = async |connection: &mut PgConnection, after: i64, most: i64| {
-        let query = sqlx::query_as::<_, (i64, i64)>(owed).bind(after).bind(most);
-        query.fetch_all(connection).await.unwrap()
+        let rows = sqlx::query(owed).bind(after).bind(most).fetch_all(connection).await.unwrap();
+        let found = |row: &sqlx::postgres::PgRow| (row.get("id"), row.get("report_to"));
+        rows.iter().map(found).collect::<Vec<(i64, i64)>>()
     };
     assert_eq!(find(&mut connection, 0, 10).await, [(1, 91), (4, 94)]);
     assert_eq!(find(&mut connection, 0, 1).await, [(1, 91)]);

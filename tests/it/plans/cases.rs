@@ -149,6 +149,9 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         ];
         case("commit", &parameters, &["instances_pkey"], batch(6))
     };
+    let record = |has_state| {
+        [&one, &m, &one, &s, &zero, &a, &s, &null, &one, &seven, has_state].map(String::as_str)
+    };
     let insert = |statement, others: &[&str], indexes, rows| {
         let parameters = [&[&*m, &*one, &*s, &*state, &*q], others].concat();
         case(statement, &parameters, indexes, rows)
@@ -280,6 +283,11 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         find("find_busy", "'m'", "'runnable'", BUSY, 5_001.0..=10_002.0),
         case("list_instances", &[&executing], by_id, batch(1)),
         case("wake_step", &["1"], by_id, 0.0..=5.0),
+        case("record_history", &record(&no), by_id, 0.0..=40.0),
+        case("record_history", &record(&yes), by_id, 0.0..=240.0),
+        case("record_lost", &[&executing, &seven, &zero], by_id, batch(2)),
+        case("history", &["1", "1000"], &[], 0.0..=20.0),
+        case("delete_history", &["1"], &[], 0.0..=20.0),
         case("wake_parked", &[&parked, "'{}'"], by_id, batch(4)),
         case("wake_timed_out", &["200"], &["instances_wake", "instances_pkey"], batch(3)),
     ]);

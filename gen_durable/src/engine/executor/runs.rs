@@ -291,7 +291,8 @@ async fn commit(
         Ok(Applied::Ready(done)) => done,
         Ok(Applied::Lost) => {
             open.roll_back().await;
-            return Ok(Committed::Answered(Answer::Lost));
+            let fate = Box::pin(fate(shared, &outcome)).await;
+            return Ok(Committed::Answered(lost(fate.as_ref())));
         }
         Ok(Applied::Stale) => {
             open.roll_back().await;
@@ -336,7 +337,7 @@ async fn commit(
                 // It may have been committed too, if it leaves the worker.
                 _ => {
                     shared.flusher.may_be_committed(&outcome, done);
-                    Ok(Committed::Answered(Answer::Lost))
+                    Ok(Committed::Answered(lost(fate.as_ref())))
                 }
             }
         }
@@ -430,6 +431,14 @@ async fn fate(shared: &Shared, outcome: &Commit) -> Option<Verdict> {
         }
     }
     None
+}
+
+/// Returns the answer to an outcome that did not take effect.
+fn lost(fate: Option<&Verdict>) -> Answer {
+    match fate {
+        Some(Verdict::Cancelled) => Answer::Cancelled,
+        _ => Answer::Lost,
+    }
 }
 
 /// The step went on after a statement that failed.

@@ -84,6 +84,7 @@ mod tests {
             state: None,
             upgraded: None,
             error: None,
+            record: None,
             consumed: Vec::new(),
             known: 0,
             awaits_loaded: None,

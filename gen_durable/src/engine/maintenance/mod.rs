@@ -2,17 +2,22 @@
 //!
 //! Invariant: any number of processes may run them at once. A failure is logged and waited out.
 
+pub(super) mod debts;
+mod history;
 mod partitions;
 mod reaper;
-pub(super) mod reports;
 mod retention;
 mod timeouts;
 mod unknown;
 mod unserved;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
 
-use super::{Shared, life::Life, outage::Outage};
+use super::{Shared, cancels, lease::Lease, life::Life, outage::Outage, wake::Wake};
 use crate::{
     backoff::jittered, client::notifier::Notifier, connections::Connections, error::DatabaseError,
     storage::Kinds,
@@ -28,6 +33,9 @@ const KEYED_BATCH_MAX: i64 = 250;
 /// of what is wrong.
 const FIRST: Duration = Duration::from_secs(10);
 
+/// The time between two looks at what rows owe. With its jitter it stays within a second.
+const DEBTS: Duration = Duration::from_millis(800);
+
 /// Says if a service has more to do at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
@@ -41,28 +49,80 @@ enum Progress {
 pub(super) struct Database {
     connections: Connections,
     notifier: Arc<Notifier>,
+    /// The engine whose runs are dropped when their instances are cancelled.
+    engine: Weak<Shared>,
+    lease: Arc<Lease>,
     lease_ttl: Duration,
     /// The number of lost workers in a row after which an instance fails.
     crashes_max: u32,
     /// The time for which ended instances are kept whose machines have no retention of their own.
     retention: Option<Duration>,
+    /// The time for which the history is kept.
+    history_retention: Option<Duration>,
     /// The queues and the machines of this engine.
     queues: Vec<String>,
     kinds: Kinds,
 }
 
 impl Database {
-    pub(super) fn of(shared: &Shared) -> Self {
+    pub(super) fn of(shared: &Arc<Shared>) -> Self {
         Self {
             connections: shared.connections.clone(),
             notifier: Arc::clone(&shared.notifier),
+            engine: Arc::downgrade(shared),
+            lease: Arc::clone(&shared.lease),
             lease_ttl: shared.config.lease_ttl,
             crashes_max: shared.config.crashes_max,
             retention: shared.config.retention,
+            history_retention: shared.config.history_retention,
             queues: shared.config.queue_names(),
             kinds: shared.registry.kinds(),
         }
     }
+
+    /// Has the engine answer the cancels of instances that it runs.
+    fn ask(&self, ids: &[i64], seen: Instant) {
+        if let Some(shared) = self.engine.upgrade() {
+            cancels::ask(&shared, ids, seen);
+        }
+    }
+}
+
+/// Starts the look at what rows owe, which ends when the engine begins to stop. It comes every
+/// second at the latest, and at once when an action says so. Without `maintenance` it only has this
+/// engine answer the cancels of its own instances.
+pub(super) fn spawn_debts(
+    database: Database,
+    wake: &Arc<Wake>,
+    life: &Arc<Life>,
+    maintenance: bool,
+) {
+    let (wake, life) = (Arc::clone(wake), Arc::clone(life));
+    tokio::spawn(async move {
+        let mut outage = Outage::new("settle what rows owe");
+        let mut pause = jittered(DEBTS);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = wake.debts.notified() => {}
+                () = life.stopping.wait() => return,
+            }
+            let look = async {
+                if maintenance {
+                    debts::run_once(&database).await
+                } else {
+                    debts::ask_own(&database).await
+                }
+            };
+            pause = match look.await {
+                Ok(_) => {
+                    outage.over();
+                    jittered(DEBTS)
+                }
+                Err(error) => outage.failed(&error),
+            };
+        }
+    });
 }
 
 /// Starts the tickers, which end when the engine begins to stop.
@@ -71,7 +131,6 @@ pub(super) fn spawn(database: Database, life: &Arc<Life>) {
     let lease = database.lease_ttl;
     let tick = |activity, interval, once| tick(&database, life, activity, interval, once);
     tick("reap", lease / 3, |database| Box::pin(reaper::run_once(database)));
-    tick("report ends", Duration::from_secs(5), |database| Box::pin(reports::run_once(database)));
     tick("time parks out", Duration::from_secs(30), |database| {
         Box::pin(timeouts::run_once(database))
     });
@@ -82,6 +141,9 @@ pub(super) fn spawn(database: Database, life: &Arc<Life>) {
         Box::pin(unknown::run_once(database))
     });
     tick("prune", Duration::from_mins(1), |database| Box::pin(retention::run_once(database)));
+    tick("keep the history", Duration::from_hours(1), |database| {
+        Box::pin(history::run_once(database))
+    });
     tick("look for unserved queues", Duration::from_mins(1), |database| {
         Box::pin(unserved::run_once(database))
     });
@@ -92,10 +154,11 @@ pub(super) async fn run_once(database: &Database) -> Result<(), DatabaseError> {
     let failed = DatabaseError::new("run maintenance");
     let all = async {
         while reaper::run_once(database).await? == Progress::More {}
-        reports::run_once(database).await?;
+        debts::run_once(database).await?;
         while timeouts::run_once(database).await? == Progress::More {}
         while partitions::run_once(database).await? == Progress::More {}
         while retention::run_once(database).await? == Progress::More {}
+        while history::run_once(database).await? == Progress::More {}
         unknown::run_once(database).await?;
         unserved::run_once(database).await
     };

@@ -19,7 +19,7 @@ pub(super) async fn run_once(database: &Database) -> Result<Progress, sqlx::Erro
             failed = reaped.failed,
             "reaped instances of lost workers"
         );
-        super::reports::log_dropped(&reaped.settled.dropped);
+        super::debts::log_dropped(&reaped.settled.dropped);
         let settled = reaped.settled.queues.iter();
         database.notifier.announce(reaped.queues.iter().chain(settled).map(String::as_str));
     }

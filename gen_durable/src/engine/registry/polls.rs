@@ -18,7 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{error::StepError, machine::context::Instance, throttle::Throttle};
+use crate::{
+    error::{StepError, StepErrorKind},
+    machine::context::Instance,
+    throttle::Throttle,
+};
 
 /// The time from which on a poll counts as blocking. A busy machine takes a thread away for much
 /// less.
@@ -41,9 +45,37 @@ struct Poll {
     since: Instant,
 }
 
+/// A guard that gives a run up, unless it has come to its end.
+struct GivenUp {
+    instance: Arc<Instance>,
+    is_over: bool,
+}
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.instance.fate.give_up();
+        }
+    }
+}
+
 impl Polls {
     /// Runs user code, poll by poll, for at most `limit`.
     pub(super) async fn within<T>(
+        &self,
+        limit: Option<Duration>,
+        machine: &'static str,
+        instance: Arc<Instance>,
+        run: impl Future<Output = Result<T, StepError>> + Unpin,
+    ) -> Result<T, StepError> {
+        let mut given_up = GivenUp { instance: Arc::clone(&instance), is_over: false };
+        let result = self.poll_within(limit, machine, instance, run).await;
+        given_up.is_over =
+            !matches!(&result, Err(error) if error.kind() == StepErrorKind::TimedOut);
+        result
+    }
+
+    async fn poll_within<T>(
         &self,
         limit: Option<Duration>,
         machine: &'static str,

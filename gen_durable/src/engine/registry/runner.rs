@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     error::{EncodeError, Error, StepError},
+    history::History,
     isolation::Isolation,
     keys::check_name,
     machine::{
@@ -304,6 +305,10 @@ impl<M: Steps> Runner for MachineRunner<M> {
 
     fn listens(&self) -> bool {
         !M::SIGNALS.is_empty()
+    }
+
+    fn history(&self) -> History {
+        M::HISTORY
     }
 
     fn check(&self) -> Result<(), Error> {

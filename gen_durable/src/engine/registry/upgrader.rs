@@ -26,6 +26,7 @@ use sqlx::PgConnection;
 
 use crate::{
     error::{Error, StepError},
+    history::History,
     isolation::Isolation,
     machine::{Requirement, Steps, context::Instance, resources::Resources, upgrade::Older},
     storage::{Change, Commit, NewMachine, Upgraded},
@@ -118,14 +119,17 @@ impl Work {
                 timed_out: self.instance.timed_out,
                 claimed_at: self.instance.claimed_at,
                 received: self.instance.received,
+                fate: self.instance.fate.clone(),
             }),
             worker: self.worker,
             revision: self.revision,
+            began: self.began,
             report_to: self.report_to,
             state,
             inbox: self.inbox.clone(),
             unloaded: self.unloaded.clone(),
             decoded: None,
+            dropped: Arc::clone(&self.dropped),
         }
     }
 }
@@ -145,6 +149,10 @@ impl<M: Steps> Runner for Upgrader<M> {
 
     fn listens(&self) -> bool {
         self.runner.listens()
+    }
+
+    fn history(&self) -> History {
+        self.runner.history()
     }
 
     fn check(&self) -> Result<(), Error> {

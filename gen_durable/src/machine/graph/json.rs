@@ -65,7 +65,7 @@ mod tests {
     use super::super::{Edge, Graph, StepNode};
 
     fn graph(steps: Vec<StepNode>) -> Graph {
-        Graph { machine: "order", version: 2, initial: "pay", steps, handle: None }
+        Graph { machine: "order", version: 2, initial: "pay", steps, on_cancel: None, handle: None }
     }
 
     /// The names and fields are what tools read. A change of them breaks tools.
@@ -112,6 +112,7 @@ mod tests {
                     "transactional": true, "edges": [],
                 },
             ],
+            "on_cancel": null,
             "handle": {
                 "name": "handle", "variant": null, "opaque": false, "entry": false,
                 "transactional": false, "edges": [{ "kind": "replay" }],

@@ -1,7 +1,7 @@
 //! A graph as text: for mermaid and for Graphviz.
 //!
 //! Invariant: both show the same arrows. `#[durable_fsm]` writes the same mermaid text into the
-//! documentation.
+//! documentation, but for the arrow of a cancel: the impl block does not know of it.
 
 use std::{
     collections::BTreeSet,
@@ -53,6 +53,7 @@ fn arrows(step: &StepNode) -> impl Iterator<Item = Arrow> {
 }
 
 const ON_ERROR: &str = "an error in any step";
+const ON_CANCEL: &str = "a cancel in any step";
 
 pub(super) fn mermaid(graph: &Graph) -> String {
     let mut aliases = BTreeSet::new();
@@ -84,6 +85,10 @@ pub(super) fn mermaid(graph: &Graph) -> String {
             let from = id(step.name, &mut aliases);
             lines.push(format!("note right of {from} : its code does not tell all"));
         }
+    }
+    if let Some(step) = graph.on_cancel {
+        aliases.insert(format!("state \"{ON_CANCEL}\" as on_a_cancel"));
+        lines.push(format!("on_a_cancel --> {}", id(step, &mut aliases)));
     }
     if graph.handle.is_some() {
         aliases.insert(format!("state \"{ON_ERROR}\" as handle"));
@@ -152,6 +157,10 @@ pub(super) fn dot(graph: &Graph) -> String {
             let name = Quoted(step.name);
             line(format_args!("{name} -> \"?\" [style=dotted];"));
         }
+    }
+    if let Some(step) = graph.on_cancel {
+        line(format_args!("\"[cancel]\" [label={}, shape=hexagon];", Quoted(ON_CANCEL)));
+        line(format_args!("\"[cancel]\" -> {};", Quoted(step)));
     }
     if graph.handle.is_some() {
         line(format_args!("\"handle\" [label={}, shape=hexagon];", Quoted(ON_ERROR)));

@@ -2,8 +2,8 @@
 -- on which a run has begun. The reaper counts a crash for each, so no bug makes a step run for
 -- ever.
 --
--- Invariant: only rows that the worker holds change, and none whose cancel is to be answered. `status || ''` fits no index, so each row is
--- looked up by its id.
+-- Invariant: only rows that the worker holds change, and none whose cancel is to be answered.
+-- `status || ''` fits no index, so each row is looked up by its id.
 --
 -- $1 bigint:   the worker
 -- $2 bigint[]: the ids of the rows
@@ -12,4 +12,4 @@ update gen_durable.instances i
 set locked_by = 0,
     updated_at = gen_durable.now()
 where i.id = any ($2::bigint[]) and i.locked_by = $1 and i.status || '' = 'executing'
-  and i.owes is null
+  and coalesce(i.owes, 0) & 4 = 0

@@ -54,7 +54,7 @@ with committed as (
             when $4::text = 'failed' and i.cancelled_at is not null then 'cancelled' else $4::text
         end <> all (i.unique_scope),
         finished_at = case when $4::text in ('done', 'failed') then gen_durable.now() end,
-        owes = case when $17::boolean then 1 end,
+        owes = case when $17::boolean then coalesce(i.owes, 0) | 1 else i.owes end,
         updated_at = gen_durable.now()
     where i.id = $1::bigint
       and i.status || '' = 'executing' and i.revision = $3::bigint

@@ -5,6 +5,6 @@
 -- Invariant: one row for each instance that exists.
 --
 -- $1 bigint[]: the instances
-select i.id, i.status, i.locked_by, i.revision, i.owes is not null as asked
+select i.id, i.status, i.locked_by, i.revision, coalesce(i.owes, 0) & 4 = 4 as asked
 from gen_durable.instances i
 where i.id = any ($1::bigint[])

@@ -15,7 +15,7 @@ with held as materialized (
     from gen_durable.instances i
     where i.locked_by between $1 and $1
       -- A cancelled row is no lost claim: its cancel is to be answered (answer_cancels.sql).
-      and i.owes is null
+      and coalesce(i.owes, 0) & 4 = 0
 )
 select h.id, h.fsm, h.fsm_version, h.revision, h.partition_key
 from held h

@@ -36,14 +36,15 @@ lost as materialized (
 ),
 orphans as materialized (
     -- 3. Their rows, locked, as many as the batch takes, and the status of each from here on.
-    select orphan.id, orphan.asked, case
+    select orphan.id, orphan.asked, orphan.locked_by, orphan.updated_at, case
         when orphan.asked or orphan.crashes < $2 - 1 then 'runnable'
         when orphan.cancelled_at is null then 'failed'
         else 'cancelled'
     end as status
     from lost l
     cross join lateral (
-        select i.id, i.crashes, i.cancelled_at, i.owes is not null as asked
+        select i.id, i.crashes, i.cancelled_at, i.locked_by, i.updated_at,
+               coalesce(i.owes, 0) & 4 = 4 as asked
         from gen_durable.instances i
         where i.locked_by = l.locked_by
         limit $1
@@ -59,7 +60,10 @@ set status = o.status,
         else i.last_error
     end,
     finished_at = case when o.status <> 'runnable' then gen_durable.now() end,
-    owes = case when o.asked then i.owes when o.status <> 'runnable' and i.report_to is not null then 1 end,
+    owes = case
+        when o.status <> 'runnable' and i.report_to is not null then coalesce(i.owes, 0) | 1
+        else i.owes
+    end,
     blocked_by = case when o.asked then i.blocked_by | 2 else i.blocked_by end,
     locked_by = null,
     -- From the second loss in a row on, a row comes back at a random moment: of the next second,
@@ -79,4 +83,10 @@ set status = o.status,
     updated_at = gen_durable.now()
 from orphans o
 where i.id = any (array(select o.id from orphans o)) and i.id + 0 = o.id
-returning i.id, i.queue, i.partition_key, i.status, i.owes is not null and not o.asked as owes
+returning i.id, i.queue, i.partition_key, i.status, coalesce(i.owes, 0) & 1 = 1 as owes,
+          -- For the history: the worker whose run was lost, and the time at which it got the row.
+          -- An absurd time must not fail the batch, as no number stands for it.
+          case when not o.asked then o.locked_by end as lost_by,
+          (extract(
+              epoch from greatest(least(o.updated_at, gen_durable.now()), timestamptz 'epoch')
+          ) * 1000000)::bigint as since

@@ -35,6 +35,7 @@ const _: () = {
                 .jitter(),
         );
         const INITIAL: Self = Self::Run;
+        const HISTORY: __gen_durable::History = __gen_durable::History::Steps;
         const STEPS: &'static [&'static __gen_durable::str] = &["run"];
         const VARIANTS: &'static [&'static __gen_durable::str] = &["Run"];
         const SIGNALS: &'static [&'static __gen_durable::str] = &[];

@@ -1,0 +1,366 @@
+//! The actions of operators on one instance: cancel, kill, run now, retry, delete.
+//!
+//! Invariant: an action is done as a whole with its audit row, or not at all. In the caller's
+//! transaction it commits with that.
+
+mod deeds;
+
+use std::fmt;
+
+use sqlx::PgConnection;
+
+use self::deeds::{ActedOn, DeedOf};
+pub use self::deeds::{Cancel, Cancelled, Delete, Does, Kill, Retried, Retry, RunNow};
+use super::{
+    AnyId, ExecuteOn, InstanceHandle, Target,
+    calls::{DEADLOCK_TRIES_MAX, Wait},
+};
+use crate::{
+    connections::Connections,
+    error::{DatabaseError, OperateError},
+    fault,
+    id::InstanceId,
+    keys::{check_actor, check_key, check_reason},
+    machine::{Machine, address::InstanceKey},
+    status::Status,
+    storage::{self, Act, Acted, Deed, Locked},
+    value,
+};
+
+const ACT: &str = "act on an instance";
+
+impl<A: AnyId> InstanceHandle<A> {
+    /// Cancels the instance. A machine with `#[durable_fsm(on_cancel = Refund)]` answers with the
+    /// step `Refund`. Any other instance ends with the status [`Cancelled`](Status::Cancelled).
+    ///
+    /// A run that is under way is dropped at its next await point, without `handle`, and its
+    /// outcome has no effect. After a cancel, a `stop` or an error ends the instance as cancelled,
+    /// and a `done` as done.
+    ///
+    /// ```
+    /// use gen_durable::{operate::{Cancelled, OperateError}, prelude::*};
+    /// # #[durable_fsm(output = ())]
+    /// # pub enum Order { Ship }
+    /// # #[durable_fsm]
+    /// # impl Order { async fn ship(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
+    ///
+    /// # async fn example(
+    /// #     client: Client,
+    /// #     id: InstanceId<Order>,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
+    /// match client.instance(id).cancel("changed his mind").by("ada").execute(&client).await {
+    ///     Ok(Cancelled::Ended) => println!("it is cancelled"),
+    ///     Ok(_) => println!("its machine answers"),
+    ///     Err(OperateError::Ended { status, .. }) => println!("too late: it is {status}"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cancel(&self, reason: impl Into<String>) -> Action<A, Cancel>
+    where
+        A: Clone,
+    {
+        self.action(Cancel(())).reason(reason)
+    }
+
+    /// Kills the instance: it ends at once with the status [`Cancelled`](Status::Cancelled), and
+    /// its machine is not asked. A run that is under way is not waited for, and may overlap with
+    /// the next run of its partition key. Its outcome has no effect.
+    pub fn kill(&self, reason: impl Into<String>) -> Action<A, Kill>
+    where
+        A: Clone,
+    {
+        self.action(Kill(())).reason(reason)
+    }
+
+    /// Makes a delayed instance run now: one that waits for the delay of its insert, of an outcome
+    /// or of a retry policy.
+    pub fn run_now(&self) -> Action<A, RunNow>
+    where
+        A: Clone,
+    {
+        self.action(RunNow(()))
+    }
+
+    /// Returns a failed or cancelled instance to the step where it stands, with its state and its
+    /// inbox, at attempt 0. It takes its unique key again, and keeps the deduplication keys that it
+    /// has accepted.
+    ///
+    /// If it reports its end to another instance, and that one has not seen the report of this end,
+    /// the report is withdrawn. Otherwise the next end sends none ([`Retried::heard`]).
+    pub fn retry(&self) -> Action<A, Retry>
+    where
+        A: Clone,
+    {
+        self.action(Retry::default())
+    }
+
+    /// Deletes an ended instance with its inbox and its history. Its audit rows stay.
+    pub fn delete(&self) -> Action<A, Delete>
+    where
+        A: Clone,
+    {
+        self.action(Delete(()))
+    }
+
+    fn action<D>(&self, deed: D) -> Action<A, D>
+    where
+        A: Clone,
+    {
+        Action { address: self.address.clone(), deed, actor: None, reason: None }
+    }
+}
+
+/// An action on an instance. Nothing is done before [`execute`](Self::execute).
+#[must_use = "an action is done by `.execute(…)`"]
+#[derive(Clone)]
+pub struct Action<A, D> {
+    address: A,
+    deed: D,
+    actor: Option<String>,
+    reason: Option<String>,
+}
+
+impl<A: AnyId, D: Does> Action<A, D> {
+    /// Names the operator in the audit: at most 255 bytes. Without it the audit names the role of
+    /// the database session.
+    pub fn by(mut self, operator: impl Into<String>) -> Self {
+        self.actor = Some(operator.into());
+        self
+    }
+
+    /// States the reason in the audit: at most 4,096 bytes. An empty one states none. The reason of
+    /// a cancel or a kill that ends the instance is also its last error.
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.reason = Some(reason.into()).filter(|reason| !reason.is_empty());
+        self
+    }
+
+    /// Does it: in a transaction of its own, or in the caller's (`&mut *tx`).
+    ///
+    /// In the caller's transaction it takes no advisory lock. An engine frees the partition key of
+    /// an instance that it has ended within a second of the commit, and reports the end.
+    ///
+    /// # Errors
+    ///
+    /// [`OperateError`]: the instance does not exist, is of another machine, or is not in a status
+    /// in which this can be done; a name or a value cannot be stored; the database failed.
+    pub async fn execute<'e>(self, on: impl ExecuteOn<'e>) -> Result<D::Answer, OperateError> {
+        check_actor(self.actor.as_deref())?;
+        check_reason(self.reason.as_deref())?;
+        let (target, fsm) = (on.into_target(), A::machine());
+        let address = match self.address.into_raw() {
+            Ok(id) => By::Id(id),
+            Err(key) => {
+                check_key("unique_key", Some(&key))?;
+                By::Key(key)
+            }
+        };
+        let DeedOf(deed) = self.deed.into_deed(target.value_max())?;
+        let version = match &deed {
+            Deed::Retry { version, .. } => *version,
+            _ => None,
+        };
+        let step = match &deed {
+            Deed::Retry { step, .. } => step.clone(),
+            _ => None,
+        };
+        let act = Act { id: 0, fsm, actor: self.actor, reason: self.reason, deed };
+        // The future is large, and it is part of the caller's.
+        let acted = Box::pin(act_on(target, act, address)).await?;
+        judge(acted, fsm, version, step).map(|acted| D::answer(&ActedOn(acted)))
+    }
+}
+
+impl<A: fmt::Debug, D: fmt::Debug> fmt::Debug for Action<A, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Action")
+            .field("address", &self.address)
+            .field("deed", &self.deed)
+            .field("by", &self.actor)
+            .field("reason", &self.reason)
+            .finish()
+    }
+}
+
+impl<M: Machine> Action<InstanceId<M>, Retry> {
+    /// Sends the instance to this step instead of the one where it stands.
+    #[expect(clippy::needless_pass_by_value, reason = "a step is named by value: `Checkout::Ship`")]
+    pub fn at(mut self, step: M) -> Self {
+        self.deed.at::<M>(step.name());
+        self
+    }
+
+    /// Gives the instance this state instead of its own.
+    #[expect(clippy::needless_pass_by_value, reason = "an insert takes a state by value too")]
+    pub fn with_state(mut self, state: M::State) -> Self {
+        self.deed.with_state::<M>(&state);
+        self
+    }
+}
+
+impl<M: Machine> Action<InstanceKey<M>, Retry> {
+    /// Sends the instance to this step instead of the one where it stands.
+    #[expect(clippy::needless_pass_by_value, reason = "a step is named by value: `Checkout::Ship`")]
+    pub fn at(mut self, step: M) -> Self {
+        self.deed.at::<M>(step.name());
+        self
+    }
+
+    /// Gives the instance this state instead of its own.
+    #[expect(clippy::needless_pass_by_value, reason = "an insert takes a state by value too")]
+    pub fn with_state(mut self, state: M::State) -> Self {
+        self.deed.with_state::<M>(&state);
+        self
+    }
+}
+
+impl Action<i64, Retry> {
+    /// Sends the instance to the step of this name, which its registered version must have.
+    pub fn at_step(mut self, step: impl Into<String>) -> Self {
+        self.deed.step = Some(step.into());
+        self
+    }
+
+    /// Gives the instance this state instead of its own. Nobody checks it before the next run
+    /// reads it.
+    pub fn with_json(mut self, state: &serde_json::Value) -> Self {
+        self.deed.state = Some(value::encode("state", state, usize::MAX));
+        self
+    }
+}
+
+impl<A: AnyId> Action<A, Retry> {
+    /// Forgets the deduplication keys that the instance has accepted, so that a signal which is
+    /// sent again is accepted again.
+    pub fn forget_dedup_keys(mut self) -> Self {
+        self.deed.forgets_dedup_keys = true;
+        self
+    }
+}
+
+/// The way in which an action finds its instance.
+#[derive(Clone, Debug)]
+enum By {
+    Id(i64),
+    Key(String),
+}
+
+async fn act_on(target: Target<'_>, mut act: Act, address: By) -> Result<Acted, OperateError> {
+    let connections = match target {
+        Target::Connection(connection) => {
+            let acted = act_in(connection, &mut act, &address, Locked::Wait).await;
+            return found(acted.map_err(DatabaseError::new(ACT))?, &act, address);
+        }
+        Target::Client(client) => client.connections().clone(),
+        Target::Pool(pool) => Connections::once(pool.clone()),
+    };
+    let what = match &address {
+        By::Id(id) => format!("instance {id}"),
+        By::Key(key) => format!("the instance that holds the unique key `{key}`"),
+    };
+    let mut wait = Wait::new(&connections, ACT, &what);
+    let mut tries = 0;
+    let acted = loop {
+        let call = async {
+            let mut connection = connections.get().await?;
+            let locked = wait.locked;
+            let acting = async {
+                let mut transaction = storage::begin(&mut connection).await?;
+                let acted = act_in(&mut transaction, &mut act, &address, locked).await?;
+                transaction.commit().await?;
+                Ok(acted)
+            };
+            let result = connections.within(acting).await;
+            connection.done(result)
+        };
+        let answer = call.await;
+        // Another transaction took the unique key meanwhile: the next try names it.
+        let again = |error: &sqlx::Error| {
+            fault::is_rolled_back(error)
+                || error
+                    .as_database_error()
+                    .is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+        };
+        if tries < DEADLOCK_TRIES_MAX && answer.as_ref().is_err_and(again) {
+            tries += 1;
+            continue;
+        }
+        if let Some(acted) = wait.over(answer.map_err(DatabaseError::new(ACT))) {
+            break acted.inspect_err(|error| connections.tell(error))?;
+        }
+    };
+    found(acted, &act, address)
+}
+
+/// Looks the instance up, if it is named by its key, and acts on it. None if there is none.
+async fn act_in(
+    connection: &mut PgConnection,
+    act: &mut Act,
+    address: &By,
+    locked: Locked,
+) -> Result<Option<Acted>, sqlx::Error> {
+    act.id = match address {
+        By::Id(id) => *id,
+        By::Key(key) => {
+            let fsm = act.fsm.unwrap_or_default();
+            let holders = storage::unique_holders(connection, [(fsm, key.as_str())]).await?;
+            let Some(id) = holders.into_iter().flatten().next() else { return Ok(None) };
+            id
+        }
+    };
+    storage::act(connection, act, locked).await
+}
+
+fn found(acted: Option<Acted>, act: &Act, address: By) -> Result<Acted, OperateError> {
+    acted.ok_or_else(|| match address {
+        By::Id(id) => OperateError::Unknown { id },
+        By::Key(key) => OperateError::NoHolder { machine: act.fsm.unwrap_or_default(), key },
+    })
+}
+
+/// Returns the error of an action that was refused.
+fn judge(
+    acted: Acted,
+    expected: Option<&'static str>,
+    given: Option<u32>,
+    step: Option<String>,
+) -> Result<Acted, OperateError> {
+    let id = acted.id;
+    // The table's check allows no other status.
+    let status = acted.status.parse().unwrap_or(Status::Failed);
+    let retry = acted.retry.as_deref();
+    Err(match &*acted.deed {
+        "foreign" => OperateError::WrongMachine {
+            id,
+            expected: expected.unwrap_or_default(),
+            found: acted.fsm,
+        },
+        "ended" | "done" => OperateError::Ended { id, status, reason: acted.reason },
+        "live" => OperateError::Live { id, status },
+        "other" => OperateError::NotDelayed { id, status },
+        "owes" => OperateError::Unsettled { id },
+        "taken" => OperateError::Taken {
+            id,
+            holder: retry.and_then(|retry| retry.holder).unwrap_or_default(),
+            key: retry.and_then(|retry| retry.unique_key.clone()).unwrap_or_default(),
+        },
+        "version" => OperateError::WrongVersion {
+            id,
+            found: version(retry),
+            given: given.unwrap_or_default(),
+        },
+        "step" => OperateError::UnknownStep {
+            version: version(retry),
+            steps: retry.map(|retry| retry.steps.join(", ")).unwrap_or_default(),
+            machine: acted.fsm,
+            step: step.unwrap_or_default(),
+        },
+        _ => return Ok(acted),
+    })
+}
+
+fn version(retry: Option<&storage::Retried>) -> u32 {
+    retry.and_then(|retry| u32::try_from(retry.version).ok()).unwrap_or_default()
+}

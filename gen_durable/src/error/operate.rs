@@ -1,0 +1,119 @@
+//! The errors of actions on instances.
+
+use super::{DatabaseError, EncodeError};
+use crate::status::Status;
+
+/// A look at an instance, or an action on it, was refused. Nothing was done.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperateError {
+    /// There is no such instance.
+    #[error(
+        "instance {id} does not exist; it was never committed, was deleted, or ended and was pruned"
+    )]
+    Unknown {
+        /// The instance.
+        id: i64,
+    },
+    /// No instance holds the unique key.
+    #[error(
+        "no instance of machine `{machine}` holds the unique key `{key}`; name an instance that has given its key back by its id"
+    )]
+    NoHolder {
+        /// The machine.
+        machine: &'static str,
+        /// The unique key.
+        key: String,
+    },
+    /// The instance is of another machine.
+    #[error("instance {id} is of machine `{found}`, not `{expected}`")]
+    WrongMachine {
+        /// The instance.
+        id: i64,
+        /// The machine that its typed id names.
+        expected: &'static str,
+        /// The machine of the instance.
+        found: String,
+    },
+    /// The instance has ended before.
+    #[error(
+        "instance {id} has ended before: it is {status}{}",
+        .reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"))
+    )]
+    Ended {
+        /// The instance.
+        id: i64,
+        /// The status with which it has ended.
+        status: Status,
+        /// Its last error, if it failed or was cancelled.
+        reason: Option<String>,
+    },
+    /// The instance has not ended.
+    #[error("instance {id} is {status}, and has not ended: cancel it or kill it first")]
+    Live {
+        /// The instance.
+        id: i64,
+        /// Its status.
+        status: Status,
+    },
+    /// The instance is not waiting for a time, so it cannot run earlier.
+    #[error(
+        "instance {id} is {status}, and does not wait for a time: only a delayed instance can run now"
+    )]
+    NotDelayed {
+        /// The instance.
+        id: i64,
+        /// Its status.
+        status: Status,
+    },
+    /// An engine has still something to do for the instance: to report its end, say.
+    #[error(
+        "instance {id} has ended, and an engine has still to report that or to free its partition key; try again in a second, while an engine runs"
+    )]
+    Unsettled {
+        /// The instance.
+        id: i64,
+    },
+    /// Another instance holds the unique key now.
+    #[error(
+        "instance {id} cannot go on: instance {holder} holds its unique key `{key}`; end that one first"
+    )]
+    Taken {
+        /// The instance.
+        id: i64,
+        /// The instance that holds the key.
+        holder: i64,
+        /// The unique key.
+        key: String,
+    },
+    /// The instance is of another version than the given step or state.
+    #[error(
+        "instance {id} is of version {found}, and the step or the state is of version {given}: give both, or neither"
+    )]
+    WrongVersion {
+        /// The instance.
+        id: i64,
+        /// The version of the instance.
+        found: u32,
+        /// The version of the step or the state.
+        given: u32,
+    },
+    /// The machine has no such step.
+    #[error("machine `{machine}` version {version} has no step `{step}`; it has {steps}")]
+    UnknownStep {
+        /// The machine.
+        machine: String,
+        /// The version of the instance.
+        version: u32,
+        /// The step that was asked for.
+        step: String,
+        /// The steps that it has, separated by commas.
+        steps: String,
+    },
+    /// A name, a reason, a key or a state cannot be stored.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}

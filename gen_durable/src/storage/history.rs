@@ -1,0 +1,236 @@
+//! The history: what runs came to, recorded by the commits of their outcomes.
+//!
+//! Invariant: an entry is written in the transaction that applies its outcome, and only if that
+//! outcome was applied. A batch without entries runs no statement of this file.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant, SystemTime},
+};
+
+use sqlx::{PgConnection, Row};
+
+use super::{
+    begin, micros,
+    row::{Change, Commit},
+};
+
+const DELETE_HISTORY: &str = include_str!("sql/delete_history.sql");
+const HISTORY: &str = include_str!("sql/history.sql");
+const KEEP_HISTORY: &str = include_str!("sql/keep_history.sql");
+const RECORD_HISTORY: &str = include_str!("sql/record_history.sql");
+const RECORD_LOST: &str = include_str!("sql/record_lost.sql");
+
+/// A run that the history takes. Its outcome carries this.
+#[derive(Debug)]
+pub(crate) struct Record {
+    /// The step that ran.
+    pub(crate) step: Cow<'static, str>,
+    /// The version of that step.
+    pub(crate) fsm_version: i32,
+    /// The runs of the step before this one.
+    pub(crate) attempt: i32,
+    pub(crate) began: Instant,
+    /// The run's error, if it failed. None takes the error of the outcome, if it has one.
+    pub(crate) error: Option<String>,
+    /// The state after the outcome is recorded.
+    pub(crate) has_state: bool,
+}
+
+/// An entry of the history, as it is stored.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    pub(crate) id: i64,
+    pub(crate) fsm: String,
+    pub(crate) fsm_version: i32,
+    pub(crate) step: String,
+    pub(crate) attempt: i32,
+    pub(crate) outcome: String,
+    pub(crate) next_step: Option<String>,
+    pub(crate) error: Option<String>,
+    pub(crate) state: Option<String>,
+    pub(crate) started_at: SystemTime,
+    pub(crate) ended_at: SystemTime,
+    pub(crate) worker: Option<i64>,
+}
+
+/// Says if the history must be looked after again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// There may be more to remove.
+    More,
+    /// Another session has a lock on the table.
+    Locked,
+    Idle,
+}
+
+/// Returns what an outcome is called, and the step at which it leaves the instance.
+fn outcome_of<'a>(commit: &'a Commit, record: &'a Record) -> (&'static str, Option<&'a str>) {
+    let here = Some(&*record.step);
+    match &commit.change {
+        // It awaits signals that are in the inbox, and wakes at once.
+        Change::Next { step } if commit.awaits_loaded.is_some() => ("await", Some(*step)),
+        Change::Next { step } => ("next", Some(*step)),
+        // A step that lets others go first goes on without a delay.
+        Change::Later { step, delay } if delay.is_zero() => ("next", Some(*step)),
+        Change::Later { step, .. } => ("later", Some(*step)),
+        Change::Repeat { .. } if commit.attempt > record.attempt => ("replay", here),
+        Change::Repeat { .. } => ("snooze", here),
+        Change::Await { .. } => ("await", here),
+        Change::Done { .. } => ("done", None),
+        Change::Failed => ("failed", None),
+        // No run led here, so there is no record.
+        Change::Release | Change::Defer { .. } => ("released", here),
+    }
+}
+
+/// Records the runs of outcomes that were just applied.
+pub(super) async fn record_history(
+    connection: &mut PgConnection,
+    applied: impl Iterator<Item = &Commit>,
+) -> Result<(), sqlx::Error> {
+    let mut columns = Columns::default();
+    for commit in applied {
+        if let Some(record) = &commit.record {
+            columns.push(commit, record);
+        }
+    }
+    if columns.ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(RECORD_HISTORY)
+        .bind(columns.ids)
+        .bind(columns.fsms)
+        .bind(columns.versions)
+        .bind(columns.steps)
+        .bind(columns.attempts)
+        .bind(columns.outcomes)
+        .bind(columns.next_steps)
+        .bind(columns.errors)
+        .bind(columns.elapsed)
+        .bind(columns.workers)
+        .bind(columns.have_states)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Records as the columns of the statement `record_history`.
+#[derive(Default)]
+struct Columns<'a> {
+    ids: Vec<i64>,
+    fsms: Vec<&'static str>,
+    versions: Vec<i32>,
+    steps: Vec<&'a str>,
+    attempts: Vec<i32>,
+    outcomes: Vec<&'static str>,
+    next_steps: Vec<Option<&'a str>>,
+    errors: Vec<Option<&'a str>>,
+    elapsed: Vec<i64>,
+    workers: Vec<i64>,
+    have_states: Vec<bool>,
+}
+
+impl<'a> Columns<'a> {
+    fn push(&mut self, commit: &'a Commit, record: &'a Record) {
+        let (outcome, next_step) = outcome_of(commit, record);
+        self.ids.push(commit.id);
+        self.fsms.push(commit.fsm);
+        self.versions.push(record.fsm_version);
+        self.steps.push(&record.step);
+        self.attempts.push(record.attempt);
+        self.outcomes.push(outcome);
+        self.next_steps.push(next_step);
+        self.errors.push(record.error.as_deref().or(commit.error.as_deref()));
+        self.elapsed.push(micros(record.began.elapsed()));
+        self.workers.push(commit.worker);
+        self.have_states.push(record.has_state);
+    }
+}
+
+/// Rows that the reaper took, as the columns of the statement `record_lost`.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    pub(super) ids: Vec<i64>,
+    pub(super) workers: Vec<i64>,
+    /// The times at which they came to their steps, in microseconds since 1970.
+    pub(super) since: Vec<i64>,
+}
+
+/// Records the lost runs of rows that the same transaction has just taken from their workers.
+pub(super) async fn record_lost(
+    connection: &mut PgConnection,
+    lost: Lost,
+) -> Result<(), sqlx::Error> {
+    if !lost.ids.is_empty() {
+        sqlx::query(RECORD_LOST)
+            .bind(lost.ids)
+            .bind(lost.workers)
+            .bind(lost.since)
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Returns the newest entries of an instance's history, at most `entries_max`, the newest last.
+pub(crate) async fn history(
+    connection: &mut PgConnection,
+    id: i64,
+    entries_max: i64,
+) -> Result<Vec<Recorded>, sqlx::Error> {
+    let rows = sqlx::query(HISTORY).bind(id).bind(entries_max).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Recorded {
+                id: row.try_get(0)?,
+                fsm: row.try_get(1)?,
+                fsm_version: row.try_get(2)?,
+                step: row.try_get(3)?,
+                attempt: row.try_get(4)?,
+                outcome: row.try_get(5)?,
+                next_step: row.try_get(6)?,
+                error: row.try_get(7)?,
+                state: row.try_get(8)?,
+                started_at: time(row.try_get(9)?),
+                ended_at: time(row.try_get(10)?),
+                worker: row.try_get(11)?,
+            })
+        })
+        .collect()
+}
+
+/// Converts microseconds since 1970.
+fn time(micros: i64) -> SystemTime {
+    let since = Duration::from_micros(micros.unsigned_abs());
+    let epoch = SystemTime::UNIX_EPOCH;
+    let time = if micros < 0 { epoch.checked_sub(since) } else { epoch.checked_add(since) };
+    time.unwrap_or(epoch)
+}
+
+/// Deletes the history of an instance, as a part of the caller's transaction.
+pub(crate) async fn delete_history(
+    connection: &mut PgConnection,
+    id: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(DELETE_HISTORY).bind(id).execute(connection).await?;
+    Ok(())
+}
+
+/// Adds the partitions of the coming days, and removes a part of what is older than `retention`.
+pub(crate) async fn keep_history(
+    connection: &mut PgConnection,
+    retention: Option<Duration>,
+) -> Result<Kept, sqlx::Error> {
+    let mut transaction = begin(connection).await?;
+    let answer: String = sqlx::query_scalar(KEEP_HISTORY)
+        .bind(retention.map(micros))
+        .fetch_one(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(match &*answer {
+        "more" => Kept::More,
+        "locked" => Kept::Locked,
+        _ => Kept::Idle,
+    })
+}

@@ -1,0 +1,528 @@
+//! The actions of operators: `cancel.sql`, `answer_cancels.sql`, `run_now.sql`, `retry.sql`,
+//! `delete_instance.sql`, `settle_keys.sql`.
+
+use serde_json::{Value, json};
+use sqlx::{PgConnection, Row};
+
+use super::{FUTURE, PAST, each, in_a_circle, is_locked, rows, run, see, session, signals};
+use crate::support::{database, sql};
+
+const CANCEL: &str = include_str!("../../../gen_durable/src/storage/sql/cancel.sql");
+const ANSWER: &str = include_str!("../../../gen_durable/src/storage/sql/answer_cancels.sql");
+const RETRY: &str = include_str!("../../../gen_durable/src/storage/sql/retry.sql");
+
+/// Machine `m` answers a cancel with the step `undo`, `n` with its end, and `u` is not registered.
+const MACHINES: &str = "insert into gen_durable.machines (fsm, fsm_version, initial, steps, on_cancel)
+    values ('m', 1, 's', '{s,undo}', 'undo'), ('m', 2, 's', '{s}', null), ('n', 1, 's', '{s}', null)";
+
+/// The columns that an action changes.
+const CHANGED: &str = "json_build_array(i.status, i.step, i.attempt, i.failures, i.crashes,
+    i.awaits is null, i.awaits_more is null, i.wake_at is null, i.eligible_at < now() + interval '1 h',
+    i.blocked_by, i.owes, i.cancelled_at is not null, i.last_error, i.locked_by,
+    i.finished_at is not null, i.revision, i.unique_released, i.updated_at > '2021-01-01')";
+
+fn instance(id: i64, fsm: &str, status: &str, more: Value) -> Value {
+    let mut row = json!({
+        "id": id, "fsm": fsm, "status": status, "attempt": 3, "failures": 2, "crashes": 1,
+        "revision": 9, "updated_at": PAST, "last_error": "old", "queue": format!("q{id}"),
+        "unique_key": format!("k{id}"), "unique_scope": [status], "eligible_at": FUTURE,
+    });
+    row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    row
+}
+
+/// Cancels or kills instances. Returns the id, deed, status, reason, queue and debt of each.
+async fn cancel(connection: &mut PgConnection, ids: &[i64], kills: bool) -> Value {
+    let found = sqlx::query(CANCEL)
+        .bind(ids)
+        .bind(None::<&str>)
+        .bind("ada")
+        .bind("why")
+        .bind(kills)
+        .bind(Some("20ms"))
+        .fetch_all(connection)
+        .await
+        .unwrap();
+    found
+        .iter()
+        .map(|row| {
+            json!([
+                row.get::<i64, _>("id"),
+                row.get::<&str, _>("deed"),
+                row.get::<&str, _>("status"),
+                row.get::<Option<&str>, _>("reason"),
+                row.get::<Option<&str>, _>("queue"),
+                row.get::<bool, _>("owes"),
+            ])
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "a list of rows, and what becomes of each")]
+async fn p70_a_cancel_does_what_each_row_needs() {
+    let db = database().await;
+    let pool = db.pool();
+    sql(pool, MACHINES).await;
+    let parked = json!({ "awaits": ["go"], "awaits_more": 2, "wake_at": FUTURE });
+    let running = json!({ "locked_by": 7, "awaits": [], "blocked_by": 0, "eligible_at": PAST });
+    rows(
+        pool,
+        json!([
+            instance(1, "m", "runnable", json!({ "blocked_by": 1, "partition_key": "p" })),
+            instance(2, "m", "awaiting_signal", parked.clone()),
+            instance(3, "m", "executing", running.clone()),
+            instance(
+                4,
+                "n",
+                "runnable",
+                json!({ "blocked_by": 1, "partition_key": "p", "report_to": 9 })
+            ),
+            instance(5, "n", "awaiting_signal", json!({ "report_to": 9 })),
+            instance(6, "u", "runnable", json!({ "blocked_by": 1 })),
+            instance(7, "u", "awaiting_signal", parked),
+            instance(8, "n", "executing", running),
+            instance(9, "m", "done", json!({ "finished_at": PAST })),
+            instance(10, "m", "failed", json!({ "finished_at": PAST })),
+            instance(11, "m", "cancelled", json!({ "finished_at": PAST })),
+            instance(12, "m", "runnable", json!({ "cancelled_at": PAST })),
+            instance(13, "m", "runnable", json!({ "fsm_version": 2, "partition_key": "p" })),
+            instance(14, "m", "runnable", json!({})),
+        ]),
+    )
+    .await;
+    let before = each(pool, CHANGED).await;
+    let mut connection = session(pool, "set lock_timeout = '1s'").await;
+    let ids: Vec<i64> = (1..=13).collect();
+    let answer = cancel(&mut connection, &ids, false).await;
+    assert_eq!(
+        answer,
+        json!([
+            [1, "goes", "runnable", null, "q1", false],
+            [2, "goes", "awaiting_signal", null, "q2", false],
+            [3, "asked", "executing", null, null, true],
+            [4, "cancelled", "runnable", null, null, true],
+            [5, "cancelled", "awaiting_signal", null, null, true],
+            [6, "asked", "runnable", null, null, true],
+            [7, "asked", "awaiting_signal", null, null, true],
+            [8, "asked", "executing", null, null, true],
+            [9, "ended", "done", null, null, false],
+            [10, "ended", "failed", "old", null, false],
+            [11, "ended", "cancelled", "old", null, false],
+            [12, "before", "runnable", null, null, false],
+            [13, "cancelled", "runnable", null, null, true],
+        ])
+    );
+    let after = each(pool, CHANGED).await;
+    let goes = |blocked, released: Value| {
+        json!([
+            "runnable", "undo", 0, 0, 0, true, true, true, true, blocked, null, true, "old", null,
+            false, 10, released, true
+        ])
+    };
+    let ends = |owes: Value| {
+        json!([
+            "cancelled",
+            "s",
+            3,
+            2,
+            1,
+            true,
+            true,
+            true,
+            true,
+            0,
+            owes,
+            true,
+            "why",
+            null,
+            true,
+            10,
+            true,
+            true
+        ])
+    };
+    let asked = json!([
+        "executing",
+        "s",
+        3,
+        2,
+        1,
+        false,
+        true,
+        true,
+        true,
+        0,
+        4,
+        true,
+        "old",
+        7,
+        false,
+        10,
+        null,
+        true
+    ]);
+    let waits = |blocked, released: Value| {
+        json!([
+            "runnable", "s", 3, 2, 1, true, true, true, true, blocked, 4, true, "old", null, false,
+            10, released, true
+        ])
+    };
+    let expected = [
+        goes(1, Value::Null),
+        goes(0, true.into()),
+        asked.clone(),
+        ends(3.into()),
+        ends(1.into()),
+        waits(3, Value::Null),
+        waits(2, true.into()),
+        asked,
+    ];
+    for (index, expected) in expected.into_iter().enumerate() {
+        assert_eq!(after[index], expected, "{}", index + 1);
+    }
+    for index in [8, 9, 10, 11, 13] {
+        assert_eq!(after[index], before[index], "{}", index + 1);
+    }
+    assert_eq!(after[12], ends(2.into()));
+    let audit =
+        "select json_agg(json_build_array(actor, action, reason, instance_id, fsm) order by id)
+        from gen_durable.audit";
+    let noted = |id: i64, fsm: &str| json!(["ada", "cancel", "why", id, fsm]);
+    assert_eq!(
+        see(pool, audit).await,
+        json!([
+            noted(1, "m"),
+            noted(2, "m"),
+            noted(3, "m"),
+            noted(4, "n"),
+            noted(5, "n"),
+            noted(6, "u"),
+            noted(7, "u"),
+            noted(8, "n"),
+            noted(13, "m"),
+        ])
+    );
+    // A kill asks no machine, and ends what was cancelled before.
+    let answer = cancel(&mut connection, &[3, 12, 14], true).await;
+    assert_eq!(
+        answer,
+        json!([
+            [3, "cancelled", "executing", null, null, false],
+            [12, "cancelled", "runnable", null, null, false],
+            [14, "cancelled", "runnable", null, null, false],
+        ])
+    );
+    let after = each(pool, CHANGED).await;
+    let mut killed = ends(Value::Null);
+    assert_eq!((&after[11], &after[13]), (&killed, &killed));
+    killed[15] = 11.into();
+    assert_eq!(after[2], killed);
+    let last = "select json_build_array(action, instance_id) from gen_durable.audit order by id desc limit 1";
+    assert_eq!(see(pool, last).await, json!(["kill", 14]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_an_action_waits_for_its_rows_in_order_and_for_as_long_as_it_may() {
+    let db = database().await;
+    let pool = db.pool();
+    let [first, second] = in_a_circle(pool, |mut connection, ids| {
+        tokio::spawn(async move {
+            sqlx::query(CANCEL)
+                .bind(ids.as_slice())
+                .bind(None::<&str>)
+                .bind(None::<&str>)
+                .bind(None::<&str>)
+                .bind(true)
+                .bind(None::<&str>)
+                .fetch_all(&mut connection)
+                .await
+                .map(|rows| rows.len())
+        })
+    })
+    .await;
+    assert_eq!((first.unwrap(), second.unwrap()), (2, 2));
+    let mut other = pool.begin().await.unwrap();
+    run(&mut other, "select from gen_durable.instances where id = 1 for update").await;
+    let mut connection = session(pool, "set lock_timeout = 0").await;
+    let tried = sqlx::query(CANCEL)
+        .bind([1_i64].as_slice())
+        .bind(None::<&str>)
+        .bind(None::<&str>)
+        .bind(None::<&str>)
+        .bind(false)
+        .bind(Some("20ms"))
+        .fetch_all(&mut connection)
+        .await;
+    let error = tried.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
+    other.rollback().await.unwrap();
+    assert!(!is_locked(pool, 1).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_an_answer_goes_to_the_step_or_ends() {
+    let db = database().await;
+    let pool = db.pool();
+    sql(pool, MACHINES).await;
+    let asked = |id, fsm: &str, status: &str, more: Value| {
+        let mut row = instance(id, fsm, status, more);
+        let columns = json!({ "owes": 6, "cancelled_at": PAST, "awaits": [], "partition_key": format!("p{id}") });
+        row.as_object_mut().unwrap().extend(columns.as_object().unwrap().clone());
+        row
+    };
+    rows(
+        pool,
+        json!([
+            asked(1, "m", "executing", json!({ "locked_by": 7 })),
+            asked(2, "m", "runnable", json!({ "blocked_by": 3 })),
+            asked(3, "n", "executing", json!({ "locked_by": 7, "report_to": 1 })),
+            asked(4, "n", "runnable", json!({ "blocked_by": 3 })),
+            asked(5, "u", "runnable", json!({ "blocked_by": 2 })),
+            asked(6, "m", "executing", json!({ "locked_by": 8 })),
+            instance(7, "m", "executing", json!({ "locked_by": 7, "owes": 2 })),
+            asked(8, "m", "runnable", json!({ "blocked_by": 2 })),
+            asked(9, "m", "runnable", json!({ "blocked_by": 2 })),
+        ]),
+    )
+    .await;
+    sql(
+        pool,
+        "insert into gen_durable.audit (actor, action, reason, instance_id) values
+         ('a', 'cancel', 'first', 3), ('a', 'cancel', 'last', 3), ('a', 'kill', 'no', 3),
+         ('a', 'cancel', 'other', 1)",
+    )
+    .await;
+    let before = each(pool, CHANGED).await;
+    let mut other = pool.begin().await.unwrap();
+    run(&mut other, "select from gen_durable.instances where id = 8 for update").await;
+    let ids: Vec<i64> = (1..=8).collect();
+    let mut connection = session(pool, "set lock_timeout = '1s'").await;
+    let found = sqlx::query(ANSWER).bind(ids).bind(7_i64).fetch_all(&mut connection).await.unwrap();
+    let mut answers: Vec<Value> = found
+        .iter()
+        .map(|row| {
+            json!([
+                row.get::<i64, _>("id"),
+                row.get::<Option<&str>, _>("queue"),
+                row.get::<Option<&str>, _>("partition_key"),
+                row.get::<bool, _>("reports"),
+            ])
+        })
+        .collect();
+    answers.sort_by_key(|answer| answer[0].as_i64());
+    assert_eq!(
+        answers,
+        [
+            json!([1, "q1", "p1", false]),
+            json!([2, "q2", "p2", false]),
+            json!([3, null, "p3", true]),
+            json!([4, null, "p4", false]),
+        ]
+    );
+    other.rollback().await.unwrap();
+    let after = each(pool, CHANGED).await;
+    let goes = |blocked, released: Value| {
+        json!([
+            "runnable", "undo", 0, 0, 0, true, true, true, true, blocked, 2, true, "old", null,
+            false, 10, released, true
+        ])
+    };
+    let ends = |owes, why: &str| {
+        json!([
+            "cancelled",
+            "s",
+            3,
+            2,
+            0,
+            true,
+            true,
+            true,
+            true,
+            0,
+            owes,
+            true,
+            why,
+            null,
+            true,
+            10,
+            true,
+            true
+        ])
+    };
+    assert_eq!(after[0], goes(0, true.into()));
+    assert_eq!(after[1], goes(1, Value::Null));
+    assert_eq!(after[2], ends(3, "last"));
+    assert_eq!(after[3], ends(2, "cancelled"));
+    for index in 4..9 {
+        assert_eq!(after[index], before[index], "{}", index + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_retry_begins_the_life_of_a_row_anew() {
+    let db = database().await;
+    let pool = db.pool();
+    sql(pool, MACHINES).await;
+    let ended = json!({
+        "finished_at": PAST, "cancelled_at": PAST, "owes": 3, "report_to": 2, "result": 1,
+        "unique_released": true, "unique_scope": ["runnable"],
+    });
+    rows(
+        pool,
+        json!([
+            instance(1, "m", "cancelled", ended.clone()),
+            instance(
+                2,
+                "r",
+                "awaiting_signal",
+                json!({ "awaits": ["ended(m)"], "awaits_more": 1 })
+            ),
+            instance(3, "m", "failed", ended),
+        ]),
+    )
+    .await;
+    signals(pool, &[(1, 1_001), (2, 1_002)]).await;
+    sql(
+        pool,
+        r#"insert into gen_durable.signals (target_id, name, payload) values
+           (2, 'ended(m)', '{"id": 1, "status": "cancelled"}'),
+           (2, 'ended(m)', '{"id": 3, "status": "failed"}'),
+           (2, 'ended(n)', '{"id": 1, "status": "failed"}');
+           insert into gen_durable.signal_keys values (1, 'a'), (3, 'a')"#,
+    )
+    .await;
+    let mut connection = session(pool, "set lock_timeout = '1s'").await;
+    let mut retry = async |step: Option<&str>, state: Option<&str>, forgets: bool| -> Value {
+        let row = sqlx::query(RETRY)
+            .bind(1_i64)
+            .bind(None::<&str>)
+            .bind(None::<&str>)
+            .bind("why")
+            .bind(step)
+            .bind(state)
+            .bind(None::<i32>)
+            .bind(forgets)
+            .bind(2_i64)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        json!([
+            row.get::<&str, _>("deed"),
+            row.get::<Option<&str>, _>("queue"),
+            row.get::<bool, _>("heard")
+        ])
+    };
+    assert_eq!(retry(Some("none"), None, false).await, json!(["step", null, false]));
+    assert_eq!(retry(Some("undo"), Some("5"), true).await, json!(["retried", "q1", false]));
+    let after = each(pool, CHANGED).await;
+    assert_eq!(
+        after[0],
+        json!([
+            "runnable", "undo", 0, 0, 0, true, true, true, true, 0, 2, false, "old", null, false,
+            10, null, true
+        ])
+    );
+    let rest = "select json_build_array(i.state, i.result, i.report_to, i.unique_guard)
+        from gen_durable.instances i where i.id = 1";
+    assert_eq!(see(pool, rest).await, json!([5, null, 2, "k1"]));
+    // Its own inbox stays, and of the receiver's, its own report alone is withdrawn.
+    let inboxes =
+        "select json_agg(json_build_array(target_id, name, payload) order by target_id, id)
+        from gen_durable.signals";
+    assert_eq!(
+        see(pool, inboxes).await,
+        json!([
+            [1, "go", 1001],
+            [2, "ended(m)", { "id": 3, "status": "failed" }],
+            [2, "ended(n)", { "id": 1, "status": "failed" }],
+            [2, "go", 1002],
+        ])
+    );
+    let more = "select awaits_more from gen_durable.instances where id = 2";
+    assert_eq!(see(pool, more).await, json!(2));
+    let keys = "select json_agg(target_id) from gen_durable.signal_keys";
+    assert_eq!(see(pool, keys).await, json!([3]));
+    let audit =
+        "select json_agg(json_build_array(actor = session_user, action, reason, instance_id, fsm))
+        from gen_durable.audit";
+    assert_eq!(see(pool, audit).await, json!([[true, "retry", "why", 1, "m"]]));
+    assert_eq!(retry(None, None, false).await, json!(["live", null, false]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_delayed_rows_run_now_and_ended_rows_are_deleted() {
+    let db = database().await;
+    let pool = db.pool();
+    rows(
+        pool,
+        json!([
+            instance(1, "m", "runnable", json!({})),
+            instance(2, "m", "runnable", json!({ "eligible_at": PAST })),
+            instance(3, "m", "awaiting_signal", json!({})),
+            instance(4, "m", "failed", json!({ "finished_at": PAST })),
+            instance(5, "m", "failed", json!({ "finished_at": PAST, "owes": 1 })),
+            instance(6, "n", "failed", json!({ "finished_at": PAST, "owes": 3 })),
+            instance(7, "m", "failed", json!({ "finished_at": PAST, "owes": 2 })),
+        ]),
+    )
+    .await;
+    signals(pool, &[(4, 1), (5, 2)]).await;
+    let mut connection = session(pool, "set lock_timeout = '1s'").await;
+    let run_now = include_str!("../../../gen_durable/src/storage/sql/run_now.sql");
+    let found = sqlx::query(run_now)
+        .bind([1_i64, 2, 3, 4].as_slice())
+        .bind("m")
+        .bind("ada")
+        .bind(None::<&str>)
+        .bind(None::<&str>)
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    let deeds: Vec<(i64, &str, Option<&str>)> =
+        found.iter().map(|row| (row.get("id"), row.get("deed"), row.get("queue"))).collect();
+    let expected =
+        [(1, "moved", Some("q1")), (2, "due", None), (3, "other", None), (4, "ended", None)];
+    assert_eq!(deeds, expected);
+    let times = "json_build_array(i.eligible_at <= now(), i.updated_at > '2021-01-01')";
+    let seen = each(pool, times).await;
+    assert_eq!((&seen[0], &seen[1]), (&json!([true, true]), &json!([true, false])));
+    assert_eq!(seen[2], json!([false, false]));
+
+    let delete = include_str!("../../../gen_durable/src/storage/sql/delete_instance.sql");
+    for (id, deed) in [(1, "live"), (4, "deleted"), (5, "owes"), (6, "foreign")] {
+        let row = sqlx::query(delete)
+            .bind(id)
+            .bind("m")
+            .bind("ada")
+            .bind("why")
+            .bind(None::<&str>)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(row.get::<&str, _>("deed"), deed, "{id}");
+    }
+    assert_eq!(each(pool, "i.id").await, json!([1, 2, 3, 5, 6, 7]));
+    let left = "select json_agg(target_id) from gen_durable.signals";
+    assert_eq!(see(pool, left).await, json!([5]));
+    let audit =
+        "select json_agg(json_build_array(actor, action, reason, instance_id, fsm) order by id)
+        from gen_durable.audit";
+    assert_eq!(
+        see(pool, audit).await,
+        json!([["ada", "run now", null, 1, "m"], ["ada", "delete", "why", 4, "m"]])
+    );
+
+    // A freed key is noted for the named rows that are not locked.
+    let mut other = pool.begin().await.unwrap();
+    run(&mut other, "select from gen_durable.instances where id = 7 for update").await;
+    let settle = include_str!("../../../gen_durable/src/storage/sql/settle_keys.sql");
+    let ids = [5_i64, 6, 7].as_slice();
+    sqlx::query(settle).bind(ids).execute(&mut connection).await.unwrap();
+    other.rollback().await.unwrap();
+    let owes = "select json_agg(owes order by id) from gen_durable.instances where id > 4";
+    assert_eq!(see(pool, owes).await, json!([1, 1, 2]));
+    let ids = [7_i64].as_slice();
+    sqlx::query(settle).bind(ids).execute(&mut connection).await.unwrap();
+    assert_eq!(see(pool, owes).await, json!([1, 1, null]));
+}
