@@ -93,6 +93,7 @@ async fn main() -> Result<(), Error> {
     until(&engine, waiting, Status::AwaitingSignal).await?;
     carrier.works.store(false, Ordering::Relaxed);
     let stuck = order("nowhere").execute(&engine).await?;
+    until(&engine, stuck, Status::Executing).await?;
     for to in ["Oslo", "Rome", "Bonn"] {
         let id = order(to).execute(&engine).await?;
         until(&engine, id, Status::Failed).await?;
@@ -113,13 +114,16 @@ async fn main() -> Result<(), Error> {
     carrier.works.store(true, Ordering::Relaxed);
     for entry in &page.entries {
         engine.instance(entry.id).retry().by("ada").reason("it is up").execute(&engine).await?;
-        println!("{}: {}", entry.id, engine.wait(entry.id, WAIT).await?);
+        let result = engine.wait(entry.id, WAIT).await?;
+        assert!(["to Oslo", "to Rome", "to Bonn"].contains(&&*result));
+        println!("{}: {result}", entry.id);
     }
     assert_eq!(failed.count().await?, Count::Exact(0));
 
     let cancel = engine.instance(waiting).cancel("changed his mind").by("ada");
     assert_eq!(cancel.execute(&engine).await?, Cancelled::Answering);
-    println!("{waiting}: {}", engine.wait(waiting, WAIT).await?);
+    assert_eq!(engine.wait(waiting, WAIT).await?, "refunded");
+    println!("{waiting} is refunded");
 
     engine.instance(stuck).kill("the carrier lost it").by("ada").execute(&engine).await?;
     match engine.wait(stuck, WAIT).await {
@@ -128,7 +132,8 @@ async fn main() -> Result<(), Error> {
     }
 
     engine.instance(late).run_now().by("ada").execute(&engine).await?;
-    println!("{late}: {}", engine.wait(late, WAIT).await?);
+    assert_eq!(engine.wait(late, WAIT).await?, "to Berne");
+    println!("{late} has run");
     engine.instance(late).delete().by("ada").reason("a test").execute(&engine).await?;
     assert!(engine.client().find(late).await?.is_none());
 

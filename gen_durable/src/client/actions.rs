@@ -66,7 +66,8 @@ impl<A: AnyId> InstanceHandle<A> {
 
     /// Kills the instance: it ends at once with the status [`Cancelled`](Status::Cancelled), and
     /// its machine is not asked. A run that is under way is not waited for, and may overlap with
-    /// the next run of its partition key. Its outcome has no effect.
+    /// the next run of its partition key. Its outcome has no effect. An engine that listens drops
+    /// it at its next await point; with `poll_only` it keeps its slot until it ends.
     pub fn kill(&self, reason: impl Into<String>) -> Action<A, Kill>
     where
         A: Clone,
@@ -74,8 +75,8 @@ impl<A: AnyId> InstanceHandle<A> {
         self.action(Kill(())).reason(reason)
     }
 
-    /// Makes a delayed instance run now: one that waits for the delay of its insert, of an outcome
-    /// or of a retry policy.
+    /// Makes a delayed instance due now: one that is runnable, and waits for the delay of its
+    /// insert, of an outcome or of a retry policy. If it is due already, nothing is done.
     pub fn run_now(&self) -> Action<A, RunNow>
     where
         A: Clone,

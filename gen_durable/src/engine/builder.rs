@@ -401,7 +401,8 @@ fn spawn_services(shared: &Arc<Shared>) {
         let service = Arc::clone(shared);
         let queues = shared.queues.keys().cloned().collect();
         tokio::spawn(async move {
-            listener::listen(&service.connections, &queues, &service.wake, &service.life).await;
+            let Shared { connections, wake, tasks, life, .. } = &*service;
+            listener::listen(connections, &queues, wake, tasks, life).await;
         });
     }
     let services = shared.config.maintenance;

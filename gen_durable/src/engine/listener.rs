@@ -5,12 +5,13 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use super::{life::Life, outage::Outage, wake::Wake};
+use super::{life::Life, outage::Outage, tasks::Tasks, wake::Wake};
 use crate::connections::Connections;
 
 /// The channel of `sql/announce.sql` and `sql/notify.sql`. The payload is the queue's name.
 const CHANNEL: &str = "gen_durable";
-/// The channel of `sql/notify_owed.sql`. It has no payload.
+/// The channel of `sql/notify_owed.sql`. The payload is the id of an instance that was killed, or
+/// empty.
 const OWED: &str = "gen_durable_owed";
 
 /// Listens until the engine begins to stop.
@@ -18,12 +19,13 @@ pub(crate) async fn listen(
     connections: &Connections,
     queues: &BTreeSet<String>,
     wake: &Wake,
+    tasks: &Tasks,
     life: &Life,
 ) {
     let mut outage = Outage::new("listen for announcements");
     loop {
         let error = tokio::select! {
-            result = hear(connections, queues, wake, &mut outage) => match result {
+            result = hear(connections, queues, wake, tasks, &mut outage) => match result {
                 Ok(never) => match never {},
                 Err(error) => error,
             },
@@ -42,6 +44,7 @@ async fn hear(
     connections: &Connections,
     queues: &BTreeSet<String>,
     wake: &Wake,
+    tasks: &Tasks,
     outage: &mut Outage,
 ) -> Result<std::convert::Infallible, sqlx::Error> {
     loop {
@@ -82,6 +85,9 @@ async fn hear(
             };
             let Some(notification) = heard? else { break };
             if notification.channel() == OWED {
+                if let Ok(killed) = notification.payload().parse() {
+                    tasks.drop_run(killed, Instant::now());
+                }
                 wake.debts.notify_one();
                 continue;
             }

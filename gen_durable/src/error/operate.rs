@@ -56,10 +56,8 @@ pub enum OperateError {
         /// Its status.
         status: Status,
     },
-    /// The instance is not waiting for a time, so it cannot run earlier.
-    #[error(
-        "instance {id} is {status}, and does not wait for a time: only a delayed instance can run now"
-    )]
+    /// The instance runs, or waits for a signal.
+    #[error("instance {id} is {status}: only a runnable instance can be made to run now")]
     NotDelayed {
         /// The instance.
         id: i64,

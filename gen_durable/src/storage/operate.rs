@@ -9,7 +9,7 @@ use super::{
     Locked, begin, commit::lock_ids, history::delete_history, notify, send,
     unblock::free_partitions,
 };
-use crate::value::Json;
+use crate::{status::Status, value::Json};
 
 const ANSWER_CANCELS: &str = include_str!("sql/answer_cancels.sql");
 const CANCEL: &str = include_str!("sql/cancel.sql");
@@ -138,8 +138,12 @@ pub(crate) async fn act(
     if let Some(queue) = &acted.queue {
         notify(transaction, std::slice::from_ref(queue)).await?;
     }
-    if acted.owes {
-        sqlx::query(NOTIFY_OWED).execute(transaction).await?;
+    let killed = matches!(act.deed, Deed::Kill)
+        && acted.deed == "cancelled"
+        && acted.status == Status::Executing.as_str();
+    if acted.owes || killed {
+        let killed = if killed { act.id.to_string() } else { String::new() };
+        sqlx::query(NOTIFY_OWED).bind(killed).execute(transaction).await?;
     }
     Ok(Some(acted))
 }

@@ -510,7 +510,7 @@ async fn p70_delayed_rows_run_now_and_ended_rows_are_deleted() {
         from gen_durable.audit";
     assert_eq!(
         see(pool, audit).await,
-        json!([["ada", "run now", null, 1, "m"], ["ada", "delete", "why", 4, "m"]])
+        json!([["ada", "run_now", null, 1, "m"], ["ada", "delete", "why", 4, "m"]])
     );
 
     // A freed key is noted for the named rows that are not locked.

@@ -2,4 +2,7 @@
 -- operators run it.
 --
 -- Invariant: Postgres tells them only if the transaction commits.
-select pg_catalog.pg_notify('gen_durable_owed', '')
+--
+-- $1 text: the id of an instance that was killed while it ran; empty for none. The engine that runs
+--          it drops the run, whose outcome has no effect in any case
+select pg_catalog.pg_notify('gen_durable_owed', $1::text)

@@ -41,7 +41,7 @@ moved as (
 noted as (
     -- 4. The audit.
     insert into gen_durable.audit (actor, action, reason, instance_id, fsm)
-    select coalesce($3::text, session_user), 'run now', $4::text, d.id, d.fsm
+    select coalesce($3::text, session_user), 'run_now', $4::text, d.id, d.fsm
     from deeds d
     where d.deed = 'moved'
     order by d.id
