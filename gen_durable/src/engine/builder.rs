@@ -406,7 +406,8 @@ fn spawn_services(shared: &Arc<Shared>) {
         });
     }
     let services = shared.config.maintenance;
-    maintenance::spawn_debts(Database::of(shared), &shared.wake, &shared.life, services);
+    let listens = !shared.config.poll_only;
+    maintenance::spawn_debts(Database::of(shared), &shared.wake, &shared.life, services, listens);
     if services {
         maintenance::spawn(Database::of(shared), &shared.life);
     }

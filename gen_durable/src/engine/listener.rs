@@ -57,6 +57,7 @@ async fn hear(
         outage.over();
         // Announcements before the LISTEN, or while the connection was lost, were not heard.
         wake.claimer();
+        wake.debts.notify_one();
         // The time at which an announcement is followed that was held back.
         let mut held: Option<Instant> = None;
         loop {

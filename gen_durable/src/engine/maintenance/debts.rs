@@ -14,28 +14,33 @@ use std::time::Instant;
 use super::{BATCH_MAX, Database, KEYED_BATCH_MAX, Progress};
 use crate::storage::{self, OWES_ANSWER, OWES_KEY, OWES_REPORT, Owing};
 
-/// Looks at all rows that owe something, batch by batch.
+/// Looks at all rows that owe something, batch by batch. There is more to do if there were any:
+/// some may have been locked.
 pub(super) async fn run_once(database: &Database) -> Result<Progress, sqlx::Error> {
-    let mut after = None;
+    let (mut after, mut progress) = (None, Progress::Idle);
     loop {
         let (rows, seen) = page(database, &mut after).await?;
         if !rows.is_empty() {
+            progress = Progress::More;
             settle(database, &rows, seen).await?;
         }
         if after.is_none() {
-            return Ok(Progress::Idle);
+            return Ok(progress);
         }
     }
 }
 
 /// Has this engine answer the cancels of its own instances.
 pub(super) async fn ask_own(database: &Database) -> Result<Progress, sqlx::Error> {
-    let mut after = None;
+    let (mut after, mut progress) = (None, Progress::Idle);
     loop {
         let (rows, seen) = page(database, &mut after).await?;
+        if !rows.is_empty() {
+            progress = Progress::More;
+        }
         ask(database, &rows, seen);
         if after.is_none() {
-            return Ok(Progress::Idle);
+            return Ok(progress);
         }
     }
 }

@@ -33,8 +33,11 @@ const KEYED_BATCH_MAX: i64 = 250;
 /// of what is wrong.
 const FIRST: Duration = Duration::from_secs(10);
 
-/// The time between two looks at what rows owe. With its jitter it stays within a second.
-const DEBTS: Duration = Duration::from_millis(800);
+/// The time between two looks at what rows owe, with and without announcements. Without them it
+/// stays within a second with its jitter. With them it finds what was left for later: a receiver
+/// was locked, say.
+const DEBTS: Duration = Duration::from_secs(5);
+const DEBTS_UNANNOUNCED: Duration = Duration::from_millis(800);
 
 /// Says if a service has more to do at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +83,13 @@ impl Database {
         }
     }
 
+    /// Looks at what rows owe soon.
+    fn wake_debts(&self) {
+        if let Some(shared) = self.engine.upgrade() {
+            shared.wake.debts.notify_one();
+        }
+    }
+
     /// Has the engine answer the cancels of instances that it runs.
     fn ask(&self, ids: &[i64], seen: Instant) {
         if let Some(shared) = self.engine.upgrade() {
@@ -88,19 +98,22 @@ impl Database {
     }
 }
 
-/// Starts the look at what rows owe, which ends when the engine begins to stop. It comes every
-/// second at the latest, and at once when an action says so. Without `maintenance` it only has this
-/// engine answer the cancels of its own instances.
+/// Starts the look at what rows owe, which ends when the engine begins to stop. It comes at once
+/// when an action says so, and regularly. Without `maintenance` it only has this engine answer the
+/// cancels of its own instances.
 pub(super) fn spawn_debts(
     database: Database,
     wake: &Arc<Wake>,
     life: &Arc<Life>,
     maintenance: bool,
+    listens: bool,
 ) {
     let (wake, life) = (Arc::clone(wake), Arc::clone(life));
     tokio::spawn(async move {
         let mut outage = Outage::new("settle what rows owe");
-        let mut pause = jittered(DEBTS);
+        let interval = if listens { DEBTS } else { DEBTS_UNANNOUNCED };
+        // What waits for this engine is answered at its start.
+        let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -115,9 +128,10 @@ pub(super) fn spawn_debts(
                 }
             };
             pause = match look.await {
-                Ok(_) => {
+                Ok(progress) => {
                     outage.over();
-                    jittered(DEBTS)
+                    // Something may be left, because rows were locked.
+                    jittered(if progress == Progress::More { DEBTS_UNANNOUNCED } else { interval })
                 }
                 Err(error) => outage.failed(&error),
             };

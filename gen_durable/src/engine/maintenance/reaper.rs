@@ -19,6 +19,8 @@ pub(super) async fn run_once(database: &Database) -> Result<Progress, sqlx::Erro
             failed = reaped.failed,
             "reaped instances of lost workers"
         );
+        // A cancel whose worker was lost is to be answered.
+        database.wake_debts();
         super::debts::log_dropped(&reaped.settled.dropped);
         let settled = reaped.settled.queues.iter();
         database.notifier.announce(reaped.queues.iter().chain(settled).map(String::as_str));

@@ -1,5 +1,5 @@
--- Finds what is still to be done for rows, a page at a time. The service `debts` runs it about once
--- a second, and when it is told that something is owed.
+-- Finds what is still to be done for rows, a page at a time. The service `debts` runs it now
+-- and then, and when it is told that something is owed.
 --
 -- Invariant: it locks nothing, and others may do what it finds meanwhile.
 --
