@@ -388,7 +388,8 @@ async fn p70_a_retry_begins_the_life_of_a_row_anew() {
         r#"insert into gen_durable.signals (target_id, name, payload) values
            (2, 'ended(m)', '{"id": 1, "status": "cancelled"}'),
            (2, 'ended(m)', '{"id": 3, "status": "failed"}'),
-           (2, 'ended(n)', '{"id": 1, "status": "failed"}');
+           (2, 'ended(n)', '{"id": 1, "status": "failed"}'),
+           (2, 'ended(m)', '{"id": 1, "status": "taken"}');
            insert into gen_durable.signal_keys values (1, 'a'), (3, 'a')"#,
     )
     .await;
@@ -436,6 +437,7 @@ async fn p70_a_retry_begins_the_life_of_a_row_anew() {
             [1, "go", 1001],
             [2, "ended(m)", { "id": 3, "status": "failed" }],
             [2, "ended(n)", { "id": 1, "status": "failed" }],
+            [2, "ended(m)", { "id": 1, "status": "taken" }],
             [2, "go", 1002],
         ])
     );

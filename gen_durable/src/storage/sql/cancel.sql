@@ -63,8 +63,11 @@ changed as (
         awaits = case when i.status = 'executing' and d.deed <> 'cancelled' then i.awaits end,
         awaits_more = null,
         wake_at = null,
-        -- A delayed row is due now, and one that was due keeps its place.
-        eligible_at = least(i.eligible_at, gen_durable.now()),
+        -- A delayed or parked row is due now, and one that was due keeps its place.
+        eligible_at = case
+            when i.status = 'awaiting_signal' then gen_durable.now()
+            else least(i.eligible_at, gen_durable.now())
+        end,
         blocked_by = case
             when d.deed = 'cancelled' then 0
             when d.deed = 'asked' and i.status <> 'executing' then i.blocked_by | 2

@@ -53,22 +53,23 @@ deeds as materialized (
         when l.report_to is distinct from $9::bigint then 'moved'
         when exists (select from taken) then 'taken'
         when $7::int <> l.fsm_version and ($5::text is null or $6::text is null) then 'version'
-        when $5::text is not null and $7::int is null and not (
+        when $5::text is not null and $7::int is null and not coalesce((
             select $5::text = any (m.steps)
             from gen_durable.machines m
             where m.fsm = l.fsm and m.fsm_version = l.fsm_version
-        ) then 'step'
+        ), false) then 'step'
         else 'retried'
     end as deed
     from locked l
 ),
 withdrawn as (
-    -- 5. The report in the receiver's inbox. One that is owed is withdrawn with the bit below.
+    -- 5. The report in the receiver's inbox. One that is owed is withdrawn with the bit below. A
+    --    receiver that has failed keeps its inbox, and may be retried with it.
     delete from gen_durable.signals s
-    where s.target_id = (select r.id from receiver r where r.status in ('runnable', 'awaiting_signal'))
+    where s.target_id = (select r.id from receiver r where r.status not in ('executing', 'done'))
       and s.name = (select 'ended' || '(' || d.fsm || ')' from deeds d where d.deed = 'retried')
       and s.payload ->> 'id' = $1::bigint::text
-      and s.payload ->> 'status' <> 'done'
+      and s.payload ->> 'status' in ('failed', 'cancelled')
     returning s.target_id, s.name
 ),
 expects as (
