@@ -25,7 +25,7 @@ struct Carrier {
     works: AtomicBool,
 }
 
-/// What is sent, and where to.
+/// A parcel, and the place that it goes to.
 #[derive(Clone, Debug, DurableState)]
 pub struct Parcel {
     to: String,

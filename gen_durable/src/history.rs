@@ -1,8 +1,8 @@
-//! What a machine's history records.
+//! The levels of a machine's history.
 //!
 //! Invariant: each level records what the level before it records, and more.
 
-/// What the history of a machine's instances records, by `#[durable_fsm(history = "…")]`; see
+/// The level of the history of a machine's instances, set by `#[durable_fsm(history = "…")]`; see
 /// [the guide](crate::guide::history).
 ///
 /// ```

@@ -32,7 +32,7 @@ pub(crate) struct MachineOptions {
     pub(crate) upgrades: Option<Type>,
     pub(crate) retired: bool,
     pub(crate) retry: Option<Retry>,
-    /// What the history records: the name of the runtime's variant.
+    /// The level of the history: the name of the runtime's variant.
     pub(crate) history: Option<&'static str>,
     /// The isolation level of a job's transaction.
     pub(crate) isolation: Option<Isolation>,

@@ -64,7 +64,7 @@ create table gen_durable.instances (
     wake_at       timestamptz,
     -- The instance that gets a signal when this one ends.
     report_to     bigint,
-    -- What an engine has still to do for the row: one bit for each, null for nothing.
+    -- The debts of the row, which an engine has still to settle: one bit for each, null for none.
     --   1: report its end, which the commit that ended it could not.
     --   2: free its partition key: a transaction without the key's lock has ended the row.
     --   4: answer its cancel: drop the run under way, and let the machine's step for it run.
@@ -216,7 +216,7 @@ create table gen_durable.machines (
     graph         json,
     -- The time at which an engine registered this text.
     registered_at timestamptz not null default gen_durable.now(),
-    -- What the machine's history records; null stands for failures.
+    -- The level of the machine's history; null stands for failures.
     history       text check (history in ('off', 'failures', 'steps', 'states')),
     primary key (fsm, fsm_version)
 );
@@ -227,7 +227,7 @@ create table gen_durable.queues (
     registered_at timestamptz not null default gen_durable.now()
 );
 
--- What operators have done: one row for each action.
+-- The actions of operators: one row for each action.
 create table gen_durable.audit (
     id          bigint generated always as identity primary key,
     at          timestamptz not null default gen_durable.now(),
@@ -242,7 +242,7 @@ create table gen_durable.audit (
 
 create index audit_instance on gen_durable.audit (instance_id, id);
 
--- What instances have done: one row for each run that the history of its machine records. The
+-- The runs of instances: one row for each run that the history of its machine records. The
 -- commit of the run's outcome writes it.
 --
 -- Each day has a partition, and old ones are dropped. The rows of a day that has none lie in
@@ -260,8 +260,8 @@ create table gen_durable.history (
     fsm_version integer not null,
     step        text not null,
     attempt     integer not null,
-    -- What the run came to: next, later, replay, snooze, await, done, failed or cancelled; lost if
-    -- it was lost with its worker.
+    -- The outcome of the run: next, later, replay, snooze, await, done, failed or cancelled; lost
+    -- if it was lost with its worker.
     outcome     text collate "C" not null,
     -- The step at which the instance stood from then on; null if it ended.
     next_step   text,

@@ -254,7 +254,7 @@ declare
     more        integer;
     woken_queue text;
 begin
-    -- 1. What keys.rs and value.rs check.
+    -- 1. The checks of keys.rs and value.rs.
     if name is null then
         raise exception 'the signal has no name' using errcode = 'null_value_not_allowed';
     end if;

@@ -17,10 +17,10 @@ use crate::support::{
     Breakpoint, WAIT_MAX, database, engine, eventually, log, row, sql, until, until_a_session_waits,
 };
 
-/// What an order does when it works.
+/// The work of an order.
 #[derive(Clone, Debug, PartialEq, DurableState)]
 pub enum Plan {
-    /// Is done with this result.
+    /// Ends with this result.
     Done(i64),
     /// Fails.
     Fail,
@@ -36,7 +36,7 @@ pub enum Plan {
     Walk,
 }
 
-/// What an order answers to a cancel: `Some` is done with it, and none fails.
+/// An order's answer to a cancel: `Some` is done with it, and none fails.
 #[derive(Clone, Debug, PartialEq, DurableState)]
 pub struct Errand {
     pub plan: Plan,

@@ -207,7 +207,7 @@ async fn p41_what_nobody_has_registered_and_what_makes_no_sense_is_refused() {
     assert_eq!(sqlx::query_scalar::<_, i64>(signals).fetch_one(db.pool()).await.unwrap(), 0);
 }
 
-/// What is at a limit is taken.
+/// A value at a limit is taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn p41_values_and_keys_at_their_limits_are_taken() {
     let db = database().await;

@@ -365,7 +365,7 @@ async fn p40_a_supervisor_acts_and_an_application_cancels() {
     app.remove(&db).await;
 }
 
-/// What a supervisor may not do.
+/// Statements that are refused to a supervisor.
 const DDL_OF_ROWS: &[&str] = &[
     "insert into gen_durable.instances (fsm, fsm_version, step, state) values ('m', 1, 's', '1')",
     "update gen_durable.instances set queue = 'mine'",

@@ -124,7 +124,7 @@ struct State {
     expiries: u8,
     losses: u8,
     moves: u8,
-    /// How often the cancel was answered.
+    /// The number of answers to the cancel.
     answers: u8,
     /// An outcome of `Work` was applied after the cancel.
     late: bool,

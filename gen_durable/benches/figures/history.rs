@@ -10,7 +10,7 @@ use crate::{
     machines::{Small, TenSteps},
 };
 
-/// Is [`TenSteps`], with one entry for each step.
+/// The machine [`TenSteps`], with one entry for each step.
 #[durable_fsm(name = "ten_steps", queue = "checkout", state = Small, output = (), history = "steps")]
 pub enum RecordedSteps {
     Link,
@@ -24,7 +24,7 @@ impl RecordedSteps {
     }
 }
 
-/// Is [`TenSteps`], with the state after each step.
+/// The machine [`TenSteps`], with the state after each step.
 #[durable_fsm(name = "ten_steps", queue = "checkout", state = Small, output = (), history = "states")]
 pub enum RecordedStates {
     Link,

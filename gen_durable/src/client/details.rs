@@ -8,7 +8,6 @@ use super::{AnyId, InstanceHandle};
 use crate::{
     error::{DatabaseError, DecodeError, OperateError},
     id::InstanceId,
-    keys::check_key,
     machine::Machine,
     status::Status,
     storage::{self, time},
@@ -57,15 +56,9 @@ impl<A: AnyId + Clone> InstanceHandle<A> {
 
     async fn look(&self) -> Result<(i64, storage::Details), OperateError> {
         let connections = self.client.connections();
-        let id = match self.address.clone().into_raw() {
-            Ok(id) => id,
-            Err(key) => {
-                check_key("unique_key", Some(&key))?;
-                let machine = A::machine().unwrap_or_default();
-                let holder = self.client.look_for_holder(machine, &key).await?;
-                holder.ok_or(OperateError::NoHolder { machine, key })?
-            }
-        };
+        let id = self.client.id_of::<A, OperateError>(self.address.clone()).await?;
+        let machine = A::machine().unwrap_or_default();
+        let id = id.map_err(|key| OperateError::NoHolder { machine, key })?;
         let look = async {
             let mut connection = connections.get().await?;
             let result = connections.within(storage::details(&mut connection, id)).await;

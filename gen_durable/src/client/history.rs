@@ -8,7 +8,6 @@ use super::{AnyId, InstanceHandle};
 use crate::{
     error::{DatabaseError, DecodeError, FindError},
     id::InstanceId,
-    keys::check_key,
     machine::Machine,
     storage::{self, Recorded},
     value,
@@ -54,14 +53,8 @@ impl<A: AnyId + Clone> InstanceHandle<A> {
     pub async fn history(&self) -> Result<Vec<HistoryEntry<A::Id>>, FindError> {
         let client = &self.client;
         let connections = &client.inner.connections;
-        let id = match self.address.clone().into_raw() {
-            Ok(id) => Some(id),
-            Err(key) => {
-                check_key("unique_key", Some(&key))?;
-                client.look_for_holder(A::machine().unwrap_or_default(), &key).await?
-            }
-        };
-        let Some(id) = id else { return Ok(Vec::new()) };
+        let id = client.id_of::<A, FindError>(self.address.clone()).await?;
+        let Ok(id) = id else { return Ok(Vec::new()) };
         let look = async {
             let mut connection = connections.get().await?;
             let look = storage::history(&mut connection, id, ENTRIES_MAX);
@@ -93,7 +86,7 @@ pub struct HistoryEntry<I = i64> {
     pub step: String,
     /// The number of runs of that step before this one.
     pub attempt: u32,
-    /// What the run came to, after `handle` had decided if the run failed: `next`, `later` (the
+    /// The outcome of the run, or that of `handle` if the run failed: `next`, `later` (the
     /// next step, with a delay), `replay`, `snooze`, `await`, `done`, `failed` or `cancelled`. It
     /// is `lost` if the run was lost with its worker.
     pub outcome: String,

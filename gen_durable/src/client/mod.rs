@@ -47,7 +47,9 @@ use self::{
 use crate::{
     backoff::Tries,
     connections::Connections,
-    error::{DatabaseError, Duplicate, FindError, InsertError, SignalError, WaitError},
+    error::{
+        DatabaseError, Duplicate, EncodeError, FindError, InsertError, SignalError, WaitError,
+    },
     keys::{check_dedup_key, check_key, check_signal_name},
     machine::{Machine, address::Address},
     status::{Delivery, Status},
@@ -210,6 +212,20 @@ impl Client {
         find_receivers(&self.inner.connections, rows).await
     }
 
+    /// Returns the id of an instance, or the unique key if nobody holds it.
+    async fn id_of<I: AnyId, E: From<EncodeError> + From<DatabaseError>>(
+        &self,
+        address: I,
+    ) -> Result<Result<i64, String>, E> {
+        let key = match address.into_raw() {
+            Ok(id) => return Ok(Ok(id)),
+            Err(key) => key,
+        };
+        check_key("unique_key", Some(&key))?;
+        let holder = self.look_for_holder(I::machine().unwrap_or_default(), &key).await?;
+        Ok(holder.ok_or(key))
+    }
+
     async fn look_for_holder(&self, fsm: &str, key: &str) -> Result<Option<i64>, DatabaseError> {
         let connections = &self.inner.connections;
         let look = async {
@@ -257,15 +273,7 @@ impl Client {
     /// a unique key; the database failed.
     pub async fn find<I: AnyId>(&self, id: I) -> Result<Option<Snapshot<I::Id>>, FindError> {
         let connections = &self.inner.connections;
-        let id = match id.into_raw() {
-            Ok(id) => Some(id),
-            Err(key) => {
-                check_key("unique_key", Some(&key))?;
-                let fsm = I::machine().unwrap_or_default();
-                self.look_for_holder(fsm, &key).await?
-            }
-        };
-        let Some(id) = id else { return Ok(None) };
+        let Ok(id) = self.id_of::<I, FindError>(id).await? else { return Ok(None) };
         let ids = [id];
         let look = async {
             let mut connection = connections.get().await?;

@@ -11,7 +11,7 @@
 //! claim or birth is under way that may bring it. Its row keeps its partition key until then.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -21,6 +21,9 @@ use super::{
     unblock::unblock_again,
 };
 use crate::{error::Cause, storage};
+
+/// The most cancels that one transaction answers: it takes an advisory lock for each partition key.
+const PART_MAX: usize = 250;
 
 /// The cancels that this engine has to answer, and when each was seen. A run that began after that
 /// may be the machine's answer, and is not dropped.
@@ -83,12 +86,16 @@ pub(super) fn note(shared: &Shared, id: i64) {
 pub(super) fn task_ended(shared: &Shared) {
     if !shared.cancels.is_empty() {
         shared.wake.claimer();
+        // In a shutdown there is no claimer any more.
+        if shared.life.claimer_ended.is_open() {
+            shared.wake.debts.notify_one();
+        }
     }
 }
 
 /// Answers the cancels whose instances no task has any more. The claimer runs it between its
-/// claims.
-pub(super) async fn answer(shared: &Shared) {
+/// claims, and the service `debts` once the claimer has ended.
+pub(super) async fn answer(shared: &Arc<Shared>) {
     if shared.cancels.is_empty() {
         return;
     }
@@ -97,19 +104,15 @@ pub(super) async fn answer(shared: &Shared) {
     if !shared.births.close() {
         return;
     }
-    answer_now(shared).await;
-    shared.births.open();
-}
-
-/// Answers them when no claim and no birth begins any more.
-pub(super) async fn answer_last(shared: &Shared) {
-    if !shared.cancels.is_empty() {
-        answer_now(shared).await;
+    answer_free(shared).await;
+    // In a shutdown no birth begins any more.
+    if !shared.life.claimer_ended.is_open() {
+        shared.births.open();
     }
 }
 
-async fn answer_now(shared: &Shared) {
-    let running = shared.tasks.ids();
+async fn answer_free(shared: &Arc<Shared>) {
+    let running: HashSet<i64> = shared.tasks.ids().into_iter().collect();
     let asked = shared.cancels.all().into_iter();
     let (running, free): (Vec<_>, Vec<_>) = asked.partition(|(id, _)| running.contains(id));
     // A claim or a birth that was under way may have brought one since its cancel was seen. The
@@ -118,30 +121,41 @@ async fn answer_now(shared: &Shared) {
         shared.tasks.drop_run(id, seen);
     }
     let ids: Vec<i64> = free.into_iter().map(|(id, _)| id).collect();
-    if ids.is_empty() {
-        return;
-    }
     // Whatever becomes of these now, the service `debts` asks again for those that are still owed.
     shared.cancels.clear(&ids);
-    let answering = async {
-        let mut connection = shared.connections.get().await.map_err(no_connection)?;
-        let answer = storage::answer_cancels(&mut connection, &ids, Some(shared.lease.worker()));
-        let result = shared.connections.within(answer).await;
-        connection.done(result)
-    };
-    match answering.await {
-        Ok(answered) => {
-            for id in &answered.ids {
-                shared.client.waiters().hasten(*id);
+    if let Err(error) = answer_these(shared, &ids, Some(shared.lease.worker())).await {
+        tracing::debug!(cancels = ids.len(), error = %Cause(&error), "cancels are answered later");
+    }
+}
+
+/// Answers cancels of instances that this worker does not run any more, and of those that nobody
+/// runs. Returns the first error; the other parts are answered all the same.
+pub(super) async fn answer_these(
+    shared: &Arc<Shared>,
+    ids: &[i64],
+    worker: Option<i64>,
+) -> Result<(), sqlx::Error> {
+    let mut result = Ok(());
+    for part in ids.chunks(PART_MAX) {
+        let answering = async {
+            let mut connection = shared.connections.get().await.map_err(no_connection)?;
+            let answer = storage::answer_cancels(&mut connection, part, worker);
+            let result = shared.connections.within(answer).await;
+            connection.done(result)
+        };
+        match answering.await {
+            Ok(answered) => {
+                for id in &answered.ids {
+                    shared.client.waiters().hasten(*id);
+                }
+                log_dropped(&answered.settled.dropped);
+                let locked = answered.locked_partitions;
+                unblock_again(&shared.connections, &shared.notifier, &shared.life, locked);
+                let queues = answered.queues.iter().chain(&answered.settled.queues);
+                shared.notifier.announce(queues.map(String::as_str));
             }
-            log_dropped(&answered.settled.dropped);
-            let locked = answered.locked_partitions;
-            unblock_again(&shared.connections, &shared.notifier, &shared.life, locked);
-            let queues = answered.queues.iter().chain(&answered.settled.queues);
-            shared.notifier.announce(queues.map(String::as_str));
-        }
-        Err(error) => {
-            tracing::debug!(cancels = ids.len(), error = %Cause(&error), "cancels are answered later");
+            Err(error) => result = result.and(Err(error)),
         }
     }
+    result
 }

@@ -22,6 +22,7 @@ use self::runs::{Claim, Ending};
 use super::{
     Shared, cancels,
     flusher::Answer,
+    latch::Latch,
     outage::{Outage, no_connection},
     registry::{Ran, Runner, Work},
     slots::Queue,
@@ -79,11 +80,23 @@ struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    /// Waits for a slot, unless one is held.
-    async fn take(&mut self) {
-        if !self.held {
-            self.queue.reenter().await;
+    /// Waits for a slot, unless one is held, or until the run is to be dropped.
+    async fn take(&mut self, dropped: &Latch) {
+        if self.held {
+            return;
+        }
+        let Some(mut slot_given) = self.queue.reenter() else {
             self.held = true;
+            return;
+        };
+        tokio::select! {
+            biased;
+            _ = &mut slot_given => self.held = true,
+            () = dropped.wait() => {
+                // The slot may have come at the same moment.
+                slot_given.close();
+                self.held = slot_given.try_recv().is_ok();
+            }
         }
     }
 
@@ -123,7 +136,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
             match Box::pin(load_inbox(shared, &mut work)).await {
                 Loading::Done => {}
                 Loading::GivenUp => {
-                    shared.flusher.commit(work.release()).await;
+                    give_back(shared, work.release()).await;
                     return;
                 }
                 Loading::Failed(error) => {
@@ -141,7 +154,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
                 }
             }
         }
-        slot.take().await;
+        slot.take(&work.dropped).await;
         if !shared.lease.may_start(work.worker) {
             // A tenth of the lease or less is left, or the engine has a new worker. While the lease
             // holds, the row is given back. Once it has run out, another worker may have the row.
@@ -149,7 +162,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
             // before are durable and the next step has not begun, so the claimer gives the row
             // back.
             if shared.lease.may_hold() && work.worker == shared.lease.worker() {
-                shared.flusher.commit(work.release()).await;
+                give_back(shared, work.release()).await;
             } else {
                 shared.wake.suspect_lost_claims();
             }
@@ -162,10 +175,8 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
             slot.give();
             // A step may have been cut off while its transaction was committed. The row is then at
             // its next step, perhaps on this claim.
-            match shared.flusher.commit(work.release()).await {
-                Answer::Lost => shared.wake.suspect_lost_claims(),
-                Answer::Cancelled => cancels::note(shared, work.instance.id),
-                _ => {}
+            if matches!(give_back(shared, work.release()).await, Answer::Lost) {
+                shared.wake.suspect_lost_claims();
             }
             return;
         }
@@ -273,7 +284,7 @@ async fn flush(
             Ending::Ran(Ran { commit, next }) => (shared.flusher.commit(commit).await, next),
             Ending::Answered(answer, next) => (answer, next),
             Ending::GivenUp => {
-                shared.flusher.commit(work.release()).await;
+                give_back(shared, work.release()).await;
                 return false;
             }
         };
@@ -292,7 +303,7 @@ async fn flush(
                 if done.keeps_claim() {
                     let mut release = work.release();
                     release.revision += 1;
-                    shared.flusher.commit(release).await;
+                    give_back(shared, release).await;
                 }
                 return false;
             }
@@ -334,12 +345,17 @@ async fn flush(
             }
             Answer::Refused(error) => {
                 refusals += 1;
-                slot.take().await;
+                let dropped = Arc::clone(&work.dropped);
+                slot.take(&dropped).await;
                 let error = StepError::rejected(fault::reason(error));
                 // The next step must not run on this claim: the run that was refused has left its
                 // state.
                 let claim = Claim { over: true, ..claim };
-                ending = Box::pin(runs::handle(shared, runner, work, error, claim)).await;
+                ending = tokio::select! {
+                    biased;
+                    () = dropped.wait() => Ending::GivenUp,
+                    ending = Box::pin(runs::handle(shared, runner, work, error, claim)) => ending,
+                };
                 slot.give();
             }
         }
@@ -354,6 +370,16 @@ pub(crate) fn release(shared: &Arc<Shared>, queue: &Arc<Queue>, work: Work) {
     let runtime = shared.runtime.clone();
     runtime.spawn(async move {
         let _end = End { shared: &shared, queue: &queue, id: work.instance.id };
-        shared.flusher.commit(work.release()).await;
+        give_back(&shared, work.release()).await;
     });
+}
+
+/// Gives a row back to its queue.
+async fn give_back(shared: &Shared, release: Box<Commit>) -> Answer {
+    let id = release.id;
+    let answer = shared.flusher.commit(release).await;
+    if matches!(answer, Answer::Cancelled) {
+        cancels::note(shared, id);
+    }
+    answer
 }

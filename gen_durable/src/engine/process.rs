@@ -1,6 +1,6 @@
 //! The description of this process that its worker's row shows to operators.
 //!
-//! Invariant: nothing here can fail. What cannot be found out is left out.
+//! Invariant: nothing here can fail. A fact that cannot be found out is left out.
 
 use super::config::Config;
 use crate::storage::{Kinds, Process};

@@ -76,7 +76,7 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
     }
     let last = async {
         drained(shared).await;
-        cancels::answer_last(shared).await;
+        cancels::answer(shared).await;
         if shared.life.deserted.is_open() {
             tracing::warn!(
                 "the engine's runtime ended before its shutdown; what ran there was cut off"

@@ -74,20 +74,17 @@ impl Queue {
         None
     }
 
-    /// Waits for a slot between two steps.
-    pub(crate) async fn reenter(&self) {
-        let slot_given = {
-            let mut state = self.lock();
-            if state.free > 0 {
-                state.free -= 1;
-                return;
-            }
-            let (sender, slot_given) = oneshot::channel();
-            state.waiting.push_back(Waiting::Task(sender));
-            slot_given
-        };
-        // While the queue lives, it drops no sender before it has given it a slot.
-        let _ = slot_given.await;
+    /// Takes a slot between two steps. If no slot is free, it returns what the slot comes by. While
+    /// the queue lives, it drops no sender before it has given it a slot.
+    pub(crate) fn reenter(&self) -> Option<oneshot::Receiver<()>> {
+        let mut state = self.lock();
+        if state.free > 0 {
+            state.free -= 1;
+            return None;
+        }
+        let (sender, slot_given) = oneshot::channel();
+        state.waiting.push_back(Waiting::Task(sender));
+        Some(slot_given)
     }
 
     /// Gives a slot back. Returns the row that has the slot now, if one waited for it.

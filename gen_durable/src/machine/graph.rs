@@ -278,8 +278,8 @@ impl Graph {
     /// `gen_durable.machines` at its start, so a tool can draw the machine without the user's code.
     ///
     /// The object has the fields of [`Graph`], a step those of [`StepNode`]. An edge has its
-    /// [`Edge`]'s name in `snake_case` as its `kind`, beside its fields. What is not known is null.
-    /// Later versions of this library may add fields and kinds.
+    /// [`Edge`]'s name in `snake_case` as its `kind`, beside its fields. A part that is not known
+    /// is null. Later versions of this library may add fields and kinds.
     ///
     /// ```
     /// use gen_durable::{graph::{Edge, Graph, StepNode}, prelude::*};
@@ -289,11 +289,13 @@ impl Graph {
     /// # impl Order { async fn ship(cx: Context<Self>) -> Outcome<Self> { cx.done(()) } }
     ///
     /// assert_eq!(
-    ///     Graph::new::<Order>([StepNode::new("ship", [Edge::wait("paid"), Edge::Done])]).to_json(),
+    ///     Graph::new::<Order>([StepNode::new("ship", [Edge::wait("paid"), Edge::Done])])
+    ///         .to_json(),
     ///     r#"{"machine":"order","version":1,"initial":"ship","steps":["#.to_owned()
     ///         + r#"{"name":"ship","variant":"Ship","edges":["#
     ///         + r#"{"kind":"await","signal":"paid","timeout":false},{"kind":"done"}],"#
-    ///         + r#""opaque":false,"entry":false,"transactional":false}],"on_cancel":null,"handle":null}"#
+    ///         + r#""opaque":false,"entry":false,"transactional":false}],"#
+    ///         + r#""on_cancel":null,"handle":null}"#
     /// );
     /// ```
     pub fn to_json(&self) -> String {

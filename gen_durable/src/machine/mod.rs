@@ -90,7 +90,7 @@ pub trait Machine: Sized + Send + Sync + 'static {
     const INITIAL: Self;
     /// The step to which a cancel sends an instance. None, the default, if a cancel ends it.
     const ON_CANCEL: Option<Self> = None;
-    /// What the history of its instances records.
+    /// The level of the history of its instances.
     const HISTORY: History = History::Failures;
     /// The names of all steps.
     const STEPS: &'static [&'static str];

@@ -11,7 +11,9 @@ use std::{
 use sqlx::{PgConnection, Row};
 
 use super::{
-    begin, micros,
+    begin,
+    claim::time,
+    micros,
     row::{Change, Commit},
 };
 
@@ -198,14 +200,6 @@ pub(crate) async fn history(
             })
         })
         .collect()
-}
-
-/// Converts microseconds since 1970.
-fn time(micros: i64) -> SystemTime {
-    let since = Duration::from_micros(micros.unsigned_abs());
-    let epoch = SystemTime::UNIX_EPOCH;
-    let time = if micros < 0 { epoch.checked_sub(since) } else { epoch.checked_add(since) };
-    time.unwrap_or(epoch)
 }
 
 /// Deletes the history of an instance, as a part of the caller's transaction.

@@ -70,7 +70,7 @@ pub(crate) struct Acted {
     owes: bool,
 }
 
-/// What only a retry tells.
+/// The part of the answer that only a retry has.
 #[derive(Debug)]
 pub(crate) struct Retried {
     pub(crate) holder: Option<i64>,
@@ -272,6 +272,9 @@ pub(crate) async fn settle_keys(
     keys: &[String],
 ) -> Result<Vec<String>, sqlx::Error> {
     let mut transaction = begin(connection).await?;
+    // The rows are locked before the look: a row that is retried, run and killed again owes its key
+    // anew, and that debt must not be taken for this one.
+    lock_ids(&mut transaction, ended.to_vec(), Locked::Skip).await?;
     let freed = free_partitions(&mut transaction, keys).await?;
     // If another transaction has the row that goes next locked, the keys are freed once more.
     if freed.locked.is_empty() {

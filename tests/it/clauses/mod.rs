@@ -15,6 +15,7 @@ mod inbox;
 mod insert;
 mod insert_or_signal;
 mod keys;
+mod lives;
 mod maintenance;
 mod operate;
 mod registered;

@@ -90,7 +90,7 @@ async fn p70_a_change_of_any_column_is_registered() {
     }
 }
 
-/// Two engines meet at a row. What the other one has said meanwhile is looked at once more.
+/// Two engines meet at a row. The second one looks once more at what the first has said meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn p70_engines_that_register_at_once_take_rows_in_the_order_of_their_keys() {
     let db = database().await;

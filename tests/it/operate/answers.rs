@@ -25,7 +25,7 @@ async fn p40_each_action_answers_in_each_status() {
     until(pool, parked, "awaiting_signal").await;
     let on = |id| engine.instance(id);
 
-    // What has ended says how.
+    // An ended instance says how it ended.
     let error = on(done).cancel("no").execute(pool).await.unwrap_err();
     assert!(matches!(error, OperateError::Ended { status: Status::Done, reason: None, .. }));
     assert_eq!(error.to_string(), format!("instance {done} has ended before: it is done"));
@@ -40,7 +40,7 @@ async fn p40_each_action_answers_in_each_status() {
     let error = on(done).retry().execute(pool).await.unwrap_err();
     assert!(matches!(error, OperateError::Ended { status: Status::Done, .. }), "{error}");
 
-    // What has not ended is neither retried nor deleted.
+    // A live instance is neither retried nor deleted.
     for id in [parked, delayed, running] {
         let error = on(id).retry().execute(pool).await.unwrap_err();
         assert!(matches!(error, OperateError::Live { .. }), "{error}");

@@ -12,7 +12,7 @@ async fn p39_a_cancel_sees_what_it_waited_for() {
     log();
     let client = Client::new(pool.clone());
     sql(pool, "insert into gen_durable.machines (fsm, fsm_version, initial, steps, on_cancel) values ('order', 1, 'work', '{work,inside,refund}', 'refund')").await;
-    // What the other transaction does, the answer to the cancel, and the row afterwards.
+    // The change of the other transaction, the answer to the cancel, and the row afterwards.
     let cases = [
         // A claim.
         (
@@ -124,7 +124,7 @@ async fn p39_a_cancel_outlives_its_worker() {
     engine.shutdown().await.unwrap();
 }
 
-/// A shutdown waits for a run that was cancelled, and answers its cancel.
+/// An engine that drains drops a run that is cancelled meanwhile, and answers its cancel.
 #[tokio::test(flavor = "multi_thread")]
 async fn p39_a_shutdown_answers_the_cancels_that_it_knows_of() {
     let db = database().await;
@@ -139,10 +139,79 @@ async fn p39_a_shutdown_answers_the_cancels_that_it_knows_of() {
         () = std::future::ready(()) => {}
     }
     engine.instance(id).cancel("").execute(pool).await.unwrap();
-    breakpoint.open(1);
+    // The run never ends by itself: the drain goes on until it is dropped.
     stopping.await.unwrap();
     let row = row(pool, id).await;
     assert_eq!((&*row.status, &*row.step, row.locked_by), ("runnable", "refund", None));
+}
+
+/// A cancelled instance that stands between two steps, and waits for a slot, is answered while
+/// another one keeps that slot. The slot is not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn p39_a_cancel_does_not_wait_for_a_slot() {
+    let db = database().await;
+    let pool = db.pool();
+    let breakpoint = Arc::new(Breakpoint::new());
+    let engine = engine(&db)
+        .machine::<Order>()
+        .resource(Arc::clone(&breakpoint))
+        .queue("narrow", 1)
+        .start()
+        .await
+        .unwrap();
+    let order = |plan| Order::insert(errand(plan, Some(7))).queue("narrow");
+    // The quick ones run first: the faster a queue is, the more rows the engine claims ahead.
+    let quick = (0..2_000).map(|_| order(Plan::Done(0)).priority(-1));
+    gen_durable::InsertMany::new(quick).execute(&engine).await.unwrap();
+    let walking = order(Plan::Walk).execute(&engine).await.unwrap();
+    let standing = order(Plan::Stand).priority(1).execute(&engine).await.unwrap();
+    assert_eq!(breakpoint.arrival().await, walking.get());
+    eventually("the other one is claimed ahead", async || {
+        (engine.metrics().claimed > 1).then_some(())
+    })
+    .await;
+    breakpoint.open(1);
+    // The slot goes to the other one as soon as the first step has ended.
+    assert_eq!(breakpoint.arrival().await, standing.get());
+    engine.instance(walking).cancel("").execute(&engine).await.unwrap();
+    eventually("the cancel is answered", async || {
+        let row = row(pool, walking).await;
+        (row.step == "refund").then_some(())
+    })
+    .await;
+    assert_eq!(row(pool, standing).await.status, "executing");
+    breakpoint.open(1);
+    assert_eq!(engine.wait(standing, WAIT_MAX).await.unwrap(), 1);
+    assert_eq!(engine.wait(walking, WAIT_MAX).await.unwrap(), 7);
+    engine.shutdown().await.unwrap();
+}
+
+/// More cancels than one transaction answers, and each with a partition key.
+#[tokio::test(flavor = "multi_thread")]
+async fn p39_many_cancels_are_answered_part_by_part() {
+    let db = database().await;
+    let pool = db.pool();
+    let (engine, _) = start(&db).await;
+    sql(
+        pool,
+        "insert into gen_durable.instances
+             (fsm, fsm_version, step, state, status, partition_key, locked_by)
+         select 'order', 1, 'work', '{\"plan\": \"Wait\", \"refund\": 7}', 'executing', 'k' || n, 0
+         from generate_series(1, 600) as n",
+    )
+    .await;
+    let ids: Vec<i64> =
+        sqlx::query_scalar("select id from gen_durable.instances").fetch_all(pool).await.unwrap();
+    for id in &ids {
+        let cancelled = engine.instance_by_id(*id).cancel("").execute(&engine).await.unwrap();
+        assert_eq!(cancelled, Cancelled::Asked);
+    }
+    engine.maintain().await.unwrap();
+    for id in ids {
+        let id = InstanceId::<Order>::from_raw(id);
+        assert_eq!(engine.wait(id, WAIT_MAX).await.unwrap(), 7);
+    }
+    engine.shutdown().await.unwrap();
 }
 
 /// The lease of the worker runs out while a cancelled run stands: the flag is set.

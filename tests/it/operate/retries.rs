@@ -136,6 +136,37 @@ async fn p40_a_report_that_is_withdrawn_is_waited_for_again() {
     engine.shutdown().await.unwrap();
 }
 
+/// The receiver has failed, and keeps the report in its inbox. A retry withdraws it all the same:
+/// the receiver may be retried too.
+#[tokio::test(flavor = "multi_thread")]
+async fn p40_a_retry_withdraws_the_report_from_a_receiver_that_has_ended() {
+    let db = database().await;
+    let (engine, _) = start(&db).await;
+    let pool = db.pool();
+    let parent = Parent::insert(Vec::new()).queue("nobody's").execute(&engine).await.unwrap();
+    let child = Plain::insert(Plan::Fail).report_to(parent).execute(&engine).await.unwrap();
+    until(pool, child, "failed").await;
+    eventually("the report is there", async || (row(pool, parent).await.inbox == 1).then_some(()))
+        .await;
+    engine.instance(parent).kill("too late").execute(&engine).await.unwrap();
+    let retry = engine.instance(child).retry().with_state(Plan::Wait);
+    assert!(!retry.execute(&engine).await.unwrap().heard);
+    assert_eq!(row(pool, parent).await.inbox, 0);
+    until(pool, child, "awaiting_signal").await;
+    engine.instance(parent).retry().execute(&engine).await.unwrap();
+    Plain::signal_word(child, Word(4)).execute(&engine).await.unwrap();
+    assert_eq!(engine.wait(child, WAIT_MAX).await.unwrap(), 4);
+    sql(pool, "update gen_durable.instances set queue = 'default' where fsm = 'parent'").await;
+    let heard = eventually("the parent hears", async || {
+        let state = row(pool, parent).await.state;
+        let heard: Vec<String> = serde_json::from_value(state).unwrap();
+        (!heard.is_empty()).then_some(heard)
+    })
+    .await;
+    assert_eq!(heard, ["4"]);
+    engine.shutdown().await.unwrap();
+}
+
 /// Version 2 of a machine retries what version 1 has left failed.
 mod versions {
     use super::*;

@@ -276,7 +276,7 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         ),
         // Nothing fits, so all that may be examined is: once for the edge, once for the filter.
         find("find_instances", "null", "'done'", &["instances_pkey"], 20_000.0..=20_000.0),
-        // Of two machines half as many of each are examined as of one.
+        // With two machines, the statement examines half as many rows of each as of one.
         find("find_failed", "null", "'failed'", &["instances_failed"], 5_000.0..=10_010.0),
         find("find_failed", "'g'", "'cancelled'", &["instances_failed"], 10_000.0..=10_010.0),
         find("find_busy", "null", "'executing'", BUSY, 5_000.0..=5_001.0),

@@ -1,4 +1,4 @@
-//! What the SQL functions write equals what the Rust calls write, column by column.
+//! The SQL functions write what the Rust calls write, column by column.
 
 use std::time::{Duration, SystemTime};
 

@@ -38,7 +38,7 @@ async fn may_run(connection: &mut PgConnection, role: &str, statement: &str) -> 
     }
 }
 
-/// What the SQL functions for producers look up. `explain` does not look into a function.
+/// The look-up of the SQL functions for producers. `explain` does not look into a function.
 const LOOK_UP: &str = "select m.fsm_version, m.queue, m.initial, m.steps, m.signals
     from gen_durable.machines m where m.fsm = $1";
 

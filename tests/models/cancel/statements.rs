@@ -1,4 +1,4 @@
-//! What the statements of the model do with the row, and what follows in the worker.
+//! The statements of the model: their effects on the row, and those in the worker.
 
 use super::{Cancel, Outcome, Phase, State, Status, Step, Task, Without};
 

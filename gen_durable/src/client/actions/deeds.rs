@@ -29,7 +29,7 @@ pub trait Does: sealed::Sealed {
 #[derive(Debug)]
 pub struct DeedOf(pub(super) Deed);
 
-/// What an action found.
+/// The answer of the database to an action.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct ActedOn(pub(super) Acted);

@@ -11,21 +11,21 @@
 
 use std::time::Instant;
 
-use super::{BATCH_MAX, Database, KEYED_BATCH_MAX, Progress};
+use super::{BATCH_MAX, Database, KEYED_BATCH_MAX, Progress, cancels};
 use crate::storage::{self, OWES_ANSWER, OWES_KEY, OWES_REPORT, Owing};
 
 /// Looks at all rows that owe something, batch by batch. There is more to do if there were any:
-/// some may have been locked.
+/// some may have been locked. After an error the other debts are settled all the same.
 pub(super) async fn run_once(database: &Database) -> Result<Progress, sqlx::Error> {
-    let (mut after, mut progress) = (None, Progress::Idle);
+    let (mut after, mut result) = (None, Ok(Progress::Idle));
     loop {
         let (rows, seen) = page(database, &mut after).await?;
         if !rows.is_empty() {
-            progress = Progress::More;
-            settle(database, &rows, seen).await?;
+            let settled = settle(database, &rows, seen).await;
+            result = result.and(settled.map(|()| Progress::More));
         }
         if after.is_none() {
-            return Ok(progress);
+            return result;
         }
     }
 }
@@ -68,43 +68,59 @@ fn ask(database: &Database, rows: &[Owing], seen: Instant) {
 
 async fn settle(database: &Database, rows: &[Owing], seen: Instant) -> Result<(), sqlx::Error> {
     ask(database, rows, seen);
-    let owing = |bit: i32| rows.iter().filter(move |row| row.owes & bit != 0);
+    let reported = report(database, rows).await;
+    let freed = free(database, rows).await;
+    reported.and(freed).and(answer(database, rows).await)
+}
 
-    let reports: Vec<(i64, i64)> =
-        owing(OWES_REPORT).filter_map(|row| Some((row.id, row.report_to?))).collect();
-    if !reports.is_empty() {
-        let mut connection = database.connections.get().await?;
-        let settle = storage::settle_reports(&mut connection, &reports);
-        let result = database.connections.within(settle).await;
-        let settled = connection.done(result)?;
-        log_dropped(&settled.dropped);
-        database.notifier.announce(settled.queues.iter().map(String::as_str));
-    }
+fn owing(rows: &[Owing], bit: i32) -> impl Iterator<Item = &Owing> {
+    rows.iter().filter(move |row| row.owes & bit != 0)
+}
 
-    let ended: Vec<&Owing> = owing(OWES_KEY).collect();
-    for part in ended.chunks(usize::try_from(KEYED_BATCH_MAX).unwrap_or(usize::MAX)) {
-        let ids: Vec<i64> = part.iter().map(|row| row.id).collect();
-        let keys: Vec<String> = part.iter().filter_map(|row| row.partition_key.clone()).collect();
-        let mut connection = database.connections.get().await?;
-        let settle = storage::settle_keys(&mut connection, &ids, &keys);
-        let result = database.connections.within(settle).await;
-        let queues = connection.done(result)?;
-        database.notifier.announce(queues.iter().map(String::as_str));
+async fn report(database: &Database, rows: &[Owing]) -> Result<(), sqlx::Error> {
+    let ends = owing(rows, OWES_REPORT).filter_map(|row| Some((row.id, row.report_to?)));
+    let ends: Vec<(i64, i64)> = ends.collect();
+    if ends.is_empty() {
+        return Ok(());
     }
-
-    let nobodys: Vec<i64> =
-        owing(OWES_ANSWER).filter(|row| !row.executing).map(|row| row.id).collect();
-    for part in nobodys.chunks(usize::try_from(KEYED_BATCH_MAX).unwrap_or(usize::MAX)) {
-        let mut connection = database.connections.get().await?;
-        // No worker is named: the page may be old, and a row that executes by now is left alone.
-        let answer = storage::answer_cancels(&mut connection, part, None);
-        let result = database.connections.within(answer).await;
-        let answered = connection.done(result)?;
-        log_dropped(&answered.settled.dropped);
-        let queues = answered.queues.iter().chain(&answered.settled.queues);
-        database.notifier.announce(queues.map(String::as_str));
-    }
+    let mut connection = database.connections.get().await?;
+    let settle = storage::settle_reports(&mut connection, &ends);
+    let result = database.connections.within(settle).await;
+    let settled = connection.done(result)?;
+    log_dropped(&settled.dropped);
+    database.notifier.announce(settled.queues.iter().map(String::as_str));
     Ok(())
+}
+
+async fn free(database: &Database, rows: &[Owing]) -> Result<(), sqlx::Error> {
+    let ended: Vec<&Owing> = owing(rows, OWES_KEY).collect();
+    let mut result = Ok(());
+    for part in ended.chunks(usize::try_from(KEYED_BATCH_MAX).unwrap_or(usize::MAX)) {
+        result = result.and(free_part(database, part).await);
+    }
+    result
+}
+
+async fn free_part(database: &Database, part: &[&Owing]) -> Result<(), sqlx::Error> {
+    let ids: Vec<i64> = part.iter().map(|row| row.id).collect();
+    let keys: Vec<String> = part.iter().filter_map(|row| row.partition_key.clone()).collect();
+    let mut connection = database.connections.get().await?;
+    let settle = storage::settle_keys(&mut connection, &ids, &keys);
+    let result = database.connections.within(settle).await;
+    let queues = connection.done(result)?;
+    database.notifier.announce(queues.iter().map(String::as_str));
+    Ok(())
+}
+
+/// Answers the cancels of instances that nobody runs.
+async fn answer(database: &Database, rows: &[Owing]) -> Result<(), sqlx::Error> {
+    let nobodys = owing(rows, OWES_ANSWER).filter(|row| !row.executing);
+    let nobodys: Vec<i64> = nobodys.map(|row| row.id).collect();
+    let Some(shared) = database.engine.upgrade().filter(|_| !nobodys.is_empty()) else {
+        return Ok(());
+    };
+    // No worker is named: the page may be old, and a row that executes by now is left alone.
+    cancels::answer_these(&shared, &nobodys, None).await
 }
 
 /// Logs one line for all reports of a batch that have no live receiver.

@@ -112,22 +112,27 @@ pub(super) fn spawn_debts(
     tokio::spawn(async move {
         let mut outage = Outage::new("settle what rows owe");
         let interval = if listens { DEBTS } else { DEBTS_UNANNOUNCED };
-        // What waits for this engine is answered at its start.
+        // The first look finds the cancels that wait for this engine.
         let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = wake.debts.notified() => {}
-                () = life.stopping.wait() => return,
+                () = life.stopped.wait() => return,
             }
             let look = async {
-                if maintenance {
+                if maintenance && !life.stopping.is_open() {
                     debts::run_once(&database).await
                 } else {
                     debts::ask_own(&database).await
                 }
             };
-            pause = match look.await {
+            let looked = look.await;
+            if let Some(shared) = database.engine.upgrade().filter(|_| life.claimer_ended.is_open())
+            {
+                cancels::answer(&shared).await;
+            }
+            pause = match looked {
                 Ok(progress) => {
                     outage.over();
                     // Something may be left, because rows were locked.

@@ -9,11 +9,18 @@
 -- $1 bigint[]: the instances
 -- $2 bigint:   the worker of this engine; null leaves all rows alone that execute
 with due as materialized (
-    -- 1. The rows, locked. `coalesce` fits no index, so they are looked up by their ids.
+    -- 1. The rows whose version is registered, locked. The others wait, perhaps for long, and are
+    --    not locked again and again. `coalesce` fits no index, so the rows are looked up by their
+    --    ids.
     select i.id, i.status, i.fsm, i.fsm_version
     from gen_durable.instances i
     where i.id = any ($1::bigint[])
       and coalesce(i.owes, 0) & 4 = 4
+      and (
+          select true
+          from gen_durable.machines m
+          where m.fsm = i.fsm and m.fsm_version = i.fsm_version
+      ) is not null
       and (i.status || '' <> 'executing' or case when i.locked_by = $2 then true else false end)
     for no key update skip locked
 ),

@@ -2,7 +2,7 @@
 --
 -- Invariant: a cancel that is acknowledged is in the row, and from then on no outcome of a run that
 -- began before it is applied: the revision was raised under the row's lock. The statement takes no
--- advisory lock. What it has to leave to an engine for that reason is noted in `owes`.
+-- advisory lock, and notes in `owes` what it leaves to an engine for that reason.
 --
 -- $1 bigint[]: the instances
 -- $2 text:     the machine that they must be of; null for any
@@ -25,7 +25,7 @@ locked as materialized (
     for no key update
 ),
 deeds as materialized (
-    -- 3. What is done with each:
+    -- 3. The deed for each:
     --    ended:     it has ended before
     --    before:    it was cancelled before, and the machine answers that
     --    foreign:   it is of another machine

@@ -22,7 +22,7 @@ locked as materialized (
     for update
 ),
 deeds as materialized (
-    -- 3. What is done with it.
+    -- 3. The deed.
     select l.*, case
         when l.fsm <> $2::text then 'foreign'
         when l.status in ('runnable', 'executing', 'awaiting_signal') then 'live'

@@ -66,7 +66,7 @@ select array(
            cross join lateral (
                select i.id
                from (
-                   -- As in find_instances.sql.
+                   -- It is as in find_instances.sql.
                    select n.id, n.status, n.step, n.queue, n.fsm_version, n.partition_key
                    from gen_durable.instances n
                    where n.status in ('failed', 'cancelled') and n.fsm = e.fsm

@@ -37,7 +37,7 @@ taken as materialized (
     where h.id <> l.id and 'runnable' = any (l.unique_scope)
 ),
 deeds as materialized (
-    -- 4. What is done:
+    -- 4. The deed:
     --    foreign:  it is of another machine
     --    live:     it has not ended
     --    done:     it is done

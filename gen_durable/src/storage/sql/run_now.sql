@@ -21,7 +21,7 @@ locked as materialized (
     for no key update
 ),
 deeds as materialized (
-    -- 3. What is done with each. `due` is due already, and `other` runs or waits for a signal.
+    -- 3. The deed for each. `due` is due already, and `other` runs or waits for a signal.
     select l.*, case
         when l.fsm <> $2::text then 'foreign'
         when l.status not in ('runnable', 'executing', 'awaiting_signal') then 'ended'
