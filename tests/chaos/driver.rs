@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use gen_durable::{Delivery, SignalError, prelude::*};
+use gen_durable::{Delivery, SignalError, operate::OperateError, prelude::*};
 use gen_durable_tests::{
     booker::{Booker, BookerState},
     machines::{
@@ -217,9 +217,33 @@ impl Shared {
         let on = self.client.instance(id);
         // An action whose answer was lost may have been done. The audit tells.
         match random.below(8) {
-            0 if !keyed => drop(self.call(on.kill("chaos").execute(&self.client)).await),
+            0 | 6 if !keyed => {
+                drop(self.call(on.kill("chaos").execute(&self.client)).await);
+                self.go_on(id, random).await;
+            }
             0..5 => drop(self.call(on.cancel("chaos").by("driver").execute(&self.client)).await),
             5 => drop(self.call(on.run_now().execute(&self.client)).await),
+            _ => {}
+        }
+    }
+
+    /// Retries or deletes a trip that was killed, unless the kill was not done.
+    async fn go_on(&self, id: InstanceId<Trip>, random: &mut Random) {
+        let on = self.client.instance(id);
+        match random.below(3) {
+            0 => drop(self.call(on.retry().execute(&self.client)).await),
+            1 => {
+                self.forget(id.get());
+                // An engine may have to free something first.
+                for _ in 0..20 {
+                    match self.call(on.delete().execute(&self.client)).await {
+                        Some(Err(OperateError::Unsettled { .. })) => {
+                            tokio::time::sleep(Duration::from_millis(100)).await;
+                        }
+                        _ => break,
+                    }
+                }
+            }
             _ => {}
         }
     }
@@ -364,6 +388,11 @@ impl Shared {
     /// Remembers an acknowledged insert.
     pub(crate) fn remember(&self, id: i64) {
         self.inserted.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+    }
+
+    /// Forgets an instance that may be deleted from now on.
+    fn forget(&self, id: i64) {
+        self.inserted.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != id);
     }
 
     pub(crate) fn owe(&self, id: InstanceId<Collector>, n: u32) {

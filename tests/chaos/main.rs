@@ -269,6 +269,13 @@ async fn summarise(
     for (fsm, status, count) in machines {
         println!("  {fsm:<10} {status:<7} {count:>7}");
     }
+    let actions: Vec<(String, i64)> =
+        sqlx::query_as("select action, count(*) from gen_durable.audit group by 1 order by 1")
+            .fetch_all(pool)
+            .await?;
+    let actions: Vec<String> =
+        actions.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    println!("  actions on trips: {}", actions.join(", "));
     let Figures { transitions, claims, reaps, signals, steps, recorded, .. } = figures;
     println!("  transitions {transitions}, claims {claims}, reaps {reaps}, signals {signals}");
     println!("  chained and keyed steps {steps}, whose runs are known {recorded}");

@@ -218,7 +218,12 @@ const CHECKS: &[(&str, &str)] = &[
         "select format('trip %s: leg at %s, %s at %s', l.instance, l.tick, a.action, a.tick)
          from chaos.legs l
          join chaos.actions a on a.instance = l.instance and a.server = l.server
-         where l.kind = 'ride' and l.tick > a.tick and a.action in ('cancel', 'kill')",
+         where l.kind = 'ride' and l.tick > a.tick and a.action in ('cancel', 'kill')
+           and not exists (
+               select from chaos.actions r
+               where r.instance = l.instance and r.server = l.server and r.action = 'retry'
+                 and r.tick between a.tick and l.tick
+           )",
     ),
     (
         "a trip ended otherwise than it should, or has other entries than its steps",
@@ -233,7 +238,11 @@ const CHECKS: &[(&str, &str)] = &[
          cross join lateral (
              select count(*) filter (where a.action = 'cancel') as cancels,
                     count(*) filter (where a.action = 'kill') as kills
-             from gen_durable.audit a where a.instance_id = i.id
+             from gen_durable.audit a
+             where a.instance_id = i.id and a.id > coalesce((
+                 select max(r.id) from gen_durable.audit r
+                 where r.instance_id = i.id and r.action = 'retry'
+             ), 0)
          ) as acts
          where i.fsm = 'trip'
            and not coalesce(case i.status
@@ -246,6 +255,28 @@ const CHECKS: &[(&str, &str)] = &[
                    acts.kills = 1 or acts.cancels = 1 and i.last_error like '%worker was lost%')
                when 'failed' then acts.cancels + acts.kills = 0 and i.last_error like '%worker was lost%'
            end and legs.rides = (i.state ->> 'n')::int, false)",
+    ),
+    (
+        "the history of a trip has not each of its committed outcomes once",
+        "select format('trip %s: %s rides of %s, %s undone of %s', i.id, h.rides, i.state ->> 'n',
+                h.undone, (select count(*) from chaos.legs l where l.instance = i.id and l.kind = 'undo'))
+         from gen_durable.instances i
+         cross join lateral (
+             select count(*) filter (where h.step = 'ride' and h.outcome in ('next', 'done')) as rides,
+                    count(*) filter (where h.step = 'undo' and h.outcome = 'done') as undone
+             from gen_durable.history h where h.instance_id = i.id
+         ) as h
+         where i.fsm = 'trip'
+           and (h.rides <> (i.state ->> 'n')::int
+                or h.undone <> (select count(*) from chaos.legs l where l.instance = i.id and l.kind = 'undo'))",
+    ),
+    (
+        "a deleted trip is there, or its history",
+        "select format('trip %s', a.instance_id)
+         from gen_durable.audit a
+         where a.action = 'delete'
+           and (exists (select from gen_durable.instances i where i.id = a.instance_id)
+                or exists (select from gen_durable.history h where h.instance_id = a.instance_id))",
     ),
     (
         "an engine has not done what it owes",

@@ -1,6 +1,7 @@
-//! Trips that are cancelled or killed at any moment. Each leg, and the undoing after a cancel,
-//! enters itself into a book, in the transaction of its step. After all faults, no leg was entered
-//! after the cancel, and each cancelled trip was undone once.
+//! Trips that are cancelled or killed at any moment; killed ones are retried or deleted. Each leg,
+//! and the undoing after a cancel, enters itself into a book, in the transaction of its step. After
+//! all faults, no leg was entered after the cancel, each cancelled trip was undone once, and the
+//! history has each of these outcomes once.
 
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ pub struct Call {}
     output = u32,
     signals(Call),
     on_cancel = Undo,
+    history = "steps",
     retry(max_attempts = 1000, backoff = "constant", initial = "1ms")
 )]
 pub enum Trip {

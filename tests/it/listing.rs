@@ -1,7 +1,10 @@
 //! Property 74: lists and counts of instances examine a bounded number of rows, whatever the
 //! filter, and miss none.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use gen_durable::{
     FindError,
@@ -33,14 +36,16 @@ impl Order {
 const MIX: &str = "
     insert into gen_durable.instances
         (id, fsm, fsm_version, step, state, queue, status, partition_key, locked_by, blocked_by, owes, awaits,
-         eligible_at, wake_at, last_error, finished_at)
+         eligible_at, wake_at, last_error, finished_at, unique_key, unique_scope, updated_at)
     select n, case when n % 3 = 0 then 'order' else 'parcel' end, 1 + n % 2, case when n % 5 = 0 then 'pay' else 'ship' end,
            '{}', case when n % 4 = 0 then 'mail' else 'default' end, k.status,
            case when k.blocked_by & 1 = 1 then 'key' when k.status = 'done' and n % 11 = 0 then 'key' end,
            case when k.status = 'executing' then 1 end, k.blocked_by, case when k.blocked_by & 2 = 2 then 4 end,
            case when k.status = 'awaiting_signal' then '{go}'::text[] end, '2001-01-01', null,
            case when k.status = 'failed' then repeat('x', 500) end,
-           case when k.status in ('done', 'failed', 'cancelled') then now() end
+           case when k.status in ('done', 'failed', 'cancelled') then now() end,
+           n::text, case when n % 2 = 0 then '{runnable}'::text[] else '{}' end,
+           timestamptz '2001-01-01' + n * interval '1 s'
     from generate_series(1, 2000) as n
     cross join lateral (
         select (array['done','done','done','runnable','runnable','runnable','runnable','executing','awaiting_signal',
@@ -79,6 +84,8 @@ async fn p74_every_filter_lists_and_counts_what_fits_newest_first() {
     sql(pool, MIX).await;
     let client = Client::new(pool.clone());
     let any = || client.all_instances();
+    // 2001-01-01, and the time at which the instance of this id was changed last.
+    let at = |id: u64| UNIX_EPOCH + Duration::from_secs(978_307_200 + id);
     let mut cases = vec![
         (any(), "true".to_owned()),
         (any().machine("order"), "fsm = 'order'".to_owned()),
@@ -88,6 +95,9 @@ async fn p74_every_filter_lists_and_counts_what_fits_newest_first() {
         (any().version(u32::MAX), "false".to_owned()),
         (any().step("pay"), "step = 'pay'".to_owned()),
         (any().partition_key("key"), "partition_key = 'key'".to_owned()),
+        (any().unique_key("1009"), "id = 1009".to_owned()),
+        (any().changed_since(at(1_500)), "id >= 1500".to_owned()),
+        (any().changed_before(at(500)), "id < 500".to_owned()),
         (
             any().machine("order").queue("mail").version(1).step("ship"),
             "fsm = 'order' and queue = 'mail' and fsm_version = 1 and step = 'ship'".to_owned(),
@@ -104,6 +114,12 @@ async fn p74_every_filter_lists_and_counts_what_fits_newest_first() {
             (of().version(2), format!("{is} and fsm_version = 2")),
             (of().step("pay"), format!("{is} and step = 'pay'")),
             (of().partition_key("key"), format!("{is} and partition_key = 'key'")),
+            (of().unique_key("1009"), format!("{is} and id = 1009")),
+            (of().unique_key("1012"), format!("{is} and id = 1012")),
+            (
+                of().changed_since(at(500)).changed_before(at(1_500)),
+                format!("{is} and id >= 500 and id < 1500"),
+            ),
         ]);
     }
     for (instances, condition) in cases {
@@ -197,6 +213,7 @@ async fn p74_bad_input_gets_a_clear_answer() {
         client.all_instances().machine("a\0"),
         client.all_instances().step("x".repeat(256)),
         client.all_instances().partition_key("x".repeat(1025)),
+        client.all_instances().unique_key(""),
     ] {
         let error = instances.list(Page::first()).await.unwrap_err();
         assert!(matches!(error, FindError::Encode(_)), "{error}");

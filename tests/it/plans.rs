@@ -98,7 +98,24 @@ const ARRIVALS: &str = "
     select fsm, 1, 's', '{}', 'q', 'done', '1', now() - interval '10 days'
     from unnest('{l,n,o}'::text[]) as fsm, generate_series(1, 5000);
     insert into gen_durable.instances (fsm, fsm_version, step, state, queue, status)
-    select fsm, 1, 's', '{}', 'q', 'failed' from unnest('{f,g}'::text[]) as fsm, generate_series(1, 5000);";
+    select fsm, 1, 's', '{}', 'q', 'failed' from unnest('{f,g}'::text[]) as fsm, generate_series(1, 5000);
+    insert into gen_durable.machines (fsm, fsm_version, initial, steps)
+    values ('c', 1, 's', '{s}'), ('p', 1, 's', '{s}') on conflict do nothing;
+    with parents as (
+        insert into gen_durable.instances (fsm, fsm_version, step, state, queue, status, awaits)
+        select 'r', 1, 's', '{}', 'q', 'awaiting_signal', '{ended(p)}' from generate_series(1, 200)
+        returning id
+    ), children as (
+        insert into gen_durable.instances
+            (fsm, fsm_version, step, state, queue, status, report_to, unique_key, unique_scope)
+        select 'p', 1, 's', '{}', 'q', 'failed', id, id, '{runnable}' from parents
+        returning id, report_to
+    )
+    insert into gen_durable.signals (target_id, name, payload)
+    select report_to, 'ended(p)', json_build_object('id', id, 'status', 'failed') from children;
+    insert into gen_durable.instances
+        (fsm, fsm_version, step, state, queue, blocked_by, owes, cancelled_at)
+    select 'c', 1, 's', '{}', 'q', 2, 4, now() from generate_series(1, 1000);";
 
 #[derive(Debug, serde::Deserialize)]
 struct Plan {

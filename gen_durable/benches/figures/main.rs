@@ -37,6 +37,7 @@ mod half_load;
 mod history;
 mod inserts;
 mod latency;
+mod listing;
 mod machines;
 mod proc;
 mod processes;
@@ -102,6 +103,7 @@ fn figures() -> Vec<Figure> {
         claims::figures(),
         fleet::figures(),
         footprint::figures(),
+        listing::figures(),
         endurance::figures(),
     ]
     .into_iter()

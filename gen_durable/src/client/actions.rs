@@ -7,8 +7,6 @@ mod deeds;
 
 use std::fmt;
 
-use sqlx::PgConnection;
-
 use self::deeds::{ActedOn, DeedOf};
 pub use self::deeds::{Cancel, Cancelled, Delete, Does, Kill, Retried, Retry, RunNow};
 use super::{
@@ -21,9 +19,9 @@ use crate::{
     fault,
     id::InstanceId,
     keys::{check_actor, check_key, check_reason},
-    machine::{Machine, address::InstanceKey},
+    machine::Machine,
     status::Status,
-    storage::{self, Act, Acted, Deed, Locked},
+    storage::{self, Act, Acted, Deed, Locked, Whom},
     value,
 };
 
@@ -151,26 +149,19 @@ impl<A: AnyId, D: Does> Action<A, D> {
         check_actor(self.actor.as_deref())?;
         check_reason(self.reason.as_deref())?;
         let (target, fsm) = (on.into_target(), A::machine());
-        let address = match self.address.into_raw() {
-            Ok(id) => By::Id(id),
+        let whom = match self.address.into_raw() {
+            Ok(id) => Whom::Ids(vec![id]),
             Err(key) => {
                 check_key("unique_key", Some(&key))?;
-                By::Key(key)
+                Whom::Key(key)
             }
         };
         let DeedOf(deed) = self.deed.into_deed(target.value_max())?;
-        let version = match &deed {
-            Deed::Retry { version, .. } => *version,
-            _ => None,
-        };
-        let step = match &deed {
-            Deed::Retry { step, .. } => step.clone(),
-            _ => None,
-        };
-        let act = Act { id: 0, fsm, actor: self.actor, reason: self.reason, deed };
+        let fsm = fsm.map(str::to_owned);
+        let act = Act { whom, fsm, actor: self.actor, reason: self.reason, deed };
         // The future is large, and it is part of the caller's.
-        let acted = Box::pin(act_on(target, act, address)).await?;
-        judge(acted, fsm, version, step).map(|acted| D::answer(&ActedOn(acted)))
+        let acted = Box::pin(act_on(target, &act)).await?;
+        judge(acted, &act).map(|acted| D::answer(&ActedOn(acted)))
     }
 }
 
@@ -185,23 +176,7 @@ impl<A: fmt::Debug, D: fmt::Debug> fmt::Debug for Action<A, D> {
     }
 }
 
-impl<M: Machine> Action<InstanceId<M>, Retry> {
-    /// Sends the instance to this step instead of the one where it stands.
-    #[expect(clippy::needless_pass_by_value, reason = "a step is named by value: `Checkout::Ship`")]
-    pub fn at(mut self, step: M) -> Self {
-        self.deed.at::<M>(step.name());
-        self
-    }
-
-    /// Gives the instance this state instead of its own.
-    #[expect(clippy::needless_pass_by_value, reason = "an insert takes a state by value too")]
-    pub fn with_state(mut self, state: M::State) -> Self {
-        self.deed.with_state::<M>(&state);
-        self
-    }
-}
-
-impl<M: Machine> Action<InstanceKey<M>, Retry> {
+impl<M: Machine, A: AnyId<Id = InstanceId<M>>> Action<A, Retry> {
     /// Sends the instance to this step instead of the one where it stands.
     #[expect(clippy::needless_pass_by_value, reason = "a step is named by value: `Checkout::Ship`")]
     pub fn at(mut self, step: M) -> Self {
@@ -241,25 +216,18 @@ impl<A: AnyId> Action<A, Retry> {
     }
 }
 
-/// The way in which an action finds its instance.
-#[derive(Clone, Debug)]
-enum By {
-    Id(i64),
-    Key(String),
-}
-
-async fn act_on(target: Target<'_>, mut act: Act, address: By) -> Result<Acted, OperateError> {
+async fn act_on(target: Target<'_>, act: &Act) -> Result<Acted, OperateError> {
     let connections = match target {
         Target::Connection(connection) => {
-            let acted = act_in(connection, &mut act, &address, Locked::Wait).await;
-            return found(acted.map_err(DatabaseError::new(ACT))?, &act, address);
+            let acted = storage::act(connection, act, Locked::Wait).await;
+            return found(acted.map_err(|error| failed(error, act))?, act);
         }
         Target::Client(client) => client.connections().clone(),
         Target::Pool(pool) => Connections::once(pool.clone()),
     };
-    let what = match &address {
-        By::Id(id) => format!("instance {id}"),
-        By::Key(key) => format!("the instance that holds the unique key `{key}`"),
+    let what = match &act.whom {
+        Whom::Ids(ids) => format!("instance {}", id(ids)),
+        Whom::Key(key) => format!("the instance that holds the unique key `{key}`"),
     };
     let mut wait = Wait::new(&connections, ACT, &what);
     let mut tries = 0;
@@ -269,73 +237,76 @@ async fn act_on(target: Target<'_>, mut act: Act, address: By) -> Result<Acted, 
             let locked = wait.locked;
             let acting = async {
                 let mut transaction = storage::begin(&mut connection).await?;
-                let acted = act_in(&mut transaction, &mut act, &address, locked).await?;
+                let acted = storage::act(&mut transaction, act, locked).await?;
                 transaction.commit().await?;
                 Ok(acted)
             };
             let result = connections.within(acting).await;
             connection.done(result)
         };
-        let answer = call.await;
-        // Another transaction took the unique key meanwhile: the next try names it.
-        let again = |error: &sqlx::Error| {
-            fault::is_rolled_back(error)
-                || error
-                    .as_database_error()
-                    .is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+        let answer = match call.await {
+            // Another transaction took the unique key meanwhile: the next try names it.
+            Err(error)
+                if tries < DEADLOCK_TRIES_MAX
+                    && (fault::is_rolled_back(&error) || is_taken(&error)) =>
+            {
+                tries += 1;
+                continue;
+            }
+            Err(error) if is_taken(&error) => return Err(failed(error, act)),
+            answer => answer,
         };
-        if tries < DEADLOCK_TRIES_MAX && answer.as_ref().is_err_and(again) {
-            tries += 1;
-            continue;
-        }
         if let Some(acted) = wait.over(answer.map_err(DatabaseError::new(ACT))) {
             break acted.inspect_err(|error| connections.tell(error))?;
         }
     };
-    found(acted, &act, address)
+    found(acted, act)
 }
 
-/// Looks the instance up, if it is named by its key, and acts on it. None if there is none.
-async fn act_in(
-    connection: &mut PgConnection,
-    act: &mut Act,
-    address: &By,
-    locked: Locked,
-) -> Result<Option<Acted>, sqlx::Error> {
-    act.id = match address {
-        By::Id(id) => *id,
-        By::Key(key) => {
-            let fsm = act.fsm.unwrap_or_default();
-            let holders = storage::unique_holders(connection, [(fsm, key.as_str())]).await?;
-            let Some(id) = holders.into_iter().flatten().next() else { return Ok(None) };
-            id
+/// True if another transaction has taken the unique key meanwhile.
+fn is_taken(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+}
+
+/// Returns the error of an action that the database refused.
+fn failed(error: sqlx::Error, act: &Act) -> OperateError {
+    match &act.whom {
+        Whom::Ids(ids) if is_taken(&error) => {
+            OperateError::Taken { id: id(ids), holder: None, key: None }
         }
-    };
-    storage::act(connection, act, locked).await
+        _ => DatabaseError::new(ACT)(error).into(),
+    }
 }
 
-fn found(acted: Option<Acted>, act: &Act, address: By) -> Result<Acted, OperateError> {
-    acted.ok_or_else(|| match address {
-        By::Id(id) => OperateError::Unknown { id },
-        By::Key(key) => OperateError::NoHolder { machine: act.fsm.unwrap_or_default(), key },
+/// Returns the only one of these ids.
+fn id(ids: &[i64]) -> i64 {
+    ids.first().copied().unwrap_or_default()
+}
+
+fn found(acted: Vec<Acted>, act: &Act) -> Result<Acted, OperateError> {
+    acted.into_iter().next().ok_or_else(|| match &act.whom {
+        Whom::Ids(ids) => OperateError::Unknown { id: id(ids) },
+        Whom::Key(key) => OperateError::NoHolder {
+            machine: act.fsm.clone().unwrap_or_default(),
+            key: key.clone(),
+        },
     })
 }
 
 /// Returns the error of an action that was refused.
-fn judge(
-    acted: Acted,
-    expected: Option<&'static str>,
-    given: Option<u32>,
-    step: Option<String>,
-) -> Result<Acted, OperateError> {
+fn judge(acted: Acted, act: &Act) -> Result<Acted, OperateError> {
     let id = acted.id;
     // The table's check allows no other status.
     let status = acted.status.parse().unwrap_or(Status::Failed);
     let retry = acted.retry.as_deref();
+    let (step, given) = match &act.deed {
+        Deed::Retry { step, version, .. } => (step.clone(), *version),
+        _ => (None, None),
+    };
     Err(match &*acted.deed {
         "foreign" => OperateError::WrongMachine {
             id,
-            expected: expected.unwrap_or_default(),
+            expected: act.fsm.clone().unwrap_or_default(),
             found: acted.fsm,
         },
         "ended" | "done" => OperateError::Ended { id, status, reason: acted.reason },
@@ -344,8 +315,8 @@ fn judge(
         "owes" => OperateError::Unsettled { id },
         "taken" => OperateError::Taken {
             id,
-            holder: retry.and_then(|retry| retry.holder).unwrap_or_default(),
-            key: retry.and_then(|retry| retry.unique_key.clone()).unwrap_or_default(),
+            holder: retry.and_then(|retry| retry.holder),
+            key: retry.and_then(|retry| retry.unique_key.clone()),
         },
         "version" => OperateError::WrongVersion {
             id,

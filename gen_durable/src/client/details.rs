@@ -47,9 +47,11 @@ impl<A: AnyId + Clone> InstanceHandle<A> {
         let failed = DatabaseError::new(LOOK);
         let details = read::<A>(id, &found).map_err(failed)?;
         match A::machine() {
-            Some(expected) if details.machine != expected => {
-                Err(OperateError::WrongMachine { id, expected, found: details.machine })
-            }
+            Some(expected) if details.machine != expected => Err(OperateError::WrongMachine {
+                id,
+                expected: expected.to_owned(),
+                found: details.machine,
+            }),
             _ => Ok(details),
         }
     }
@@ -58,7 +60,7 @@ impl<A: AnyId + Clone> InstanceHandle<A> {
         let connections = self.client.connections();
         let id = self.client.id_of::<A, OperateError>(self.address.clone()).await?;
         let machine = A::machine().unwrap_or_default();
-        let id = id.map_err(|key| OperateError::NoHolder { machine, key })?;
+        let id = id.map_err(|key| OperateError::NoHolder { machine: machine.to_owned(), key })?;
         let look = async {
             let mut connection = connections.get().await?;
             let result = connections.within(storage::details(&mut connection, id)).await;

@@ -139,6 +139,28 @@ impl<I: AnyId<Id = I>> Instances<I> {
         self
     }
 
+    /// Chooses those that were inserted with this unique key, whether they still hold it or not.
+    #[must_use]
+    pub fn unique_key(mut self, key: impl Into<String>) -> Self {
+        self.filter.unique_key = Some(key.into());
+        self
+    }
+
+    /// Chooses those that were changed last at this time or after. An instance that has ended was
+    /// changed last at its end, as a rule.
+    #[must_use]
+    pub fn changed_since(mut self, time: SystemTime) -> Self {
+        self.filter.changed_since = Some(time);
+        self
+    }
+
+    /// Chooses those that were changed last before this time: instances that have not moved since.
+    #[must_use]
+    pub fn changed_before(mut self, time: SystemTime) -> Self {
+        self.filter.changed_before = Some(time);
+        self
+    }
+
     /// Lists a page of them, newest first.
     ///
     /// # Errors
@@ -177,6 +199,7 @@ impl<I: AnyId<Id = I>> Instances<I> {
             name.as_ref().map_or(Ok(()), |name| check_name(what, name))?;
         }
         check_key("partition_key", filter.partition_key.as_deref())?;
+        check_key("unique_key", filter.unique_key.as_deref())?;
         let began = Instant::now();
         let mut all = Ids::default();
         loop {

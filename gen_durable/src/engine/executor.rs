@@ -324,7 +324,7 @@ async fn flush(
                     machine = runner.name(),
                     instance = work.instance.id,
                     step = %work.instance.step,
-                    "outcome dropped: the worker had lost the instance, which runs elsewhere"
+                    "outcome dropped: the worker had lost the instance, which was killed or runs elsewhere"
                 );
                 return false;
             }

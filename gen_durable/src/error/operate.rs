@@ -21,7 +21,7 @@ pub enum OperateError {
     )]
     NoHolder {
         /// The machine.
-        machine: &'static str,
+        machine: String,
         /// The unique key.
         key: String,
     },
@@ -31,7 +31,7 @@ pub enum OperateError {
         /// The instance.
         id: i64,
         /// The machine that its typed id names.
-        expected: &'static str,
+        expected: String,
         /// The machine of the instance.
         found: String,
     },
@@ -74,15 +74,20 @@ pub enum OperateError {
     },
     /// Another instance holds the unique key now.
     #[error(
-        "instance {id} cannot go on: instance {holder} holds its unique key `{key}`; end that one first"
+        "instance {id} cannot go on: {} holds its unique key{}; end that one first",
+        .holder.map_or_else(
+            || "an instance that was inserted at the same moment".to_owned(),
+            |holder| format!("instance {holder}"),
+        ),
+        .key.as_ref().map_or_else(String::new, |key| format!(" `{key}`"))
     )]
     Taken {
         /// The instance.
         id: i64,
-        /// The instance that holds the key.
-        holder: i64,
-        /// The unique key.
-        key: String,
+        /// The instance that holds the key. None if it was inserted at the same moment.
+        holder: Option<i64>,
+        /// The unique key. None if its holder was inserted at the same moment.
+        key: Option<String>,
     },
     /// The instance is of another version than the given step or state.
     #[error(

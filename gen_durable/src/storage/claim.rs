@@ -15,6 +15,7 @@ use super::{
     inbox::parse_inbox,
     micros,
     row::{ClaimRequest, Claimed, Due, First, Kind, Kinds, Places},
+    time,
 };
 
 const CLAIM: &str = include_str!("sql/claim.sql");
@@ -426,17 +427,6 @@ fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {
         now: time(row.try_get("claimed_at")?),
         inbox: parse_inbox(row.try_get("inbox")?)?,
     })
-}
-
-/// Converts microseconds since 1970 into a time.
-pub(crate) fn time(micros: i64) -> SystemTime {
-    let since = Duration::from_micros(micros.unsigned_abs());
-    let time = if micros < 0 {
-        SystemTime::UNIX_EPOCH.checked_sub(since)
-    } else {
-        SystemTime::UNIX_EPOCH.checked_add(since)
-    };
-    time.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Returns when the next row and the next timeout of a park are due. A row that has been due for

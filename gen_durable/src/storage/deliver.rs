@@ -8,10 +8,10 @@ use sqlx::{PgConnection, Row};
 
 use super::{
     Locked,
-    claim::time,
     inbox::parse_inbox,
     insert::{Birth, TRIES_MAX, unique_holders},
     row::{Addressee, Claimed, Kind, NewSignal},
+    time,
 };
 use crate::{
     error::SignalError,

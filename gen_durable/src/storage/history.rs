@@ -11,10 +11,9 @@ use std::{
 use sqlx::{PgConnection, Row};
 
 use super::{
-    begin,
-    claim::time,
-    micros,
+    begin, micros,
     row::{Change, Commit},
+    time,
 };
 
 const DELETE_HISTORY: &str = include_str!("sql/delete_history.sql");
@@ -205,9 +204,9 @@ pub(crate) async fn history(
 /// Deletes the history of an instance, as a part of the caller's transaction.
 pub(crate) async fn delete_history(
     connection: &mut PgConnection,
-    id: i64,
+    ids: &[i64],
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(DELETE_HISTORY).bind(id).execute(connection).await?;
+    sqlx::query(DELETE_HISTORY).bind(ids).execute(connection).await?;
     Ok(())
 }
 

@@ -6,16 +6,15 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::{
-    Locked, begin,
-    claim::time,
-    micros,
+    Locked, begin, micros,
     row::{Claimed, Eligible, Inbox, Kind, Kinds, NewInstance, Receiver},
+    since_1970, time,
 };
 use crate::error::Duplicate;
 
@@ -401,16 +400,9 @@ pub(super) fn delay(eligible: Eligible) -> i64 {
     }
 }
 
-/// The latest time of a schedule, in microseconds since 1970: the end of the year 9999. Later times
-/// make no sense.
-const LATEST: i64 = 253_402_300_799_000_000;
-
 pub(super) fn scheduled_at(eligible: Eligible) -> Option<i64> {
     match eligible {
-        Eligible::At(time) => Some(match time.duration_since(SystemTime::UNIX_EPOCH) {
-            Ok(after) => i64::try_from(after.as_micros()).map_or(LATEST, |time| time.min(LATEST)),
-            Err(before) => -micros(before.duration()),
-        }),
+        Eligible::At(time) => Some(since_1970(time)),
         Eligible::Now | Eligible::In(_) => None,
     }
 }

@@ -11,7 +11,7 @@ use sqlx::{
     query::Query,
 };
 
-use super::claim::time;
+use super::{since_1970, time};
 use crate::status::Status;
 
 const FIND_BUSY: &str = include_str!("sql/find_busy.sql");
@@ -28,6 +28,11 @@ pub(crate) struct Filter {
     pub(crate) queue: Option<String>,
     pub(crate) fsm_version: Option<i32>,
     pub(crate) partition_key: Option<String>,
+    pub(crate) unique_key: Option<String>,
+    /// The time from which on they were changed last.
+    pub(crate) changed_since: Option<SystemTime>,
+    /// The time before which they were changed last.
+    pub(crate) changed_before: Option<SystemTime>,
 }
 
 /// The instances that were found.
@@ -105,6 +110,9 @@ fn with<'q>(
         .bind(filter.queue.as_deref())
         .bind(filter.fsm_version)
         .bind(filter.partition_key.as_deref())
+        .bind(filter.unique_key.as_deref())
+        .bind(filter.changed_since.map(since_1970))
+        .bind(filter.changed_before.map(since_1970))
 }
 
 /// Finds instances by a walk from an id back.

@@ -24,7 +24,7 @@ mod unblock;
 mod workers;
 
 pub(crate) use self::{
-    claim::{Claim, claim, next_due, time},
+    claim::{Claim, claim, next_due},
     commit::{Committed, Verdict, commit},
     deliver::{Sent, claim_woken, deliver},
     history::{Kept, Record, Recorded, history, keep_history},
@@ -38,7 +38,7 @@ pub(crate) use self::{
         unknown_kinds, unserved_queues, wake_timed_out,
     },
     operate::{
-        Act, Acted, Deed, Details, OWES_ANSWER, OWES_KEY, OWES_REPORT, Owing, Retried, act,
+        Act, Acted, Deed, Details, OWES_ANSWER, OWES_KEY, OWES_REPORT, Owing, Retried, Whom, act,
         answer_cancels, details, owed, settle_keys,
     },
     registered::{NewMachine, is_inexpressible, register},
@@ -58,7 +58,7 @@ pub(crate) use self::{
     },
 };
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
@@ -79,4 +79,26 @@ pub(crate) async fn begin(
 fn micros(duration: Duration) -> i64 {
     const CENTURY: i64 = 100 * 366 * 24 * 3600 * 1_000_000;
     i64::try_from(duration.as_micros()).map_or(CENTURY, |micros| micros.min(CENTURY))
+}
+
+/// Converts microseconds since 1970 into a time.
+pub(crate) fn time(micros: i64) -> SystemTime {
+    let since = Duration::from_micros(micros.unsigned_abs());
+    let time = if micros < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(since)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(since)
+    };
+    time.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// The latest time that a statement takes, in microseconds since 1970: the end of the year 9999.
+const LATEST: i64 = 253_402_300_799_000_000;
+
+/// Converts a time into microseconds since 1970.
+fn since_1970(time: SystemTime) -> i64 {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_micros()).map_or(LATEST, |time| time.min(LATEST)),
+        Err(before) => -micros(before.duration()),
+    }
 }

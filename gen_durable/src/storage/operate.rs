@@ -3,17 +3,23 @@
 //! Invariant: each action writes its audit row in the statement that does it. None takes an
 //! advisory lock, so a caller may run any of them in a transaction of its own.
 
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use std::collections::BTreeSet;
+
+use sqlx::{
+    PgConnection, Postgres, Row,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 
 use super::{
-    Locked, begin, commit::lock_ids, history::delete_history, notify, send,
+    Locked, begin, commit::lock_ids, history::delete_history, insert::unique_holders, notify, send,
     unblock::free_partitions,
 };
 use crate::{status::Status, value::Json};
 
 const ANSWER_CANCELS: &str = include_str!("sql/answer_cancels.sql");
 const CANCEL: &str = include_str!("sql/cancel.sql");
-const DELETE_INSTANCE: &str = include_str!("sql/delete_instance.sql");
+const DELETE_INSTANCES: &str = include_str!("sql/delete_instances.sql");
 const DETAILS: &str = include_str!("sql/details.sql");
 const NOTIFY_OWED: &str = include_str!("sql/notify_owed.sql");
 const OWED: &str = include_str!("sql/owed.sql");
@@ -22,23 +28,31 @@ const RETRY: &str = include_str!("sql/retry.sql");
 const RUN_NOW: &str = include_str!("sql/run_now.sql");
 const SETTLE_KEYS: &str = include_str!("sql/settle_keys.sql");
 
-/// The most tries of a retry whose instance reports to another one each time.
+/// The most tries of an action whose instance gives its unique key back each time.
 const TRIES_MAX: usize = 3;
 
-/// An action on an instance.
+/// An action on instances.
 #[derive(Debug)]
 pub(crate) struct Act {
-    pub(crate) id: i64,
-    /// The machine that the instance must be of.
-    pub(crate) fsm: Option<&'static str>,
+    pub(crate) whom: Whom,
+    /// The machine that the instances must be of.
+    pub(crate) fsm: Option<String>,
     /// The name of the operator. None for the role of the session.
     pub(crate) actor: Option<String>,
     pub(crate) reason: Option<String>,
     pub(crate) deed: Deed,
 }
 
-/// The deed of an action.
+/// The instances of an action.
 #[derive(Debug)]
+pub(crate) enum Whom {
+    Ids(Vec<i64>),
+    /// The instance of the action's machine that holds this unique key.
+    Key(String),
+}
+
+/// The deed of an action.
+#[derive(Clone, Debug)]
 pub(crate) enum Deed {
     Cancel,
     Kill,
@@ -53,7 +67,7 @@ pub(crate) enum Deed {
     Delete,
 }
 
-/// The answer to an action.
+/// The answer to an action, for one instance.
 #[derive(Debug)]
 pub(crate) struct Acted {
     pub(crate) id: i64,
@@ -80,72 +94,118 @@ pub(crate) struct Retried {
     pub(crate) unique_key: Option<String>,
 }
 
-/// Acts on an instance, in a transaction that the caller has begun, and announces what follows from
-/// it with that transaction. None if there is no such instance.
+/// Acts on instances, in a transaction that the caller has begun, and announces what follows from
+/// it with that transaction. The answer leaves out instances that do not exist.
 pub(crate) async fn act(
     transaction: &mut PgConnection,
     act: &Act,
     locked: Locked,
-) -> Result<Option<Acted>, sqlx::Error> {
-    let row = match &act.deed {
+) -> Result<Vec<Acted>, sqlx::Error> {
+    match &act.whom {
+        Whom::Ids(ids) => act_on(transaction, act, ids, None, locked).await,
+        Whom::Key(key) => {
+            let fsm = act.fsm.as_deref().unwrap_or_default();
+            for _ in 0..TRIES_MAX {
+                let holders = unique_holders(transaction, [(fsm, key.as_str())]).await?;
+                let Some(id) = holders.into_iter().flatten().next() else { break };
+                let acted = act_on(transaction, act, &[id], Some(key), locked).await?;
+                // The instance may have given the key back before its row was locked.
+                if acted.iter().any(|acted| acted.deed != "moved") {
+                    return Ok(acted);
+                }
+            }
+            Ok(Vec::new())
+        }
+    }
+}
+
+async fn act_on(
+    transaction: &mut PgConnection,
+    act: &Act,
+    ids: &[i64],
+    key: Option<&str>,
+    locked: Locked,
+) -> Result<Vec<Acted>, sqlx::Error> {
+    let rows = match &act.deed {
         Deed::Cancel | Deed::Kill => {
             sqlx::query(CANCEL)
-                .bind([act.id].as_slice())
-                .bind(act.fsm)
+                .bind(ids)
+                .bind(act.fsm.as_deref())
                 .bind(act.actor.as_deref())
                 .bind(act.reason.as_deref())
                 .bind(matches!(act.deed, Deed::Kill))
                 .bind(locked.timeout())
-                .fetch_optional(&mut *transaction)
+                .bind(key)
+                .fetch_all(&mut *transaction)
                 .await?
         }
         Deed::RunNow => {
-            sqlx::query(RUN_NOW)
-                .bind([act.id].as_slice())
-                .bind(act.fsm)
-                .bind(act.actor.as_deref())
-                .bind(act.reason.as_deref())
-                .bind(locked.timeout())
-                .fetch_optional(&mut *transaction)
-                .await?
+            let run_now = with(sqlx::query(RUN_NOW), act, ids, key, locked);
+            run_now.fetch_all(&mut *transaction).await?
         }
         Deed::Delete => {
-            sqlx::query(DELETE_INSTANCE)
-                .bind(act.id)
-                .bind(act.fsm)
-                .bind(act.actor.as_deref())
-                .bind(act.reason.as_deref())
-                .bind(locked.timeout())
-                .fetch_optional(&mut *transaction)
-                .await?
+            let delete = with(sqlx::query(DELETE_INSTANCES), act, ids, key, locked);
+            delete.fetch_all(&mut *transaction).await?
         }
-        Deed::Retry { .. } => retry(transaction, act, locked).await?,
+        Deed::Retry { .. } => retry(transaction, act, ids, key, locked).await?,
     };
-    let Some(row) = row else { return Ok(None) };
-    let mut acted = acted(&row)?;
+    let mut all = rows.iter().map(acted).collect::<Result<Vec<_>, _>>()?;
     if matches!(act.deed, Deed::Retry { .. }) {
-        acted.retry = Some(Box::new(Retried {
-            holder: row.try_get("holder")?,
-            heard: row.try_get("heard")?,
-            version: row.try_get("fsm_version")?,
-            steps: row.try_get::<Option<_>, _>("steps")?.unwrap_or_default(),
-            unique_key: row.try_get("unique_key")?,
-        }));
+        for (acted, row) in all.iter_mut().zip(&rows) {
+            acted.retry = Some(Box::new(retried(row)?));
+        }
     }
-    if acted.deed == "deleted" {
-        delete_history(transaction, act.id).await?;
+    let deleted: Vec<i64> =
+        all.iter().filter(|acted| acted.deed == "deleted").map(|acted| acted.id).collect();
+    if !deleted.is_empty() {
+        delete_history(transaction, &deleted).await?;
     }
-    if let Some(queue) = &acted.queue {
-        notify(transaction, std::slice::from_ref(queue)).await?;
+    let queues: BTreeSet<&String> = all.iter().filter_map(|acted| acted.queue.as_ref()).collect();
+    if !queues.is_empty() {
+        let queues: Vec<String> = queues.into_iter().cloned().collect();
+        notify(transaction, &queues).await?;
     }
-    let killed = matches!(act.deed, Deed::Kill)
-        && acted.deed == "cancelled"
-        && acted.status == Status::Executing.as_str();
-    if acted.owes || killed {
-        let killed = if killed { act.id.to_string() } else { String::new() };
-        sqlx::query(NOTIFY_OWED).bind(killed).execute(transaction).await?;
+    notify_owed(transaction, act, &all).await?;
+    Ok(all)
+}
+
+/// Tells engines what they have to do for these instances.
+async fn notify_owed(
+    transaction: &mut PgConnection,
+    act: &Act,
+    all: &[Acted],
+) -> Result<(), sqlx::Error> {
+    let kills = matches!(act.deed, Deed::Kill);
+    let was_killed = |acted: &&Acted| {
+        kills && acted.deed == "cancelled" && acted.status == Status::Executing.as_str()
+    };
+    let killed: Vec<String> = all.iter().filter(was_killed).map(|a| a.id.to_string()).collect();
+    let told = if killed.is_empty() && all.iter().any(|acted| acted.owes) {
+        vec![String::new()]
+    } else {
+        killed
+    };
+    for id in told {
+        sqlx::query(NOTIFY_OWED).bind(id).execute(&mut *transaction).await?;
     }
-    Ok(Some(acted))
+    Ok(())
+}
+
+/// Binds what most actions take.
+fn with<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    act: &'q Act,
+    ids: &'q [i64],
+    key: Option<&'q str>,
+    locked: Locked,
+) -> Query<'q, Postgres, PgArguments> {
+    query
+        .bind(ids)
+        .bind(act.fsm.as_deref())
+        .bind(act.actor.as_deref())
+        .bind(act.reason.as_deref())
+        .bind(locked.timeout())
+        .bind(key)
 }
 
 fn acted(row: &PgRow) -> Result<Acted, sqlx::Error> {
@@ -161,40 +221,46 @@ fn acted(row: &PgRow) -> Result<Acted, sqlx::Error> {
     })
 }
 
-/// Returns an instance to its queue. It locks the row and the receiver of its report in the order
-/// of their ids, as all transactions do that wait for several rows.
+fn retried(row: &PgRow) -> Result<Retried, sqlx::Error> {
+    Ok(Retried {
+        holder: row.try_get("holder")?,
+        heard: row.try_get("heard")?,
+        version: row.try_get("fsm_version")?,
+        steps: row.try_get::<Option<_>, _>("steps")?.unwrap_or_default(),
+        unique_key: row.try_get("unique_key")?,
+    })
+}
+
+/// Returns instances to their queues. It locks the rows and the receivers of their reports in the
+/// order of their ids, as all transactions do that wait for several rows. An instance may lose its
+/// receiver between the two looks, and never gets another one.
 async fn retry(
     transaction: &mut PgConnection,
     act: &Act,
+    ids: &[i64],
+    key: Option<&str>,
     locked: Locked,
-) -> Result<Option<PgRow>, sqlx::Error> {
+) -> Result<Vec<PgRow>, sqlx::Error> {
     let Deed::Retry { step, state, version, forgets_dedup_keys } = &act.deed else {
         unreachable!("only a retry comes here")
     };
-    for _ in 0..TRIES_MAX {
-        let receiver: Option<Option<i64>> =
-            sqlx::query_scalar(REPORT_TO).bind(act.id).fetch_optional(&mut *transaction).await?;
-        let Some(receiver) = receiver else { return Ok(None) };
-        let ids = [act.id].into_iter().chain(receiver).collect();
-        lock_ids(transaction, ids, locked).await?;
-        let row = sqlx::query(RETRY)
-            .bind(act.id)
-            .bind(act.fsm)
-            .bind(act.actor.as_deref())
-            .bind(act.reason.as_deref())
-            .bind(step.as_deref())
-            .bind(state.as_ref().map(|state| state.0.as_str()))
-            .bind(version.and_then(|version| i32::try_from(version).ok()))
-            .bind(*forgets_dedup_keys)
-            .bind(receiver)
-            .fetch_optional(&mut *transaction)
-            .await?;
-        match &row {
-            Some(found) if found.try_get::<&str, _>("deed")? == "moved" => {}
-            _ => return Ok(row),
-        }
-    }
-    Err(sqlx::Error::Protocol("the instance reports to another one each time".into()))
+    let receivers: Vec<i64> =
+        sqlx::query_scalar(REPORT_TO).bind(ids).fetch_all(&mut *transaction).await?;
+    let all = ids.iter().chain(&receivers).copied().collect();
+    lock_ids(transaction, all, locked).await?;
+    sqlx::query(RETRY)
+        .bind(ids)
+        .bind(act.fsm.as_deref())
+        .bind(act.actor.as_deref())
+        .bind(act.reason.as_deref())
+        .bind(step.as_deref())
+        .bind(state.as_ref().map(|state| state.0.as_str()))
+        .bind(version.and_then(|version| i32::try_from(version).ok()))
+        .bind(*forgets_dedup_keys)
+        .bind(receivers)
+        .bind(key)
+        .fetch_all(transaction)
+        .await
 }
 
 /// An instance as [`DETAILS`] reads it.

@@ -223,7 +223,7 @@ async fn p70_the_newest_entries_of_an_instance_are_read_and_all_are_deleted() {
         (r#"{"n":7}"#, 9_000_000_i64, 10_000_000_i64, 9_i64)
     );
     let delete = include_str!("../../../gen_durable/src/storage/sql/delete_history.sql");
-    sqlx::query(delete).bind(2_i64).execute(&mut connection).await.unwrap();
+    sqlx::query(delete).bind([2_i64].as_slice()).execute(&mut connection).await.unwrap();
     let left = "select json_agg(id order by id) from gen_durable.history";
     assert_eq!(see(pool, left).await, json!([2, 4]));
 }

@@ -205,3 +205,37 @@ async fn p70_parked_rows_whose_time_is_up_are_woken_the_first_ones_first() {
     assert_eq!(wake(100).await, ["default"]);
     assert_eq!(wake(100).await, [""; 0]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_the_kinds_of_runnable_and_of_cancelled_rows_are_listed() {
+    let db = database().await;
+    let pool = db.pool();
+    let row = |fsm: &str, version: i32, queue: &str, blocked_by: i32, owes: Option<i32>| {
+        serde_json::json!({
+            "fsm": fsm, "fsm_version": version, "queue": queue, "blocked_by": blocked_by, "owes": owes,
+        })
+    };
+    rows(
+        pool,
+        serde_json::json!([
+            row("a", 1, "q", 0, None),
+            row("a", 1, "q", 0, None),
+            row("a", 2, "q", 0, None),
+            row("b", 1, "q", 0, None),
+            row("b", 1, "r", 0, None),
+            row("c", 1, "q", 2, Some(4)),
+            row("c", 1, "q", 3, Some(4)),
+            row("d", 1, "other", 2, Some(4)),
+            row("e", 1, "q", 1, None),
+            row("f", 1, "q", 1, Some(2)),
+            row("g", 1, "other", 0, None),
+        ]),
+    )
+    .await;
+    let kinds = include_str!("../../../gen_durable/src/storage/sql/unknown_kinds.sql");
+    let mut found: Vec<(String, String, i32)> =
+        sqlx::query_as(kinds).bind(vec!["q", "r"]).fetch_all(pool).await.unwrap();
+    found.sort();
+    let expected = [("q", "a", 1), ("q", "a", 2), ("q", "b", 1), ("q", "c", 1), ("r", "b", 1)];
+    assert_eq!(found, expected.map(|(q, fsm, version)| (q.to_owned(), fsm.to_owned(), version)));
+}

@@ -7,6 +7,8 @@ use super::{FUTURE, PAST, each, in_a_circle, is_locked, rows, run, see, session}
 use crate::support::{database, sql};
 
 const CANCEL: &str = include_str!("../../../gen_durable/src/storage/sql/cancel.sql");
+const RUN_NOW: &str = include_str!("../../../gen_durable/src/storage/sql/run_now.sql");
+const DELETE: &str = include_str!("../../../gen_durable/src/storage/sql/delete_instances.sql");
 const ANSWER: &str = include_str!("../../../gen_durable/src/storage/sql/answer_cancels.sql");
 
 /// Machine `m` answers a cancel with the step `undo`, `n` with its end, and `u` is not registered.
@@ -38,6 +40,7 @@ async fn cancel(connection: &mut PgConnection, ids: &[i64], kills: bool) -> Valu
         .bind("why")
         .bind(kills)
         .bind(Some("20ms"))
+        .bind(None::<&str>)
         .fetch_all(connection)
         .await
         .unwrap();
@@ -220,42 +223,51 @@ async fn p70_a_cancel_does_what_each_row_needs() {
     assert_eq!(see(pool, last).await, json!(["kill", 14]));
 }
 
+/// Runs an action on rows, each of which it leaves alone or changes.
+async fn act(
+    statement: &'static str,
+    connection: &mut PgConnection,
+    ids: &[i64],
+    timeout: Option<&str>,
+) -> Result<usize, sqlx::Error> {
+    let query =
+        sqlx::query(statement).bind(ids).bind(None::<&str>).bind(None::<&str>).bind(None::<&str>);
+    let query = if statement == CANCEL { query.bind(true) } else { query };
+    let query = query.bind(timeout).bind(None::<&str>);
+    Ok(query.fetch_all(connection).await?.len())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn p70_an_action_waits_for_its_rows_in_order_and_for_as_long_as_it_may() {
-    let db = database().await;
-    let pool = db.pool();
-    let [first, second] = in_a_circle(pool, |mut connection, ids| {
-        tokio::spawn(async move {
-            sqlx::query(CANCEL)
-                .bind(ids.as_slice())
-                .bind(None::<&str>)
-                .bind(None::<&str>)
-                .bind(None::<&str>)
-                .bind(true)
-                .bind(None::<&str>)
-                .fetch_all(&mut connection)
-                .await
-                .map(|rows| rows.len())
+    for statement in [CANCEL, RUN_NOW, DELETE] {
+        let db = database().await;
+        let pool = db.pool();
+        let [first, second] = in_a_circle(pool, |mut connection, ids| {
+            tokio::spawn(async move { act(statement, &mut connection, &ids, None).await })
         })
-    })
-    .await;
-    assert_eq!((first.unwrap(), second.unwrap()), (2, 2));
-    let mut other = pool.begin().await.unwrap();
-    run(&mut other, "select from gen_durable.instances where id = 1 for update").await;
-    let mut connection = session(pool, "set lock_timeout = 0").await;
-    let tried = sqlx::query(CANCEL)
-        .bind([1_i64].as_slice())
-        .bind(None::<&str>)
-        .bind(None::<&str>)
-        .bind(None::<&str>)
-        .bind(false)
-        .bind(Some("20ms"))
-        .fetch_all(&mut connection)
         .await;
-    let error = tried.unwrap_err();
-    assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
-    other.rollback().await.unwrap();
-    assert!(!is_locked(pool, 1).await);
+        assert_eq!((first.unwrap(), second.unwrap()), (2, 2));
+        let mut other = pool.begin().await.unwrap();
+        run(&mut other, "select from gen_durable.instances where id = 1 for update").await;
+        // The statement's own timeout ends the wait, and the session's is as it was.
+        let mut connection =
+            session(pool, "set lock_timeout = 0; set statement_timeout = '10s'").await;
+        let error = act(statement, &mut connection, &[1], Some("20ms")).await.unwrap_err();
+        assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
+        let kept: String =
+            sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await.unwrap();
+        assert_eq!(kept, "0");
+        // Without one the session's own ends it.
+        run(&mut connection, "set lock_timeout = '20ms'").await;
+        let error = act(statement, &mut connection, &[1], None).await.unwrap_err();
+        assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("55P03"));
+        act(statement, &mut connection, &[2], Some("1s")).await.unwrap();
+        let kept: String =
+            sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await.unwrap();
+        assert_eq!(kept, "20ms");
+        other.rollback().await.unwrap();
+        assert!(!is_locked(pool, 1).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,7 +284,7 @@ async fn p70_an_answer_goes_to_the_step_or_ends() {
     rows(
         pool,
         json!([
-            asked(1, "m", "executing", json!({ "locked_by": 7 })),
+            asked(1, "m", "executing", json!({ "locked_by": 7, "report_to": 9 })),
             asked(2, "m", "runnable", json!({ "blocked_by": 3 })),
             asked(3, "n", "executing", json!({ "locked_by": 7, "report_to": 1 })),
             asked(4, "n", "runnable", json!({ "blocked_by": 3 })),
@@ -296,6 +308,9 @@ async fn p70_an_answer_goes_to_the_step_or_ends() {
     run(&mut other, "select from gen_durable.instances where id = 8 for update").await;
     let ids: Vec<i64> = (1..=8).collect();
     let mut connection = session(pool, "set lock_timeout = '1s'").await;
+    // Without a worker no running row is answered.
+    let nobody = sqlx::query(ANSWER).bind([1_i64, 6].as_slice()).bind(None::<i64>);
+    assert!(nobody.fetch_all(&mut connection).await.unwrap().is_empty());
     let found = sqlx::query(ANSWER).bind(ids).bind(7_i64).fetch_all(&mut connection).await.unwrap();
     let mut answers: Vec<Value> = found
         .iter()

@@ -71,7 +71,7 @@ async fn p73_a_handle_reads_the_history_newest_last() {
     sqlx::query("delete from gen_durable.instances").execute(pool).await.unwrap();
     assert_eq!(without_states(entries(pool, id).await), without_states(whole()));
     rows(pool, id.get() + 1, 1).await;
-    sqlx::query(DELETE_HISTORY).bind(id.get()).execute(pool).await.unwrap();
+    sqlx::query(DELETE_HISTORY).bind([id.get()].as_slice()).execute(pool).await.unwrap();
     assert_eq!(client.instance(id).history().await.unwrap().len(), 0);
     assert_eq!(entries(pool, id.get() + 1).await.len(), 1);
 

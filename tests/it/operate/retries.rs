@@ -52,6 +52,83 @@ async fn p40_a_retried_instance_goes_on_with_its_state_inbox_and_keys() {
     engine.shutdown().await.unwrap();
 }
 
+/// An action finds the holder of a key, and waits for its row. Meanwhile the key goes to another
+/// instance: the action is done on that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn p40_an_action_by_key_is_done_on_the_instance_that_holds_it() {
+    let db = database().await;
+    let pool = db.pool();
+    let client = Client::new(pool.clone());
+    for (action, status) in
+        [("cancel", "runnable"), ("run_now", "runnable"), ("retry", "failed"), ("delete", "failed")]
+    {
+        let insert = format!(
+            "insert into gen_durable.instances
+                 (fsm, fsm_version, step, state, status, unique_key, unique_scope, eligible_at, finished_at)
+             values ('plain', 1, 'work', '\"Wait\"', '{status}', '{action}', '{{runnable,failed}}',
+                     now() + interval '1 h', case when '{status}' = 'failed' then now() end)
+             returning id"
+        );
+        let insert = || sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(insert.clone()));
+        let first = insert().fetch_one(pool).await.unwrap();
+        let mut other = pool.begin().await.unwrap();
+        sqlx::query("update gen_durable.instances set unique_released = true where id = $1")
+            .bind(first)
+            .execute(&mut *other)
+            .await
+            .unwrap();
+        let second = insert().fetch_one(&mut *other).await.unwrap();
+        let acting = {
+            let handle = client.instance(Plain::by_key(action));
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                match action {
+                    "cancel" => handle.cancel("").execute(&pool).await.map(drop),
+                    "run_now" => handle.run_now().execute(&pool).await,
+                    "retry" => handle.retry().execute(&pool).await.map(drop),
+                    _ => handle.delete().execute(&pool).await,
+                }
+            })
+        };
+        until_a_session_waits(pool, 1).await;
+        other.commit().await.unwrap();
+        acting.await.unwrap().unwrap();
+        assert_eq!(audit(pool, first).await, [], "{action}");
+        assert_eq!(audit(pool, second).await.len(), 1, "{action}");
+    }
+}
+
+/// Another transaction inserts an instance with the key of a retried one, and commits last.
+#[tokio::test(flavor = "multi_thread")]
+async fn p40_a_retry_in_the_callers_transaction_says_that_the_key_was_just_taken() {
+    let db = database().await;
+    let (engine, _) = start(&db).await;
+    let pool = db.pool();
+    let id = Plain::insert(Plan::Fail).unique_key("k").execute(&engine).await.unwrap();
+    until(pool, id, "failed").await;
+    let mut other = pool.begin().await.unwrap();
+    Plain::insert(Plan::Wait).unique_key("k").execute(&mut *other).await.unwrap();
+    let retrying = {
+        let (handle, pool) = (engine.instance(id), pool.clone());
+        tokio::spawn(async move {
+            let mut transaction = pool.begin().await.unwrap();
+            let answer = handle.retry().execute(&mut *transaction).await;
+            transaction.rollback().await.unwrap();
+            answer
+        })
+    };
+    until_a_session_waits(pool, 1).await;
+    other.commit().await.unwrap();
+    let error = retrying.await.unwrap().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "instance {id} cannot go on: an instance that was inserted at the same moment holds its unique key; end that one first"
+        )
+    );
+    engine.shutdown().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn p40_a_retry_withdraws_the_report_that_nobody_has_seen() {
     let db = database().await;

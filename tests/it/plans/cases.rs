@@ -79,7 +79,8 @@ fn find(
     rows: RangeInclusive<f64>,
 ) -> Case {
     let before = i64::MAX.to_string();
-    let parameters = [before.as_str(), "200", fsm, status, "'none'", "null", "null", "null"];
+    let parameters =
+        [&before, "200", fsm, status, "'none'", "null", "null", "null", "null", "null", "null"];
     case(statement, &parameters, indexes, rows)
 }
 
@@ -134,6 +135,9 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let keyed = ids(connection, "partition_key like 'late %'").await;
     let parked = ids(connection, "wake_at < now()").await;
     let woken = ids(connection, "fsm = 'w'").await;
+    let failed = ids(connection, "fsm = 'p'").await;
+    let receivers = ids(connection, "fsm = 'r'").await;
+    let asked = ids(connection, "fsm = 'c'").await;
     let first = text(connection, FIRST).await;
     let target = text(connection, TARGET).await;
     let [seven, zero, one, yes, no, null] = ["7", "0", "1", "t", "f", "null"].map(repeated);
@@ -280,14 +284,42 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         find("find_failed", "null", "'failed'", &["instances_failed"], 5_000.0..=10_010.0),
         find("find_failed", "'g'", "'cancelled'", &["instances_failed"], 10_000.0..=10_010.0),
         find("find_busy", "null", "'executing'", BUSY, 5_000.0..=5_001.0),
-        find("find_busy", "'m'", "'runnable'", BUSY, 5_001.0..=10_002.0),
+        find("find_busy", "'m'", "'runnable'", BUSY, 6_001.0..=11_002.0),
         case("list_instances", &[&executing], by_id, batch(1)),
         case("wake_step", &["1"], by_id, 0.0..=5.0),
         case("record_history", &record(&no), by_id, 0.0..=40.0),
         case("record_history", &record(&yes), by_id, 0.0..=240.0),
         case("record_lost", &[&executing, &seven, &zero], by_id, batch(2)),
         case("history", &["1", "1000"], &[], 0.0..=20.0),
-        case("delete_history", &["1"], &[], 0.0..=20.0),
+        case("delete_history", &["'{1}'"], &[], 0.0..=20.0),
+        case(
+            "cancel",
+            &[&executing, "'m'", "null", "null", "false", "'1s'", "null"],
+            by_id,
+            batch(6),
+        ),
+        case("answer_cancels", &[&asked, "7"], by_id, batch(6)),
+        case("run_now", &[&keyed, "null", "null", "null", "'1s'", "null"], by_id, batch(4)),
+        case("report_to", &[&failed], by_id, batch(1)),
+        case(
+            "retry",
+            &[&failed, "'p'", "null", "null", "null", "null", "null", "true", &receivers, "null"],
+            &["instances_pkey", "instances_unique_guard"],
+            batch(12),
+        ),
+        case(
+            "delete_instances",
+            &[&failed, "null", "null", "null", "'1s'", "null"],
+            by_id,
+            batch(4),
+        ),
+        case("settle_keys", &[&asked], by_id, batch(2)),
+        case(
+            "unknown_kinds",
+            &["'{q}'"],
+            &["instances_claim", "instances_owed"],
+            1_000.0..=1_100.0,
+        ),
         case("wake_parked", &[&parked, "'{}'"], by_id, batch(4)),
         case("wake_timed_out", &["200"], &["instances_wake", "instances_pkey"], batch(3)),
     ]);

@@ -72,10 +72,11 @@ async fn every_statement_is_allowed_and_every_grant_is_needed() {
         "notify_owed",
     ];
     let supervisor = [
+        "unique_holders",
         "cancel",
         "run_now",
         "retry",
-        "delete_instance",
+        "delete_instances",
         "delete_history",
         "report_to",
         "lock_instances",

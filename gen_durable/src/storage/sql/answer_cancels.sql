@@ -60,7 +60,12 @@ set status = case when a.on_cancel is null then 'cancelled' else 'runnable' end,
         when a.on_cancel is null then 'cancelled' else 'runnable'
     end <> all (i.unique_scope),
     updated_at = gen_durable.now()
-from answers a
+-- The planner takes two arrays for several rows, and hashes them. It took a join for one row, and
+-- looked all rows up for each.
+from unnest(
+    array(select a.id from answers a order by a.id),
+    array(select a.on_cancel from answers a order by a.id)
+) as a (id, on_cancel)
 where i.id = any (array(select a.id from answers a)) and i.id + 0 = a.id
 -- queue:         the row's queue, if the row may run
 -- partition_key: the key to free: no run of the row has it any more

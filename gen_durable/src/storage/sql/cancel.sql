@@ -10,6 +10,7 @@
 -- $4 text:     the reason, or null
 -- $5 boolean:  true to kill: the instance ends at once, and its machine is not asked
 -- $6 text:     how long the statement waits for a lock; null leaves the transaction's own timeout
+-- $7 text:     the unique key that they must hold; null for any or none
 with lock_timeout_set as materialized (
     -- 1. The lock timeout, set before a lock is waited for, as in deliver.sql.
     select pg_catalog.set_config('lock_timeout', $6::text, true) from (select) as one
@@ -18,7 +19,7 @@ with lock_timeout_set as materialized (
 locked as materialized (
     -- 2. The rows, locked in the order of their ids. A lock that was waited for shows the row as it
     --    is then.
-    select i.id, i.fsm, i.fsm_version, i.status, i.cancelled_at, i.last_error
+    select i.id, i.fsm, i.fsm_version, i.status, i.cancelled_at, i.last_error, i.unique_guard
     from gen_durable.instances i
     where i.id = any ($1::bigint[]) and (select pg_catalog.count(*) from lock_timeout_set) >= 0
     order by i.id
@@ -28,12 +29,14 @@ deeds as materialized (
     -- 3. The deed for each:
     --    ended:     it has ended before
     --    before:    it was cancelled before, and the machine answers that
+    --    moved:     it has given the key back by which it was found
     --    foreign:   it is of another machine
     --    asked:     an engine answers the cancel: the one that runs the row, or, if nothing is
     --               registered for the row's version, the next one that knows the version
     --    goes:      it goes to the step with which its machine answers a cancel
     --    cancelled: it ends
     select l.*, m.on_cancel, case
+        when $7::text is not null and l.unique_guard is distinct from $7::text then 'moved'
         when l.fsm <> $2::text then 'foreign'
         when l.status not in ('runnable', 'executing', 'awaiting_signal') then 'ended'
         when $5::boolean then 'cancelled'

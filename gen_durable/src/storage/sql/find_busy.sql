@@ -12,12 +12,16 @@
 -- $6 text:   their queue
 -- $7 int:    their version
 -- $8 text:   their partition key
+-- $9 text:   their unique key, whether they hold it or not
+-- $10 bigint: the time from which on they were changed last, in microseconds since 1970
+-- $11 bigint: the time before which they were changed last
 with busy as materialized (
     -- 1. The rows of the status, in the order of an index that has little else. The order makes
     --    Postgres take that index, whatever the statistics say. The number is not a parameter, so
     --    that the planner knows it.
     (
-        select i.id, i.fsm, i.status, i.step, i.queue, i.fsm_version, i.partition_key
+        select i.id, i.fsm, i.status, i.step, i.queue, i.fsm_version, i.partition_key, i.unique_key,
+               i.updated_at
         from gen_durable.instances i
         where $4::text = 'executing' and i.locked_by is not null
         order by i.locked_by
@@ -25,7 +29,8 @@ with busy as materialized (
     )
     union all
     (
-        select i.id, i.fsm, i.status, i.step, i.queue, i.fsm_version, i.partition_key
+        select i.id, i.fsm, i.status, i.step, i.queue, i.fsm_version, i.partition_key, i.unique_key,
+               i.updated_at
         from gen_durable.instances i
         where $4::text = 'runnable' and i.status = 'runnable' and i.blocked_by = 0
         order by i.queue, i.fsm, i.fsm_version, i.priority, i.eligible_at, i.id
@@ -33,7 +38,8 @@ with busy as materialized (
     )
     union all
     (
-        select i.id, i.fsm, i.status, i.step, i.queue, i.fsm_version, i.partition_key
+        select i.id, i.fsm, i.status, i.step, i.queue, i.fsm_version, i.partition_key, i.unique_key,
+               i.updated_at
         from gen_durable.instances i
         where $4::text = 'runnable' and i.blocked_by & 1 = 1
         order by i.partition_key, i.queue, i.fsm, i.fsm_version, i.priority, i.eligible_at, i.id
@@ -41,7 +47,8 @@ with busy as materialized (
     )
     union all
     (
-        select i.id, i.fsm, i.status, i.step, i.queue, i.fsm_version, i.partition_key
+        select i.id, i.fsm, i.status, i.step, i.queue, i.fsm_version, i.partition_key, i.unique_key,
+               i.updated_at
         from gen_durable.instances i
         where $4::text = 'runnable' and i.owes is not null
           and i.blocked_by <> 0 and i.blocked_by & 1 = 0
@@ -60,6 +67,9 @@ select array(
              and ($6::text is null or b.queue = $6::text)
              and ($7::int is null or b.fsm_version = $7::int)
              and ($8::text is null or b.partition_key = $8::text)
+             and ($9::text is null or b.unique_key = $9::text)
+             and ($10::bigint is null or b.updated_at >= timestamptz 'epoch' + $10::bigint * interval '1 microsecond')
+             and ($11::bigint is null or b.updated_at < timestamptz 'epoch' + $11::bigint * interval '1 microsecond')
            order by b.id desc
            limit $2::bigint
        ) as ids,

@@ -11,6 +11,9 @@
 -- $6 text:   their queue
 -- $7 int:    their version
 -- $8 text:   their partition key
+-- $9 text:   their unique key, whether they hold it or not
+-- $10 bigint: the time from which on they were changed last, in microseconds since 1970
+-- $11 bigint: the time before which they were changed last
 with recursive machines (fsm) as (
     -- 1. The machine, or all machines that have such instances: one descent of the index for each.
     (
@@ -67,7 +70,8 @@ select array(
                select i.id
                from (
                    -- It is as in find_instances.sql.
-                   select n.id, n.status, n.step, n.queue, n.fsm_version, n.partition_key
+                   select n.id, n.status, n.step, n.queue, n.fsm_version, n.partition_key,
+                          n.unique_key, n.updated_at
                    from gen_durable.instances n
                    where n.status in ('failed', 'cancelled') and n.fsm = e.fsm
                      and n.id < $1::bigint
@@ -80,6 +84,9 @@ select array(
                  and ($6::text is null or i.queue = $6::text)
                  and ($7::int is null or i.fsm_version = $7::int)
                  and ($8::text is null or i.partition_key = $8::text)
+                 and ($9::text is null or i.unique_key = $9::text)
+                 and ($10::bigint is null or i.updated_at >= timestamptz 'epoch' + $10::bigint * interval '1 microsecond')
+                 and ($11::bigint is null or i.updated_at < timestamptz 'epoch' + $11::bigint * interval '1 microsecond')
                order by i.id desc
                limit $2::bigint
            ) as found

@@ -12,6 +12,9 @@
 -- $6 text:   their queue
 -- $7 int:    their version
 -- $8 text:   their partition key
+-- $9 text:   their unique key, whether they hold it or not
+-- $10 bigint: the time from which on they were changed last, in microseconds since 1970
+-- $11 bigint: the time before which they were changed last
 with edge as materialized (
     -- 1. The last instance to examine. None if fewer are left. The number is not a parameter, so
     --    that the planner knows it.
@@ -30,7 +33,8 @@ select array(
            from (
                -- The primary key is read backwards, until enough rows fit. With the limit the
                -- filter stays outside: Postgres must not choose another index for it.
-               select n.id, n.fsm, n.status, n.step, n.queue, n.fsm_version, n.partition_key
+               select n.id, n.fsm, n.status, n.step, n.queue, n.fsm_version, n.partition_key,
+                      n.unique_key, n.updated_at
                from gen_durable.instances n
                where n.id < $1::bigint
                  and n.id >= coalesce((select e.id from edge e), -9223372036854775808)
@@ -43,6 +47,9 @@ select array(
              and ($6::text is null or i.queue = $6::text)
              and ($7::int is null or i.fsm_version = $7::int)
              and ($8::text is null or i.partition_key = $8::text)
+             and ($9::text is null or i.unique_key = $9::text)
+             and ($10::bigint is null or i.updated_at >= timestamptz 'epoch' + $10::bigint * interval '1 microsecond')
+             and ($11::bigint is null or i.updated_at < timestamptz 'epoch' + $11::bigint * interval '1 microsecond')
            order by i.id desc
            limit $2::bigint
        ) as ids,

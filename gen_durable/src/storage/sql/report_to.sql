@@ -1,4 +1,7 @@
--- Reads which instance gets the report of an instance's end. A retry runs it before it locks both.
+-- Finds the instances that get the reports of others' ends. A retry runs it before it locks all of
+-- them.
 --
--- $1 bigint: the instance
-select i.report_to from gen_durable.instances i where i.id = $1
+-- $1 bigint[]: the instances that end
+select i.report_to
+from gen_durable.instances i
+where i.id = any ($1::bigint[]) and i.report_to is not null

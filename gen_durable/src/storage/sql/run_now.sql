@@ -7,6 +7,7 @@
 -- $3 text:     the name of the operator; null for the session's role
 -- $4 text:     the reason, or null
 -- $5 text:     how long the statement waits for a lock; null leaves the transaction's own timeout
+-- $6 text:     the unique key that they must hold; null for any or none
 with lock_timeout_set as materialized (
     -- 1. The lock timeout, as in cancel.sql.
     select pg_catalog.set_config('lock_timeout', $5::text, true) from (select) as one
@@ -14,28 +15,30 @@ with lock_timeout_set as materialized (
 ),
 locked as materialized (
     -- 2. The rows, locked in the order of their ids.
-    select i.id, i.fsm, i.status, i.last_error, i.eligible_at
+    select i.id, i.fsm, i.status, i.last_error, i.eligible_at, i.unique_guard
     from gen_durable.instances i
     where i.id = any ($1::bigint[]) and (select pg_catalog.count(*) from lock_timeout_set) >= 0
     order by i.id
     for no key update
 ),
 deeds as materialized (
-    -- 3. The deed for each. `due` is due already, and `other` runs or waits for a signal.
+    -- 3. The deed for each. `due` is due already, `other` runs or waits for a signal,
+    --    and `moved` has given the key back by which it was found.
     select l.*, case
+        when $6::text is not null and l.unique_guard is distinct from $6::text then 'moved'
         when l.fsm <> $2::text then 'foreign'
         when l.status not in ('runnable', 'executing', 'awaiting_signal') then 'ended'
         when l.status <> 'runnable' then 'other'
         when l.eligible_at <= gen_durable.now() then 'due'
-        else 'moved'
+        else 'hastened'
     end as deed
     from locked l
 ),
-moved as (
+hastened as (
     update gen_durable.instances i
     set eligible_at = gen_durable.now(),
         updated_at = gen_durable.now()
-    where i.id = any (array(select d.id from deeds d where d.deed = 'moved'))
+    where i.id = any (array(select d.id from deeds d where d.deed = 'hastened'))
     returning i.id, i.queue
 ),
 noted as (
@@ -43,13 +46,13 @@ noted as (
     insert into gen_durable.audit (actor, action, reason, instance_id, fsm)
     select coalesce($3::text, session_user), 'run_now', $4::text, d.id, d.fsm
     from deeds d
-    where d.deed = 'moved'
+    where d.deed = 'hastened'
     order by d.id
 )
 -- 5. One row for each instance that exists. `queue` is its queue, if the row may run now.
 select d.id, d.fsm, d.deed, d.status,
        case when d.deed = 'ended' and d.status <> 'done' then d.last_error end as reason,
-       m.queue, false as owes
+       h.queue, false as owes
 from deeds d
-left join moved m on m.id = d.id
+left join hastened h on h.id = d.id
 order by d.id
