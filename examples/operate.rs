@@ -6,16 +6,17 @@
 //! ```
 
 use std::{
+    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use gen_durable::{
     WaitError,
-    operate::{Cancelled, Count, Page},
+    operate::{Cancelled, Count, Counts, Page},
     prelude::*,
 };
 use gen_durable_examples::{Error, Session};
@@ -37,7 +38,7 @@ pub struct Paid {}
 
 /// An order: it is shipped, and on account it then waits to be paid.
 #[derive(Debug)]
-#[durable_fsm(state = Parcel, output = String, signals(Paid), on_cancel = Refund)]
+#[durable_fsm(state = Parcel, output = String, signals(Paid), on_cancel = Refund, history = "states")]
 pub enum Order {
     /// Hands the parcel to the carrier.
     Ship,
@@ -99,6 +100,16 @@ async fn main() -> Result<(), Error> {
         until(&engine, id, Status::Failed).await?;
     }
 
+    // No further order is to fail at the carrier. The pause ends by itself, if nobody ends it.
+    let carrier_step = engine.machine::<Order>();
+    let tomorrow = SystemTime::now() + Duration::from_hours(24);
+    let pause = carrier_step.pause_step(Order::Ship).until(tomorrow).by("ada");
+    pause.reason("the carrier is down").execute(&engine).await?;
+    let held = order("Lima").schedule_in(Duration::from_secs(1)).execute(&engine).await?;
+    for pause in engine.client().pauses().await? {
+        println!("{} is paused by {}", pause.scope, pause.by);
+    }
+
     // A look.
     let failed = engine.instances::<Order>().status(Status::Failed).step(Order::Ship);
     assert_eq!(failed.count().await?, Count::Exact(3));
@@ -112,18 +123,33 @@ async fn main() -> Result<(), Error> {
 
     // The cure.
     carrier.works.store(true, Ordering::Relaxed);
+    let tell = |counts: &Counts| {
+        println!("{} retried so far", counts.done);
+        ControlFlow::Continue(())
+    };
+    let retry = failed.retry().by("ada").reason("it is up").progress(tell);
+    assert_eq!(retry.execute(engine.client()).await?.done, 3);
+    carrier_step.resume_step(Order::Ship).by("ada").execute(&engine).await?;
     for entry in &page.entries {
-        engine.instance(entry.id).retry().by("ada").reason("it is up").execute(&engine).await?;
         let result = engine.wait(entry.id, WAIT).await?;
         assert!(["to Oslo", "to Rome", "to Bonn"].contains(&&*result));
         println!("{}: {result}", entry.id);
     }
+    assert_eq!(engine.wait(held, WAIT).await?, "to Lima");
     assert_eq!(failed.count().await?, Count::Exact(0));
 
     let cancel = engine.instance(waiting).cancel("changed his mind").by("ada");
     assert_eq!(cancel.execute(&engine).await?, Cancelled::Answering);
     assert_eq!(engine.wait(waiting, WAIT).await?, "refunded");
     println!("{waiting} is refunded");
+
+    // He wants it after all: a second order goes on where the first one waited to be paid.
+    let entries = engine.instance(waiting).history().await?;
+    let shipped = &entries[0];
+    let fork = engine.instance(waiting).fork_from(shipped).by("ada").execute(&engine).await?;
+    Order::signal_paid(fork, Paid {}).execute(&engine).await?;
+    assert_eq!(engine.wait(fork, WAIT).await?, "paid");
+    println!("{fork}, a fork of {waiting}, is paid");
 
     engine.instance(stuck).kill("the carrier lost it").by("ada").execute(&engine).await?;
     match engine.wait(stuck, WAIT).await {
@@ -145,7 +171,7 @@ async fn main() -> Result<(), Error> {
     for (actor, action, count) in &audit {
         println!("audit: {actor}, {action}: {count}");
     }
-    assert_eq!(audit.iter().map(|(_, _, count)| count).sum::<i64>(), 7);
+    assert_eq!(audit.iter().map(|(_, _, count)| count).sum::<i64>(), 11);
     engine.shutdown().await?;
     Ok(())
 }

@@ -435,8 +435,10 @@ pub mod operate {
     #[doc(inline)]
     pub use crate::{
         client::{
-            Action, Cancel, Cancelled, Count, Cursor, Delete, Details, Does, Entry, HistoryEntry,
-            InstanceHandle, Instances, Kill, List, Page, Retried, Retry, RunNow,
+            Action, Bulk, Cancel, Cancelled, Count, Counts, Cursor, Delete, Details, Does, Entry,
+            Fork, HistoryEntry, InstanceHandle, Instances, Kill, List, MachineHandle, Page, Pause,
+            PauseEntry, PauseScope, QueueHandle, Resume, Resumed, Retried, Retry, RunNow,
+            ScopeAction,
         },
         error::OperateError,
     };

@@ -10,6 +10,7 @@ drop function gen_durable.check_text(text, text, integer);
 drop table gen_durable.workers;
 drop function gen_durable.keep_history(interval);
 drop table gen_durable.history;
+drop table gen_durable.pauses;
 drop table gen_durable.audit;
 drop table gen_durable.queues;
 drop table gen_durable.machines;

@@ -47,7 +47,13 @@ create table gen_durable.instances (
     --   1: another row is to run first for the partition key. The commit that frees the key clears
     --      it.
     --   2: the row was cancelled, and no step may run before an engine has answered the cancel.
+    --   4: its queue, its machine or its step is paused. An engine that found the row has marked
+    --      it.
+    --   8: it is paused by itself. The row has this bit in whatever status it is.
     blocked_by    integer not null default 0,
+    -- The pause for which the row is marked (bit 4); 0 if the row is paused by itself alone (bit
+    -- 8).
+    paused_by     bigint,
     -- The worker that claimed the row; 0 if it leaves the row to the reaper.
     locked_by     bigint,
     unique_key    text collate "C",
@@ -127,6 +133,12 @@ create index instances_failed
     on gen_durable.instances (fsm, id)
     where status in ('failed', 'cancelled');
 
+-- The runnable rows that are paused, by the pause that a mark is of. It names no column that a
+-- commit to the next step writes.
+create index instances_paused
+    on gen_durable.instances (paused_by, id)
+    where status = 'runnable' and paused_by is not null;
+
 -- The rows for which an engine has still something to do.
 create index instances_owed
     on gen_durable.instances (id)
@@ -177,6 +189,8 @@ begin
     where s.target_id = any (array(select d.id from deleted d));
     delete from gen_durable.signal_keys k
     where k.target_id = any (array(select d.id from deleted d));
+    delete from gen_durable.pauses p
+    where p.instance_id = any (array(select d.id from deleted d));
     return null;
 end
 $$;
@@ -237,10 +251,40 @@ create table gen_durable.audit (
     reason      text,
     -- An instance may be deleted; its audit rows stay.
     instance_id bigint,
-    fsm         text collate "C"
+    fsm         text collate "C",
+    -- The step or the queue that was paused or resumed.
+    step        text,
+    queue       text collate "C"
 );
 
 create index audit_instance on gen_durable.audit (instance_id, id);
+
+-- The scopes that are paused: a queue, a machine, a step of a machine, or an instance. A row whose
+-- time is over counts no more.
+create table gen_durable.pauses (
+    id          bigint generated always as identity primary key,
+    queue       text collate "C",
+    fsm         text collate "C",
+    step        text,
+    instance_id bigint,
+    -- The time at which it ends by itself.
+    until       timestamptz,
+    paused_at   timestamptz not null default gen_durable.now(),
+    actor       text not null,
+    reason      text,
+    check (num_nonnulls(queue, fsm, instance_id) = 1 and (step is null or fsm is not null))
+);
+
+create unique index pauses_scope on gen_durable.pauses (
+    (coalesce(queue, '')), (coalesce(fsm, '')), (coalesce(step, '')), (coalesce(instance_id, 0))
+);
+
+-- An engine reads the scopes, and not the many instances that may be paused by themselves.
+create index pauses_shared on gen_durable.pauses (id) where instance_id is null;
+
+create index pauses_instance on gen_durable.pauses (instance_id) where instance_id is not null;
+
+create index pauses_until on gen_durable.pauses (until) where until is not null;
 
 -- The runs of instances: one row for each run that the history of its machine records. The
 -- commit of the run's outcome writes it.

@@ -72,12 +72,13 @@ grant update (status, awaits, awaits_more, wake_at, eligible_at, unique_released
     on gen_durable.instances to gen_durable_app;
 -- The application: cancels in its own transaction, with a row in the audit.
 grant select (
-    fsm_version, eligible_at, crashes, revision, blocked_by, locked_by, partition_key, report_to, owes, cancelled_at
+    fsm_version, eligible_at, crashes, revision, blocked_by, paused_by, locked_by, partition_key, report_to, owes, cancelled_at
 ), update (
-    step, attempt, failures, crashes, blocked_by, locked_by, last_error, owes, cancelled_at, revision, finished_at
+    step, attempt, failures, crashes, blocked_by, paused_by, locked_by, last_error, owes, cancelled_at, revision, finished_at
 ) on gen_durable.instances to gen_durable_app;
 grant insert (actor, action, reason, instance_id, fsm)
     on gen_durable.audit to gen_durable_app, gen_durable_worker, gen_durable_supervisor;
+grant insert (step, queue) on gen_durable.audit to gen_durable_worker, gen_durable_supervisor;
 
 -- The worker: inserts that claim their rows.
 grant insert (status, locked_by, revision) on gen_durable.instances to gen_durable_worker;
@@ -87,7 +88,7 @@ grant insert (status, locked_by, revision) on gen_durable.instances to gen_durab
 grant select, delete on gen_durable.instances to gen_durable_worker;
 grant update (
     fsm_version, step, status, state, result, last_error, awaits, awaits_more, eligible_at, attempt, failures, crashes, revision,
-    blocked_by, locked_by, unique_released, wake_at, owes, updated_at, finished_at,
+    blocked_by, paused_by, locked_by, unique_released, wake_at, owes, updated_at, finished_at,
     report_to, cancelled_at
 ) on gen_durable.instances to gen_durable_worker;
 grant select (ctid, id, target_id, name, payload), delete on gen_durable.signals to gen_durable_worker;
@@ -112,13 +113,19 @@ grant execute on function gen_durable.keep_history(interval) to gen_durable_work
 -- The worker: answers cancels, and acts on instances for its client.
 grant select (id, action, reason, instance_id) on gen_durable.audit to gen_durable_worker;
 grant delete on gen_durable.signal_keys to gen_durable_worker;
+-- The worker: reads and ends pauses, and pauses for its client.
+grant insert (queue, fsm, step, instance_id, until, actor, reason), update (until, paused_at, actor, reason), select, delete
+    on gen_durable.pauses to gen_durable_worker, gen_durable_supervisor;
 
--- The supervisor: reads everything, and acts on instances: cancel, kill, retry, run now, delete.
+-- The supervisor: reads everything, and acts on instances: cancel, kill, retry, run now, pause,
+-- resume, fork, delete.
+grant insert (fsm, fsm_version, step, state, queue, priority, partition_key) on gen_durable.instances
+    to gen_durable_supervisor;
 grant delete on gen_durable.instances, gen_durable.signals, gen_durable.signal_keys, gen_durable.history
     to gen_durable_supervisor;
 grant update (
     fsm_version, step, status, state, result, last_error, awaits, awaits_more, eligible_at, attempt, failures, crashes,
-    revision, blocked_by, locked_by, unique_released, wake_at, report_to, owes, cancelled_at, updated_at, finished_at
+    revision, blocked_by, paused_by, locked_by, unique_released, wake_at, report_to, owes, cancelled_at, updated_at, finished_at
 ) on gen_durable.instances to gen_durable_supervisor;
 
 -- The supervisor and the operator read everything. The operator changes nothing.

@@ -82,7 +82,7 @@ impl Administrator {
         std::fs::write(&path, format!("{logins}\n{rules}"))?;
         self.run(format!(
             "create role {WORKER} login password '{password}' in role gen_durable_worker;
-             create role {APP} login password '{password}' in role gen_durable_app;
+             create role {APP} login password '{password}' in role gen_durable_app, gen_durable_supervisor;
              grant usage on schema chaos to {WORKER}, {APP};
              grant insert on all tables in schema chaos to {WORKER}, {APP};
              grant select, update on chaos.accounts to {WORKER};

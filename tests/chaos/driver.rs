@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use gen_durable::{Delivery, SignalError, operate::OperateError, prelude::*};
@@ -118,6 +118,7 @@ impl Driver {
                 failed.extend(burst.err());
             }
             failed.extend((&mut self.inserting).await.err());
+            self.shared.resume_all().await;
             self.shared.all_inserted.store(true, Ordering::Release);
             failed.extend((&mut self.signalling).await.err());
             failed
@@ -216,7 +217,18 @@ impl Shared {
         let Some((id, keyed)) = trip else { return };
         let on = self.client.instance(id);
         // An action whose answer was lost may have been done. The audit tells.
-        match random.below(8) {
+        let machine = self.client.machine::<Trip>();
+        // Each pause ends soon, by whatever clock, or in `resume_all`.
+        let soon = SystemTime::now() + Duration::from_millis(random.between(100, 2_000));
+        match random.below(14) {
+            8 => drop(self.call(on.pause().until(soon).execute(&self.client)).await),
+            9 => drop(self.call(on.resume().execute(&self.client)).await),
+            10 => {
+                let pause = machine.pause_step(Trip::Rest).until(soon);
+                drop(self.call(pause.execute(&self.client)).await);
+            }
+            11 => drop(self.call(machine.pause().until(soon).execute(&self.client)).await),
+            12 => drop(self.call(machine.resume().execute(&self.client)).await),
             0 | 6 if !keyed => {
                 drop(self.call(on.kill("chaos").execute(&self.client)).await);
                 self.go_on(id, random).await;
@@ -224,6 +236,26 @@ impl Shared {
             0..5 => drop(self.call(on.cancel("chaos").by("driver").execute(&self.client)).await),
             5 => drop(self.call(on.run_now().execute(&self.client)).await),
             _ => {}
+        }
+    }
+
+    /// Ends all pauses, until that is acknowledged.
+    async fn resume_all(&self) {
+        let machine = self.client.machine::<Trip>();
+        loop {
+            let done = [
+                self.call(machine.resume().execute(&self.client)).await.is_some_and(|a| a.is_ok()),
+                self.call(machine.resume_step(Trip::Rest).execute(&self.client))
+                    .await
+                    .is_some_and(|answer| answer.is_ok()),
+                self.call(self.client.instances::<Trip>().resume().execute(&self.client))
+                    .await
+                    .is_some_and(|answer| answer.is_ok_and(|counts| counts.locked == 0)),
+            ];
+            if done.into_iter().all(|done| done) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 

@@ -125,7 +125,7 @@ begin
 end $$;
 
 create trigger record_action after insert on gen_durable.audit
-    for each row execute function chaos.record_action();
+    for each row when (new.instance_id is not null) execute function chaos.record_action();
 create trigger record_inserted after insert on gen_durable.instances
     for each row execute function chaos.record_inserted();
 -- No transition: a row that is only blocked or unblocked, as its partition key is busy or free.

@@ -358,6 +358,15 @@ async fn p40_a_supervisor_acts_and_an_application_cancels() {
     on(other).run_now().execute(&client).await.unwrap();
     on(other).kill("no").execute(&supervisor.pool).await.unwrap();
     on(other).delete().execute(&client).await.unwrap();
+    on(id).pause().execute(&client).await.unwrap();
+    on(id).resume().execute(&client).await.unwrap();
+    sql(db.pool(), "insert into gen_durable.queues (name) values ('default')").await;
+    client.queue("default").pause().execute(&client).await.unwrap();
+    client.queue("default").resume().execute(&client).await.unwrap();
+    assert!(client.pauses().await.unwrap().is_empty());
+    let bulk = client.all_instances().pause().execute(&client).await.unwrap();
+    client.all_instances().resume().execute(&client).await.unwrap();
+    assert_eq!(bulk.locked, 0);
     assert_eq!(on(id).get().await.unwrap().status, gen_durable::Status::Runnable);
     assert!(on(id).history().await.unwrap().is_empty());
     supervisor.is_refused(DDL_OF_ROWS).await;
@@ -367,7 +376,8 @@ async fn p40_a_supervisor_acts_and_an_application_cancels() {
 
 /// Statements that are refused to a supervisor.
 const DDL_OF_ROWS: &[&str] = &[
-    "insert into gen_durable.instances (fsm, fsm_version, step, state) values ('m', 1, 's', '1')",
+    "insert into gen_durable.instances (fsm, fsm_version, step, state, unique_key) values ('m', 1, 's', '1', 'k')",
+    "insert into gen_durable.signals (target_id, name, payload) values (1, 'go', '1')",
     "update gen_durable.instances set queue = 'mine'",
     "update gen_durable.instances set unique_key = null",
     "update gen_durable.signals set payload = '1'",

@@ -67,7 +67,7 @@ async fn chained_commits_are_heap_only_updates() {
             .bind([1_i64; ROWS])
             .bind([revision; ROWS])
             .bind(["executing"; ROWS])
-            .bind([Some("s"); ROWS])
+            .bind([Some(["s", "t"][usize::try_from(revision % 2).unwrap()]); ROWS])
             .bind([Some(r#"{"n":1}"#); ROWS])
             .bind([None::<&str>; ROWS])
             .bind([None::<&str>; ROWS])

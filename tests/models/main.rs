@@ -15,6 +15,7 @@ mod counts;
 mod leases;
 mod parks;
 mod partitions;
+mod pause;
 mod twins;
 
 use stateright::{Checker, HasDiscoveries, Model};

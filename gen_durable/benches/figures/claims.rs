@@ -31,6 +31,11 @@ const SCHEDULED: &str = "insert into gen_durable.instances
     select 'one_step', 1, 'go', '{\"n\":1}', 'checkout', -1, now() + interval '1 day'
     from generate_series(1, $1)";
 
+const PAUSED: &str = "insert into gen_durable.instances
+        (fsm, fsm_version, step, state, queue, priority, blocked_by, paused_by)
+    select 'one_step', 1, 'go', '{\"n\":1}', 'checkout', -1, 4, 1
+    from generate_series(1, $1)";
+
 pub fn figures() -> Vec<Figure> {
     let claim = |name, run| Figure::new(name, "ms", "nothing beside", Target::AtMost(1.2), run);
     vec![
@@ -42,6 +47,8 @@ pub fn figures() -> Vec<Figure> {
             Box::pin(claim_beside(bench, SCHEDULED, MILLION))
         })
         .rounds(2),
+        claim("claim_100_beside_1m_paused", |bench| Box::pin(claim_beside(bench, PAUSED, MILLION)))
+            .rounds(2),
         claim("claim_100_beside_10m_done", |bench| {
             Box::pin(claim_beside(bench, DONE, 10 * MILLION))
         })

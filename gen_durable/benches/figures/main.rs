@@ -28,6 +28,7 @@
 
 mod bare;
 mod bench;
+mod bulk;
 mod claims;
 mod endurance;
 mod fleet;
@@ -104,6 +105,7 @@ fn figures() -> Vec<Figure> {
         fleet::figures(),
         footprint::figures(),
         listing::figures(),
+        bulk::figures(),
         endurance::figures(),
     ]
     .into_iter()

@@ -3,29 +3,27 @@
 //! Invariant: an action is done as a whole with its audit row, or not at all. In the caller's
 //! transaction it commits with that.
 
-mod deeds;
+pub(super) mod deeds;
 
-use std::fmt;
+use std::{fmt, time::SystemTime};
 
 use self::deeds::{ActedOn, DeedOf};
-pub use self::deeds::{Cancel, Cancelled, Delete, Does, Kill, Retried, Retry, RunNow};
-use super::{
-    AnyId, ExecuteOn, InstanceHandle, Target,
-    calls::{DEADLOCK_TRIES_MAX, Wait},
+pub use self::deeds::{
+    Cancel, Cancelled, Delete, Does, Kill, Pause, Resume, Resumed, Retried, Retry, RunNow,
 };
+use super::{AnyId, ExecuteOn, InstanceHandle, Target, operation::operate};
 use crate::{
-    connections::Connections,
-    error::{DatabaseError, OperateError},
-    fault,
+    error::OperateError,
     id::InstanceId,
     keys::{check_actor, check_key, check_reason},
     machine::Machine,
     status::Status,
-    storage::{self, Act, Acted, Deed, Locked, Whom},
+    storage::{self, Act, Acted, Deed, Whom},
     value,
 };
 
-const ACT: &str = "act on an instance";
+/// The error code of a unique key that another transaction has taken.
+const TAKEN: &str = "23505";
 
 impl<A: AnyId> InstanceHandle<A> {
     /// Cancels the instance. A machine with `#[durable_fsm(on_cancel = Refund)]` answers with the
@@ -101,6 +99,26 @@ impl<A: AnyId> InstanceHandle<A> {
         A: Clone,
     {
         self.action(Delete(()))
+    }
+
+    /// Pauses the instance: no step of it begins until it is resumed. A step that is under way
+    /// finishes. A paused instance keeps its place: later ones of its partition key wait.
+    ///
+    /// Signals, timeouts and actions reach it as before, and it runs on when it is resumed. If it
+    /// ends, and is retried, it is still paused.
+    pub fn pause(&self) -> Action<A, Pause>
+    where
+        A: Clone,
+    {
+        self.action(Pause::default())
+    }
+
+    /// Ends the instance's own pause. A pause of its queue, machine or step stays.
+    pub fn resume(&self) -> Action<A, Resume>
+    where
+        A: Clone,
+    {
+        self.action(Resume(()))
     }
 
     fn action<D>(&self, deed: D) -> Action<A, D>
@@ -192,6 +210,15 @@ impl<M: Machine, A: AnyId<Id = InstanceId<M>>> Action<A, Retry> {
     }
 }
 
+impl<A: AnyId> Action<A, Pause> {
+    /// Ends the pause at this time, by the database's clock. Without it the pause lasts until
+    /// somebody ends it.
+    pub fn until(mut self, time: SystemTime) -> Self {
+        self.deed.until = Some(time);
+        self
+    }
+}
+
 impl Action<i64, Retry> {
     /// Sends the instance to the step of this name, which its registered version must have.
     pub fn at_step(mut self, step: impl Into<String>) -> Self {
@@ -216,66 +243,19 @@ impl<A: AnyId> Action<A, Retry> {
     }
 }
 
+/// Does it, and returns the answer for the one instance.
 async fn act_on(target: Target<'_>, act: &Act) -> Result<Acted, OperateError> {
-    let connections = match target {
-        Target::Connection(connection) => {
-            let acted = storage::act(connection, act, Locked::Wait).await;
-            return found(acted.map_err(|error| failed(error, act))?, act);
-        }
-        Target::Client(client) => client.connections().clone(),
-        Target::Pool(pool) => Connections::once(pool.clone()),
-    };
     let what = match &act.whom {
         Whom::Ids(ids) => format!("instance {}", id(ids)),
         Whom::Key(key) => format!("the instance that holds the unique key `{key}`"),
     };
-    let mut wait = Wait::new(&connections, ACT, &what);
-    let mut tries = 0;
-    let acted = loop {
-        let call = async {
-            let mut connection = connections.get().await?;
-            let locked = wait.locked;
-            let acting = async {
-                let mut transaction = storage::begin(&mut connection).await?;
-                let acted = storage::act(&mut transaction, act, locked).await?;
-                transaction.commit().await?;
-                Ok(acted)
-            };
-            let result = connections.within(acting).await;
-            connection.done(result)
-        };
-        let answer = match call.await {
-            // Another transaction took the unique key meanwhile: the next try names it.
-            Err(error)
-                if tries < DEADLOCK_TRIES_MAX
-                    && (fault::is_rolled_back(&error) || is_taken(&error)) =>
-            {
-                tries += 1;
-                continue;
-            }
-            Err(error) if is_taken(&error) => return Err(failed(error, act)),
-            answer => answer,
-        };
-        if let Some(acted) = wait.over(answer.map_err(DatabaseError::new(ACT))) {
-            break acted.inspect_err(|error| connections.tell(error))?;
-        }
-    };
-    found(acted, act)
-}
-
-/// True if another transaction has taken the unique key meanwhile.
-fn is_taken(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
-}
-
-/// Returns the error of an action that the database refused.
-fn failed(error: sqlx::Error, act: &Act) -> OperateError {
-    match &act.whom {
-        Whom::Ids(ids) if is_taken(&error) => {
+    let acted = operate(target, act, &what).await.map_err(|error| match &act.whom {
+        Whom::Ids(ids) if error.sqlstate() == Some(TAKEN) => {
             OperateError::Taken { id: id(ids), holder: None, key: None }
         }
-        _ => DatabaseError::new(ACT)(error).into(),
-    }
+        _ => error.into(),
+    })?;
+    found(acted, act)
 }
 
 /// Returns the only one of these ids.
@@ -310,6 +290,7 @@ fn judge(acted: Acted, act: &Act) -> Result<Acted, OperateError> {
             found: acted.fsm,
         },
         "ended" | "done" => OperateError::Ended { id, status, reason: acted.reason },
+        "past" => OperateError::PastEnd,
         "live" => OperateError::Live { id, status },
         "other" => OperateError::NotDelayed { id, status },
         "owes" => OperateError::Unsettled { id },
@@ -324,7 +305,7 @@ fn judge(acted: Acted, act: &Act) -> Result<Acted, OperateError> {
             given: given.unwrap_or_default(),
         },
         "step" => OperateError::UnknownStep {
-            version: version(retry),
+            version: Some(version(retry)),
             steps: retry.map(|retry| retry.steps.join(", ")).unwrap_or_default(),
             machine: acted.fsm,
             step: step.unwrap_or_default(),

@@ -103,6 +103,8 @@ pub struct HistoryEntry<I = i64> {
     pub worker: Option<i64>,
     /// The state as stored.
     state: Option<String>,
+    /// The instance, as a plain number.
+    pub(super) raw: i64,
 }
 
 impl<I> HistoryEntry<I> {
@@ -126,6 +128,7 @@ impl<I> HistoryEntry<I> {
             ended_at: recorded.ended_at,
             worker: recorded.worker,
             state: recorded.state,
+            raw: id,
         })
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use super::{AnyId, Client};
 use crate::{
-    error::{DatabaseError, FindError},
+    error::{DatabaseError, EncodeError, FindError},
     id::InstanceId,
     keys::{check_key, check_name},
     machine::Machine,
@@ -63,10 +63,9 @@ const LOOK_MAX: Duration = Duration::from_millis(20);
 /// others there are. For any other choice a call examines instances from the newest back, and stops
 /// after some milliseconds. A page may then have few entries or none, though there are more:
 /// [`Page::after`] the list's `next` goes on.
-#[derive(Clone)]
 pub struct Instances<I> {
-    client: Client,
-    filter: Filter,
+    pub(super) client: Client,
+    pub(super) filter: Filter,
     id: PhantomData<fn() -> I>,
 }
 
@@ -171,11 +170,7 @@ impl<I: AnyId<Id = I>> Instances<I> {
         let found = self.look(page.before, page.size).await?;
         let items = self.load(&found.ids).await?;
         // An instance may have changed since it was found.
-        let fits = |item: &Item| {
-            let status = self.filter.status.is_none_or(|status| status.as_str() == item.status);
-            status && self.filter.step.as_ref().is_none_or(|step| *step == item.step)
-        };
-        let items = items.into_iter().filter(fits);
+        let items = items.into_iter().filter(|item| self.filter.fits(item));
         Ok(List { entries: items.filter_map(Entry::of).collect(), next: found.next.map(Cursor) })
     }
 
@@ -192,14 +187,7 @@ impl<I: AnyId<Id = I>> Instances<I> {
 
     /// Finds at most `max` instances before an id, unless that takes too long.
     async fn look(&self, mut before: i64, max: usize) -> Result<Ids, FindError> {
-        let filter = &self.filter;
-        for (what, name) in
-            [("the machine's name", &filter.fsm), ("step", &filter.step), ("queue", &filter.queue)]
-        {
-            name.as_ref().map_or(Ok(()), |name| check_name(what, name))?;
-        }
-        check_key("partition_key", filter.partition_key.as_deref())?;
-        check_key("unique_key", filter.unique_key.as_deref())?;
+        self.check()?;
         let began = Instant::now();
         let mut all = Ids::default();
         loop {
@@ -214,7 +202,20 @@ impl<I: AnyId<Id = I>> Instances<I> {
         }
     }
 
-    async fn find(&self, before: i64, max: usize) -> Result<Ids, FindError> {
+    /// Checks the names and keys of the choice.
+    pub(super) fn check(&self) -> Result<(), EncodeError> {
+        let filter = &self.filter;
+        for (what, name) in
+            [("the machine's name", &filter.fsm), ("step", &filter.step), ("queue", &filter.queue)]
+        {
+            name.as_ref().map_or(Ok(()), |name| check_name(what, name))?;
+        }
+        check_key("partition_key", filter.partition_key.as_deref())?;
+        check_key("unique_key", filter.unique_key.as_deref())?;
+        Ok(())
+    }
+
+    pub(super) async fn find(&self, before: i64, max: usize) -> Result<Ids, FindError> {
         let connections = &self.client.inner.connections;
         let find = async {
             let mut connection = connections.get().await?;
@@ -239,6 +240,12 @@ impl<I: AnyId<Id = I>> Instances<I> {
     fn found<T>(&self, result: Result<T, sqlx::Error>) -> Result<T, FindError> {
         let found = result.map_err(DatabaseError::new("list instances"));
         Ok(found.inspect_err(|error| self.client.inner.connections.tell(error))?)
+    }
+}
+
+impl<I> Clone for Instances<I> {
+    fn clone(&self) -> Self {
+        Self { client: self.client.clone(), filter: self.filter.clone(), id: PhantomData }
     }
 }
 

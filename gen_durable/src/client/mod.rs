@@ -5,16 +5,20 @@
 //! call that returned is durable.
 
 mod actions;
+mod bulk;
 mod calls;
 mod details;
 mod direct;
 mod execute;
+mod fork;
 mod history;
 mod instance;
 mod listing;
 pub(crate) mod local;
 pub(crate) mod notifier;
+mod operation;
 pub(crate) mod per_runtime;
+mod scopes;
 mod snapshot;
 pub(crate) mod target;
 pub(crate) mod waiters;
@@ -30,11 +34,17 @@ use tokio::sync::Semaphore;
 
 use self::target::find_receivers;
 pub use self::{
-    actions::{Action, Cancel, Cancelled, Delete, Does, Kill, Retried, Retry, RunNow},
+    actions::{
+        Action, Cancel, Cancelled, Delete, Does, Kill, Pause, Resume, Resumed, Retried, Retry,
+        RunNow,
+    },
+    bulk::{Bulk, Counts},
     details::Details,
+    fork::Fork,
     history::HistoryEntry,
     instance::InstanceHandle,
     listing::{Count, Cursor, Entry, Instances, List, Page},
+    scopes::{MachineHandle, PauseEntry, PauseScope, QueueHandle, ScopeAction},
     snapshot::{AnyId, Snapshot},
     target::{ExecuteOn, Target},
 };

@@ -22,6 +22,7 @@ use super::{
     listener,
     maintenance::{self, Database},
     owed::Owed,
+    pauses::Pauses,
     register,
     registry::{MachineRunner, Polls, Registry, Runner, Surroundings},
     shutdown,
@@ -373,6 +374,7 @@ impl EngineBuilder {
             tasks: Tasks::default(),
             cancels: Cancels::default(),
             births: Births::default(),
+            pauses: Pauses::default(),
             metrics: Counters::default(),
             wake,
             life,
@@ -401,8 +403,8 @@ fn spawn_services(shared: &Arc<Shared>) {
         let service = Arc::clone(shared);
         let queues = shared.queues.keys().cloned().collect();
         tokio::spawn(async move {
-            let Shared { connections, wake, tasks, life, .. } = &*service;
-            listener::listen(connections, &queues, wake, tasks, life).await;
+            let Shared { connections, wake, tasks, pauses, life, .. } = &*service;
+            listener::listen(connections, &queues, wake, (tasks, pauses), life).await;
         });
     }
     let services = shared.config.maintenance;

@@ -25,7 +25,11 @@ use std::{
 use self::plan::{Absorbed, Plan, Planner};
 pub(super) use self::prefetch::HORIZON;
 use super::{
-    Shared, cancels, executor, life::Life, lost_claims::LostClaims, outage::no_connection,
+    Shared, cancels, executor,
+    life::Life,
+    lost_claims::LostClaims,
+    outage::{Outage, no_connection},
+    pauses,
     registry::Work,
 };
 use crate::storage::{self, ClaimRequest, Claimed, Due, Kinds};
@@ -56,11 +60,24 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
     let poll_interval = shared.config.poll_interval;
     let mut planner = Planner::new(queues, Arc::clone(&kinds), poll_interval, Instant::now());
     let mut lost_claims = LostClaims::new();
+    // An engine that has just started begins no step of a paused scope.
+    let mut outage = Outage::new("claim work");
+    while let Err(error) = pauses::look(shared).await {
+        let again = Instant::now() + outage.failed(&error);
+        wait(&shared.life, std::future::pending(), again).await;
+        if shared.life.stopping.is_open() {
+            return;
+        }
+    }
+    outage.over();
     while !shared.life.stopping.is_open() {
         // No row that is announced after this line is missed. The claim sees it, or its wake ends
         // the wait below at once: a wake between the claim and the wait leaves a permit.
         let announced = shared.wake.next();
         cancels::answer(shared).await;
+        if shared.pauses.take_freed() {
+            planner.watermarks.forget();
+        }
         if let Err(error) = lost_claims.look(shared).await {
             planner.unreachable(&error, Instant::now());
         }
@@ -70,7 +87,8 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
             Plan::Claim(request) => {
                 let answer = claim(shared, &request).await;
                 let own = shared.wake.take_due();
-                let absorbed = planner.absorb(&request, answer, own, Instant::now());
+                let mut absorbed = planner.absorb(&request, answer, own, Instant::now());
+                pauses::hold_claimed(shared, &mut absorbed.rows).await;
                 follow(shared, &request, absorbed);
             }
             Plan::Look { queues, since } => {

@@ -24,6 +24,7 @@ use super::{
     flusher::Answer,
     latch::Latch,
     outage::{Outage, no_connection},
+    pauses,
     registry::{Ran, Runner, Work},
     slots::Queue,
 };
@@ -154,7 +155,17 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
                 }
             }
         }
-        slot.take(&work.dropped).await;
+        if !shared.pauses.hold_work(&work) {
+            slot.take(&work.dropped).await;
+        }
+        // It may have been paused while it waited for the slot.
+        if shared.pauses.hold_work(&work) {
+            shared.pauses.forget(work.instance.id);
+            slot.give();
+            give_back(shared, work.release()).await;
+            pauses::gave_back(shared, &work);
+            return;
+        }
         if !shared.lease.may_start(work.worker) {
             // A tenth of the lease or less is left, or the engine has a new worker. While the lease
             // holds, the row is given back. Once it has run out, another worker may have the row.
@@ -178,6 +189,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
             if matches!(give_back(shared, work.release()).await, Answer::Lost) {
                 shared.wake.suspect_lost_claims();
             }
+            pauses::gave_back(shared, &work);
             return;
         }
         slot.give();
@@ -371,6 +383,7 @@ pub(crate) fn release(shared: &Arc<Shared>, queue: &Arc<Queue>, work: Work) {
     runtime.spawn(async move {
         let _end = End { shared: &shared, queue: &queue, id: work.instance.id };
         give_back(&shared, work.release()).await;
+        pauses::gave_back(&shared, &work);
     });
 }
 

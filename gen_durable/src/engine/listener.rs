@@ -5,13 +5,13 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use super::{life::Life, outage::Outage, tasks::Tasks, wake::Wake};
-use crate::connections::Connections;
+use super::{life::Life, outage::Outage, pauses::Pauses, tasks::Tasks, wake::Wake};
+use crate::{connections::Connections, storage::PAUSED};
 
 /// The channel of `sql/announce.sql` and `sql/notify.sql`. The payload is the queue's name.
 const CHANNEL: &str = "gen_durable";
-/// The channel of `sql/notify_owed.sql`. The payload is the id of an instance that was killed, or
-/// empty.
+/// The channel of `sql/notify_owed.sql`. The payload is the id of an instance that was killed,
+/// `paused`, or empty.
 const OWED: &str = "gen_durable_owed";
 
 /// Listens until the engine begins to stop.
@@ -19,13 +19,13 @@ pub(crate) async fn listen(
     connections: &Connections,
     queues: &BTreeSet<String>,
     wake: &Wake,
-    tasks: &Tasks,
+    (tasks, pauses): (&Tasks, &Pauses),
     life: &Life,
 ) {
     let mut outage = Outage::new("listen for announcements");
     loop {
         let error = tokio::select! {
-            result = hear(connections, queues, wake, tasks, &mut outage) => match result {
+            result = hear(connections, queues, wake, (tasks, pauses), &mut outage) => match result {
                 Ok(never) => match never {},
                 Err(error) => error,
             },
@@ -44,7 +44,7 @@ async fn hear(
     connections: &Connections,
     queues: &BTreeSet<String>,
     wake: &Wake,
-    tasks: &Tasks,
+    (tasks, pauses): (&Tasks, &Pauses),
     outage: &mut Outage,
 ) -> Result<std::convert::Infallible, sqlx::Error> {
     loop {
@@ -57,6 +57,7 @@ async fn hear(
         outage.over();
         // Announcements before the LISTEN, or while the connection was lost, were not heard.
         wake.claimer();
+        pauses.tell();
         wake.debts.notify_one();
         // The time at which an announcement is followed that was held back.
         let mut held: Option<Instant> = None;
@@ -88,6 +89,8 @@ async fn hear(
             if notification.channel() == OWED {
                 if let Ok(killed) = notification.payload().parse() {
                     tasks.drop_run(killed, Instant::now());
+                } else if notification.payload() == PAUSED {
+                    pauses.tell();
                 }
                 wake.debts.notify_one();
                 continue;

@@ -25,6 +25,7 @@ mod lost_claims;
 mod maintenance;
 mod outage;
 mod owed;
+mod pauses;
 mod process;
 mod register;
 mod registry;
@@ -59,6 +60,7 @@ use self::{
     life::Life,
     maintenance::Database,
     owed::Owed,
+    pauses::Pauses,
     registry::{Registry, Surroundings},
     slots::Queue,
     tasks::Tasks,
@@ -67,7 +69,7 @@ use self::{
 };
 use crate::{
     client::{
-        AnyId, Client, InstanceHandle, Instances,
+        AnyId, Client, InstanceHandle, Instances, MachineHandle, QueueHandle,
         notifier::Notifier,
         target::{ExecuteOn, Target, sealed},
     },
@@ -134,6 +136,7 @@ pub(crate) struct Shared {
     pub(crate) tasks: Tasks,
     cancels: Cancels,
     births: Births,
+    pauses: Pauses,
     pub(crate) metrics: Counters,
     pub(crate) wake: Arc<Wake>,
     pub(crate) life: Arc<Life>,
@@ -190,6 +193,16 @@ impl Engine {
     /// Names an instance by its plain number; see [`Client::instance_by_id`].
     pub fn instance_by_id(&self, id: i64) -> InstanceHandle<i64> {
         self.client().instance_by_id(id)
+    }
+
+    /// Names a queue, to pause it and to resume it; see [`Client::queue`].
+    pub fn queue(&self, name: impl Into<String>) -> QueueHandle {
+        self.client().queue(name)
+    }
+
+    /// Names a machine, to pause and to resume it or a step of it; see [`Client::machine`].
+    pub fn machine<M: Machine>(&self) -> MachineHandle<M> {
+        self.client().machine()
     }
 
     /// Chooses instances of a machine, to list and to count; see [`Client::instances`].

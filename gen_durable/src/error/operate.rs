@@ -102,16 +102,69 @@ pub enum OperateError {
         given: u32,
     },
     /// The machine has no such step.
-    #[error("machine `{machine}` version {version} has no step `{step}`; it has {steps}")]
+    #[error(
+        "machine `{machine}`{} has no step `{step}`; it has {steps}",
+        .version.map_or_else(String::new, |version| format!(" version {version}"))
+    )]
     UnknownStep {
         /// The machine.
         machine: String,
-        /// The version of the instance.
-        version: u32,
+        /// The version of the instance. None if no version that engines have registered has the
+        /// step.
+        version: Option<u32>,
         /// The step that was asked for.
         step: String,
         /// The steps that it has, separated by commas.
         steps: String,
+    },
+    /// The end of a pause lies in the past.
+    #[error("the pause would end in the past; give a later time, or none")]
+    PastEnd,
+    /// No engine has served the queue.
+    #[error("no engine has served a queue `{queue}`; engines have served {known}")]
+    UnknownQueue {
+        /// The queue.
+        queue: String,
+        /// The queues that engines have served, separated by commas.
+        known: String,
+    },
+    /// No engine has registered the machine.
+    #[error("no engine has registered a machine `{machine}`; there are {known}")]
+    UnknownMachine {
+        /// The machine.
+        machine: String,
+        /// The machines that engines have registered, separated by commas.
+        known: String,
+    },
+    /// The history does not have the entry.
+    #[error(
+        "the history of instance {id} has no entry {entry}: it belongs to another instance, was deleted, or is older than the history's retention"
+    )]
+    NoEntry {
+        /// The instance.
+        id: i64,
+        /// The entry.
+        entry: i64,
+    },
+    /// The instance ended with this entry of its history.
+    #[error(
+        "instance {id} ended with entry {entry} of its history, so there is no step to go on from; fork from an earlier entry"
+    )]
+    EndedThere {
+        /// The instance.
+        id: i64,
+        /// The entry.
+        entry: i64,
+    },
+    /// The history has no state for this entry.
+    #[error(
+        "entry {entry} of the history of instance {id} has no state; a machine with `history = \"states\"` records states"
+    )]
+    NoState {
+        /// The instance.
+        id: i64,
+        /// The entry.
+        entry: i64,
     },
     /// A name, a reason, a key or a state cannot be stored.
     #[error(transparent)]

@@ -11,12 +11,13 @@ use std::{
 use sqlx::{PgConnection, Row};
 
 use super::{
-    begin, micros,
+    begin, micros, notify,
     row::{Change, Commit},
     time,
 };
 
 const DELETE_HISTORY: &str = include_str!("sql/delete_history.sql");
+const FORK: &str = include_str!("sql/fork.sql");
 const HISTORY: &str = include_str!("sql/history.sql");
 const KEEP_HISTORY: &str = include_str!("sql/keep_history.sql");
 const RECORD_HISTORY: &str = include_str!("sql/record_history.sql");
@@ -226,4 +227,39 @@ pub(crate) async fn keep_history(
         "locked" => Kept::Locked,
         _ => Kept::Idle,
     })
+}
+
+/// The answer to a fork.
+#[derive(Debug)]
+pub(crate) struct Forked {
+    /// The deed, as the statement names it.
+    pub(crate) deed: String,
+    /// The machine of the entry.
+    pub(crate) fsm: Option<String>,
+    /// The new instance.
+    pub(crate) id: Option<i64>,
+}
+
+/// Inserts an instance that goes on from an entry of another one's history, in a transaction that
+/// the caller has begun.
+pub(crate) async fn fork(
+    transaction: &mut PgConnection,
+    id: i64,
+    entry: i64,
+    fsm: Option<&str>,
+    actor: Option<&str>,
+    reason: Option<&str>,
+) -> Result<Forked, sqlx::Error> {
+    let row = sqlx::query(FORK)
+        .bind(id)
+        .bind(entry)
+        .bind(fsm)
+        .bind(actor)
+        .bind(reason)
+        .fetch_one(&mut *transaction)
+        .await?;
+    if let Some(queue) = row.try_get::<Option<String>, _>("queue")? {
+        notify(transaction, &[queue]).await?;
+    }
+    Ok(Forked { deed: row.try_get("deed")?, fsm: row.try_get("fsm")?, id: row.try_get("id")? })
 }

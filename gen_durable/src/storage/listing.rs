@@ -35,6 +35,26 @@ pub(crate) struct Filter {
     pub(crate) changed_before: Option<SystemTime>,
 }
 
+impl Filter {
+    /// True if the instance still fits.
+    pub(crate) fn fits(&self, item: &Item) -> bool {
+        fn is<T: PartialEq + ?Sized>(wanted: Option<&T>, found: &T) -> bool {
+            wanted.is_none_or(|wanted| wanted == found)
+        }
+        let key =
+            |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
+        is(self.fsm.as_deref(), &*item.fsm)
+            && is(self.status.map(Status::as_str), &*item.status)
+            && is(self.step.as_deref(), &*item.step)
+            && is(self.queue.as_deref(), &*item.queue)
+            && is(self.fsm_version.as_ref(), &item.fsm_version)
+            && key(&self.partition_key, &item.partition_key)
+            && key(&self.unique_key, &item.unique_key)
+            && self.changed_since.is_none_or(|since| item.updated_at >= since)
+            && self.changed_before.is_none_or(|before| item.updated_at < before)
+    }
+}
+
 /// The instances that were found.
 #[derive(Debug, Default)]
 pub(crate) struct Ids {

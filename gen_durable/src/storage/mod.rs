@@ -16,6 +16,7 @@ mod locked;
 mod maintenance;
 mod operate;
 mod parks;
+mod pauses;
 mod registered;
 mod row;
 mod send;
@@ -27,7 +28,7 @@ pub(crate) use self::{
     claim::{Claim, claim, next_due},
     commit::{Committed, Verdict, commit},
     deliver::{Sent, claim_woken, deliver},
-    history::{Kept, Record, Recorded, history, keep_history},
+    history::{Forked, Kept, Record, Recorded, fork, history, keep_history},
     inbox::load_inbox,
     insert::{Birth, Born, Inserted, insert, unique_holders},
     insert_or_signal::{Found, insert_or_signal},
@@ -39,7 +40,11 @@ pub(crate) use self::{
     },
     operate::{
         Act, Acted, Deed, Details, OWES_ANSWER, OWES_KEY, OWES_REPORT, Owing, Retried, Whom, act,
-        answer_cancels, details, owed, settle_keys,
+        act_on_fitting, answer_cancels, details, owed, settle_keys,
+    },
+    pauses::{
+        Freed, PAUSED, PauseRow, Paused, Scope, ScopeAct, block_paused, end_pauses, list_pauses,
+        pause_scope, pauses, resume_scope, unblock_paused,
     },
     registered::{NewMachine, is_inexpressible, register},
     row::{

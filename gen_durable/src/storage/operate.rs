@@ -3,7 +3,7 @@
 //! Invariant: each action writes its audit row in the statement that does it. None takes an
 //! advisory lock, so a caller may run any of them in a transaction of its own.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::SystemTime};
 
 use sqlx::{
     PgConnection, Postgres, Row,
@@ -12,7 +12,14 @@ use sqlx::{
 };
 
 use super::{
-    Locked, begin, commit::lock_ids, history::delete_history, insert::unique_holders, notify, send,
+    Locked, begin,
+    commit::lock_ids,
+    history::delete_history,
+    insert::unique_holders,
+    listing::{Filter, list_instances},
+    notify,
+    pauses::PAUSED,
+    send, since_1970,
     unblock::free_partitions,
 };
 use crate::{status::Status, value::Json};
@@ -23,7 +30,9 @@ const DELETE_INSTANCES: &str = include_str!("sql/delete_instances.sql");
 const DETAILS: &str = include_str!("sql/details.sql");
 const NOTIFY_OWED: &str = include_str!("sql/notify_owed.sql");
 const OWED: &str = include_str!("sql/owed.sql");
+const PAUSE_INSTANCES: &str = include_str!("sql/pause_instances.sql");
 const REPORT_TO: &str = include_str!("sql/report_to.sql");
+const RESUME_INSTANCES: &str = include_str!("sql/resume_instances.sql");
 const RETRY: &str = include_str!("sql/retry.sql");
 const RUN_NOW: &str = include_str!("sql/run_now.sql");
 const SETTLE_KEYS: &str = include_str!("sql/settle_keys.sql");
@@ -65,6 +74,10 @@ pub(crate) enum Deed {
         forgets_dedup_keys: bool,
     },
     Delete,
+    Pause {
+        until: Option<SystemTime>,
+    },
+    Resume,
 }
 
 /// The answer to an action, for one instance.
@@ -119,6 +132,38 @@ pub(crate) async fn act(
     }
 }
 
+/// Acts on those of the action's instances that fit the filter and that no other transaction has
+/// locked. Returns what was done, and those that another transaction has locked.
+pub(crate) async fn act_on_fitting(
+    transaction: &mut PgConnection,
+    act: &Act,
+    filter: &Filter,
+) -> Result<(Vec<Acted>, Vec<i64>), sqlx::Error> {
+    let Whom::Ids(ids) = &act.whom else { return Ok((Vec::new(), Vec::new())) };
+    // A retry needs the receivers of the reports as well.
+    let receivers = match act.deed {
+        Deed::Retry { .. } => receivers_of(transaction, ids).await?,
+        _ => Vec::new(),
+    };
+    let all = ids.iter().copied().chain(receivers.iter().map(|(_, receiver)| *receiver)).collect();
+    let mut locked = lock_ids(transaction, all, Locked::Skip).await?;
+    let without = receivers.iter().filter(|(_, receiver)| locked.contains(receiver));
+    let without: Vec<i64> = without.map(|(id, _)| *id).collect();
+    locked.extend(without);
+    // The rows do not change any more.
+    let items = list_instances(transaction, ids).await?;
+    // A row that was deleted meanwhile is none that is locked.
+    locked.retain(|id| items.iter().any(|item| item.id == *id));
+    let fitting = items.iter().filter(|item| filter.fits(item) && !locked.contains(&item.id));
+    let fitting: Vec<i64> = fitting.map(|item| item.id).collect();
+    let acted = if fitting.is_empty() {
+        Vec::new()
+    } else {
+        act_on(transaction, act, &fitting, None, Locked::WaitASecond).await?
+    };
+    Ok((acted, locked.into_iter().collect()))
+}
+
 async fn act_on(
     transaction: &mut PgConnection,
     act: &Act,
@@ -148,6 +193,14 @@ async fn act_on(
             delete.fetch_all(&mut *transaction).await?
         }
         Deed::Retry { .. } => retry(transaction, act, ids, key, locked).await?,
+        Deed::Pause { until } => {
+            let pause = with(sqlx::query(PAUSE_INSTANCES), act, ids, key, locked);
+            pause.bind(until.map(since_1970)).fetch_all(&mut *transaction).await?
+        }
+        Deed::Resume => {
+            let resume = with(sqlx::query(RESUME_INSTANCES), act, ids, key, locked);
+            resume.fetch_all(&mut *transaction).await?
+        }
     };
     let mut all = rows.iter().map(acted).collect::<Result<Vec<_>, _>>()?;
     if matches!(act.deed, Deed::Retry { .. }) {
@@ -175,19 +228,35 @@ async fn notify_owed(
     act: &Act,
     all: &[Acted],
 ) -> Result<(), sqlx::Error> {
-    let kills = matches!(act.deed, Deed::Kill);
-    let was_killed = |acted: &&Acted| {
-        kills && acted.deed == "cancelled" && acted.status == Status::Executing.as_str()
+    let ran = |acted: &&Acted| {
+        matches!(&*acted.deed, "cancelled" | "resumed")
+            && acted.status == Status::Executing.as_str()
     };
-    let killed: Vec<String> = all.iter().filter(was_killed).map(|a| a.id.to_string()).collect();
-    let told = if killed.is_empty() && all.iter().any(|acted| acted.owes) {
-        vec![String::new()]
-    } else {
-        killed
-    };
-    for id in told {
-        sqlx::query(NOTIFY_OWED).bind(id).execute(&mut *transaction).await?;
+    let mut ran = all.iter().filter(ran).peekable();
+    match act.deed {
+        Deed::Kill if ran.peek().is_some() => {
+            for killed in ran {
+                notify_engines(transaction, &killed.id.to_string()).await?;
+            }
+        }
+        // An engine ends a pause of any instance, and holds those back that it has claimed.
+        Deed::Pause { .. } if all.iter().any(Acted::is_done) => {
+            notify_engines(transaction, PAUSED).await?;
+        }
+        // One that knows of the pause gives the row back, unless it hears of this.
+        Deed::Resume if ran.peek().is_some() => notify_engines(transaction, PAUSED).await?,
+        _ if all.iter().any(|acted| acted.owes) => notify_engines(transaction, "").await?,
+        _ => {}
     }
+    Ok(())
+}
+
+/// Tells all engines something, when the transaction commits.
+pub(super) async fn notify_engines(
+    transaction: &mut PgConnection,
+    payload: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(NOTIFY_OWED).bind(payload).execute(transaction).await?;
     Ok(())
 }
 
@@ -206,6 +275,23 @@ fn with<'q>(
         .bind(act.reason.as_deref())
         .bind(locked.timeout())
         .bind(key)
+}
+
+impl Acted {
+    /// True if the action was done, and changed something.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(
+            &*self.deed,
+            "asked"
+                | "goes"
+                | "cancelled"
+                | "hastened"
+                | "retried"
+                | "deleted"
+                | "paused"
+                | "resumed"
+        )
+    }
 }
 
 fn acted(row: &PgRow) -> Result<Acted, sqlx::Error> {
@@ -231,6 +317,14 @@ fn retried(row: &PgRow) -> Result<Retried, sqlx::Error> {
     })
 }
 
+/// Finds the instances that get the reports of others' ends: each of the others, and its receiver.
+async fn receivers_of(
+    connection: &mut PgConnection,
+    ids: &[i64],
+) -> Result<Vec<(i64, i64)>, sqlx::Error> {
+    sqlx::query_as(REPORT_TO).bind(ids).fetch_all(connection).await
+}
+
 /// Returns instances to their queues. It locks the rows and the receivers of their reports in the
 /// order of their ids, as all transactions do that wait for several rows. An instance may lose its
 /// receiver between the two looks, and never gets another one.
@@ -244,8 +338,8 @@ async fn retry(
     let Deed::Retry { step, state, version, forgets_dedup_keys } = &act.deed else {
         unreachable!("only a retry comes here")
     };
-    let receivers: Vec<i64> =
-        sqlx::query_scalar(REPORT_TO).bind(ids).fetch_all(&mut *transaction).await?;
+    let receivers = receivers_of(transaction, ids).await?;
+    let receivers: Vec<i64> = receivers.into_iter().map(|(_, receiver)| receiver).collect();
     let all = ids.iter().chain(&receivers).copied().collect();
     lock_ids(transaction, all, locked).await?;
     sqlx::query(RETRY)

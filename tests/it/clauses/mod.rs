@@ -18,6 +18,7 @@ mod keys;
 mod lives;
 mod maintenance;
 mod operate;
+mod pauses;
 mod registered;
 mod reports;
 

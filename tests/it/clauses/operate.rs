@@ -9,6 +9,8 @@ use crate::support::{database, sql};
 const CANCEL: &str = include_str!("../../../gen_durable/src/storage/sql/cancel.sql");
 const RUN_NOW: &str = include_str!("../../../gen_durable/src/storage/sql/run_now.sql");
 const DELETE: &str = include_str!("../../../gen_durable/src/storage/sql/delete_instances.sql");
+const PAUSE: &str = include_str!("../../../gen_durable/src/storage/sql/pause_instances.sql");
+const RESUME: &str = include_str!("../../../gen_durable/src/storage/sql/resume_instances.sql");
 const ANSWER: &str = include_str!("../../../gen_durable/src/storage/sql/answer_cancels.sql");
 
 /// Machine `m` answers a cancel with the step `undo`, `n` with its end, and `u` is not registered.
@@ -234,12 +236,13 @@ async fn act(
         sqlx::query(statement).bind(ids).bind(None::<&str>).bind(None::<&str>).bind(None::<&str>);
     let query = if statement == CANCEL { query.bind(true) } else { query };
     let query = query.bind(timeout).bind(None::<&str>);
+    let query = if statement == PAUSE { query.bind(None::<i64>) } else { query };
     Ok(query.fetch_all(connection).await?.len())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p70_an_action_waits_for_its_rows_in_order_and_for_as_long_as_it_may() {
-    for statement in [CANCEL, RUN_NOW, DELETE] {
+    for statement in [CANCEL, RUN_NOW, DELETE, PAUSE, RESUME] {
         let db = database().await;
         let pool = db.pool();
         let [first, second] = in_a_circle(pool, |mut connection, ids| {

@@ -67,8 +67,13 @@ fn case(
     Case { statement, parameters, indexes, rows }
 }
 
-const BUSY: &[&str] =
-    &["instances_blocked", "instances_claim", "instances_lease", "instances_owed"];
+const BUSY: &[&str] = &[
+    "instances_blocked",
+    "instances_claim",
+    "instances_lease",
+    "instances_owed",
+    "instances_paused",
+];
 
 /// A search for instances at a step at which there is none.
 fn find(

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a value that cannot be stored is refused before anything is sent.
 
-use std::fmt;
+use std::{fmt, time::SystemTime};
 
 use crate::{
     error::EncodeError,
@@ -27,7 +27,7 @@ pub trait Does: sealed::Sealed {
 /// The deed as it is executed.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct DeedOf(pub(super) Deed);
+pub struct DeedOf(pub(in crate::client) Deed);
 
 /// The answer of the database to an action.
 #[doc(hidden)]
@@ -40,19 +40,19 @@ mod sealed {
 
 /// The deed of [`InstanceHandle::cancel`](crate::operate::InstanceHandle::cancel).
 #[derive(Clone, Debug)]
-pub struct Cancel(pub(super) ());
+pub struct Cancel(pub(in crate::client) ());
 
 /// The deed of [`InstanceHandle::kill`](crate::operate::InstanceHandle::kill).
 #[derive(Clone, Debug)]
-pub struct Kill(pub(super) ());
+pub struct Kill(pub(in crate::client) ());
 
 /// The deed of [`InstanceHandle::run_now`](crate::operate::InstanceHandle::run_now).
 #[derive(Clone, Debug)]
-pub struct RunNow(pub(super) ());
+pub struct RunNow(pub(in crate::client) ());
 
 /// The deed of [`InstanceHandle::delete`](crate::operate::InstanceHandle::delete).
 #[derive(Clone, Debug)]
-pub struct Delete(pub(super) ());
+pub struct Delete(pub(in crate::client) ());
 
 /// The deed of [`InstanceHandle::retry`](crate::operate::InstanceHandle::retry).
 #[derive(Clone, Default)]
@@ -60,11 +60,11 @@ pub struct Retry {
     pub(super) step: Option<String>,
     pub(super) state: Option<Result<value::Json, EncodeError>>,
     version: Option<u32>,
-    pub(super) forgets_dedup_keys: bool,
+    pub(in crate::client) forgets_dedup_keys: bool,
 }
 
 impl Retry {
-    pub(super) fn at<M: Machine>(&mut self, step: &str) {
+    pub(in crate::client) fn at<M: Machine>(&mut self, step: &str) {
         (self.step, self.version) = (Some(step.to_owned()), Some(M::VERSION));
     }
 
@@ -79,6 +79,27 @@ impl fmt::Debug for Retry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Retry").field("step", &self.step).finish_non_exhaustive()
     }
+}
+
+/// The deed of a pause: of an [instance](crate::operate::InstanceHandle::pause), a queue, a machine
+/// or a step.
+#[derive(Clone, Debug, Default)]
+pub struct Pause {
+    pub(in crate::client) until: Option<SystemTime>,
+}
+
+/// The deed that ends a pause.
+#[derive(Clone, Debug)]
+pub struct Resume(pub(in crate::client) ());
+
+/// The answer to a resume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resumed {
+    /// The pause is over.
+    Resumed,
+    /// It was not paused, and nothing was changed.
+    NotPaused,
 }
 
 /// The answer to a cancel that was accepted.
@@ -182,5 +203,29 @@ impl Does for Retry {
 
     fn answer(acted: &ActedOn) -> Retried {
         Retried { heard: acted.0.retry.as_deref().is_some_and(|retry| retry.heard) }
+    }
+}
+
+impl sealed::Sealed for Pause {}
+impl Does for Pause {
+    type Answer = ();
+
+    fn into_deed(self, _: usize) -> Result<DeedOf, EncodeError> {
+        Ok(DeedOf(Deed::Pause { until: self.until }))
+    }
+
+    fn answer(_: &ActedOn) {}
+}
+
+impl sealed::Sealed for Resume {}
+impl Does for Resume {
+    type Answer = Resumed;
+
+    fn into_deed(self, _: usize) -> Result<DeedOf, EncodeError> {
+        Ok(DeedOf(Deed::Resume))
+    }
+
+    fn answer(acted: &ActedOn) -> Resumed {
+        if acted.0.deed == "before" { Resumed::NotPaused } else { Resumed::Resumed }
     }
 }

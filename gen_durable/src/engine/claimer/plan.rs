@@ -100,7 +100,7 @@ pub(super) struct Planner {
     poll_interval: Duration,
     limits: Limits,
     claim_locks: ClaimLocks,
-    watermarks: Watermarks,
+    pub(super) watermarks: Watermarks,
     outage: Outage,
     idle: Backoff,
     contended: Backoff,

@@ -86,6 +86,11 @@ impl Watermarks {
         known
     }
 
+    /// Forgets all: the next claim of each queue is a whole one.
+    pub(super) fn forget(&mut self) {
+        self.queues.clear();
+    }
+
     /// True if each of these queues had a whole claim, and neither this nor a later claim has met
     /// rows that the statement for known groups does not claim.
     pub(super) fn settled(&self, queues: &[String]) -> bool {

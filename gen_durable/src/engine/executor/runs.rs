@@ -170,7 +170,8 @@ async fn in_transaction(
             return Ok(Ending::GivenUp);
         };
         // The wait may have taken long.
-        if !shared.lease.may_start(work.worker) {
+        let paused = matches!(call, Call::Step) && shared.pauses.hold_work(work);
+        if paused || !shared.lease.may_start(work.worker) {
             return Ok(Ending::GivenUp);
         }
         let error = match attempt(shared, runner, work, call, &mut place, isolation, claim).await {

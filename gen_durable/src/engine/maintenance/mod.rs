@@ -5,6 +5,7 @@
 pub(super) mod debts;
 mod history;
 mod partitions;
+mod pauses;
 mod reaper;
 mod retention;
 mod timeouts;
@@ -112,6 +113,7 @@ pub(super) fn spawn_debts(
     tokio::spawn(async move {
         let mut outage = Outage::new("settle what rows owe");
         let interval = if listens { DEBTS } else { DEBTS_UNANNOUNCED };
+        let mut looks = pauses::Looks::new(listens);
         // The first look finds the cancels that wait for this engine.
         let mut pause = Duration::ZERO;
         loop {
@@ -121,11 +123,14 @@ pub(super) fn spawn_debts(
                 () = life.stopped.wait() => return,
             }
             let look = async {
-                if maintenance && !life.stopping.is_open() {
+                let services = maintenance && !life.stopping.is_open();
+                let paused = pauses::run_once(&database, &mut looks, services).await;
+                let debts = if services {
                     debts::run_once(&database).await
                 } else {
                     debts::ask_own(&database).await
-                }
+                };
+                paused.and(debts)
             };
             let looked = look.await;
             if let Some(shared) = database.engine.upgrade().filter(|_| life.claimer_ended.is_open())
@@ -136,7 +141,8 @@ pub(super) fn spawn_debts(
                 Ok(progress) => {
                     outage.over();
                     // Something may be left, because rows were locked.
-                    jittered(if progress == Progress::More { DEBTS_UNANNOUNCED } else { interval })
+                    let more = progress == Progress::More;
+                    looks.until_next(jittered(if more { DEBTS_UNANNOUNCED } else { interval }))
                 }
                 Err(error) => outage.failed(&error),
             };
@@ -173,6 +179,11 @@ pub(super) async fn run_once(database: &Database) -> Result<(), DatabaseError> {
     let failed = DatabaseError::new("run maintenance");
     let all = async {
         while reaper::run_once(database).await? == Progress::More {}
+        let mut looks = pauses::Looks::new(false);
+        pauses::run_once(database, &mut looks, true).await?;
+        while looks.has_more() {
+            pauses::run_once(database, &mut looks, true).await?;
+        }
         debts::run_once(database).await?;
         while timeouts::run_once(database).await? == Progress::More {}
         while partitions::run_once(database).await? == Progress::More {}

@@ -72,9 +72,15 @@ changed as (
             else least(i.eligible_at, gen_durable.now())
         end,
         blocked_by = case
-            when d.deed = 'cancelled' then 0
+            -- A pause of its own outlives the end, and a retry. That of a step does not.
+            when d.deed = 'cancelled' then i.blocked_by & 8
+            when d.deed = 'goes' then i.blocked_by & ~4
             when d.deed = 'asked' and i.status <> 'executing' then i.blocked_by | 2
             else i.blocked_by
+        end,
+        paused_by = case
+            when d.deed in ('cancelled', 'goes') then case when i.blocked_by & 8 = 8 then 0 end
+            else i.paused_by
         end,
         owes = case
             when d.deed = 'asked' then coalesce(i.owes, 0) | 4

@@ -2,6 +2,6 @@
 -- them.
 --
 -- $1 bigint[]: the instances that end
-select i.report_to
+select i.id, i.report_to
 from gen_durable.instances i
 where i.id = any ($1::bigint[]) and i.report_to is not null

@@ -126,7 +126,9 @@ retried as (
         crashes = 0,
         awaits = null,
         eligible_at = gen_durable.now(),
-        blocked_by = 0,
+        -- A pause of its own lasts.
+        blocked_by = i.blocked_by & 8,
+        paused_by = case when i.blocked_by & 8 = 8 then 0 end,
         report_to = case
             when coalesce(i.owes, 0) & 1 = 1
               or i.id in (select w.id from withdrawn w)
