@@ -43,7 +43,7 @@ enum Rule {
     Owner,
     /// A cancel that moves a row to another step unmarks it.
     Cancel,
-    /// So does the answer to a cancel.
+    /// The answer to a cancel does the same.
     Answer,
     /// A sweep clears marks only if there is no pause.
     Sweep,
@@ -146,7 +146,7 @@ struct State {
     moves: u8,
     reaps: u8,
     cancelled: bool,
-    /// How often the row was marked in this pause, and how often it may be.
+    /// The number of times that the row was marked in this pause, and the most that may be.
     marks: u8,
     most_marks: u8,
     /// All engines have known of this pause.

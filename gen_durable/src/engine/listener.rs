@@ -11,7 +11,7 @@ use crate::{connections::Connections, storage::PAUSED};
 /// The channel of `sql/announce.sql` and `sql/notify.sql`. The payload is the queue's name.
 const CHANNEL: &str = "gen_durable";
 /// The channel of `sql/notify_owed.sql`. The payload is the id of an instance that was killed,
-/// `paused`, or empty.
+/// [`PAUSED`], or empty.
 const OWED: &str = "gen_durable_owed";
 
 /// Listens until the engine begins to stop.

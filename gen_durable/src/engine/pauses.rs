@@ -28,7 +28,7 @@ use crate::{
     storage::{self, Claimed, Freed, Paused, Scope},
 };
 
-/// The most rows of a scope that one statement frees, and the most pauses that one ends.
+/// The most rows that one statement frees, and the most pauses that one ends.
 const BATCH_MAX: i64 = 1000;
 
 /// The pauses that this engine knows of.

@@ -1,7 +1,7 @@
 //! Pauses of queues, machines and steps, and what engines do about them.
 //!
-//! Invariant: a mark of a pause (`blocked_by & 4`) is written only while the pause lasts, and is
-//! cleared by its queue, machine and step.
+//! Invariant: a row is marked (`blocked_by & 4`) only while its pause lasts. The mark names the
+//! pause (`paused_by`), and is cleared once that is over.
 
 use std::time::{Duration, SystemTime};
 
@@ -198,8 +198,7 @@ pub(crate) struct Freed {
     pub(crate) more: bool,
 }
 
-/// Frees marked rows of scopes that are paused no more, up to `batch_max` of each queue, machine
-/// and step.
+/// Frees up to `batch_max` marked rows whose pauses are over.
 pub(crate) async fn unblock_paused(
     connection: &mut PgConnection,
     batch_max: i64,
