@@ -64,11 +64,19 @@ pub enum Effect {
     FreezeAfter,
 }
 
-/// A trap: the text that springs it, once, and its effect.
+/// What springs a trap.
+#[derive(Debug)]
+enum Spring {
+    /// A text that passes in this direction.
+    Text(Direction, Vec<u8>),
+    /// The COMMIT of a transaction that applies an outcome.
+    Outcome,
+}
+
+/// A trap: what springs it, once, and its effect.
 #[derive(Debug)]
 struct Trap {
-    direction: Direction,
-    text: Vec<u8>,
+    spring: Spring,
     effect: Effect,
     sprung: oneshot::Sender<()>,
 }
@@ -159,9 +167,18 @@ impl Proxy {
 
     /// Sets a trap. The receiver gets a message when the trap has sprung.
     pub fn trap(&self, direction: Direction, text: &str, effect: Effect) -> oneshot::Receiver<()> {
+        self.set(Spring::Text(direction, text.as_bytes().to_vec()), effect)
+    }
+
+    /// Sets a trap for the COMMIT of the next transaction that applies an outcome. An engine has
+    /// other transactions at any time, which do not spring it.
+    pub fn trap_commit(&self, effect: Effect) -> oneshot::Receiver<()> {
+        self.set(Spring::Outcome, effect)
+    }
+
+    fn set(&self, spring: Spring, effect: Effect) -> oneshot::Receiver<()> {
         let (sprung, told) = oneshot::channel();
-        let trap = Trap { direction, text: text.as_bytes().to_vec(), effect, sprung };
-        lock(&self.shared.traps).push(trap);
+        lock(&self.shared.traps).push(Trap { spring, effect, sprung });
         told
     }
 
@@ -218,6 +235,7 @@ impl Shared {
             fault: fault.clone(),
             suffered: suffered.clone(),
             lose_answer: Arc::clone(&lose_answer),
+            outcomes: Outcomes::default(),
         };
         let requests = pump(Direction::Request, from_client, to_server).run();
         let answers = pump(Direction::Answer, from_server, to_client).run();
@@ -229,15 +247,54 @@ impl Shared {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Removes and returns the trap that this text springs.
-    fn sprung(&self, direction: Direction, bytes: &[u8]) -> Option<Trap> {
+    /// Removes and returns the trap that these bytes spring. `commits` tells that they commit an
+    /// outcome.
+    fn sprung(&self, direction: Direction, bytes: &[u8], commits: bool) -> Option<Trap> {
         let mut traps = lock(&self.traps);
-        let index = traps.iter().position(|trap| {
-            trap.direction == direction
-                && bytes.windows(trap.text.len()).any(|window| window == trap.text)
+        let index = traps.iter().position(|trap| match &trap.spring {
+            Spring::Text(passes, text) => *passes == direction && find(bytes, text).is_some(),
+            Spring::Outcome => commits,
         })?;
         Some(traps.swap_remove(index))
     }
+}
+
+/// Follows the requests of a connection, to know its transactions that apply outcomes. It knows the
+/// statement by the text that prepares it, and later by its name.
+#[derive(Debug, Default)]
+struct Outcomes {
+    statement: Option<Vec<u8>>,
+    applied: bool,
+}
+
+impl Outcomes {
+    /// True if this request commits an outcome.
+    fn commit(&mut self, request: &[u8]) -> bool {
+        if find(request, BEGINS).is_some() {
+            self.applied = false;
+        }
+        // The message Parse has the statement's name, a zero byte, and the text.
+        if let Some(end) = find(request, APPLIES) {
+            let name = request[..end].iter().rposition(|byte| !byte.is_ascii_graphic());
+            self.statement = Some(request[name.map_or(0, |before| before + 1)..=end].to_vec());
+            self.applied = true;
+        // The message Bind has the name and a zero byte.
+        } else if self.statement.as_ref().is_some_and(|name| find(request, name).is_some()) {
+            self.applied = true;
+        }
+        find(request, b"COMMIT").is_some() && std::mem::take(&mut self.applied)
+    }
+}
+
+/// The zero byte after the name of a statement, and how `commit.sql` and `commit_step.sql` begin.
+const APPLIES: &[u8] = b"\0-- Applies the outcome";
+
+/// How `begin.sql` begins. An outcome before it was applied by a transaction of one statement.
+const BEGINS: &[u8] = b"-- Begins a transaction";
+
+/// Returns where the text begins.
+fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    bytes.windows(text.len()).position(|window| window == text)
 }
 
 /// One direction of a connection.
@@ -250,6 +307,7 @@ struct Pump {
     suffered: watch::Receiver<Fault>,
     /// The other direction sets this. Then the next bytes are lost, and the connection is cut.
     lose_answer: Arc<Mutex<bool>>,
+    outcomes: Outcomes,
 }
 
 impl Pump {
@@ -270,7 +328,8 @@ impl Pump {
             if self.direction == Direction::Answer && *lock(&self.lose_answer) {
                 return;
             }
-            let trap = self.shared.sprung(self.direction, bytes);
+            let commits = self.direction == Direction::Request && self.outcomes.commit(bytes);
+            let trap = self.shared.sprung(self.direction, bytes, commits);
             let effect = trap.as_ref().map(|trap| trap.effect);
             match effect {
                 Some(Effect::CutBefore) => drop(self.fault.send_replace(Fault::Cut)),

@@ -154,24 +154,27 @@ async fn p01_kill_9_at_each_moment_of_a_claim_and_a_commit() {
     const SEED: u32 = 987_654_321;
     let moments = [
         // The claim is committed, and its rows do not reach the worker.
-        (Direction::Answer, "987654321", Effect::FreezeBefore),
+        (Some((Direction::Answer, "987654321")), Effect::FreezeBefore),
         // The step has run, and its outcome does not reach the database.
-        (Direction::Request, "987654321", Effect::FreezeBefore),
+        (Some((Direction::Request, "987654321")), Effect::FreezeBefore),
         // The outcome reaches the database, and the answer does not reach the worker.
-        (Direction::Request, "987654321", Effect::FreezeAfter),
+        (Some((Direction::Request, "987654321")), Effect::FreezeAfter),
         // The transaction with the outcome is open. Its COMMIT does not reach the database, or it
         // does, and the answer is lost.
-        (Direction::Request, "COMMIT", Effect::FreezeBefore),
-        (Direction::Request, "COMMIT", Effect::FreezeAfter),
+        (None, Effect::FreezeBefore),
+        (None, Effect::FreezeAfter),
     ];
     let lease = Duration::from_millis(500);
     let db = database().await;
     let pool = db.pool();
     oracle::install(pool).await.unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_chaos"));
-    for (direction, text, effect) in moments {
+    for (text, effect) in moments {
         let proxy = proxy().await;
-        let sprung = proxy.trap(direction, text, effect);
+        let sprung = match text {
+            Some((direction, text)) => proxy.trap(direction, text, effect),
+            None => proxy.trap_commit(effect),
+        };
         let killed = Worker::start(program, &proxy.url(db.name()), 500, &[], None).unwrap();
         // With a key, a claim and a commit are transactions of several statements.
         let state = ChainState { hops: 3, seed: SEED, ..ChainState::default() };

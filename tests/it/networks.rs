@@ -361,7 +361,7 @@ async fn p13_a_transaction_that_nobody_ends_holds_nobody_up_for_long() {
     let id = Walk::insert(marked("m")).step(Walk::Park).execute(&engine).await.unwrap();
     breakpoint.arrival().await;
     // The transaction of a park has locked the row, and its COMMIT never arrives.
-    let sprung = proxy.trap(Direction::Request, "COMMIT", Effect::FreezeBefore);
+    let sprung = proxy.trap_commit(Effect::FreezeBefore);
     breakpoint.open(1);
     sprung.await.expect("the park goes by");
     Walk::signal(id, Ping).execute(db.pool()).await.unwrap();

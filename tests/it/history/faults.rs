@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gen_durable::{Engine, UpgradeError, prelude::*};
-use gen_durable_tests::proxy::{Direction, Effect};
+use gen_durable_tests::proxy::Effect;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 use super::{Entry, Stands, entries, entry};
@@ -23,7 +23,6 @@ async fn p73_a_commit_whose_answer_is_lost_is_recorded_once() {
     for (effect, again) in [(Effect::LoseAnswer, false), (Effect::CutBefore, true)] {
         for (step, left) in [(Stands::Plain, 1), (Stands::Own, 0)] {
             let behind = PgPoolOptions::new().connect_lazy(&proxy.url(db.name())).unwrap();
-            // With a long poll interval, no other transaction commits meanwhile.
             let engine = Engine::builder(behind)
                 .machine::<Stands>()
                 .resource(Arc::clone(&at))
@@ -35,7 +34,7 @@ async fn p73_a_commit_whose_answer_is_lost_is_recorded_once() {
             let transactional = name == "own";
             let id = Stands::insert(()).step(step).execute(pool).await.unwrap();
             assert_eq!(at.arrival().await, id.get());
-            let sprung = proxy.trap(Direction::Request, "COMMIT", effect);
+            let sprung = proxy.trap_commit(effect);
             at.open(1);
             sprung.await.expect("the commit goes by");
             // An outcome that its step's transaction commits is lost with it, and the step runs

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use gen_durable_tests::proxy::{Direction, Effect};
+use gen_durable_tests::proxy::Effect;
 
 use super::{Deed, Parcel, Parent, machines, results};
 use crate::{
@@ -109,7 +109,7 @@ async fn p37_a_lost_commit_spawns_and_reports_once() {
         let parent = Parent::insert(vec![Deed::Stand; 4]).step(Parent::Wait);
         let parent = parent.execute(&pool).await.unwrap();
         assert_eq!(at.arrival().await, parent.get());
-        let spawned = proxy.trap(Direction::Request, "COMMIT", effect);
+        let spawned = proxy.trap_commit(effect);
         at.open(1);
         spawned.await.expect("the commit that spawns goes by");
         until(&pool, parent, "awaiting_signal").await;
@@ -125,7 +125,7 @@ async fn p37_a_lost_commit_spawns_and_reports_once() {
             (more == Some(1)).then_some(())
         })
         .await;
-        let reported = proxy.trap(Direction::Request, "COMMIT", effect);
+        let reported = proxy.trap_commit(effect);
         at.open(1);
         reported.await.expect("the commit that reports goes by");
         assert_eq!(results(&engine, parent).await, vec![Ok(1); 4]);

@@ -241,7 +241,6 @@ async fn p36_a_commit_whose_answer_is_lost_takes_effect_once() {
     for (effect, runs) in [(Effect::LoseAnswer, 1), (Effect::CutBefore, 2)] {
         for end in [End::Next, End::Await, End::Done] {
             for step in ["committed", "serializable"] {
-                // With a long poll interval, no other transaction commits meanwhile.
                 let engine = behind(&proxy, &db)
                     .machine::<Late>()
                     .resource(Arc::clone(&at))
@@ -251,7 +250,7 @@ async fn p36_a_commit_whose_answer_is_lost_takes_effect_once() {
                 let insert = Late::insert(end).step(Late::from_name(step).unwrap());
                 let id = insert.execute(&pool).await.unwrap();
                 assert_eq!(at.arrival().await, id.get());
-                let sprung = proxy.trap(Direction::Request, "COMMIT", effect);
+                let sprung = proxy.trap_commit(effect);
                 at.open(1);
                 sprung.await.expect("the commit goes by");
                 if runs == 2 {
@@ -290,7 +289,7 @@ async fn p36_a_key_is_freed_if_the_answer_of_commit_is_lost() {
         assert_eq!(at.arrival().await, first.get());
         let next = insert(Late::Hear).execute(&engine).await.unwrap();
         until_blocked(&pool, next).await;
-        let sprung = proxy.trap(Direction::Request, "COMMIT", Effect::LoseAnswer);
+        let sprung = proxy.trap_commit(Effect::LoseAnswer);
         at.open(1);
         sprung.await.expect("the commit goes by");
         until(&pool, first, "done").await;
