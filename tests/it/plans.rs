@@ -115,7 +115,22 @@ const ARRIVALS: &str = "
     select report_to, 'ended(p)', json_build_object('id', id, 'status', 'failed') from children;
     insert into gen_durable.instances
         (fsm, fsm_version, step, state, queue, blocked_by, owes, cancelled_at)
-    select 'c', 1, 's', '{}', 'q', 2, 4, now() from generate_series(1, 1000);";
+    select 'c', 1, 's', '{}', 'q', 2, 4, now() from generate_series(1, 1000);
+    delete from gen_durable.pauses;
+    insert into gen_durable.pauses (queue, actor) values ('z', 'a');
+    insert into gen_durable.instances (fsm, fsm_version, step, state, queue, status, locked_by)
+    select 'b', 1, 's', '{}', 'z', 'executing', 9 from generate_series(1, 200);
+    insert into gen_durable.instances (fsm, fsm_version, step, state, queue, priority)
+    select 'b', 1, 's', '{}', 'z', n % 50 from generate_series(1, 5000) as n;
+    insert into gen_durable.instances (fsm, fsm_version, step, state, queue, blocked_by, paused_by)
+    select 'e', 1, 's', '{}', 'z', 4, 2000000000 from generate_series(1, 500);
+    with own as (
+        insert into gen_durable.instances (fsm, fsm_version, step, state, queue, blocked_by, paused_by)
+        select 'i', 1, 's', '{}', 'q', 8, 0 from generate_series(1, 500)
+        returning id
+    )
+    insert into gen_durable.pauses (instance_id, until, actor)
+    select id, now() - interval '1 s', 'a' from own;";
 
 #[derive(Debug, serde::Deserialize)]
 struct Plan {

@@ -21,6 +21,7 @@ mod operate;
 mod pauses;
 mod registered;
 mod reports;
+mod scopes;
 
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr, types::Json};

@@ -1,4 +1,4 @@
-//! The statements about pauses, and `fork.sql`.
+//! The statements about pauses of instances, and those with which engines follow any pause.
 
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool, Row};
@@ -165,7 +165,13 @@ async fn p70_pauses_end_with_their_time() {
     assert_eq!(see(pool, left).await, json!(["q", "m", "n@s", "4", "5"]));
     assert_eq!(end(100).await, json!([1, ["q5"]]));
     sql(pool, "update gen_durable.pauses set until = '2020-01-01'").await;
+    // The oldest pause is of a locked instance, and the next one ends.
+    sql(pool, "update gen_durable.pauses set until = '2019-01-01' where instance_id = 4").await;
+    let mut other = pool.begin().await.unwrap();
+    run(&mut other, "select from gen_durable.instances where id = 4 for update").await;
     assert_eq!(end(1).await[0], json!(1));
+    other.rollback().await.unwrap();
+    assert_eq!(blocked(pool).await, json!([0, 5, 0, 8, 0]));
     // A pause of an instance goes with the instance.
     sql(pool, "delete from gen_durable.instances where id = 4").await;
     assert_eq!(

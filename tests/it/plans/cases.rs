@@ -143,6 +143,8 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let failed = ids(connection, "fsm = 'p'").await;
     let receivers = ids(connection, "fsm = 'r'").await;
     let asked = ids(connection, "fsm = 'c'").await;
+    let held = ids(connection, "fsm = 'b' and locked_by = 9").await;
+    let paused = ids(connection, "fsm = 'i'").await;
     let first = text(connection, FIRST).await;
     let target = text(connection, TARGET).await;
     let [seven, zero, one, yes, no, null] = ["7", "0", "1", "t", "f", "null"].map(repeated);
@@ -288,8 +290,8 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         // With two machines, the statement examines half as many rows of each as of one.
         find("find_failed", "null", "'failed'", &["instances_failed"], 5_000.0..=10_010.0),
         find("find_failed", "'g'", "'cancelled'", &["instances_failed"], 10_000.0..=10_010.0),
-        find("find_busy", "null", "'executing'", BUSY, 5_000.0..=5_001.0),
-        find("find_busy", "'m'", "'runnable'", BUSY, 6_001.0..=11_002.0),
+        find("find_busy", "null", "'executing'", BUSY, 5_000.0..=5_201.0),
+        find("find_busy", "'m'", "'runnable'", BUSY, 6_001.0..=12_002.0),
         case("list_instances", &[&executing], by_id, batch(1)),
         case("wake_step", &["1"], by_id, 0.0..=5.0),
         case("record_history", &record(&no), by_id, 0.0..=40.0),
@@ -325,6 +327,26 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             &["instances_claim", "instances_owed"],
             1_000.0..=1_100.0,
         ),
+        case("block_paused", &["9", &held], &["instances_claim", "instances_pkey"], batch(6)),
+        case("unblock_paused", &["200"], &["instances_paused", "instances_pkey"], batch(4)),
+        // The engine's sessions read the pauses by an index. Others may read all of them.
+        case("end_pauses", &["200"], by_id, 800.0..=2_400.0),
+        case("pauses", &["7"], &["instances_lease"], ARRIVED..=ARRIVED + 3.0),
+        case("list_pauses", &["null", "100"], by_id, 0.0..=10.0),
+        case("list_pauses", &[&first, "100"], by_id, 0.0..=10.0),
+        case(
+            "pause_instances",
+            &[&keyed, "'m'", "null", "null", "'1s'", "null", "null"],
+            by_id,
+            batch(6),
+        ),
+        case(
+            "resume_instances",
+            &[&paused, "'i'", "null", "null", "'1s'", "null"],
+            by_id,
+            batch(8),
+        ),
+        case("fork", &["1", "1", "null", "null", "null"], by_id, 0.0..=10.0),
         case("wake_parked", &[&parked, "'{}'"], by_id, batch(4)),
         case("wake_timed_out", &["200"], &["instances_wake", "instances_pkey"], batch(3)),
     ]);

@@ -5,28 +5,26 @@
 --
 -- $1 bigint: the most pauses to delete
 with ended as materialized (
-    -- 1. The pauses.
-    select p.id, p.instance_id
-    from gen_durable.pauses p
-    where p.until <= gen_durable.now()
-    order by p.until
+    -- 1. The pauses of queues, machines and steps, and those of instances, which are locked before
+    --    the pauses are, as in pause_instances.sql. Those of locked instances are left for later.
+    select p.id
+    from (
+        select p.id, p.instance_id
+        from gen_durable.pauses p
+        where p.until <= gen_durable.now()
+        order by p.until
+    ) as p
+    left join lateral (
+        select i.id from gen_durable.instances i where i.id = p.instance_id for no key update skip locked
+    ) as locked on true
+    where p.instance_id is null or locked.id is not null
     limit $1::bigint
 ),
-locked as materialized (
-    -- 2. Their instances, locked before the pauses are, as in pause_instances.sql.
-    select i.id
-    from gen_durable.instances i
-    where i.id = any (array(select e.instance_id from ended e))
-    order by i.id
-    for no key update skip locked
-),
 due as materialized (
-    -- 3. The pauses of queues, machines and steps, and those of the locked instances.
+    -- 2. The same, locked.
     select p.id
     from gen_durable.pauses p
-    where p.id = any (array(
-        select e.id from ended e where e.instance_id is null or e.instance_id in (select l.id from locked l)
-    ))
+    where p.id = any (array(select e.id from ended e))
       and p.until <= gen_durable.now()
     for update skip locked
 ),

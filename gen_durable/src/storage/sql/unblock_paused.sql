@@ -7,30 +7,37 @@
 --
 -- $1 bigint: the most rows to free
 with recursive met (paused_by) as (
-    -- 1. The pauses of marked rows: one descent of the index for each. 0 is none.
+    -- 1. The pauses of marked rows: one descent of the index for each. 0 is none. Each
+    --    comparison implies `is not null`. If it were written, the planner might count on the few
+    --    pauses of its statistics, and read and sort all marked rows.
     select (
-        select pg_catalog.min(i.paused_by)
+        select i.paused_by
         from gen_durable.instances i
-        where i.status = 'runnable' and i.paused_by is not null and i.paused_by > 0
+        where i.status = 'runnable' and i.paused_by > 0
+        order by i.paused_by, i.id
+        limit 1
     )
     union all
     select (
-        select pg_catalog.min(i.paused_by)
+        select i.paused_by
         from gen_durable.instances i
-        where i.status = 'runnable' and i.paused_by is not null and i.paused_by > m.paused_by
+        where i.status = 'runnable' and i.paused_by > m.paused_by
+        order by i.paused_by, i.id
+        limit 1
     )
     from met m
     where m.paused_by is not null
 ),
 ended as materialized (
-    -- 2. Those that are over.
+    -- 2. Those that are over. Each is looked up by its id: `not exists` may read all pauses.
     select m.paused_by
     from met m
     where m.paused_by is not null
-      and not exists (
-          select from gen_durable.pauses p
+      and (
+          select p.id
+          from gen_durable.pauses p
           where p.id = m.paused_by and (p.until is null or p.until > gen_durable.now())
-      )
+      ) is null
 ),
 freed as materialized (
     -- 3. Their rows, locked.
