@@ -176,9 +176,9 @@ impl Proxy {
         self.set(Spring::Outcome, effect)
     }
 
-    fn set(&self, spring: Spring, effect: Effect) -> oneshot::Receiver<()> {
+    fn set(&self, by: Spring, effect: Effect) -> oneshot::Receiver<()> {
         let (sprung, told) = oneshot::channel();
-        lock(&self.shared.traps).push(Trap { spring, effect, sprung });
+        lock(&self.shared.traps).push(Trap { spring: by, effect, sprung });
         told
     }
 
