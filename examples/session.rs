@@ -6,7 +6,7 @@
 use std::{fmt, path::PathBuf};
 
 use clap::Parser;
-use gen_durable_test_postgres::Server;
+use gen_durable_postgres::Server;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 /// The error of an example: any error, boxed.

@@ -21,7 +21,8 @@ use std::{
 const LINES_MAX: usize = 500;
 
 /// The crates that are published.
-const PUBLISHED: [&str; 3] = ["gen_durable", "gen_durable_macros", "gen_durable_migrate"];
+const PUBLISHED: [&str; 4] =
+    ["gen_durable", "gen_durable_macros", "gen_durable_migrate", "gen_durable_postgres"];
 
 /// A file of the repository.
 struct File {
@@ -298,10 +299,9 @@ fn options(list: &str) -> BTreeSet<String> {
     let begin = format!("const {list}: Known = &[");
     let (_, list) = attr.split_once(&begin).expect("the list of options");
     let (list, _) = list.split_once("];").expect("the end of the list");
-    // Each line begins with the option's name: ("version", "version = 1").
-    list.lines()
-        .filter_map(|line| line.trim().strip_prefix("(\"")?.split('"').next().map(str::to_owned))
-        .collect()
+    // Each entry begins with the option's name: ("version", "version = 1").
+    let entries = list.split("(\"").skip(1);
+    entries.filter_map(|entry| entry.split('"').next().map(str::to_owned)).collect()
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::PathBuf, time::Duration};
 
-use gen_durable_test_postgres::Server;
+use gen_durable_postgres::Server;
 use gen_durable_tests::{
     clock::Clock,
     process::{Ended, Worker},

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gen_durable_test_postgres::Mode;
+use gen_durable_postgres::Mode;
 use gen_durable_tests::random::Random;
 
 use crate::administrator::Harm;

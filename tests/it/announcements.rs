@@ -7,7 +7,7 @@ use std::{
 };
 
 use gen_durable::{Insert, prelude::*};
-use gen_durable_test_postgres::{Server, TestDb};
+use gen_durable_postgres::{Server, TestDb};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 
 use crate::support::{WAIT_MAX, database, engine, log, until};

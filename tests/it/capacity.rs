@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gen_durable::{Engine, EngineBuilder, prelude::*};
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use sqlx::{PgPool, Postgres, Transaction, postgres::PgListener};
 
 use crate::support::{Breakpoint, WAIT_MAX, count, database, engine, eventually, row, sql};

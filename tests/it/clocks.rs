@@ -7,7 +7,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use gen_durable::{Engine, prelude::*};
-use gen_durable_test_postgres::Server;
+use gen_durable_postgres::Server;
 use gen_durable_tests::{
     clock::Clock,
     machines::{

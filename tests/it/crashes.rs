@@ -4,7 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use gen_durable::prelude::*;
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use gen_durable_tests::{
     machines::{
         Chain, ChainState, Collector, CollectorState, Deadly, EXTERNAL, HOLD_LOCK, Held, Keyed,

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use gen_durable::{Engine, EngineBuilder, prelude::*};
 use gen_durable_migrate::roles;
-use gen_durable_test_postgres::Server;
+use gen_durable_postgres::Server;
 use sqlx::{
     AssertSqlSafe, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},

@@ -12,7 +12,7 @@ use std::{
 };
 
 use gen_durable::{Engine, InsertError, SignalError, prelude::*};
-use gen_durable_test_postgres::{Mode, Server};
+use gen_durable_postgres::{Mode, Server};
 use gen_durable_tests::{
     machines::{Collector, CollectorState, EXTERNAL, Leaf, Ping},
     oracle,

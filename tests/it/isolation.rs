@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gen_durable::{Engine, prelude::*};
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 
 use crate::support::{Breakpoint, WAIT_MAX, count, database, engine, until};
 

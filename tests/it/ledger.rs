@@ -8,7 +8,7 @@ use gen_durable_migrate::{
     cli::{self, Args},
     down, roles, script, status, up,
 };
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
 use crate::support::{WAIT_MAX, database, empty_database, engine, sql};

@@ -8,7 +8,7 @@ use std::sync::{
 use std::time::Duration;
 
 use gen_durable::{Delivery, Engine, SignalError, prelude::*};
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use gen_durable_tests::{
     machines::{Collector, CollectorState, EXTERNAL, Keyed, KeyedState, Leaf, Once, Ping},
     oracle,

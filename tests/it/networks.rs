@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gen_durable::{Engine, EngineBuilder, prelude::*};
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use gen_durable_tests::{
     oracle,
     proxy::{Direction, Effect, Proxy},

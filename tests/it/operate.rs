@@ -173,7 +173,7 @@ pub(super) fn errand(plan: Plan, refund: Option<i64>) -> Errand {
     Errand { plan, refund }
 }
 
-pub(super) async fn start(db: &gen_durable_test_postgres::TestDb) -> (Engine, Arc<Breakpoint>) {
+pub(super) async fn start(db: &gen_durable_postgres::TestDb) -> (Engine, Arc<Breakpoint>) {
     let breakpoint = Arc::new(Breakpoint::new());
     let engine = engine(db)
         .machine::<Order>()

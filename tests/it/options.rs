@@ -8,7 +8,7 @@ use gen_durable::{
     machine::{Machine, Steps},
     prelude::*,
 };
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use gen_durable_tests::random::Random;
 
 use crate::support::{NOT_HELD, WAIT_MAX, database, engine, eventually, holds, row, until};

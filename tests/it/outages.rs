@@ -10,7 +10,7 @@ use std::{
 };
 
 use gen_durable::{Engine, prelude::*};
-use gen_durable_test_postgres::{Mode, Server};
+use gen_durable_postgres::{Mode, Server};
 use gen_durable_tests::oracle;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gen_durable::{Engine, prelude::*};
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use sqlx::PgPool;
 
 use crate::support::{

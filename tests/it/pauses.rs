@@ -72,10 +72,7 @@ impl Other {
     }
 }
 
-async fn start(
-    db: &gen_durable_test_postgres::TestDb,
-    poll_only: bool,
-) -> (Engine, Arc<Breakpoint>) {
+async fn start(db: &gen_durable_postgres::TestDb, poll_only: bool) -> (Engine, Arc<Breakpoint>) {
     let breakpoint = Arc::new(Breakpoint::new());
     let builder = if poll_only { engine(db).poll_only() } else { engine(db) };
     let engine = builder

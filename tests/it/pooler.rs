@@ -7,7 +7,7 @@ use std::{
 };
 
 use gen_durable::{Delivery, Engine, EngineBuilder, InsertError, prelude::*};
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use gen_durable_tests::{
     machines::{
         Chain, ChainState, Collector, CollectorState, EXTERNAL, Keyed, KeyedState, Leaf, Once,

@@ -45,7 +45,7 @@ impl Order {
 }
 
 /// Registers the machine `order`, by the start of an engine that is gone again.
-async fn register(db: &gen_durable_test_postgres::TestDb) {
+async fn register(db: &gen_durable_postgres::TestDb) {
     let registers = engine(db).machine::<Order>().start().await.unwrap();
     registers.shutdown().await.unwrap();
 }

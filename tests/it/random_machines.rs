@@ -17,7 +17,7 @@ use std::{
 };
 
 use gen_durable::{Delivery, Engine, SignalError, prelude::*};
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use proptest::{
     strategy::{Strategy, ValueTree},
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gen_durable::{Delivery, Engine, InsertError, prelude::*};
 use gen_durable_migrate::{roles, up};
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, postgres::PgPoolOptions};
 
 use crate::support::{WAIT_MAX, database, engine, eventually, expire_lease, log, sql, until};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use gen_durable::{Engine, InsertError, prelude::*};
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use serde_json::json;
 use sqlx::PgPool;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};

@@ -2,7 +2,7 @@
 //! cannot succeed alone ends visibly, and no other instance waits for it.
 
 use gen_durable::{StepErrorKind, prelude::*};
-use gen_durable_test_postgres::{Server, TestDb};
+use gen_durable_postgres::{Server, TestDb};
 use serde_json::value::RawValue;
 use sqlx::PgPool;
 

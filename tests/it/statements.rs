@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use gen_durable_test_postgres::Server;
+use gen_durable_postgres::Server;
 use sqlx::{AssertSqlSafe, Executor, PgPool, Row, SqlSafeStr, postgres::PgListener};
 
 use crate::support::database;

@@ -7,7 +7,7 @@ mod sessions;
 use std::{sync::Arc, time::Duration};
 
 use gen_durable::{Isolation, prelude::*};
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use sqlx::{Connection, PgPool};
 
 use crate::support::{

@@ -9,7 +9,7 @@ mod rolling;
 use std::{sync::Arc, time::Duration};
 
 use gen_durable::{Error, InsertError, Upgrades, prelude::*};
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use sqlx::PgPool;
 
 use self::machines::{Stops, v1, v2, v3};

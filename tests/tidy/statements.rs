@@ -21,13 +21,15 @@ fn sql_stands_in_its_files_alone() {
 }
 
 /// Each function that runs SQL gets a constant or a literal. No statement is put together, and none
-/// is declared safe.
+/// is declared safe. The crate of the test server is no part of a running machine. It gives
+/// databases their names, which no parameter can.
 #[test]
 fn no_statement_is_built_from_strings() {
     let calls =
         ["query(", "query_as(", "query_scalar(", "raw_sql(", "begin_with(", "AssertSqlSafe("];
     let mut problems = Vec::new();
-    for file in PUBLISHED.iter().flat_map(|krate| files(&format!("{krate}/src"), "rs")) {
+    let crates = PUBLISHED.iter().filter(|krate| **krate != "gen_durable_postgres");
+    for file in crates.flat_map(|krate| files(&format!("{krate}/src"), "rs")) {
         for builder in ["QueryBuilder", "Box::leak", ".leak()"] {
             if file.text.contains(builder) {
                 problems

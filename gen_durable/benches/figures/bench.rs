@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use gen_durable::{Engine, EngineBuilder};
-use gen_durable_test_postgres::Server;
+use gen_durable_postgres::Server;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::sync::{Mutex, OnceCell};
 

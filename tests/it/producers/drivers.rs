@@ -7,7 +7,7 @@ use std::{
 };
 
 use gen_durable_migrate::roles;
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 
 use super::{Order, register};
 use crate::support::{WAIT_MAX, database, engine, sql};

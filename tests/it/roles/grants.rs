@@ -9,7 +9,7 @@ use gen_durable_migrate::{
     cli::{self, Args},
     down, roles, up,
 };
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{APP, Login, SUPERVISOR, WORKER, database_with_roles, run};

@@ -7,7 +7,7 @@ mod breakpoint;
 use std::{path::PathBuf, time::Duration};
 
 use gen_durable::{Engine, EngineBuilder};
-use gen_durable_test_postgres::{Cluster, Error, Template, TestDb};
+use gen_durable_postgres::{Cluster, Template, TestDb};
 use gen_durable_tests::proxy::Proxy;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::OnceCell;
@@ -28,14 +28,9 @@ async fn shared() -> &'static Shared {
     SHARED
         .get_or_init(|| async {
             let cluster = Cluster::from_env_or_throwaway(true).expect("a Postgres server");
-            let template = Template::create(&cluster, |pool| async move {
-                gen_durable_migrate::up(&pool).await.map_err(|error| Error::Command {
-                    command: "migrate".to_owned(),
-                    output: format!("{error:?}"),
-                })
-            })
-            .await
-            .expect("a migrated template");
+            let template =
+                Template::create(&cluster, async |pool| gen_durable_migrate::up(&pool).await);
+            let template = template.await.expect("a migrated template");
             Shared { template, cluster }
         })
         .await

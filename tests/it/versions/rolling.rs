@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use gen_durable::prelude::*;
-use gen_durable_test_postgres::TestDb;
+use gen_durable_postgres::TestDb;
 use sqlx::PgPool;
 
 use super::{

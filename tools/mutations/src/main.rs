@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gen_durable_test_postgres::Server;
+use gen_durable_postgres::Server;
 use list::{Expected, Mutation};
 
 /// The tests of a mutation count as failed after this time. A test gives up after a minute, and a

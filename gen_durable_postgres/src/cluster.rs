@@ -1,8 +1,9 @@
 //! Databases for tests: one template, made once, and a copy of it for each test.
 //!
 //! Invariant: a database is dropped with its test, even if the test panics, and on a user's own
-//! server too. Killed processes may leave databases there, and the next run drops them: their names
-//! carry a number of the run, and a run that lives holds a lock on its number.
+//! server too. A template stays there, and so do the databases of killed processes. The next run
+//! drops them: their names carry a number of the run, and a run that lives holds a lock on its
+//! number.
 
 use std::{
     future::Future,
@@ -23,6 +24,8 @@ const PREFIX: &str = "gen_durable_test_";
 const LOCK_CLASS: i32 = 0x6764;
 
 /// A server for databases: the user's own one, or a throw-away one.
+///
+/// A throw-away server is gone when this value is dropped, or when its process ends.
 #[derive(Debug)]
 pub struct Cluster {
     admin_url: String,
@@ -30,7 +33,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Takes the server of `DATABASE_URL`, or starts a throw-away one.
+    /// Takes the server of `DATABASE_URL`, or starts a throw-away one. A `fast` throw-away server
+    /// trades durability for speed.
     ///
     /// # Errors
     ///
@@ -57,6 +61,9 @@ impl Cluster {
 }
 
 /// A database that is copied for each test.
+///
+/// It lives as long as its process. On a user's own server it stays after that, and the next run
+/// that makes a template there drops it.
 #[derive(Debug)]
 pub struct Template {
     admin: PgConnectOptions,
@@ -71,11 +78,13 @@ impl Template {
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] if a database cannot be made, or the error of `set_up`.
-    pub async fn create<F, R>(cluster: &Cluster, set_up: F) -> Result<Self, Error>
+    /// [`Error::Database`] if a database cannot be made, or [`Error::SetUp`] with the error of
+    /// `set_up`.
+    pub async fn create<F, R, E>(cluster: &Cluster, set_up: F) -> Result<Self, Error>
     where
         F: FnOnce(PgPool) -> R,
-        R: Future<Output = Result<(), Error>>,
+        R: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let admin: PgConnectOptions =
             cluster.admin_url().parse().map_err(Error::database("read the URL"))?;
@@ -92,11 +101,11 @@ impl Template {
             .map_err(Error::database("connect to the template"))?;
         let result = set_up(pool.clone()).await;
         pool.close().await;
-        result?;
+        result.map_err(|error| Error::SetUp { source: error.into() })?;
         Ok(Self { admin, run, name, _keeper: keeper })
     }
 
-    /// Makes a copy of the template.
+    /// Makes a copy of the template. Its pool belongs to the runtime of this call.
     ///
     /// # Errors
     ///
@@ -130,7 +139,8 @@ impl Template {
     }
 }
 
-/// A test's own database. Postgres drops it when this value is dropped.
+/// A test's own database. When this value is dropped, Postgres ends all connections to the database
+/// and drops it.
 #[derive(Debug)]
 pub struct TestDb {
     admin: PgConnectOptions,

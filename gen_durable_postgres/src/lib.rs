@@ -4,7 +4,27 @@
 //!
 //! [`Server`] is a cluster of our own on a private Unix socket. [`Cluster`] is such a server, or
 //! the user's own one if `DATABASE_URL` is set. [`Template`] makes a database once, and [`TestDb`]
-//! is a copy of it for one test.
+//! is a copy of it for one test:
+//!
+//! ```no_run
+//! use gen_durable_postgres::{Cluster, Template};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let cluster = Cluster::from_env_or_throwaway(true)?;
+//! let template = Template::create(&cluster, async |pool| {
+//!     sqlx::query("create table stock (sku text primary key, n int)").execute(&pool).await?;
+//!     Ok::<(), sqlx::Error>(())
+//! })
+//! .await?;
+//!
+//! // For each test. A copy is a matter of milliseconds.
+//! let database = template.database().await?;
+//! sqlx::query("insert into stock values ('lamp', 3)").execute(database.pool()).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The crate knows nothing of `gen_durable`. It runs on Unix systems.
 //!
 //! These variables of the environment decide:
 //!
@@ -18,7 +38,8 @@
 //! - `XDG_CACHE_HOME`: the directory of fetched servers in place of `~/.cache`. Root uses
 //!   `/var/cache`.
 //!
-//! Invariant: no process, no directory and no database is left behind. Only a fetched server stays.
+//! Invariant: no process and no directory is left behind. Only a fetched server stays, and on a
+//! user's own server the templates of the last run.
 
 mod binaries;
 mod cluster;

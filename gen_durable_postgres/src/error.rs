@@ -31,7 +31,7 @@ pub enum Error {
         output: String,
     },
     /// The server ended while it started.
-    #[error("the server did not start; its log says:\n{log}")]
+    #[error("the server did not start; its log says:\n{log}\n{}", ways_out())]
     NotStarted {
         /// The server's log.
         log: String,
@@ -43,6 +43,12 @@ pub enum Error {
         operation: String,
         /// The cause.
         source: io::Error,
+    },
+    /// The function that prepares a template failed.
+    #[error("could not prepare the template: {source}")]
+    SetUp {
+        /// The error of that function.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A statement failed.
     #[error("could not {operation}: {source}")]
@@ -70,7 +76,7 @@ impl Error {
     }
 }
 
-/// Says what a user without a server can do.
+/// Says what a user without a server can do, or with one that does not start.
 fn ways_out() -> String {
     let installers = [
         ("apt-get", "apt-get update && apt-get install postgresql"),

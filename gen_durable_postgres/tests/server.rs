@@ -1,14 +1,15 @@
 //! The throw-away server starts, answers, and is gone in every case.
 
 use std::{
-    io::{BufRead, BufReader},
+    env,
+    io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use gen_durable_test_postgres::{Error, Mode, Server};
+use gen_durable_postgres::{Error, Mode, Server};
 use sqlx::{Connection, PgConnection};
 
 async fn ask(server: &Server, statement: &'static str) -> String {
@@ -55,17 +56,49 @@ async fn keeps_fsync_on_and_recovers_from_an_immediate_stop() {
     assert_eq!(ask(&server, "select n::text from kept").await, "42");
 }
 
+/// If this variable is set, this program is the one that other tests kill.
+const HOLD: &str = "GEN_DURABLE_POSTGRES_HOLD";
+/// The line that gives the directory and the pid of a held server begins with this text.
+const HELD: &str = "held server: ";
+
+/// Starts a server and waits until its parent closes the pipe or kills it. Other tests run this
+/// program with this test alone. In the run of all tests, it does nothing.
+#[test]
+fn hold_server() {
+    if env::var_os(HOLD).is_none() {
+        return;
+    }
+    let server = Server::builder().fast(true).start().expect("it starts");
+    let pid = server.pid().expect("it runs");
+    println!("\n{HELD}{} {pid}", server.socket_dir().display());
+    std::io::stdin().read_to_end(&mut Vec::new()).expect("the pipe can be read");
+}
+
+/// Makes the command that holds a server by this program, or by a copy of it.
+fn hold(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.args(["--exact", "hold_server", "--nocapture"]).env(HOLD, "1");
+    command
+}
+
+/// Reads the directory and the pid of a held server.
+fn held(said: impl BufRead) -> (String, String) {
+    let mut lines = said.lines().map_while(Result::ok);
+    let line = lines.find_map(|line| line.strip_prefix(HELD).map(str::to_owned));
+    let line = line.expect("the program starts a server");
+    let (dir, pid) = line.split_once(' ').expect("a directory and a pid");
+    (dir.to_owned(), pid.to_owned())
+}
+
 fn killed(signal: &str) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_hold_server"))
+    let mut child = hold(&env::current_exe().expect("a program"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .process_group(0)
         .spawn()
         .expect("the program starts");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-    let (dir, pid) = line.trim().split_once(' ').expect("a directory and a pid");
-    assert!(Path::new(dir).exists() && runs(pid), "{line}");
+    let (dir, pid) = held(BufReader::new(child.stdout.take().expect("piped")));
+    assert!(Path::new(&dir).exists() && runs(&pid), "{dir} {pid}");
     // The signal goes to the whole process group, as the terminal sends it on Ctrl-C.
     let group = format!("-{}", child.id());
     // The shell has `kill` built in: not every system has a program of this name.
@@ -73,8 +106,8 @@ fn killed(signal: &str) {
     let status = Command::new("/bin/sh").args(arguments).status().expect("the shell runs");
     assert!(status.success(), "{status}");
     child.wait().expect("it ends");
-    until("the server is gone", || !runs(pid));
-    until("the directory is gone", || !Path::new(dir).exists());
+    until("the server is gone", || !runs(&pid));
+    until("the directory is gone", || !Path::new(&dir).exists());
 }
 
 #[test]
@@ -91,31 +124,30 @@ fn is_gone_on_ctrl_c() {
 fn an_ordinary_user_can_start_one() {
     // Root runs a copy of the program as another user, as the build directory may be closed to
     // others. An ordinary user runs the program itself.
-    let program = Path::new(env!("CARGO_BIN_EXE_hold_server"));
-    let copy = std::env::temp_dir().join(format!("hold_server-{}", std::process::id()));
+    let program = env::current_exe().expect("a program");
+    let copy = env::temp_dir().join(format!("hold_server-{}", std::process::id()));
     let is_root = Command::new("id").arg("-u").output().expect("id runs").stdout == b"0\n";
     let mut command = if is_root {
         // Another process makes the copy. Otherwise a child that another test forks meanwhile would
         // inherit our descriptor for writing, and a program that is open for writing cannot be run.
-        let copied = Command::new("cp").arg(program).arg(&copy).status().expect("cp runs");
+        let copied = Command::new("cp").arg(&program).arg(&copy).status().expect("cp runs");
         assert!(copied.success(), "can be copied");
-        let mut command = Command::new(&copy);
+        let mut command = hold(&copy);
         command.uid(65534).gid(65534).current_dir("/");
         command
     } else {
-        Command::new(program)
+        hold(&program)
     };
     let output = command.stdin(Stdio::null()).output().expect("the program runs");
     let _ = std::fs::remove_file(&copy);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let dir = PathBuf::from(said.split(' ').next().expect("a directory"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(!dir.exists(), "{} is gone", dir.display());
+    let (dir, _) = held(&*output.stdout);
+    assert!(!Path::new(&dir).exists(), "{dir} is gone");
 }
 
 #[tokio::test]
 async fn data_that_is_kept_is_taken_up_again() {
-    let dir = std::env::temp_dir().join(format!("gen_durable-kept-{}", std::process::id()));
+    let dir = env::temp_dir().join(format!("gen_durable-kept-{}", std::process::id()));
     let start = || Server::builder().data_dir(&dir).start().expect("it starts");
     let server = start();
     let mut connection = PgConnection::connect(&server.url("postgres")).await.expect("it answers");
