@@ -27,6 +27,8 @@ pub use self::checks::{
 };
 pub use self::nodes::{graph, node};
 pub use self::twin::SerdeFallback;
+#[cfg(feature = "testing")]
+pub use crate::testing::database::{Setup, run_test};
 pub use crate::{
     error::StepError,
     history::History,

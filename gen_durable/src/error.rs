@@ -5,7 +5,7 @@
 //! is not returned from `source` as well. Neither of them, nor `Debug`, shows anything of a state,
 //! a result or a payload. The text of a user's own error is passed on.
 
-mod cause;
+pub(crate) mod cause;
 mod database;
 mod operate;
 mod step;

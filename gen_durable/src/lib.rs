@@ -406,6 +406,8 @@
 //! The engine emits `tracing` events, and a span for each step, under targets that begin with
 //! `gen_durable`. TLS is a feature of sqlx. The cargo features `anyhow` and `eyre` are both on by
 //! default. With them [`StepError::downcast_ref`] finds the error inside an error of these crates.
+//! The feature `testing` is for your tests: with it, `#[gen_durable::test]` passes each test a
+//! migrated database of its own.
 
 #[doc(hidden)]
 pub mod __private;
@@ -483,6 +485,9 @@ pub use crate::{
 /// A connection of sqlx: a step that takes a `&mut PgConnection` runs in a transaction.
 pub use sqlx::PgConnection;
 
+#[cfg(feature = "testing")]
+#[doc = include_str!("testing/test.md")]
+pub use gen_durable_macros::test;
 pub use gen_durable_macros::{DurableSignal, DurableState, durable_fsm, durable_job};
 
 /// The code blocks of the README, compiled as documentation tests.

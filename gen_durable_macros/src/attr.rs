@@ -1,4 +1,5 @@
-//! The options of `#[durable_fsm(…)]`, `#[durable_job(…)]`, `#[step(…)]` and `#[durable(…)]`.
+//! The options of `#[durable_fsm(…)]`, `#[durable_job(…)]`, `#[step(…)]`, `#[durable(…)]` and
+//! `#[gen_durable::test(…)]`.
 //!
 //! Invariant: reading goes on after a mistake, so that all mistakes are found. If a mistake leaves
 //! no doubt about what was meant, that is used: the compiler then reports nothing that only follows
@@ -98,6 +99,14 @@ pub(crate) struct DeriveOptions {
     pub(crate) krate: Option<Path>,
 }
 
+/// The options of a test.
+#[derive(Default)]
+pub(crate) struct TestOptions {
+    /// The function that prepares the template.
+    pub(crate) setup: Option<Path>,
+    pub(crate) krate: Option<Path>,
+}
+
 const MACHINE: Known = &[
     ("version", "version = 1"),
     ("queue", "queue = \"checkout\""),
@@ -156,6 +165,8 @@ const SIGNAL: Known = &[
     ("crate", "crate = gen_durable"),
 ];
 
+const TEST: Known = &[("setup", "setup = tables"), ("crate", "crate = gen_durable")];
+
 impl MachineOptions {
     /// Reads the options on the enum.
     pub(crate) fn read(tokens: TokenStream, errors: &mut Errors) -> Self {
@@ -199,7 +210,7 @@ impl MachineOptions {
             "retry" => self.retry = Some(Retry::read(input, errors)?),
             "isolation" => self.isolation = Some(values::isolation(input)?),
             "history" => self.history = Some(values::history(input)?),
-            _ => self.krate = Some(values::path(name, input, errors)?),
+            _ => self.krate = Some(values::path(name, "gen_durable", input, errors)?),
         }
         Ok(())
     }
@@ -210,7 +221,7 @@ pub(crate) fn read_impl_options(tokens: TokenStream, errors: &mut Errors) -> Opt
     let mut krate = None;
     let elsewhere = (MACHINE, "belongs on the enum: the impl block takes `#[durable_fsm]` alone");
     OptionList::new(IMPL, Some(elsewhere)).options(tokens, errors, |name, input, errors| {
-        krate = Some(values::path(name, input, errors)?);
+        krate = Some(values::path(name, "gen_durable", input, errors)?);
         Ok(())
     });
     krate
@@ -317,7 +328,7 @@ impl DeriveOptions {
                 match name {
                     "serde" => options.external_serde = values::external(input, errors)?,
                     "name" => options.name = Some(values::text(name, input, errors)?),
-                    _ => options.krate = Some(values::path(name, input, errors)?),
+                    _ => options.krate = Some(values::path(name, "gen_durable", input, errors)?),
                 }
                 Ok(())
             });
@@ -329,4 +340,19 @@ impl DeriveOptions {
 /// True if an attribute is `#[durable…]`.
 pub(crate) fn is_durable(attr: &Attribute) -> bool {
     attr.path().is_ident("durable")
+}
+
+impl TestOptions {
+    /// Reads the options of a test.
+    pub(crate) fn read(tokens: TokenStream, errors: &mut Errors) -> Self {
+        let mut options = Self::default();
+        OptionList::new(TEST, None).options(tokens, errors, |name, input, errors| {
+            match name {
+                "setup" => options.setup = Some(values::path(name, "tables", input, errors)?),
+                _ => options.krate = Some(values::path(name, "gen_durable", input, errors)?),
+            }
+            Ok(())
+        });
+        options
+    }
 }

@@ -6,6 +6,7 @@
 mod handlers;
 mod job;
 mod stored;
+mod test_fn;
 
 use quote::ToTokens;
 use syn::{Fields, Ident, Item, ext::IdentExt};
@@ -14,6 +15,7 @@ pub(crate) use self::{
     handlers::check_impl,
     job::{check_job, check_no_job},
     stored::{check_signal, check_state},
+    test_fn::{check_no_test, check_test},
 };
 use crate::{
     ast::{MachineEnum, signal_helper},

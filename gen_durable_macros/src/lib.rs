@@ -139,6 +139,39 @@ pub fn durable_job(options: TokenStream, item: TokenStream) -> TokenStream {
     expand::durable_job(options.into(), item.into()).into()
 }
 
+/// Gives a test a migrated database of its own. Use it as `#[gen_durable::test]`, with the feature
+/// `testing` of `gen_durable`.
+///
+/// ```text
+/// #[gen_durable::test(setup = tables)]
+/// async fn an_order_is_shipped(pool: PgPool) -> Result<(), Error> { … }
+/// ```
+///
+/// | option of a test | meaning | default |
+/// |---|---|---|
+/// | `setup = tables` | an `async fn(PgPool) -> Result<(), E>` that prepares the template | none |
+/// | `crate = path` | the path of a renamed `gen_durable` | `::gen_durable` |
+///
+/// The test is an `async fn` that takes a `PgPool`, which is sqlx's and `gen_durable::testing`'s.
+/// It returns what a `#[test]` may return. Other attributes keep their meaning, `ignore` and
+/// `should_panic` too. The test runs on a tokio runtime of its own, with one thread.
+///
+/// The first test of a process starts a throw-away server without durability, and makes a template:
+/// a database with the schema of `gen_durable`. With `setup`, that function then makes the
+/// application's own tables in it. Each test gets a copy, which takes some milliseconds. Tests with
+/// the same setup share the template. The copy is dropped when the test ends, even by a panic, and
+/// the server when the process ends.
+///
+/// If `DATABASE_URL` is set, its server is used and none is started. Its role must be allowed to
+/// create databases. Otherwise the server's programs are the newest installed ones, or those in
+/// `PG_BIN_DIR`. If there are none, the crate `gen_durable_postgres` fetches them, except in CI. A
+/// runner that gives each test a process of its own starts a server for each: set `DATABASE_URL`
+/// there.
+#[proc_macro_attribute]
+pub fn test(options: TokenStream, item: TokenStream) -> TokenStream {
+    expand::test(options.into(), item.into()).into()
+}
+
 /// Makes a type a state or a result: implements serde's traits and `DurableState`.
 ///
 /// `#[serde(…)]` attributes mean what they mean to serde. With `#[durable(serde = external)]` the

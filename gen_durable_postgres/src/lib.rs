@@ -24,7 +24,8 @@
 //! # }
 //! ```
 //!
-//! The crate knows nothing of `gen_durable`. It runs on Unix systems.
+//! The crate knows nothing of `gen_durable`, whose `#[gen_durable::test]` stands on it. It runs on
+//! Unix systems.
 //!
 //! These variables of the environment decide:
 //!

@@ -78,6 +78,7 @@ mod sizes;
 mod start;
 mod statements;
 mod support;
+mod test_databases;
 mod transactions;
 mod undecodable;
 mod unknown;

@@ -105,12 +105,17 @@ pub(super) fn ty(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn
 }
 
 /// Reads `= gen_durable`.
-pub(super) fn path(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Path> {
+pub(super) fn path(
+    name: &str,
+    example: &str,
+    input: ParseStream<'_>,
+    errors: &mut Errors,
+) -> syn::Result<Path> {
     input.parse::<Token![=]>()?;
     if input.peek(LitStr) {
         return unquoted(name, "a path", input, errors, Path::parse_mod_style);
     }
-    let wrong = |at| syn::Error::new(at, format!("expected a path: write `{name} = gen_durable`"));
+    let wrong = |at| syn::Error::new(at, format!("expected a path: write `{name} = {example}`"));
     let path = input.call(Path::parse_mod_style).map_err(|error| wrong(error.span()))?;
     match path.segments.first() {
         // No `use` may begin with it.

@@ -9,7 +9,7 @@ use proc_macro2::{Delimiter, Group, Ident, Literal, Punct, Spacing, Span, TokenS
 use quote::{ToTokens, quote};
 use syn::Item;
 
-use super::{durable_fsm, durable_job, durable_signal, durable_state};
+use super::{durable_fsm, durable_job, durable_signal, durable_state, test};
 
 /// A generator of random numbers (splitmix64), good enough to pick tokens.
 struct Random(u64);
@@ -126,6 +126,9 @@ const WORDS: &[&str] = &[
     "max",
     "jitter",
     "remote",
+    "setup",
+    "test",
+    "PgPool",
     "handle",
     "Self",
     "self",
@@ -222,6 +225,10 @@ fn seeds() -> Vec<(TokenStream, TokenStream)> {
         /// Documented.
         pub async fn send_mail(cx: JobContext<Mail>, mailer: &Mailer) -> Result<Sent, Error> { Ok(mailer.send(cx.args).await?) }
     };
+    let test = quote! {
+        #[should_panic]
+        pub async fn shipped(pool: PgPool) -> Result<(), Error> { ship(&pool).await }
+    };
     let state = quote! {
         #[durable(serde = external, crate = renamed)]
         #[serde(rename_all = "camelCase")]
@@ -242,6 +249,7 @@ fn seeds() -> Vec<(TokenStream, TokenStream)> {
         (quote!(), block),
         (options, job.clone()),
         (quote!(timeout = "1m"), job),
+        (quote!(setup = a::tables, crate = renamed), test),
         (quote!(), state),
         (quote!(), signal),
     ]
@@ -277,6 +285,7 @@ fn check(options: &TokenStream, item: &TokenStream) -> Result<(), String> {
     for (name, expand) in [
         ("durable_fsm", durable_fsm as fn(TokenStream, TokenStream) -> TokenStream),
         ("durable_job", durable_job),
+        ("test", test),
     ] {
         check_attribute(name, &expand(options.clone(), item.clone()), item)?;
     }

@@ -9,6 +9,7 @@ mod import;
 mod job;
 mod steps;
 mod stored;
+mod test_fn;
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use syn::{DeriveInput, Item};
 
 use crate::{
     ast::{Job, MachineEnum, MachineImpl, ends},
-    attr::{Backoff, MachineOptions, Retry, Text, read_impl_options},
+    attr::{Backoff, MachineOptions, Retry, TestOptions, Text, read_impl_options},
     check,
     errors::Errors,
 };
@@ -65,6 +66,28 @@ pub(crate) fn durable_job(options: TokenStream, item: TokenStream) -> TokenStrea
         }
         Ok(other) => {
             check::check_no_job(&other, &mut errors);
+            other.into_token_stream()
+        }
+        Err(error) => {
+            errors.push(error);
+            item
+        }
+    };
+    let errors = errors.report();
+    quote!(#expanded #errors)
+}
+
+/// Expands `#[gen_durable::test]`: parses, checks, generates.
+pub(crate) fn test(options: TokenStream, item: TokenStream) -> TokenStream {
+    let mut errors = Errors::default();
+    let options = TestOptions::read(options, &mut errors);
+    let expanded = match syn::parse2::<Item>(item.clone()) {
+        Ok(Item::Fn(item)) => {
+            check::check_test(&item, &mut errors);
+            if errors.is_empty() { test_fn::expand(&item, &options) } else { test_fn::stub(item) }
+        }
+        Ok(other) => {
+            check::check_no_test(&other, &mut errors);
             other.into_token_stream()
         }
         Err(error) => {

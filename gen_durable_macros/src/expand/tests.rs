@@ -4,7 +4,7 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::{durable_fsm, durable_job, durable_signal, durable_state};
+use super::{durable_fsm, durable_job, durable_signal, durable_state, test};
 
 fn pretty(tokens: &TokenStream) -> String {
     match syn::parse2::<syn::File>(tokens.clone()) {
@@ -123,6 +123,18 @@ fn expansion_of_the_derives() {
         pub struct PaymentConfirmed { amount: i64 }
     };
     snapshot("signal", &durable_signal(signal));
+}
+
+#[test]
+fn expansion_of_a_test() {
+    let item = quote! {
+        /// An order is shipped.
+        #[cfg(unix)]
+        pub async fn shipped(pool: PgPool) -> Result<(), Error> {
+            ship(&pool).await
+        }
+    };
+    snapshot("test", &test(quote!(setup = crate::tables), item));
 }
 
 #[test]
@@ -245,6 +257,7 @@ fn no_job_and_no_step_makes_it_panic() {
         quote!(retry, retry(), retry = 5, retry(max_attempts, initial = 3, x, jitter jitter)),
         quote!(retry(max_attempts = 99999999999, initial = "99h", max = "1s", backoff = none)),
         quote!(= =, state = X, version = 0),
+        quote!(setup, setup = , setup = "a::b", setup = Self, crate = 1),
     ];
     let items = [
         quote!(
@@ -274,6 +287,7 @@ fn no_job_and_no_step_makes_it_panic() {
     for item in &items {
         for option in &options {
             let _ = durable_job(option.clone(), item.clone());
+            let _ = test(option.clone(), item.clone());
             let _ = durable_fsm(option.clone(), item.clone());
         }
         let _ = durable_fsm(TokenStream::new(), item.clone());
