@@ -39,7 +39,8 @@ pub mod versions {}
 #[doc = include_str!("guide/jobs.md")]
 pub mod jobs {}
 
-#[doc = include_str!("guide/testing.md")]
+#[cfg_attr(feature = "testing", doc = include_str!("guide/testing.md"))]
+#[cfg_attr(not(feature = "testing"), doc = "Testing: this page needs the cargo feature `testing`.")]
 pub mod testing {}
 
 #[doc = include_str!("guide/producers.md")]

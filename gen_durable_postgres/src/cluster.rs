@@ -188,7 +188,7 @@ fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Erro
         .block_on(future)
 }
 
-async fn execute(admin: &PgConnectOptions, statement: String) -> Result<(), Error> {
+pub(crate) async fn execute(admin: &PgConnectOptions, statement: String) -> Result<(), Error> {
     let failed = "make or drop a database";
     let mut connection = admin.connect().await.map_err(Error::database(failed))?;
     connection.execute(AssertSqlSafe(statement)).await.map_err(Error::database(failed))?;

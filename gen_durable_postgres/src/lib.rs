@@ -44,6 +44,7 @@
 
 mod binaries;
 mod cluster;
+mod copies;
 mod encoding;
 mod error;
 mod fetch;
@@ -53,6 +54,7 @@ mod watchdog;
 pub use crate::{
     binaries::unprivileged,
     cluster::{Cluster, Template, TestDb},
+    copies::Copies,
     error::Error,
     server::{Builder, Mode, Server},
 };

@@ -42,6 +42,7 @@ mod hostile;
 mod inserts;
 mod isolation;
 mod jobs;
+mod labs;
 mod ledger;
 mod listing;
 mod locks;

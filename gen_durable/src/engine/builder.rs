@@ -91,6 +91,8 @@ pub struct EngineBuilder {
     config: Config,
     resources: Resources,
     machines: Vec<fn(usize) -> Arc<dyn Runner>>,
+    #[cfg(feature = "testing")]
+    watch: Option<super::registry::Watch>,
 }
 
 impl EngineBuilder {
@@ -100,6 +102,8 @@ impl EngineBuilder {
             config: Config::default(),
             resources: Resources::default(),
             machines: Vec::new(),
+            #[cfg(feature = "testing")]
+            watch: None,
         }
     }
 
@@ -287,21 +291,8 @@ impl EngineBuilder {
     /// [`Error`]: an option or a machine is wrong, a resource is missing, the database's schema
     /// does not fit, or the database cannot be reached.
     pub async fn start(mut self) -> Result<Engine, Error> {
-        self.config.check()?;
-        if let Some(resource) = self.resources.replaced() {
-            return Err(Error::DuplicateResource { resource });
-        }
-        let value_max = self.config.value_max;
-        let runners = self.machines.iter().map(|make| make(value_max)).collect();
-        let registry = Registry::new(runners, &self.resources)?;
+        let registry = self.check()?;
         for runner in registry.runners() {
-            for step in runner.dead_ends() {
-                tracing::warn!(
-                    machine = runner.name(),
-                    step,
-                    "this step awaits a signal, with no timeout, and leads nowhere else: an instance that comes to it never ends; add a way out, or a timeout"
-                );
-            }
             if !self.config.queues.contains_key(runner.queue()) {
                 tracing::warn!(
                     machine = runner.name(),
@@ -334,6 +325,56 @@ impl EngineBuilder {
         Ok(Engine { shared })
     }
 
+    /// Makes the parts of an engine of the test kit. It has no tasks: a lab calls them. It serves
+    /// the queues of all machines, and each step needs a claim of its own.
+    ///
+    /// It borrows its connections, so that it has none between two calls of the lab.
+    #[cfg(feature = "testing")]
+    pub(super) async fn by_hand(
+        mut self,
+        watch: super::registry::Watch,
+    ) -> Result<Arc<Shared>, Error> {
+        let registry = self.check()?;
+        for runner in registry.runners() {
+            self.config.queues.entry(runner.queue().to_owned()).or_insert(1);
+        }
+        self.watch = Some(watch);
+        self.config.poll_only = true;
+        self.config.lease_ttl = super::by_hand::LEASE;
+        self.config.run_ahead_steps_max = 1;
+        // A lab causes as many losses as the test wants.
+        self.config.crashes_max = u32::MAX;
+        let connections = Connections::borrowed(self.pool.clone());
+        let asked = Instant::now();
+        let worker = register::register(&connections, &self.config, &registry).await?;
+        let lease = Lease::new(worker, asked, self.config.lease_ttl);
+        let steps = Connections::borrowed(self.pool.clone());
+        let max = self.config.max_transactions;
+        let transactions = Transactions::new(steps, &connections, max, true);
+        Ok(self.share(connections, transactions, registry, lease))
+    }
+
+    /// Checks the options, the machines and their resources.
+    fn check(&mut self) -> Result<Registry, Error> {
+        self.config.check()?;
+        if let Some(resource) = self.resources.replaced() {
+            return Err(Error::DuplicateResource { resource });
+        }
+        let value_max = self.config.value_max;
+        let runners = self.machines.iter().map(|make| make(value_max)).collect();
+        let registry = Registry::new(runners, &self.resources)?;
+        for runner in registry.runners() {
+            for step in runner.dead_ends() {
+                tracing::warn!(
+                    machine = runner.name(),
+                    step,
+                    "this step awaits a signal, with no timeout, and leads nowhere else: an instance that comes to it never ends; add a way out, or a timeout"
+                );
+            }
+        }
+        Ok(registry)
+    }
+
     fn share(
         self,
         connections: Connections,
@@ -356,6 +397,8 @@ impl EngineBuilder {
         let (lease, wake, life) = (Arc::new(lease), Arc::<Wake>::default(), Arc::new(Life::new()));
         let flusher = Flusher::new(&connections, &notifier, client.waiters(), &lease, &wake, &life);
         let owed = Owed::new(&connections, &notifier);
+        #[cfg(feature = "testing")]
+        let owed = if self.watch.is_some() { Owed::left() } else { owed };
         let shared = Arc::new(Shared {
             runtime: runtime::Handle::current(),
             config,
@@ -364,7 +407,12 @@ impl EngineBuilder {
             notifier,
             kinds: Arc::new(registry.kinds()),
             registry,
-            surroundings: Surroundings { resources: self.resources, polls: Polls::default() },
+            surroundings: Surroundings {
+                resources: self.resources,
+                polls: Polls::default(),
+                #[cfg(feature = "testing")]
+                watch: self.watch,
+            },
             transactions,
             queues,
             lease,

@@ -31,6 +31,7 @@ use super::{
     outage::{Outage, no_connection},
     pauses,
     registry::Work,
+    slots::Queue,
 };
 use crate::storage::{self, ClaimRequest, Claimed, Due, Kinds};
 
@@ -132,7 +133,10 @@ fn follow(shared: &Arc<Shared>, request: &ClaimRequest, absorbed: Absorbed) {
 }
 
 /// Claims, with as many statements as the number of queues needs.
-async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim, sqlx::Error> {
+pub(super) async fn claim(
+    shared: &Shared,
+    request: &ClaimRequest,
+) -> Result<storage::Claim, sqlx::Error> {
     let mut connection = shared.connections.get().await.map_err(no_connection)?;
     let claim = async {
         if request.queues.len() <= QUEUES_MAX {
@@ -166,16 +170,7 @@ async fn claim(shared: &Shared, request: &ClaimRequest) -> Result<storage::Claim
 /// Hands the claimed rows to their queues. Those that do not run are given back.
 fn enter(shared: &Arc<Shared>, request: &ClaimRequest, rows: Vec<(Claimed, bool)>) {
     for (row, runs) in rows {
-        // The claim asks for these queues and machines alone, so both look-ups succeed.
-        let Some(queue) = shared.queues.get(&row.queue) else { continue };
-        let Some(runner) = shared.registry.get(&row.kind).cloned() else { continue };
-        queue.claimed.fetch_add(1, Ordering::Relaxed);
-        let dropped = shared.tasks.begin(row.id);
-        // Each row of a light claim carries the reason, in case its state is missing.
-        let unloaded =
-            request.light.clone().or_else(|| row.state.is_none().then(|| TOO_LARGE.into()));
-        let work =
-            Work::new(row, runner, Arc::clone(&queue.name), unloaded, dropped, &shared.lease);
+        let Some((queue, work)) = begin(shared, request, row) else { continue };
         if !runs {
             executor::release(shared, queue, work);
         // Without a free slot, the queue keeps the work until there is one.
@@ -187,6 +182,23 @@ fn enter(shared: &Arc<Shared>, request: &ClaimRequest, rows: Vec<(Claimed, bool)
     if shared.life.stopping.is_open() {
         shared.release_waiting();
     }
+}
+
+/// Counts a claimed row, and returns its queue and its work.
+pub(super) fn begin<'s>(
+    shared: &'s Shared,
+    request: &ClaimRequest,
+    row: Claimed,
+) -> Option<(&'s Arc<Queue>, Work)> {
+    // The claim asks for these queues and machines alone, so both look-ups succeed.
+    let queue = shared.queues.get(&row.queue)?;
+    let runner = shared.registry.get(&row.kind).cloned()?;
+    queue.claimed.fetch_add(1, Ordering::Relaxed);
+    let dropped = shared.tasks.begin(row.id);
+    // Each row of a light claim carries the reason, in case its state is missing.
+    let unloaded = request.light.clone().or_else(|| row.state.is_none().then(|| TOO_LARGE.into()));
+    let name = Arc::clone(&queue.name);
+    Some((queue, Work::new(row, runner, name, unloaded, dropped, &shared.lease)))
 }
 
 /// Asks Postgres when the next row is due, and wakes parks whose timeout has passed.

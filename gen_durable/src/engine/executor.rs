@@ -44,11 +44,14 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) fn spawn(shared: &Arc<Shared>, queue: &Arc<Queue>, work: Work) {
     let (shared, queue) = (Arc::clone(shared), Arc::clone(queue));
     let runtime = shared.runtime.clone();
-    runtime.spawn(async move {
-        let _end = End { shared: &shared, queue: &queue, id: work.instance.id };
-        let mut slot = Slot { shared: &shared, queue: &queue, held: true };
-        drive(&shared, &mut slot, work).await;
-    });
+    runtime.spawn(async move { run(&shared, &queue, work).await });
+}
+
+/// The same in the caller's task.
+pub(super) async fn run(shared: &Arc<Shared>, queue: &Arc<Queue>, work: Work) {
+    let _end = End { shared, queue, id: work.instance.id };
+    let mut slot = Slot { shared, queue, held: true };
+    drive(shared, &mut slot, work).await;
 }
 
 /// A guard that counts the instance out when its task ends, in whatever way.
@@ -380,11 +383,14 @@ pub(crate) fn release(shared: &Arc<Shared>, queue: &Arc<Queue>, work: Work) {
     // The task runs on the engine's runtime, because an engine may be dropped on a thread without
     // one. If the engine's runtime has ended, the task does not run, and the reaper takes the row.
     let runtime = shared.runtime.clone();
-    runtime.spawn(async move {
-        let _end = End { shared: &shared, queue: &queue, id: work.instance.id };
-        give_back(&shared, work.release()).await;
-        pauses::gave_back(&shared, &work);
-    });
+    runtime.spawn(async move { release_now(&shared, &queue, work).await });
+}
+
+/// The same in the caller's task.
+pub(super) async fn release_now(shared: &Arc<Shared>, queue: &Arc<Queue>, work: Work) {
+    let _end = End { shared, queue, id: work.instance.id };
+    give_back(shared, work.release()).await;
+    pauses::gave_back(shared, &work);
 }
 
 /// Gives a row back to its queue.

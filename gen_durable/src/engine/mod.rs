@@ -11,6 +11,8 @@
 
 mod births;
 mod builder;
+#[cfg(feature = "testing")]
+pub(crate) mod by_hand;
 mod cancels;
 mod claimer;
 mod config;

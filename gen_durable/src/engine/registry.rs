@@ -294,7 +294,15 @@ pub(crate) enum Run {
 pub(crate) struct Surroundings {
     pub(crate) resources: Resources,
     pub(crate) polls: Polls,
+    /// Sees each run of a test kit's engine before its outcome is committed, and may hold it there.
+    #[cfg(feature = "testing")]
+    pub(crate) watch: Option<Watch>,
 }
+
+/// A function that sees a run: its row, the code that was called, and its result.
+#[cfg(feature = "testing")]
+pub(crate) type Watch =
+    Box<dyn Fn(&Work, &Call, Result<&Commit, &StepError>) -> Boxed<'static, ()> + Send + Sync>;
 
 /// Calls a machine's code, for at most the step's timeout. The outcome of `handle` records the
 /// error, and each outcome what the history takes of the run.
@@ -316,6 +324,17 @@ pub(crate) async fn run(
         work.record(&mut ran.commit, failed);
         if let Some(text) = failed {
             ran.commit.error.get_or_insert_with(|| storable(text.to_owned()));
+        }
+    }
+    #[cfg(feature = "testing")]
+    if let Some(watch) = &around.watch {
+        let seen = match &run {
+            Ok(Run::Ran(ran)) => Some(watch(work, call, Ok(&ran.commit))),
+            Err(error) => Some(watch(work, call, Err(error))),
+            Ok(Run::TakesTransaction(_)) => None,
+        };
+        if let Some(seen) = seen {
+            seen.await;
         }
     }
     run

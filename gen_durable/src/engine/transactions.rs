@@ -45,6 +45,8 @@ pub(crate) struct Transactions {
     /// The connections of the engine's own statements, on which a step's server process is ended.
     engine: Connections,
     places: Arc<Semaphore>,
+    #[cfg(feature = "testing")]
+    max: usize,
     handed: Mutex<Handed>,
     runtime: runtime::Handle,
     /// A pooler may lend the session to others between two transactions.
@@ -63,6 +65,8 @@ impl Transactions {
             connections,
             engine: engine.clone(),
             places: Arc::new(Semaphore::new(max as usize)),
+            #[cfg(feature = "testing")]
+            max: max as usize,
             handed: Mutex::default(),
             runtime: runtime::Handle::current(),
             pooled,
@@ -105,6 +109,13 @@ impl Transactions {
             Ok(()) => drop(connection.done(Ok(()))),
             Err(_) => connection.discard(),
         }
+    }
+
+    /// Waits until no connection is in use.
+    #[cfg(feature = "testing")]
+    pub(super) async fn none(&self) {
+        let all = u32::try_from(self.max).unwrap_or(u32::MAX);
+        drop(self.places.acquire_many(all).await);
     }
 
     fn handed(&self) -> MutexGuard<'_, Handed> {

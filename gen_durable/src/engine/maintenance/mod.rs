@@ -174,6 +174,13 @@ pub(super) fn spawn(database: Database, life: &Arc<Life>) {
     });
 }
 
+/// Takes all rows of lost workers, now.
+#[cfg(feature = "testing")]
+pub(super) async fn reap(database: &Database) -> Result<(), sqlx::Error> {
+    while reaper::run_once(database).await? == Progress::More {}
+    Ok(())
+}
+
 /// Runs each service until it is idle, now.
 pub(super) async fn run_once(database: &Database) -> Result<(), DatabaseError> {
     let failed = DatabaseError::new("run maintenance");
