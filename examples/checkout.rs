@@ -8,7 +8,14 @@
 
 #![allow(missing_debug_implementations, reason = "a machine is seldom printed")]
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use gen_durable::prelude::*;
 use gen_durable_examples::{Error, Session};
@@ -88,10 +95,13 @@ impl Checkout {
     }
 }
 
-/// A service outside of Postgres that a step needs.
-#[derive(Debug, Default)]
+/// A service outside of Postgres that a step needs. It knows an order by its number: a step may run
+/// twice, and the second call changes nothing.
+#[derive(Clone, Debug, Default)]
 pub struct Carrier {
-    calls: std::sync::atomic::AtomicU32,
+    calls: Arc<AtomicU32>,
+    /// The orders that it has taken, each with the number of its parcels.
+    taken: Arc<Mutex<BTreeMap<i64, u32>>>,
 }
 
 /// The carrier did not take the parcel.
@@ -107,10 +117,11 @@ impl Carrier {
     /// [`Busy`].
     pub async fn ship(&self, order: i64) -> Result<(), Busy> {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        if self.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 {
+        if self.calls.fetch_add(1, Ordering::Relaxed) == 0 {
             return Err(Busy);
         }
         println!("  ship: order {order} handed to the carrier");
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).entry(order).or_insert(1);
         Ok(())
     }
 }
@@ -153,7 +164,77 @@ async fn main() -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use gen_durable::testing::{Lab, LabError, PgPool, StepTest};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_payment_is_taken_once() {
+        let paid = || PaymentConfirmed { amount: 100 };
+        let run = StepTest::at(Checkout::AwaitPay).state(order()).signal(paid()).run().await;
+        run.assert_next(Checkout::Ship);
+        assert_eq!(run.state().paid, Some(100));
+        let run = StepTest::at(Checkout::AwaitPay).state(order()).run().await;
+        run.assert_awaits::<PaymentConfirmed>();
+    }
+
+    fn order() -> CheckoutState {
+        CheckoutState { order: 42, ..Default::default() }
+    }
+
+    #[gen_durable::test]
+    async fn a_busy_carrier_is_called_again(pool: PgPool) -> Result<(), Error> {
+        let carrier = Carrier::default();
+        let lab = Lab::new(&pool).machine::<Checkout>().resource(carrier.clone());
+        let mut lab = lab.start().await?;
+        let id = Checkout::insert(order()).execute(&lab).await?;
+        lab.run_until_idle().await?;
+        lab.assert_parked(id, Checkout::AwaitPay).await?;
+        let paid = Checkout::signal_payment_confirmed(id, PaymentConfirmed { amount: 100 });
+        paid.execute(&lab).await?;
+        lab.run_until_idle().await?;
+        lab.assert_done(id, &Receipt { shipped: true }).await?;
+        assert_eq!(carrier.calls.load(Ordering::Relaxed), 2);
+        Ok(())
+    }
+
+    /// A carrier that does not know an order again.
+    #[derive(Clone, Default)]
+    struct Forgetful(Arc<Mutex<u32>>);
+
+    /// The same machine, broken on purpose: the second run of its step ships again.
+    #[durable_fsm(state = CheckoutState, output = u32)]
+    enum Broken {
+        Ship,
+    }
+
+    #[durable_fsm]
+    impl Broken {
+        async fn ship(cx: Context<Self>, carrier: &Forgetful) -> Outcome<Self> {
+            let mut shipped = carrier.0.lock().expect("nobody panics");
+            *shipped += 1;
+            cx.done(*shipped)
+        }
+    }
+
+    #[gen_durable::test]
+    async fn a_crash_ships_nothing_twice(pool: PgPool) -> Result<(), Error> {
+        let carrier = Carrier::default();
+        carrier.calls.store(1, Ordering::Relaxed);
+        let lab = Lab::new(&pool).machine::<Checkout>().machine::<Broken>();
+        let lab = lab.resource(carrier.clone()).resource(Forgetful::default());
+        let mut lab = lab.start().await?;
+        lab.run_each_step_twice();
+        let id = Checkout::insert(order()).step(Checkout::Ship).execute(&lab).await?;
+        lab.run_until_idle().await?;
+        lab.assert_done(id, &Receipt { shipped: true }).await?;
+        assert_eq!(carrier.taken.lock().expect("nobody panics").get(&42), Some(&1));
+
+        Broken::insert(order()).execute(&lab).await?;
+        let found: LabError = lab.run_until_idle().await.expect_err("it ships twice");
+        assert!(found.to_string().starts_with("step `ship` of `broken` is not idempotent"));
+        Ok(())
+    }
 
     #[test]
     fn the_graph_is_read_from_the_steps() {

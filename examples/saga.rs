@@ -122,6 +122,10 @@ type Piece = (InstanceId<Booking>, String);
 struct Agency {
     bookings: Arc<Mutex<BTreeSet<Piece>>>,
     cancellations: Arc<AtomicU32>,
+    /// The pieces that are paid: one for each booking that is new, less those that are cancelled.
+    paid: Arc<Mutex<i32>>,
+    /// True in a test: each call counts as new.
+    forgets: bool,
 }
 
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -137,7 +141,8 @@ impl Agency {
         if place == "Venice" && what == "car" {
             return Err(AgencyError::SoldOut);
         }
-        self.bookings().insert((trip, what.to_owned()));
+        let new = self.bookings().insert((trip, what.to_owned()));
+        self.pay(new, 1);
         println!("  {what} to {place} booked");
         Ok(())
     }
@@ -146,9 +151,16 @@ impl Agency {
         if self.cancellations.fetch_add(1, Ordering::Relaxed) == 0 {
             return Err(AgencyError::Busy); // gives `handle` a reason to try again
         }
-        self.bookings().remove(&(trip, what.to_owned()));
+        let was_booked = self.bookings().remove(&(trip, what.to_owned()));
+        self.pay(was_booked, -1);
         println!("  {what} cancelled");
         Ok(())
+    }
+
+    fn pay(&self, is_new: bool, pieces: i32) {
+        if is_new || self.forgets {
+            *self.paid.lock().unwrap_or_else(PoisonError::into_inner) += pieces;
+        }
     }
 
     fn bookings(&self) -> MutexGuard<'_, BTreeSet<Piece>> {
@@ -190,7 +202,46 @@ async fn main() -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use gen_durable::testing::{Lab, LabError, PgPool};
+
     use super::*;
+
+    /// Books a trip that is called off, in a lab, and looks at what is left.
+    async fn to_venice(pool: PgPool, agency: Agency) -> Result<(), LabError> {
+        let lab = Lab::new(&pool).machine::<Booking>().resource(agency.clone());
+        let mut lab = lab.start().await?;
+        let state = TripState { destination: "Venice".to_owned(), ..Default::default() };
+        let id = Booking::insert(state).execute(&lab).await.expect("the trip is inserted");
+        lab.advance(Duration::from_mins(10)).await?;
+        let cancelled = vec!["hotel".to_owned(), "flight".to_owned()];
+        let reason = "car: sold out".to_owned();
+        lab.assert_done(id, &Trip::CalledOff { reason, cancelled }).await?;
+        assert!(agency.bookings().is_empty(), "of the trip nothing is booked");
+        assert_eq!(*agency.paid.lock().expect("nobody panics"), 0, "of the trip nothing is paid");
+        Ok(())
+    }
+
+    #[gen_durable::test]
+    async fn a_trip_that_is_called_off_leaves_nothing_whatever_crashes(
+        pool: PgPool,
+    ) -> Result<(), Error> {
+        Lab::explore(&pool, 1, async |pool| to_venice(pool, Agency::default()).await)
+            .courses(8)
+            .await?;
+        Ok(())
+    }
+
+    /// The agency is broken on purpose: it does not recognise a call that it has had before.
+    #[gen_durable::test]
+    async fn an_agency_that_takes_a_call_twice_is_found(pool: PgPool) -> Result<(), Error> {
+        let explore = Lab::explore(&pool, 1, async |pool| {
+            to_venice(pool, Agency { forgets: true, ..Agency::default() }).await
+        });
+        let found = explore.await.expect_err("the agency forgets").to_string();
+        assert!(found.contains("of the trip nothing is paid"), "{found}");
+        assert!(found.contains("a fault after a run of instance"), "{found}");
+        Ok(())
+    }
 
     #[test]
     fn the_graph_has_the_declared_targets() {
