@@ -180,7 +180,28 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    use gen_durable::testing::{Lab, PgPool};
+
     use super::*;
+
+    /// A crash before a commit runs that step again, and no step before it.
+    #[gen_durable::test]
+    async fn only_the_step_that_was_cut_off_runs_again(pool: PgPool) -> Result<(), Error> {
+        let mut lab = Lab::new(&pool).machine::<Parcel>().start().await?;
+        lab.crash_before_commit(Parcel::Charge);
+        let id = Parcel::insert(ParcelState::default()).execute(&lab).await?;
+        // The step `pack` waits for an hour in its first run, so only its second run is looked at.
+        let ship = Parcel::insert(ParcelState::default()).step(Parcel::Ship).execute(&lab).await?;
+        lab.crash_before_commit(Parcel::Ship);
+        lab.client().machine::<Parcel>().pause_step(Parcel::Pack).execute(&lab).await?;
+        let tally = lab.run_until_idle().await?;
+        assert_eq!((tally.runs, tally.lost), (4, 2));
+        lab.assert_runnable(id, Parcel::Pack).await?;
+        let by = |step: &str| format!("{step} by process {}", std::process::id());
+        lab.assert_done(ship, &vec![by("ship")]).await?;
+        assert_eq!(lab.state(id).await?.committed, [by("charge")]);
+        Ok(())
+    }
 
     #[test]
     fn the_graph_is_read_from_the_steps() {

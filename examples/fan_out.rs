@@ -87,7 +87,34 @@ async fn main() -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use gen_durable::testing::{Lab, LabError, PgPool, StepTest};
+
     use super::*;
+
+    #[tokio::test]
+    async fn each_line_is_a_child() {
+        let run = StepTest::at(Text::Scatter).state(LINES.map(str::to_owned).to_vec()).run().await;
+        run.assert_next(Text::Gather);
+        let children = run.inserts::<Line>();
+        assert_eq!(children.len(), LINES.len());
+        assert!(children.iter().all(|child| child.reports));
+    }
+
+    /// The children end in any order, and the parent hears of each once.
+    #[gen_durable::test]
+    async fn the_count_is_right_whatever_the_order(pool: PgPool) -> Result<(), Error> {
+        Lab::explore(&pool, 1, async |pool| -> Result<(), LabError> {
+            let mut lab = Lab::new(&pool).machine::<Text>().machine::<Line>().start().await?;
+            let id = Text::insert(LINES.map(str::to_owned).to_vec()).execute(&lab).await;
+            let id = id.expect("it is inserted");
+            lab.run_until_idle().await?;
+            let failed = vec!["instance 3 failed: 0x7c00 is no word".to_owned()];
+            lab.assert_done(id, &Count { words: 10, failed }).await
+        })
+        .courses(5)
+        .await?;
+        Ok(())
+    }
 
     #[test]
     fn the_graph_shows_what_the_machine_spawns() {

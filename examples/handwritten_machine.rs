@@ -278,7 +278,29 @@ async fn main() -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use gen_durable::testing::StepTest;
+
     use super::*;
+
+    /// The two machines do the same, step by step.
+    #[tokio::test]
+    async fn both_brew_for_who_has_paid() {
+        let state = |paid| with_macros::OrderState { cups: 2, paid };
+        let brew = StepTest::at(with_macros::Order::Brew).resource(Menu { tea: 3 });
+        brew.state(state(10)).run().await.assert_done(&4);
+        let brew = StepTest::at(with_macros::Order::Brew).resource(Menu { tea: 3 });
+        let refused = brew.state(state(5)).run().await.assert_failed().to_owned();
+        let state = |paid| by_hand::OrderState { cups: 2, paid };
+        let brew = StepTest::at(by_hand::Order::Brew).resource(Menu { tea: 3 });
+        brew.state(state(10)).run().await.assert_done(&4);
+        let brew = StepTest::at(by_hand::Order::Brew).resource(Menu { tea: 3 });
+        assert_eq!(brew.state(state(5)).run().await.assert_failed(), refused);
+        let wait = StepTest::at(with_macros::Order::AwaitPay);
+        let wait = wait.state(with_macros::OrderState { cups: 1, paid: 0 });
+        let run = wait.signal(with_macros::Paid { amount: 3 }).run().await;
+        run.assert_next(with_macros::Order::Brew);
+        assert_eq!(run.state().paid, 3);
+    }
 
     #[test]
     fn the_graph_that_is_read_and_the_one_that_is_stated_are_the_same() {

@@ -106,7 +106,35 @@ async fn main() -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use gen_durable::testing::{Lab, PgPool, StepTest};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_busy_line_is_tried_again_twice() {
+        let run = |failures| {
+            let send = StepTest::at(SendMail::Run).state(mail("ada@example.com"));
+            send.failures(failures).failed_with(MailError::Busy).run()
+        };
+        assert_eq!(run(0).await.assert_repeats(), Duration::from_millis(100));
+        assert_eq!(run(1).await.assert_repeats(), Duration::from_millis(200));
+        assert_eq!(run(2).await.assert_failed(), "the line was busy");
+    }
+
+    #[gen_durable::test]
+    async fn a_mail_is_sent_once_whatever_crashes(pool: PgPool) -> Result<(), Error> {
+        let mailer = Mailer::default();
+        let lab = Lab::new(&pool).machine::<SendMail>().resource(mailer.clone());
+        let mut lab = lab.start().await?;
+        let id = SendMail::insert(mail("ada@example.com")).execute(&lab).await?;
+        lab.run_until_idle().await?;
+        lab.lose_lease();
+        lab.advance(Duration::from_secs(1)).await?;
+        // The first run found the line busy, and the outcome of the second was lost.
+        lab.assert_done(id, &3).await?;
+        assert_eq!(mailer.sent.lock().expect("nobody panics").len(), 1);
+        Ok(())
+    }
 
     #[test]
     fn the_graph_is_that_of_one_step() {

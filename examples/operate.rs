@@ -186,7 +186,31 @@ async fn until(engine: &Engine, id: InstanceId<Order>, status: Status) -> Result
 
 #[cfg(test)]
 mod tests {
+    use gen_durable::testing::{Lab, PgPool};
+
     use super::*;
+
+    #[gen_durable::test]
+    async fn a_failed_order_is_retried_and_a_parked_one_is_refunded(
+        pool: PgPool,
+    ) -> Result<(), Error> {
+        let carrier = Arc::new(Carrier { works: AtomicBool::new(false) });
+        let lab = Lab::new(&pool).machine::<Order>().resource(Arc::clone(&carrier));
+        let mut lab = lab.start().await?;
+        let failed = order("Oslo").execute(&lab).await?;
+        lab.run_until_idle().await?;
+        assert_eq!(lab.assert_failed(failed).await?, "the carrier is down");
+        carrier.works.store(true, Ordering::Relaxed);
+        let parked = order("on account").execute(&lab).await?;
+        lab.client().instance(failed).retry().by("ada").execute(&lab).await?;
+        lab.run_until_idle().await?;
+        lab.assert_done(failed, &"to Oslo".to_owned()).await?;
+        lab.assert_parked(parked, Order::AwaitPay).await?;
+        lab.client().instance(parked).cancel("the customer moved").execute(&lab).await?;
+        lab.run_until_idle().await?;
+        lab.assert_done(parked, &"refunded".to_owned()).await?;
+        Ok(())
+    }
 
     #[test]
     fn the_graph_shows_where_a_cancel_leads() {

@@ -100,27 +100,29 @@ async fn paid(pool: &PgPool, order: i64) -> Result<Option<Option<i64>>, sqlx::Er
         .await
 }
 
+/// Makes the application's own tables.
+async fn tables(pool: PgPool) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(
+        "create table if not exists example_orders (
+             id bigint generated always as identity primary key,
+             item text not null,
+             paid bigint
+         );
+         drop table if exists example_stock;
+         create table example_stock (n bigint not null);
+         insert into example_stock values (10)",
+    )
+    .execute(&pool)
+    .await
+    .map(drop)
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     println!("starting Postgres and bringing its schema up to date …");
     let session = Session::open().await?;
     let pool = &session.pool;
-    sqlx::query(
-        "create table if not exists example_orders (
-             id bigint generated always as identity primary key,
-             item text not null,
-             paid bigint
-         )",
-    )
-    .execute(pool)
-    .await?;
-    sqlx::raw_sql(
-        "drop table if exists example_stock;
-         create table example_stock (n bigint not null);
-         insert into example_stock values (10)",
-    )
-    .execute(pool)
-    .await?;
+    tables(pool.clone()).await?;
     let engine = Engine::builder(pool.clone()).machine::<Delivery>().start().await?;
 
     let mut tx = pool.begin().await?;
@@ -163,7 +165,27 @@ async fn main() -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use gen_durable::testing::Lab;
+
     use super::*;
+
+    /// The stock goes down by one, however often the step is rolled back.
+    #[gen_durable::test(setup = tables)]
+    async fn a_lamp_is_taken_once(pool: PgPool) -> Result<(), Error> {
+        let mut lab = Lab::new(&pool).machine::<Delivery>().start().await?;
+        lab.crash_before_commit(Delivery::Pack);
+        let mut tx = pool.begin().await?;
+        let (order, id) = place(&mut tx, "a lamp").await?;
+        lab.run_until_idle().await?;
+        assert_eq!(lab.tally().runs, 0, "nobody sees it before the commit");
+        pay(&mut tx, (order, id), 100).await?;
+        tx.commit().await?;
+        lab.advance(Duration::from_secs(1)).await?;
+        lab.assert_done(id, &Receipt { order, paid: 100 }).await?;
+        let left: i64 = sqlx::query_scalar("select n from example_stock").fetch_one(&pool).await?;
+        assert_eq!(left, 9);
+        Ok(())
+    }
 
     #[test]
     fn the_graph_is_read_from_the_step() {
