@@ -158,9 +158,8 @@ pub fn durable_job(options: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// The first test of a process starts a throw-away server without durability, and makes a template:
 /// a database with the schema of `gen_durable`. With `setup`, that function then makes the
-/// application's own tables in it. Each test gets a copy, which takes some milliseconds. Tests with
-/// the same setup share the template. The copy is dropped when the test ends, even by a panic, and
-/// the server when the process ends.
+/// application's own tables in it. Tests with the same setup share the template. Each test gets a
+/// copy, which is dropped when the test ends, even by a panic. The server ends with the process.
 ///
 /// If `DATABASE_URL` is set, its server is used and none is started. Its role must be allowed to
 /// create databases. Otherwise the server's programs are the newest installed ones, or those in
