@@ -130,12 +130,13 @@ impl Template {
         execute(&self.admin, format!("create database \"{name}\"{from}")).await?;
         let options = self.admin.clone().database(&name);
         let url = options.to_url_lossy().to_string();
+        let database = Database { admin: self.admin.clone(), name };
         let pool = PgPoolOptions::new()
             .max_connections(20)
             .connect_with(options)
             .await
             .map_err(Error::database("connect to the test's database"))?;
-        Ok(TestDb { admin: self.admin.clone(), name, url, pool })
+        Ok(TestDb { url, pool, database })
     }
 }
 
@@ -143,10 +144,18 @@ impl Template {
 /// and drops it.
 #[derive(Debug)]
 pub struct TestDb {
+    url: String,
+    // The pool is dropped before its database. Postgres waits for a tenth of a second if it has to
+    // end connections itself.
+    pool: PgPool,
+    database: Database,
+}
+
+/// A database that is dropped with this value.
+#[derive(Debug)]
+struct Database {
     admin: PgConnectOptions,
     name: String,
-    url: String,
-    pool: PgPool,
 }
 
 impl TestDb {
@@ -162,11 +171,11 @@ impl TestDb {
 
     /// Returns its name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.database.name
     }
 }
 
-impl Drop for TestDb {
+impl Drop for Database {
     fn drop(&mut self) {
         let (admin, name) = (self.admin.clone(), std::mem::take(&mut self.name));
         // This needs a thread with a runtime of its own: the current runtime may be the one that is

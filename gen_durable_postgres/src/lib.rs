@@ -17,7 +17,7 @@
 //! })
 //! .await?;
 //!
-//! // For each test. A copy is a matter of milliseconds.
+//! // For each test: a copy, for which no statement of the template runs again.
 //! let database = template.database().await?;
 //! sqlx::query("insert into stock values ('lamp', 3)").execute(database.pool()).await?;
 //! # Ok(())
