@@ -48,7 +48,7 @@ pub fn find() -> Result<PathBuf, String> {
     }
     let (major, minor) = VERSION_MIN;
     let wanted = format!(
-        "PgBouncer {major}.{minor} or newer; `bash gen_durable_postgres/fetch_pgbouncer.sh DIR` makes \
+        "PgBouncer {major}.{minor} or newer; `bash tools/gen_durable_postgres/fetch_pgbouncer.sh DIR` makes \
          one, and PGBOUNCER names the program"
     );
     let output = Command::new("pgbouncer").arg("--version").output();

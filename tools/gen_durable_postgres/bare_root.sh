@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tries the first minute of a newcomer: bash gen_durable_postgres/bare_root.sh DIR
+# Tries the first minute of a newcomer: bash tools/gen_durable_postgres/bare_root.sh DIR
 #
 # Makes a minimal Debian in DIR/root with gcc and git: no Postgres, no Python, no Node, no locales. It
 # lends that root this machine's Rust toolchain and a copy of its downloaded crates, clones the last
@@ -26,7 +26,7 @@ fi
 if [[ -z ${BARE_ROOT_MOUNTS:-} ]]; then
     BARE_ROOT_MOUNTS=private exec unshare --mount --propagation private bash "${BASH_SOURCE[0]}" "$@"
 fi
-clone=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+clone=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 root=$dir/root
