@@ -16,7 +16,7 @@ const TRIES: u32 = 5;
 pub struct Line {
     /// The name of the thing.
     pub sku: String,
-    /// How many of them.
+    /// The number of them.
     pub count: i32,
 }
 
@@ -36,7 +36,7 @@ pub struct NewOrder {
 pub struct OrderState {
     /// The number in the table of orders.
     pub number: i64,
-    /// What was ordered.
+    /// The order as the customer made it.
     pub new: NewOrder,
     /// The card that pays; none before the payment.
     #[serde(default)]

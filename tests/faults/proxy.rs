@@ -64,7 +64,7 @@ pub enum Effect {
     FreezeAfter,
 }
 
-/// What springs a trap.
+/// The cause that springs a trap.
 #[derive(Debug)]
 enum Spring {
     /// A text that passes in this direction.
@@ -289,7 +289,7 @@ impl Outcomes {
 /// The zero byte after the name of a statement, and how `commit.sql` and `commit_step.sql` begin.
 const APPLIES: &[u8] = b"\0-- Applies the outcome";
 
-/// How `begin.sql` begins. An outcome before it was applied by a transaction of one statement.
+/// The beginning of `begin.sql`. An outcome before it was applied by a transaction of one statement.
 const BEGINS: &[u8] = b"-- Begins a transaction";
 
 /// Returns where the text begins.

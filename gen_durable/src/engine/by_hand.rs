@@ -195,7 +195,7 @@ impl ByHand {
         };
         let due = look.await.map_err(failed())?;
         let (pause_ends, _) = pauses::look(shared).await.map_err(failed())?;
-        // What is due now and did not run waits for somebody else.
+        // A row that is due now and did not run waits for another transaction.
         let later = |due: &Duration| !due.is_zero();
         Ok([due.eligible, due.wake, pause_ends].into_iter().flatten().filter(later).min())
     }

@@ -35,7 +35,7 @@ type Made = Result<Template, String>;
 /// that needs a template makes it, and the others wait.
 static TEMPLATES: Mutex<BTreeMap<TypeId, Arc<OnceLock<Made>>>> = Mutex::new(BTreeMap::new());
 
-/// What prepares a template after the migration.
+/// The function that prepares a template after the migration.
 pub struct Setup {
     /// The name of the user's function.
     name: &'static str,
@@ -124,7 +124,7 @@ fn make(Setup { name, prepare, .. }: Setup) -> Made {
     }
 }
 
-/// What to do if the server refuses something.
+/// The advice for a user whose server refuses something.
 const SERVER_ADVICE: &str = "if DATABASE_URL is set, the tests use its server: set it to one that runs, with a role \
      that may create databases, or unset it, and the tests start a server of their own";
 

@@ -1,4 +1,4 @@
-//! What a run would commit, in words: for traces, and to compare two runs of a step.
+//! The outcome of a run in words: for traces, and to compare two runs of a step.
 //!
 //! A lab prints states and results. It runs in tests, where nothing is confidential.
 
@@ -14,7 +14,7 @@ use crate::{
 /// The effects of a run's outcome.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Effects {
-    /// Where the instance goes, with the error that the outcome records.
+    /// The move of the instance, with the error that the outcome records.
     change: String,
     /// The result, if the instance is done.
     result: Option<Value>,
@@ -92,7 +92,7 @@ impl fmt::Display for Effects {
     }
 }
 
-/// What was encoded for Postgres is JSON.
+/// A text that was encoded for Postgres is JSON.
 fn json(text: &Json) -> Value {
     serde_json::from_str(&text.0).unwrap_or(Value::Null)
 }

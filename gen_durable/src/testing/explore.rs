@@ -140,7 +140,7 @@ impl Random {
     }
 }
 
-/// What an exploration has found to hold.
+/// The result of an exploration in which the test did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Explored {

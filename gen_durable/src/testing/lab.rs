@@ -260,7 +260,7 @@ impl Lab {
         while let Some(due) = self.engine.next_due().await? {
             let due = i64::try_from(due.as_micros()).unwrap_or(i64::MAX);
             let due = self.database.micros().saturating_add(due);
-            // What is due and did not run waits for somebody else: for a lock, say.
+            // A row that is due and did not run waits for another transaction's lock, say.
             if due >= end || due <= self.database.micros() {
                 break;
             }

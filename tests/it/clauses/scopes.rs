@@ -17,7 +17,7 @@ const QUEUE: Scope = [Some("q"), None, None];
 const MACHINE: Scope = [None, Some("m"), None];
 const STEP: Scope = [None, Some("m"), Some("t")];
 
-/// What engines have registered.
+/// The queues and machines that engines have registered.
 const REGISTERED: &str = "
     insert into gen_durable.queues (name) values ('q'), ('p');
     insert into gen_durable.machines (fsm, fsm_version, initial, steps)

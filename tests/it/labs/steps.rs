@@ -111,7 +111,7 @@ impl Refused {
     }
 }
 
-/// What production would refuse, a step test refuses, and `handle` decides about it.
+/// A step test refuses an outcome that an engine would refuse, and `handle` decides about it.
 #[tokio::test]
 async fn p75_a_step_test_refuses_what_an_engine_refuses() {
     for (step, expected) in [

@@ -29,7 +29,7 @@ const TRACE_MAX: usize = 40;
 /// The most faults of one explored course. Each makes it longer.
 const FAULTS_MAX: u32 = 6;
 
-/// What the instances of a lab have done.
+/// The counts of what the instances of a lab have done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tally {
@@ -69,7 +69,7 @@ impl Sub for Tally {
     }
 }
 
-/// What a run asks of the lab.
+/// The request of a run to the lab.
 pub(super) enum Event {
     /// The process dies here.
     Crash,
@@ -102,7 +102,7 @@ pub(super) struct State {
     first: HashMap<i64, (Step, Effects)>,
     pub(super) crash_before: Vec<Step>,
     pub(super) lose_lease: u32,
-    /// What did not hold.
+    /// The text of a check that failed.
     pub(super) failure: Option<String>,
     course: Option<Arc<Course>>,
     faults: u32,
