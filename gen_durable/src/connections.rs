@@ -380,7 +380,10 @@ impl Connections {
         let mut calls = self.inner.under_way.subscribe();
         let _ = tokio::time::timeout(CALLS_END_TIMEOUT, calls.wait_for(|calls| *calls == 0)).await;
         let kept = std::mem::take(&mut self.idle().kept);
-        drop(kept);
+        // The pool closes them cleanly, and the server logs nothing.
+        for kept in kept {
+            kept.held.give_back();
+        }
         self.inner.pool.close().await;
     }
 
@@ -440,9 +443,11 @@ impl Connection {
                 && !self.home.inner.pool.is_closed()
             {
                 idle.kept.push(Kept { held: self.held, used: Instant::now() });
+            } else {
+                // It works, or the pool's test finds out.
+                drop(idle);
+                self.held.give_back();
             }
-            // Otherwise the connection goes back to the pool. It works, or the pool's test finds
-            // out.
         } else {
             // The connection does not go back to the pool, whose test of it could wait for ever.
             // The failure that broke it is likely to have broken the other connections too.

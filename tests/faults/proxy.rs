@@ -176,6 +176,11 @@ impl Proxy {
         self.set(Spring::Outcome, effect)
     }
 
+    /// Takes away the traps that have not sprung.
+    pub fn forget_traps(&self) {
+        lock(&self.shared.traps).clear();
+    }
+
     fn set(&self, by: Spring, effect: Effect) -> oneshot::Receiver<()> {
         let (sprung, told) = oneshot::channel();
         lock(&self.shared.traps).push(Trap { spring: by, effect, sprung });
@@ -289,7 +294,8 @@ impl Outcomes {
 /// The zero byte after the name of a statement, and how `commit.sql` and `commit_step.sql` begin.
 const APPLIES: &[u8] = b"\0-- Applies the outcome";
 
-/// The beginning of `begin.sql`. An outcome before it was applied by a transaction of one statement.
+/// The beginning of `begin.sql`. An outcome before it was applied by a transaction of one
+/// statement.
 const BEGINS: &[u8] = b"-- Begins a transaction";
 
 /// Returns where the text begins.

@@ -371,6 +371,50 @@ async fn p13_a_transaction_that_nobody_ends_holds_nobody_up_for_long() {
     engine.shutdown().await.unwrap();
 }
 
+/// A new connection becomes half open in the middle of its setup, which is given up sooner than any
+/// statement is. The pool would test such a connection for ever. The lease has a pool of one
+/// connection, so its place must be free again.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_a_connection_that_freezes_while_it_is_set_up_costs_no_place() {
+    let db = database().await;
+    let proxy = proxy().await;
+    let breakpoint = Arc::new(Breakpoint::new());
+    breakpoint.open(1000);
+    let engine = behind(&proxy, &db).resource(breakpoint).lease_ttl(Duration::from_secs(2));
+    let engine = engine.start().await.unwrap();
+    // The first renewal opens the connection that keeps the lease.
+    let mut sprung = 0;
+    while sprung < 6 {
+        let trap =
+            proxy.trap(Direction::Request, "Sets up a connection of the", Effect::FreezeBefore);
+        if tokio::time::timeout(Duration::from_millis(1500), trap).await.is_err() {
+            break;
+        }
+        sprung += 1;
+    }
+    assert!(sprung > 0, "a connection is set up");
+    proxy.forget_traps();
+    for _ in 0..3 {
+        let before = renewals(&db).await;
+        eventually("the lease is renewed", async || (renewals(&db).await > before).then_some(()))
+            .await;
+    }
+    let id = Walk::insert(marked("m")).step(Walk::End).execute(db.pool()).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
+    engine.shutdown().await.unwrap();
+}
+
+/// The end of the lease, in microseconds since 1970.
+async fn renewals(db: &TestDb) -> i64 {
+    sqlx::query_scalar(
+        "select coalesce(max((extract(epoch from lease_expires_at) * 1000000)::bigint), 0)
+         from gen_durable.workers",
+    )
+    .fetch_one(db.pool())
+    .await
+    .unwrap()
+}
+
 /// All connections are frozen, also the one that listens, so it hears nothing. The engine must
 /// listen again on another connection. Until then the poll finds what is announced.
 #[tokio::test(flavor = "multi_thread")]

@@ -67,9 +67,9 @@ async fn announce_on_pool(connections: &Connections, queues: impl Iterator<Item 
     if queues.is_empty() {
         return;
     }
-    if let Ok(mut connection) = connections.get().await
-        && let Err(error) = storage::announce(&mut connection, &queues).await
-    {
+    let Ok(mut connection) = connections.get().await else { return };
+    let announced = storage::announce(&mut connection, &queues).await;
+    if let Err(error) = connection.done(announced) {
         let error = Cause(&error);
         tracing::debug!(%error, "could not announce work; the engines' poll will find it");
     }

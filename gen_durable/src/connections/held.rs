@@ -1,8 +1,11 @@
 //! A pool's connection that may be dropped anywhere.
 //!
-//! Invariant: dropping one never panics. A pool takes a connection back by a task, and sqlx panics
-//! if there is no runtime to spawn the task on. There is none on a thread of the caller's own, and
-//! after the runtime has ended. Several panics at once would abort the process.
+//! Invariant: dropping one never panics, and never costs the pool a place. A pool takes a
+//! connection back by a task, and sqlx panics if there is no runtime to spawn the task on. There is
+//! none on a thread of the caller's own, and after the runtime has ended. Several panics at once
+//! would abort the process. The task tests the connection, and waits for an answer for as long as
+//! that takes: on a half-open connection, for ever. Therefore a connection is given back only if
+//! its last statement was answered. One that is dropped in the middle of a call is closed.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -74,28 +77,46 @@ impl Held {
     }
 
     /// Closes the connection at once. The pool may open another one in its place.
-    pub(super) fn discard(mut self) {
+    pub(super) fn discard(self) {
+        drop(self);
+    }
+
+    /// Gives the connection back to the pool, by a task on the current runtime. Without one, the
+    /// task runs on the connection's own runtime. If that has ended, it drops the task, and with it
+    /// the connection.
+    ///
+    /// The precondition is that the last statement was answered.
+    pub(super) fn give_back(mut self) {
         if let Some(connection) = self.connection.take() {
-            drop(connection.detach());
+            on_a_runtime(&self.runtime, connection, drop);
         }
     }
 }
 
-/// Gives the connection back to the pool, by a task on the current runtime. Without one, the task
-/// runs on the connection's own runtime. If that has ended, it drops the task, and with it the
-/// connection.
+/// Closes the connection: a statement may be under way on it.
 impl Drop for Held {
     fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        match Handle::try_current() {
-            Ok(_) => drop(connection),
-            // The thread is ending, and no runtime can be entered on it any more. The connection
-            // leaks, and the server notices when the process ends.
-            Err(error) if error.is_thread_local_destroyed() => std::mem::forget(connection),
-            Err(_) => {
-                let _entered = self.runtime.enter();
-                drop(connection);
-            }
+        if let Some(connection) = self.connection.take() {
+            // The pool may open another connection, by a task.
+            on_a_runtime(&self.runtime, connection, |connection| drop(connection.detach()));
+        }
+    }
+}
+
+/// Ends the use of a connection on the current runtime, or on this one.
+fn on_a_runtime(
+    runtime: &Handle,
+    connection: PoolConnection<Postgres>,
+    end: impl FnOnce(PoolConnection<Postgres>),
+) {
+    match Handle::try_current() {
+        Ok(_) => end(connection),
+        // The thread is ending, and no runtime can be entered on it any more. The connection leaks,
+        // and the server notices when the process ends.
+        Err(error) if error.is_thread_local_destroyed() => std::mem::forget(connection),
+        Err(_) => {
+            let _entered = runtime.enter();
+            end(connection);
         }
     }
 }

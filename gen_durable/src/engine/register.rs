@@ -87,7 +87,7 @@ async fn check(connections: &Connections) -> Result<(), Error> {
     let mut connection =
         connections.get().await.map_err(DatabaseError::new("connect to the database"))?;
     let found = connections.within(storage::schema_version(&mut connection)).await;
-    let found = found.map_err(|error| {
+    let found = connection.done(found).map_err(|error| {
         let foreign = storage::is_foreign_ledger(&error);
         let error = DatabaseError::new("read the schema's version")(error);
         if foreign { Error::ForeignSchema { cause: error } } else { error.into() }
