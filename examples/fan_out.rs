@@ -87,7 +87,7 @@ async fn main() -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use gen_durable::testing::{Lab, LabError, PgPool, StepTest};
+    use gen_durable::testing::{Lab, PgPool, StepTest};
 
     use super::*;
 
@@ -103,13 +103,13 @@ mod tests {
     /// The children end in any order, and the parent hears of each once.
     #[gen_durable::test]
     async fn the_count_is_right_whatever_the_order(pool: PgPool) -> Result<(), Error> {
-        Lab::explore(&pool, 1, async |pool| -> Result<(), LabError> {
+        Lab::explore(&pool, 1, async |pool| {
             let mut lab = Lab::new(&pool).machine::<Text>().machine::<Line>().start().await?;
-            let id = Text::insert(LINES.map(str::to_owned).to_vec()).execute(&lab).await;
-            let id = id.expect("it is inserted");
+            let id = Text::insert(LINES.map(str::to_owned).to_vec()).execute(&lab).await?;
             lab.run_until_idle().await?;
             let failed = vec!["instance 3 failed: 0x7c00 is no word".to_owned()];
-            lab.assert_done(id, &Count { words: 10, failed }).await
+            lab.assert_done(id, &Count { words: 10, failed }).await?;
+            Ok(())
         })
         .courses(5)
         .await?;

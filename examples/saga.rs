@@ -202,16 +202,16 @@ async fn main() -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use gen_durable::testing::{Lab, LabError, PgPool};
+    use gen_durable::testing::{Lab, PgPool, TestResult};
 
     use super::*;
 
     /// Books a trip that is called off, in a lab, and looks at what is left.
-    async fn to_venice(pool: PgPool, agency: Agency) -> Result<(), LabError> {
+    async fn to_venice(pool: PgPool, agency: Agency) -> TestResult {
         let lab = Lab::new(&pool).machine::<Booking>().resource(agency.clone());
         let mut lab = lab.start().await?;
         let state = TripState { destination: "Venice".to_owned(), ..Default::default() };
-        let id = Booking::insert(state).execute(&lab).await.expect("the trip is inserted");
+        let id = Booking::insert(state).execute(&lab).await?;
         lab.advance(Duration::from_mins(10)).await?;
         let cancelled = vec!["hotel".to_owned(), "flight".to_owned()];
         let reason = "car: sold out".to_owned();

@@ -6,7 +6,7 @@ use axum::{
     body::{Body, to_bytes},
     http::{Request, StatusCode},
 };
-use gen_durable::testing::{Lab, LabError, PgPool, StepTest};
+use gen_durable::testing::{Lab, LabError, PgPool, StepTest, TestResult};
 use tower::ServiceExt as _;
 
 use crate::{
@@ -16,8 +16,6 @@ use crate::{
     outside::{Bank, BankError, Carrier, Mailer},
     schema,
 };
-
-type Tested = Result<(), Box<dyn std::error::Error>>;
 
 /// The service in a lab, and what is outside of it.
 struct Shop {
@@ -41,7 +39,7 @@ impl Shop {
         http::place(&self.service, new_order(lines)).await.expect("the order is placed")
     }
 
-    async fn pay(&self, order: &Placed, card: &str) -> Tested {
+    async fn pay(&self, order: &Placed, card: &str) -> TestResult {
         let paid = Order::signal_paid(order.id, Paid { card: card.to_owned() });
         paid.dedup_key("payment").execute(&self.lab).await?;
         Ok(())
@@ -97,7 +95,7 @@ async fn each_line_is_a_parcel() {
 }
 
 #[gen_durable::test(setup = schema)]
-async fn an_order_that_is_paid_is_shipped_once(pool: PgPool) -> Tested {
+async fn an_order_that_is_paid_is_shipped_once(pool: PgPool) -> TestResult {
     let mut shop = Shop::open(&pool).await?;
     // Every step runs twice, as if each first run had met a crash.
     shop.lab.run_each_step_twice();
@@ -116,7 +114,7 @@ async fn an_order_that_is_paid_is_shipped_once(pool: PgPool) -> Tested {
 #[gen_durable::test(setup = schema)]
 async fn an_order_that_nobody_pays_is_called_off_after_a_quarter_of_an_hour(
     pool: PgPool,
-) -> Tested {
+) -> TestResult {
     let mut shop = Shop::open(&pool).await?;
     let order = shop.order(&[("chair", 5)]).await;
     shop.lab.advance(Duration::from_secs(14 * 60 + 59)).await?;
@@ -129,7 +127,7 @@ async fn an_order_that_nobody_pays_is_called_off_after_a_quarter_of_an_hour(
 }
 
 #[gen_durable::test(setup = schema)]
-async fn a_bank_that_is_busy_for_long_loses_the_order_and_nothing_else(pool: PgPool) -> Tested {
+async fn a_bank_that_is_busy_for_long_loses_the_order_and_nothing_else(pool: PgPool) -> TestResult {
     let mut shop = Shop::open(&pool).await?;
     shop.bank.be_busy(5);
     let order = shop.order(&[("chair", 1)]).await;
@@ -142,7 +140,7 @@ async fn a_bank_that_is_busy_for_long_loses_the_order_and_nothing_else(pool: PgP
 }
 
 #[gen_durable::test(setup = schema)]
-async fn a_parcel_that_cannot_be_sent_takes_the_order_back(pool: PgPool) -> Tested {
+async fn a_parcel_that_cannot_be_sent_takes_the_order_back(pool: PgPool) -> TestResult {
     let mut shop = Shop::open(&pool).await?;
     let order = shop.order(&[("chair", 1), ("table", 1)]).await;
     shop.pay(&order, "card-1").await?;
@@ -154,8 +152,8 @@ async fn a_parcel_that_cannot_be_sent_takes_the_order_back(pool: PgPool) -> Test
 
 /// Whatever the order of the steps, and whenever the process crashes, the books are right.
 #[gen_durable::test(setup = schema)]
-async fn the_books_are_right_after_any_crash(pool: PgPool) -> Tested {
-    Lab::explore(&pool, 1, async |pool| -> Tested {
+async fn the_books_are_right_after_any_crash(pool: PgPool) -> TestResult {
+    Lab::explore(&pool, 1, async |pool| {
         let mut shop = Shop::open(&pool).await?;
         let shipped = shop.order(&[("chair", 1)]).await;
         let taken_back = shop.order(&[("chair", 1), ("table", 1)]).await;
@@ -173,7 +171,7 @@ async fn the_books_are_right_after_any_crash(pool: PgPool) -> Tested {
 }
 
 #[gen_durable::test(setup = schema)]
-async fn a_customer_orders_pays_looks_and_cancels(pool: PgPool) -> Tested {
+async fn a_customer_orders_pays_looks_and_cancels(pool: PgPool) -> TestResult {
     let mut shop = Shop::open(&pool).await?;
     let router = http::router(shop.service.clone());
     let ask = async |method: &str, path: &str, body: serde_json::Value| {

@@ -34,7 +34,7 @@ mod step_test;
 pub use self::golden::{Golden, GoldenMode};
 #[cfg(feature = "testing")]
 pub use self::{
-    explore::{Explore, Explored},
+    explore::{Explore, Explored, TestResult},
     lab::{Lab, LabBuilder, LabError, Tally},
     step_test::{Inserted, Sent, StepRun, StepTest},
 };

@@ -15,7 +15,6 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     future::{Future, IntoFuture, poll_fn},
-    marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -26,6 +25,7 @@ use gen_durable_postgres::Copies;
 use sqlx::PgPool;
 
 use super::lab::{Lab, LabError};
+use crate::{engine::by_hand::describe, error::StepError};
 
 /// The courses that are explored, unless the test says otherwise.
 const COURSES: u32 = 50;
@@ -150,14 +150,16 @@ pub struct Explored {
 
 /// An exploration that is about to begin; see [`Lab::explore`]. It begins when it is awaited.
 #[must_use = "an exploration does nothing unless it is awaited"]
-pub struct Explore<'d, F, E> {
+pub struct Explore<'d, F> {
     database: &'d PgPool,
     seed: u64,
     courses: u32,
     test: F,
     began: Arc<OnceLock<SystemTime>>,
-    error: PhantomData<fn() -> E>,
 }
+
+/// The result of a test that is explored. Its error takes any error by `?`, and a text by `into`.
+pub type TestResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 impl Lab {
     /// Runs a test in many courses: its instances run in other orders, their process crashes after
@@ -178,7 +180,7 @@ impl Lab {
     /// #     async fn send(cx: Context<Self>) -> Outcome<Self> { cx.done(()) }
     /// # }
     /// # async fn shown(database: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
-    /// Lab::explore(&database, 42, async |pool| -> Result<(), Box<dyn std::error::Error>> {
+    /// Lab::explore(&database, 42, async |pool| {
     ///     let mut lab = Lab::new(&pool).machine::<Greet>().start().await?;
     ///     let id = Greet::insert(()).execute(&lab).await?;
     ///     lab.run_until_idle().await?;
@@ -193,23 +195,15 @@ impl Lab {
     /// # Errors
     ///
     /// [`LabError`] if the test fails or panics in a course, or if the database cannot be copied.
-    pub fn explore<F, E>(database: &PgPool, seed: u64, test: F) -> Explore<'_, F, E>
+    pub fn explore<F>(database: &PgPool, seed: u64, test: F) -> Explore<'_, F>
     where
-        F: AsyncFn(PgPool) -> Result<(), E>,
-        E: std::fmt::Debug,
+        F: AsyncFn(PgPool) -> TestResult,
     {
-        Explore {
-            database,
-            seed,
-            courses: COURSES,
-            test,
-            began: Arc::default(),
-            error: PhantomData,
-        }
+        Explore { database, seed, courses: COURSES, test, began: Arc::default() }
     }
 }
 
-impl<F, E> Explore<'_, F, E> {
+impl<F> Explore<'_, F> {
     /// Sets the number of courses. The default is 50. The first has no faults.
     pub fn courses(mut self, courses: u32) -> Self {
         self.courses = courses;
@@ -217,10 +211,9 @@ impl<F, E> Explore<'_, F, E> {
     }
 }
 
-impl<F, E> Explore<'_, F, E>
+impl<F> Explore<'_, F>
 where
-    F: AsyncFn(PgPool) -> Result<(), E>,
-    E: std::fmt::Debug,
+    F: AsyncFn(PgPool) -> TestResult,
 {
     async fn explore(self) -> Result<Explored, LabError> {
         let copies = Copies::of(self.database).await?;
@@ -315,7 +308,9 @@ where
             let mut test = pin!(COURSE.scope(Arc::clone(course), (self.test)(pool.clone())));
             // A panic is a failure of the test as well.
             poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| test.as_mut().poll(cx))) {
-                Ok(polled) => polled.map(|result| result.map_err(|error| format!("{error:?}"))),
+                Ok(polled) => {
+                    polled.map(|result| result.map_err(|error| describe(&StepError::from(error))))
+                }
                 Err(panic) => std::task::Poll::Ready(Err(panic_text(&*panic))),
             })
             .await
@@ -326,10 +321,9 @@ where
     }
 }
 
-impl<'d, F, E> IntoFuture for Explore<'d, F, E>
+impl<'d, F> IntoFuture for Explore<'d, F>
 where
-    F: AsyncFn(PgPool) -> Result<(), E> + 'd,
-    E: std::fmt::Debug + 'd,
+    F: AsyncFn(PgPool) -> TestResult + 'd,
 {
     type Output = Result<Explored, LabError>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + 'd>>;
@@ -339,7 +333,7 @@ where
     }
 }
 
-impl<F, E> std::fmt::Debug for Explore<'_, F, E> {
+impl<F> std::fmt::Debug for Explore<'_, F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Explore")
             .field("seed", &self.seed)

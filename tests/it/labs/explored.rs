@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use gen_durable::{prelude::*, testing::Lab};
+use gen_durable::{
+    prelude::*,
+    testing::{Lab, TestResult},
+};
 use sqlx::PgPool;
 
 use super::{Calls, Order};
@@ -42,7 +45,7 @@ impl Move {
     }
 }
 
-async fn moves(pool: PgPool) -> Result<(), Box<dyn std::error::Error>> {
+async fn moves(pool: PgPool) -> TestResult {
     let mut lab = Lab::new(&pool).machine::<Move>().resource(Bank(pool.clone())).start().await?;
     for _ in 0..2 {
         Move::insert(Order::default()).execute(&lab).await?;
@@ -67,7 +70,7 @@ async fn p75_an_exploration_finds_the_shortest_course_that_fails() {
     )
     .await;
     let error = Lab::explore(db.pool(), 42, moves).await.unwrap_err().to_string();
-    assert!(error.starts_with("the test fails: \"the sum is -5\""), "{error}");
+    assert!(error.starts_with("the test fails: the sum is -5"), "{error}");
     let (_, course) = error.split_once("The shortest course found: seed 42, course ").unwrap();
     let (faults, trace) = course.split_once("\nWhat was done:").unwrap();
     assert!(trace.contains("`take`: goes to `give` -- dropped: "), "{error}");
@@ -101,7 +104,7 @@ impl Race {
 async fn p75_an_exploration_tries_other_orders_and_panics_are_failures() {
     let db = database().await;
     let copies = Arc::new(Mutex::new(Vec::new()));
-    let race = async |pool: PgPool| -> Result<(), gen_durable::testing::LabError> {
+    let race = async |pool: PgPool| -> TestResult {
         let name: String =
             sqlx::query_scalar("select current_database()::text").fetch_one(&pool).await.unwrap();
         copies.lock().unwrap().push(name);
@@ -128,7 +131,7 @@ async fn p75_an_exploration_tries_other_orders_and_panics_are_failures() {
 #[tokio::test]
 async fn p75_an_exploration_passes_what_holds_in_every_course() {
     let db = database().await;
-    let holds = async |pool: PgPool| -> Result<(), Box<dyn std::error::Error>> {
+    let holds = async |pool: PgPool| -> TestResult {
         let mut lab = Lab::new(&pool).machine::<Race>().resource(Calls::default()).start().await?;
         let id = Race::insert(7).execute(&lab).await?;
         lab.run_until_idle().await?;
