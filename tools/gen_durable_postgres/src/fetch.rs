@@ -120,6 +120,9 @@ fn fetch(means: &[Means], cache: &Path, out: &mut dyn Write) -> Result<Binaries,
         let cache = cache.display();
         format!("none is fetched, as {cache} cannot be used ({error}): set XDG_CACHE_HOME")
     };
+    if let Some(found) = cached(means, cache) {
+        return Ok(found);
+    }
     // One process fetches, and the others wait for it. The lock is on an open file, so it ends with
     // its process.
     let lock = open_cache(cache).map_err(refused)?;
