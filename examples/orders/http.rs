@@ -51,7 +51,8 @@ pub async fn place(service: &Service, new: NewOrder) -> Result<Placed, BoxError>
     let mut tx = service.pool.begin().await?;
     let insert = "insert into public.orders (customer) values ($1) returning number";
     let number: i64 = sqlx::query_scalar(insert).bind(&new.customer).fetch_one(&mut *tx).await?;
-    let state = OrderState { number, new, card: None, reason: None };
+    let state =
+        OrderState { number, new, reserved: false, sent: Vec::new(), card: None, reason: None };
     let id = Order::insert(state).execute(&mut *tx).await?;
     let link = "update public.orders set instance = $2 where number = $1";
     sqlx::query(link).bind(number).bind(id).execute(&mut *tx).await?;

@@ -38,6 +38,12 @@ pub struct OrderState {
     pub number: i64,
     /// The order as the customer made it.
     pub new: NewOrder,
+    /// True while things are taken out of the stock for it.
+    #[serde(default)]
+    pub reserved: bool,
+    /// The parcels that are with the carrier, if others could not be sent.
+    #[serde(default)]
+    pub sent: Vec<InstanceId<Parcel>>,
     /// The card that pays; none before the payment.
     #[serde(default)]
     pub card: Option<String>,
@@ -83,7 +89,7 @@ pub enum Order {
     Ship,
     /// Waits for all parcels.
     Join,
-    /// Gives the money back. A cancel leads here too.
+    /// Takes the parcels and the charge back. A cancel leads here too.
     Refund,
     /// Puts what was reserved back into the stock.
     Release,
@@ -91,7 +97,7 @@ pub enum Order {
 
 #[durable_fsm]
 impl Order {
-    async fn reserve(cx: Context<Self>, tx: &mut PgConnection) -> StepResult<Self> {
+    async fn reserve(mut cx: Context<Self>, tx: &mut PgConnection) -> StepResult<Self> {
         for line in &cx.state.new.lines {
             let take = "update public.stock set available = available - $2
                         where sku = $1 and available >= $2";
@@ -101,6 +107,7 @@ impl Order {
                 return Err(SoldOut(line.sku.clone()).into());
             }
         }
+        cx.state.reserved = true;
         Ok(cx.next(Order::AwaitPay))
     }
 
@@ -132,7 +139,9 @@ impl Order {
         let Some(ended) = cx.gather::<Ended<Parcel>>(parcels)? else {
             return Ok(cx.await_count::<Ended<Parcel>>(parcels));
         };
-        let lost = ended.iter().filter(|parcel| parcel.result().is_err()).count();
+        let sent = ended.iter().filter(|parcel| parcel.result().is_ok());
+        cx.state.sent = sent.map(Ended::id).collect();
+        let lost = parcels - cx.state.sent.len();
         if lost > 0 {
             cx.state.reason = Some(format!("{lost} of {parcels} parcels could not be sent"));
             return Ok(cx.next(Order::Refund));
@@ -141,13 +150,17 @@ impl Order {
         Ok(cx.done(Receipt::Shipped { parcels }).insert(mail))
     }
 
-    async fn refund(cx: Context<Self>, bank: &Bank) -> StepResult<Self> {
+    async fn refund(cx: Context<Self>, bank: &Bank, carrier: &Carrier) -> StepResult<Self> {
+        for parcel in &cx.state.sent {
+            carrier.take_back(*parcel);
+        }
         bank.refund(cx.id())?;
         Ok(cx.next(Order::Release))
     }
 
     async fn release(mut cx: Context<Self>, tx: &mut PgConnection) -> StepResult<Self> {
-        for line in &cx.state.new.lines {
+        // A cancel may come before anything was reserved.
+        for line in cx.state.new.lines.iter().filter(|_| cx.state.reserved) {
             let give = "update public.stock set available = available + $2 where sku = $1";
             sqlx::query(give).bind(&line.sku).bind(line.count).execute(&mut *tx).await?;
         }

@@ -24,7 +24,7 @@ impl Book {
 #[derive(Clone, Debug, Default)]
 pub struct Bank {
     charged: Book,
-    /// The calls that find the line busy, from the next one on.
+    /// The number of the next calls that find the line busy.
     busy: Arc<Mutex<u32>>,
 }
 
@@ -88,7 +88,7 @@ impl Bank {
     }
 }
 
-/// Carries parcels. It takes no table, which is too large.
+/// Carries parcels. It refuses the article `table`, whose parcel is too large.
 #[derive(Clone, Debug, Default)]
 pub struct Carrier(Book);
 
@@ -111,7 +111,12 @@ impl Carrier {
         Ok(())
     }
 
-    /// Returns the number of things that were handed over.
+    /// Brings a parcel back, if it is on its way.
+    pub fn take_back(&self, parcel: InstanceId<Parcel>) {
+        self.0.open().remove(&parcel.to_string());
+    }
+
+    /// Returns the number of things that are on their way.
     #[cfg(test)]
     pub fn carried(&self) -> i64 {
         self.0.open().values().sum()

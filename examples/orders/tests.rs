@@ -58,7 +58,14 @@ fn new_order(lines: &[(&str, i32)]) -> NewOrder {
 }
 
 fn state(lines: &[(&str, i32)]) -> OrderState {
-    OrderState { number: 7, new: new_order(lines), card: None, reason: None }
+    OrderState {
+        number: 7,
+        new: new_order(lines),
+        reserved: true,
+        sent: Vec::new(),
+        card: None,
+        reason: None,
+    }
 }
 
 fn called_off(reason: &str) -> Receipt {
@@ -76,9 +83,8 @@ async fn a_payment_leads_to_the_charge_and_its_lack_to_the_release() {
 }
 
 #[tokio::test]
-async fn a_busy_bank_is_called_again_and_a_declined_card_is_not() {
+async fn a_busy_bank_leads_to_a_retry_and_a_declined_card_to_a_refund() {
     let charge = || StepTest::at(Order::Charge).state(state(&[("chair", 2)]));
-    let charge = || charge().resource(Bank::default());
     let run = charge().failures(2).failed_with(BankError::Busy).run().await;
     assert_eq!(run.assert_repeats(), Duration::from_secs(4));
     charge().failed_with(BankError::Declined).run().await.assert_next(Order::Refund);
@@ -146,7 +152,20 @@ async fn a_parcel_that_cannot_be_sent_takes_the_order_back(pool: PgPool) -> Test
     shop.pay(&order, "card-1").await?;
     shop.lab.run_until_idle().await?;
     shop.lab.assert_done(order.id, &called_off("1 of 2 parcels could not be sent")).await?;
-    assert_eq!((shop.stock("table").await?, shop.bank.sum()), (1, 0));
+    assert_eq!((shop.stock("chair").await?, shop.stock("table").await?), (5, 1));
+    assert_eq!((shop.bank.sum(), shop.carrier.carried()), (0, 0));
+    Ok(())
+}
+
+/// A cancel that comes before the first step gives nothing back, as nothing was taken.
+#[gen_durable::test(setup = schema)]
+async fn an_order_that_is_cancelled_at_once_leaves_the_stock_alone(pool: PgPool) -> TestResult {
+    let mut shop = Shop::open(&pool).await?;
+    let order = shop.order(&[("chair", 2)]).await;
+    shop.service.client.instance(order.id).cancel("a mistake").execute(&shop.lab).await?;
+    shop.lab.run_until_idle().await?;
+    shop.lab.assert_done(order.id, &called_off("it was cancelled")).await?;
+    assert_eq!(shop.stock("chair").await?, 5);
     Ok(())
 }
 
@@ -162,7 +181,7 @@ async fn the_books_are_right_after_any_crash(pool: PgPool) -> TestResult {
         shop.lab.run_until_idle().await?;
         shop.lab.assert_done(shipped.id, &Receipt::Shipped { parcels: 1 }).await?;
         assert_eq!((shop.stock("chair").await?, shop.stock("table").await?), (4, 1));
-        assert_eq!(shop.bank.sum(), 19_900);
+        assert_eq!((shop.bank.sum(), shop.carrier.carried()), (19_900, 1));
         Ok(())
     })
     .courses(4)
