@@ -4,6 +4,7 @@ mod explored;
 mod faults;
 mod steps;
 mod times;
+mod versions;
 
 use std::{
     sync::{Arc, Mutex},

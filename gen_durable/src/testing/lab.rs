@@ -328,6 +328,7 @@ impl Lab {
                 self.engine.forget(row);
             }
             self.engine.give_all_back().await?;
+            self.director.forget_first_runs();
         }
         self.engine.look_at_pauses().await?;
         loop {

@@ -93,3 +93,20 @@ async fn p75_pauses_and_cancels_work_in_a_lab() {
     let status = lab.client().instance(id).get().await.unwrap().status;
     assert_eq!(status, Status::Cancelled);
 }
+
+/// Postgres inlines the functions that tell the time, the database's own and those of a lab.
+#[tokio::test]
+async fn p75_the_functions_of_the_time_are_inlined() {
+    let db = database().await;
+    let plan = async || -> String {
+        let explain = "explain (verbose, costs off)
+            select from gen_durable.instances where eligible_at <= gen_durable.now()";
+        let lines: Vec<String> = sqlx::query_scalar(explain).fetch_all(db.pool()).await.unwrap();
+        lines.join("\n")
+    };
+    assert!(plan().await.contains("eligible_at <= now()"), "{}", plan().await);
+    let began = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let lab = Lab::new(db.pool()).machine::<Clock>().starts_at(began).start().await.unwrap();
+    assert!(plan().await.contains("eligible_at <= '2023-11-14 22:13:20"), "{}", plan().await);
+    drop(lab);
+}

@@ -163,6 +163,11 @@ impl Director {
         }
     }
 
+    /// Forgets the first runs of steps that run twice: the call that dropped them did not go on.
+    pub(super) fn forget_first_runs(&self) {
+        self.state().first.clear();
+    }
+
     /// True if a run was dropped that is to be repeated next.
     pub(super) fn repeats(&self) -> bool {
         !self.state().first.is_empty()
