@@ -379,12 +379,13 @@ impl Connections {
     pub(crate) async fn close(&self) {
         let mut calls = self.inner.under_way.subscribe();
         let _ = tokio::time::timeout(CALLS_END_TIMEOUT, calls.wait_for(|calls| *calls == 0)).await;
-        let kept = std::mem::take(&mut self.idle().kept);
-        // The pool closes them cleanly, and the server logs nothing.
-        for kept in kept {
+        // The pool counts as closed from here on, so a call that is done later keeps nothing. The
+        // kept connections are closed cleanly: the server logs nothing.
+        let closing = self.inner.pool.close();
+        for kept in std::mem::take(&mut self.idle().kept) {
             kept.held.give_back();
         }
-        self.inner.pool.close().await;
+        closing.await;
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
