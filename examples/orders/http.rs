@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use gen_durable::prelude::*;
+use gen_durable::{operate::OperateError, prelude::*};
 use sqlx::PgPool;
 
 use crate::machine::{Line, NewOrder, Order, OrderState, Paid};
@@ -121,7 +121,9 @@ async fn post_payment(
     let paid = Order::signal_paid(id, Paid { card }).dedup_key(payment);
     Ok(match paid.execute(&service.client).await {
         Ok(_) => StatusCode::ACCEPTED.into_response(),
-        Err(error) => (StatusCode::CONFLICT, error.to_string()).into_response(),
+        Err(SignalError::Database(error)) => return Err(error.into()),
+        // The order has ended.
+        Err(_) => StatusCode::CONFLICT.into_response(),
     })
 }
 
@@ -135,7 +137,9 @@ async fn delete_order(
     let cancel = service.client.instance(id).cancel("the customer cancelled it");
     Ok(match cancel.execute(&service.client).await {
         Ok(_) => StatusCode::ACCEPTED.into_response(),
-        Err(error) => (StatusCode::CONFLICT, error.to_string()).into_response(),
+        Err(OperateError::Database(error)) => return Err(error.into()),
+        // The order has ended.
+        Err(_) => StatusCode::CONFLICT.into_response(),
     })
 }
 

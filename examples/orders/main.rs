@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --example orders                        # plays three orders, and ends
 //! cargo run --example orders -- --serve 127.0.0.1:8080
-//! cargo test --example orders                       # the tests, quarter of an hour included
+//! cargo test --example orders                       # the tests, which skip the quarter of an hour
 //! ```
 //!
 //! An order reserves stock in the service's own table, awaits its payment for a quarter of an hour,

@@ -5,8 +5,8 @@
 //!
 //! - [`StepTest`] runs one step without a database.
 //! - [`Lab`] runs instances on Postgres, with a clock that the test moves, and causes crashes.
-//! - [`Lab::explore`] runs a test in many orders, with crashes, and looks for the shortest course
-//!   in which it fails.
+//! - [`Lab::explore`] runs a test in many orders, with crashes, and looks for a short course in
+//!   which it fails.
 //! - [`#[gen_durable::test]`](macro@crate::test) gives each test a migrated database of its own.
 //!
 //! The [guide](crate::guide::testing) shows how a machine is tested with them.

@@ -164,12 +164,17 @@ pub type TestResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 impl Lab {
     /// Runs a test in many courses: its instances run in other orders, their process crashes after
     /// a run and before its commit, and their worker loses its lease. If the test fails in one of
-    /// them, the error has the seed, the shortest course that fails, and what was done in it.
+    /// them, the error has the seed, the shortest failing course that was found, and what was done
+    /// in it. The same seed leads to the same courses.
     ///
     /// Each course has a database of its own, a copy of this one. It holds what was committed
-    /// before the exploration. The test starts a lab on it, in its own task, and does the rest. The
-    /// sessions of other connections to the original are ended, because Postgres copies no database
-    /// that is in use. Its login must be allowed to make databases.
+    /// before the exploration. The closure itself starts a lab on it: a lab that a spawned task
+    /// starts gets no faults.
+    ///
+    /// Postgres copies no database that is in use. Therefore all sessions in the original are
+    /// ended, those of this pool too: hold no connection of it meanwhile. The pool's login must be
+    /// allowed to make databases, to connect to the database `postgres`, and to end sessions. If
+    /// the process is killed, databases `gen_durable_lab_…` are left on the server.
     ///
     /// ```no_run
     /// # use gen_durable::{prelude::*, testing::Lab};

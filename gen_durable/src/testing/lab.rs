@@ -48,15 +48,19 @@ const ROWS: i64 = 1000;
 /// Runs instances in a test, on the test's own database.
 ///
 /// A lab runs what an engine runs, with the engine's own statements. Nothing happens between its
-/// calls: [`run_until_idle`](Self::run_until_idle) runs step after step until nothing is due. Time
-/// stands still until [`advance`](Self::advance) moves it. Delays, retries, timeouts and retention
-/// follow that time, on all connections to the database: the lab replaces the two functions
-/// `gen_durable.now()` and `gen_durable.clock()`, by which the schema tells the time. Therefore a
-/// database has one lab at a time, and keeps the lab's time after that.
+/// calls: [`run_until_idle`](Self::run_until_idle) runs step after step until nothing is due. The
+/// time of the schema `gen_durable` stands still until [`advance`](Self::advance) moves it. Delays,
+/// retries, timeouts of awaits, pauses and retention follow that time, on all connections: the lab
+/// replaces the functions `gen_durable.now()` and `gen_durable.clock()`, by which the schema tells
+/// the time. Postgres's own `now()` and the clocks of the process go on, and so does a step's
+/// `timeout`.
+///
+/// A database has one lab at a time. [`close`](Self::close) frees it for another one, and a drop
+/// does not. Its time stays where it is after both, so start no engine on it afterwards.
 ///
 /// All due instances run one step before any of them runs its next one, in the order of a claim.
-/// The lab borrows connections of the test's pool, three at most. Step transactions work as with
-/// [`EngineBuilder::poll_only`]: what a step sets for its session stays set.
+/// The transaction of a step runs on a connection of the test's pool. What a step sets for its
+/// session stays set on it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -141,8 +145,9 @@ impl LabBuilder {
     }
 
     /// Sets options of the engine. A function of the application that adds its machines and
-    /// resources to an [`EngineBuilder`] fits here. A lab takes no notice of options about time,
-    /// connections and tasks.
+    /// resources to an [`EngineBuilder`] fits here. Machines, resources, queues, retention and
+    /// `value_max` have an effect. A lab has a lease, a run-ahead, a limit of crashes and
+    /// connections of its own.
     pub fn engine(mut self, options: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Self {
         self.engine = options(self.engine);
         self
@@ -165,8 +170,9 @@ impl LabBuilder {
     ///
     /// # Errors
     ///
-    /// [`LabError`] if another lab has the database, if its login does not own the schema, or if an
-    /// engine would not start.
+    /// [`LabError`] if another lab has the database, if its login does not own the schema, if the
+    /// pool allows fewer than 3 connections, if the migration fails, or if an engine would not
+    /// start.
     pub async fn start(self) -> Result<Lab, LabError> {
         let connections = self.pool.options().get_max_connections();
         if connections < error::POOL_MIN {
@@ -203,8 +209,8 @@ impl LabBuilder {
 }
 
 impl Lab {
-    /// Begins to build a lab on a test's database, whose login owns the schema `gen_durable`, or
-    /// may make it.
+    /// Begins to build a lab on a test's database. The pool must allow at least 3 connections. Its
+    /// login must own the schema `gen_durable`, or be allowed to make it.
     // The name is that of the contract, and the lab is what the builder makes.
     #[allow(clippy::new_ret_no_self, reason = "a lab needs its machines first")]
     pub fn new(pool: &PgPool) -> LabBuilder {
@@ -216,7 +222,8 @@ impl Lab {
         }
     }
 
-    /// Returns a client, for code under test that takes one.
+    /// Returns a client, for code under test that takes one. Nothing runs while that code waits for
+    /// a result: call [`run_until_idle`](Self::run_until_idle) before it does.
     pub fn client(&self) -> &Client {
         &self.client
     }
@@ -274,8 +281,8 @@ impl Lab {
 
     /// Runs each step twice from here on. The first run is dropped before its commit, with its
     /// transaction, as by a crash. A call of the lab fails if the second run has another outcome,
-    /// state or message. Such a step is not idempotent: it does not look whether it has done its
-    /// work before.
+    /// state, insert or signal. The lab does not see what a step does elsewhere: check that in the
+    /// test, say that the bank was charged once.
     ///
     /// Delays of a repetition do not count. A `HashSet` in a state does: its order differs each
     /// time, so use a `BTreeSet`, or [`exempt`](Self::exempt) the step.
@@ -299,8 +306,8 @@ impl Lab {
         self
     }
 
-    /// Lets the worker lose a row once, during the next run, as by a lease that ran out. The run's
-    /// outcome is dropped, and the step runs again.
+    /// Lets the worker lose a row once, as by a lease that ran out: during the next run, of
+    /// whichever instance. The run's outcome is dropped, and the step runs again.
     pub fn lose_lease(&mut self) -> &mut Self {
         self.director.state().lose_lease += 1;
         self

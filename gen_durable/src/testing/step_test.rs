@@ -141,15 +141,15 @@ impl<M: Steps> StepTest<M> {
         self
     }
 
-    /// Sets the number of runs of the step before this one. A [`Retry`](crate::Retry) policy does
-    /// not count them, but [`failures`](Self::failures).
+    /// Sets the number of runs of the step before this one. A [`Retry`](crate::Retry) policy counts
+    /// only those that failed: set them with [`failures`](Self::failures).
     pub fn attempt(mut self, attempt: u32) -> Self {
         self.claimed.attempt = i32::try_from(attempt).unwrap_or(i32::MAX);
         self
     }
 
-    /// Sets the number of failed runs in a row before this one, by which a
-    /// [`Retry`](crate::Retry) policy counts. There were at least as many runs.
+    /// Sets the number of failed runs in a row before this one. A [`Retry`](crate::Retry) policy
+    /// counts these. The [`attempt`](Self::attempt) becomes at least this number.
     pub fn failures(mut self, failures: u32) -> Self {
         self.claimed.failures = i32::try_from(failures).unwrap_or(i32::MAX);
         self.claimed.attempt = self.claimed.attempt.max(self.claimed.failures);

@@ -1,6 +1,7 @@
 //! Copies of a database that is in use, one after the other.
 //!
-//! Invariant: the original is copied once. The copies are made of that copy, which nobody uses.
+//! Invariant: the original is copied once. The copies are made of that copy, which nobody uses. If
+//! the process is killed, the copies stay on the server: their names begin with `gen_durable_lab_`.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},

@@ -1,5 +1,5 @@
-//! The expectations of a test about an instance. If one does not hold, the error says where the
-//! instance stands and what it did.
+//! The expectations of a test about an instance. Each returns a `Result`. If one does not hold, the
+//! error says where the instance stands and what it did.
 
 use std::fmt::Debug;
 

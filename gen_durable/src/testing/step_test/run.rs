@@ -38,7 +38,7 @@ pub struct Inserted<S> {
     pub unique_key: Option<String>,
     /// Its partition key.
     pub partition_key: Option<String>,
-    /// The time that passes before it runs, if the outcome says so.
+    /// The time that passes before it runs. None if it runs at once, or at a given time.
     pub delay: Option<Duration>,
     /// True if it reports its end to the instance whose step ran.
     pub reports: bool,
