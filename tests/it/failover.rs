@@ -21,7 +21,7 @@ use gen_durable_tests::{
 };
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
-use crate::support::{WAIT_MAX, eventually, log};
+use crate::support::{eventually, log};
 
 /// The workers' lease. It is short, so that a test of half-open connections does not take long.
 const LEASE: Duration = Duration::from_secs(2);
@@ -184,21 +184,20 @@ async fn fail_over(loss: Loss) {
     assert_eq!(oracle::check(&pool).await.unwrap(), Vec::<String>::new());
     // A worker may be registered anew without knowing it, if the answer was lost. The living
     // workers remove that row, like one of a lost worker.
-    let mut registered: Vec<String> = Vec::new();
-    let settled = tokio::time::timeout(WAIT_MAX, async {
-        while registered.len() != 3 {
-            let workers = "select format('%s of %s, %s left, %s rows', w.id, w.name,
-                    w.lease_expires_at - clock_timestamp(),
-                    (select count(*) from gen_durable.instances i where i.locked_by = w.id))
-                from gen_durable.workers w";
-            registered = sqlx::query_scalar(workers).fetch_all(&pool).await.unwrap();
-            // The pause between two looks.
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    let mut seen = Vec::new();
+    eventually("nobody but the workers is registered", async || {
+        let workers = "select format('worker %s of %s, %s rows', w.id, w.name,
+                (select count(*) from gen_durable.instances i where i.locked_by = w.id))
+            from gen_durable.workers w order by w.id";
+        let workers: Vec<String> = sqlx::query_scalar(workers).fetch_all(&pool).await.unwrap();
+        // A failure prints them.
+        if workers != seen {
+            println!("registered: {workers:#?}");
+            seen.clone_from(&workers);
         }
-    });
-    let settled = settled.await.is_ok();
-    let own = engines.iter().map(gen_durable::Engine::worker).collect::<Vec<_>>();
-    assert!(settled, "not three workers, {own:?} of this process among them: {registered:#?}");
+        (workers.len() == 3).then_some(())
+    })
+    .await;
     for engine in engines {
         engine.shutdown().await.unwrap();
     }

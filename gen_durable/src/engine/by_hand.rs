@@ -6,7 +6,7 @@
 //!              └── dropped: a crash ──► the row is left to the reaper, which returns it
 //! ```
 //!
-//! Invariant: the parts are those of any engine. Only what calls them differs. Each step needs a
+//! Invariant: the parts are those of any engine, and only their caller differs. Each step needs a
 //! claim of its own, as with `run_ahead(1, …)`.
 
 mod step;

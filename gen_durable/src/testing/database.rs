@@ -84,8 +84,8 @@ pub fn run_test<F: Future>(setup: Setup, test: impl FnOnce(PgPool) -> F) -> F::O
         Ok(template) => template,
         Err(why) => panic!("{why}"),
     };
-    // Values are dropped in the reverse order, also in a panic. So the runtime ends first, with
-    // everything that the test left running, and then the database is dropped.
+    // Values are dropped in the reverse order, also in a panic. The runtime ends first, and with it
+    // all tasks that the test left running. The database is dropped after that.
     let mut database = None;
     let runtime = runtime();
     let copy = match runtime.block_on(template.database()) {

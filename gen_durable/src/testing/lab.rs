@@ -59,8 +59,8 @@ const ROWS: i64 = 1000;
 /// does not. Its time stays where it is after both, so start no engine on it afterwards.
 ///
 /// All due instances run one step before any of them runs its next one, in the order of a claim.
-/// The transaction of a step runs on a connection of the test's pool. What a step sets for its
-/// session stays set on it.
+/// The transaction of a step runs on a connection of the test's pool. A setting that a step makes
+/// for its session stays in force on that connection.
 ///
 /// ```
 /// use std::time::Duration;
