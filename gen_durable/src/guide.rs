@@ -1,7 +1,8 @@
 //! The guide: how to write machines, page by page.
 //!
-//! Invariant: every example is compiled. Every diagram is the text that
-//! [`Graph::to_mermaid`](crate::Graph::to_mermaid) makes of the machine beside it.
+//! Invariant: every example is compiled. With the feature `testing`, hidden lines run the machines
+//! of most examples: in step tests without a database, otherwise in labs. Every diagram is the text
+//! that [`Graph::to_mermaid`](crate::Graph::to_mermaid) makes of the machine beside it.
 //!
 //! | page | subjects |
 //! |---|---|
