@@ -6,8 +6,10 @@ use std::{
     process::{Command, Output},
 };
 
+use gen_durable::{operate::Page, testing::Lab};
 use gen_durable_migrate::roles;
 use gen_durable_postgres::TestDb;
+use sqlx::PgPool;
 
 use super::{Order, register};
 use crate::support::{WAIT_MAX, database, engine, sql};
@@ -69,6 +71,32 @@ fn python(db: &TestDb, script: &str) -> String {
     output(command.args(["-c", script]).env("DATABASE_URL", address(db, None)))
 }
 
+/// Returns what the guide's orders cost, in the order of their numbers.
+async fn cents(pool: &PgPool) -> Vec<i64> {
+    sqlx::query_scalar("select cents from orders order by id").fetch_all(pool).await.unwrap()
+}
+
+/// The snippets of SQL need no other language. They run here by sqlx, and the orders in a lab.
+#[tokio::test]
+async fn p41_the_guides_sql_starts_orders_that_run_in_a_lab() {
+    let db = database().await;
+    let pool = db.pool();
+    sql(pool, "create table orders (id bigint primary key, cents bigint)").await;
+    let mut lab = Lab::new(pool).machine::<Order>().start().await.unwrap();
+    for snippet in snippets("sql") {
+        sql(pool, snippet).await;
+        lab.run_until_idle().await.unwrap();
+    }
+    assert_eq!(cents(pool).await, [1999]);
+    let client = lab.client();
+    for (key, paid) in [("order 42", 1999), ("order 44", 700)] {
+        let order = client.instances::<Order>().unique_key(key);
+        let page = order.list(Page::first()).await.unwrap();
+        let [order] = &page.entries[..] else { panic!("one order has the key {key}: {page:?}") };
+        lab.assert_done(order.id, &paid).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn p41_the_guides_snippets_run_in_psql_and_in_python() {
     if !has_drivers() {
@@ -89,9 +117,7 @@ async fn p41_the_guides_snippets_run_in_psql_and_in_python() {
     for snippet in snippets("python") {
         python(&db, snippet);
     }
-    let rows: Vec<i64> =
-        sqlx::query_scalar("select cents from orders order by id").fetch_all(pool).await.unwrap();
-    assert_eq!(rows, [1999, 500]);
+    assert_eq!(cents(pool).await, [1999, 500]);
     let all: Vec<i64> = sqlx::query_scalar("select id from gen_durable.instances order by id")
         .fetch_all(pool)
         .await
