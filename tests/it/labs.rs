@@ -2,6 +2,7 @@
 
 mod explored;
 mod faults;
+mod sqlx_tests;
 mod steps;
 mod times;
 mod versions;
