@@ -134,3 +134,34 @@ impl DerefMut for Held {
         self.connection.as_mut().expect("it is given away by value alone")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future, pin::pin, task::Poll};
+
+    use gen_durable_postgres::Server;
+    use sqlx::postgres::PgPoolOptions;
+
+    use super::{super::Connections, *};
+
+    /// A close waits for a call that is under way, but not for ever. The call that is done after
+    /// that must not keep its connection: nobody would close it.
+    #[tokio::test]
+    async fn a_call_that_is_done_after_the_close_keeps_no_connection() {
+        let server = Server::builder().fast(true).start().expect("it starts");
+        let pool = PgPoolOptions::new().connect_lazy(&server.url("postgres")).expect("an address");
+        let connections = Connections::own(&pool, 2, Duration::from_secs(30), None);
+        let kept = connections.get().await.expect("the server answers");
+        let late = connections.get().await.expect("the server answers");
+        kept.done(Ok(())).expect("it is Ok");
+        assert_eq!(connections.idle().kept.len(), 1, "an open pool's connection is kept");
+
+        let mut closing = pin!(connections.close());
+        let begun = future::poll_fn(|cx| Poll::Ready(closing.as_mut().poll(cx))).await;
+        assert!(begun.is_pending(), "the pool waits for the call that has a connection");
+        assert!(connections.idle().kept.is_empty(), "the close has taken what was kept");
+        late.done(Ok(())).expect("it is Ok");
+        assert!(connections.idle().kept.is_empty(), "it is kept after the close");
+        closing.await;
+    }
+}
