@@ -439,3 +439,20 @@ create table gen_durable.workers (
     pid              bigint,
     library          text
 ) with (fillfactor = 50);
+
+-- The limits and schedules that the program of each running engine declares. Among the rows of a
+-- name whose workers are alive, the one that appeared last is in force. If the workers of a newer
+-- program are gone, the text of the older one is in force again.
+create table gen_durable.declarations (
+    worker      bigint not null references gen_durable.workers on delete cascade,
+    kind        text collate "C" not null check (kind in ('limit', 'schedule')),
+    name        text collate "C" not null,
+    -- The declaration, as its engine writes it.
+    body        text not null,
+    -- The time at which the first of the running engines declared this text. Texts of one name
+    -- appear at different times, in the order of their registrations, whatever the clock does.
+    appeared_at timestamptz not null,
+    primary key (worker, kind, name)
+);
+
+create index declarations_appeared on gen_durable.declarations (kind, name, appeared_at);

@@ -103,6 +103,8 @@ grant insert (fsm, fsm_version, queue, initial, on_cancel, steps, signals, graph
     update (queue, initial, on_cancel, steps, signals, graph, history, registered_at)
     on gen_durable.machines to gen_durable_worker;
 grant insert (name), select (name) on gen_durable.queues to gen_durable_worker;
+grant insert (worker, kind, name, body, appeared_at), select (worker, kind, name, body, appeared_at)
+    on gen_durable.declarations to gen_durable_worker;
 -- The worker: writes the history, and reads what decides about it. The function alone changes the
 -- schema, with the rights of its owner.
 grant insert (

@@ -36,7 +36,7 @@ use crate::{
     connections::{Connections, SetUp},
     error::Error,
     machine::{Machine, Steps, resources::Resources},
-    storage::{self, Retention},
+    storage::{self, Declarations, Retention},
 };
 
 /// Options of an engine that has not started.
@@ -91,6 +91,8 @@ pub struct EngineBuilder {
     config: Config,
     resources: Resources,
     machines: Vec<fn(usize) -> Arc<dyn Runner>>,
+    /// The limits and schedules, which `check` adds.
+    declared: Declarations,
     #[cfg(feature = "testing")]
     watch: Option<super::registry::Watch>,
 }
@@ -102,6 +104,7 @@ impl EngineBuilder {
             config: Config::default(),
             resources: Resources::default(),
             machines: Vec::new(),
+            declared: Declarations::default(),
             #[cfg(feature = "testing")]
             watch: None,
         }
@@ -315,10 +318,11 @@ impl EngineBuilder {
         let steps = Connections::own(&self.pool, max, self.config.lease_ttl, session);
         let connections = own(self.config.connections_max);
         let asked = Instant::now();
-        let worker = register::register(&connections, &self.config, &registry).await?;
+        let declared = std::mem::take(&mut self.declared);
+        let worker = register::register(&connections, &self.config, &registry, &declared).await?;
         let lease = Lease::new(worker, asked, self.config.lease_ttl);
         let transactions = Transactions::new(steps, &connections, max, self.config.poll_only);
-        let shared = self.share(connections, transactions, registry, lease);
+        let shared = self.share(connections, transactions, registry, (lease, declared));
         keeper::spawn(&shared, move || own(1)).map_err(Error::Thread)?;
         spawn_services(&shared);
         tracing::info!(worker, queues = ?shared.config.queues, "engine started");
@@ -346,12 +350,13 @@ impl EngineBuilder {
         self.config.crashes_max = u32::MAX;
         let connections = Connections::borrowed(self.pool.clone());
         let asked = Instant::now();
-        let worker = register::register(&connections, &self.config, &registry).await?;
+        let declared = std::mem::take(&mut self.declared);
+        let worker = register::register(&connections, &self.config, &registry, &declared).await?;
         let lease = Lease::new(worker, asked, self.config.lease_ttl);
         let steps = Connections::borrowed(self.pool.clone());
         let max = self.config.max_transactions;
         let transactions = Transactions::new(steps, &connections, max, true);
-        Ok(self.share(connections, transactions, registry, lease))
+        Ok(self.share(connections, transactions, registry, (lease, declared)))
     }
 
     /// Checks the options, the machines and their resources.
@@ -380,7 +385,7 @@ impl EngineBuilder {
         connections: Connections,
         transactions: Arc<Transactions>,
         registry: Registry,
-        lease: Lease,
+        (lease, declared): (Lease, Declarations),
     ) -> Arc<Shared> {
         let config = self.config;
         let notifier = if config.poll_only {
@@ -406,6 +411,7 @@ impl EngineBuilder {
             client,
             notifier,
             kinds: Arc::new(registry.kinds()),
+            declared,
             registry,
             surroundings: Surroundings {
                 resources: self.resources,

@@ -120,16 +120,16 @@ async fn keep(shared: &Shared, connections: &Connections) -> Infallible {
             continue;
         }
         let asked = Instant::now();
-        let pause =
-            match lease::renew(&shared.lease, &shared.config, &shared.kinds, connections).await {
-                Ok(worker) => {
-                    outage.over();
-                    shared.lease.granted(worker, asked);
-                    shared.wake.claimer();
-                    jittered(ttl / 3)
-                }
-                Err(error) => outage.failed(&error).min(ttl / 6),
-            };
+        let own = (&*shared.kinds, &shared.declared);
+        let pause = match lease::renew(&shared.lease, &shared.config, own, connections).await {
+            Ok(worker) => {
+                outage.over();
+                shared.lease.granted(worker, asked);
+                shared.wake.claimer();
+                jittered(ttl / 3)
+            }
+            Err(error) => outage.failed(&error).min(ttl / 6),
+        };
         renew_at = Instant::now() + pause;
     }
 }

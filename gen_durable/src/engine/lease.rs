@@ -23,7 +23,7 @@ use super::{config::Config, process::process};
 use crate::{
     connections::{Connections, within},
     machine::cancel_flag::Deadline,
-    storage::{self, Kinds},
+    storage::{self, Declarations, Kinds},
 };
 
 /// The lease of this engine's worker.
@@ -83,7 +83,7 @@ impl Lease {
 pub(super) async fn renew(
     lease: &Lease,
     config: &Config,
-    kinds: &Kinds,
+    (kinds, declared): (&Kinds, &Declarations),
     connections: &Connections,
 ) -> Result<i64, sqlx::Error> {
     let (worker, ttl) = (lease.worker(), lease.ttl);
@@ -94,7 +94,8 @@ pub(super) async fn renew(
         if storage::renew_lease(&mut connection, worker, ttl).await? {
             return Ok(worker);
         }
-        let anew = storage::register_worker(&mut connection, ttl, &process(config, kinds)).await?;
+        let process = process(config, kinds);
+        let anew = storage::register_declaring(&mut connection, ttl, &process, declared).await?;
         tracing::warn!(
             worker,
             anew,

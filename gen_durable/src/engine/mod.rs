@@ -79,7 +79,7 @@ use crate::{
     error::{DatabaseError, Error, WaitError},
     id::InstanceId,
     machine::{Machine, address::Address},
-    storage::Kinds,
+    storage::{Declarations, Kinds},
 };
 
 /// A running engine: it claims instances, runs their steps and commits their outcomes.
@@ -128,6 +128,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     /// The machines of the registry.
     pub(crate) kinds: Arc<Kinds>,
+    /// The limits and schedules of its program.
+    declared: Declarations,
     pub(crate) surroundings: Surroundings,
     pub(crate) transactions: Arc<Transactions>,
     pub(crate) queues: BTreeMap<String, Arc<Queue>>,

@@ -10,7 +10,7 @@ use crate::{
     connections::Connections,
     error::{DatabaseError, Error},
     fault,
-    storage::{self, NewMachine, Retention},
+    storage::{self, Declarations, NewMachine, Retention},
 };
 
 /// The most tries to write what an engine says of its machines. Each may wait a second for another
@@ -23,6 +23,7 @@ pub(super) async fn register(
     connections: &Connections,
     config: &Config,
     registry: &Registry,
+    declared: &Declarations,
 ) -> Result<i64, Error> {
     check(connections).await?;
     let (machines, queues) = (registry.machines(), config.queue_names());
@@ -42,14 +43,26 @@ pub(super) async fn register(
         }
     }
     let kinds = registry.kinds();
-    let worker = async {
-        let mut connection = connections.get().await?;
-        let process = process(config, &kinds);
-        let register = storage::register_worker(&mut connection, config.lease_ttl, &process);
-        let result = connections.within(register).await;
-        connection.done(result)
-    };
-    Ok(worker.await.map_err(DatabaseError::new("register the worker"))?)
+    let process = process(config, &kinds);
+    let mut tries = 0;
+    loop {
+        let worker = async {
+            let mut connection = connections.get().await?;
+            let ttl = config.lease_ttl;
+            let register = storage::register_declaring(&mut connection, ttl, &process, declared);
+            let result = connections.within(register).await;
+            connection.done(result)
+        };
+        match worker.await {
+            Ok(worker) => return Ok(worker),
+            Err(error) => {
+                tries += 1;
+                if !is_held_up(&error, tries) {
+                    return Err(DatabaseError::new("register the worker")(error).into());
+                }
+            }
+        }
+    }
 }
 
 /// True if another engine held up the last of these tries, and a further one is due.

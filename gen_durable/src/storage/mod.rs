@@ -6,6 +6,7 @@
 mod claim;
 mod claim_known;
 mod commit;
+mod declarations;
 mod deliver;
 mod history;
 mod inbox;
@@ -27,6 +28,7 @@ mod workers;
 pub(crate) use self::{
     claim::{Claim, claim, next_due},
     commit::{Committed, Verdict, commit},
+    declarations::{Declarations, register_declaring},
     deliver::{Sent, claim_woken, deliver},
     history::{Forked, Kept, Record, Recorded, fork, history, keep_history},
     inbox::load_inbox,
@@ -58,8 +60,8 @@ pub(crate) use self::{
     },
     unblock::{Unblocked, unblock_again},
     workers::{
-        Process, abandon, is_foreign_ledger, lost_claims, register_worker, remove_worker,
-        renew_lease, schema_version, session,
+        Process, abandon, is_foreign_ledger, lost_claims, remove_worker, renew_lease,
+        schema_version, session,
     },
 };
 

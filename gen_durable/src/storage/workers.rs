@@ -38,7 +38,7 @@ pub(crate) struct Process<'a> {
 }
 
 /// Registers a worker and returns its id, which is never used again.
-pub(crate) async fn register_worker(
+pub(super) async fn register_worker(
     connection: &mut PgConnection,
     ttl: Duration,
     process: &Process<'_>,

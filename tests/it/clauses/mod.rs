@@ -8,6 +8,7 @@ mod claim_known;
 mod claim_loads;
 mod commit;
 mod commit_step;
+mod declarations;
 mod deliver;
 mod heads;
 mod history;
