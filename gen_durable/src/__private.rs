@@ -27,6 +27,8 @@ pub use self::checks::{
 };
 pub use self::nodes::{graph, node};
 pub use self::twin::SerdeFallback;
+#[cfg(feature = "schedules")]
+pub use crate::machine::schedule::{Missed, Overlap, Schedule, Scheduled, Tick};
 #[cfg(feature = "testing")]
 pub use crate::testing::database::{Setup, run_test};
 pub use crate::{
@@ -60,6 +62,26 @@ pub use crate::{
 pub trait StepsInOneImplBlock {
     /// The functions, in the order of the impl block.
     const FUNCTIONS: Functions;
+}
+
+/// The arguments of a job that can be made of a tick.
+#[cfg(feature = "schedules")]
+#[diagnostic::on_unimplemented(
+    message = "a scheduled job cannot be given `{Self}`: it is not made of a tick",
+    label = "does not implement `From<Tick>`",
+    note = "write `impl From<Tick> for {Self}`, or take `()` or a `Tick`"
+)]
+pub trait FromTick {
+    /// Makes the arguments for a tick.
+    fn from_tick(tick: Tick) -> Self;
+}
+
+#[cfg(feature = "schedules")]
+#[diagnostic::do_not_recommend]
+impl<T: From<Tick>> FromTick for T {
+    fn from_tick(tick: Tick) -> Self {
+        tick.into()
+    }
 }
 
 /// The types that a step may return.

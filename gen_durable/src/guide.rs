@@ -13,6 +13,7 @@
 //! | [`errors_and_retries`] | what runs a step again; `retry`, `handle`, timeouts |
 //! | [`versions`] | changing a machine while instances of it are on their way |
 //! | [`jobs`] | machines of one step, written as a function |
+//! | [`schedules`] | instances that are inserted at times of the day, or each quarter of an hour |
 //! | [`testing`] | tests without a database, and with one |
 //! | [`producers`] | inserting and signalling without Rust: psql, an ORM, any driver |
 //! | [`history`] | what is recorded of runs, reading it, how long it is kept |
@@ -39,6 +40,13 @@ pub mod versions {}
 
 #[doc = include_str!("guide/jobs.md")]
 pub mod jobs {}
+
+#[cfg_attr(feature = "schedules", doc = include_str!("guide/schedules.md"))]
+#[cfg_attr(
+    not(feature = "schedules"),
+    doc = "Schedules: this page needs the cargo feature `schedules`."
+)]
+pub mod schedules {}
 
 #[cfg_attr(feature = "testing", doc = include_str!("guide/testing.md"))]
 #[cfg_attr(not(feature = "testing"), doc = "Testing: this page needs the cargo feature `testing`.")]

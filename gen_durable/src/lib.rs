@@ -350,9 +350,7 @@
 //!
 //!     #[durable_fsm]
 //!     impl Report {
-//!         async fn write(cx: Context<Self>) -> Outcome<Self> {
-//!             cx.done("short".to_owned())
-//!         }
+//!         async fn write(cx: Context<Self>) -> Outcome<Self> { cx.done("short".to_owned()) }
 //!     }
 //! }
 //!
@@ -364,18 +362,13 @@
 //!
 //! #[durable_fsm]
 //! impl Report {
-//!     async fn gather(cx: Context<Self>) -> Outcome<Self> {
-//!         cx.next(Report::Write)
-//!     }
+//!     async fn gather(cx: Context<Self>) -> Outcome<Self> { cx.next(Report::Write) }
 //!
-//!     async fn write(cx: Context<Self>) -> Outcome<Self> {
-//!         cx.done("long".to_owned())
-//!     }
+//!     async fn write(cx: Context<Self>) -> Outcome<Self> { cx.done("long".to_owned()) }
 //! }
 //!
-//! # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
-//! let engine =
-//!     Engine::builder(pool).machine::<v1::Report>().machine::<Report>().start().await?;
+//! # async fn example(pool: sqlx::PgPool) -> Result<(), gen_durable::Error> {
+//! Engine::builder(pool).machine::<v1::Report>().machine::<Report>().start().await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -394,7 +387,7 @@
 //! # Where to look
 //!
 //! - [`guide`]: machines, signals, children, transactions, errors and retries, versions, jobs,
-//!   testing, history, operation, a page each.
+//!   schedules, testing, history, operation, a page each.
 //! - [`Machine`] and [`Steps`]: the contract. The macros implement it, and it can be written by
 //!   hand.
 //! - [`Context`]: everything that a step is given. [`Outcome`]: the decision that it returns.
@@ -406,8 +399,8 @@
 //! The engine emits `tracing` events, and a span for each step, under targets that begin with
 //! `gen_durable`. TLS is a feature of sqlx. The cargo features `anyhow` and `eyre` are both on by
 //! default. With them [`StepError::downcast_ref`] finds the error inside an error of these crates.
-//! The feature `testing` is for your tests: with it, `#[gen_durable::test]` passes each test a
-//! migrated database of its own.
+//! The feature `schedules` is for [`guide::schedules`], and `testing` for your tests: with it,
+//! `#[gen_durable::test]` passes each test a migrated database of its own.
 
 #[doc(hidden)]
 pub mod __private;
@@ -437,10 +430,10 @@ pub mod operate {
     #[doc(inline)]
     pub use crate::{
         client::{
-            Action, Bulk, Cancel, Cancelled, Count, Counts, Cursor, Delete, Details, Does, Entry,
-            Fork, HistoryEntry, InstanceHandle, Instances, Kill, List, MachineHandle, Page, Pause,
-            PauseEntry, PauseScope, QueueHandle, Resume, Resumed, Retried, Retry, RunNow,
-            ScopeAction,
+            Action, Asked, Bulk, Cancel, Cancelled, Count, Counts, Cursor, Delete, Details, Does,
+            Entry, Fork, HistoryEntry, InstanceHandle, Instances, Kill, List, MachineHandle, Page,
+            Pause, PauseEntry, PauseScope, QueueHandle, Resume, Resumed, Retried, Retry, RunNow,
+            ScheduleAction, ScheduleEntry, ScheduleHandle, SchedulePause, ScopeAction,
         },
         error::OperateError,
     };
@@ -452,6 +445,11 @@ pub mod testing;
 mod throttle;
 mod value;
 
+#[cfg(feature = "schedules")]
+#[doc(inline)]
+pub use crate::machine::schedule::{
+    Date, LocalDateTime, Missed, Overlap, Schedule, Scheduled, Tick,
+};
 #[doc(inline)]
 pub use crate::{
     client::{AnyId, Client, ExecuteOn, Snapshot, Target},

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use proc_macro2::{Ident, Span};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident};
 use syn::{
     Attribute, Block, FnArg, GenericArgument, ImplItem, ImplItemFn, ItemEnum, ItemFn, ItemImpl,
@@ -83,6 +83,8 @@ pub(crate) struct MachineImpl {
     pub(crate) steps: Vec<StepFn>,
     pub(crate) handle: Option<StepFn>,
     pub(crate) others: Vec<OtherFn>,
+    /// The function of the trait `Steps` that states a job's schedule.
+    pub(crate) schedule: Option<TokenStream>,
 }
 
 /// A function that is a step, or `handle`.
@@ -144,7 +146,7 @@ impl MachineImpl {
         // The import stands in the user's module, so each block needs a name of its own for it.
         let first = steps.first().map(|step: &StepFn| &*step.name).unwrap_or_default();
         let import = format_ident!("__gen_durable_{}_{first}", machine.trim_start_matches("r#"));
-        let mut machine = Self { item, import, steps, handle, others };
+        let mut machine = Self { item, import, steps, handle, others, schedule: None };
         graph::resolve(&mut machine, errors);
         machine
     }

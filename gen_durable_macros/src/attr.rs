@@ -35,9 +35,41 @@ pub(crate) struct MachineOptions {
     pub(crate) retry: Option<Retry>,
     /// The level of the history: the name of the runtime's variant.
     pub(crate) history: Option<&'static str>,
+    /// The schedule of a job.
+    pub(crate) schedule: ScheduleOptions,
     /// The isolation level of a job's transaction.
     pub(crate) isolation: Option<Isolation>,
     pub(crate) krate: Option<Path>,
+}
+
+/// The options of a job's schedule.
+#[derive(Default)]
+pub(crate) struct ScheduleOptions {
+    pub(crate) cron: Option<LitStr>,
+    /// The interval, with its place.
+    pub(crate) every: Option<(Span, Duration)>,
+    pub(crate) zone: Option<LitStr>,
+    pub(crate) missed: Option<(Span, Missed)>,
+    /// The policy for a tick while the last instance runs: the name of the runtime's variant.
+    pub(crate) overlap: Option<(Span, &'static str)>,
+}
+
+/// The policy for ticks that were missed.
+#[derive(Clone, Copy)]
+pub(crate) enum Missed {
+    Skip,
+    Once,
+    All(u32),
+}
+
+impl ScheduleOptions {
+    /// Returns the place of one of the options, the times first.
+    pub(crate) fn at(&self) -> Option<Span> {
+        let text = |text: &Option<LitStr>| text.as_ref().map(LitStr::span);
+        let every = self.every.map(|(at, _)| at);
+        let rest = self.missed.map(|(at, _)| at).or(self.overlap.map(|(at, _)| at));
+        text(&self.cron).or(every).or(text(&self.zone)).or(rest)
+    }
 }
 
 /// A text: a literal, or the path of a constant.
@@ -133,6 +165,11 @@ const JOB: Known = &[
     ("retry", "retry(max_attempts = 5)"),
     ("isolation", "isolation = \"serializable\""),
     ("history", "history = \"steps\""),
+    ("cron", "cron = \"0 3 * * *\""),
+    ("every", "every = \"15m\""),
+    ("zone", "zone = \"Europe/Berlin\""),
+    ("missed", "missed = \"once\""),
+    ("overlap", "overlap = \"skip\""),
     ("crate", "crate = gen_durable"),
 ];
 
@@ -210,6 +247,14 @@ impl MachineOptions {
             "retry" => self.retry = Some(Retry::read(input, errors)?),
             "isolation" => self.isolation = Some(values::isolation(input)?),
             "history" => self.history = Some(values::history(input)?),
+            "cron" => self.schedule.cron = Some(values::string(name, "0 3 * * *", input)?),
+            "every" => {
+                let at = values::place(input);
+                self.schedule.every = Some((at, values::duration("every", "15m", input)?));
+            }
+            "zone" => self.schedule.zone = Some(values::string(name, "Europe/Berlin", input)?),
+            "missed" => self.schedule.missed = Some(values::missed(input)?),
+            "overlap" => self.schedule.overlap = Some(values::overlap(input)?),
             _ => self.krate = Some(values::path(name, "gen_durable", input, errors)?),
         }
         Ok(())

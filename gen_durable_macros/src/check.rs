@@ -5,6 +5,7 @@
 
 mod handlers;
 mod job;
+mod schedule;
 mod stored;
 mod test_fn;
 
@@ -14,6 +15,7 @@ use syn::{Fields, Ident, Item, ext::IdentExt};
 pub(crate) use self::{
     handlers::check_impl,
     job::{check_job, check_no_job},
+    schedule::{IS_ENABLED, check_schedule},
     stored::{check_signal, check_state},
     test_fn::{check_no_test, check_test},
 };

@@ -122,7 +122,16 @@ pub fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | `retry(max_attempts = 5)` | tries it again after an error, as on a machine | no second run |
 /// | `isolation = "serializable"` | its transaction's level | `"read committed"` |
 /// | `history = "steps"` | what is recorded of its runs, as on a machine | `"failures"` |
+/// | `cron = "0 3 * * *"` | inserts it by itself, at these times | nothing does |
+/// | `every = "15m"` | the same, each time that this interval has passed | nothing does |
+/// | `zone = "Europe/Berlin"` | the time zone of `cron`, by its IANA name | `"UTC"` |
+/// | `missed = "once"` | ticks that were missed: `"skip"`, `"once"`, `"all(24)"` | `"once"` |
+/// | `overlap = "skip"` | ticks while it runs: `"skip"`, `"allow"`, `"queue"` | `"skip"` |
 /// | `crate = path` | the path of a renamed `gen_durable` | `::gen_durable` |
+///
+/// A job with `cron` or `every` needs the cargo feature `schedules` of `gen_durable`. Its arguments
+/// implement `From<Tick>`, as `()` and `Tick` do. An engine that is given the job's machine
+/// declares the schedule, by the machine's name.
 ///
 /// The first parameter is a `JobContext` with the type of the arguments, a `DurableState`. Further
 /// parameters are resources, by reference. The job returns its result, a `DurableState`. A job that

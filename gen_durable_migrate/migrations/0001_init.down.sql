@@ -7,6 +7,7 @@ drop function gen_durable.insert(
 drop function gen_durable.check_value(text, json);
 drop function gen_durable.check_not_reserved(text, text);
 drop function gen_durable.check_text(text, text, integer);
+drop table gen_durable.schedules;
 drop table gen_durable.declarations;
 drop table gen_durable.workers;
 drop function gen_durable.keep_history(interval);

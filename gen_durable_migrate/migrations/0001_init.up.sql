@@ -254,7 +254,9 @@ create table gen_durable.audit (
     fsm         text collate "C",
     -- The step or the queue that was paused or resumed.
     step        text,
-    queue       text collate "C"
+    queue       text collate "C",
+    -- The schedule that was paused, resumed or run.
+    schedule    text collate "C"
 );
 
 create index audit_instance on gen_durable.audit (instance_id, id);
@@ -456,3 +458,54 @@ create table gen_durable.declarations (
 );
 
 create index declarations_appeared on gen_durable.declarations (kind, name, appeared_at);
+
+-- The schedules that programs have declared: what each has done, and when it is next due. An engine
+-- whose text is in force (`declarations`) writes a row. No engine deletes one, so a schedule stays
+-- visible that no program declares any more.
+create table gen_durable.schedules (
+    name          text collate "C" primary key,
+    -- The declaration that `next_at` is reckoned by.
+    body          text not null,
+    -- The machine of its instances.
+    fsm           text collate "C" not null,
+    -- The next tick; null if there is none any more.
+    next_at       timestamptz,
+    -- The latest tick that was dealt with.
+    passed_at     timestamptz not null,
+    -- Ranges before that in which no tick has fired: the ticks were missed, or the schedule was not
+    -- there yet. If the clock goes back to before them, they come again. Each range has two
+    -- elements, its first moment and its end, in microseconds since 1970.
+    skipped       bigint[] not null,
+    -- The end of the last range.
+    skipped_to    timestamptz not null,
+    -- The tick that fired last, and its instance.
+    last_at       timestamptz,
+    last_id       bigint,
+    -- The tick that waits until the last instance has ended, and the time of the next look at that
+    -- instance.
+    waiting_at    timestamptz,
+    look_at       timestamptz,
+    -- The time at which an operator asked for a run that has not begun.
+    asked_at      timestamptz,
+    -- The last tick that could not insert its instance.
+    last_error    text,
+    failed_at     timestamptz,
+    -- The pause, if there is one: its beginning, its end, the operator and the reason.
+    paused_at     timestamptz,
+    paused_until  timestamptz,
+    paused_by     text,
+    pause_reason  text,
+    -- Each change raises it: an engine fires a schedule only as it has seen it.
+    revision      bigint not null default 0,
+    registered_at timestamptz not null default gen_durable.now(),
+    -- The time at which an engine has something to do.
+    due_at        timestamptz generated always as (least(asked_at, case
+        when paused_at is null then least(next_at, look_at)
+        when paused_until is not null then greatest(least(next_at, look_at), paused_until)
+    end)) stored
+) with (fillfactor = 50);
+
+create index schedules_due on gen_durable.schedules (due_at) where due_at is not null;
+
+-- Empty unless the clock went back.
+create index schedules_skipped on gen_durable.schedules (skipped_to);

@@ -105,6 +105,10 @@ grant insert (fsm, fsm_version, queue, initial, on_cancel, steps, signals, graph
 grant insert (name), select (name) on gen_durable.queues to gen_durable_worker;
 grant insert (worker, kind, name, body, appeared_at), select (worker, kind, name, body, appeared_at)
     on gen_durable.declarations to gen_durable_worker;
+-- The worker: fires schedules.
+grant select, insert (name, body, fsm, next_at, passed_at, skipped, skipped_to, revision), update (
+    body, fsm, next_at, passed_at, skipped, skipped_to, last_at, last_id, waiting_at, look_at, last_error, failed_at
+) on gen_durable.schedules to gen_durable_worker;
 -- The worker: writes the history, and reads what decides about it. The function alone changes the
 -- schema, with the rights of its owner.
 grant insert (
@@ -118,6 +122,10 @@ grant delete on gen_durable.signal_keys to gen_durable_worker;
 -- The worker: reads and ends pauses, and pauses for its client.
 grant insert (queue, fsm, step, instance_id, until, actor, reason), update (until, paused_at, actor, reason), select, delete
     on gen_durable.pauses to gen_durable_worker, gen_durable_supervisor;
+-- Both: pause, resume and run schedules.
+grant update (asked_at, paused_at, paused_until, paused_by, pause_reason, revision)
+    on gen_durable.schedules to gen_durable_worker, gen_durable_supervisor;
+grant insert (schedule) on gen_durable.audit to gen_durable_worker, gen_durable_supervisor;
 
 -- The supervisor: reads everything, and acts on instances: cancel, kill, retry, run now, pause,
 -- resume, fork, delete.

@@ -10,6 +10,7 @@
     reason = "nobody prints a proxy or a process; machines are plain enums"
 )]
 
+pub mod beats;
 pub mod booker;
 pub mod clock;
 pub mod giant;

@@ -14,6 +14,7 @@ use sqlx::{
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
+    beats::with_beats,
     booker::Booker,
     giant::Giant,
     machines::{Chain, Collector, Deadly, Held, Keyed, Leaf, Once, Stopper},
@@ -58,6 +59,9 @@ pub struct Options {
     /// recorded.
     #[arg(long)]
     pub runs: Option<String>,
+    /// The number of its schedules, which fire each second.
+    #[arg(long, default_value_t = 0)]
+    pub beats: u32,
 }
 
 /// Runs until stdin is closed. Prints to stdout how many outcomes it lost, and what panicked.
@@ -154,7 +158,7 @@ async fn start(
             .lease_ttl(Duration::from_millis(options.lease))
             .crashes_max(options.crashes)
             .drain_timeout(Duration::from_secs(10));
-        match builder.start().await {
+        match with_beats(builder, options.beats).start().await {
             Ok(engine) => return Ok(engine),
             // A worker in production would end if the schema is away for a moment, and a supervisor
             // would start another one. This loop stands in for both.

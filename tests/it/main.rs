@@ -71,6 +71,7 @@ mod reports;
 mod retries;
 mod roles;
 mod runtimes;
+mod schedules;
 mod secrets;
 mod shutdown;
 mod signals;

@@ -18,6 +18,7 @@ pub(crate) mod local;
 pub(crate) mod notifier;
 mod operation;
 pub(crate) mod per_runtime;
+mod schedules;
 mod scopes;
 mod snapshot;
 pub(crate) mod target;
@@ -44,6 +45,7 @@ pub use self::{
     history::HistoryEntry,
     instance::InstanceHandle,
     listing::{Count, Cursor, Entry, Instances, List, Page},
+    schedules::{Asked, ScheduleAction, ScheduleEntry, ScheduleHandle, SchedulePause},
     scopes::{MachineHandle, PauseEntry, PauseScope, QueueHandle, ScopeAction},
     snapshot::{AnyId, Snapshot},
     target::{ExecuteOn, Target},

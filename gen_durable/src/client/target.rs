@@ -44,7 +44,7 @@ impl Target<'_> {
         }
     }
 
-    pub(super) async fn insert(
+    pub(crate) async fn insert(
         self,
         mut row: NewInstance,
     ) -> Result<Result<i64, Duplicate>, InsertError> {

@@ -13,19 +13,16 @@ use super::{
     Counters, Engine, Shared,
     births::{Births, Local},
     cancels::Cancels,
-    claimer,
     config::Config,
     flusher::Flusher,
     keeper::{self, Heart},
     lease::Lease,
     life::Life,
-    listener,
-    maintenance::{self, Database},
     owed::Owed,
     pauses::Pauses,
     register,
     registry::{MachineRunner, Polls, Registry, Runner, Surroundings},
-    shutdown,
+    services,
     slots::Queue,
     tasks::Tasks,
     transactions::Transactions,
@@ -37,6 +34,14 @@ use crate::{
     error::Error,
     machine::{Machine, Steps, resources::Resources},
     storage::{self, Declarations, Retention},
+};
+#[cfg(feature = "schedules")]
+use {
+    super::schedules::Schedules,
+    crate::machine::{
+        insert::Insert,
+        schedule::{Declared, Schedule, Tick},
+    },
 };
 
 /// Options of an engine that has not started.
@@ -51,6 +56,7 @@ use crate::{
 /// | `.poll_interval(duration)` | the longest pause between two looks for work | 5 s |
 /// | `.poll_only()` | neither LISTEN nor NOTIFY | off |
 /// | `.drain_timeout(duration)` | the time that `shutdown` gives steps to finish | 18 s |
+/// | `.schedule(name, schedule, insert)` | inserts instances at these times | none |
 /// | `.retention(duration)` | the time for which ended instances are kept | 7 days |
 /// | `.retention_of::<M>(duration)` | the same for one machine | as all |
 /// | `.history_retention(duration)` | the time for which the history is kept | 7 days |
@@ -87,14 +93,19 @@ use crate::{
 /// ```
 #[must_use = "an engine runs after `.start().await`"]
 pub struct EngineBuilder {
-    pool: sqlx::PgPool,
-    config: Config,
+    pub(super) pool: sqlx::PgPool,
+    pub(super) config: Config,
     resources: Resources,
     machines: Vec<fn(usize) -> Arc<dyn Runner>>,
     /// The limits and schedules, which `check` adds.
-    declared: Declarations,
+    pub(super) declared: Declarations,
+    #[cfg(feature = "schedules")]
+    schedules: Vec<Declared>,
+    /// The same, once `check` has found them right.
+    #[cfg(feature = "schedules")]
+    checked: Schedules,
     #[cfg(feature = "testing")]
-    watch: Option<super::registry::Watch>,
+    pub(super) watch: Option<super::registry::Watch>,
 }
 
 impl EngineBuilder {
@@ -105,6 +116,10 @@ impl EngineBuilder {
             resources: Resources::default(),
             machines: Vec::new(),
             declared: Declarations::default(),
+            #[cfg(feature = "schedules")]
+            schedules: Vec::new(),
+            #[cfg(feature = "schedules")]
+            checked: Schedules::default(),
             #[cfg(feature = "testing")]
             watch: None,
         }
@@ -113,6 +128,28 @@ impl EngineBuilder {
     /// Runs instances of this machine.
     pub fn machine<M: Steps>(mut self) -> Self {
         self.machines.push(|value_max| Arc::new(MachineRunner::<M>::new(value_max)));
+        #[cfg(feature = "schedules")]
+        if let Some(own) = M::schedule() {
+            return self.schedule(M::NAME, own.schedule, own.insert);
+        }
+        self
+    }
+
+    /// Inserts instances at the times of a schedule. `insert` makes the insert for a tick. The name
+    /// is the schedule's in the whole database.
+    ///
+    /// Any engine that declares the schedule fires it, each tick once. If programs with different
+    /// declarations run, the one that appeared last is in force, until its last process ends.
+    /// [`guide::schedules`](crate::guide::schedules) says more.
+    #[cfg(feature = "schedules")]
+    pub fn schedule<M: Machine>(
+        mut self,
+        name: impl Into<String>,
+        schedule: Schedule,
+        insert: impl Fn(Tick) -> Insert<M> + Send + Sync + 'static,
+    ) -> Self {
+        let name = name.into();
+        self.schedules.push(Declared::new(name, schedule, insert));
         self
     }
 
@@ -324,46 +361,21 @@ impl EngineBuilder {
         let transactions = Transactions::new(steps, &connections, max, self.config.poll_only);
         let shared = self.share(connections, transactions, registry, (lease, declared));
         keeper::spawn(&shared, move || own(1)).map_err(Error::Thread)?;
-        spawn_services(&shared);
+        services::spawn(&shared);
         tracing::info!(worker, queues = ?shared.config.queues, "engine started");
         Ok(Engine { shared })
     }
 
-    /// Makes the parts of an engine of the test kit. It has no tasks: a lab calls them. It serves
-    /// the queues of all machines, and each step needs a claim of its own.
-    ///
-    /// It borrows its connections, so that it has none between two calls of the lab.
-    #[cfg(feature = "testing")]
-    pub(super) async fn by_hand(
-        mut self,
-        watch: super::registry::Watch,
-    ) -> Result<Arc<Shared>, Error> {
-        let registry = self.check()?;
-        for runner in registry.runners() {
-            self.config.queues.entry(runner.queue().to_owned()).or_insert(1);
-        }
-        self.watch = Some(watch);
-        self.config.poll_only = true;
-        self.config.lease_ttl = super::by_hand::LEASE;
-        self.config.run_ahead_steps_max = 1;
-        // A lab causes as many losses as the test wants.
-        self.config.crashes_max = u32::MAX;
-        let connections = Connections::borrowed(self.pool.clone());
-        let asked = Instant::now();
-        let declared = std::mem::take(&mut self.declared);
-        let worker = register::register(&connections, &self.config, &registry, &declared).await?;
-        let lease = Lease::new(worker, asked, self.config.lease_ttl);
-        let steps = Connections::borrowed(self.pool.clone());
-        let max = self.config.max_transactions;
-        let transactions = Transactions::new(steps, &connections, max, true);
-        Ok(self.share(connections, transactions, registry, (lease, declared)))
-    }
-
     /// Checks the options, the machines and their resources.
-    fn check(&mut self) -> Result<Registry, Error> {
+    pub(super) fn check(&mut self) -> Result<Registry, Error> {
         self.config.check()?;
         if let Some(resource) = self.resources.replaced() {
             return Err(Error::DuplicateResource { resource });
+        }
+        #[cfg(feature = "schedules")]
+        {
+            let all = std::mem::take(&mut self.schedules);
+            self.checked = Schedules::new(all, &mut self.declared)?;
         }
         let value_max = self.config.value_max;
         let runners = self.machines.iter().map(|make| make(value_max)).collect();
@@ -380,7 +392,7 @@ impl EngineBuilder {
         Ok(registry)
     }
 
-    fn share(
+    pub(super) fn share(
         self,
         connections: Connections,
         transactions: Arc<Transactions>,
@@ -412,6 +424,8 @@ impl EngineBuilder {
             notifier,
             kinds: Arc::new(registry.kinds()),
             declared,
+            #[cfg(feature = "schedules")]
+            schedules: self.checked,
             registry,
             surroundings: Surroundings {
                 resources: self.resources,
@@ -444,27 +458,5 @@ impl std::fmt::Debug for EngineBuilder {
             .field("config", &self.config)
             .field("resources", &self.resources)
             .finish_non_exhaustive()
-    }
-}
-
-fn spawn_services(shared: &Arc<Shared>) {
-    shutdown::watch(shared);
-    let service = Arc::clone(shared);
-    tokio::spawn(async move { claimer::run(&service).await });
-    let service = Arc::clone(shared);
-    tokio::spawn(async move { keeper::beat(&service).await });
-    if !shared.config.poll_only {
-        let service = Arc::clone(shared);
-        let queues = shared.queues.keys().cloned().collect();
-        tokio::spawn(async move {
-            let Shared { connections, wake, tasks, pauses, life, .. } = &*service;
-            listener::listen(connections, &queues, wake, (tasks, pauses), life).await;
-        });
-    }
-    let services = shared.config.maintenance;
-    let listens = !shared.config.poll_only;
-    maintenance::spawn_debts(Database::of(shared), &shared.wake, &shared.life, services, listens);
-    if services {
-        maintenance::spawn(Database::of(shared), &shared.life);
     }
 }

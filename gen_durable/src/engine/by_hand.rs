@@ -19,12 +19,16 @@ use std::{
 pub(crate) use self::step::run_step;
 pub(crate) use super::registry::{Call, Watch, Work, describe};
 use super::{
-    EngineBuilder, Shared, cancels, claimer, executor, lost_claims,
+    EngineBuilder, Shared, cancels, claimer, executor,
+    lease::Lease,
+    lost_claims,
     maintenance::{self, Database},
-    pauses,
+    pauses, register,
+    transactions::Transactions,
 };
 use crate::{
     client::Client,
+    connections::Connections,
     error::{DatabaseError, Error},
     group::WEIGHT_MAX,
     storage::{self, ClaimRequest},
@@ -32,11 +36,39 @@ use crate::{
 
 /// The lease of a lab's worker, by the database's clock and by this process's. The lab renews it
 /// whenever it moves the database's clock.
-pub(super) const LEASE: Duration = Duration::from_hours(7 * 24);
+const LEASE: Duration = Duration::from_hours(7 * 24);
 
 /// An engine whose parts a lab calls.
 pub(crate) struct ByHand {
     shared: Arc<Shared>,
+}
+
+impl EngineBuilder {
+    /// Makes the parts of an engine of the test kit. It has no tasks: a lab calls them. It serves
+    /// the queues of all machines, and each step needs a claim of its own.
+    ///
+    /// It borrows its connections, so that it has none between two calls of the lab.
+    async fn by_hand(mut self, watch: Watch) -> Result<Arc<Shared>, Error> {
+        let registry = self.check()?;
+        for runner in registry.runners() {
+            self.config.queues.entry(runner.queue().to_owned()).or_insert(1);
+        }
+        self.watch = Some(watch);
+        self.config.poll_only = true;
+        self.config.lease_ttl = LEASE;
+        self.config.run_ahead_steps_max = 1;
+        // A lab causes as many losses as the test wants.
+        self.config.crashes_max = u32::MAX;
+        let connections = Connections::borrowed(self.pool.clone());
+        let asked = Instant::now();
+        let declared = std::mem::take(&mut self.declared);
+        let worker = register::register(&connections, &self.config, &registry, &declared).await?;
+        let lease = Lease::new(worker, asked, self.config.lease_ttl);
+        let steps = Connections::borrowed(self.pool.clone());
+        let max = self.config.max_transactions;
+        let transactions = Transactions::new(steps, &connections, max, true);
+        Ok(self.share(connections, transactions, registry, (lease, declared)))
+    }
 }
 
 /// A claimed row, until it is run.
@@ -51,7 +83,10 @@ impl Held {
 impl ByHand {
     /// Checks everything, and registers the worker.
     pub(crate) async fn start(builder: EngineBuilder, watch: Watch) -> Result<Self, Error> {
-        Ok(Self { shared: builder.by_hand(watch).await? })
+        let shared = builder.by_hand(watch).await?;
+        #[cfg(feature = "schedules")]
+        super::schedules::look(&shared).await.map_err(DatabaseError::new("declare schedules"))?;
+        Ok(Self { shared })
     }
 
     /// Returns the engine's client.
@@ -158,6 +193,7 @@ impl ByHand {
     /// Runs each maintenance service until it is idle.
     pub(crate) async fn maintain(&self) -> Result<(), DatabaseError> {
         self.shared.pauses.tell();
+        self.fire_schedules().await?;
         maintenance::run_once(&Database::of(&self.shared)).await?;
         cancels::answer(&self.shared).await;
         // The database has refused whatever a run committed.
@@ -166,6 +202,24 @@ impl ByHand {
             self.give_all_back().await?;
         }
         Ok(())
+    }
+
+    /// Fires the schedules that are due. Returns the time until the next one is.
+    #[cfg(feature = "schedules")]
+    async fn fire_schedules(&self) -> Result<Option<Duration>, DatabaseError> {
+        loop {
+            let looked = super::schedules::look(&self.shared).await;
+            let next = looked.map_err(DatabaseError::new("fire schedules"))?;
+            if next != Some(Duration::ZERO) {
+                return Ok(next);
+            }
+        }
+    }
+
+    #[cfg(not(feature = "schedules"))]
+    #[expect(clippy::unused_async, reason = "as with the feature")]
+    async fn fire_schedules(&self) -> Result<Option<Duration>, DatabaseError> {
+        Ok(None)
     }
 
     /// Renews the lease after the database's clock was moved.
@@ -181,8 +235,8 @@ impl ByHand {
         Ok(())
     }
 
-    /// Returns the time until the next row is due, until the next park times out, or until the next
-    /// pause ends, whichever is first.
+    /// Returns the time until the next row or schedule is due, until the next park times out, or
+    /// until the next pause ends, whichever is first.
     pub(crate) async fn next_due(&self) -> Result<Option<Duration>, DatabaseError> {
         let shared = &self.shared;
         let failed = || DatabaseError::new("ask when work is due");
@@ -195,8 +249,9 @@ impl ByHand {
         };
         let due = look.await.map_err(failed())?;
         let (pause_ends, _) = pauses::look(shared).await.map_err(failed())?;
+        let schedule = self.fire_schedules().await?;
         // A row that is due now and did not run waits for another transaction.
         let later = |due: &Duration| !due.is_zero();
-        Ok([due.eligible, due.wake, pause_ends].into_iter().flatten().filter(later).min())
+        Ok([due.eligible, due.wake, pause_ends, schedule].into_iter().flatten().filter(later).min())
     }
 }

@@ -91,6 +91,8 @@ async fn hear(
                     tasks.drop_run(killed, Instant::now());
                 } else if notification.payload() == PAUSED {
                     pauses.tell();
+                    #[cfg(feature = "schedules")]
+                    wake.schedules.notify_one();
                 }
                 wake.debts.notify_one();
                 continue;

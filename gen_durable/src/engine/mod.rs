@@ -31,6 +31,9 @@ mod pauses;
 mod process;
 mod register;
 mod registry;
+#[cfg(feature = "schedules")]
+mod schedules;
+mod services;
 mod shutdown;
 mod slots;
 mod tasks;
@@ -130,6 +133,8 @@ pub(crate) struct Shared {
     pub(crate) kinds: Arc<Kinds>,
     /// The limits and schedules of its program.
     declared: Declarations,
+    #[cfg(feature = "schedules")]
+    schedules: schedules::Schedules,
     pub(crate) surroundings: Surroundings,
     pub(crate) transactions: Arc<Transactions>,
     pub(crate) queues: BTreeMap<String, Arc<Queue>>,

@@ -34,6 +34,8 @@ use crate::{
 };
 pub(crate) use guard::Decoded;
 use guard::Guarded;
+#[cfg(feature = "schedules")]
+pub(crate) use guard::catch;
 pub(crate) use guard::{describe, quietly};
 pub(crate) use inbox::Loaded;
 pub(crate) use kinds::Registry;

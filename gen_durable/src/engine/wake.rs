@@ -29,6 +29,9 @@ pub(crate) struct Wake {
     saturated: AtomicBool,
     /// An action has left something to be done.
     pub(super) debts: Notify,
+    /// An action has changed a schedule.
+    #[cfg(feature = "schedules")]
+    pub(super) schedules: Notify,
     /// Rows may be claimed in the worker's name that the worker does not know of.
     lost_claims: AtomicBool,
 }

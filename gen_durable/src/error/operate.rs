@@ -72,6 +72,14 @@ pub enum OperateError {
         /// The instance.
         id: i64,
     },
+    /// No engine has declared the schedule.
+    #[error(
+        "no engine has declared the schedule `{schedule}`: check its name, or start a program that declares it"
+    )]
+    UnknownSchedule {
+        /// The name.
+        schedule: String,
+    },
     /// Another instance holds the unique key now.
     #[error(
         "instance {id} cannot go on: {} holds its unique key{}; end that one first",

@@ -17,6 +17,8 @@ pub(crate) mod outcome;
 pub(crate) mod registered;
 pub(crate) mod resources;
 pub(crate) mod retry;
+#[cfg(feature = "schedules")]
+pub(crate) mod schedule;
 pub(crate) mod signal;
 pub(crate) mod state;
 pub(crate) mod upgrade;
@@ -182,6 +184,12 @@ pub trait Steps: Machine {
     /// written by hand may state it. By default only the names of the steps are known.
     fn graph() -> Graph {
         Graph::opaque::<Self>()
+    }
+
+    /// Returns the machine's own schedule. `#[durable_job(cron = …)]` states one.
+    #[cfg(feature = "schedules")]
+    fn schedule() -> Option<schedule::Scheduled<Self>> {
+        None
     }
 
     /// Returns the resources that the steps take. The engine does not start without them.

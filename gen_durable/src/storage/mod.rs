@@ -20,6 +20,9 @@ mod parks;
 mod pauses;
 mod registered;
 mod row;
+mod schedule_acts;
+#[cfg(feature = "schedules")]
+mod schedules;
 mod send;
 mod step_transaction;
 mod unblock;
@@ -53,6 +56,7 @@ pub(crate) use self::{
         Addressee, Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, Inbox, InboxRow,
         Kind, Kinds, LostClaim, Missing, NewInstance, NewSignal, Portion, Receiver, Upgraded,
     },
+    schedule_acts::{ScheduleAct, ScheduleDeed, ScheduleRow, act_on_schedule, list_schedules},
     send::{NoReceiver, Settled, TAKEN, find_receivers, settle_owed, settle_reports},
     step_transaction::{
         Applied, backend, begin_step, commit_step, end_backend, fate_of_step, limit_step,
@@ -63,6 +67,13 @@ pub(crate) use self::{
         Process, abandon, is_foreign_ledger, lost_claims, remove_worker, renew_lease,
         schema_version, session,
     },
+};
+
+#[cfg(feature = "schedules")]
+pub(crate) use self::schedules::{
+    Course, DueSchedule, Passed, SCHEDULE, SettledSchedule, Unsettled, due_schedules,
+    lock_schedule, pass_schedule, schedule_times, settle_schedules, undeclared_schedules,
+    unsettled_schedules,
 };
 
 use std::time::{Duration, SystemTime};

@@ -144,6 +144,19 @@ impl LabBuilder {
         self
     }
 
+    /// Inserts instances at the times of a schedule, as [`EngineBuilder::schedule`] does.
+    /// [`advance`](Lab::advance) stops at each of its ticks.
+    #[cfg(feature = "schedules")]
+    pub fn schedule<M: Machine>(
+        mut self,
+        name: impl Into<String>,
+        schedule: crate::Schedule,
+        insert: impl Fn(crate::Tick) -> crate::Insert<M> + Send + Sync + 'static,
+    ) -> Self {
+        self.engine = self.engine.schedule(name, schedule, insert);
+        self
+    }
+
     /// Sets options of the engine. A function of the application that adds its machines and
     /// resources to an [`EngineBuilder`] fits here. Machines, resources, queues, retention and
     /// `value_max` have an effect. A lab has a lease, a run-ahead, a limit of crashes and

@@ -13,7 +13,7 @@ use syn::{
     token::Paren,
 };
 
-use super::{Backoff, Isolation, Text};
+use super::{Backoff, Isolation, Missed, Text};
 use crate::{
     errors::Errors,
     names::{self, camel_case, compact},
@@ -226,7 +226,11 @@ fn target_list(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<I
 /// Reads `= "30s"`.
 pub(super) fn duration(name: &str, example: &str, input: ParseStream<'_>) -> syn::Result<Duration> {
     input.parse::<Token![=]>()?;
-    let what = if name == "timeout" { "a timeout" } else { "a delay" };
+    let what = match name {
+        "timeout" => "a timeout",
+        "every" => "an interval",
+        _ => "a delay",
+    };
     let wrong = format!(
         "{what} is a whole number above 0 with a unit (ms, s, m or h): write `{name} = \"{example}\"`"
     );
@@ -300,6 +304,57 @@ pub(super) fn history(input: ParseStream<'_>) -> syn::Result<&'static str> {
         "states" => Ok("States"),
         _ => Err(syn::Error::new(literal.span(), wrong)),
     }
+}
+
+/// Reads `= "0 3 * * *"`.
+pub(super) fn string(name: &str, example: &str, input: ParseStream<'_>) -> syn::Result<LitStr> {
+    input.parse::<Token![=]>()?;
+    if !input.peek(LitStr) {
+        return Err(not(input, &format!("expected a string: write `{name} = \"{example}\"`")));
+    }
+    input.parse()
+}
+
+/// Returns the place of the value that follows the `=`.
+pub(super) fn place(input: ParseStream<'_>) -> Span {
+    let ahead = input.fork();
+    let _ = ahead.parse::<Token![=]>();
+    ahead.span()
+}
+
+/// Reads `= "once"`.
+pub(super) fn missed(input: ParseStream<'_>) -> syn::Result<(Span, Missed)> {
+    let wrong = "missed ticks are \"skip\", \"once\", or \"all(24)\" with the most of them, up to 1000: write `missed = \"once\"`";
+    let literal = word(wrong, input)?;
+    let text = literal.value();
+    let all = || text.strip_prefix("all(")?.strip_suffix(')')?.parse::<u32>().ok();
+    let missed = match (&*text, all()) {
+        ("skip", _) => Missed::Skip,
+        ("once", _) => Missed::Once,
+        (_, Some(max)) if (1..=1000).contains(&max) => Missed::All(max),
+        _ => return Err(syn::Error::new(literal.span(), wrong)),
+    };
+    Ok((literal.span(), missed))
+}
+
+/// Reads `= "skip"`.
+pub(super) fn overlap(input: ParseStream<'_>) -> syn::Result<(Span, &'static str)> {
+    let wrong =
+        "a tick that overlaps is \"skip\", \"allow\" or \"queue\": write `overlap = \"skip\"`";
+    let literal = word(wrong, input)?;
+    let overlap = match &*literal.value() {
+        "skip" => "Skip",
+        "allow" => "Allow",
+        "queue" => "Queue",
+        _ => return Err(syn::Error::new(literal.span(), wrong)),
+    };
+    Ok((literal.span(), overlap))
+}
+
+/// Reads `=` and a string.
+fn word(wrong: &str, input: ParseStream<'_>) -> syn::Result<LitStr> {
+    input.parse::<Token![=]>()?;
+    if input.peek(LitStr) { input.parse() } else { Err(not(input, wrong)) }
 }
 
 /// Reads `(…)`, and returns its place and the tokens inside.

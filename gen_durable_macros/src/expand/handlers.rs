@@ -138,6 +138,7 @@ fn steps(machine: &MachineImpl) -> TokenStream {
     let retry = of_steps(machine, "retry", &quote!(Retry), &quote!(RETRY), |step| {
         step.options.retry.as_ref().map(|retry| retry_policy(retry, &private))
     });
+    let schedule = &machine.schedule;
     let graph = diagram::graph_fn(machine, &private);
     let is_machine = is_machine(machine);
     // The diagram is on the impl of the trait, as rustdoc does not show a block whose functions are
@@ -174,6 +175,8 @@ fn steps(machine: &MachineImpl) -> TokenStream {
             #retry
 
             #requirements
+
+            #schedule
 
             #graph
         }

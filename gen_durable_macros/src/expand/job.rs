@@ -7,10 +7,10 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{ItemEnum, ItemFn, ItemImpl, LitStr, Visibility, parse_quote, parse_quote_spanned};
 
-use super::{handlers, import::alias, private_at, steps};
+use super::{duration, handlers, import::alias, private_at, steps};
 use crate::{
-    ast::{Job, MachineEnum, MachineImpl},
-    attr::{MachineOptions, Text},
+    ast::{Job, MachineEnum, MachineImpl, ends},
+    attr::{MachineOptions, Missed, Text},
     errors::Errors,
 };
 
@@ -28,6 +28,7 @@ pub(super) fn expand(job: &Job, options: MachineOptions, correct: bool) -> Token
     // The generated block has no mistakes of its own. Its body only calls the user's function, so
     // the ways out of the step are those that were read from the function.
     errors.discard();
+    block.schedule = schedule(job, &options);
     for step in &mut block.steps {
         step.flow = job.flow.clone();
     }
@@ -135,6 +136,44 @@ fn impl_item(job: &Job, machine: &Ident, options: &MachineOptions, correct: bool
             }
         }
     }
+}
+
+/// The function that states the job's schedule, if it has one. The compiler reports arguments that
+/// cannot be made of a tick at their type.
+fn schedule(job: &Job, options: &MachineOptions) -> Option<TokenStream> {
+    let options = &options.schedule;
+    let private = alias();
+    let times = match (&options.cron, &options.every) {
+        (Some(cron), _) => quote!(cron(#cron)),
+        (None, Some((_, every))) => {
+            let every = duration(*every, &private);
+            quote!(every(#every))
+        }
+        (None, None) => return None,
+    };
+    let zone = options.zone.as_ref().map(|zone| quote!(.zone(#zone)));
+    let missed = options.missed.map(|(_, missed)| match missed {
+        Missed::Skip => quote!(.missed(#private::Missed::Skip)),
+        Missed::Once => quote!(.missed(#private::Missed::Once)),
+        Missed::All(max) => quote!(.missed(#private::Missed::All { max: #max })),
+    });
+    let overlap = options.overlap.map(|(_, overlap)| {
+        let overlap = format_ident!("{overlap}");
+        quote!(.overlap(#private::Overlap::#overlap))
+    });
+    let (begin, end) = ends(&job.state);
+    let at = private_at(&private, begin);
+    let made = quote_spanned!(end=> (tick));
+    let state = &job.state;
+    let made = quote_spanned!(begin=> <#state as #at::FromTick>::from_tick #made);
+    Some(quote! {
+        fn schedule() -> #private::Option<#private::Scheduled<Self>> {
+            #private::Some(#private::Scheduled {
+                schedule: #private::Schedule::#times #zone #missed #overlap,
+                insert: |tick| #private::Insert::new(#made),
+            })
+        }
+    })
 }
 
 /// The options, completed by the function's signature: the name, the state and the output.

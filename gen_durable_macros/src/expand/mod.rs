@@ -62,6 +62,7 @@ pub(crate) fn durable_job(options: TokenStream, item: TokenStream) -> TokenStrea
             let options = MachineOptions::read_job(options, &mut errors);
             let job = Job::new(item, &options);
             check::check_job(&job, options.isolation.as_ref(), &mut errors);
+            check::check_schedule(&options.schedule, check::IS_ENABLED, &mut errors);
             job::expand(&job, options, errors.is_empty())
         }
         Ok(other) => {

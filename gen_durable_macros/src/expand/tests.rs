@@ -91,6 +91,17 @@ fn expansion_of_a_job() {
     snapshot("job", &durable_job(options, item));
 }
 
+#[cfg(feature = "schedules")]
+#[test]
+fn expansion_of_a_scheduled_job() {
+    let options =
+        quote!(cron = "0 3 * * *", zone = "Europe/Berlin", missed = "all(24)", overlap = "queue");
+    let item = quote! {
+        async fn report(cx: JobContext<Day>) {}
+    };
+    snapshot("scheduled_job", &durable_job(options, item));
+}
+
 #[test]
 fn expansion_of_the_options_of_steps() {
     let item = quote! {

@@ -14,7 +14,7 @@ async fn worker(pool: &PgPool, id: i64, lease: &str) {
         "insert into gen_durable.workers (id, name, lease_expires_at)
          overriding system value values ({id}, 'w', now() + interval '{lease}')"
     );
-    run(&mut *pool.acquire().await.unwrap(), insert).await;
+    run(&mut pool.acquire().await.unwrap(), insert).await;
 }
 
 /// Declares schedules: the name of each, its text, and the time that a former worker knows.

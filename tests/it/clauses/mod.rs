@@ -22,6 +22,7 @@ mod operate;
 mod pauses;
 mod registered;
 mod reports;
+mod schedules;
 mod scopes;
 
 use serde_json::{Map, Value};

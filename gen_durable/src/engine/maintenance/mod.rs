@@ -9,6 +9,8 @@ mod pauses;
 mod reaper;
 mod retention;
 mod timeouts;
+#[cfg(feature = "schedules")]
+mod undeclared;
 mod unknown;
 mod unserved;
 
@@ -63,6 +65,11 @@ pub(super) struct Database {
     retention: Option<Duration>,
     /// The time for which the history is kept.
     history_retention: Option<Duration>,
+    /// True if this engine declares schedules, and true after a look for those that none does.
+    #[cfg(feature = "schedules")]
+    has_schedules: bool,
+    #[cfg(feature = "schedules")]
+    looked_for_undeclared: std::sync::atomic::AtomicBool,
     /// The queues and the machines of this engine.
     queues: Vec<String>,
     kinds: Kinds,
@@ -79,6 +86,10 @@ impl Database {
             crashes_max: shared.config.crashes_max,
             retention: shared.config.retention,
             history_retention: shared.config.history_retention,
+            #[cfg(feature = "schedules")]
+            has_schedules: !shared.schedules.is_empty(),
+            #[cfg(feature = "schedules")]
+            looked_for_undeclared: false.into(),
             queues: shared.config.queue_names(),
             kinds: shared.registry.kinds(),
         }
@@ -172,6 +183,10 @@ pub(super) fn spawn(database: Database, life: &Arc<Life>) {
     tick("look for unserved queues", Duration::from_mins(1), |database| {
         Box::pin(unserved::run_once(database))
     });
+    #[cfg(feature = "schedules")]
+    tick("look for undeclared schedules", Duration::from_mins(1), |database| {
+        Box::pin(undeclared::run_once(database))
+    });
 }
 
 /// Takes all rows of lost workers, now.
@@ -197,6 +212,8 @@ pub(super) async fn run_once(database: &Database) -> Result<(), DatabaseError> {
         while retention::run_once(database).await? == Progress::More {}
         while history::run_once(database).await? == Progress::More {}
         unknown::run_once(database).await?;
+        #[cfg(feature = "schedules")]
+        undeclared::run_once(database).await?;
         unserved::run_once(database).await
     };
     all.await.map_err(failed)?;
