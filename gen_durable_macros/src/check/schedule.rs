@@ -53,7 +53,7 @@ fn check_expression(cron: &LitStr, errors: &mut Errors) {
     match parser.parse(&expression) {
         Err(error) => errors.at(
             cron,
-            format!("this is no cron expression ({error}): write minute, hour, day of the month, month and day of the week, such as `0 3 * * *`"),
+            format!("this is no cron expression ({}): write minute, hour, day of the month, month and day of the week, such as `0 3 * * *`", error.to_string().trim_end_matches('.')),
         ),
         Ok(cron_of) => {
             let from = jiff::civil::DateTime::constant(2000, 1, 1, 0, 0, 0, 0);

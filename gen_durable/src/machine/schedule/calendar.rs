@@ -41,9 +41,10 @@ impl Calendar {
         let zone = find_zone(zone)?;
         let parser =
             CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        let cron = parser
-            .parse(expression)
-            .map_err(|error| format!("`{expression}` is no cron expression: {error}"))?;
+        let cron =
+            parser.parse(expression).map_err(|error| error.to_string()).map_err(|error| {
+                format!("`{expression}` is no cron expression: {}", error.trim_end_matches('.'))
+            })?;
         let elapsed = match expression.split_whitespace().nth(1) {
             Some(hour) => hour.starts_with('*'),
             None => expression.trim().eq_ignore_ascii_case("@hourly"),

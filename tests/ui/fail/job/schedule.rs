@@ -3,24 +3,24 @@
 use gen_durable::prelude::*;
 
 #[durable_job(cron = "0 25 * * *", zone = "Europe/Berlin")]
-async fn no_such_hour(cx: JobContext) {}
+async fn no_such_hour(_cx: JobContext) {}
 
 #[durable_job(cron = "0 0 30 2 *")]
-async fn never(cx: JobContext) {}
+async fn never(_cx: JobContext) {}
 
 #[durable_job(cron = "0 3 * * *", zone = "Europe/Bern")]
-async fn no_such_zone(cx: JobContext) {}
+async fn no_such_zone(_cx: JobContext) {}
 
 #[durable_job(every = "500ms")]
-async fn too_often(cx: JobContext) {}
+async fn too_often(_cx: JobContext) {}
 
 #[durable_job(cron = "@daily", every = "15m")]
-async fn two(cx: JobContext) {}
+async fn two(_cx: JobContext) {}
 
 #[durable_job(overlap = "queue")]
-async fn none(cx: JobContext) {}
+async fn none(_cx: JobContext) {}
 
 #[durable_job(cron = "@daily", missed = "all", overlap = "never")]
-async fn policies(cx: JobContext) {}
+async fn policies(_cx: JobContext) {}
 
 fn main() {}
