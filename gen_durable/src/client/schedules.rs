@@ -241,7 +241,7 @@ async fn list(
     Ok(found.into_iter().map(ScheduleEntry::of).collect())
 }
 
-/// What is known of a schedule.
+/// A schedule, as the database knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScheduleEntry {

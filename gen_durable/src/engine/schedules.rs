@@ -45,6 +45,9 @@ const LOOK_MAX: Duration = Duration::from_secs(30);
 /// The pause before a schedule is tried again that another transaction held up, say by a unique
 /// key. Other schedules do not wait for it.
 const HELD_UP: Duration = Duration::from_secs(5);
+/// The pause before a look at a schedule that another engine fires, or that has changed: its next
+/// tick may come soon.
+const LEFT: Duration = Duration::from_millis(100);
 /// The most looks for declarations that have come into force. Each finds what another engine has
 /// changed at the same moment. The next poll goes on.
 const SETTLES_MAX: usize = 5;
@@ -66,7 +69,7 @@ pub(super) struct Schedules {
     seen: Mutex<Seen>,
 }
 
-/// What the last looks have found.
+/// The findings of the last looks.
 #[derive(Debug, Default)]
 struct Seen {
     /// The workers that were alive when the engine last settled which declarations are in force.
@@ -153,13 +156,12 @@ pub(super) async fn look(shared: &Shared) -> Result<Option<Duration>, sqlx::Erro
         // Without this a declaration of a program that has just ended could stay in force.
         settle(shared, &times.fleet).await?;
     }
-    if times.due || !settled {
-        fire_due(shared, times.now).await?;
-    }
+    let again = if times.due { fire_due(shared, times.now).await? } else { None };
     schedules.seen().looked_at = Some(times.now);
     let until = |next: i64| Duration::from_micros(u64::try_from(next - times.now).unwrap_or(0));
+    let next = [times.next.map(until), again].into_iter().flatten().min();
     // A schedule that has just been settled may be due sooner than the first look could tell.
-    Ok(if settled { times.next.map(until) } else { Some(Duration::ZERO) })
+    Ok(if settled { next } else { Some(Duration::ZERO) })
 }
 
 /// Takes up the schedules whose declaration has come into force.
@@ -204,12 +206,14 @@ fn settled<'a>(schedules: &'a Schedules, found: &Unsettled) -> Option<SettledSch
     Some(SettledSchedule { name, body: &own.body, fsm: own.declared.fsm, course, revision })
 }
 
-/// Fires all that is due, one after the other.
-async fn fire_due(shared: &Shared, now: i64) -> Result<(), sqlx::Error> {
+/// Fires all that is due, one after the other. Returns the time after which another look is due,
+/// as what was due has another next tick now. None if nothing could be done.
+async fn fire_due(shared: &Shared, now: i64) -> Result<Option<Duration>, sqlx::Error> {
     let schedules = &shared.schedules;
     let mut connection = shared.connections.get().await?;
     let find = storage::due_schedules(&mut connection, &schedules.names, &schedules.bodies);
     let found = shared.connections.within(find).await;
+    let mut again = None;
     for seen in connection.done(found)? {
         let Some(own) = schedules.own.get(&seen.name) else { continue };
         let held_up = schedules.seen().held_up.get(&seen.name).copied();
@@ -220,19 +224,22 @@ async fn fire_due(shared: &Shared, now: i64) -> Result<(), sqlx::Error> {
             continue;
         };
         match fire(shared, own, &seen, plan).await {
-            Ok(Fired::Done) => {}
+            Ok(Fired::Done) => again = Some(Duration::ZERO),
+            Ok(Fired::Left) => again = again.or(Some(LEFT)),
             Ok(Fired::HeldUp) => {
                 schedules.seen().held_up.insert(seen.name, Instant::now() + HELD_UP);
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(again)
 }
 
-/// What became of a schedule that is due.
+/// The end of a try to fire a schedule.
 enum Fired {
     Done,
+    /// Another engine has it, or it has changed.
+    Left,
     /// Another transaction holds what the instance needs.
     HeldUp,
 }
@@ -251,7 +258,10 @@ async fn fire(
     // On the heap, as the statements of an insert are large.
     let committed = Box::pin(shared.connections.within(commit)).await;
     let committed = connection.done(committed)?;
-    let Some((rows, error)) = committed else { return Ok(Fired::HeldUp) };
+    let (rows, error) = match committed {
+        Ok(committed) => committed,
+        Err(why) => return Ok(why),
+    };
     announce(&shared.notifier, &rows);
     if let Some(error) = error {
         tracing::warn!(
@@ -283,19 +293,18 @@ fn make(shared: &Shared, own: &Own, tick: i64) -> Result<NewInstance, String> {
 /// a tick has none.
 type Committed = (Vec<(NewInstance, bool)>, Option<String>);
 
-/// Commits the ticks of a schedule. None if another transaction holds an instance up.
+/// Commits the ticks of a schedule, or says why they are left.
 async fn commit(
     connection: &mut PgConnection,
     own: &Own,
     seen: &DueSchedule,
     plan: Plan,
     made: Vec<(i64, Result<NewInstance, String>)>,
-) -> Result<Option<Committed>, sqlx::Error> {
+) -> Result<Result<Committed, Fired>, sqlx::Error> {
     let mut transaction = storage::begin(connection).await?;
     if !storage::lock_schedule(&mut transaction, seen, &own.body).await? {
-        // Another engine fires it, or it has changed: the next look finds what is left.
         transaction.rollback().await?;
-        return Ok(Some((Vec::new(), None)));
+        return Ok(Err(Fired::Left));
     }
     let (mut last, mut error, mut rows) = (seen.last, None, Vec::new());
     for (tick, row) in made {
@@ -324,7 +333,7 @@ async fn commit(
                 own_part.rollback().await?;
                 if is_held_up(&refused) {
                     transaction.rollback().await?;
-                    return Ok(None);
+                    return Ok(Err(Fired::HeldUp));
                 }
                 error = Some(refused.to_string());
             }
@@ -340,7 +349,7 @@ async fn commit(
     };
     storage::pass_schedule(&mut transaction, &seen.name, &passed).await?;
     transaction.commit().await?;
-    Ok(Some((rows, error)))
+    Ok(Ok((rows, error)))
 }
 
 /// True if the same insert may work a little later.

@@ -36,7 +36,7 @@ const MISSED_MAX: u32 = 1_000;
 /// | `.missed(missed)` | ticks that no engine could fire in time | [`Missed::Once`] |
 /// | `.overlap(overlap)` | a tick while the last instance runs | [`Overlap::Skip`] |
 ///
-/// A wrong expression, zone or interval is an error when the engine starts. So is an expression
+/// A wrong expression, zone or interval is an error when the engine starts, and so is an expression
 /// that never fires, such as `0 0 30 2 *`.
 ///
 /// ```no_run
@@ -82,7 +82,7 @@ enum Times {
     Every(Duration),
 }
 
-/// What happens to ticks that were missed: no engine that declares the schedule was there, or the
+/// The policy for ticks that were missed: no engine that declares the schedule was there, or the
 /// schedule was paused. A tick counts as missed if it is more than a minute late, or if a later one
 /// is due as well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub enum Missed {
     },
 }
 
-/// What happens at a tick while the last instance of the schedule has not ended.
+/// The policy for a tick while the last instance of the schedule has not ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overlap {
     /// The tick is dropped.

@@ -20,7 +20,7 @@ const UNSETTLED_SCHEDULES: &str = include_str!("sql/unsettled_schedules.sql");
 /// The kind of the declarations of schedules.
 pub(crate) const SCHEDULE: &str = "schedule";
 
-/// What is known of a schedule's ticks. Times are in microseconds since 1970.
+/// The course of a schedule: what its row knows of its ticks. Times are in microseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Course {
     /// The next tick; none if no more comes.
@@ -138,7 +138,7 @@ pub(crate) async fn lock_schedule(
     Ok(locked.is_some())
 }
 
-/// What an engine has done about a schedule.
+/// The things that an engine has done about a schedule.
 #[derive(Debug)]
 pub(crate) struct Passed {
     pub(crate) course: Course,

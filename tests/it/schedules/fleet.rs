@@ -7,8 +7,8 @@ use gen_durable_postgres::{Server, TestDb};
 use gen_durable_tests::{clock::Clock, process::Worker, random::Random};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
-use super::{Note, note};
-use crate::support::{database, engine, eventually, log};
+use super::{Note, note, ticks};
+use crate::support::{WAIT_MAX, database, engine, eventually, log};
 
 const BEATS: i64 = 5;
 
@@ -170,6 +170,27 @@ async fn p45_a_lock_delays_no_other_schedule() {
     let error = engine.client().schedule("b: held").get().await.unwrap().unwrap().last_error;
     assert_eq!(error, None, "its ticks were late, and were not refused");
     engine.shutdown().await.unwrap();
+}
+
+/// Two engines that look rarely know when the next tick comes, also after one that they fired, and
+/// after one that the other engine fired.
+#[tokio::test(flavor = "multi_thread")]
+async fn p45_a_tick_is_not_found_by_the_poll() {
+    let db = database().await;
+    let start = async || {
+        let often = Schedule::every(Duration::from_secs(1)).overlap(Overlap::Allow);
+        let builder = engine(&db).machine::<Note>().poll_interval(WAIT_MAX * 10);
+        builder.schedule("often", often, note).start().await.unwrap()
+    };
+    let engines = [start().await, start().await];
+    // A look of the poll comes after half a minute or more.
+    eventually("it fires again and again", async || {
+        (ticks(db.pool(), "often").await.len() >= 6).then_some(())
+    })
+    .await;
+    for engine in engines {
+        engine.shutdown().await.unwrap();
+    }
 }
 
 /// Thousands of schedules cost one statement a look while none is due. An engine without any runs

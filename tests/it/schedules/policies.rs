@@ -77,7 +77,7 @@ async fn p45_missed_ticks_and_overlaps_are_treated_as_declared() {
     for (name, expected) in busy {
         assert_eq!(hours(pool, name).await, expected, "{name}, while the first one stays");
     }
-    // What waits fires when the last instance has ended: its tick, and no other one.
+    // The tick that waits fires when the last instance has ended, and no other one does.
     all_leave(&mut lab, pool).await;
     lab.advance(minutes(20)).await.unwrap();
     assert_eq!(hours(pool, "once, queue").await, [1, 6]);

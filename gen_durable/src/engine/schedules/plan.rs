@@ -1,4 +1,4 @@
-//! What to do about a schedule that is due: which ticks fire, which wait, and which are dropped.
+//! The plan for a schedule that is due: which ticks fire, which wait, and which are dropped.
 //!
 //! Invariant: the plan depends on its arguments alone. Only its commit, under the row's lock, makes
 //! it true.

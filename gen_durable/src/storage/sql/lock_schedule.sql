@@ -1,8 +1,8 @@
 -- Locks a schedule that an engine is about to fire. Nothing is returned if another engine has it,
 -- if it has changed since the engine looked, or if another declaration is in force.
 --
--- Invariant: it waits for no lock. Of the engines that want to fire a tick, the first one that
--- commits raises the revision, and the others find another one.
+-- Invariant: it waits for no lock. The first engine that commits a tick raises the revision. The
+-- others then find another one.
 --
 -- $1 text:   the name
 -- $2 bigint: the revision that the engine has seen

@@ -35,6 +35,6 @@ noted as (
     select coalesce($3::text, session_user), 'pause', $4::text, p.fsm, $1::text
     from paused p
 )
--- 4. What was done: past, if the end lies in the past; paused; or unknown.
+-- 4. The deed: past, if the end lies in the past; paused; or unknown.
 select case when e.past then 'past' when exists (select from paused) then 'paused' else 'unknown' end as deed
 from ends e

@@ -24,7 +24,7 @@ noted as (
     select coalesce($2::text, session_user), 'resume', $3::text, r.fsm, $1::text
     from resumed r
 )
--- 4. What was done: resumed; not_paused; or unknown.
+-- 4. The deed: resumed; not_paused; or unknown.
 select case
     when exists (select from resumed) then 'resumed'
     when exists (select from gen_durable.schedules s where s.name = $1::text) then 'not_paused'

@@ -24,7 +24,7 @@ noted as (
     select coalesce($2::text, session_user), 'run_now', $3::text, a.fsm, $1::text
     from asked a
 )
--- 4. What was done: asked; undeclared, if no living worker declares the schedule, so that the run
+-- 4. The deed: asked; undeclared, if no living worker declares the schedule, so that the run
 --    waits for one; or unknown.
 select case
     when not exists (select from asked) then 'unknown'
