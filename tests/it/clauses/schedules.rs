@@ -71,10 +71,12 @@ async fn p70_a_schedule_is_locked_as_it_was_seen_and_by_the_declaration_in_force
         ],
     )
     .await;
-    schedules(pool, &["name, revision: 'a', 7", "name, revision: 'c', 7"]).await;
+    let rows = ["name, revision: 'a', 7", "name, revision: 'b', 9", "name, revision: 'c', 7"];
+    schedules(pool, &rows).await;
     let mut first = pool.begin().await.unwrap();
     for (name, revision, body) in [
         ("a", 6, "new"),
+        ("a", 9, "new"),
         ("a", 7, "old"),
         ("a", 7, "lost"),
         ("a", 7, "of a limit"),
