@@ -58,7 +58,7 @@ impl Target<'_> {
         }
     }
 
-    pub(super) async fn insert_many(
+    pub(crate) async fn insert_many(
         self,
         mut rows: Vec<NewInstance>,
     ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {

@@ -202,7 +202,7 @@ impl Work {
 const TEXT_MAX: usize = 16 * 1024;
 
 /// Makes a text one that Postgres can store, and that a person can read.
-fn storable(text: String) -> String {
+pub(crate) fn storable(text: String) -> String {
     let text = shortened(text);
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }

@@ -11,7 +11,7 @@
 //! crash at any point leaves all of it or nothing.
 //!
 //! Invariant: an engine without schedules runs no statement here. With thousands of them, a look at
-//! which nothing is due runs one.
+//! which nothing is due runs one, but for one look a minute.
 
 mod plan;
 
@@ -27,12 +27,13 @@ use self::plan::Plan;
 use super::{
     Shared,
     outage::Outage,
-    registry::{catch, describe},
+    registry::{catch, describe, storable},
 };
 use crate::{
     backoff::jittered,
     client::{Target, notifier::Notifier},
-    error::{Error, InsertError},
+    error::{Cause, Error, InsertError},
+    fault::Fault,
     keys::check_name,
     machine::schedule::{Calendar, Declared, Tick},
     storage::{
@@ -48,6 +49,12 @@ const HELD_UP: Duration = Duration::from_secs(5);
 /// The pause before a look at a schedule that another engine fires, or that has changed: its next
 /// tick may come soon.
 const LEFT: Duration = Duration::from_millis(100);
+/// The time after which an engine looks in any case which declarations are in force: this much for
+/// each of its schedules, within these bounds. A row may be that of a program which came and went
+/// between two looks, or somebody may have deleted it.
+const SETTLE_EACH: Duration = Duration::from_millis(20);
+const SETTLE_MIN: Duration = Duration::from_secs(1);
+const SETTLE_MAX: Duration = Duration::from_mins(1);
 /// The most looks for declarations that have come into force. Each finds what another engine has
 /// changed at the same moment. The next poll goes on.
 const SETTLES_MAX: usize = 5;
@@ -72,8 +79,9 @@ pub(super) struct Schedules {
 /// The findings of the last looks.
 #[derive(Debug, Default)]
 struct Seen {
-    /// The workers that were alive when the engine last settled which declarations are in force.
-    fleet: Option<String>,
+    /// The workers that were alive when the engine last settled which declarations are in force,
+    /// and when that was.
+    fleet: Option<(String, Instant)>,
     /// The database's time at the last look.
     looked_at: Option<i64>,
     /// Schedules that are held up, until when.
@@ -107,6 +115,11 @@ impl Schedules {
         self.own.is_empty()
     }
 
+    fn settle_every(&self) -> Duration {
+        let all = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        SETTLE_EACH.saturating_mul(all).clamp(SETTLE_MIN, SETTLE_MAX)
+    }
+
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -120,7 +133,8 @@ impl Schedules {
     }
 }
 
-/// Fires schedules until the engine begins to stop.
+/// Fires schedules until the worker is removed. While steps finish after the engine has begun to
+/// stop, its declarations are still in force, and no other engine fires for it.
 pub(super) async fn run(shared: &Arc<Shared>) {
     let mut outage = Outage::new("fire schedules");
     let mut pause = Duration::ZERO;
@@ -128,7 +142,7 @@ pub(super) async fn run(shared: &Arc<Shared>) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shared.wake.schedules.notified() => {}
-            () = shared.life.stopping.wait() => return,
+            () = shared.life.stopped.wait() => return,
         }
         pause = match look(shared).await {
             Ok(next) => {
@@ -151,12 +165,18 @@ pub(super) async fn look(shared: &Shared) -> Result<Option<Duration>, sqlx::Erro
     let mut connection = shared.connections.get().await?;
     let times = shared.connections.within(storage::schedule_times(&mut connection)).await;
     let times = connection.done(times)?;
-    let settled = schedules.seen().fleet.as_ref() == Some(&times.fleet);
+    let settled = schedules.seen().fleet.as_ref().is_some_and(|(fleet, since)| {
+        *fleet == times.fleet && since.elapsed() < schedules.settle_every()
+    });
     if !settled {
         // Without this a declaration of a program that has just ended could stay in force.
         settle(shared, &times.fleet).await?;
     }
     let again = if times.due { fire_due(shared, times.now).await? } else { None };
+    if times.due && again.is_none() {
+        // A row of this engine's may be due, and still follow another declaration.
+        settle(shared, &times.fleet).await?;
+    }
     schedules.seen().looked_at = Some(times.now);
     let until = |next: i64| Duration::from_micros(u64::try_from(next - times.now).unwrap_or(0));
     let next = [times.next.map(until), again].into_iter().flatten().min();
@@ -180,7 +200,7 @@ async fn settle(shared: &Shared, fleet: &str) -> Result<(), sqlx::Error> {
         };
         let done = shared.connections.within(settling).await;
         if connection.done(done)? {
-            schedules.seen().fleet = Some(fleet.to_owned());
+            schedules.seen().fleet = Some((fleet.to_owned(), Instant::now()));
             return Ok(());
         }
     }
@@ -229,7 +249,16 @@ async fn fire_due(shared: &Shared, now: i64) -> Result<Option<Duration>, sqlx::E
             Ok(Fired::HeldUp) => {
                 schedules.seen().held_up.insert(seen.name, Instant::now() + HELD_UP);
             }
-            Err(error) => return Err(error),
+            Err(error) if Fault::of(&error) == Fault::Connection => return Err(error),
+            // Others must not wait for it.
+            Err(error) => {
+                tracing::warn!(
+                    schedule = seen.name,
+                    error = %Cause(&error),
+                    "could not fire a schedule; trying again until it works"
+                );
+                schedules.seen().held_up.insert(seen.name, Instant::now() + HELD_UP);
+            }
         }
     }
     Ok(again)
@@ -284,8 +313,8 @@ fn make(shared: &Shared, own: &Own, tick: i64) -> Result<NewInstance, String> {
     let tick = Tick::new(&own.declared.name, tick, &own.calendar);
     match catch(|| (own.declared.make)(tick, shared.config.value_max)) {
         Ok(Ok(row)) => Ok(row),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(panic) => Err(format!("its closure {}", describe(&panic))),
+        Ok(Err(error)) => Err(storable(error.to_string())),
+        Err(panic) => Err(storable(format!("its closure {}", describe(&panic)))),
     }
 }
 
@@ -307,26 +336,37 @@ async fn commit(
         return Ok(Err(Fired::Left));
     }
     let (mut last, mut error, mut rows) = (seen.last, None, Vec::new());
+    let mut ready = Vec::new();
     for (tick, row) in made {
-        let mut row = match row {
-            Ok(row) => row,
-            Err(reason) => {
-                error = Some(reason);
-                continue;
+        match row {
+            Ok(mut row) => {
+                let silent = std::mem::replace(&mut row.silent, true);
+                ready.push((tick, row, silent));
             }
-        };
-        let silent = std::mem::replace(&mut row.silent, true);
-        // An instance that the database refuses must not take the others with it.
+            Err(reason) => error = Some(reason),
+        }
+    }
+    // All at once, and one by one if the database refuses that: an instance that it refuses must
+    // not take the others with it.
+    let mut parts: Vec<Vec<_>> = vec![ready];
+    while let Some(part) = parts.pop() {
+        if part.is_empty() {
+            continue;
+        }
+        let states: Vec<NewInstance> = part.iter().map(|(_, row, _)| row.clone()).collect();
         let mut own_part = transaction.begin().await?;
-        match Target::Connection(&mut own_part).insert(row.clone()).await {
-            Ok(Ok(id)) => {
+        match Target::Connection(&mut own_part).insert_many(states).await {
+            Ok(answers) => {
                 own_part.commit().await?;
-                last = Some((tick, id));
-                rows.push((row, silent));
-            }
-            Ok(Err(duplicate)) => {
-                own_part.rollback().await?;
-                error = Some(duplicate.to_string());
+                for ((tick, row, silent), answer) in part.into_iter().zip(answers) {
+                    match answer {
+                        Ok(id) => {
+                            last = Some((tick, id));
+                            rows.push((row, silent));
+                        }
+                        Err(duplicate) => error = Some(storable(duplicate.to_string())),
+                    }
+                }
             }
             Err(refused) => {
                 // This fails if the connection is lost, and the tick is left for the next look.
@@ -335,21 +375,40 @@ async fn commit(
                     transaction.rollback().await?;
                     return Ok(Err(Fired::HeldUp));
                 }
-                error = Some(refused.to_string());
+                if part.len() == 1 {
+                    error = Some(storable(refused.to_string()));
+                } else {
+                    // The last one is taken first.
+                    parts.extend(part.into_iter().rev().map(|one| vec![one]));
+                }
             }
         }
     }
-    let passed = Passed {
+    let mut passed = Passed {
         course: plan.course,
         last,
         waiting: plan.waiting,
         look_in: plan.look_in,
-        error: error.clone(),
+        error,
         paused: plan.paused,
     };
-    storage::pass_schedule(&mut transaction, &seen.name, &passed).await?;
+    if passed.error.is_none() {
+        storage::pass_schedule(&mut transaction, &seen.name, &passed).await?;
+    } else {
+        let mut note = transaction.begin().await?;
+        match storage::pass_schedule(&mut note, &seen.name, &passed).await {
+            Ok(()) => note.commit().await?,
+            // The encoding of the database may lack a character of the text.
+            Err(error) if Fault::of(&error) == Fault::Data => {
+                note.rollback().await?;
+                passed.error = passed.error.map(|text| text.replace(|c: char| !c.is_ascii(), "?"));
+                storage::pass_schedule(&mut transaction, &seen.name, &passed).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
     transaction.commit().await?;
-    Ok(Ok((rows, error)))
+    Ok(Ok((rows, passed.error)))
 }
 
 /// True if the same insert may work a little later.

@@ -66,7 +66,7 @@ fn check_expression(cron: &LitStr, errors: &mut Errors) {
 
 #[cfg(feature = "schedules")]
 fn check_zone(zone: &LitStr, errors: &mut Errors) {
-    if jiff::tz::TimeZone::get(&zone.value()).is_err() {
+    if jiff::tz::TimeZoneDatabase::bundled().get(&zone.value()).is_err() {
         errors.at(
             zone,
             "this is no time zone: write its IANA name, such as `Europe/Berlin` or `UTC`",

@@ -211,6 +211,7 @@ async fn p45_a_tick_without_an_instance_is_noted_and_delays_no_other_schedule() 
             assert!(!panics.load(std::sync::atomic::Ordering::SeqCst), "no coffee");
             note(tick)
         })
+        .schedule("a: says NUL", hourly(), |_| -> Insert<Note> { panic!("no \0 coffee") })
         .schedule("b: taken", hourly(), |tick| visit(tick).unique_key("one"))
         .schedule("c: invalid", hourly(), |_| Note::insert("\0".to_owned()))
         .schedule("d: nobody", hourly(), |tick| note(tick).queue("x".repeat(2000)))
@@ -223,6 +224,7 @@ async fn p45_a_tick_without_an_instance_is_noted_and_delays_no_other_schedule() 
     let client = lab.client().clone();
     for (name, fired, error) in [
         ("a: panics", 0, Some("panicked: no coffee")),
+        ("a: says NUL", 0, Some("panicked: no ")),
         ("b: taken", 1, Some("unique key")),
         ("c: invalid", 0, Some("NUL")),
         ("d: nobody", 0, Some("queue")),

@@ -81,6 +81,30 @@ async fn p45_the_declaration_that_appeared_last_is_in_force_until_its_programs_e
     }
 }
 
+/// A program with another text comes and goes between two looks of the older one, which then sees
+/// the same workers as before. The older text is in force again all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn p45_a_program_that_comes_and_goes_unseen_leaves_the_schedule_to_the_others() {
+    let db = database().await;
+    let pool = db.pool();
+    let (old, new) = ("0 3 1 1 *", "0 4 1 1 *");
+    let rare = Duration::from_mins(10);
+    let first = program(pool, cron(old)).poll_interval(rare).start().await.unwrap();
+    in_force(pool, old).await;
+    let second = program(pool, cron(new)).start().await.unwrap();
+    in_force(pool, new).await;
+    second.shutdown().await.unwrap();
+    // This wakes the first one.
+    let client = Client::new(pool.clone());
+    client.schedule("s").run_now().execute(&client).await.unwrap();
+    eventually("it has run", async || {
+        client.schedule("s").get().await.unwrap().unwrap().last_instance
+    })
+    .await;
+    in_force(pool, old).await;
+    first.shutdown().await.unwrap();
+}
+
 /// Two programs with different expressions run at once. Each tick is fired by the declaration in
 /// force, and no tick of both twice.
 #[tokio::test(flavor = "multi_thread")]

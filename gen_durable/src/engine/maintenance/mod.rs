@@ -65,11 +65,6 @@ pub(super) struct Database {
     retention: Option<Duration>,
     /// The time for which the history is kept.
     history_retention: Option<Duration>,
-    /// True if this engine declares schedules, and true after a look for those that none does.
-    #[cfg(feature = "schedules")]
-    has_schedules: bool,
-    #[cfg(feature = "schedules")]
-    looked_for_undeclared: std::sync::atomic::AtomicBool,
     /// The queues and the machines of this engine.
     queues: Vec<String>,
     kinds: Kinds,
@@ -86,10 +81,6 @@ impl Database {
             crashes_max: shared.config.crashes_max,
             retention: shared.config.retention,
             history_retention: shared.config.history_retention,
-            #[cfg(feature = "schedules")]
-            has_schedules: !shared.schedules.is_empty(),
-            #[cfg(feature = "schedules")]
-            looked_for_undeclared: false.into(),
             queues: shared.config.queue_names(),
             kinds: shared.registry.kinds(),
         }

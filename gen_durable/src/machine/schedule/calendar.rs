@@ -15,7 +15,7 @@ use croner::{
 use jiff::{
     Timestamp,
     civil::DateTime,
-    tz::{AmbiguousOffset, TimeZone},
+    tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase},
 };
 
 use super::LocalDateTime;
@@ -160,7 +160,8 @@ fn find_zone(name: &str) -> Result<TimeZone, String> {
     if name.len() > super::TEXT_MAX {
         return Err(unknown());
     }
-    TimeZone::get(name).map_err(|_| unknown())
+    // Not those of the host, which another host of the fleet may have in another version.
+    TimeZoneDatabase::bundled().get(name).map_err(|_| unknown())
 }
 
 /// Returns a moment, or the nearest one that there is.
