@@ -168,26 +168,24 @@ pub(super) async fn look(shared: &Shared) -> Result<Option<Duration>, sqlx::Erro
     let settled = schedules.seen().fleet.as_ref().is_some_and(|(fleet, since)| {
         *fleet == times.fleet && since.elapsed() < schedules.settle_every()
     });
-    if !settled {
-        // Without this a declaration of a program that has just ended could stay in force.
-        settle(shared, &times.fleet).await?;
-    }
+    // Without this a declaration of a program that has just ended could stay in force.
+    let mut changed = !settled && settle(shared, &times.fleet).await?;
     let again = if times.due { fire_due(shared, times.now).await? } else { None };
     if times.due && again.is_none() {
         // A row of this engine's may be due, and still follow another declaration.
-        settle(shared, &times.fleet).await?;
+        changed |= settle(shared, &times.fleet).await?;
     }
     schedules.seen().looked_at = Some(times.now);
     let until = |next: i64| Duration::from_micros(u64::try_from(next - times.now).unwrap_or(0));
     let next = [times.next.map(until), again].into_iter().flatten().min();
     // A schedule that has just been settled may be due sooner than the first look could tell.
-    Ok(if settled { next } else { Some(Duration::ZERO) })
+    Ok(if changed { Some(Duration::ZERO) } else { next })
 }
 
-/// Takes up the schedules whose declaration has come into force.
-async fn settle(shared: &Shared, fleet: &str) -> Result<(), sqlx::Error> {
+/// Takes up the schedules whose declaration has come into force. True if there were any.
+async fn settle(shared: &Shared, fleet: &str) -> Result<bool, sqlx::Error> {
     let schedules = &shared.schedules;
-    for _ in 0..SETTLES_MAX {
+    for settles in 0..SETTLES_MAX {
         let mut connection = shared.connections.get().await?;
         let settling = async {
             let (names, bodies) = (&schedules.names, &schedules.bodies);
@@ -201,10 +199,10 @@ async fn settle(shared: &Shared, fleet: &str) -> Result<(), sqlx::Error> {
         let done = shared.connections.within(settling).await;
         if connection.done(done)? {
             schedules.seen().fleet = Some((fleet.to_owned(), Instant::now()));
-            return Ok(());
+            return Ok(settles > 0);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Returns the row of a schedule whose declaration has come into force.

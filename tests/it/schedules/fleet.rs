@@ -58,8 +58,14 @@ async fn p45_each_tick_fires_once_whoever_is_killed() {
             for worker in workers.drain(..) {
                 worker.kill().unwrap();
             }
-            // Ticks pass while nobody is there: it must be a time.
-            tokio::time::sleep(Duration::from_millis(2_500)).await;
+            // Ticks pass while nobody is there.
+            let overdue = "select count(*) from gen_durable.schedules
+                           where next_at < now() - interval '2 seconds'";
+            eventually("ticks are missed", async || {
+                let overdue: i64 = sqlx::query_scalar(overdue).fetch_one(pool).await.unwrap();
+                (overdue == BEATS).then_some(())
+            })
+            .await;
             workers.extend([worker(&db, 500), worker(&db, 500)]);
         }
         workers.push(worker(&db, 500));

@@ -1,6 +1,6 @@
 -- Finds the schedules of an engine whose declaration is in force, and whose row is missing or is
--- reckoned by another one. An engine runs it at its start, and when other workers are alive than
--- before.
+-- reckoned by another one. An engine runs it at its start, when other workers are alive than
+-- before, when something is due that is not its own, and now and again.
 --
 -- $1 text[]: the names of the engine's schedules
 -- $2 text[]: their declarations
