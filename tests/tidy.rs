@@ -288,6 +288,7 @@ fn the_documentation_lists_every_option() {
         ("JOB", "| option of a job |"),
         ("STEP", "| `#[step(…)]` on a step |"),
         ("RETRY", "| `retry(…)` |"),
+        ("LIMIT", "| `limit(\"stripe\", …)` |"),
         ("TEST", "| option of a test |"),
     ] {
         assert_eq!(rows(&macros, table), options(list));

@@ -6,6 +6,7 @@ mod checks;
 mod nodes;
 mod twin;
 
+use std::fmt::Display;
 pub use std::{
     boxed::Box,
     option::Option::{self, None, Some},
@@ -25,7 +26,7 @@ pub use self::checks::{
     Checks, Functions, HasState, Reached, StateOf, has_state, is_a_name, is_no_report, name_is_new,
     upgrades_an_older_version, upgrades_the_same_machine,
 };
-pub use self::nodes::{graph, node};
+pub use self::nodes::{graph, node, with_limits};
 pub use self::twin::SerdeFallback;
 #[cfg(feature = "schedules")]
 pub use crate::machine::schedule::{Missed, Overlap, Schedule, Scheduled, Tick};
@@ -43,6 +44,7 @@ pub use crate::{
         graph::Graph,
         insert::{Insert, InsertMany, IntoInsert},
         job::{JobEnd, job},
+        limit::StepLimit,
         outcome::{Outcome, StepResult},
         resources::Resources,
         retry::Retry,
@@ -81,6 +83,24 @@ pub trait FromTick {
 impl<T: From<Tick>> FromTick for T {
     fn from_tick(tick: Tick) -> Self {
         tick.into()
+    }
+}
+
+/// The values that can be the key of a limit.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the key of a limit: it has no text",
+    label = "does not implement `Display`",
+    note = "name a part of the state that has a text, such as `key = state.customer.id`, or make one: `key = format!(…)`"
+)]
+pub trait LimitKey {
+    /// Returns the key's text.
+    fn text(&self) -> String;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Display + ?Sized> LimitKey for T {
+    fn text(&self) -> String {
+        self.to_string()
     }
 }
 

@@ -14,6 +14,7 @@
 //! | [`versions`] | changing a machine while instances of it are on their way |
 //! | [`jobs`] | machines of one step, written as a function |
 //! | [`schedules`] | instances that are inserted at times of the day, or each quarter of an hour |
+//! | [`limits`] | how many runs of a step there are at once, and how many start in a time |
 //! | [`testing`] | tests without a database, and with one |
 //! | [`producers`] | inserting and signalling without Rust: psql, an ORM, any driver |
 //! | [`history`] | what is recorded of runs, reading it, how long it is kept |
@@ -47,6 +48,9 @@ pub mod jobs {}
     doc = "Schedules: this page needs the cargo feature `schedules`."
 )]
 pub mod schedules {}
+
+#[doc = include_str!("guide/limits.md")]
+pub mod limits {}
 
 #[cfg_attr(feature = "testing", doc = include_str!("guide/testing.md"))]
 #[cfg_attr(not(feature = "testing"), doc = "Testing: this page needs the cargo feature `testing`.")]

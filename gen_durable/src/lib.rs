@@ -387,7 +387,7 @@
 //! # Where to look
 //!
 //! - [`guide`]: machines, signals, children, transactions, errors and retries, versions, jobs,
-//!   schedules, testing, history, operation, a page each.
+//!   schedules, limits, testing, history, operation, a page each.
 //! - [`Machine`] and [`Steps`]: the contract. The macros implement it, and it can be written by
 //!   hand.
 //! - [`Context`]: everything that a step is given. [`Outcome`]: the decision that it returns.
@@ -430,10 +430,12 @@ pub mod operate {
     #[doc(inline)]
     pub use crate::{
         client::{
-            Action, Asked, Bulk, Cancel, Cancelled, Count, Counts, Cursor, Delete, Details, Does,
-            Entry, Fork, HistoryEntry, InstanceHandle, Instances, Kill, List, MachineHandle, Page,
-            Pause, PauseEntry, PauseScope, QueueHandle, Resume, Resumed, Retried, Retry, RunNow,
-            ScheduleAction, ScheduleEntry, ScheduleHandle, SchedulePause, ScopeAction,
+            Action, Asked, Bounds, Bucket, Bulk, Cancel, Cancelled, Count, Counts, Cursor, Delete,
+            Details, Does, Entry, Fork, HistoryEntry, InstanceHandle, Instances, Kill, LimitAction,
+            LimitEntry, LimitHandle, LimitOverride, LimitReset, Limited, List, MachineHandle, Page,
+            Pause, PauseEntry, PauseScope, QueueHandle, ResetLimit, Resume, Resumed, Retried,
+            Retry, RunNow, ScheduleAction, ScheduleEntry, ScheduleHandle, SchedulePause,
+            ScopeAction, SetLimit, Waiting,
         },
         error::OperateError,
     };
@@ -471,6 +473,7 @@ pub use crate::{
         insert::{Insert, InsertMany, IntoInsert},
         insert_or_signal::InsertOrSignal,
         job::{Job, JobContext, JobOutcome},
+        limit::{Limit, StepLimit},
         outcome::{Outcome, StepResult},
         resources::Resources,
         retry::Retry,

@@ -15,7 +15,7 @@ use syn::{
 };
 
 use crate::{
-    attr::{MachineOptions, StepOptions},
+    attr::{Limit, MachineOptions, StepOptions},
     errors::Errors,
     graph::{self, Edge, Flow, Uses},
     names::{camel_case, compact, snake_case},
@@ -172,6 +172,7 @@ impl StepFn {
     fn new(function: &ImplItemFn, skip: usize, machine: &str, errors: &mut Errors) -> Self {
         let sig = &function.sig;
         let (resources, transaction) = parameters(sig, skip);
+        let options = StepOptions::read(&function.attrs, skip == 2, errors);
         Self {
             ident: sig.ident.clone(),
             name: sig.ident.unraw().to_string(),
@@ -182,23 +183,28 @@ impl StepFn {
                 ReturnType::Type(_, ty) => ends(ty).0,
             },
             cfgs: cfgs(&function.attrs),
-            options: StepOptions::read(&function.attrs, skip == 2, errors),
             flow: Flow::read(sig, &function.block, machine),
-            uses: uses(sig, &function.block),
+            uses: uses(sig, &function.block, options.limit.as_ref()),
+            options,
             trusted: false,
         }
     }
 }
 
-/// Reads how a function uses its context. A context without a name has no uses.
-fn uses(sig: &Signature, body: &Block) -> Uses {
-    match sig.inputs.first() {
+/// Reads how a function uses its context, and the key of its limit the state. A context without a
+/// name has no uses.
+fn uses(sig: &Signature, body: &Block, limit: Option<&Limit>) -> Uses {
+    let mut uses = match sig.inputs.first() {
         Some(FnArg::Typed(first)) => match &*first.pat {
             Pat::Ident(context) => Uses::read(&context.ident, body.to_token_stream()),
             _ => Uses::default(),
         },
         _ => Uses::default(),
+    };
+    if let Some(key) = limit.and_then(|limit| limit.key.as_ref()) {
+        uses.read_key(key.to_token_stream());
     }
+    uses
 }
 
 impl OtherFn {
@@ -271,7 +277,7 @@ impl Job {
             } else {
                 Flow { edges: vec![Edge::Done], ..Flow::default() }
             },
-            uses: uses(sig, &item.block),
+            uses: uses(sig, &item.block, options.limit.as_ref()),
             state: state.unwrap_or_else(|| parse_quote!(())),
             resources,
             transaction,

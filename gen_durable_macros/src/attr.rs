@@ -5,6 +5,7 @@
 //! no doubt about what was meant, that is used: the compiler then reports nothing that only follows
 //! from the mistake.
 
+mod limit;
 mod option_list;
 mod values;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use proc_macro2::{Ident, Span, TokenStream};
 use syn::{Attribute, ExprPath, LitStr, Path, Type, parse::ParseStream, spanned::Spanned};
 
+pub(crate) use self::limit::Limit;
 use self::option_list::{Known, OptionList};
 use crate::errors::Errors;
 
@@ -39,6 +41,8 @@ pub(crate) struct MachineOptions {
     pub(crate) schedule: ScheduleOptions,
     /// The isolation level of a job's transaction.
     pub(crate) isolation: Option<Isolation>,
+    /// The limit that bounds a job's runs.
+    pub(crate) limit: Option<Limit>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -91,6 +95,7 @@ pub(crate) struct StepOptions {
     pub(crate) timeout: Option<Duration>,
     pub(crate) retry: Option<Retry>,
     pub(crate) isolation: Option<Isolation>,
+    pub(crate) limit: Option<Limit>,
 }
 
 /// The isolation level of a step's transaction.
@@ -164,6 +169,7 @@ const JOB: Known = &[
     ("timeout", "timeout = \"30s\""),
     ("retry", "retry(max_attempts = 5)"),
     ("isolation", "isolation = \"serializable\""),
+    ("limit", "limit(\"stripe\")"),
     ("history", "history = \"steps\""),
     ("cron", "cron = \"0 3 * * *\""),
     ("every", "every = \"15m\""),
@@ -181,6 +187,8 @@ const RETRY: Known = &[
     ("jitter", "jitter"),
 ];
 
+const LIMIT: Known = &[("key", "key = state.customer"), ("weight", "weight = 3")];
+
 const IMPL: Known = &[("crate", "crate = gen_durable")];
 
 const STEP: Known = &[
@@ -189,6 +197,7 @@ const STEP: Known = &[
     ("timeout", "timeout = \"30s\""),
     ("retry", "retry(max_attempts = 5)"),
     ("isolation", "isolation = \"serializable\""),
+    ("limit", "limit(\"stripe\")"),
 ];
 
 const HANDLE: Known =
@@ -208,8 +217,12 @@ impl MachineOptions {
     /// Reads the options on the enum.
     pub(crate) fn read(tokens: TokenStream, errors: &mut Errors) -> Self {
         let mut options = Self::default();
-        OptionList::new(MACHINE, None)
-            .options(tokens, errors, |name, input, errors| options.take(name, input, errors));
+        let elsewhere = "belongs on a step: put it in `#[step(…)]` on the step's function";
+        OptionList::new(MACHINE, Some((STEP, elsewhere))).options(
+            tokens,
+            errors,
+            |name, input, errors| options.take(name, input, errors),
+        );
         options
     }
 
@@ -228,9 +241,9 @@ impl MachineOptions {
     fn take(&mut self, name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<()> {
         match name {
             "version" => self.version = Some(values::version(input)?),
-            "queue" => self.queue = Some(values::text(name, input, errors)?),
+            "queue" => self.queue = Some(values::text(name, "checkout", input, errors)?),
             "machine" => self.machine = Some(values::type_name(name, input)?),
-            "name" => self.name = Some(values::text(name, input, errors)?),
+            "name" => self.name = Some(values::text(name, "checkout", input, errors)?),
             "state" => self.state = Some(values::ty(name, input, errors)?),
             "output" => self.output = Some(values::ty(name, input, errors)?),
             "initial" => self.initial = Some(values::variant(name, "Start", input, errors)?),
@@ -246,6 +259,7 @@ impl MachineOptions {
             }
             "retry" => self.retry = Some(Retry::read(input, errors)?),
             "isolation" => self.isolation = Some(values::isolation(input)?),
+            "limit" => self.limit = Some(Limit::read(input, errors)?),
             "history" => self.history = Some(values::history(input)?),
             "cron" => self.schedule.cron = Some(values::string(name, "0 3 * * *", input)?),
             "every" => {
@@ -297,6 +311,7 @@ impl StepOptions {
                     }
                     "retry" => options.retry = Some(Retry::read(input, errors)?),
                     "isolation" => options.isolation = Some(values::isolation(input)?),
+                    "limit" => options.limit = Some(Limit::read(input, errors)?),
                     _ => options.entry = true,
                 }
                 Ok(())
@@ -372,7 +387,7 @@ impl DeriveOptions {
             parser.options(list.tokens.clone(), errors, |name, input, errors| {
                 match name {
                     "serde" => options.external_serde = values::external(input, errors)?,
-                    "name" => options.name = Some(values::text(name, input, errors)?),
+                    "name" => options.name = Some(values::text(name, "checkout", input, errors)?),
                     _ => options.krate = Some(values::path(name, "gen_durable", input, errors)?),
                 }
                 Ok(())

@@ -73,6 +73,7 @@ use proc_macro::TokenStream;
 /// | `timeout = "30s"` | how long it may run | the machine's |
 /// | `retry(max_attempts = 5)` | tries it again, instead of a `handle` | the machine's |
 /// | `isolation = "serializable"` | its level; also on `handle` | `"read committed"` |
+/// | `limit("stripe")` | the limit that bounds its runs; or `limit = "stripe"` | no limit |
 ///
 /// An insert elsewhere is an `insert(…).step(…)` in code outside of this impl block's steps.
 ///
@@ -85,6 +86,22 @@ use proc_macro::TokenStream;
 /// | `jitter` | varies each delay by up to a quarter | off |
 ///
 /// With `jitter`, runs that failed together are not tried again together.
+///
+/// ```text
+/// #[step(limit = "stripe")]
+/// #[step(limit("stripe", key = state.customer, weight = 3))]
+/// ```
+///
+/// | `limit("stripe", …)` | meaning | default |
+/// |---|---|---|
+/// | `key = state.customer` | a run's key: each key has bounds of its own | all runs share them |
+/// | `weight = 3` | the number of runs that one run counts as, from 1 to 1,000,000 | 1 |
+///
+/// The engine declares the limit and its bounds, by this name. The name has 1 to 255 bytes and no
+/// control character; it may be a constant: `limit = STRIPE` or `limit(STRIPE, …)`. The key is an
+/// expression whose value implements `Display`. In it, `state` is a reference to the instance's
+/// state. It may call methods, functions and macros: `key = format!("{}/{}", state.shop,
+/// state.customer)`. The text has 1 to 1,024 bytes. A `?` or an `.await` is not possible in it.
 ///
 /// # The graph
 ///
@@ -121,6 +138,7 @@ pub fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | `timeout = "30s"` | how long it may run (`ms`, `s`, `m`, `h`) | no limit |
 /// | `retry(max_attempts = 5)` | tries it again after an error, as on a machine | no second run |
 /// | `isolation = "serializable"` | its transaction's level | `"read committed"` |
+/// | `limit("mail")` | the limit that bounds its runs, as on a step | no limit |
 /// | `history = "steps"` | what is recorded of its runs, as on a machine | `"failures"` |
 /// | `cron = "0 3 * * *"` | inserts it by itself, at these times | nothing does |
 /// | `every = "15m"` | the same, each time that this interval has passed | nothing does |
@@ -128,6 +146,9 @@ pub fn durable_fsm(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | `missed = "once"` | ticks that were missed: `"skip"`, `"once"`, `"all(24)"` | `"once"` |
 /// | `overlap = "skip"` | ticks while it runs: `"skip"`, `"allow"`, `"queue"` | `"skip"` |
 /// | `crate = path` | the path of a renamed `gen_durable` | `::gen_durable` |
+///
+/// In the key of a job's limit, `state` is a reference to the arguments, like `cx.state`:
+/// `limit("mail", key = state.domain)`.
 ///
 /// A job with `cron` or `every` needs the cargo feature `schedules` of `gen_durable`. Its arguments
 /// implement `From<Tick>`, as `()` and `Tick` do. An engine that is given the job's machine

@@ -7,8 +7,12 @@ drop function gen_durable.insert(
 drop function gen_durable.check_value(text, json);
 drop function gen_durable.check_not_reserved(text, text);
 drop function gen_durable.check_text(text, text, integer);
+drop table gen_durable.limit_buckets;
+drop table gen_durable.limits;
 drop table gen_durable.schedules;
 drop table gen_durable.declarations;
+drop function gen_durable.holds(bigint);
+drop table gen_durable.lost_workers;
 drop table gen_durable.workers;
 drop function gen_durable.keep_history(interval);
 drop table gen_durable.history;

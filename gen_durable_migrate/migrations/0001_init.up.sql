@@ -50,7 +50,10 @@ create table gen_durable.instances (
     --   4: its queue, its machine or its step is paused. An engine that found the row has marked
     --      it.
     --   8: it is paused by itself. The row has this bit in whatever status it is.
+    --   16: its step's limit has no room for a run. An engine clears it when there is room.
     blocked_by    integer not null default 0,
+    -- The bucket of the limit that holds the row back (bit 16), or held it back last.
+    limited_by    text collate "C",
     -- The pause for which the row is marked (bit 4); 0 if the row is paused by itself alone (bit
     -- 8).
     paused_by     bigint,
@@ -138,6 +141,12 @@ create index instances_failed
 create index instances_paused
     on gen_durable.instances (paused_by, id)
     where status = 'runnable' and paused_by is not null;
+
+-- The rows that wait for room in a bucket of a limit, in the order in which they come in. Those
+-- that are blocked for another reason too lie behind the others.
+create index instances_limited
+    on gen_durable.instances (limited_by, blocked_by, priority, eligible_at, id)
+    where blocked_by & 16 = 16;
 
 -- The rows for which an engine has still something to do.
 create index instances_owed
@@ -256,7 +265,9 @@ create table gen_durable.audit (
     step        text,
     queue       text collate "C",
     -- The schedule that was paused, resumed or run.
-    schedule    text collate "C"
+    schedule    text collate "C",
+    -- The limit whose bounds were set or reset.
+    limit_name  text collate "C"
 );
 
 create index audit_instance on gen_durable.audit (instance_id, id);
@@ -430,6 +441,8 @@ create table gen_durable.workers (
     name             text not null,
     started_at       timestamptz not null default gen_durable.now(),
     lease_expires_at timestamptz not null,
+    -- The length of its lease, in microseconds.
+    lease_ttl        bigint not null default 30000000,
     -- The queues that the engine serves, and the steps that it runs at once in each.
     queues           text[] not null default '{}',
     slots            integer[] not null default '{}',
@@ -441,6 +454,28 @@ create table gen_durable.workers (
     pid              bigint,
     library          text
 ) with (fillfactor = 50);
+
+-- The workers that were removed as lost, for half of their lease. What they hold of limits counts
+-- until then. The clock of the database may have jumped ahead: a worker that lives then finds
+-- itself removed, and drops its limited runs, within a third of its lease.
+create table gen_durable.lost_workers (
+    worker       bigint primary key,
+    -- If the clock goes back before this, it counts no more.
+    lost_at      timestamptz not null default gen_durable.now(),
+    counts_until timestamptz not null
+);
+
+-- True if what a worker has said that it holds of limits counts: it is there, whatever the clock
+-- says of its lease, or it was removed a moment ago. It is volatile, so that it looks with a
+-- snapshot of its own: a statement that has waited for a bucket may be older than the worker.
+create function gen_durable.holds(worker bigint) returns boolean
+    language sql volatile
+    set search_path = ''
+    as 'select exists (select from gen_durable.workers w where w.id = $1)
+            or exists (
+                select from gen_durable.lost_workers l
+                where l.worker = $1 and l.lost_at <= gen_durable.now() and l.counts_until > gen_durable.now()
+            )';
 
 -- The limits and schedules that the program of each running engine declares. Among the rows of a
 -- name whose workers are alive, the one that appeared last is in force. If the workers of a newer
@@ -509,3 +544,70 @@ create index schedules_due on gen_durable.schedules (due_at) where due_at is not
 
 -- Empty unless the clock went back.
 create index schedules_skipped on gen_durable.schedules (skipped_to);
+
+-- The limits that programs have declared, with the bounds of the declaration that is in force
+-- (`declarations`). No engine deletes one.
+create table gen_durable.limits (
+    name          text collate "C" primary key,
+    -- The declaration, as its engine writes it.
+    body          text not null,
+    -- Its bounds: the runs at once; the starts in a period of so many microseconds, and the starts
+    -- of a burst. Null bounds nothing.
+    at_once       integer,
+    starts        integer,
+    period        bigint,
+    burst         integer,
+    -- The bounds that an operator has set, until somebody resets them.
+    set_at_once   integer,
+    set_starts    integer,
+    set_period    bigint,
+    set_burst     integer,
+    set_at        timestamptz,
+    set_by        text,
+    set_reason    text,
+    -- The bounds that are in force.
+    max_at_once   integer generated always as (case when set_at is null then at_once else set_at_once end) stored,
+    max_starts    integer generated always as (case when set_at is null then starts else set_starts end) stored,
+    max_period    bigint generated always as (case when set_at is null then period else set_period end) stored,
+    max_burst     integer generated always as (case when set_at is null then burst else set_burst end) stored,
+    -- Each change of the bounds raises it.
+    revision      bigint not null default 0,
+    registered_at timestamptz not null default gen_durable.now()
+);
+
+-- What each bucket of a limit has admitted. A bucket is a limit without a key, or one key of a
+-- limit. Its row is its lock. All times are in microseconds since 1970.
+--
+-- Heap-only updates change it, unless rows begin or cease to wait for it.
+create table gen_durable.limit_buckets (
+    -- The name of the limit, and after the character 31 the key.
+    bucket     text collate "C" primary key,
+    limit_name text collate "C" not null,
+    -- The time until which the starts so far use the rate up: the theoretical arrival time of the
+    -- generic cell rate algorithm.
+    used_until bigint not null default 0,
+    -- The workers that have run steps of it; the weight of the runs that each has now, as it has
+    -- said last; and the number of the statement by which it has said so. A worker that was lost
+    -- holds nothing (`lost_workers`).
+    workers    bigint[] not null default '{}',
+    held       integer[] not null default '{}',
+    said       bigint[] not null default '{}',
+    -- The instances that were admitted by the last statement that asked.
+    admitted   bigint[] not null default '{}',
+    -- The instances that waited and were let in, and have not asked since; and when the last of
+    -- them was let in.
+    let_in     bigint[] not null default '{}',
+    let_in_at  bigint not null default 0,
+    -- The largest weight of the runs that were held back since rows wait.
+    weight     integer not null default 1,
+    -- The number of times that rows were held back.
+    waits      bigint not null default 0,
+    -- The time of the next look at the rows that wait; null if none do.
+    wakes_at   bigint
+) with (
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0.05,
+    autovacuum_vacuum_cost_delay = 1
+);
+
+create index limit_buckets_wake on gen_durable.limit_buckets (wakes_at) where wakes_at is not null;

@@ -92,8 +92,8 @@ grant update (
     report_to, cancelled_at
 ) on gen_durable.instances to gen_durable_worker;
 grant select (ctid, id, target_id, name, payload), delete on gen_durable.signals to gen_durable_worker;
-grant insert (name, lease_expires_at, queues, slots, fsms, fsm_versions, host, pid, library), update (lease_expires_at),
-    select (id, name, lease_expires_at, queues), delete
+grant insert (name, lease_expires_at, lease_ttl, queues, slots, fsms, fsm_versions, host, pid, library), update (lease_expires_at),
+    select (id, name, lease_expires_at, lease_ttl, queues), delete
     on gen_durable.workers to gen_durable_worker;
 grant select, insert (fsm, keep_for), update (keep_for), delete on gen_durable.retention to gen_durable_worker;
 
@@ -109,6 +109,18 @@ grant insert (worker, kind, name, body, appeared_at), select (worker, kind, name
 grant select, insert (name, body, fsm, next_at, passed_at, skipped, skipped_to, revision), update (
     body, fsm, next_at, passed_at, skipped, skipped_to, last_at, last_id, waiting_at, look_at, last_error, failed_at
 ) on gen_durable.schedules to gen_durable_worker;
+grant execute on function gen_durable.holds(bigint)
+    to gen_durable_worker, gen_durable_supervisor, gen_durable_operator;
+grant select, insert (worker, counts_until), update (counts_until), delete on gen_durable.lost_workers
+    to gen_durable_worker;
+-- The worker: declares limits, admits runs and holds instances back.
+grant select, insert (name, body, at_once, starts, period, burst),
+    update (body, at_once, starts, period, burst, revision)
+    on gen_durable.limits to gen_durable_worker;
+grant select, insert (bucket, limit_name, wakes_at), delete, update (
+    used_until, workers, held, said, admitted, let_in, let_in_at, weight, waits, wakes_at
+) on gen_durable.limit_buckets to gen_durable_worker;
+grant update (limited_by) on gen_durable.instances to gen_durable_worker;
 -- The worker: writes the history, and reads what decides about it. The function alone changes the
 -- schema, with the rights of its owner.
 grant insert (
@@ -125,7 +137,10 @@ grant insert (queue, fsm, step, instance_id, until, actor, reason), update (unti
 -- Both: pause, resume and run schedules.
 grant update (asked_at, paused_at, paused_until, paused_by, pause_reason, revision)
     on gen_durable.schedules to gen_durable_worker, gen_durable_supervisor;
-grant insert (schedule) on gen_durable.audit to gen_durable_worker, gen_durable_supervisor;
+grant insert (schedule, limit_name) on gen_durable.audit to gen_durable_worker, gen_durable_supervisor;
+-- Both: set and reset the bounds of limits.
+grant update (set_at_once, set_starts, set_period, set_burst, set_at, set_by, set_reason, revision)
+    on gen_durable.limits to gen_durable_worker, gen_durable_supervisor;
 
 -- The supervisor: reads everything, and acts on instances: cancel, kill, retry, run now, pause,
 -- resume, fork, delete.

@@ -23,5 +23,6 @@ pub mod proxy;
 pub mod random;
 pub mod runs;
 pub mod trips;
+pub mod turnstile;
 pub mod wild;
 pub mod worker;

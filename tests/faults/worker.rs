@@ -6,7 +6,7 @@
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
-use gen_durable::Engine;
+use gen_durable::{Engine, Limit};
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -21,6 +21,7 @@ use crate::{
     parcels::{Order, Parcel},
     runs,
     trips::Trip,
+    turnstile::{self, Counted},
     wild::Wild,
 };
 
@@ -62,6 +63,10 @@ pub struct Options {
     /// The number of its schedules, which fire each second.
     #[arg(long, default_value_t = 0)]
     pub beats: u32,
+    /// The bounds of the limit of counted runs: `at_once,starts,millis,burst`. Without them it runs
+    /// none.
+    #[arg(long, value_parser = turnstile::bounds)]
+    pub limit: Option<Limit>,
 }
 
 /// Runs until stdin is closed. Prints to stdout how many outcomes it lost, and what panicked.
@@ -158,7 +163,14 @@ async fn start(
             .lease_ttl(Duration::from_millis(options.lease))
             .crashes_max(options.crashes)
             .drain_timeout(Duration::from_secs(10));
-        match with_beats(builder, options.beats).start().await {
+        let mut builder = with_beats(builder, options.beats);
+        if let Some(limit) = options.limit {
+            builder = builder
+                .machine::<Counted>()
+                .queue("counted", options.slots)
+                .limit(turnstile::LIMIT, limit);
+        }
+        match builder.start().await {
             Ok(engine) => return Ok(engine),
             // A worker in production would end if the schema is away for a moment, and a supervisor
             // would start another one. This loop stands in for both.

@@ -36,7 +36,7 @@ impl Order {
 const MIX: &str = "
     insert into gen_durable.instances
         (id, fsm, fsm_version, step, state, queue, status, partition_key, locked_by, blocked_by, owes, awaits,
-         eligible_at, wake_at, last_error, finished_at, unique_key, unique_scope, updated_at, paused_by)
+         eligible_at, wake_at, last_error, finished_at, unique_key, unique_scope, updated_at, paused_by, limited_by)
     select n, case when n % 3 = 0 then 'order' else 'parcel' end, 1 + n % 2, case when n % 5 = 0 then 'pay' else 'ship' end,
            '{}', case when n % 4 = 0 then 'mail' else 'default' end, k.status,
            case when k.blocked_by & 1 = 1 then 'key' when k.status = 'done' and n % 11 = 0 then 'key' end,
@@ -46,12 +46,13 @@ const MIX: &str = "
            case when k.status in ('done', 'failed', 'cancelled') then now() end,
            n::text, case when n % 2 = 0 then '{runnable}'::text[] else '{}' end,
            timestamptz '2001-01-01' + n * interval '1 s',
-           case when k.blocked_by & 4 = 4 then 1 when k.blocked_by & 8 = 8 then 0 end
+           case when k.blocked_by & 4 = 4 then 1 when k.blocked_by & 8 = 8 then 0 end,
+           case when k.blocked_by & 16 = 16 then 'stripe' end
     from generate_series(1, 2000) as n
     cross join lateral (
         select (array['done','done','done','runnable','runnable','runnable','runnable','executing','awaiting_signal',
                       'failed','cancelled','done'])[1 + n % 12] as status,
-               case n % 12 when 4 then 1 when 5 then 2 when 6 then (array[3, 4, 8, 9, 12, 14])[1 + n / 12 % 6] when 9 then 1 else 0 end as blocked_by
+               case n % 12 when 4 then 1 when 5 then 2 when 6 then (array[3, 4, 8, 9, 12, 14, 16, 17, 18, 19, 20, 24])[1 + n / 12 % 12] when 9 then 1 else 0 end as blocked_by
     ) as k";
 
 /// Follows a list to its end, in pages of this size.

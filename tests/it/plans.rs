@@ -8,6 +8,7 @@
 //! test fails.
 
 mod cases;
+mod limits;
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -29,7 +30,7 @@ const COST_MAX: f64 = 30_000.0;
 const BUFFERS_PER_ROW: f64 = 50.0;
 
 /// The moments at which the statistics are taken, with the million rows that are there then.
-const MOMENTS: [(&str, &str); 4] = [
+const MOMENTS: [(&str, &str); 5] = [
     (
         "all are done",
         "insert into gen_durable.instances
@@ -57,6 +58,12 @@ const MOMENTS: [(&str, &str); 4] = [
              (fsm, fsm_version, step, state, queue, status, awaits, wake_at)
          select 'm', 1, 's', '{}', 'q', 'awaiting_signal', '{b}', now() + interval '1 day'
          from generate_series(1, 1000000)",
+    ),
+    (
+        "all wait for room",
+        "insert into gen_durable.instances
+             (fsm, fsm_version, step, state, queue, blocked_by, limited_by)
+         select 'm', 1, 's', '{}', 'q', 16, 'w' from generate_series(1, 1000000)",
     ),
 ];
 
@@ -130,7 +137,10 @@ const ARRIVALS: &str = "
         returning id
     )
     insert into gen_durable.pauses (instance_id, until, actor)
-    select id, now() - interval '1 s', 'a' from own;";
+    select id, now() - interval '1 s', 'a' from own;
+    insert into gen_durable.instances (fsm, fsm_version, step, state, queue, blocked_by, limited_by)
+    select 'q', 1, 's', '{}', 'q', 16, 'l' || case when n > 1000 then '' else chr(31) || n end
+    from generate_series(1, 5000) as n;";
 
 #[derive(Debug, serde::Deserialize)]
 struct Plan {
@@ -249,7 +259,8 @@ fn judge(case: &Case, plan: &Plan, generic: bool, when: &str) -> Vec<String> {
 const STILL: &str = "
     alter table gen_durable.instances set (autovacuum_enabled = off);
     alter table gen_durable.signals set (autovacuum_enabled = off);
-    alter table gen_durable.signal_keys set (autovacuum_enabled = off)";
+    alter table gen_durable.signal_keys set (autovacuum_enabled = off);
+    alter table gen_durable.limit_buckets set (autovacuum_enabled = off)";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p15_hot_statements_touch_their_batch_in_a_table_of_a_million() {
@@ -260,7 +271,8 @@ async fn p15_hot_statements_touch_their_batch_in_a_table_of_a_million() {
     for (moment, rows) in MOMENTS {
         let taken = "analyze gen_durable.instances; analyze gen_durable.signals";
         let seed = format!(
-            "truncate gen_durable.instances, gen_durable.signals; {rows}; {taken}; {ARRIVALS}"
+            "truncate gen_durable.instances, gen_durable.signals; {rows}; {taken}; {ARRIVALS} {}",
+            limits::ARRIVALS
         );
         run(&mut connection, seed).await;
         let cases = cases(&mut connection).await;
@@ -292,7 +304,7 @@ async fn p15_plans_made_when_the_tables_were_empty_serve_when_they_are_full() {
     }
     let first = &mut connections[0];
     run(first, STILL.to_owned()).await;
-    for table in ["instances", "signals", "signal_keys"] {
+    for table in ["instances", "signals", "signal_keys", "limit_buckets"] {
         // After this the planner knows that the table is empty. Otherwise it would guess at ten
         // pages.
         run(first, format!("vacuum (analyze) gen_durable.{table}")).await;
@@ -305,7 +317,7 @@ async fn p15_plans_made_when_the_tables_were_empty_serve_when_they_are_full() {
         explain(connection, case).await;
     }
     let first = &mut connections[0];
-    run(first, format!("{}; {ARRIVALS}", MOMENTS[0].1)).await;
+    run(first, format!("{}; {ARRIVALS} {}", MOMENTS[0].1, limits::ARRIVALS)).await;
     let cases = cases(first).await;
     let mut wrong = Vec::new();
     for (connection, case) in connections.iter_mut().zip(&cases) {

@@ -274,6 +274,8 @@ async fn an_application_changes_no_state_and_reads_none() {
         "update gen_durable.audit set actor = ''",
         "delete from gen_durable.audit",
         "select * from gen_durable.history",
+        "select * from gen_durable.limits",
+        "update gen_durable.limit_buckets set used_until = 0",
         "insert into gen_durable.instances (fsm, fsm_version, step, state, result) values ('m', 1, 's', '1', '1')",
         "insert into gen_durable.instances (fsm, fsm_version, step, state, status) values ('m', 1, 's', '1', 'done')",
         "insert into gen_durable.instances (fsm, fsm_version, step, state, revision) values ('m', 1, 's', '1', 9)",
@@ -323,6 +325,9 @@ async fn a_worker_changes_no_schema_and_not_what_an_instance_is() {
             "delete from gen_durable.audit",
             "update gen_durable.workers set id = default",
             "update gen_durable.workers set name = 'mine'",
+            "update gen_durable.limits set name = 'mine'",
+            "delete from gen_durable.limits",
+            "update gen_durable.limit_buckets set bucket = 'mine'",
             "select * from gen_durable.migrations",
         ])
         .await;

@@ -11,7 +11,8 @@ use crate::support::database;
 /// True if a file has several commands, or one that has no plan.
 pub(crate) fn has_several_commands(path: &Path) -> bool {
     let name = path.file_name().unwrap().to_str().unwrap();
-    name.starts_with("begin") || name.starts_with("reset") || name == "step_session.sql"
+    let others = ["reset_and_begin.sql", "reset_step.sql", "step_session.sql"];
+    name.starts_with("begin") || others.contains(&name)
 }
 
 #[tokio::test(flavor = "multi_thread")]

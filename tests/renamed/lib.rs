@@ -41,3 +41,12 @@ pub async fn send_mail(cx: JobContext<Order>) -> JobOutcome<i64> {
     let id = cx.state.id;
     cx.done(id)
 }
+
+/// The name of a limit.
+pub const LIMIT: &str = "stripe";
+
+/// A job with a limit. No engine of a test runs it.
+#[durable_job(limit(LIMIT, key = state.id, weight = 2), crate = durable)]
+pub async fn charge(cx: JobContext<Order>) {
+    let _ = cx;
+}

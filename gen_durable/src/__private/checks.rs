@@ -180,12 +180,16 @@ impl Reached<false> {
     }
 }
 
-/// Fails if a constant that stands for an option's text is empty or holds a control character.
+/// Fails if a constant that stands for an option's text is empty, is too long or holds a control
+/// character.
 #[track_caller]
 pub const fn is_a_name(text: &str, option: &str) {
     let bytes = text.as_bytes();
     if bytes.is_empty() {
         fail(&["`", option, "` is empty: give the constant a name, or leave the option out"]);
+    }
+    if bytes.len() > crate::keys::NAME_MAX {
+        fail(&["`", option, "` has more than 255 bytes: give the constant a shorter name"]);
     }
     let mut index = 0;
     while index < bytes.len() {
@@ -410,7 +414,9 @@ mod tests {
 
     #[test]
     fn names_that_nobody_can_read() {
-        for name in ["", "a\0", "\n", "\u{7f}", "a\u{80}", "\u{9f}"] {
+        let long = "ä".repeat(128);
+        is_a_name(&long[2..], "queue");
+        for name in ["", "a\0", "\n", "\u{7f}", "a\u{80}", "\u{9f}", &long] {
             std::panic::catch_unwind(|| is_a_name(name, "queue")).expect_err(name);
         }
     }

@@ -11,6 +11,7 @@
 use crate::machine::{
     Steps,
     graph::{Edge, Graph, Names, StepNode},
+    limit::StepLimit,
 };
 
 /// Makes a graph, like [`Graph::new`]. The bound is [`Steps`] and not `Machine`. If the type is no
@@ -22,6 +23,19 @@ pub fn graph<M: Steps>(steps: &[&'static str]) -> Graph {
 /// Makes a graph. This is not generic, so it is compiled here and not with each machine.
 fn graph_of(names: &Names, steps: &[&'static str]) -> Graph {
     Graph::of(names, steps.iter().map(|step| node(step)).collect())
+}
+
+/// Gives each step of a graph its limit. The lines do not state it, as a limit's name may be a
+/// constant.
+pub fn with_limits<M: Steps>(graph: Graph) -> Graph {
+    limits_of(graph, |step| M::from_name(step)?.limit())
+}
+
+fn limits_of(mut graph: Graph, limit: fn(&str) -> Option<StepLimit>) -> Graph {
+    for step in &mut graph.steps {
+        step.limit = limit(step.name);
+    }
+    graph
 }
 
 /// Makes a step.

@@ -11,11 +11,15 @@ use self::deeds::{ActedOn, DeedOf};
 pub use self::deeds::{
     Cancel, Cancelled, Delete, Does, Kill, Pause, Resume, Resumed, Retried, Retry, RunNow,
 };
-use super::{AnyId, ExecuteOn, InstanceHandle, Target, operation::operate};
+use super::{
+    AnyId, ExecuteOn, InstanceHandle, Target,
+    audited::{Audited, by_and_reason},
+    operation::operate,
+};
 use crate::{
     error::OperateError,
     id::InstanceId,
-    keys::{check_actor, check_key, check_reason},
+    keys::check_key,
     machine::Machine,
     status::Status,
     storage::{self, Act, Acted, Deed, Whom},
@@ -72,7 +76,8 @@ impl<A: AnyId> InstanceHandle<A> {
     }
 
     /// Makes a delayed instance due now: one that is runnable, and waits for the delay of its
-    /// insert, of an outcome or of a retry policy. If it is due already, nothing is done.
+    /// insert, of an outcome or of a retry policy. If it is due already, nothing is done. A pause,
+    /// a limit or another instance of its partition key still holds it back.
     pub fn run_now(&self) -> Action<A, RunNow>
     where
         A: Clone,
@@ -125,7 +130,7 @@ impl<A: AnyId> InstanceHandle<A> {
     where
         A: Clone,
     {
-        Action { address: self.address.clone(), deed, actor: None, reason: None }
+        Action { address: self.address.clone(), deed, audited: Audited::default() }
     }
 }
 
@@ -135,23 +140,12 @@ impl<A: AnyId> InstanceHandle<A> {
 pub struct Action<A, D> {
     address: A,
     deed: D,
-    actor: Option<String>,
-    reason: Option<String>,
+    audited: Audited,
 }
 
 impl<A: AnyId, D: Does> Action<A, D> {
-    /// Names the operator in the audit: at most 255 bytes. Without it the audit names the role of
-    /// the database session.
-    pub fn by(mut self, operator: impl Into<String>) -> Self {
-        self.actor = Some(operator.into());
-        self
-    }
-
-    /// States the reason in the audit: at most 4,096 bytes. An empty one states none. The reason of
-    /// a cancel or a kill that ends the instance is also its last error.
-    pub fn reason(mut self, reason: impl Into<String>) -> Self {
-        self.reason = Some(reason.into()).filter(|reason| !reason.is_empty());
-        self
+    by_and_reason! {
+        /// The reason of a cancel or a kill that ends the instance is also its last error.
     }
 
     /// Does it: in a transaction of its own, or in the caller's (`&mut *tx`).
@@ -164,8 +158,7 @@ impl<A: AnyId, D: Does> Action<A, D> {
     /// [`OperateError`]: the instance does not exist, is of another machine, or is not in a status
     /// in which this can be done; a name or a value cannot be stored; the database failed.
     pub async fn execute<'e>(self, on: impl ExecuteOn<'e>) -> Result<D::Answer, OperateError> {
-        check_actor(self.actor.as_deref())?;
-        check_reason(self.reason.as_deref())?;
+        let Audited { actor, reason } = self.audited.checked()?;
         let (target, fsm) = (on.into_target(), A::machine());
         let whom = match self.address.into_raw() {
             Ok(id) => Whom::Ids(vec![id]),
@@ -176,7 +169,7 @@ impl<A: AnyId, D: Does> Action<A, D> {
         };
         let DeedOf(deed) = self.deed.into_deed(target.value_max())?;
         let fsm = fsm.map(str::to_owned);
-        let act = Act { whom, fsm, actor: self.actor, reason: self.reason, deed };
+        let act = Act { whom, fsm, actor, reason, deed };
         // The future is large, and it is part of the caller's.
         let acted = Box::pin(act_on(target, &act)).await?;
         judge(acted, &act).map(|acted| D::answer(&ActedOn(acted)))
@@ -188,8 +181,7 @@ impl<A: fmt::Debug, D: fmt::Debug> fmt::Debug for Action<A, D> {
         f.debug_struct("Action")
             .field("address", &self.address)
             .field("deed", &self.deed)
-            .field("by", &self.actor)
-            .field("reason", &self.reason)
+            .field("audited", &self.audited)
             .finish()
     }
 }

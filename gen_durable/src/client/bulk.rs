@@ -18,12 +18,12 @@ use sqlx::PgConnection;
 use super::{
     AnyId, Cancel, Client, Delete, Does, Instances, Kill, Pause, Resume, Retry, RunNow, Target,
     actions::deeds::DeedOf,
+    audited::{Audited, by_and_reason},
     operation::{Operation, operate},
 };
 use crate::{
     error::{DatabaseError, FindError, OperateError},
     id::InstanceId,
-    keys::{check_actor, check_reason},
     machine::Machine,
     storage::{self, Act, Acted, Filter, Locked, Whom},
 };
@@ -106,7 +106,7 @@ impl<I: AnyId<Id = I>> Instances<I> {
     }
 
     fn bulk<D>(&self, deed: D) -> Bulk<I, D> {
-        Bulk { instances: self.clone(), deed, actor: None, reason: None, progress: None }
+        Bulk { instances: self.clone(), deed, audited: Audited::default(), progress: None }
     }
 }
 
@@ -123,8 +123,7 @@ type Progress = Box<dyn FnMut(&Counts) -> ControlFlow<()> + Send>;
 pub struct Bulk<I, D> {
     instances: Instances<I>,
     deed: D,
-    actor: Option<String>,
-    reason: Option<String>,
+    audited: Audited,
     progress: Option<Progress>,
 }
 
@@ -144,18 +143,7 @@ pub struct Counts {
 }
 
 impl<I: AnyId<Id = I>, D: Does> Bulk<I, D> {
-    /// Names the operator in the audit: at most 255 bytes. Without it the audit names the role of
-    /// the database session.
-    pub fn by(mut self, operator: impl Into<String>) -> Self {
-        self.actor = Some(operator.into());
-        self
-    }
-
-    /// States the reason in the audit: at most 4,096 bytes. An empty one states none.
-    pub fn reason(mut self, reason: impl Into<String>) -> Self {
-        self.reason = Some(reason.into()).filter(|reason| !reason.is_empty());
-        self
-    }
+    by_and_reason!();
 
     /// Calls this function after each batch. The action stops if it returns
     /// [`ControlFlow::Break`].
@@ -175,8 +163,7 @@ impl<I: AnyId<Id = I>, D: Does> Bulk<I, D> {
     /// [`OperateError`]: a name of the choice, or a value, cannot be stored; a pause would end in
     /// the past; the database failed. The batches before that are done.
     pub async fn execute(mut self, client: &Client) -> Result<Counts, OperateError> {
-        check_actor(self.actor.as_deref())?;
-        check_reason(self.reason.as_deref())?;
+        let Audited { actor, reason } = self.audited.checked()?;
         self.instances.check()?;
         self.instances.client = client.clone();
         let filter = self.instances.filter.clone();
@@ -184,8 +171,8 @@ impl<I: AnyId<Id = I>, D: Does> Bulk<I, D> {
         let act = Act {
             whom: Whom::Ids(Vec::new()),
             fsm: I::machine().map(str::to_owned),
-            actor: self.actor,
-            reason: self.reason,
+            actor,
+            reason,
             deed,
         };
         let mut batch = Batch { act, filter };
@@ -255,8 +242,7 @@ impl<I, D: fmt::Debug> fmt::Debug for Bulk<I, D> {
         f.debug_struct("Bulk")
             .field("instances", &self.instances)
             .field("deed", &self.deed)
-            .field("by", &self.actor)
-            .field("reason", &self.reason)
+            .field("audited", &self.audited)
             .finish_non_exhaustive()
     }
 }

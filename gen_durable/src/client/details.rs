@@ -107,6 +107,8 @@ pub struct Details<I = i64> {
     pub awaits_more: Option<u32>,
     /// The time at which it wakes without a signal.
     pub wakes_at: Option<SystemTime>,
+    /// The limit for which it waits, if its step's limit holds it back.
+    pub limited: Option<Limited>,
     /// The time from which it may run, or might have.
     pub due_at: Option<SystemTime>,
     /// Its queue.
@@ -131,6 +133,20 @@ pub struct Details<I = i64> {
     pub updated_at: Option<SystemTime>,
     /// The time of its end.
     pub finished_at: Option<SystemTime>,
+}
+
+/// The limit for which an instance waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limited {
+    /// The name of the limit.
+    pub limit: String,
+    /// The key, if the limit bounds the runs of each key by themselves.
+    pub key: Option<String>,
+    /// The time until which it waits at least, as things stand: its rate lets no more in before. It
+    /// is an estimate: others may come in first or give up, and each run is taken to weigh 1. None
+    /// if it only waits for a run to end.
+    pub until: Option<SystemTime>,
 }
 
 impl<M: Machine> Details<InstanceId<M>> {
@@ -201,6 +217,10 @@ fn read<A: AnyId>(id: i64, found: &storage::Details) -> Result<Details<A::Id>, s
             .get::<Option<i32>>("awaits_more")?
             .and_then(|more| u32::try_from(more).ok()),
         wakes_at: at("wake_at")?,
+        limited: found.limited()?.map(|(bucket, until)| {
+            let (limit, key) = storage::limit_and_key(&bucket);
+            Limited { limit, key, until }
+        }),
         due_at: at("eligible_at")?,
         queue: found.get("queue")?,
         priority: found.get("priority")?,

@@ -9,11 +9,11 @@ use sqlx::PgConnection;
 
 use super::{
     AnyId, ExecuteOn, HistoryEntry, InstanceHandle,
+    audited::{Audited, by_and_reason},
     operation::{Operation, operate},
 };
 use crate::{
     error::OperateError,
-    keys::{check_actor, check_reason},
     storage::{self, Forked, Locked},
 };
 
@@ -49,7 +49,7 @@ impl<A: AnyId + Clone> InstanceHandle<A> {
     /// ```
     pub fn fork_from(&self, entry: &HistoryEntry<A::Id>) -> Fork<A> {
         let id = self.address.clone().into_raw().unwrap_or(entry.raw);
-        Fork { address: self.address.clone(), id, entry: entry.id, actor: None, reason: None }
+        Fork { address: self.address.clone(), id, entry: entry.id, audited: Audited::default() }
     }
 }
 
@@ -60,23 +60,11 @@ pub struct Fork<A> {
     address: A,
     id: i64,
     entry: i64,
-    actor: Option<String>,
-    reason: Option<String>,
+    audited: Audited,
 }
 
 impl<A: AnyId> Fork<A> {
-    /// Names the operator in the audit: at most 255 bytes. Without it the audit names the role of
-    /// the database session.
-    pub fn by(mut self, operator: impl Into<String>) -> Self {
-        self.actor = Some(operator.into());
-        self
-    }
-
-    /// States the reason in the audit: at most 4,096 bytes. An empty one states none.
-    pub fn reason(mut self, reason: impl Into<String>) -> Self {
-        self.reason = Some(reason.into()).filter(|reason| !reason.is_empty());
-        self
-    }
+    by_and_reason!();
 
     /// Does it: in a transaction of its own, or in the caller's (`&mut *tx`). Returns the new
     /// instance.
@@ -87,11 +75,9 @@ impl<A: AnyId> Fork<A> {
     /// instance ended with it; it is of another machine; a name cannot be stored; the database
     /// failed.
     pub async fn execute<'e>(self, on: impl ExecuteOn<'e>) -> Result<A::Id, OperateError> {
-        check_actor(self.actor.as_deref())?;
-        check_reason(self.reason.as_deref())?;
+        let Audited { actor, reason } = self.audited.checked()?;
         let (id, entry) = (self.id, self.entry);
-        let forking =
-            Forking { id, entry, fsm: A::machine(), actor: self.actor, reason: self.reason };
+        let forking = Forking { id, entry, fsm: A::machine(), actor, reason };
         let what = format!("instance {id}");
         let forked = Box::pin(operate(on.into_target(), &forking, &what)).await?;
         match (&*forked.deed, forked.id) {

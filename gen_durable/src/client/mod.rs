@@ -5,6 +5,7 @@
 //! call that returned is durable.
 
 mod actions;
+mod audited;
 mod bulk;
 mod calls;
 mod details;
@@ -13,6 +14,7 @@ mod execute;
 mod fork;
 mod history;
 mod instance;
+mod limits;
 mod listing;
 pub(crate) mod local;
 pub(crate) mod notifier;
@@ -40,10 +42,14 @@ pub use self::{
         RunNow,
     },
     bulk::{Bulk, Counts},
-    details::Details,
+    details::{Details, Limited},
     fork::Fork,
     history::HistoryEntry,
     instance::InstanceHandle,
+    limits::{
+        Bounds, Bucket, LimitAction, LimitEntry, LimitHandle, LimitOverride, LimitReset,
+        ResetLimit, SetLimit, Waiting,
+    },
     listing::{Count, Cursor, Entry, Instances, List, Page},
     schedules::{Asked, ScheduleAction, ScheduleEntry, ScheduleHandle, SchedulePause},
     scopes::{MachineHandle, PauseEntry, PauseScope, QueueHandle, ScopeAction},

@@ -8,11 +8,12 @@ use sqlx::PgConnection;
 
 use super::{
     Client, ExecuteOn, Pause, Resume, Resumed, RunNow,
+    audited::{Audited, by_and_reason},
     operation::{Operation, operate},
 };
 use crate::{
     error::{DatabaseError, OperateError},
-    keys::{check_actor, check_name, check_reason},
+    keys::check_name,
     storage::{self, Locked, ScheduleAct, ScheduleDeed, ScheduleRow},
 };
 
@@ -109,27 +110,15 @@ impl ScheduleHandle {
 pub struct ScheduleAction<D> {
     name: String,
     deed: D,
-    actor: Option<String>,
-    reason: Option<String>,
+    audited: Audited,
 }
 
 impl<D> ScheduleAction<D> {
     fn new(name: &str, deed: D) -> Self {
-        Self { name: name.to_owned(), deed, actor: None, reason: None }
+        Self { name: name.to_owned(), deed, audited: Audited::default() }
     }
 
-    /// Names the operator in the audit: at most 255 bytes. Without it the audit names the role of
-    /// the database session.
-    pub fn by(mut self, operator: impl Into<String>) -> Self {
-        self.actor = Some(operator.into());
-        self
-    }
-
-    /// States the reason in the audit: at most 4,096 bytes. An empty one states none.
-    pub fn reason(mut self, reason: impl Into<String>) -> Self {
-        self.reason = Some(reason.into()).filter(|reason| !reason.is_empty());
-        self
-    }
+    by_and_reason!();
 
     /// Does it, and returns the deed as the statement names it.
     async fn act<'e>(
@@ -137,11 +126,10 @@ impl<D> ScheduleAction<D> {
         deed: ScheduleDeed,
         on: impl ExecuteOn<'e>,
     ) -> Result<String, OperateError> {
-        check_actor(self.actor.as_deref())?;
-        check_reason(self.reason.as_deref())?;
+        let Audited { actor, reason } = self.audited.checked()?;
         check_name("the schedule's name", &self.name)?;
         let what = format!("schedule {}", self.name);
-        let act = ScheduleAct { name: self.name, deed, actor: self.actor, reason: self.reason };
+        let act = ScheduleAct { name: self.name, deed, actor, reason };
         let deed = Box::pin(operate(on.into_target(), &act, &what)).await?;
         match &*deed {
             "unknown" => Err(OperateError::UnknownSchedule { schedule: act.name }),

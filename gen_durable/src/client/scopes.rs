@@ -8,11 +8,12 @@ use sqlx::PgConnection;
 
 use super::{
     AnyId, Client, ExecuteOn, InstanceHandle, Pause, Resume, Resumed,
+    audited::{Audited, by_and_reason},
     operation::{Operation, operate},
 };
 use crate::{
     error::{DatabaseError, OperateError},
-    keys::{check_actor, check_name, check_reason},
+    keys::check_name,
     machine::Machine,
     storage::{self, Locked, PauseRow, Scope, ScopeAct},
 };
@@ -158,32 +159,19 @@ impl<S> fmt::Debug for MachineHandle<S> {
 pub struct ScopeAction<D> {
     scope: Scope,
     deed: D,
-    actor: Option<String>,
-    reason: Option<String>,
+    audited: Audited,
 }
 
 impl<D> ScopeAction<D> {
     fn new(scope: Scope, deed: D) -> Self {
-        Self { scope, deed, actor: None, reason: None }
+        Self { scope, deed, audited: Audited::default() }
     }
 
-    /// Names the operator in the audit: at most 255 bytes. Without it the audit names the role of
-    /// the database session.
-    pub fn by(mut self, operator: impl Into<String>) -> Self {
-        self.actor = Some(operator.into());
-        self
-    }
-
-    /// States the reason in the audit: at most 4,096 bytes. An empty one states none.
-    pub fn reason(mut self, reason: impl Into<String>) -> Self {
-        self.reason = Some(reason.into()).filter(|reason| !reason.is_empty());
-        self
-    }
+    by_and_reason!();
 
     /// Returns the deed, the action as it is stored, and the words that name its scope.
     fn check(self) -> Result<(D, ScopeAct, String), OperateError> {
-        check_actor(self.actor.as_deref())?;
-        check_reason(self.reason.as_deref())?;
+        let Audited { actor, reason } = self.audited.checked()?;
         let what = PauseScope::of(&self.scope).to_string();
         match &self.scope {
             Scope::Queue(queue) => check_name("queue", queue)?,
@@ -193,7 +181,7 @@ impl<D> ScopeAction<D> {
                 check_name("the name of a step", step)?;
             }
         }
-        let act = ScopeAct { scope: self.scope, actor: self.actor, reason: self.reason };
+        let act = ScopeAct { scope: self.scope, actor, reason };
         Ok((self.deed, act, what))
     }
 }

@@ -18,6 +18,7 @@ use super::{
     keeper::{self, Heart},
     lease::Lease,
     life::Life,
+    limiter::{self, Limiter},
     owed::Owed,
     pauses::Pauses,
     register,
@@ -32,7 +33,7 @@ use crate::{
     client::{Client, notifier::Notifier},
     connections::{Connections, SetUp},
     error::Error,
-    machine::{Machine, Steps, resources::Resources},
+    machine::{Machine, Steps, limit::Limit, resources::Resources},
     storage::{self, Declarations, Retention},
 };
 #[cfg(feature = "schedules")]
@@ -56,6 +57,7 @@ use {
 /// | `.poll_interval(duration)` | the longest pause between two looks for work | 5 s |
 /// | `.poll_only()` | neither LISTEN nor NOTIFY | off |
 /// | `.drain_timeout(duration)` | the time that `shutdown` gives steps to finish | 18 s |
+/// | `.limit(name, limit)` | bounds the steps that name this limit | none |
 /// | `.schedule(name, schedule, insert)` | inserts instances at these times | none |
 /// | `.retention(duration)` | the time for which ended instances are kept | 7 days |
 /// | `.retention_of::<M>(duration)` | the same for one machine | as all |
@@ -99,6 +101,7 @@ pub struct EngineBuilder {
     machines: Vec<fn(usize) -> Arc<dyn Runner>>,
     /// The limits and schedules, which `check` adds.
     pub(super) declared: Declarations,
+    limits: Vec<(String, Limit)>,
     #[cfg(feature = "schedules")]
     schedules: Vec<Declared>,
     /// The same, once `check` has found them right.
@@ -116,6 +119,7 @@ impl EngineBuilder {
             resources: Resources::default(),
             machines: Vec::new(),
             declared: Declarations::default(),
+            limits: Vec::new(),
             #[cfg(feature = "schedules")]
             schedules: Vec::new(),
             #[cfg(feature = "schedules")]
@@ -150,6 +154,18 @@ impl EngineBuilder {
     ) -> Self {
         let name = name.into();
         self.schedules.push(Declared::new(name, schedule, insert));
+        self
+    }
+
+    /// Declares a limit, which steps name: `#[step(limit = "stripe")]`. The name is the limit's in
+    /// the whole database, and its bounds hold for all engines together.
+    ///
+    /// If programs with different bounds run, those that appeared last are in force, until their
+    /// last process ends. An operator may set others ([`Client::limit`](crate::Client::limit)). A
+    /// step whose limit is not declared is an error at start.
+    /// [`guide::limits`](crate::guide::limits) says more.
+    pub fn limit(mut self, name: impl Into<String>, limit: Limit) -> Self {
+        self.limits.push((name.into(), limit));
         self
     }
 
@@ -380,6 +396,8 @@ impl EngineBuilder {
         let value_max = self.config.value_max;
         let runners = self.machines.iter().map(|make| make(value_max)).collect();
         let registry = Registry::new(runners, &self.resources)?;
+        let limits = std::mem::take(&mut self.limits);
+        limiter::declare(limits, &registry, &mut self.declared)?;
         for runner in registry.runners() {
             for step in runner.dead_ends() {
                 tracing::warn!(
@@ -413,9 +431,14 @@ impl EngineBuilder {
             .collect();
         let (lease, wake, life) = (Arc::new(lease), Arc::<Wake>::default(), Arc::new(Life::new()));
         let flusher = Flusher::new(&connections, &notifier, client.waiters(), &lease, &wake, &life);
+        #[cfg(feature = "testing")]
+        let by_hand = self.watch.is_some();
+        #[cfg(not(feature = "testing"))]
+        let by_hand = false;
+        let limiter = Limiter::new(&connections, &lease, &declared, &registry, by_hand);
         let owed = Owed::new(&connections, &notifier);
         #[cfg(feature = "testing")]
-        let owed = if self.watch.is_some() { Owed::left() } else { owed };
+        let owed = if by_hand { Owed::left() } else { owed };
         let shared = Arc::new(Shared {
             runtime: runtime::Handle::current(),
             config,
@@ -437,6 +460,7 @@ impl EngineBuilder {
             queues,
             lease,
             heart: Heart::new(),
+            limiter,
             owed,
             flusher,
             tasks: Tasks::default(),

@@ -21,7 +21,7 @@ pub(crate) use super::registry::{Call, Watch, Work, describe};
 use super::{
     EngineBuilder, Shared, cancels, claimer, executor,
     lease::Lease,
-    lost_claims,
+    limiter, lost_claims,
     maintenance::{self, Database},
     pauses, register,
     transactions::Transactions,
@@ -98,10 +98,17 @@ impl ByHand {
         self.shared.lease.worker()
     }
 
+    /// Notes which runs have ended, and lets in rows that wait for limits.
+    async fn look_at_limits(&self) -> Result<Option<Duration>, DatabaseError> {
+        let looked = limiter::run_once(&self.shared).await;
+        looked.map_err(DatabaseError::new("let in what limits hold back"))
+    }
+
     /// Claims due rows, up to `rows` of each queue. Rows of paused scopes are given back.
     pub(crate) async fn claim(&self, rows: i64) -> Result<Vec<Held>, DatabaseError> {
         let shared = &self.shared;
         let failed = || DatabaseError::new("claim work");
+        self.look_at_limits().await?;
         let queues = shared.config.queue_names();
         let request = ClaimRequest {
             worker: shared.lease.worker(),
@@ -250,8 +257,13 @@ impl ByHand {
         let due = look.await.map_err(failed())?;
         let (pause_ends, _) = pauses::look(shared).await.map_err(failed())?;
         let schedule = self.fire_schedules().await?;
+        let limit = self.look_at_limits().await?;
         // A row that is due now and did not run waits for another transaction.
         let later = |due: &Duration| !due.is_zero();
-        Ok([due.eligible, due.wake, pause_ends, schedule].into_iter().flatten().filter(later).min())
+        Ok([due.eligible, due.wake, pause_ends, schedule, limit]
+            .into_iter()
+            .flatten()
+            .filter(later)
+            .min())
     }
 }

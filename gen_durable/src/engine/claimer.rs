@@ -76,8 +76,12 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
         // the wait below at once: a wake between the claim and the wait leaves a permit.
         let announced = shared.wake.next();
         cancels::answer(shared).await;
-        if shared.pauses.take_freed() {
+        let back = shared.wake.take_came_back();
+        if back.anywhere {
             planner.watermarks.forget();
+        }
+        for group in &back.groups {
+            planner.watermarks.forget_group(group, &kinds);
         }
         if let Err(error) = lost_claims.look(shared).await {
             planner.unreachable(&error, Instant::now());

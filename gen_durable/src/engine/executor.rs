@@ -23,6 +23,7 @@ use super::{
     Shared, cancels,
     flusher::Answer,
     latch::Latch,
+    limiter::{self, Entry},
     outage::{Outage, no_connection},
     pauses,
     registry::{Ran, Runner, Work},
@@ -39,6 +40,9 @@ use crate::{
 const FAILED_LOADS_MAX: u32 = 8;
 /// The pause before an instance is given back, if the database refused each outcome of its run.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
+/// The pause before a limited step is given back that got no answer when it asked for its turn.
+const LEFT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs an instance that has a slot, in a task of its own.
 pub(crate) fn spawn(shared: &Arc<Shared>, queue: &Arc<Queue>, work: Work) {
@@ -161,6 +165,25 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
         if !shared.pauses.hold_work(&work) {
             slot.take(&work.dropped).await;
         }
+        let mut wrong = None;
+        if shared.limiter.asks() && !shared.pauses.hold_work(&work) && !work.dropped.is_open() {
+            match Box::pin(limiter::enter(shared, &mut work)).await {
+                Entry::Admitted => {}
+                Entry::Wrong(error) => wrong = Some(error),
+                Entry::HeldBack { gone: true } => return,
+                Entry::HeldBack { gone: false } => {
+                    slot.give();
+                    give_back(shared, work.release()).await;
+                    return;
+                }
+                Entry::Left => {
+                    slot.give();
+                    tokio::time::sleep(LEFT_PAUSE).await;
+                    give_back(shared, work.release()).await;
+                    return;
+                }
+            }
+        }
         // It may have been paused while it waited for the slot.
         if shared.pauses.hold_work(&work) {
             shared.pauses.forget(work.instance.id);
@@ -184,7 +207,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
         }
         let step_began = Instant::now();
         work.began = step_began;
-        let ending = run_step(shared, runner, &mut work, claim).await;
+        let ending = run_step(shared, runner, &mut work, wrong, claim).await;
         if matches!(ending, Ending::GivenUp) {
             slot.give();
             // A step may have been cut off while its transaction was committed. The row is then at
@@ -203,6 +226,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
         if !flush(shared, slot, runner, &mut work, ending, claim).await {
             return;
         }
+        work.turn = None;
     }
 }
 
@@ -262,17 +286,32 @@ async fn can_load(shared: &Shared, missing: &Missing) -> bool {
 }
 
 /// Runs one step. It is given up if it was cut off or its instance was cancelled, or did not start
-/// because the engine is stopping.
-async fn run_step(shared: &Shared, runner: &dyn Runner, work: &mut Work, claim: Claim) -> Ending {
+/// because the engine is stopping. If its limit's key is `wrong`, `handle` runs instead.
+async fn run_step(
+    shared: &Shared,
+    runner: &dyn Runner,
+    work: &mut Work,
+    wrong: Option<StepError>,
+    claim: Claim,
+) -> Ending {
     let dropped = Arc::clone(&work.dropped);
+    let (limited, worker) = (work.turn.is_some(), work.worker);
     if shared.life.stopping.is_open() || dropped.is_open() {
         return Ending::GivenUp;
     }
+    let run = async {
+        match wrong {
+            None => runs::run(shared, runner, work, claim).await,
+            Some(error) => Box::pin(runs::handle(shared, runner, work, error, claim)).await,
+        }
+    };
     tokio::select! {
         biased;
-        ending = runs::run(shared, runner, work, claim) => ending,
+        ending = run => ending,
         () = shared.life.cut_off.wait() => Ending::GivenUp,
         () = dropped.wait() => Ending::GivenUp,
+        // Others get the place of a limited run when the lease runs out.
+        () = shared.lease.ends(worker), if limited => Ending::GivenUp,
     }
 }
 
@@ -366,9 +405,11 @@ async fn flush(
                 // The next step must not run on this claim: the run that was refused has left its
                 // state.
                 let claim = Claim { over: true, ..claim };
+                let (limited, worker) = (work.turn.is_some(), work.worker);
                 ending = tokio::select! {
                     biased;
                     () = dropped.wait() => Ending::GivenUp,
+                    () = shared.lease.ends(worker), if limited => Ending::GivenUp,
                     ending = Box::pin(runs::handle(shared, runner, work, error, claim)) => ending,
                 };
                 slot.give();

@@ -63,6 +63,18 @@ impl Lease {
         now < self.deadline()
     }
 
+    /// Waits until a run of this worker must have ended whose place others get when the lease runs
+    /// out: until a twentieth of the lease is left, or the engine has a new worker. It notices
+    /// within a tenth of the lease that it has one.
+    pub(super) async fn ends(&self, worker: i64) {
+        while worker == self.worker() {
+            let now = Instant::now();
+            let end = self.deadline().checked_sub(self.ttl / 20);
+            let Some(end) = end.filter(|end| now < *end) else { return };
+            tokio::time::sleep_until(end.min(now + self.ttl / 10).into()).await;
+        }
+    }
+
     fn deadline(&self) -> Instant {
         self.deadline.get()
     }

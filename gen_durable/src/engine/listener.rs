@@ -91,6 +91,7 @@ async fn hear(
                     tasks.drop_run(killed, Instant::now());
                 } else if notification.payload() == PAUSED {
                     pauses.tell();
+                    wake.limits.notify_one();
                     #[cfg(feature = "schedules")]
                     wake.schedules.notify_one();
                 }

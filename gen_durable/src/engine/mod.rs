@@ -22,6 +22,7 @@ mod keeper;
 mod latch;
 mod lease;
 mod life;
+mod limiter;
 mod listener;
 mod lost_claims;
 mod maintenance;
@@ -63,6 +64,7 @@ use self::{
     keeper::Heart,
     lease::Lease,
     life::Life,
+    limiter::Limiter,
     maintenance::Database,
     owed::Owed,
     pauses::Pauses,
@@ -140,6 +142,7 @@ pub(crate) struct Shared {
     pub(crate) queues: BTreeMap<String, Arc<Queue>>,
     pub(crate) lease: Arc<Lease>,
     heart: Heart,
+    limiter: Limiter,
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) owed: Owed,
     pub(crate) tasks: Tasks,

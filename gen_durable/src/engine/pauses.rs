@@ -39,8 +39,6 @@ pub(crate) struct Pauses {
     any: AtomicBool,
     /// True if a look is due: something was paused or resumed.
     told: AtomicBool,
-    /// True if rows may have come back into the claim's index, before the watermarks.
-    freed: AtomicBool,
     /// True from the first pause on that is known, until a while after the last one.
     recent: AtomicBool,
     /// Held during a look, so that an older answer replaces no younger one.
@@ -93,11 +91,6 @@ impl Pauses {
     /// True if a look was due. It is none any more.
     pub(super) fn take_told(&self) -> bool {
         self.told.swap(false, Ordering::AcqRel)
-    }
-
-    /// True if rows may have come back before the watermarks since the last call.
-    pub(super) fn take_freed(&self) -> bool {
-        self.freed.load(Ordering::Relaxed) && self.freed.swap(false, Ordering::AcqRel)
     }
 
     /// True if anything is known to be paused.
@@ -153,8 +146,7 @@ pub(super) fn gave_back(shared: &Shared, work: &Work) {
     let pauses = &shared.pauses;
     if pauses.recent.load(Ordering::Acquire) && !pauses.hold_work(work) {
         pauses.tell();
-        pauses.freed.store(true, Ordering::Release);
-        shared.wake.claimer();
+        shared.wake.rows_came_back();
         shared.wake.debts.notify_one();
     }
 }
@@ -212,8 +204,7 @@ pub(super) async fn look(shared: &Arc<Shared>) -> Result<(Option<Duration>, bool
         }
         // Rows without a mark, which were given back while the scope was paused, lie before the
         // watermarks.
-        shared.pauses.freed.store(true, Ordering::Release);
-        shared.wake.claimer();
+        shared.wake.rows_came_back();
     }
     Ok((ends_in, changed))
 }
@@ -254,7 +245,7 @@ pub(super) async fn tidy(shared: &Shared, ends: bool) -> Result<Left, sqlx::Erro
 fn freed<'a>(shared: &Shared, queues: impl Iterator<Item = &'a String>) {
     let queues: HashSet<&String> = queues.collect();
     if !queues.is_empty() {
-        shared.pauses.freed.store(true, Ordering::Release);
+        shared.wake.rows_came_back();
         shared.notifier.announce(queues.into_iter().map(String::as_str));
     }
 }

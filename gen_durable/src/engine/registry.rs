@@ -22,13 +22,14 @@ use std::{
 
 use sqlx::PgConnection;
 
-use super::{latch::Latch, lease::Lease};
+use super::{latch::Latch, lease::Lease, limiter::Turn};
 use crate::{
     error::{Error, StepError},
     history::History,
     isolation::Isolation,
     machine::{
-        Requirement, cancel_flag::Fate, context::Instance, resources::Resources, upgrade::Older,
+        Requirement, cancel_flag::Fate, context::Instance, limit::StepLimit, resources::Resources,
+        upgrade::Older,
     },
     storage::{Change, Claimed, Commit, Inbox, NewMachine, Upgraded},
 };
@@ -65,8 +66,10 @@ pub(crate) struct Work {
     pub(crate) inbox: Box<Loaded>,
     /// The reason why the stored state was not loaded, if it was not.
     pub(crate) unloaded: Option<Arc<str>>,
-    /// The decoded state, if the step before has left it.
+    /// The decoded state, if the step before has left it, or the limit has asked for it.
     decoded: Option<Decoded>,
+    /// The run's place in its step's limit.
+    pub(crate) turn: Option<Box<Turn>>,
     /// Opened when the run is to be dropped: the instance was cancelled.
     pub(crate) dropped: Arc<Latch>,
 }
@@ -121,6 +124,7 @@ impl Work {
             state: claimed.state.unwrap_or_default(),
             inbox: Box::new(Loaded::new(claimed.inbox)),
             decoded: None,
+            turn: None,
             dropped,
         }
     }
@@ -241,6 +245,13 @@ pub(crate) trait Runner: Send + Sync {
     /// Returns the longest time that a run of this step may take, if there is one.
     fn timeout(&self, step: &str) -> Option<Duration>;
 
+    /// Returns the steps that are limited, and their limits.
+    fn limits(&self) -> Vec<(&'static str, StepLimit)>;
+
+    /// Returns the bucket of the step that `work` stands at. None if the step has no limit, or
+    /// cannot begin in any case.
+    fn limit(&self, work: &mut Work) -> Option<Result<Limited, StepError>>;
+
     /// Returns the runner of the older versions' instances.
     fn upgrader(&self) -> Arc<dyn Runner>;
 
@@ -257,6 +268,14 @@ pub(crate) trait Runner: Send + Sync {
         resources: &'a Resources,
         tx: Option<&'a mut PgConnection>,
     ) -> Boxed<'a, Result<Run, StepError>>;
+}
+
+/// A limited step.
+pub(crate) struct Limited {
+    pub(crate) name: &'static str,
+    pub(crate) weight: u32,
+    /// The limit's name, and after the character 31 the key.
+    pub(crate) bucket: Arc<str>,
 }
 
 /// The code of a machine that is called.

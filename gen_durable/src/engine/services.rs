@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{
-    Shared, claimer, keeper, listener,
+    Shared, claimer, keeper, limiter, listener,
     maintenance::{self, Database},
     shutdown,
 };
@@ -24,6 +24,10 @@ pub(super) fn spawn(shared: &Arc<Shared>) {
             let Shared { connections, wake, tasks, pauses, life, .. } = &*service;
             listener::listen(connections, &queues, wake, (tasks, pauses), life).await;
         });
+    }
+    if !shared.limiter.is_empty() {
+        let service = Arc::clone(shared);
+        tokio::spawn(async move { limiter::run(&service).await });
     }
     #[cfg(feature = "schedules")]
     if !shared.schedules.is_empty() {

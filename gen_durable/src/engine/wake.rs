@@ -15,6 +15,14 @@ use std::{
 use tokio::sync::{Notify, futures::Notified};
 
 use super::wake_backoff::WakeBackoff;
+use crate::storage::RowGroup;
+
+/// The places in the claim's index at which rows may have come back.
+#[derive(Debug, Default)]
+pub(super) struct CameBack {
+    pub(super) anywhere: bool,
+    pub(super) groups: Vec<RowGroup>,
+}
 
 /// The part of an engine that wakes the claimer.
 #[derive(Debug, Default)]
@@ -32,6 +40,11 @@ pub(crate) struct Wake {
     /// An action has changed a schedule.
     #[cfg(feature = "schedules")]
     pub(super) schedules: Notify,
+    /// An action has changed the bounds of a limit.
+    pub(super) limits: Notify,
+    /// Rows may have come back into the claim's index, before the watermarks: in these groups, or
+    /// anywhere.
+    came_back: Mutex<CameBack>,
     /// Rows may be claimed in the worker's name that the worker does not know of.
     lost_claims: AtomicBool,
 }
@@ -73,6 +86,30 @@ impl Wake {
 
     pub(super) fn clear_suspicion(&self) {
         self.lost_claims.store(false, Ordering::Release);
+    }
+
+    /// Notes that rows may have come back into the claim's index before the watermarks, and wakes
+    /// the claimer.
+    pub(super) fn rows_came_back(&self) {
+        self.came_back.lock().unwrap_or_else(PoisonError::into_inner).anywhere = true;
+        self.claimer();
+    }
+
+    /// The same, if the groups of these rows are known.
+    pub(super) fn groups_came_back(&self, groups: &[RowGroup]) {
+        let mut back = self.came_back.lock().unwrap_or_else(PoisonError::into_inner);
+        for group in groups {
+            if !back.groups.contains(group) {
+                back.groups.push(group.clone());
+            }
+        }
+        drop(back);
+        self.claimer();
+    }
+
+    /// Returns where rows may have come back since the last call.
+    pub(super) fn take_came_back(&self) -> CameBack {
+        std::mem::take(&mut self.came_back.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Makes the claimer look after this delay.

@@ -80,6 +80,22 @@ pub enum OperateError {
         /// The name.
         schedule: String,
     },
+    /// No engine has declared the limit.
+    #[error(
+        "no engine has declared the limit `{limit}`: check its name, or start a program that declares it"
+    )]
+    UnknownLimit {
+        /// The name.
+        limit: String,
+    },
+    /// The bounds make no limit.
+    #[error("limit `{limit}` cannot be set: {why}")]
+    InvalidLimit {
+        /// The name.
+        limit: String,
+        /// What is wrong with them.
+        why: &'static str,
+    },
     /// Another instance holds the unique key now.
     #[error(
         "instance {id} cannot go on: {} holds its unique key{}; end that one first",

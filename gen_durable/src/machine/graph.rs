@@ -8,7 +8,7 @@ mod text;
 
 use serde::Serialize;
 
-use super::Machine;
+use super::{Machine, limit::StepLimit};
 
 /// The graph of a machine, given by [`Steps::graph`](crate::Steps::graph).
 ///
@@ -105,6 +105,8 @@ pub struct StepNode {
     /// True if the step takes a `&mut PgConnection`, and so runs in the transaction that commits
     /// its outcome.
     pub transactional: bool,
+    /// The limit that bounds the runs of the step.
+    pub limit: Option<StepLimit>,
 }
 
 /// A way out of a step, or a message that goes out with its outcome.
@@ -176,6 +178,7 @@ impl StepNode {
             opaque: false,
             entry: false,
             transactional: false,
+            limit: None,
         }
     }
 
@@ -197,6 +200,13 @@ impl StepNode {
     #[must_use]
     pub fn transactional(mut self) -> Self {
         self.transactional = true;
+        self
+    }
+
+    /// States that this limit bounds the runs of the step.
+    #[must_use]
+    pub fn limit(mut self, limit: StepLimit) -> Self {
+        self.limit = Some(limit);
         self
     }
 }
@@ -277,9 +287,10 @@ impl Graph {
     /// Returns the graph as a JSON object, in ASCII. An engine stores it in the table
     /// `gen_durable.machines` at its start, so a tool can draw the machine without the user's code.
     ///
-    /// The object has the fields of [`Graph`], a step those of [`StepNode`]. An edge has its
-    /// [`Edge`]'s name in `snake_case` as its `kind`, beside its fields. A part that is not known
-    /// is null. Later versions of this library may add fields and kinds.
+    /// The object has the fields of [`Graph`], a step those of [`StepNode`], and its limit those of
+    /// [`StepLimit`]. An edge has its [`Edge`]'s name in `snake_case` as its `kind`, beside its
+    /// fields. A part that is not known or not there is null. Later versions of this library may
+    /// add fields and kinds.
     ///
     /// ```
     /// use gen_durable::{graph::{Edge, Graph, StepNode}, prelude::*};
@@ -294,7 +305,7 @@ impl Graph {
     ///     r#"{"machine":"order","version":1,"initial":"ship","steps":["#.to_owned()
     ///         + r#"{"name":"ship","variant":"Ship","edges":["#
     ///         + r#"{"kind":"await","signal":"paid","timeout":false},{"kind":"done"}],"#
-    ///         + r#""opaque":false,"entry":false,"transactional":false}],"#
+    ///         + r#""opaque":false,"entry":false,"transactional":false,"limit":null}],"#
     ///         + r#""on_cancel":null,"handle":null}"#
     /// );
     /// ```

@@ -13,6 +13,7 @@ pub(crate) mod graph;
 pub(crate) mod insert;
 pub(crate) mod insert_or_signal;
 pub(crate) mod job;
+pub(crate) mod limit;
 pub(crate) mod outcome;
 pub(crate) mod registered;
 pub(crate) mod resources;
@@ -28,8 +29,8 @@ use std::{any::TypeId, future::Future, pin::Pin, time::Duration};
 use sqlx::PgConnection;
 
 use self::{
-    context::Context, graph::Graph, outcome::StepResult, resources::Resources, retry::Retry,
-    state::DurableState, upgrade::Upgrades,
+    context::Context, graph::Graph, limit::StepLimit, outcome::StepResult, resources::Resources,
+    retry::Retry, state::DurableState, upgrade::Upgrades,
 };
 use crate::{error::StepError, history::History, isolation::Isolation};
 
@@ -178,6 +179,19 @@ pub trait Steps: Machine {
     ) -> StepFuture<'a, Self> {
         let _ = tx;
         Self::handle(cx, error, resources)
+    }
+
+    /// Returns the limit that bounds the runs of this step. None, the default, if none does.
+    fn limit(&self) -> Option<StepLimit> {
+        None
+    }
+
+    /// Returns the key of a run in this step's limit: 1 to 1,024 bytes of text. The engine asks for
+    /// it if [`limit`](Self::limit) is [keyed](StepLimit::keyed), and does not start a run without
+    /// one.
+    fn limit_key(&self, state: &Self::State) -> Option<String> {
+        let _ = state;
+        None
     }
 
     /// Returns the graph of the steps. `#[durable_fsm]` reads it from their code. A machine that is

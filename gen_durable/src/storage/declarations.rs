@@ -12,10 +12,10 @@ use sqlx::{PgConnection, Row};
 
 use super::{
     begin,
+    limits::{DeclaredLimit, LIMIT, LOCK_DECLARATIONS, register_limits},
     workers::{Process, register_worker},
 };
 
-const LOCK_DECLARATIONS: &str = include_str!("sql/lock_declarations.sql");
 const DECLARE: &str = include_str!("sql/declare.sql");
 
 /// The kind of a declaration, as the table has it, and its name.
@@ -25,18 +25,21 @@ type Subject = (String, String);
 #[derive(Debug, Default)]
 pub(crate) struct Declarations {
     bodies: BTreeMap<Subject, String>,
+    pub(crate) limits: Vec<DeclaredLimit>,
     /// The times at which they appeared, in microseconds since 1970, as the database said when the
     /// engine declared them last.
     appeared: Mutex<BTreeMap<Subject, i64>>,
 }
 
 impl Declarations {
+    /// Adds a limit.
+    pub(crate) fn add_limit(&mut self, limit: DeclaredLimit) {
+        self.add(LIMIT, &limit.name, limit.body.clone());
+        self.limits.push(limit);
+    }
+
     /// Adds a declaration of the kind `limit` or `schedule`. A second one of a name replaces the
     /// first.
-    #[cfg_attr(
-        not(feature = "schedules"),
-        expect(dead_code, reason = "only schedules are declared")
-    )]
     pub(crate) fn add(&mut self, kind: &str, name: &str, body: String) {
         self.bodies.insert((kind.to_owned(), name.to_owned()), body);
     }
@@ -57,6 +60,9 @@ pub(crate) async fn register_declaring(
     sqlx::query(LOCK_DECLARATIONS).execute(&mut *transaction).await?;
     let worker = register_worker(&mut transaction, ttl, process).await?;
     let appeared = declare(&mut transaction, worker, declared).await?;
+    if !declared.limits.is_empty() {
+        register_limits(&mut transaction, &declared.limits).await?;
+    }
     transaction.commit().await?;
     *declared.appeared.lock().unwrap_or_else(PoisonError::into_inner) = appeared;
     Ok(worker)

@@ -12,6 +12,8 @@ mod history;
 mod inbox;
 mod insert;
 mod insert_or_signal;
+mod limit_acts;
+mod limits;
 mod listing;
 mod locked;
 mod maintenance;
@@ -37,6 +39,15 @@ pub(crate) use self::{
     inbox::load_inbox,
     insert::{Birth, Born, Inserted, insert, unique_holders},
     insert_or_signal::{Found, insert_or_signal},
+    limit_acts::{
+        BucketRow, LimitAct, LimitRow, act_on_limit, bucket_of, limit_and_key, list_buckets,
+        list_limits, list_waiting,
+    },
+    limits::{
+        Bounds, BucketAnswer, BucketAsk, DeclaredLimit, HeldRow, LimitState, RowGroup, Woken,
+        add_buckets, hold_back, look_at_limits, prune_buckets, register_limits, settle_limits,
+        stranded_buckets, take_turns, touch_buckets, wake_buckets,
+    },
     listing::{Filter, Ids, Item, find, list_instances},
     locked::{Locked, LockedRows},
     maintenance::{

@@ -16,6 +16,7 @@ use super::{
     commit::lock_ids,
     history::delete_history,
     insert::unique_holders,
+    limit_acts::Rate,
     listing::{Filter, list_instances},
     notify,
     pauses::PAUSED,
@@ -366,6 +367,13 @@ impl Details {
         T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
     {
         self.0.try_get(column)
+    }
+
+    /// Returns the bucket for which the instance waits, and the time until which it does at least
+    /// by the rate.
+    pub(crate) fn limited(&self) -> Result<Option<(String, Option<SystemTime>)>, sqlx::Error> {
+        let Some(bucket) = self.get("limited_by")? else { return Ok(None) };
+        Ok(Some((bucket, Rate::of(&self.0)?.until(self.get("ahead")?))))
     }
 }
 

@@ -144,6 +144,12 @@ impl LabBuilder {
         self
     }
 
+    /// Declares a limit, as [`EngineBuilder::limit`] does. Its times are those of the lab.
+    pub fn limit(mut self, name: impl Into<String>, limit: crate::Limit) -> Self {
+        self.engine = self.engine.limit(name, limit);
+        self
+    }
+
     /// Inserts instances at the times of a schedule, as [`EngineBuilder::schedule`] does.
     /// [`advance`](Lab::advance) stops at each of its ticks.
     #[cfg(feature = "schedules")]

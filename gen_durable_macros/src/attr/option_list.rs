@@ -77,7 +77,7 @@ impl OptionList {
             return;
         }
         self.seen.push(option.0);
-        if needs_value(option.1) && !input.peek(Token![=]) {
+        if lacks_value(option.1, input) {
             errors.push(syn::Error::new(
                 ident.span(),
                 format!("the option `{name}` needs a value: write `{}`", option.1),
@@ -116,8 +116,13 @@ fn find(known: Known, name: &str) -> Option<&'static (&'static str, &'static str
     known.iter().find(|option| option.0 == name)
 }
 
-fn needs_value(example: &str) -> bool {
-    example.split('(').next().is_some_and(|head| head.contains('='))
+/// True if no value follows the name of an option that takes one.
+fn lacks_value(example: &str, input: ParseStream<'_>) -> bool {
+    let head = example.split('(').next().unwrap_or_default();
+    if head.contains('=') {
+        return !input.peek(Token![=]);
+    }
+    head != example && (input.is_empty() || input.peek(Token![,]))
 }
 
 fn names(known: Known) -> String {

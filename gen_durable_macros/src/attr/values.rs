@@ -19,6 +19,9 @@ use crate::{
     names::{self, camel_case, compact},
 };
 
+/// The longest name, in bytes, as in the runtime.
+const NAME_MAX: usize = 255;
+
 /// Reads `= 1`.
 pub(super) fn version(input: ParseStream<'_>) -> syn::Result<u32> {
     input.parse::<Token![=]>()?;
@@ -46,18 +49,33 @@ pub(super) fn type_name(name: &str, input: ParseStream<'_>) -> syn::Result<Ident
 }
 
 /// Reads `= "checkout"` or `= QUEUE`.
-pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Text> {
+pub(super) fn text(
+    name: &str,
+    example: &str,
+    input: ParseStream<'_>,
+    errors: &mut Errors,
+) -> syn::Result<Text> {
     input.parse::<Token![=]>()?;
+    text_value(name, example, |text| format!("{name} = \"{text}\""), input, errors)
+}
+
+/// Reads `"checkout"` or `QUEUE`. `written` is the option with this text, as a user writes it.
+pub(super) fn text_value(
+    name: &str,
+    example: &str,
+    written: impl Fn(&str) -> String,
+    input: ParseStream<'_>,
+    errors: &mut Errors,
+) -> syn::Result<Text> {
     let constant = name.to_uppercase();
     let wrong = |text: &str| {
-        format!(
-            "expected a string, or a constant such as `{constant}`: write `{name} = \"{text}\"`"
-        )
+        let written = written(text);
+        format!("expected a string, or a constant such as `{constant}`: write `{written}`")
     };
     if !input.peek(LitStr) {
         let tokens = value_tokens(input);
         if tokens.is_empty() {
-            return Err(input.error(wrong("checkout")));
+            return Err(input.error(wrong(example)));
         }
         if let Ok(path) = syn::parse2::<ExprPath>(tokens.clone())
             && may_be_constant(&path)
@@ -81,6 +99,12 @@ pub(super) fn text(name: &str, input: ParseStream<'_>, errors: &mut Errors) -> s
         return Err(syn::Error::new(
             literal.span(),
             format!("`{name}` holds a control character: remove it"),
+        ));
+    }
+    if value.len() > NAME_MAX {
+        return Err(syn::Error::new(
+            literal.span(),
+            format!("`{name}` has more than {NAME_MAX} bytes: give a shorter name"),
         ));
     }
     Ok(Text::Literal(literal))
@@ -417,7 +441,7 @@ fn unquoted<T: ToTokens>(
 }
 
 /// Makes an error that underlines the value.
-fn not(input: ParseStream<'_>, wrong: &str) -> syn::Error {
+pub(super) fn not(input: ParseStream<'_>, wrong: &str) -> syn::Error {
     let value = value_tokens(input);
     if value.is_empty() { input.error(wrong) } else { syn::Error::new_spanned(value, wrong) }
 }

@@ -2,8 +2,9 @@
 //! `impl Steps`.
 //!
 //! Invariant: the diagram is the text that the runtime's `Graph::to_mermaid` makes of the same
-//! graph, except for facts that only the enum knows. These are its `retry`, which the diagram
-//! lacks, and the initial step, which it shows if only one step can be it.
+//! graph, except for facts that the impl block does not tell. These are the enum's `retry`, which
+//! the diagram lacks, and the initial step, which it shows if only one step can be it. A limit
+//! whose name is a constant has the constant's name there.
 
 use std::{collections::BTreeSet, fmt::Write};
 
@@ -12,6 +13,7 @@ use quote::quote;
 
 use crate::{
     ast::{MachineImpl, StepFn},
+    attr::{Limit, Text},
     graph::{Edge, unreachable},
 };
 
@@ -30,9 +32,15 @@ pub(super) fn graph_fn(machine: &MachineImpl, private: &Ident) -> TokenStream {
     });
     let retry = stands_in(machine)
         .then(|| quote!(let graph = graph.on_error(#private::node("handle replay stop"));));
+    let limits = machine
+        .steps
+        .iter()
+        .any(|step| step.options.limit.is_some())
+        .then(|| quote!(let graph = #private::with_limits::<Self>(graph);));
     quote! {
         fn graph() -> #private::Graph {
             let graph = #private::graph::<Self>(&[#(#steps),*]);
+            #limits
             #handle
             #retry
             graph
@@ -156,13 +164,53 @@ fn arrows(step: &StepFn, aliases: &mut BTreeSet<String>) -> Vec<String> {
             }
         })
         .collect();
-    if step.transaction.is_some() {
-        arrows.push(format!("note left of {from} : runs in a transaction"));
+    if let Some(facts) = facts(step) {
+        arrows.push(format!("note left of {from} : {facts}"));
     }
     if step.flow.opaque {
         arrows.push(format!("note right of {from} : its code does not tell all"));
     }
     arrows
+}
+
+/// The facts of a step beside its arrows.
+fn facts(step: &StepFn) -> Option<String> {
+    let transaction = step.transaction.is_some().then(|| "runs in a transaction".to_owned());
+    let limit = step.options.limit.as_ref().map(|limit| plain(&limit_words(limit)));
+    match (transaction, limit) {
+        (Some(transaction), Some(limit)) => Some(format!("{transaction}, {limit}")),
+        (transaction, limit) => transaction.or(limit),
+    }
+}
+
+fn limit_words(limit: &Limit) -> String {
+    let name = match &limit.name {
+        Text::Literal(literal) => literal.value(),
+        Text::Constant(constant) => {
+            constant.path.segments.last().map(|last| last.ident.to_string()).unwrap_or_default()
+        }
+    };
+    let mut text = format!("limit {name}");
+    if limit.key.is_some() {
+        text.push_str(" for each key");
+    }
+    if limit.weight != 1 {
+        let _ = write!(text, ", weight {}", limit.weight);
+    }
+    text
+}
+
+/// Writes each character that could mean something to mermaid as an entity.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    for letter in text.chars() {
+        if letter.is_alphanumeric() || " -_.,/".contains(letter) {
+            plain.push(letter);
+        } else {
+            let _ = write!(plain, "#{};", u32::from(letter));
+        }
+    }
+    plain
 }
 
 /// Words that have a meaning in mermaid: a step of such a name gets an alias.

@@ -116,6 +116,10 @@ const WORDS: &[&str] = &[
     "retry",
     "next",
     "entry",
+    "isolation",
+    "limit",
+    "key",
+    "weight",
     "crate",
     "serde",
     "external",
@@ -178,6 +182,7 @@ const LITERALS: &[&str] = &[
     "300",
     "0xff",
     "1_u8",
+    "1000001",
     "4294967296",
     "99999999999999999999999999999999999999999999",
     "1.5",
@@ -215,7 +220,9 @@ fn seeds() -> Vec<(TokenStream, TokenStream)> {
                 if n > 3 { return Ok(cx.next(Checkout::AwaitPay)); }
                 Ok(match n { 1 => cx.replay(delay), _ => cx.next_in(Self::Ship, delay).insert(x) })
             }
+            #[step(limit("stripe", key = format!("{}", state.customer), weight = 3))]
             async fn await_pay(cx: Context<Self>) -> Outcome<Self> { cx.await_any_for::<(Paid, Cancelled)>(delay) }
+            #[step(limit = limits::CARRIER)]
             async fn ship(cx: Context<Self>) -> Outcome<Self> { helper!(cx); cx.done(()) }
             fn other(&self) -> usize { 1 }
             async fn handle(cx: Context<Self>, error: StepError) -> Outcome<Self> { cx.stop(error) }
@@ -248,7 +255,8 @@ fn seeds() -> Vec<(TokenStream, TokenStream)> {
         (quote!(crate = renamed), block.clone()),
         (quote!(), block),
         (options, job.clone()),
-        (quote!(timeout = "1m"), job),
+        (quote!(timeout = "1m"), job.clone()),
+        (quote!(limit("mail", weight = 2, key = state.to.domain(3))), job),
         (quote!(setup = a::tables, crate = renamed), test),
         (quote!(), state),
         (quote!(), signal),

@@ -11,6 +11,7 @@ use syn::{ImplItem, ItemImpl, Path, Type, parse_quote, spanned::Spanned};
 use super::{
     diagram, duration,
     import::{Hint, import},
+    limits::limits,
     private_at, retry_policy,
 };
 use crate::{
@@ -132,12 +133,15 @@ fn steps(machine: &MachineImpl) -> TokenStream {
         }
     });
     let requirements = requirements(machine);
-    let timeout = of_steps(machine, "timeout", &quote!(Duration), &quote!(TIMEOUT), |step| {
+    let machines = quote!(<Self as #private::Machine>);
+    let machines_timeout = quote!(#machines::TIMEOUT);
+    let timeout = of_steps(machine, "timeout", &quote!(Duration), &machines_timeout, |step| {
         step.options.timeout.map(|timeout| duration(timeout, &private))
     });
-    let retry = of_steps(machine, "retry", &quote!(Retry), &quote!(RETRY), |step| {
+    let retry = of_steps(machine, "retry", &quote!(Retry), &quote!(#machines::RETRY), |step| {
         step.options.retry.as_ref().map(|retry| retry_policy(retry, &private))
     });
+    let limits = limits(machine, &private);
     let schedule = &machine.schedule;
     let graph = diagram::graph_fn(machine, &private);
     let is_machine = is_machine(machine);
@@ -173,6 +177,8 @@ fn steps(machine: &MachineImpl) -> TokenStream {
             #timeout
 
             #retry
+
+            #limits
 
             #requirements
 
@@ -298,9 +304,9 @@ fn local(machine: &MachineImpl, name: &str, at: Span) -> Ident {
     Ident::new(name, at.resolved_at(machine.item.self_ty.span()))
 }
 
-/// A function of the trait `Steps` that returns a step's own value of an option, or else the
-/// machine's. Nothing is generated if no step has a value of its own.
-fn of_steps(
+/// A function of the trait `Steps` that returns a step's own value of an option, or else that of
+/// all other steps. Nothing is generated if no step has a value of its own.
+pub(super) fn of_steps(
     machine: &MachineImpl,
     function: &str,
     ty: &TokenStream,
@@ -324,7 +330,7 @@ fn of_steps(
         fn #function(&self) -> #private::Option<#private::#ty> {
             match #private::Machine::name(self) {
                 #(#arms)*
-                _ => <Self as #private::Machine>::#otherwise,
+                _ => #otherwise,
             }
         }
     }

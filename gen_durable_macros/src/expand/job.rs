@@ -31,6 +31,7 @@ pub(super) fn expand(job: &Job, options: MachineOptions, correct: bool) -> Token
     block.schedule = schedule(job, &options);
     for step in &mut block.steps {
         step.flow = job.flow.clone();
+        step.options.limit.clone_from(&options.limit);
     }
     let block = handlers::items(&block, correct);
     let machine = MachineEnum::new(item, with_types(job, options));

@@ -7,6 +7,7 @@ mod diagram;
 mod handlers;
 mod import;
 mod job;
+mod limits;
 mod steps;
 mod stored;
 mod test_fn;
@@ -145,12 +146,11 @@ fn constant_name(option: &str) -> Ident {
 
 /// Declares the constant that an option names, under a name of the expansion's own, and its check.
 /// Returns none for a literal, which is checked when it is read.
-fn constant(option: &str, text: &Text) -> Option<TokenStream> {
+fn constant(option: &str, text: &Text, private: &Ident) -> Option<TokenStream> {
     let Text::Constant(path) = text else { return None };
-    let private = import::alias();
     let name = constant_name(option);
     let (begin, end) = ends(path);
-    let at = private_at(&private, begin);
+    let at = private_at(private, begin);
     // The call begins at the path's first token and ends at its last, so that the compiler
     // underlines the whole path.
     let arguments = quote_spanned!(end=> (#name, #option));

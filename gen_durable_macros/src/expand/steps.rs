@@ -38,9 +38,11 @@ pub(super) fn generated(machine: &MachineEnum, correct: bool, beside: &TokenStre
     let helpers = (!machine.options.retired).then(|| helpers(machine));
     let signals = signals(machine);
     let checks = checks(machine, correct);
-    let import = import(machine.options.krate.as_ref(), &alias(), Hint::Option);
+    let private = alias();
+    let import = import(machine.options.krate.as_ref(), &private, Hint::Option);
     let constants = [("queue", &machine.options.queue), ("name", &machine.options.name)];
-    let constants = constants.into_iter().filter_map(|(name, text)| constant(name, text.as_ref()?));
+    let constants =
+        constants.into_iter().filter_map(|(name, text)| constant(name, text.as_ref()?, &private));
     quote! {
         const _: () = {
             #import

@@ -45,7 +45,7 @@ pub(crate) fn expand_signal(input: &DeriveInput, errors: &mut Errors) -> TokenSt
         Some(name) => text("name", name),
         None => snake_case(&input.ident.unraw().to_string()).into_token_stream(),
     };
-    let check = options.name.as_ref().and_then(|name| constant("name", name));
+    let check = options.name.as_ref().and_then(|name| constant("name", name, &alias()));
     let check = check.unwrap_or_default();
     expand(input, &options, &check, |private| {
         let name = quote!(const NAME: &'static #private::str = #name;);

@@ -80,8 +80,13 @@ fn expansion_of_the_impl_block() {
 
 #[test]
 fn expansion_of_a_job() {
-    let options =
-        quote!(queue = "mail", timeout = "30s", history = "steps", retry(max_attempts = 3, jitter));
+    let options = quote!(
+        queue = "mail",
+        timeout = "30s",
+        history = "steps",
+        retry(max_attempts = 3, jitter),
+        limit("mail", key = state.domain())
+    );
     let item = quote! {
         /// Sends a mail.
         pub async fn send_mail(cx: JobContext<Mail>, mailer: &Mailer) -> Result<(), Error> {
@@ -117,6 +122,26 @@ fn expansion_of_the_options_of_steps() {
         }
     };
     snapshot("options", &durable_fsm(TokenStream::new(), item));
+}
+
+#[test]
+fn expansion_of_the_limits_of_steps() {
+    let item = quote! {
+        impl Checkout {
+            #[step(limit = "stripe")]
+            async fn charge(cx: Context<Self>, tx: &mut PgConnection) -> Outcome<Self> {
+                cx.next(Checkout::Ship)
+            }
+            #[step(limit(limits::CARRIER, key = state.customer, weight = 3))]
+            async fn ship(cx: Context<Self>) -> Outcome<Self> {
+                cx.next(Checkout::Report)
+            }
+            async fn report(cx: Context<Self>) -> Outcome<Self> {
+                cx.done(())
+            }
+        }
+    };
+    snapshot("limits", &durable_fsm(TokenStream::new(), item));
 }
 
 #[test]
@@ -269,6 +294,8 @@ fn no_job_and_no_step_makes_it_panic() {
         quote!(retry(max_attempts = 99999999999, initial = "99h", max = "1s", backoff = none)),
         quote!(= =, state = X, version = 0),
         quote!(setup, setup = , setup = "a::b", setup = Self, crate = 1),
+        quote!(limit, limit = , limit(), limit(1), limit(key = ), limit = Self, limit = "a" b),
+        quote!(limit("a", key, weight = -1, weight), limit("a" "b"), limit(A::<B>, key = |)),
     ];
     let items = [
         quote!(
@@ -289,7 +316,7 @@ fn no_job_and_no_step_makes_it_panic() {
         quote!(impl M {
             #[step]
             #[step = 1]
-            #[step(next, next(1, A, "b", "?"), entry(1), retry(x), timeout)]
+            #[step(next, next(1, A, "b", "?"), entry(1), retry(x), timeout, limit("a", key = state.))]
             async fn a(cx: Context<Self>) -> Outcome<Self> {
                 cx.next(); cx.next(..); cx::<>; cx.await_any::<(); & cx; let cx; .cx; cx. ; cx.next_in::<>(=)
             }

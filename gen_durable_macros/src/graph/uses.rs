@@ -3,7 +3,7 @@
 //! Invariant: a use is noted only if it is certain to be one of the context. In a body that binds
 //! the context's name anew, no use is certain.
 
-use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Ident, Span, TokenStream, TokenTree};
 use quote::quote;
 
 use super::scan::{call, ends_with, flat, follows, is_punct};
@@ -11,7 +11,7 @@ use super::scan::{call, ends_with, flat, follows, is_punct};
 /// Uses of a context for which the macros have an error of their own.
 #[derive(Default)]
 pub(crate) struct Uses {
-    /// The first field of the state that the body names: `cx.state.order`.
+    /// The first field of the state that the body names, or the key of a limit: `cx.state.order`.
     pub(crate) field: Option<Use>,
     /// Uses in the arguments of an outcome, which has consumed the context by then:
     /// `cx.replay(f(cx.attempt()))`.
@@ -62,6 +62,43 @@ impl Uses {
         uses
     }
 
+    /// Reads the key of a limit, in which `state` is the state.
+    pub(crate) fn read_key(&mut self, key: TokenStream) {
+        let state = Ident::new("state", Span::call_site());
+        if !binds(&state, &key) {
+            self.scan_key(&state, key);
+        }
+    }
+
+    fn scan_key(&mut self, state: &Ident, tokens: TokenStream) {
+        let trees = flat(tokens);
+        for (index, tree) in trees.iter().enumerate() {
+            match tree {
+                TokenTree::Group(group) => self.scan_key(state, group.stream()),
+                TokenTree::Ident(ident)
+                    if ident == state && !ends_with(&trees[..index], &['.']) =>
+                {
+                    self.note_field(&trees[index..], 1);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Notes a field of the state. The first `length` trees are the state, and the field may
+    /// follow.
+    fn note_field(&mut self, trees: &[TokenTree], length: usize) {
+        if let [dot, field, behind @ ..] = &trees[length..]
+            && is_punct(dot, '.')
+            && call(behind).is_none()
+            && self.field.is_none()
+        {
+            let name = field.to_string().trim_start_matches("r#").to_owned();
+            let tokens = trees[..length + 2].iter().cloned().collect();
+            self.field = Some(Use { name, tokens });
+        }
+    }
+
     fn scan(&mut self, context: &Ident, tokens: TokenStream) {
         let trees = flat(tokens);
         for (index, tree) in trees.iter().enumerate() {
@@ -84,15 +121,7 @@ impl Uses {
             return;
         }
         if member == "state" {
-            if let [dot, field, behind @ ..] = after
-                && is_punct(dot, '.')
-                && call(behind).is_none()
-                && self.field.is_none()
-            {
-                let name = field.to_string().trim_start_matches("r#").to_owned();
-                let tokens = trees[..5].iter().cloned().collect();
-                self.field = Some(Use { name, tokens });
-            }
+            self.note_field(trees, 3);
         } else if OUTCOMES.iter().any(|outcome| member == outcome) {
             let outcome = format!("{context}.{member}");
             let mut rest = after;
@@ -301,6 +330,15 @@ mod tests {
         assert_eq!(field(quote!(cx.state.order += 1)).as_deref(), Some("order"));
         assert_eq!(field(quote!(print(&mut cx.state.0))).as_deref(), Some("0"));
         assert_eq!(field(quote!(cx.state.clone().order)), None);
+        let key = |key| {
+            let mut uses = Uses::default();
+            uses.read_key(key);
+            uses.field.map(|field| field.name)
+        };
+        assert_eq!(key(quote!(format!("{}", state.order.id))).as_deref(), Some("order"));
+        assert_eq!(key(quote!(state.order())), None);
+        assert_eq!(key(quote!(self.state.order)), None);
+        assert_eq!(key(quote!(orders.map(|state| state.order))), None);
         assert_eq!(field(quote!(self.cx.state.order)), None);
         assert_eq!(
             field(quote!({

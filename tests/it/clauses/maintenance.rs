@@ -1,10 +1,14 @@
-//! The maintenance services' statements: `reap.sql`, `wake_timed_out.sql`.
+//! The maintenance services' statements: `reap.sql`, `wake_timed_out.sql`, and those of workers.
 
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
 use tokio::time::timeout;
 
-use super::{FUTURE, PAST, each, rows, run, without_indexes};
+use super::{
+    FUTURE, PAST, each, insert,
+    limits::{NOW, clock, clock_alone},
+    rows, run, see, without_indexes,
+};
 use crate::support::{WAIT_MAX, database};
 
 /// Inserts worker 1, whose lease runs, and worker 2, whose lease has run out. Worker 3 does not
@@ -130,7 +134,7 @@ async fn p70_what_loses_workers_in_a_row_comes_back_at_random_moments_of_four_se
                                         max(eligible_at - updated_at) <= interval '4 seconds',
                                         min(eligible_at - updated_at) >= interval '0 seconds')
                 from gen_durable.instances";
-    assert_eq!(super::see(pool, seen).await, json!([true, true, true]));
+    assert_eq!(see(pool, seen).await, json!([true, true, true]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,6 +150,81 @@ async fn p70_a_batch_of_lost_workers_is_bounded() {
     for expected in [4, 4, 1, 0] {
         assert_eq!(reap(&mut connection, 4, 3).await.as_array().unwrap().len(), expected);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_lost_workers_are_removed_and_count_for_half_a_lease() {
+    let db = database().await;
+    let pool = db.pool();
+    clock(pool, 0).await;
+    for (id, lease) in [
+        (1, "- interval '1 us'"),
+        (2, ""),
+        (3, "- interval '1 s'"),
+        (4, "- interval '1 s'"),
+        (5, "- interval '1 s'"),
+    ] {
+        let row = format!(
+            "id, name, lease_ttl, lease_expires_at: {id}, 'w', 10000001, gen_durable.now() {lease}"
+        );
+        insert(pool, "workers", &[&row]).await;
+    }
+    rows(pool, json!([executing(1, 4, json!({}))])).await;
+    for (id, until) in
+        [(5, "+ interval '1 hour'"), (8, ""), (9, "- interval '1 us'"), (10, "- interval '1 us'")]
+    {
+        let row = format!("worker, counts_until: {id}, gen_durable.now() {until}");
+        insert(pool, "lost_workers", &[&row]).await;
+    }
+    let mut other = pool.begin().await.unwrap();
+    run(
+        &mut other,
+        "select from gen_durable.workers where id = 3 for no key update;
+         select from gen_durable.lost_workers where worker = 10 for key share",
+    )
+    .await;
+    let mut connection = without_indexes(pool).await;
+    run(&mut connection, "set lock_timeout = '5s'").await;
+    let remove = include_str!("../../../gen_durable/src/storage/sql/remove_lost_workers.sql");
+    sqlx::query(remove).execute(&mut connection).await.unwrap();
+    let left = "select json_agg(id order by id) from gen_durable.workers";
+    assert_eq!(see(pool, left).await, json!([2, 3, 4]));
+    let lost = "select json_agg(json_build_array(worker,
+                    (extract(epoch from counts_until - gen_durable.now()) * 1000000)::bigint)
+                    order by worker)
+                from gen_durable.lost_workers";
+    let expected = json!([[1, 5_000_000], [5, 3_600_000_000_i64], [8, 0], [10, -1]]);
+    assert_eq!(see(pool, lost).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_a_worker_is_registered_with_its_lease() {
+    let db = database().await;
+    let pool = db.pool();
+    clock(pool, 0).await;
+    clock_alone(pool, 7).await;
+    let id: i64 = sqlx::query_scalar(include_str!(
+        "../../../gen_durable/src/storage/sql/register_worker.sql"
+    ))
+    .bind("w")
+    .bind(10_i64)
+    .bind(["q"])
+    .bind([3])
+    .bind(["m"])
+    .bind([2])
+    .bind("host")
+    .bind(4_i64)
+    .bind("library")
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    let seen = format!(
+        "select json_build_array(id, name, (extract(epoch from lease_expires_at) * 1000000)::bigint - {NOW},
+                lease_ttl, queues, slots, fsms, fsm_versions, host, pid, library)
+         from gen_durable.workers"
+    );
+    let expected = json!([id, "w", 17, 10, ["q"], [3], ["m"], [2], "host", 4, "library"]);
+    assert_eq!(see(pool, seen).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 //!
 //! `tools/mutations` takes the clauses away one by one, and reports which test fails.
 
+mod buckets;
 mod claim;
 mod claim_known;
 mod claim_loads;
@@ -16,7 +17,10 @@ mod inbox;
 mod insert;
 mod insert_or_signal;
 mod keys;
+mod limit_acts;
+mod limits;
 mod lives;
+mod looks;
 mod maintenance;
 mod operate;
 mod pauses;
@@ -24,6 +28,7 @@ mod registered;
 mod reports;
 mod schedules;
 mod scopes;
+mod turns;
 
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr, types::Json};
@@ -61,6 +66,18 @@ async fn rows(pool: &PgPool, rows: Value) {
         places.push(place.0);
     }
     assert!(places.is_sorted(), "the rows lie in another order: {places:?}");
+}
+
+/// Inserts rows into a table, each as `columns: values`.
+async fn insert(pool: &PgPool, table: &str, rows: &[&str]) {
+    let mut connection = pool.acquire().await.expect("a connection");
+    for row in rows {
+        let (columns, values) = row.split_once(": ").expect("columns and values");
+        let insert = format!(
+            "insert into gen_durable.{table} ({columns}) overriding system value values ({values})"
+        );
+        run(&mut connection, insert).await;
+    }
 }
 
 /// Inserts signals of the name `go` with these ids, in this order in the table.

@@ -72,14 +72,19 @@ async fn p70_a_cancel_does_what_each_row_needs() {
     rows(
         pool,
         json!([
-            instance(1, "m", "runnable", json!({ "blocked_by": 1, "partition_key": "p" })),
+            instance(
+                1,
+                "m",
+                "runnable",
+                json!({ "blocked_by": 21, "paused_by": 3, "partition_key": "p" })
+            ),
             instance(2, "m", "awaiting_signal", parked.clone()),
             instance(3, "m", "executing", running.clone()),
             instance(
                 4,
                 "n",
                 "runnable",
-                json!({ "blocked_by": 1, "partition_key": "p", "report_to": 9 })
+                json!({ "blocked_by": 17, "partition_key": "p", "report_to": 9 })
             ),
             instance(5, "n", "awaiting_signal", json!({ "report_to": 9 })),
             instance(6, "u", "runnable", json!({ "blocked_by": 1 })),
@@ -288,9 +293,9 @@ async fn p70_an_answer_goes_to_the_step_or_ends() {
         pool,
         json!([
             asked(1, "m", "executing", json!({ "locked_by": 7, "report_to": 9 })),
-            asked(2, "m", "runnable", json!({ "blocked_by": 3 })),
+            asked(2, "m", "runnable", json!({ "blocked_by": 23, "paused_by": 3 })),
             asked(3, "n", "executing", json!({ "locked_by": 7, "report_to": 1 })),
-            asked(4, "n", "runnable", json!({ "blocked_by": 3 })),
+            asked(4, "n", "runnable", json!({ "blocked_by": 19 })),
             asked(5, "u", "runnable", json!({ "blocked_by": 2 })),
             asked(6, "m", "executing", json!({ "locked_by": 8 })),
             instance(7, "m", "executing", json!({ "locked_by": 7, "owes": 2 })),

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{ARRIVED, BATCH};
+use super::{ARRIVED, BATCH, limits};
 
 /// A hot statement, its parameters, and the limits for its plan.
 pub(super) struct Case {
@@ -25,7 +25,7 @@ fn none() -> RangeInclusive<f64> {
     0.0..=0.0
 }
 
-fn repeated(value: &str) -> String {
+pub(super) fn repeated(value: &str) -> String {
     format!("'{{{}}}'", vec![value; BATCH].join(","))
 }
 
@@ -34,7 +34,7 @@ fn numbered(name: &str) -> String {
     format!("'{{{}}}'", values.join(","))
 }
 
-async fn ids(connection: &mut PgConnection, condition: &str) -> String {
+pub(super) async fn ids(connection: &mut PgConnection, condition: &str) -> String {
     let query = format!(
         "select array(
              select id from gen_durable.instances where {condition} order by id limit {BATCH}
@@ -52,12 +52,15 @@ async fn text(connection: &mut PgConnection, query: &'static str) -> String {
 const FIRST: &str = "select coalesce(min(id), 0)::text from gen_durable.instances where fsm = 'k'";
 const TARGET: &str = "select coalesce(min(target_id), 0)::text from gen_durable.signals";
 
+/// An instance that waits for a limit, behind many others.
+const WAITS: &str = "select coalesce(max(id), 0)::text from gen_durable.instances where fsm = 'q'";
+
 const CLAIMS: &[&str] =
     &["instances_claim", "instances_partition", "instances_partition_holder", "instances_pkey"];
 
 const KNOWN: [&str; 8] = ["7", "'{q}'", "'{200}'", "'{m}'", "'{1}'", "'{1}'", "'{0}'", "'{0}'"];
 
-fn case(
+pub(super) fn case(
     statement: &'static str,
     parameters: &[&str],
     indexes: &'static [&'static str],
@@ -71,6 +74,7 @@ const BUSY: &[&str] = &[
     "instances_blocked",
     "instances_claim",
     "instances_lease",
+    "instances_limited",
     "instances_owed",
     "instances_paused",
 ];
@@ -145,6 +149,7 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
     let asked = ids(connection, "fsm = 'c'").await;
     let held = ids(connection, "fsm = 'b' and locked_by = 9").await;
     let paused = ids(connection, "fsm = 'i'").await;
+    let waits = text(connection, WAITS).await;
     let first = text(connection, FIRST).await;
     let target = text(connection, TARGET).await;
     let [seven, zero, one, yes, no, null] = ["7", "0", "1", "t", "f", "null"].map(repeated);
@@ -291,7 +296,7 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         find("find_failed", "null", "'failed'", &["instances_failed"], 5_000.0..=10_010.0),
         find("find_failed", "'g'", "'cancelled'", &["instances_failed"], 10_000.0..=10_010.0),
         find("find_busy", "null", "'executing'", BUSY, 5_000.0..=5_201.0),
-        find("find_busy", "'m'", "'runnable'", BUSY, 6_001.0..=12_002.0),
+        find("find_busy", "'m'", "'runnable'", BUSY, 6_001.0..=17_003.0),
         case("list_instances", &[&executing], by_id, batch(1)),
         case("wake_step", &["1"], by_id, 0.0..=5.0),
         case("record_history", &record(&no), by_id, 0.0..=40.0),
@@ -346,9 +351,15 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
             by_id,
             batch(8),
         ),
+        case("details", &[&waits], &["instances_limited", "instances_pkey"], 0.0..=1_010.0),
+        // The first bucket has many that wait, and each of the others one. A session without the
+        // settings of an engine may read all buckets.
+        case("list_buckets", &["'l'", "''", "200", "201"], &["instances_limited"], batch(9)),
+        case("list_waiting", &["'l'", "'l'", "200"], &["instances_limited"], batch(3)),
         case("fork", &["1", "1", "null", "null", "null"], by_id, 0.0..=10.0),
         case("wake_parked", &[&parked, "'{}'"], by_id, batch(4)),
         case("wake_timed_out", &["200"], &["instances_wake", "instances_pkey"], batch(3)),
     ]);
+    cases.extend(limits::cases(connection).await);
     cases
 }

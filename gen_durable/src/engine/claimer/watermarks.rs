@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::storage::{ClaimRequest, First};
+use crate::storage::{ClaimRequest, First, Kinds, RowGroup};
 
 /// The time from the answer of a whole claim to the next whole claim, in multiples of the time that
 /// the first one took. Whole claims take one part in eleven of the time.
@@ -89,6 +89,19 @@ impl Watermarks {
     /// Forgets all: the next claim of each queue is a whole one.
     pub(super) fn forget(&mut self) {
         self.queues.clear();
+    }
+
+    /// Forgets the watermark of a group: the next claim looks at it from its beginning.
+    pub(super) fn forget_group(&mut self, group: &RowGroup, kinds: &Kinds) {
+        let all = kinds.fsms.iter().zip(&kinds.versions);
+        let is_it = |(fsm, version): (&String, &i32)| {
+            *fsm == group.kind.fsm && *version == group.kind.fsm_version
+        };
+        if let (Some(kind), Some(queue)) =
+            (all.into_iter().position(is_it), self.queues.get_mut(&group.queue))
+        {
+            queue.watermarks.remove(&(kind, group.priority));
+        }
     }
 
     /// True if each of these queues had a whole claim, and neither this nor a later claim has met

@@ -20,6 +20,7 @@ use super::{
     super::{
         Shared,
         flusher::Answer,
+        limiter::{self, Entry},
         outage::{Outage, no_connection},
         registry::{self, Call, Decoded, Ran, Run, Runner, Work},
         transactions::{Open, Place},
@@ -170,6 +171,11 @@ async fn in_transaction(
             return Ok(Ending::GivenUp);
         };
         // The wait may have taken long.
+        if matches!(call, Call::Step)
+            && !matches!(limiter::refresh(shared, work).await, Entry::Admitted)
+        {
+            return Ok(Ending::GivenUp);
+        }
         let paused = matches!(call, Call::Step) && shared.pauses.hold_work(work);
         if paused || !shared.lease.may_start(work.worker) {
             return Ok(Ending::GivenUp);
@@ -205,6 +211,13 @@ async fn in_transaction(
             "a step was rolled back, and runs again"
         );
         registry::quietly(|| drop(error));
+        // Every run of a step counts in its limit.
+        if matches!(call, Call::Step)
+            && work.turn.take().is_some()
+            && !matches!(limiter::enter(shared, work).await, Entry::Admitted)
+        {
+            return Ok(Ending::GivenUp);
+        }
     }
 }
 

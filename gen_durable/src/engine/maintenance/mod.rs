@@ -4,6 +4,7 @@
 
 pub(super) mod debts;
 mod history;
+mod limits;
 mod partitions;
 mod pauses;
 mod reaper;
@@ -171,6 +172,9 @@ pub(super) fn spawn(database: Database, life: &Arc<Life>) {
     tick("keep the history", Duration::from_hours(1), |database| {
         Box::pin(history::run_once(database))
     });
+    tick("look after limits", Duration::from_mins(1), |database| {
+        Box::pin(limits::run_once(database))
+    });
     tick("look for unserved queues", Duration::from_mins(1), |database| {
         Box::pin(unserved::run_once(database))
     });
@@ -202,6 +206,7 @@ pub(super) async fn run_once(database: &Database) -> Result<(), DatabaseError> {
         while partitions::run_once(database).await? == Progress::More {}
         while retention::run_once(database).await? == Progress::More {}
         while history::run_once(database).await? == Progress::More {}
+        while limits::run_once(database).await? == Progress::More {}
         unknown::run_once(database).await?;
         #[cfg(feature = "schedules")]
         undeclared::run_once(database).await?;

@@ -90,6 +90,11 @@ impl Decoded {
         Self(Some(Box::new(value)))
     }
 
+    /// Returns a view of the value, if it is of this type.
+    pub(super) fn get<T: Any>(&self) -> Option<&T> {
+        self.0.as_ref()?.downcast_ref()
+    }
+
     /// Returns the value, if it is of this type.
     pub(super) fn take<T: Any>(mut self) -> Option<T> {
         self.0.take()?.downcast().ok().map(|value| *value)

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use tracing::Instrument;
 
 use super::{
-    Boxed, Call, Ran, Run, Runner, Upgrader, Work,
+    Boxed, Call, Limited, Ran, Run, Runner, Upgrader, Work,
     guard::{Decoded, catch, describe},
     storable,
 };
@@ -21,6 +21,7 @@ use crate::{
     machine::{
         Requirement, Steps,
         context::{Consumption, Context, Received},
+        limit::StepLimit,
         outcome::{Outcome, Transition},
         registered::registered,
         resources::Resources,
@@ -30,12 +31,17 @@ use crate::{
     value,
 };
 
+/// The most bytes of a key of a limit.
+const LIMIT_KEY_MAX: usize = 1024;
+
 /// The runner of the machine `M`.
 pub(crate) struct MachineRunner<M> {
     value_max: usize,
     /// The steps that take a transaction, and its level.
     transactional: Vec<(&'static str, Isolation)>,
     handle_transaction: Option<Isolation>,
+    /// The steps that are limited, and their limits.
+    limited: Vec<(&'static str, StepLimit)>,
     machine: std::marker::PhantomData<fn() -> M>,
 }
 
@@ -53,6 +59,10 @@ impl<M: Steps> MachineRunner<M> {
             value_max,
             transactional: M::STEPS.iter().filter_map(level).collect(),
             handle_transaction: M::handle_transaction(),
+            limited: M::STEPS
+                .iter()
+                .filter_map(|name| Some((*name, M::from_name(name)?.limit()?)))
+                .collect(),
             machine: std::marker::PhantomData,
         }
     }
@@ -225,6 +235,27 @@ impl<M: Steps> MachineRunner<M> {
         Ok(Ran { commit, next })
     }
 
+    /// Returns the key of a run in the limit of its step. None if the state does not decode: then
+    /// the step does not begin, and its run says why.
+    fn key(work: &mut Work, step: &str) -> Option<Result<String, StepError>> {
+        if work.decoded.as_ref().is_none_or(|decoded| decoded.get::<M::State>().is_none()) {
+            let decoded = catch(|| value::decode("state", M::NAME, M::VERSION, &work.state));
+            work.decoded = Some(Decoded::new::<M::State>(decoded.ok()?.ok()?));
+        }
+        let state = work.decoded.as_ref()?.get::<M::State>()?;
+        let key = catch(|| M::from_name(step).and_then(|step| step.limit_key(state)));
+        Some(key.and_then(|key| {
+            let wrong = |reason| StepError::rejected(LimitKey { step: step.to_owned(), reason });
+            let key = key.ok_or_else(|| wrong("there is none"))?;
+            match key.len() {
+                0 => Err(wrong("it is empty")),
+                1..=LIMIT_KEY_MAX if key.contains('\0') => Err(wrong("it has a NUL")),
+                1..=LIMIT_KEY_MAX => Ok(key),
+                _ => Err(wrong("it is longer than 1,024 bytes")),
+            }
+        }))
+    }
+
     /// Returns a step's name as the machine has it.
     fn static_name(step: &str) -> &'static str {
         M::STEPS.iter().find(|name| **name == step).copied().unwrap_or_default()
@@ -278,6 +309,14 @@ fn awaited(wanted: usize, names: &[&str], seen: &[i64]) -> Result<i64, StepError
     "only `next` and the awaits can `spawn`: an instance that ends would not hear of its children, and a step that is repeated would spawn them again; use `insert_many` for instances that report to nobody"
 )]
 struct CannotSpawn;
+
+/// The key of a limited step is no key.
+#[derive(Debug, thiserror::Error)]
+#[error("the limit of step `{step}` needs a key of 1 to 1,024 bytes without a NUL: {reason}")]
+struct LimitKey {
+    step: String,
+    reason: &'static str,
+}
 
 /// A step awaits no more signals than it has seen, or more than can come.
 #[derive(Debug, thiserror::Error)]
@@ -361,6 +400,24 @@ impl<M: Steps> Runner for MachineRunner<M> {
 
     fn timeout(&self, step: &str) -> Option<Duration> {
         M::from_name(step)?.timeout()
+    }
+
+    fn limits(&self) -> Vec<(&'static str, StepLimit)> {
+        self.limited.clone()
+    }
+
+    fn limit(&self, work: &mut Work) -> Option<Result<Limited, StepError>> {
+        let mut limited = self.limited.iter();
+        let (step, limit) = limited.find(|(name, _)| *name == work.instance.step)?;
+        let bucket = if limit.keyed {
+            match Self::key(work, step)? {
+                Ok(key) => format!("{}\u{1f}{key}", limit.name).into(),
+                Err(error) => return Some(Err(error)),
+            }
+        } else {
+            limit.name.into()
+        };
+        Some(Ok(Limited { name: limit.name, weight: limit.weight, bucket }))
     }
 
     fn upgrader(&self) -> Arc<dyn Runner> {

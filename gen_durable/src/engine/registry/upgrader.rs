@@ -18,7 +18,7 @@ use std::{
 };
 
 use super::{
-    Boxed, Call, MachineRunner, Run, Runner, Work,
+    Boxed, Call, Limited, MachineRunner, Run, Runner, Work,
     guard::{catch, describe},
     storable,
 };
@@ -28,7 +28,10 @@ use crate::{
     error::{Error, StepError},
     history::History,
     isolation::Isolation,
-    machine::{Requirement, Steps, context::Instance, resources::Resources, upgrade::Older},
+    machine::{
+        Requirement, Steps, context::Instance, limit::StepLimit, resources::Resources,
+        upgrade::Older,
+    },
     storage::{Change, Commit, NewMachine, Upgraded},
     value,
 };
@@ -129,6 +132,7 @@ impl Work {
             inbox: self.inbox.clone(),
             unloaded: self.unloaded.clone(),
             decoded: None,
+            turn: None,
             dropped: Arc::clone(&self.dropped),
         }
     }
@@ -183,6 +187,23 @@ impl<M: Steps> Runner for Upgrader<M> {
     /// known yet where the instance will stand, and the machine's timeout applies.
     fn timeout(&self, step: &str) -> Option<Duration> {
         M::from_name(step).map_or(M::TIMEOUT, |step| step.timeout())
+    }
+
+    fn limits(&self) -> Vec<(&'static str, StepLimit)> {
+        self.runner.limits()
+    }
+
+    /// The limit is that of the step at which the upgrade leaves the instance. If it fails, the run
+    /// says so.
+    fn limit(&self, work: &mut Work) -> Option<Result<Limited, StepError>> {
+        if self.runner.limits().is_empty() {
+            return None;
+        }
+        match self.upgraded(work) {
+            Ok(Some(mut upgraded)) => self.runner.limit(&mut upgraded),
+            Ok(None) => self.runner.limit(work),
+            Err(_) => None,
+        }
     }
 
     fn upgrader(&self) -> Arc<dyn Runner> {

@@ -63,6 +63,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::{Edge, Graph, StepNode};
+    use crate::machine::limit::StepLimit;
 
     fn graph(steps: Vec<StepNode>) -> Graph {
         Graph { machine: "order", version: 2, initial: "pay", steps, on_cancel: None, handle: None }
@@ -84,8 +85,9 @@ mod tests {
             Edge::Sends { machine: Some("Parcel"), signal: None },
         ];
         let pay = StepNode { variant: Some("Pay"), ..StepNode::new("pay", edges) };
-        let mut graph =
-            graph(vec![pay, StepNode::new("ship", []).opaque().entry().transactional()]);
+        let ship = StepNode::new("ship", []).opaque().entry().transactional();
+        let limit = StepLimit::new("stripe").weight(3).keyed();
+        let mut graph = graph(vec![pay, ship.limit(limit)]);
         graph.handle = Some(StepNode::new("handle", [Edge::Replay]));
         let read: serde_json::Value = serde_json::from_str(&graph.to_json()).expect("JSON");
         let expected = json!({
@@ -93,7 +95,7 @@ mod tests {
             "steps": [
                 {
                     "name": "pay", "variant": "Pay", "opaque": false, "entry": false,
-                    "transactional": false,
+                    "transactional": false, "limit": null,
                     "edges": [
                         { "kind": "next", "step": "ship", "delayed": false },
                         { "kind": "next", "step": "ship", "delayed": true },
@@ -110,12 +112,13 @@ mod tests {
                 {
                     "name": "ship", "variant": null, "opaque": true, "entry": true,
                     "transactional": true, "edges": [],
+                    "limit": { "name": "stripe", "weight": 3, "keyed": true },
                 },
             ],
             "on_cancel": null,
             "handle": {
                 "name": "handle", "variant": null, "opaque": false, "entry": false,
-                "transactional": false, "edges": [{ "kind": "replay" }],
+                "transactional": false, "limit": null, "edges": [{ "kind": "replay" }],
             },
         });
         assert_eq!(read, expected);

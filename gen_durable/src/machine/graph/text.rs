@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{Edge, Graph, StepNode};
+use crate::machine::limit::StepLimit;
 
 /// An arrow of the diagram.
 struct Arrow {
@@ -77,9 +78,9 @@ pub(super) fn mermaid(graph: &Graph) -> String {
             let colon = if label.is_empty() { "" } else { ": " };
             lines.push(format!("{from} --> {to}{colon}{label}"));
         }
-        if step.transactional {
+        if let Some(facts) = facts(step) {
             let from = id(step.name, &mut aliases);
-            lines.push(format!("note left of {from} : runs in a transaction"));
+            lines.push(format!("note left of {from} : {facts}"));
         }
         if step.opaque {
             let from = id(step.name, &mut aliases);
@@ -129,6 +130,42 @@ fn id(step: &str, aliases: &mut BTreeSet<String>) -> String {
     format!("{step}_")
 }
 
+/// Returns the facts that a diagram for mermaid tells of a step beside its arrows. They are one
+/// note: mermaid does not always show two on one side.
+fn facts(step: &StepNode) -> Option<String> {
+    let transaction = step.transactional.then(|| "runs in a transaction".to_owned());
+    let limit = step.limit.map(|limit| plain(&words(&limit)));
+    match (transaction, limit) {
+        (Some(transaction), Some(limit)) => Some(format!("{transaction}, {limit}")),
+        (transaction, limit) => transaction.or(limit),
+    }
+}
+
+/// Returns a limit in words.
+fn words(limit: &StepLimit) -> String {
+    let mut text = format!("limit {}", limit.name);
+    if limit.keyed {
+        text.push_str(" for each key");
+    }
+    if limit.weight != 1 {
+        let _ = write!(text, ", weight {}", limit.weight);
+    }
+    text
+}
+
+/// Writes each character that could mean something to mermaid as an entity.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    for letter in text.chars() {
+        if letter.is_alphanumeric() || " -_.,/".contains(letter) {
+            plain.push(letter);
+        } else {
+            let _ = write!(plain, "#{};", u32::from(letter));
+        }
+    }
+    plain
+}
+
 pub(super) fn dot(graph: &Graph) -> String {
     let mut text = format!("digraph {} {{\n", Quoted(graph.machine));
     let mut line = |line: fmt::Arguments<'_>| {
@@ -153,6 +190,10 @@ pub(super) fn dot(graph: &Graph) -> String {
         if step.transactional {
             line(format_args!("{} [peripheries=2];", Quoted(step.name)));
         }
+        if let Some(limit) = &step.limit {
+            let label = format!("{}\n{}", step.name, words(limit));
+            line(format_args!("{} [label={}];", Quoted(step.name), Quoted(&label)));
+        }
         if step.opaque {
             let name = Quoted(step.name);
             line(format_args!("{name} -> \"?\" [style=dotted];"));
@@ -174,6 +215,7 @@ struct Quoted<'a>(&'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.0.replace('\\', "\\\\").replace('"', "\\\""))
+        let text = self.0.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        write!(f, "\"{text}\"")
     }
 }

@@ -38,7 +38,8 @@ set status = case when a.on_cancel is null then 'cancelled' else 'runnable' end,
     crashes = 0,
     awaits = null,
     eligible_at = least(i.eligible_at, gen_durable.now()),
-    blocked_by = case when a.on_cancel is null then i.blocked_by & 8 else i.blocked_by & ~6 end,
+    -- What held back its step (4, 16) does not hold back the next one.
+    blocked_by = case when a.on_cancel is null then i.blocked_by & 8 else i.blocked_by & ~22 end,
     paused_by = case when i.blocked_by & 8 = 8 then 0 end,
     owes = nullif(
         i.owes & ~5 | case when a.on_cancel is null and i.report_to is not null then 1 else 0 end, 0

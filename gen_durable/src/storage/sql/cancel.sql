@@ -72,9 +72,10 @@ changed as (
             else least(i.eligible_at, gen_durable.now())
         end,
         blocked_by = case
-            -- A pause of its own outlives the end, and a retry. That of a step does not.
+            -- A pause of its own outlives the end, and a retry. What holds back a step (its pause,
+            -- its limit) does not.
             when d.deed = 'cancelled' then i.blocked_by & 8
-            when d.deed = 'goes' then i.blocked_by & ~4
+            when d.deed = 'goes' then i.blocked_by & ~20
             when d.deed = 'asked' and i.status <> 'executing' then i.blocked_by | 2
             else i.blocked_by
         end,

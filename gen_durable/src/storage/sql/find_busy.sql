@@ -1,9 +1,9 @@
 -- Finds runnable or executing instances of a filter, the newest first. Lists and counts run it.
 --
 -- Invariant: it examines a bounded number of rows, and finds all that fit unless it says that there
--- are more than it may examine. A runnable row is in one of four indexes: the claim's, that of rows
--- blocked behind their key, that of paused rows, or that of rows for which an engine has something
--- to do.
+-- are more than it may examine. A runnable row is in one of five indexes: the claim's, that of rows
+-- blocked behind their key, that of paused rows, that of rows that wait for a limit, or that of
+-- rows for which an engine has something to do.
 --
 -- $1 bigint: the id before which to look
 -- $2 bigint: the most instances to find
@@ -52,7 +52,7 @@ with busy as materialized (
                i.updated_at
         from gen_durable.instances i
         where $4::text = 'runnable' and i.owes is not null
-          and i.blocked_by <> 0 and i.blocked_by & 13 = 0
+          and i.blocked_by <> 0 and i.blocked_by & 29 = 0
         order by i.id
         limit 5001
     )
@@ -64,6 +64,18 @@ with busy as materialized (
         where $4::text = 'runnable' and i.status = 'runnable' and i.paused_by is not null
           and i.blocked_by & 1 = 0
         order by i.paused_by, i.id
+        limit 5001
+    )
+    union all
+    (
+        -- The bits 16, and perhaps 2. The index itself leaves out those that are paused as well, of
+        -- which there may be many.
+        select i.id, i.fsm, i.status, i.step, i.queue, i.fsm_version, i.partition_key, i.unique_key,
+               i.updated_at
+        from gen_durable.instances i
+        where $4::text = 'runnable' and i.blocked_by & 16 = 16
+          and i.blocked_by between 16 and 18 and i.blocked_by & 1 = 0
+        order by i.limited_by, i.blocked_by, i.priority, i.eligible_at, i.id
         limit 5001
     )
 )

@@ -13,10 +13,10 @@
 -- $8 bigint: the process's number there
 -- $9 text:   the version of the library
 insert into gen_durable.workers (
-    name, lease_expires_at, queues, slots, fsms, fsm_versions, host, pid, library
+    name, lease_expires_at, lease_ttl, queues, slots, fsms, fsm_versions, host, pid, library
 )
 values (
-    $1, gen_durable.clock() + $2 * interval '1 microsecond', $3::text[], $4::int[], $5::text[],
-    $6::int[], $7::text, $8::bigint, $9::text
+    $1, gen_durable.clock() + $2::bigint * interval '1 microsecond', $2::bigint, $3::text[],
+    $4::int[], $5::text[], $6::int[], $7::text, $8::bigint, $9::text
 )
 returning id

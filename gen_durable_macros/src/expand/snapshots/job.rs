@@ -136,6 +136,7 @@ const _: () = {
 stateDiagram-v2
     [*] --> run
     run --> [*]: done
+    note left of run : limit mail for each key
 ```
 */
     #[automatically_derived]
@@ -160,11 +161,38 @@ stateDiagram-v2
                 _ => __gen_durable::no_such_step(),
             }
         }
+        fn limit(&self) -> __gen_durable::Option<__gen_durable::StepLimit> {
+            match __gen_durable::Machine::name(self) {
+                "run" => {
+                    __gen_durable::Some(__gen_durable::StepLimit::new("mail").keyed())
+                }
+                _ => __gen_durable::None,
+            }
+        }
+        fn limit_key(
+            &self,
+            __data: &<Self as __gen_durable::Machine>::State,
+        ) -> __gen_durable::Option<__gen_durable::String> {
+            match __gen_durable::Machine::name(self) {
+                "run" => {
+                    __gen_durable::Some(
+                        (|
+                            state: &<Self as __gen_durable::Machine>::State,
+                        | -> __gen_durable::String {
+                            let _ = state;
+                            __gen_durable::LimitKey::text(&(state.domain()))
+                        })(__data),
+                    )
+                }
+                _ => __gen_durable::None,
+            }
+        }
         fn requirements() -> __gen_durable::Vec<__gen_durable::Requirement> {
             __gen_durable::Vec::from([__gen_durable::Requirement::of::<Mailer>("run")])
         }
         fn graph() -> __gen_durable::Graph {
             let graph = __gen_durable::graph::<Self>(&["run done"]);
+            let graph = __gen_durable::with_limits::<Self>(graph);
             graph
         }
     }
