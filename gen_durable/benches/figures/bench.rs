@@ -170,7 +170,8 @@ impl Bench {
     pub async fn clear(&self) -> Result<(), Error> {
         self.execute(
             "truncate gen_durable.instances, gen_durable.signals, gen_durable.signal_keys,
-                      gen_durable.workers, gen_durable.declarations restart identity",
+                      gen_durable.workers, gen_durable.declarations,
+                      gen_durable.limit_buckets restart identity",
         )
         .await?;
         self.execute("checkpoint").await

@@ -23,6 +23,35 @@ impl OneStep {
     }
 }
 
+/// Has one limited step and is done. The number has a thousand keys.
+#[durable_fsm(queue = "checkout", state = Small, output = ())]
+pub enum Limited {
+    Go,
+}
+
+#[durable_fsm]
+impl Limited {
+    #[step(limit("limited", key = state.n % 1000))]
+    async fn go(cx: Context<Self>) -> Outcome<Self> {
+        cx.done(())
+    }
+}
+
+/// Runs its limited step ten times in a row and is done.
+#[durable_fsm(queue = "checkout", state = Small, output = ())]
+pub enum TenLimited {
+    Link,
+}
+
+#[durable_fsm]
+impl TenLimited {
+    #[step(limit("limited", key = state.ballast))]
+    async fn link(mut cx: Context<Self>) -> Outcome<Self> {
+        cx.state.n += 1;
+        if cx.state.n == 10 { cx.done(()) } else { cx.next(TenLimited::Link) }
+    }
+}
+
 /// Runs its step ten times in a row and is done.
 #[durable_fsm(queue = "checkout", state = Small, output = ())]
 pub enum TenSteps {

@@ -38,6 +38,7 @@ mod half_load;
 mod history;
 mod inserts;
 mod latency;
+mod limits;
 mod listing;
 mod machines;
 mod proc;
@@ -103,6 +104,7 @@ fn figures() -> Vec<Figure> {
         inserts::figures(),
         claims::figures(),
         fleet::figures(),
+        limits::figures(),
         footprint::figures(),
         listing::figures(),
         bulk::figures(),
