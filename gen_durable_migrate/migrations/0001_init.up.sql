@@ -455,8 +455,8 @@ create table gen_durable.workers (
     library          text
 ) with (fillfactor = 50);
 
--- The workers that were removed as lost, for half of their lease. What they hold of limits counts
--- until then. The clock of the database may have jumped ahead: a worker that lives then finds
+-- The workers that were removed as lost, for half of their lease. Their runs count in limits until
+-- then. The clock of the database may have jumped ahead: a worker that lives then finds
 -- itself removed, and drops its limited runs, within a third of its lease.
 create table gen_durable.lost_workers (
     worker       bigint primary key,
@@ -575,8 +575,8 @@ create table gen_durable.limits (
     registered_at timestamptz not null default gen_durable.now()
 );
 
--- What each bucket of a limit has admitted. A bucket is a limit without a key, or one key of a
--- limit. Its row is its lock. All times are in microseconds since 1970.
+-- The runs that each bucket of a limit has admitted. A bucket is a limit without a key, or one
+-- key of a limit. Its row is its lock. All times are in microseconds since 1970.
 --
 -- Heap-only updates change it, unless rows begin or cease to wait for it.
 create table gen_durable.limit_buckets (

@@ -339,7 +339,7 @@ async fn p42_a_pause_ends_by_itself() {
         let mail = if maintenance {
             mail().await
         } else {
-            // The engine hears of a pause within a second. What comes before that runs.
+            // The engine hears of a pause within a second. A row that comes before that runs.
             eventually("the engine holds one back", async || {
                 let mail = mail().await;
                 let held = "select blocked_by <> 0 from gen_durable.instances

@@ -32,8 +32,8 @@ impl Audited {
     }
 }
 
-/// The methods `by` and `reason` of a builder that has the field `audited`. What is said of the
-/// reason besides comes as documentation.
+/// The methods `by` and `reason` of a builder that has the field `audited`. Further
+/// sentences about the reason are given as documentation.
 macro_rules! by_and_reason {
     ($(#[$more:meta])*) => {
         /// Names the operator in the audit: at most 255 bytes. Without it the audit names the role

@@ -45,8 +45,8 @@ use crate::{
     storage::{self, Declarations, DeclaredLimit},
 };
 
-/// A run may be admitted this much before its time, and then waits in its slot. So the way of a
-/// waiting row to its slot, three commits, leaves no gap between two runs.
+/// A run may be admitted this much before its time, and then waits in its slot. A waiting row needs
+/// three commits to come to its slot, and without this they would leave a gap between two runs.
 const AHEAD: Duration = Duration::from_millis(50);
 /// The longest time for which the end of a run is kept back that nobody waits for.
 const ENDS_LATER: Duration = Duration::from_millis(250);
@@ -323,7 +323,7 @@ async fn round(shared: &Shared) -> Result<Option<Duration>, sqlx::Error> {
         early.clear();
         limiter.see(woken.now);
         if woken.looked == 0 {
-            // What is due is locked: another engine looks at it.
+            // Other buckets that are due are locked: another engine looks at them.
             let next = |micros: i64| match u64::try_from(micros) {
                 Ok(micros) if micros > 0 => Duration::from_micros(micros),
                 _ => jittered(LOOK_AFTER_OTHERS),

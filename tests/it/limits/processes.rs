@@ -131,7 +131,7 @@ async fn p44_a_bound_that_changes_in_use_is_kept() {
              set set_at_once = {bound}, set_at = now(), revision = revision + 1"
         );
         sqlx::query(sqlx::AssertSqlSafe(set)).execute(pool).await.unwrap();
-        // What ran before may still run. From when it has ended, the new bound holds.
+        // Runs from before may still go on. From when it has ended, the new bound holds.
         eventually("what was too much ends", async || {
             KEYS.iter().all(|key| turnstile.now(key) <= bound).then_some(())
         })

@@ -1,7 +1,7 @@
 //! The book of an engine's limited runs: what its worker holds in each bucket.
 //!
-//! Invariant: `running` is the weight of the [`Turn`]s that exist. `told` is what the database was
-//! told last. Where they differ, the bucket is listed until the database is told anew.
+//! Invariant: `running` is the weight of the [`Turn`]s that exist. `told` is the weight that the
+//! database was told last. A bucket in which the two differ is listed until it is told anew.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -44,6 +44,12 @@ struct Held {
     tight: bool,
     /// True if it is in `ended` or in `due`.
     listed: bool,
+}
+
+impl Held {
+    fn new(limit: &'static str) -> Self {
+        Self { limit, running: 0, told: 0, tight: false, listed: false }
+    }
 }
 
 /// The place of a run in its bucket. The run holds it until this is dropped.
@@ -103,7 +109,7 @@ impl State {
     }
 }
 
-/// What the book says of a bucket in a statement.
+/// The words of the book about a bucket, for a statement.
 #[derive(Debug)]
 pub(super) struct Said {
     pub(super) bucket: Arc<str>,
@@ -141,8 +147,8 @@ impl Book {
         Self { state: Mutex::new(state), wake: Notify::new() }
     }
 
-    /// Begins the next statement of this worker, and returns its number. What a former worker had
-    /// is forgotten: its lease has run out.
+    /// Begins the next statement of this worker, and returns its number. The runs of a former
+    /// worker are forgotten: its lease has run out.
     pub(super) fn begin(&self, worker: i64) -> i64 {
         let mut state = self.lock();
         if state.worker != worker {
@@ -210,13 +216,8 @@ impl Book {
             return Vec::new();
         }
         let admitted = told.weight * i64::try_from(told.admitted).unwrap_or(0);
-        let held = state.buckets.entry(Arc::clone(&told.bucket)).or_insert_with(|| Held {
-            limit: told.limit,
-            running: 0,
-            told: 0,
-            tight: false,
-            listed: false,
-        });
+        let new = || Held::new(told.limit);
+        let held = state.buckets.entry(Arc::clone(&told.bucket)).or_insert_with(new);
         let freed = held.told > told.said + admitted;
         held.told = told.said + admitted;
         held.running += admitted;
@@ -248,13 +249,8 @@ impl Book {
     /// the same again.
     pub(super) fn doubt(&self, bucket: &Arc<str>, limit: &'static str) {
         let mut state = self.lock();
-        let held = state.buckets.entry(Arc::clone(bucket)).or_insert_with(|| Held {
-            limit,
-            running: 0,
-            told: 0,
-            tight: false,
-            listed: false,
-        });
+        let new = || Held::new(limit);
+        let held = state.buckets.entry(Arc::clone(bucket)).or_insert_with(new);
         held.told = i64::MAX;
         // Not at once, however tight it is: the next statement may fail like this one.
         if !std::mem::replace(&mut held.listed, true) {

@@ -38,7 +38,7 @@ set status = case when a.on_cancel is null then 'cancelled' else 'runnable' end,
     crashes = 0,
     awaits = null,
     eligible_at = least(i.eligible_at, gen_durable.now()),
-    -- What held back its step (4, 16) does not hold back the next one.
+    -- The reasons that held back its step (4, 16) do not hold back the next one.
     blocked_by = case when a.on_cancel is null then i.blocked_by & 8 else i.blocked_by & ~22 end,
     paused_by = case when i.blocked_by & 8 = 8 then 0 end,
     owes = nullif(

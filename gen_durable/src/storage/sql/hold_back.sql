@@ -62,7 +62,8 @@ waiting as (
         waits = b.waits + 1,
         -- While a heavy row waits, light ones that come later do not take its room.
         weight = case when b.wakes_at is null then l.weight else greatest(b.weight, l.weight) end
-    -- As arrays, whose length the planner does not take for 1, as it may that of `locked`.
+    -- The planner may take `locked` for one row, and then joins in quadratic time. It expects more
+    -- of arrays.
     from unnest(array(select l.bucket from locked l), array(select l.weight from locked l))
         as l (bucket, weight)
     where b.bucket = any (array(select l.bucket from locked l)) and b.bucket || '' = l.bucket

@@ -12,7 +12,7 @@
 -- come in: the time until which the starts so far use the rate up, and the bounds in force.
 select b.bucket,
        (
-           -- What a lost worker had counts for a while.
+           -- The runs of a lost worker count for a while.
            select coalesce(pg_catalog.sum(h.held), 0)::bigint
            from unnest(b.workers, b.held) as h (worker, held)
            where gen_durable.holds(h.worker)

@@ -1,7 +1,7 @@
 -- Removes workers whose lease ran out and that hold no row any more. The reaper runs it when it
 -- finds no row to take.
 --
--- What they hold of limits counts for half of their lease from then on (`lost_workers`). If the
+-- Their runs count in limits for half of their lease from then on (`lost_workers`). If the
 -- clock has jumped ahead, a worker that lives finds itself removed before that, and drops its
 -- limited runs.
 --

@@ -1,10 +1,10 @@
 -- Admits runs of limited steps as far as their buckets have room, and notes what the other runs of
 -- the worker hold. The limiter runs it.
 --
--- Invariant: a bucket's row is its lock. What it admits is reckoned from the row as it is under
--- that lock: `set (...) = (select ...)` is evaluated for that.
--- A worker says what it holds, and never by how much that has changed. So an answer that was lost
--- leaves nothing behind, and a statement that comes late changes nothing.
+-- Invariant: a bucket's row is its lock. The runs that come in are reckoned from the row as it is
+-- under that lock: Postgres evaluates `set (...) = (select ...)` for that version of it. A worker
+-- says how much it holds, and never by how much that has changed. Therefore a lost answer leaves
+-- nothing behind, and a late statement changes nothing.
 --
 -- Buckets are locked in their order, and nothing else is.
 --
@@ -66,7 +66,7 @@ set (used_until, workers, held, said, admitted, let_in) = (
                else array(select l.id from unnest(b.let_in) as l (id) where l.id <> all (a.ids))
            end
     from (
-        -- 4. What the others hold. A worker that the snapshot does not show may have come since
+        -- 4. The runs of the others. A worker that the snapshot does not show may have come since
         --    then: it is looked up under the lock.
         select coalesce(pg_catalog.sum(s.held), 0)::bigint as held, pg_catalog.array_agg(s.worker) as workers,
                pg_catalog.array_agg(s.held) as held_each, pg_catalog.array_agg(s.said) as said
