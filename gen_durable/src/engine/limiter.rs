@@ -221,8 +221,8 @@ impl Limiter {
     }
 }
 
-/// Asks anew for the turn of a step that has waited since it was admitted, if that took long: the
-/// starts of many such runs would come together.
+/// Asks anew for the turn of a step that has waited since it might have begun, if that took long:
+/// the starts of many such runs would come together.
 pub(super) async fn refresh(shared: &Shared, work: &mut Work) -> Entry {
     if work.turn.as_ref().is_none_or(|turn| turn.age() <= AHEAD) {
         return Entry::Admitted;
@@ -254,7 +254,8 @@ pub(super) async fn enter(shared: &Shared, work: &mut Work) -> Entry {
         answer,
     }));
     match answered.await {
-        Ok(batch::Answer::Admitted(turn, delay)) => {
+        Ok(batch::Answer::Admitted(mut turn, delay)) => {
+            turn.begins_in(delay);
             work.turn = Some(Box::new(turn));
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;

@@ -58,12 +58,17 @@ pub(crate) struct Turn {
     bucket: Arc<str>,
     weight: i64,
     worker: i64,
-    /// The time of the answer that has admitted the run.
+    /// The time from which the run may begin.
     since: Instant,
 }
 
 impl Turn {
-    /// Returns the time since the run was admitted.
+    /// Notes that the run may begin after this delay.
+    pub(super) fn begins_in(&mut self, delay: Duration) {
+        self.since += delay;
+    }
+
+    /// Returns the time for which the run might have begun.
     pub(crate) fn age(&self) -> Duration {
         self.since.elapsed()
     }
@@ -272,5 +277,31 @@ impl Book {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that was admitted ahead of its time must not count as late when that has come.
+    #[test]
+    fn a_turn_ages_from_the_time_at_which_its_run_may_begin() {
+        let book = Arc::new(Book::new(7));
+        let told = Told {
+            bucket: "a".into(),
+            limit: "a",
+            said: 0,
+            weight: 1,
+            admitted: 1,
+            waited: false,
+            full: false,
+        };
+        let mut turns = book.note(7, &told);
+        turns[0].begins_in(Duration::from_hours(1));
+        assert_eq!(turns[0].age(), Duration::ZERO);
+        assert_eq!(book.running("a"), 1);
+        turns.clear();
+        assert_eq!(book.running("a"), 0);
     }
 }
