@@ -445,6 +445,7 @@ mod status;
 mod storage;
 pub mod testing;
 mod throttle;
+pub mod trace;
 mod value;
 
 #[cfg(feature = "schedules")]

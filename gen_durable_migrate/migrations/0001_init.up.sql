@@ -80,6 +80,10 @@ create table gen_durable.instances (
     owes          smallint,
     -- The time at which it was cancelled. From then on a failure ends it as cancelled.
     cancelled_at  timestamptz,
+    -- The context of the span that made the row due: its insert's, or that of the signal that woke
+    -- it. The next run is a child of that span. After a `-` it is only linked to it: the row became
+    -- due later, or without a span. Null without a hook for trace contexts.
+    trace_context text,
     inserted_at   timestamptz not null default gen_durable.now(),
     updated_at    timestamptz not null default gen_durable.now(),
     finished_at   timestamptz
@@ -167,6 +171,8 @@ create table gen_durable.signals (
     name        text not null,
     payload     json not null,
     dedup_key   text collate "C",
+    -- The context of the sender's span, or null.
+    trace_context text,
     inserted_at timestamptz not null default gen_durable.now(),
     primary key (target_id, id)
 ) with (

@@ -41,9 +41,9 @@ grant select (version, serves) on gen_durable.migrations to gen_durable_app, gen
 grant usage on sequence gen_durable.instances_id_seq to gen_durable_app, gen_durable_worker;
 grant insert (
     id, fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key, blocked_by, unique_key, unique_scope,
-    report_to
+    report_to, trace_context
 ) on gen_durable.instances to gen_durable_app, gen_durable_worker;
-grant insert (target_id, name, payload, dedup_key) on gen_durable.signals to gen_durable_app, gen_durable_worker;
+grant insert (target_id, name, payload, dedup_key, trace_context) on gen_durable.signals to gen_durable_app, gen_durable_worker;
 grant insert (target_id, dedup_key), select (target_id, dedup_key)
     on gen_durable.signal_keys to gen_durable_app, gen_durable_worker;
 
@@ -65,10 +65,10 @@ grant select (fsm, fsm_version, queue, initial, steps, signals, on_cancel) on ge
 -- is told. No state, no payload.
 grant select (
     id, fsm, status, step, attempt, failures, result, last_error, queue, awaits, awaits_more, unique_guard, unique_scope,
-    unique_released
+    unique_released, trace_context
 ) on gen_durable.instances to gen_durable_app;
 -- A signal wakes its target. Postgres cannot grant this update for parked rows alone.
-grant update (status, awaits, awaits_more, wake_at, eligible_at, unique_released, updated_at)
+grant update (status, awaits, awaits_more, wake_at, eligible_at, trace_context, unique_released, updated_at)
     on gen_durable.instances to gen_durable_app;
 -- The application: cancels in its own transaction, with a row in the audit.
 grant select (
@@ -89,9 +89,9 @@ grant select, delete on gen_durable.instances to gen_durable_worker;
 grant update (
     fsm_version, step, status, state, result, last_error, awaits, awaits_more, eligible_at, attempt, failures, crashes, revision,
     blocked_by, paused_by, locked_by, unique_released, wake_at, owes, updated_at, finished_at,
-    report_to, cancelled_at
+    report_to, cancelled_at, trace_context
 ) on gen_durable.instances to gen_durable_worker;
-grant select (ctid, id, target_id, name, payload), delete on gen_durable.signals to gen_durable_worker;
+grant select (ctid, id, target_id, name, payload, trace_context), delete on gen_durable.signals to gen_durable_worker;
 grant insert (name, lease_expires_at, lease_ttl, queues, slots, fsms, fsm_versions, host, pid, library), update (lease_expires_at),
     select (id, name, lease_expires_at, lease_ttl, queues), delete
     on gen_durable.workers to gen_durable_worker;
@@ -150,7 +150,8 @@ grant delete on gen_durable.instances, gen_durable.signals, gen_durable.signal_k
     to gen_durable_supervisor;
 grant update (
     fsm_version, step, status, state, result, last_error, awaits, awaits_more, eligible_at, attempt, failures, crashes,
-    revision, blocked_by, paused_by, locked_by, unique_released, wake_at, report_to, owes, cancelled_at, updated_at, finished_at
+    revision, blocked_by, paused_by, locked_by, unique_released, wake_at, report_to, owes, cancelled_at,
+    trace_context, updated_at, finished_at
 ) on gen_durable.instances to gen_durable_supervisor;
 
 -- The supervisor and the operator read everything. The operator changes nothing.

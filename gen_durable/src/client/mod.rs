@@ -72,7 +72,7 @@ use crate::{
     machine::{Machine, address::Address},
     status::{Delivery, Status},
     storage::{self, Addressee, Found, Locked, NewInstance, NewSignal, NoReceiver},
-    value,
+    trace, value,
 };
 
 /// The most `insert_many` calls of a client that are under way at a time, each on a connection.
@@ -324,6 +324,7 @@ impl Client {
             payload: value::encode("signal payload", payload, self.inner.value_max)?,
             dedup_key: dedup_key.map(str::to_owned),
             silent: false,
+            trace_context: trace::current(),
         })
         .await
     }

@@ -160,6 +160,7 @@ mod tests {
             silent: false,
             report_to: None,
             refuses_taken: false,
+            trace_context: None,
         }
     }
 

@@ -176,5 +176,6 @@ fn release(shared: &Shared, worker: i64, lost_claim: LostClaim) -> Option<Box<Co
         partition_key: lost_claim.partition_key,
         report_to: None,
         listens: false,
+        trace_context: None,
     }))
 }

@@ -8,6 +8,7 @@ mod inbox;
 mod kinds;
 mod polls;
 mod runner;
+mod spans;
 mod upgrader;
 
 use std::{
@@ -32,6 +33,7 @@ use crate::{
         upgrade::Older,
     },
     storage::{Change, Claimed, Commit, Inbox, NewMachine, Upgraded},
+    trace::Trace,
 };
 pub(crate) use guard::Decoded;
 use guard::Guarded;
@@ -70,6 +72,8 @@ pub(crate) struct Work {
     decoded: Option<Decoded>,
     /// The run's place in its step's limit.
     pub(crate) turn: Option<Box<Turn>>,
+    /// The span that led to the instance's runs, and that of the run under way.
+    pub(crate) trace: Trace,
     /// Opened when the run is to be dropped: the instance was cancelled.
     pub(crate) dropped: Arc<Latch>,
 }
@@ -125,6 +129,7 @@ impl Work {
             inbox: Box::new(Loaded::new(claimed.inbox)),
             decoded: None,
             turn: None,
+            trace: Trace::new(claimed.trace_context),
             dropped,
         }
     }
@@ -184,6 +189,7 @@ impl Work {
             partition_key: self.instance.partition_key.clone(),
             report_to: self.report_to,
             listens,
+            trace_context: None,
         })
     }
 
@@ -337,6 +343,7 @@ pub(crate) async fn run(
     let (limit, instance) = (limit(runner, work), Arc::clone(&work.instance));
     let run = Guarded::new(runner.run(work, call, &around.resources, tx));
     let mut run = around.polls.within(limit, runner.name(), instance, run).await;
+    spans::end(work, &mut run);
     if let Ok(Run::Ran(ran)) = &mut run {
         let failed = match call {
             Call::Handle { text, .. } => Some(text.as_str()),

@@ -78,6 +78,8 @@ pub(crate) struct Received {
     pub(crate) id: i64,
     pub(crate) name: Arc<str>,
     pub(crate) payload: Arc<str>,
+    /// The context of the sender's span.
+    pub(crate) trace_context: Option<Arc<str>>,
     pub(crate) consumption: Consumption,
 }
 

@@ -20,7 +20,7 @@ use crate::{
     keys::{check_key, check_name},
     status::Status,
     storage::{Eligible, NewInstance, Receiver},
-    value,
+    trace, value,
 };
 
 /// A new instance that is about to be inserted. Nothing happens before [`execute`](Self::execute).
@@ -332,6 +332,7 @@ impl<M: Machine> Insert<M> {
             silent: self.silent,
             report_to: self.report_to,
             refuses_taken: self.refuses_taken,
+            trace_context: trace::current(),
         })
     }
 }

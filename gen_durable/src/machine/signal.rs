@@ -11,7 +11,7 @@ use crate::{
     error::EncodeError,
     keys::{check_dedup_key, check_key, check_signal_name},
     storage::{Addressee, NewSignal},
-    value,
+    trace, value,
 };
 
 /// A message to an instance.
@@ -178,6 +178,7 @@ impl<M: Machine> Signal<M> {
             payload,
             dedup_key: self.dedup_key,
             silent: self.silent,
+            trace_context: trace::current(),
         })
     }
 }

@@ -246,6 +246,7 @@ struct Arrays {
     timed_out: Vec<Option<bool>>,
     inboxes: Vec<Option<String>>,
     receivers: Vec<Option<i64>>,
+    trace_contexts: Vec<Option<String>>,
 }
 
 impl Arrays {
@@ -264,6 +265,7 @@ impl Arrays {
             inboxes: row.try_get("inboxes")?,
             failures: row.try_get("failures")?,
             receivers: row.try_get("receivers")?,
+            trace_contexts: row.try_get("trace_contexts")?,
         })
     }
 
@@ -281,10 +283,11 @@ impl Arrays {
         let rows = self.ids.into_iter().zip(self.kinds).zip(self.partition_keys);
         let steps = self.steps.into_iter().zip(self.states).zip(self.inboxes);
         let counts = self.attempts.into_iter().zip(self.failures);
-        let counts = counts.zip(self.revisions).zip(self.timed_out).zip(self.receivers);
+        let links = self.receivers.into_iter().zip(self.trace_contexts);
+        let counts = counts.zip(self.revisions).zip(self.timed_out).zip(links);
         for (
             (((id, kind), partition_key), ((step, state), inbox)),
-            ((((attempt, failures), revision), timed_out), report_to),
+            ((((attempt, failures), revision), timed_out), (report_to, trace_context)),
         ) in rows.zip(steps).zip(counts)
         {
             let place = usize::try_from(kind - 1).unwrap_or(usize::MAX);
@@ -314,6 +317,7 @@ impl Arrays {
                 failures: failures.unwrap_or(0),
                 timed_out: timed_out.unwrap_or(false),
                 report_to,
+                trace_context,
                 now,
                 inbox: parse_inbox(inbox.as_deref())?,
             });
@@ -424,6 +428,7 @@ fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {
         revision: row.try_get("revision")?,
         timed_out: row.try_get::<Option<bool>, _>("timed_out")?.unwrap_or(false),
         report_to: row.try_get("report_to")?,
+        trace_context: row.try_get("trace_context")?,
         now: time(row.try_get("claimed_at")?),
         inbox: parse_inbox(row.try_get("inbox")?)?,
     })

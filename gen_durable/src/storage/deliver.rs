@@ -9,7 +9,7 @@ use sqlx::{PgConnection, Row};
 use super::{
     Locked,
     inbox::parse_inbox,
-    insert::{Birth, TRIES_MAX, unique_holders},
+    insert::{Birth, TRIES_MAX, any, unique_holders},
     row::{Addressee, Claimed, Kind, NewSignal},
     time,
 };
@@ -116,6 +116,8 @@ async fn deliver_to(
     let payloads: Vec<&str> = signals.iter().map(|signal| signal.payload.0.as_str()).collect();
     let keys: Vec<Option<&str>> =
         signals.iter().map(|signal| signal.dedup_key.as_deref()).collect();
+    let trace_contexts: Vec<Option<&str>> =
+        signals.iter().map(|signal| signal.trace_context.as_deref()).collect();
     let rows = sqlx::query(DELIVER)
         .bind(targets)
         .bind(fsms)
@@ -125,6 +127,7 @@ async fn deliver_to(
         .bind(locked == Locked::Skip)
         .bind(locked.timeout())
         .bind(unique_keys)
+        .bind(any(trace_contexts))
         .fetch_all(connection)
         .await?;
     let mut targets_seen = HashSet::new();
@@ -190,6 +193,7 @@ pub(crate) async fn claim_woken(
             failures: row.try_get("failures")?,
             timed_out: false,
             report_to: row.try_get("report_to")?,
+            trace_context: row.try_get("trace_context")?,
             now: time(row.try_get("claimed_at")?),
             inbox: parse_inbox(row.try_get("inbox")?)?,
         })

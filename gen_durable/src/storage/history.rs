@@ -66,23 +66,12 @@ pub(crate) enum Kept {
     Idle,
 }
 
-/// Returns what an outcome is called, and the step at which it leaves the instance.
-fn outcome_of<'a>(commit: &'a Commit, record: &'a Record) -> (&'static str, Option<&'a str>) {
-    let here = Some(&*record.step);
+/// Returns the step at which an outcome leaves the instance. None if it ends the instance.
+fn next_step<'a>(commit: &'a Commit, record: &'a Record) -> Option<&'a str> {
     match &commit.change {
-        // It awaits signals that are in the inbox, and wakes at once.
-        Change::Next { step } if commit.awaits_loaded.is_some() => ("await", Some(*step)),
-        Change::Next { step } => ("next", Some(*step)),
-        // A step that lets others go first goes on without a delay.
-        Change::Later { step, delay } if delay.is_zero() => ("next", Some(*step)),
-        Change::Later { step, .. } => ("later", Some(*step)),
-        Change::Repeat { .. } if commit.attempt > record.attempt => ("replay", here),
-        Change::Repeat { .. } => ("snooze", here),
-        Change::Await { .. } => ("await", here),
-        Change::Done { .. } => ("done", None),
-        Change::Failed => ("failed", None),
-        // No run led here, so there is no record.
-        Change::Release | Change::Defer { .. } => ("released", here),
+        Change::Next { step } | Change::Later { step, .. } => Some(*step),
+        Change::Done { .. } | Change::Failed => None,
+        _ => Some(&*record.step),
     }
 }
 
@@ -135,7 +124,7 @@ struct Columns<'a> {
 
 impl<'a> Columns<'a> {
     fn push(&mut self, commit: &'a Commit, record: &'a Record) {
-        let (outcome, next_step) = outcome_of(commit, record);
+        let (outcome, next_step) = (commit.outcome(record.attempt), next_step(commit, record));
         self.ids.push(commit.id);
         self.fsms.push(commit.fsm);
         self.versions.push(record.fsm_version);

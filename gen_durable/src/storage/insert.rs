@@ -179,6 +179,7 @@ async fn insert_claimed(
         .bind(places.fsms)
         .bind(places.versions)
         .bind(column(rows, receiver))
+        .bind(trace_contexts(rows))
         .fetch_one(connection)
         .await?;
     let ids: Vec<Option<i64>> = answer.try_get("ids")?;
@@ -209,6 +210,7 @@ async fn insert_born(
         .bind(i64::try_from(claims).unwrap_or(0))
         .bind(&birth.kinds.fsms)
         .bind(&birth.kinds.versions)
+        .bind(&first.trace_context)
         .fetch_one(connection)
         .await?;
     let ids: Vec<i64> = answer.try_get("ids")?;
@@ -243,6 +245,7 @@ fn born(
             failures: 0,
             timed_out: false,
             report_to: receiver(row),
+            trace_context: row.trace_context.clone(),
             now,
             inbox: Inbox::default(),
         })
@@ -293,6 +296,7 @@ async fn insert_portion(
             .bind(&row.queue)
             .bind(row.priority)
             .bind(receiver(row))
+            .bind(&row.trace_context)
     } else {
         let query = if plain { sqlx::query(INSERT_PLAIN) } else { sqlx::query(INSERT) };
         let query = query
@@ -307,13 +311,14 @@ async fn insert_portion(
             .bind(column(rows, |row| row.partition_key.as_deref()))
             .bind(blocked(rows));
         if plain {
-            query.bind(column(rows, receiver))
+            query.bind(column(rows, receiver)).bind(trace_contexts(rows))
         } else {
             query
                 .bind(column(rows, |row| row.unique_key.as_deref()))
                 .bind(column(rows, scope))
                 .bind(locked.timeout())
                 .bind(column(rows, receiver))
+                .bind(trace_contexts(rows))
         }
     };
     let answer = query.fetch_one(connection).await?;
@@ -324,6 +329,16 @@ async fn insert_portion(
 /// Returns the values of a parameter that has one for each row.
 fn column<'a, T>(rows: &[&'a NewInstance], of: impl Fn(&'a NewInstance) -> T) -> Vec<T> {
     rows.iter().map(|row| of(row)).collect()
+}
+
+/// Returns the rows' trace contexts. None if no row has one.
+fn trace_contexts<'a>(rows: &[&'a NewInstance]) -> Option<Vec<Option<&'a str>>> {
+    any(column(rows, |row| row.trace_context.as_deref()))
+}
+
+/// Returns the parameter of an optional value of each row. It is null if all values are.
+pub(super) fn any<T>(values: Vec<Option<T>>) -> Option<Vec<Option<T>>> {
+    values.iter().any(Option::is_some).then_some(values)
 }
 
 pub(super) fn version(row: &NewInstance) -> i32 {
@@ -345,10 +360,12 @@ pub(super) fn scope(row: &NewInstance) -> Option<String> {
 }
 
 /// Returns the first row, if all rows may run at once, have no keys and differ in their states
-/// alone.
+/// alone. One span has inserted them, or none.
 fn alike<'a>(rows: &[&'a NewInstance]) -> Option<&'a NewInstance> {
     let place = |row: &'a NewInstance| {
-        (row.fsm, row.fsm_version, row.step, row.queue.as_str(), row.priority, receiver(row))
+        let context = row.trace_context.as_deref();
+        let queue = row.queue.as_str();
+        (row.fsm, row.fsm_version, row.step, queue, row.priority, receiver(row), context)
     };
     let (first, others) = rows.split_first()?;
     let keyless = |row: &NewInstance| row.partition_key.is_none() && row.unique_key.is_none();

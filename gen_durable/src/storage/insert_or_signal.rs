@@ -60,6 +60,7 @@ pub(crate) async fn insert_or_signal(
             .bind(signal.dedup_key.as_deref())
             .bind(locked.timeout())
             .bind(receiver(row))
+            .bind(&signal.trace_context)
             .fetch_optional(&mut *connection)
             .await?;
         if let Some(answer) = answer {

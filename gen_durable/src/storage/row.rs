@@ -29,6 +29,8 @@ pub(crate) struct NewInstance {
     pub(crate) report_to: Option<Receiver>,
     /// The outcome that carries the row is refused if its unique key is taken.
     pub(crate) refuses_taken: bool,
+    /// The context of the span that inserts it.
+    pub(crate) trace_context: Option<String>,
 }
 
 /// The instance that a new one reports its end to.
@@ -105,6 +107,8 @@ pub(crate) struct NewSignal {
     pub(crate) dedup_key: Option<String>,
     /// The target is not announced if the signal wakes it.
     pub(crate) silent: bool,
+    /// The context of the span that sends it.
+    pub(crate) trace_context: Option<String>,
 }
 
 /// A machine in a version.
@@ -225,6 +229,8 @@ pub(crate) struct Claimed {
     pub(crate) timed_out: bool,
     /// The instance to which this one reports its end.
     pub(crate) report_to: Option<i64>,
+    /// The context of the span that made the row due, after a `-` if the run is only linked to it.
+    pub(crate) trace_context: Option<String>,
     /// The database's time at the claim.
     pub(crate) now: SystemTime,
     pub(crate) inbox: Inbox,
@@ -262,12 +268,13 @@ pub(crate) struct Portion {
     pub(crate) last: Option<i64>,
 }
 
-/// A signal in an inbox: id, name, payload.
+/// A signal in an inbox: id, name, payload, and the context of the sender's span.
 #[derive(Debug, serde::Deserialize)]
 pub(crate) struct InboxRow(
     pub(crate) i64,
     pub(crate) String,
     pub(crate) Box<serde_json::value::RawValue>,
+    pub(crate) Option<Box<str>>,
 );
 
 /// A claimed row that its worker does not know of.
@@ -321,6 +328,8 @@ pub(crate) struct Commit {
     pub(crate) report_to: Option<i64>,
     /// The machine declares signals, so its instances have an inbox to load and to empty.
     pub(crate) listens: bool,
+    /// The context of the run's span, if the outcome reports an end.
+    pub(crate) trace_context: Option<String>,
 }
 
 /// The next stage of a committed row.
@@ -377,6 +386,25 @@ pub(crate) struct Upgraded {
 }
 
 impl Commit {
+    /// Returns the outcome's name. `attempt` is that of the run.
+    pub(crate) fn outcome(&self, attempt: i32) -> &'static str {
+        match &self.change {
+            // It awaits signals that are in the inbox, and wakes at once.
+            Change::Next { .. } if self.awaits_loaded.is_some() => "await",
+            Change::Next { .. } => "next",
+            // A step that lets others go first goes on without a delay.
+            Change::Later { delay, .. } if delay.is_zero() => "next",
+            Change::Later { .. } => "later",
+            Change::Repeat { .. } if self.attempt > attempt => "replay",
+            Change::Repeat { .. } => "snooze",
+            Change::Await { .. } => "await",
+            Change::Done { .. } => "done",
+            Change::Failed => "failed",
+            // No run led here.
+            Change::Release | Change::Defer { .. } => "released",
+        }
+    }
+
     /// True if the outcome only has awaited signals loaded. Its run does not count.
     pub(crate) fn only_loads(&self) -> bool {
         self.awaits_loaded.is_some() && self.consumed.is_empty()

@@ -10,7 +10,7 @@ use super::{
     Locked, begin,
     commit::{Committed, NewRows, lock_ids},
     deliver::deliver,
-    insert::{Birth, Inserted, insert_all, unique_holders},
+    insert::{Birth, Inserted, any, insert_all, unique_holders},
     row::{Addressee, Commit, NewInstance, NewSignal, Receiver},
 };
 use crate::{
@@ -72,9 +72,10 @@ pub(super) async fn report_ends(
     done: &mut Committed,
 ) -> Result<(), sqlx::Error> {
     let ended = done.applied(ready).filter(|outcome| outcome.reports_to().is_some());
-    let ended: Vec<i64> = ended.map(|outcome| outcome.id).collect();
+    let (ended, traces): (Vec<i64>, Vec<_>) =
+        ended.map(|outcome| (outcome.id, outcome.trace_context.as_deref())).unzip();
     if !ended.is_empty() {
-        let reported = report(connection, &ended).await?;
+        let reported = report(connection, &ended, any(traces)).await?;
         done.queues.extend(reported.queues);
         done.dropped_reports.extend(reported.dropped);
     }
@@ -148,6 +149,7 @@ async fn insert(
                 payload: taken(duplicate.id, &key),
                 dedup_key: None,
                 silent: false,
+                trace_context: row.trace_context.clone(),
             }),
             _ => done.dropped_inserts.push((row.fsm, key)),
         }
@@ -202,8 +204,12 @@ pub(crate) struct Settled {
 }
 
 /// Reports the ends of these instances, which this transaction has ended or settled.
-async fn report(connection: &mut PgConnection, ended: &[i64]) -> Result<Settled, sqlx::Error> {
-    let row = sqlx::query(REPORT).bind(ended).fetch_one(connection).await?;
+async fn report(
+    connection: &mut PgConnection,
+    ended: &[i64],
+    trace_contexts: Option<Vec<Option<&str>>>,
+) -> Result<Settled, sqlx::Error> {
+    let row = sqlx::query(REPORT).bind(ended).bind(trace_contexts).fetch_one(connection).await?;
     let dropped: Option<Vec<i64>> = row.try_get(1)?;
     let receivers: Option<Vec<i64>> = row.try_get(2)?;
     let dropped = dropped.unwrap_or_default().into_iter().zip(receivers.unwrap_or_default());
@@ -237,7 +243,7 @@ async fn settle(
     let free: Vec<i64> = free.into_iter().map(|(id, _)| id).collect();
     let ended: Vec<i64> =
         sqlx::query_scalar(SETTLE_OWED).bind(free).fetch_all(&mut *transaction).await?;
-    let settled = report(transaction, &ended).await?;
+    let settled = report(transaction, &ended, None).await?;
     Ok(Settled { left: left.into_iter().map(|(id, _)| id).collect(), ..settled })
 }
 

@@ -99,6 +99,7 @@ impl<M: Steps> StepTest<M> {
             failures: 0,
             timed_out: false,
             report_to: None,
+            trace_context: None,
             now: SystemTime::now(),
             inbox: Inbox::default(),
         };
@@ -215,7 +216,7 @@ impl<M: Steps> StepTest<M> {
         claimed.state = Some(before.0.clone());
         let rows = (1..).zip(signals).map(|(id, (name, payload))| {
             let payload = serde_json::value::RawValue::from_string(payload.0);
-            InboxRow(id, name.to_owned(), payload.expect("it was encoded as JSON"))
+            InboxRow(id, name.to_owned(), payload.expect("it was encoded as JSON"), None)
         });
         claimed.inbox = Inbox { signals: rows.collect(), more: false };
         let seen = claimed.inbox.signals.len();

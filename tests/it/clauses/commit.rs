@@ -314,7 +314,7 @@ async fn p70_a_commit_brings_the_oldest_signals_that_its_worker_does_not_know() 
     ];
     let (ids, inboxes) = commit(&mut connection, &outcomes).await.unwrap();
     assert_eq!(ids, [1, 2, 3]);
-    let expected = (1, json!([[[1119, "go", 1119], [1120, "go", 1120]], false]));
+    let expected = (1, json!([[[1119, "go", 1119, null], [1120, "go", 1120, null]], false]));
     assert_eq!(inboxes, [expected]);
 }
 

@@ -34,6 +34,7 @@ async fn deliver(
         .bind(skip)
         .bind(lock_timeout)
         .bind(vec![None::<&str>; signals.len()])
+        .bind(None::<Vec<Option<&str>>>)
         .fetch_all(connection)
         .await?;
     let answers = answers.iter().map(|row| {
@@ -138,6 +139,7 @@ async fn p70_a_delivery_by_key_reaches_a_target_that_still_holds_the_key() {
             .bind(skip)
             .bind(None::<&str>)
             .bind(signals.map(|signal| signal.1))
+            .bind(None::<Vec<Option<&str>>>)
             .fetch_all(&mut connection)
             .await
             .unwrap();

@@ -53,7 +53,8 @@ async fn insert(
             .bind(keys)
             .bind(scopes)
             .bind(lock_timeout)
-            .bind((0..each).map(receiver).collect::<Vec<_>>()),
+            .bind((0..each).map(receiver).collect::<Vec<_>>())
+            .bind(None::<Vec<Option<&str>>>),
         By::InsertClaimed => query
             .bind(keys)
             .bind(scopes)
@@ -63,7 +64,8 @@ async fn insert(
             .bind(["q", "q"])
             .bind(["m", "n"])
             .bind([1, 1])
-            .bind((0..each).map(receiver).collect::<Vec<_>>()),
+            .bind((0..each).map(receiver).collect::<Vec<_>>())
+            .bind(None::<Vec<Option<&str>>>),
     };
     let ids: Option<Vec<Option<i64>>> = query.fetch_one(connection).await?.get("ids");
     Ok(ids.unwrap_or_default())
@@ -212,6 +214,7 @@ async fn p70_inserts_without_unique_keys_store_the_rows_in_their_order() {
             .bind([Some("p"), None])
             .bind([true, false])
             .bind([Some(71_i64), None])
+            .bind(None::<Vec<Option<&str>>>)
             .fetch_one(pool)
             .await
             .unwrap()
@@ -227,6 +230,7 @@ async fn p70_inserts_without_unique_keys_store_the_rows_in_their_order() {
             .bind("q")
             .bind(5_i16)
             .bind(72_i64)
+            .bind(None::<&str>)
             .fetch_one(pool)
             .await
             .unwrap();
@@ -275,6 +279,7 @@ async fn born(connection: &mut PgConnection, worker: i64, queues: &[&str]) -> Ve
         .bind(places().map(|(_, fsm)| fsm).collect::<Vec<_>>())
         .bind(vec![1; 2 * each])
         .bind(vec![None::<i64>; each])
+        .bind(None::<Vec<Option<&str>>>)
         .fetch_one(connection)
         .await
         .unwrap();
@@ -354,6 +359,7 @@ async fn born_alike(connection: &mut PgConnection, worker: i64, queue: &str) -> 
         .bind(2_i64)
         .bind(["m", "n"])
         .bind([1, 1])
+        .bind(None::<&str>)
         .fetch_one(connection)
         .await
         .unwrap();

@@ -35,6 +35,7 @@ async fn send(
         .bind(dedup_key)
         .bind(lock_timeout)
         .bind(79_i64)
+        .bind(None::<&str>)
         .fetch_optional(connection)
         .await?;
     Ok(answer.map(|row| {

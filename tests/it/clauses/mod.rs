@@ -28,6 +28,7 @@ mod registered;
 mod reports;
 mod schedules;
 mod scopes;
+mod traces;
 mod turns;
 
 use serde_json::{Map, Value};

@@ -44,6 +44,7 @@ async fn deliver(connection: &mut PgConnection, signals: &[(i64, &str)]) -> Vec<
         .bind(false)
         .bind(None::<&str>)
         .bind(vec![None::<&str>; each])
+        .bind(None::<Vec<Option<&str>>>)
         .fetch_all(connection)
         .await
         .unwrap();
@@ -114,6 +115,7 @@ async fn p70_a_signal_to_the_holder_of_a_key_lowers_its_count() {
             .bind(None::<&str>)
             .bind(None::<&str>)
             .bind(77_i64)
+            .bind(None::<&str>)
             .fetch_one(&mut connection)
             .await
             .unwrap();
@@ -173,7 +175,12 @@ fn receiver(id: i64, more: Option<i32>) -> Value {
 
 /// Reports. Returns the queues that were woken, and the dropped reports.
 async fn report(connection: &mut PgConnection, ended: &[i64]) -> Value {
-    let row = sqlx::query(REPORT).bind(ended).fetch_one(connection).await.unwrap();
+    let row = sqlx::query(REPORT)
+        .bind(ended)
+        .bind(None::<Vec<Option<&str>>>)
+        .fetch_one(connection)
+        .await
+        .unwrap();
     let mut queues: Vec<String> = row.get("queues");
     queues.sort();
     let dropped: Option<Vec<i64>> = row.get("dropped");

@@ -93,6 +93,7 @@ mod tests {
             partition_key: None,
             report_to: None,
             listens: false,
+            trace_context: None,
         };
         PendingCommit {
             commit: Box::new(commit),

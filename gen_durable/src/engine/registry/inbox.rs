@@ -14,7 +14,7 @@
 //! there up to `known` is in `signals` or counted in `beyond`. Only while `stale` is set may
 //! signals after `all_to` be in neither.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     machine::context::{Beyond, Consumption, Received},
@@ -70,6 +70,13 @@ impl Loaded {
         self.beyond.clone()
     }
 
+    /// Returns the contexts of the senders of these signals, each once.
+    pub(super) fn trace_contexts(&self, consumed: &[i64]) -> BTreeSet<&str> {
+        let sent = self.signals.iter().filter(|signal| signal.trace_context.is_some());
+        let taken = sent.filter(|signal| consumed.contains(&signal.id));
+        taken.filter_map(|signal| signal.trace_context.as_deref()).collect()
+    }
+
     /// Returns the id of the newest signal that the worker knows of.
     pub(super) fn known(&self) -> i64 {
         self.known
@@ -115,11 +122,12 @@ impl Loaded {
         self.stale |= more;
     }
 
-    fn push(&mut self, InboxRow(id, name, payload): InboxRow) {
+    fn push(&mut self, InboxRow(id, name, payload, context): InboxRow) {
         self.signals.push(Received {
             id,
             name: name.into(),
             payload: Box::<str>::from(payload).into(),
+            trace_context: context.map(Into::into),
             consumption: Consumption::Kept,
         });
     }
@@ -195,7 +203,7 @@ mod tests {
 
     fn named(name: &str, ids: impl IntoIterator<Item = i64>) -> Vec<InboxRow> {
         let payload = || serde_json::value::RawValue::from_string("1".to_owned()).unwrap();
-        ids.into_iter().map(|id| InboxRow(id, name.to_owned(), payload())).collect()
+        ids.into_iter().map(|id| InboxRow(id, name.to_owned(), payload(), None)).collect()
     }
 
     fn rows(ids: impl IntoIterator<Item = i64>) -> Vec<InboxRow> {

@@ -11,6 +11,7 @@ use tracing::Instrument;
 use super::{
     Boxed, Call, Limited, Ran, Run, Runner, Upgrader, Work,
     guard::{Decoded, catch, describe},
+    spans::{self, By},
     storable,
 };
 use crate::{
@@ -45,13 +46,6 @@ pub(crate) struct MachineRunner<M> {
     machine: std::marker::PhantomData<fn() -> M>,
 }
 
-/// The function that decided on an outcome.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
-    Step,
-    Handle,
-}
-
 impl<M: Steps> MachineRunner<M> {
     pub(crate) fn new(value_max: usize) -> Self {
         let level = |name: &&'static str| Some((*name, M::from_name(name)?.transaction()?));
@@ -77,13 +71,7 @@ impl<M: Steps> MachineRunner<M> {
             Ok(begun) => begun,
             Err(reason) => return Ok(Run::Ran(work.broken(reason).into())),
         };
-        let span = tracing::debug_span!(
-            "step",
-            machine = M::NAME,
-            instance = work.instance.id,
-            step = %work.instance.step,
-            attempt = work.instance.attempt
-        );
+        let span = spans::begin(work, M::VERSION, By::Step);
         let run = async {
             match tx {
                 Some(tx) => step.run_in(cx, resources, tx).await,
@@ -105,13 +93,7 @@ impl<M: Steps> MachineRunner<M> {
             Ok(begun) => begun,
             Err(reason) => return Ok(Run::Ran(work.broken(reason).into())),
         };
-        let span = tracing::debug_span!(
-            "handle",
-            machine = M::NAME,
-            instance = work.instance.id,
-            step = %work.instance.step,
-            attempt = work.instance.attempt
-        );
+        let span = spans::begin(work, M::VERSION, By::Handle);
         let run = async {
             match tx {
                 Some(tx) => M::handle_in(cx, error, resources, tx).await,

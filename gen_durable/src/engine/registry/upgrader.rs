@@ -33,6 +33,7 @@ use crate::{
         upgrade::Older,
     },
     storage::{Change, Commit, NewMachine, Upgraded},
+    trace::Trace,
     value,
 };
 
@@ -133,6 +134,7 @@ impl Work {
             unloaded: self.unloaded.clone(),
             decoded: None,
             turn: None,
+            trace: Trace::default(),
             dropped: Arc::clone(&self.dropped),
         }
     }
@@ -224,7 +226,12 @@ impl<M: Steps> Runner for Upgrader<M> {
     ) -> Boxed<'a, Result<Run, StepError>> {
         Box::pin(async move {
             match self.upgraded(work) {
-                Ok(Some(mut upgraded)) => self.runner.run(&mut upgraded, call, resources, tx).await,
+                Ok(Some(mut upgraded)) => {
+                    std::mem::swap(&mut upgraded.trace, &mut work.trace);
+                    let run = self.runner.run(&mut upgraded, call, resources, tx).await;
+                    std::mem::swap(&mut upgraded.trace, &mut work.trace);
+                    run
+                }
                 Ok(None) => self.runner.run(work, call, resources, tx).await,
                 Err(reason) => Ok(Run::Ran(self.deferred(work, &reason).into())),
             }

@@ -301,6 +301,10 @@ claimed as (
         revision = i.revision % 4611686018427387904 + 1,
         -- A row holds its unique key in the statuses of its scope. If `executing` is none of them,
         -- the claim releases the unique key for good.
+        trace_context = case
+            when i.eligible_at > i.updated_at then '-' || pg_catalog.ltrim(i.trace_context, '-')
+            else i.trace_context
+        end,
         unique_released = i.unique_released or 'executing' <> all (i.unique_scope),
         updated_at = gen_durable.now()
     where i.id = any (array(
@@ -315,7 +319,7 @@ loaded as materialized (
     --     less than 1 MiB on disk is loaded without a look at its length. A light claim loads only
     --     states that take less than 16 KiB on disk. It loads no signals: if there are any, the
     --     inbox is `[[],true]`.
-    select i.id, i.step, i.attempt, i.failures, i.revision, i.awaits, i.report_to,
+    select i.id, i.step, i.attempt, i.failures, i.revision, i.awaits, i.report_to, i.trace_context,
            case
                when pg_catalog.pg_column_size(i.state) < 16384 then i.state
                when not $13::boolean and (
@@ -331,16 +335,16 @@ loaded as materialized (
            ) else (
                select pg_catalog.json_build_array(
                           pg_catalog.json_agg(
-                              pg_catalog.json_build_array(s.id, s.name, s.payload) order by s.id
+                              pg_catalog.json_build_array(s.id, s.name, s.payload, s.trace_context) order by s.id
                           ) filter (where s.fits),
                           not pg_catalog.bool_and(s.fits)
                       )::text
                from (
-                   select s.id, s.name, s.payload,
+                   select s.id, s.name, s.payload, s.trace_context,
                           pg_catalog.row_number() over oldest <= 100
                           and pg_catalog.sum(s.weight) over oldest - s.weight < 65536 as fits
                    from (
-                       select s.id, s.name, s.payload,
+                       select s.id, s.name, s.payload, s.trace_context,
                               pg_catalog.pg_column_size(s.payload)::bigint * case
                                   when pg_catalog.pg_column_compression(s.payload) is null then 1 else 8
                               end as weight
@@ -385,6 +389,7 @@ first as materialized (
 --                 empty list in `awaits`. Null for other rows, in which `awaits` is null
 --     inboxes:    as in `loaded`; null also for an empty inbox
 --     receivers:  the instances to which the rows report their ends, or null
+--     trace_contexts: null for a row without one
 --
 --     These describe the claim as a whole.
 --     refused:    the queues whose claim lock another claim has. Those in $7 were claimed all the
@@ -411,11 +416,13 @@ select pg_catalog.array_agg(row.id) as ids,
        (select pg_catalog.count(*) from found) < (select pg_catalog.sum(s.wanted) from shares s) as left_out,
        pg_catalog.array_agg(row.failures) as failures,
        pg_catalog.array_agg(row.report_to) as receivers,
+       pg_catalog.array_agg(row.trace_context) as trace_contexts,
        (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
        (select pg_catalog.count(*) from candidates) < (select pg_catalog.count(*) from found) as cut
 from (
     select c.id, c.kind, c.partition_key,
-           l.step, l.state, l.attempt, l.failures, l.revision, l.awaits, l.report_to, l.inbox
+           l.step, l.state, l.attempt, l.failures, l.revision, l.awaits, l.report_to, l.trace_context,
+           l.inbox
     from candidates c
     left join loaded l on l.id = c.id
     order by c.place

@@ -125,10 +125,15 @@ claimed as (
     set status = 'executing',
         locked_by = $1,
         revision = i.revision % 4611686018427387904 + 1,
+        trace_context = case
+            when i.eligible_at > i.updated_at then '-' || pg_catalog.ltrim(i.trace_context, '-')
+            else i.trace_context
+        end,
         unique_released = i.unique_released or 'executing' <> all (i.unique_scope),
         updated_at = gen_durable.now()
     where i.id = any (array(select f.id from found f where not (select u.any from unsure u)))
-    returning i.id, i.step, i.state, i.attempt, i.failures, i.revision, i.awaits, i.report_to
+    returning i.id, i.step, i.state, i.attempt, i.failures, i.revision, i.awaits, i.report_to,
+        i.trace_context
 )
 -- 7. One row of arrays with the columns of claim.sql, and `unsure`. All found rows are claimed, or
 --    none. Those of one queue come in the order in which they should run.
@@ -148,11 +153,13 @@ select pg_catalog.array_agg(row.id) as ids,
        (select pg_catalog.count(*) from found) < (select pg_catalog.sum(d.rows) from due d) as left_out,
        pg_catalog.array_agg(row.failures) as failures,
        pg_catalog.array_agg(row.report_to) as receivers,
+       pg_catalog.array_agg(row.trace_context) as trace_contexts,
        (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
        false as cut,
        (select u.any from unsure u) as unsure
 from (
-    select f.kind, c.id, c.step, c.state, c.attempt, c.failures, c.revision, c.awaits, c.report_to
+    select f.kind, c.id, c.step, c.state, c.attempt, c.failures, c.revision, c.awaits, c.report_to,
+           c.trace_context
     from found f
     join claimed c on c.id = f.id
     order by f.kind, f.eligible_at, f.id

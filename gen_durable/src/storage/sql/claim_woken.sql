@@ -59,6 +59,10 @@ update gen_durable.instances i
 set status = 'executing',
     locked_by = $1,
     revision = i.revision % 4611686018427387904 + 1,
+    trace_context = case
+        when i.eligible_at > i.updated_at then '-' || pg_catalog.ltrim(i.trace_context, '-')
+        else i.trace_context
+    end,
     unique_released = i.unique_released or 'executing' <> all (i.unique_scope),
     updated_at = gen_durable.now()
 where i.id = any ($2::bigint[])
@@ -72,20 +76,20 @@ where i.id = any ($2::bigint[])
       select from gen_durable.workers w where w.id = $1 and w.lease_expires_at > gen_durable.now()
   )
 returning i.id, i.fsm, i.fsm_version, i.step, i.state::text as state, i.queue, i.attempt, i.failures,
-    i.revision, i.report_to, (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
+    i.revision, i.report_to, i.trace_context, (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
     (
         select pg_catalog.json_build_array(
                    pg_catalog.json_agg(
-                       pg_catalog.json_build_array(s.id, s.name, s.payload) order by s.id
+                       pg_catalog.json_build_array(s.id, s.name, s.payload, s.trace_context) order by s.id
                    ) filter (where s.fits),
                    not pg_catalog.bool_and(s.fits)
                )::text
         from (
-            select s.id, s.name, s.payload,
+            select s.id, s.name, s.payload, s.trace_context,
                    pg_catalog.row_number() over oldest <= 100
                    and pg_catalog.sum(s.weight) over oldest - s.weight < 65536 as fits
             from (
-                select s.id, s.name, s.payload,
+                select s.id, s.name, s.payload, s.trace_context,
                        pg_catalog.pg_column_size(s.payload)::bigint * case
                            when pg_catalog.pg_column_compression(s.payload) is null then 1 else 8
                        end as weight

@@ -17,6 +17,7 @@
 -- $7 text:     how long the statement waits for a lock; null leaves the transaction's own timeout
 -- $8 text[]:   the unique key that each target must hold; null for a target that was addressed by
 --              its id
+-- $9 text[]:   the trace contexts of the senders, or null; null if no signal has one
 with lock_timeout_set as materialized (
     -- 1. The lock timeout. Its count is read below (`>= 0` is always true), so it is set before a
     --    lock is waited for.
@@ -28,10 +29,10 @@ sent as materialized (
     select *
     from rows from (
         unnest(
-            $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $8::text[]
+            $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $8::text[], $9::text[]
         ),
         pg_catalog.generate_subscripts($1::bigint[], 1)
-    ) as s (target_id, fsm, name, payload, dedup_key, unique_key, place)
+    ) as s (target_id, fsm, name, payload, dedup_key, unique_key, trace_context, place)
 ),
 waited_for as materialized (
     -- 3. All targets, if locks are waited for. They are locked in the order of ids, so two
@@ -89,30 +90,40 @@ fresh as materialized (
 ),
 delivered as (
     -- 8. The fresh signals, put into the inboxes in the order in which they were sent.
-    insert into gen_durable.signals (target_id, name, payload, dedup_key)
-    select f.target_id, f.name, f.payload::json, f.dedup_key
+    insert into gen_durable.signals (target_id, name, payload, dedup_key, trace_context)
+    select f.target_id, f.name, f.payload::json, f.dedup_key, f.trace_context
     from fresh f
     order by f.place
 ),
 awaited as materialized (
     -- 9. The parked targets that await fresh signals. `more` is the number of signals that each
-    --    waits for after these; 0 or less if it wakes.
-    select t.id, coalesce(t.awaits_more, 1) - pg_catalog.count(*) as more
+    --    waits for after these; 0 or less if it wakes. `trace_context` is that of the last of them.
+    select t.id, coalesce(t.awaits_more, 1) - pg_catalog.count(*) as more,
+           (pg_catalog.array_agg(f.trace_context order by f.place desc))[1] as trace_context
     from targets t
     join fresh f on f.target_id = t.id and f.name = any (t.awaits)
     where t.status = 'awaiting_signal'
     group by t.id, t.awaits_more
 ),
 woken as (
-    -- 10. Those that have all that they wait for, made runnable.
+    -- 10. Those that have all that they wait for, made runnable. The run that follows is the child
+    --     of the sender's span. Without one, it is linked to what it was the child of (`-`).
     update gen_durable.instances i
     set status = 'runnable',
         awaits = null,
         awaits_more = null,
         wake_at = null,
         eligible_at = gen_durable.now(),
+        trace_context = coalesce(
+            c.trace_contexts ->> i.id::text, '-' || pg_catalog.ltrim(i.trace_context, '-')
+        ),
         unique_released = i.unique_released or 'runnable' <> all (i.unique_scope),
         updated_at = gen_durable.now()
+    from (
+        select pg_catalog.jsonb_object_agg(a.id, a.trace_context)
+                   filter (where a.trace_context is not null) as trace_contexts
+        from awaited a
+    ) as c
     where i.id = any (array(select a.id from awaited a where a.more <= 0))
     returning i.id, i.queue
 ),

@@ -20,6 +20,7 @@
 -- $13 text:      how long to wait for a transaction that is inserting one of the unique keys; null
 --                leaves the transaction's own timeout
 -- $14 bigint[]:  the instances to which they report their ends, or null
+-- $15 text[]:    their trace contexts, or null; null if no row has one
 with lock_timeout_set as materialized (
     -- 1. The lock timeout, until the transaction ends. Its count is read in `entries` (`>= 0` is
     --    always true), so it is set before the insert waits.
@@ -36,12 +37,13 @@ entries as materialized (
         unnest(
             $1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::smallint[],
             $7::bigint[], $8::bigint[], $9::text[], $10::boolean[], $11::text[],
-            $12::text[], $14::bigint[]
+            $12::text[], $14::bigint[], $15::text[]
         ),
         pg_catalog.generate_subscripts($1::text[], 1)
     ) as e (
         fsm, fsm_version, step, state, queue, priority,
-        delay, scheduled_at, partition_key, blocked, unique_key, unique_scope, report_to, place
+        delay, scheduled_at, partition_key, blocked, unique_key, unique_scope, report_to,
+        trace_context, place
     )
     where (select pg_catalog.count(*) from lock_timeout_set) >= 0
 ),
@@ -50,7 +52,7 @@ inserted as (
     --    order, and cannot wait for each other in a circle.
     insert into gen_durable.instances (
         id, fsm, fsm_version, step, state, queue, priority, eligible_at,
-        partition_key, blocked_by, unique_key, unique_scope, report_to
+        partition_key, blocked_by, unique_key, unique_scope, report_to, trace_context
     )
     select e.id, e.fsm, e.fsm_version, e.step, e.state::json, e.queue, e.priority,
            case
@@ -59,7 +61,7 @@ inserted as (
                else gen_durable.now() + e.delay * interval '1 microsecond'
            end,
            e.partition_key, e.blocked::int, e.unique_key, pg_catalog.string_to_array(e.unique_scope, ','),
-           e.report_to
+           e.report_to, e.trace_context
     from entries e
     order by e.fsm, e.unique_key, e.place
     on conflict (fsm, unique_guard) where unique_guard is not null do nothing

@@ -11,9 +11,13 @@
 -- $5 text:     the queue
 -- $6 smallint: the priority
 -- $7 bigint:   the instance to which they report their ends, or null
+-- $8 text:     their trace context, or null
 with inserted as (
-    insert into gen_durable.instances (fsm, fsm_version, step, state, queue, priority, report_to)
-    select $1::text, $2::int, $3::text, e.state::json, $5::text, $6::smallint, $7::bigint
+    insert into gen_durable.instances (
+        fsm, fsm_version, step, state, queue, priority, report_to, trace_context
+    )
+    select $1::text, $2::int, $3::text, e.state::json, $5::text, $6::smallint, $7::bigint,
+           $8::text
     from pg_catalog.unnest($4::text[]) with ordinality as e (state, place)
     -- The ids grow in the order of the parameters, as in insert_plain.sql.
     order by e.place

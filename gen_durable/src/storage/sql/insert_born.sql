@@ -17,6 +17,7 @@
 -- $9 bigint:    the number of rows to claim
 -- $10 text[]:   the machines that the worker runs
 -- $11 int[]:    their versions
+-- $12 text:     the trace context of the rows, or null
 with recursive began as materialized (
     -- 1. The time at which the look for waiting rows begins. The transaction may be older.
     select gen_durable.clock() as at
@@ -73,14 +74,15 @@ inserted as (
     -- 5. The rows. Their ids grow in the order of the parameters, as in insert_plain.sql. The
     --    revision of a claimed row is that of a row after its first claim.
     insert into gen_durable.instances (
-        fsm, fsm_version, step, status, state, queue, priority, locked_by, revision, report_to
+        fsm, fsm_version, step, status, state, queue, priority, locked_by, revision, report_to,
+        trace_context
     )
     select $1::text, $2::int, $3::text,
            case when e.place <= d.claims then 'executing' else 'runnable' end,
            e.state::json, $5::text, $6::smallint,
            case when e.place <= d.claims then $8::bigint end,
            case when e.place <= d.claims then 1 else 0 end,
-           $7::bigint
+           $7::bigint, $12::text
     from decision d
     cross join pg_catalog.unnest($4::text[]) with ordinality as e (state, place)
     order by e.place

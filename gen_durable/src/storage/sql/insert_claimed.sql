@@ -23,6 +23,7 @@
 -- $13 text[]:    the machine
 -- $14 int[]:     its version
 -- $15 bigint[]:  the instances to which they report their ends, or null
+-- $16 text[]:    their trace contexts, or null; null if no row has one
 with recursive lock_timeout_set as materialized (
     -- 1. The lock timeout, as in insert.sql.
     select pg_catalog.set_config('lock_timeout', $10::text, true) from (select) as one
@@ -77,7 +78,7 @@ entries as materialized (
     --    `lock_timeout_set` is read (`>= 0` is always true), so the lock timeout is set first.
     select pg_catalog.nextval('gen_durable.instances_id_seq') as id,
            e.fsm, e.fsm_version, e.step, e.state, e.queue, e.priority,
-           e.unique_key, e.unique_scope, e.report_to, e.place,
+           e.unique_key, e.unique_scope, e.report_to, e.trace_context, e.place,
            e.claim and e.queue <> all (array(select w.queue from waiting w))
            and exists (
                select from gen_durable.workers w
@@ -87,11 +88,12 @@ entries as materialized (
     from rows from (
         unnest(
             $1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::smallint[], $7::text[],
-            $8::text[], $9::boolean[], $15::bigint[]
+            $8::text[], $9::boolean[], $15::bigint[], $16::text[]
         ),
         pg_catalog.generate_subscripts($1::text[], 1)
     ) as e (
-        fsm, fsm_version, step, state, queue, priority, unique_key, unique_scope, claim, report_to, place
+        fsm, fsm_version, step, state, queue, priority, unique_key, unique_scope, claim, report_to,
+        trace_context, place
     )
     where (select pg_catalog.count(*) from lock_timeout_set) >= 0
 ),
@@ -101,14 +103,15 @@ inserted as (
     --    first claim.
     insert into gen_durable.instances (
         id, fsm, fsm_version, step, status, state, queue, priority, locked_by, revision,
-        unique_key, unique_scope, report_to
+        unique_key, unique_scope, report_to, trace_context
     )
     select e.id, e.fsm, e.fsm_version, e.step,
            case when e.claimed then 'executing' else 'runnable' end,
            e.state::json, e.queue, e.priority,
            case when e.claimed then $11::bigint end,
            case when e.claimed then 1 else 0 end,
-           e.unique_key, pg_catalog.string_to_array(e.unique_scope, ','), e.report_to
+           e.unique_key, pg_catalog.string_to_array(e.unique_scope, ','), e.report_to,
+           e.trace_context
     from entries e
     order by e.fsm, e.unique_key, e.place
     on conflict (fsm, unique_guard) where unique_guard is not null do nothing

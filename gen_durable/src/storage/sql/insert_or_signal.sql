@@ -25,6 +25,7 @@
 -- $14 text:     its deduplication key, or null
 -- $15 text:     how long the statement waits for a lock; null leaves the transaction's own timeout
 -- $16 bigint:   the instance to which a new one reports its end, or null
+-- $17 text:     the trace context of the new instance and of the signal, or null
 with lock_timeout_set as materialized (
     -- 1. The lock timeout. Its count is read below (`>= 0` is always true), so it is set before a
     --    lock is waited for.
@@ -36,7 +37,7 @@ inserted as (
     --    waits for its end.
     insert into gen_durable.instances (
         fsm, fsm_version, step, state, queue, priority, eligible_at,
-        partition_key, unique_key, unique_scope, report_to
+        partition_key, unique_key, unique_scope, report_to, trace_context
     )
     select $1::text, $2::int, $3::text, $4::json, $5::text, $6::smallint,
            case
@@ -44,7 +45,8 @@ inserted as (
                then 'epoch'::timestamptz + $8::bigint * interval '1 microsecond'
                else gen_durable.now() + $7::bigint * interval '1 microsecond'
            end,
-           $9::text, $10::text, pg_catalog.string_to_array($11::text, ','), $16::bigint
+           $9::text, $10::text, pg_catalog.string_to_array($11::text, ','), $16::bigint,
+           $17::text
     where (select pg_catalog.count(*) from lock_timeout_set) >= 0
     on conflict (fsm, unique_guard) where unique_guard is not null do nothing
     returning id
@@ -86,8 +88,8 @@ fresh as materialized (
 ),
 delivered as (
     -- 7. The signal.
-    insert into gen_durable.signals (target_id, name, payload, dedup_key)
-    select f.id, $12::text, $13::json, $14::text from fresh f
+    insert into gen_durable.signals (target_id, name, payload, dedup_key, trace_context)
+    select f.id, $12::text, $13::json, $14::text, $17::text from fresh f
 ),
 awaited as materialized (
     -- 8. The target, if it is parked for the signal. `more` is the number of signals that it waits
@@ -104,6 +106,7 @@ woken as (
         awaits_more = null,
         wake_at = null,
         eligible_at = gen_durable.now(),
+        trace_context = coalesce($17::text, '-' || pg_catalog.ltrim(i.trace_context, '-')),
         unique_released = i.unique_released or 'runnable' <> all (i.unique_scope),
         updated_at = gen_durable.now()
     where i.id = any (array(select a.id from awaited a where a.more <= 0))

@@ -15,10 +15,11 @@
 -- $9 text[]:     the partition keys, or null
 -- $10 boolean[]: true for a row that is kept out of the claim's index, as in insert.sql
 -- $11 bigint[]:  the instances to which they report their ends, or null
+-- $12 text[]:    their trace contexts, or null; null if no row has one
 with inserted as (
     insert into gen_durable.instances (
         fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key, blocked_by,
-        report_to
+        report_to, trace_context
     )
     select e.fsm, e.fsm_version, e.step, e.state::json, e.queue, e.priority,
            case
@@ -26,15 +27,15 @@ with inserted as (
                then 'epoch'::timestamptz + e.scheduled_at * interval '1 microsecond'
                else gen_durable.now() + e.delay * interval '1 microsecond'
            end,
-           e.partition_key, e.blocked::int, e.report_to
+           e.partition_key, e.blocked::int, e.report_to, e.trace_context
     from rows from (
         unnest(
             $1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::smallint[],
-            $7::bigint[], $8::bigint[], $9::text[], $10::boolean[], $11::bigint[]
+            $7::bigint[], $8::bigint[], $9::text[], $10::boolean[], $11::bigint[], $12::text[]
         )
     ) with ordinality as e (
         fsm, fsm_version, step, state, queue, priority,
-        delay, scheduled_at, partition_key, blocked, report_to, place
+        delay, scheduled_at, partition_key, blocked, report_to, trace_context, place
     )
     -- Ids are drawn as rows are inserted, after this sort. The ids therefore grow in the order of
     -- the parameters, in whichever order the rows are returned.

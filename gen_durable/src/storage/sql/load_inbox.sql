@@ -15,7 +15,7 @@ with portion as materialized (
     --    eight times what it takes on disk, as in claim.sql.
     select s.*, pg_catalog.sum(s.weight) over (order by s.id) - s.weight as before
     from (
-        select s.id, s.name, s.payload,
+        select s.id, s.name, s.payload, s.trace_context,
                pg_catalog.pg_column_size(s.payload)::bigint * case
                    when pg_catalog.pg_column_compression(s.payload) is null then 1 else 8
                end as weight
@@ -27,7 +27,7 @@ with portion as materialized (
 ),
 loaded as materialized (
     -- 2. The signals among them that begin within the bytes.
-    select p.id, p.name, p.payload from portion p where p.before < $4
+    select p.id, p.name, p.payload, p.trace_context from portion p where p.before < $4
 ),
 beyond as materialized (
     -- 3. The number of signals of each name after all loaded ones: after $6, and after the signals
@@ -42,7 +42,7 @@ beyond as materialized (
 )
 select (
            select pg_catalog.json_agg(
-               pg_catalog.json_build_array(l.id, l.name, l.payload) order by l.id
+               pg_catalog.json_build_array(l.id, l.name, l.payload, l.trace_context) order by l.id
            )::text
            from loaded l
        ) as inbox,

@@ -11,16 +11,16 @@
 -- $2 bigint: the last signal of its inbox that the worker knows of
 select pg_catalog.json_build_array(
            pg_catalog.json_agg(
-               pg_catalog.json_build_array(s.id, s.name, s.payload) order by s.id
+               pg_catalog.json_build_array(s.id, s.name, s.payload, s.trace_context) order by s.id
            ) filter (where s.fits),
            not pg_catalog.bool_and(s.fits)
        )::text
 from (
-    select s.id, s.name, s.payload,
+    select s.id, s.name, s.payload, s.trace_context,
            pg_catalog.row_number() over oldest <= 100
            and pg_catalog.sum(s.weight) over oldest - s.weight < 65536 as fits
     from (
-        select s.id, s.name, s.payload,
+        select s.id, s.name, s.payload, s.trace_context,
                pg_catalog.pg_column_size(s.payload)::bigint * case
                    when pg_catalog.pg_column_compression(s.payload) is null then 1 else 8
                end as weight

@@ -126,6 +126,7 @@ retried as (
         crashes = 0,
         awaits = null,
         eligible_at = gen_durable.now(),
+        trace_context = '-' || pg_catalog.ltrim(i.trace_context, '-'),
         -- A pause of its own lasts.
         blocked_by = i.blocked_by & 8,
         paused_by = case when i.blocked_by & 8 = 8 then 0 end,

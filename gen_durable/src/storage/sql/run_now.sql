@@ -38,6 +38,7 @@ deeds as materialized (
 hastened as (
     update gen_durable.instances i
     set eligible_at = gen_durable.now(),
+        trace_context = '-' || pg_catalog.ltrim(i.trace_context, '-'),
         updated_at = gen_durable.now()
     where i.id = any (array(select d.id from deeds d where d.deed = 'hastened'))
     returning i.id, i.queue

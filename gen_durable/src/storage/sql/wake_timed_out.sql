@@ -4,6 +4,8 @@
 -- Invariant: at most a batch, and none that is locked. An empty list of awaited names tells the
 -- step that no signal woke it.
 --
+-- A run after a time of waiting begins a trace of its own (`-`).
+--
 -- $1 bigint: the most instances to wake
 update gen_durable.instances i
 set status = 'runnable',
@@ -11,6 +13,7 @@ set status = 'runnable',
     awaits_more = null,
     wake_at = null,
     eligible_at = gen_durable.now(),
+    trace_context = '-' || pg_catalog.ltrim(i.trace_context, '-'),
     unique_released = i.unique_released or 'runnable' <> all (i.unique_scope),
     updated_at = gen_durable.now()
 where i.id = any (array(

@@ -62,6 +62,7 @@ fn row(queue: &str) -> Claimed {
         failures: 0,
         timed_out: false,
         report_to: None,
+        trace_context: None,
         now: SystemTime::UNIX_EPOCH,
         inbox: crate::storage::Inbox::default(),
     }

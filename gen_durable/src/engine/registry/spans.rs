@@ -1,0 +1,85 @@
+//! The spans of runs: one for each run of a step, and one for each of `handle`.
+//!
+//! Invariant: a span begins when the machine's code is called. It ends before the outcome is
+//! committed, and says what the run came to, if the run was not dropped.
+
+use tracing::{Span, field::Empty};
+
+use super::{Run, Work};
+use crate::{
+    error::{StepError, StepErrorKind},
+    trace,
+};
+
+/// The code of a machine that decides on an outcome.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Step,
+    Handle,
+}
+
+/// Makes the span of a run of this version's code. It has no parent but the one that the hook for
+/// trace contexts gives it: whatever the engine's own task runs in did not lead to the run.
+///
+/// The fields `otel.name` and `otel.status_code` are for a hook, and are empty without one.
+pub(super) fn begin(work: &mut Work, version: u32, by: By) -> Span {
+    macro_rules! span {
+        ($name:literal) => {
+            tracing::info_span!(
+                target: "gen_durable::step",
+                parent: None,
+                $name,
+                machine = work.fsm,
+                version,
+                step = &*work.instance.step,
+                instance = work.instance.id,
+                attempt = work.instance.attempt,
+                queue = &*work.instance.queue,
+                worker = work.worker,
+                outcome = Empty,
+                duration = Empty,
+                otel.name = Empty,
+                otel.status_code = Empty,
+            )
+        };
+    }
+    let span = match by {
+        By::Step => span!("step"),
+        By::Handle => span!("handle"),
+    };
+    work.trace.begin(&span, work.fsm, &work.instance.step);
+    span
+}
+
+/// Ends the span of a run, if there is one. `duration` is in seconds. An outcome that reports an
+/// end to another instance passes the span's context on.
+pub(super) fn end(work: &mut Work, run: &mut Result<Run, StepError>) {
+    let Some(span) = work.trace.end() else { return };
+    span.record("duration", work.began.elapsed().as_secs_f64());
+    match run {
+        Ok(Run::Ran(ran)) => {
+            let attempt = i32::try_from(work.instance.attempt).unwrap_or(i32::MAX);
+            span.record("outcome", ran.commit.outcome(attempt));
+            for context in work.inbox.trace_contexts(&ran.commit.consumed) {
+                trace::link(&span, context);
+            }
+            if ran.commit.reports_to().is_some() {
+                ran.commit.trace_context = trace::context(&span);
+            }
+        }
+        Ok(Run::TakesTransaction(_)) => {}
+        Err(error) => {
+            span.record("otel.status_code", "ERROR");
+            span.record(
+                "outcome",
+                match error.kind() {
+                    StepErrorKind::Failed => "error",
+                    StepErrorKind::Panicked => "panic",
+                    StepErrorKind::TimedOut => "timeout",
+                    StepErrorKind::Rejected => "rejected",
+                    StepErrorKind::Undecodable => "undecodable",
+                },
+            );
+        }
+    }
+}
