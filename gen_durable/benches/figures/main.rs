@@ -45,6 +45,7 @@ mod proc;
 mod processes;
 mod report;
 mod throughput;
+mod tracing;
 mod transactional;
 mod variants;
 
@@ -108,6 +109,7 @@ fn figures() -> Vec<Figure> {
         footprint::figures(),
         listing::figures(),
         bulk::figures(),
+        tracing::figures(),
         endurance::figures(),
     ]
     .into_iter()
