@@ -91,7 +91,7 @@ async fn against_none(
 
 /// Runs the steps on threads that this subscriber listens to. Returns the time that they took.
 fn run(bench: &Bench, subscriber: &Dispatch, steps: u64) -> Result<Duration, Error> {
-    let subscriber = subscriber.clone();
+    let (subscriber, url) = (subscriber.clone(), bench.url.clone());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .on_thread_start(move || {
@@ -99,18 +99,17 @@ fn run(bench: &Bench, subscriber: &Dispatch, steps: u64) -> Result<Duration, Err
             std::mem::forget(tracing::dispatcher::set_default(&subscriber));
         })
         .build()?;
-    tokio::task::block_in_place(|| {
-        let url = bench.url.clone();
-        let ran = runtime.spawn(async move {
-            let pool = PgPoolOptions::new().max_connections(20).connect(&url).await?;
-            let began = Instant::now();
-            let engine = Engine::builder(pool).queue("checkout", 100);
-            let engine = engine.machine::<OneStep>().machine::<TenSteps>().start().await?;
-            until_steps(&engine, steps).await?;
-            let took = began.elapsed();
-            engine.shutdown().await?;
-            Ok::<_, Error>(took)
-        });
-        runtime.block_on(ran)?
-    })
+    let ran = runtime.spawn(async move {
+        let pool = PgPoolOptions::new().max_connections(20).connect(&url).await?;
+        let began = Instant::now();
+        let engine = Engine::builder(pool).queue("checkout", 100);
+        let engine = engine.machine::<OneStep>().machine::<TenSteps>().start().await?;
+        until_steps(&engine, steps).await?;
+        let took = began.elapsed();
+        engine.shutdown().await?;
+        Ok::<_, Error>(took)
+    });
+    // A thread that is in a runtime may not wait for another one.
+    let waiting = std::thread::spawn(move || runtime.block_on(ran));
+    waiting.join().map_err(|_| "the measurement panicked")??
 }
