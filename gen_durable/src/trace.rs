@@ -27,6 +27,8 @@ static HOOK: OnceLock<Box<dyn Hook>> = OnceLock::new();
 /// A panic of a hook is caught, and counts as no context.
 ///
 /// ```
+/// use std::fmt;
+///
 /// use gen_durable::trace::{Hook, Origin};
 /// use tracing::Span;
 ///
@@ -42,7 +44,7 @@ static HOOK: OnceLock<Box<dyn Hook>> = OnceLock::new();
 ///         span.id().map(|id| id.into_u64().to_string())
 ///     }
 ///
-///     fn begin(&self, span: &Span, name: &str, origin: Option<Origin<'_>>) {
+///     fn begin(&self, span: &Span, name: fmt::Arguments<'_>, origin: Option<Origin<'_>>) {
 ///         println!("{name} runs in {:?}, because of {origin:?}", span.id());
 ///     }
 ///
@@ -67,7 +69,7 @@ pub trait Hook: Send + Sync + 'static {
 
     /// Prepares the span of a run, before it is entered for the first time. `name` has the machine
     /// and its step, as in `checkout.ship`. `origin` is the context that the work came with.
-    fn begin(&self, span: &Span, name: &str, origin: Option<Origin<'_>>);
+    fn begin(&self, span: &Span, name: fmt::Arguments<'_>, origin: Option<Origin<'_>>);
 
     /// Links the span of a run with the context of a signal that the run has consumed.
     fn link(&self, span: &Span, context: &str);
@@ -149,7 +151,7 @@ impl Trace {
             let to = if origin.linked { Origin::Link } else { Origin::Parent };
             to(&origin.context)
         });
-        ask(|hook| hook.begin(span, &format!("{machine}.{step}"), origin));
+        ask(|hook| hook.begin(span, format_args!("{machine}.{step}"), origin));
         self.span = Some(span.clone());
     }
 

@@ -26,7 +26,7 @@
 //!
 //! Invariant: text that is no trace context changes no span.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use gen_durable::trace::{Hook, HookIsSet, Origin};
 use opentelemetry::{
@@ -94,8 +94,7 @@ impl Hook for OpenTelemetry {
         self.write(&span.context())
     }
 
-    fn begin(&self, span: &Span, name: &str, origin: Option<Origin<'_>>) {
-        span.record("otel.name", name);
+    fn begin(&self, span: &Span, name: fmt::Arguments<'_>, origin: Option<Origin<'_>>) {
         match origin {
             Some(Origin::Parent(text)) => {
                 if let Some(parent) = self.read(text) {
@@ -109,6 +108,12 @@ impl Hook for OpenTelemetry {
                 }
             }
             _ => {}
+        }
+        // The look starts the span, so its sampler sees the name `step`. Few spans are sampled, and
+        // the others need no name.
+        let context = span.context();
+        if context.span().span_context().is_sampled() {
+            context.span().update_name(name.to_string());
         }
     }
 

@@ -21,7 +21,7 @@ pub(super) enum By {
 /// Makes the span of a run of this version's code. It has no parent but the one that the hook for
 /// trace contexts gives it: whatever the engine's own task runs in did not lead to the run.
 ///
-/// The fields `otel.name` and `otel.status_code` are for a hook, and are empty without one.
+/// The field `otel.status_code` is how OpenTelemetry's layer knows a span of an error.
 pub(super) fn begin(work: &mut Work, version: u32, by: By) -> Span {
     macro_rules! span {
         ($name:literal) => {
@@ -38,7 +38,6 @@ pub(super) fn begin(work: &mut Work, version: u32, by: By) -> Span {
                 worker = work.worker,
                 outcome = Empty,
                 duration = Empty,
-                otel.name = Empty,
                 otel.status_code = Empty,
             )
         };

@@ -129,6 +129,9 @@ async fn p79_a_request_its_steps_a_signal_a_child_and_a_retry_form_traces() -> R
     assert_eq!(reserve.process, "first");
     assert_eq!(reserve.attribute("outcome"), "next");
     assert_eq!(reserve.attribute("instance"), id);
+    for name in ["machine", "version", "step", "attempt", "queue", "worker", "duration"] {
+        assert!(!reserve.attribute(name).is_empty(), "{name}");
+    }
 
     // The first run parks, and the second one finds the signal.
     let collect = named(&spans, "order.collect");
