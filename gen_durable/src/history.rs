@@ -50,4 +50,8 @@ impl History {
             Self::States => "states",
         }
     }
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        let levels = [Self::Off, Self::Failures, Self::Steps, Self::States];
+        levels.into_iter().find(|level| level.as_str() == name)
+    }
 }

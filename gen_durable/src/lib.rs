@@ -430,12 +430,14 @@ pub mod operate {
     #[doc(inline)]
     pub use crate::{
         client::{
-            Action, Asked, Bounds, Bucket, Bulk, Cancel, Cancelled, Count, Counts, Cursor, Delete,
-            Details, Does, Entry, Fork, HistoryEntry, InstanceHandle, Instances, Kill, LimitAction,
-            LimitEntry, LimitHandle, LimitOverride, LimitReset, Limited, List, MachineHandle, Page,
-            Pause, PauseEntry, PauseScope, QueueHandle, ResetLimit, Resume, Resumed, Retried,
-            Retry, RunNow, ScheduleAction, ScheduleEntry, ScheduleHandle, SchedulePause,
-            ScopeAction, SetLimit, Waiting,
+            Action, Asked, Audit, AuditEntry, AuditPage, Bounds, Bucket, Bulk, Cancel, Cancelled,
+            Count, Counts, Cursor, Delete, Depth, Details, Does, Entry, Finding, Fork,
+            HistoryEntry, Illness, InstanceHandle, Instances, Kill, LimitAction, LimitEntry,
+            LimitHandle, LimitOverride, LimitReset, Limited, List, MachineEntry, MachineHandle,
+            Page, Pause, PauseEntry, PauseScope, QueueEntry, QueueHandle, ResetLimit, Resume,
+            Resumed, Retried, Retry, RunNow, ScheduleAction, ScheduleEntry, ScheduleHandle,
+            SchedulePause, ScopeAction, SetLimit, Severity, StepCount, Tree, TreeNode, Waiting,
+            Waits, WorkerEntry,
         },
         error::OperateError,
     };

@@ -93,14 +93,13 @@ grant update (
 ) on gen_durable.instances to gen_durable_worker;
 grant select (ctid, id, target_id, name, payload, trace_context), delete on gen_durable.signals to gen_durable_worker;
 grant insert (name, lease_expires_at, lease_ttl, queues, slots, fsms, fsm_versions, host, pid, library), update (lease_expires_at),
-    select (id, name, lease_expires_at, lease_ttl, queues), delete
+    select, delete
     on gen_durable.workers to gen_durable_worker;
 grant select, insert (fsm, keep_for), update (keep_for), delete on gen_durable.retention to gen_durable_worker;
 
 -- The worker: registers what its process runs.
 grant insert (fsm, fsm_version, queue, initial, on_cancel, steps, signals, graph, history),
-    select (fsm, fsm_version, queue, initial, on_cancel, steps, signals, graph, history),
-    update (queue, initial, on_cancel, steps, signals, graph, history, registered_at)
+    select, update (queue, initial, on_cancel, steps, signals, graph, history, registered_at)
     on gen_durable.machines to gen_durable_worker;
 grant insert (name), select (name) on gen_durable.queues to gen_durable_worker;
 grant insert (worker, kind, name, body, appeared_at), select (worker, kind, name, body, appeared_at)
@@ -129,7 +128,7 @@ grant insert (
 grant execute on function gen_durable.keep_history(interval) to gen_durable_worker;
 
 -- The worker: answers cancels, and acts on instances for its client.
-grant select (id, action, reason, instance_id) on gen_durable.audit to gen_durable_worker;
+grant select on gen_durable.audit to gen_durable_worker;
 grant delete on gen_durable.signal_keys to gen_durable_worker;
 -- The worker: reads and ends pauses, and pauses for its client.
 grant insert (queue, fsm, step, instance_id, until, actor, reason), update (until, paused_at, actor, reason), select, delete

@@ -33,7 +33,7 @@ impl Order {
 }
 
 /// Two machines with instances of every status, one of each kind in turn, with ids in this order.
-const MIX: &str = "
+pub(crate) const MIX: &str = "
     insert into gen_durable.instances
         (id, fsm, fsm_version, step, state, queue, status, partition_key, locked_by, blocked_by, owes, awaits,
          eligible_at, wake_at, last_error, finished_at, unique_key, unique_scope, updated_at, paused_by, limited_by)

@@ -34,6 +34,7 @@ mod errors;
 mod failover;
 mod failures;
 mod faithful;
+mod fleet;
 mod foreign;
 mod golden;
 mod held;

@@ -258,8 +258,8 @@ impl<I> fmt::Debug for Instances<I> {
 /// A part of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    before: i64,
-    size: usize,
+    pub(super) before: i64,
+    pub(super) size: usize,
 }
 
 impl Page {
@@ -362,7 +362,7 @@ pub struct Entry<I = i64> {
 }
 
 impl<I: AnyId<Id = I>> Entry<I> {
-    fn of(item: Item) -> Option<Self> {
+    pub(super) fn of(item: Item) -> Option<Self> {
         Some(Self {
             id: I::id(item.id),
             machine: item.fsm,

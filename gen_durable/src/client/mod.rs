@@ -10,6 +10,7 @@ mod bulk;
 mod calls;
 mod details;
 mod direct;
+mod doctor;
 mod execute;
 mod fork;
 mod history;
@@ -17,6 +18,7 @@ mod instance;
 mod limits;
 mod listing;
 pub(crate) mod local;
+mod looks;
 pub(crate) mod notifier;
 mod operation;
 pub(crate) mod per_runtime;
@@ -43,6 +45,7 @@ pub use self::{
     },
     bulk::{Bulk, Counts},
     details::{Details, Limited},
+    doctor::{Finding, Illness, Severity},
     fork::Fork,
     history::HistoryEntry,
     instance::InstanceHandle,
@@ -51,6 +54,10 @@ pub use self::{
         ResetLimit, SetLimit, Waiting,
     },
     listing::{Count, Cursor, Entry, Instances, List, Page},
+    looks::{
+        Audit, AuditEntry, AuditPage, Depth, MachineEntry, QueueEntry, StepCount, Tree, TreeNode,
+        Waits, WorkerEntry,
+    },
     schedules::{Asked, ScheduleAction, ScheduleEntry, ScheduleHandle, SchedulePause},
     scopes::{MachineHandle, PauseEntry, PauseScope, QueueHandle, ScopeAction},
     snapshot::{AnyId, Snapshot},

@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 
 use crate::storage::Bounds;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The most runs at once, starts in a period and starts of a burst. With [`PERIOD_MAX`] a product
 /// of a number and a period in microseconds fits 63 bits.
@@ -137,11 +137,11 @@ impl fmt::Display for Limit {
 }
 
 /// The limit of a step, as [`Steps::limit`](super::Steps::limit) states it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct StepLimit {
+pub struct StepLimit<S = &'static str> {
     /// The limit's name.
-    pub name: &'static str,
+    pub name: S,
     /// The number of runs that one run counts as.
     pub weight: u32,
     /// True if each key has bounds of its own.
@@ -165,6 +165,12 @@ impl StepLimit {
     #[must_use]
     pub const fn keyed(self) -> Self {
         Self { keyed: true, ..self }
+    }
+}
+
+impl<S: AsRef<str>> StepLimit<S> {
+    pub(super) fn borrowed(&self) -> StepLimit<&str> {
+        StepLimit { name: self.name.as_ref(), weight: self.weight, keyed: self.keyed }
     }
 }
 

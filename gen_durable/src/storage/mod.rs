@@ -16,6 +16,7 @@ mod limit_acts;
 mod limits;
 mod listing;
 mod locked;
+mod looks;
 mod maintenance;
 mod operate;
 mod parks;
@@ -50,6 +51,10 @@ pub(crate) use self::{
     },
     listing::{Filter, Ids, Item, find, list_instances},
     locked::{Locked, LockedRows},
+    looks::{
+        AuditFilter, AuditRow, CountRow, MachineRow, Reporting, WorkerRow, ancestors,
+        count_waiting, list_audit, list_machines, list_queues, list_workers, reporting,
+    },
     maintenance::{
         Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,
         unknown_kinds, unserved_queues, wake_timed_out,

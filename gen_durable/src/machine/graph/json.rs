@@ -5,22 +5,43 @@
 
 use std::io;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{
-    Serializer,
+    Serializer, Value,
     ser::{CharEscape, CompactFormatter, Formatter},
 };
 
-use super::Graph;
+use super::{Edge, Graph};
 
 /// Writes a graph.
-pub(super) fn text(graph: &Graph) -> String {
+pub(super) fn text(graph: &Graph<&str>) -> String {
     let mut text = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut text, Ascii(CompactFormatter));
     // A graph has only texts, numbers and lists, and memory takes them all.
     let written = graph.serialize(&mut serializer);
     debug_assert!(written.is_ok(), "{written:?}");
     String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Reads a graph. Edges of unknown kinds are left out, and their steps are opaque. None if the text
+/// is no graph.
+pub(super) fn read(text: &str) -> Option<Graph<String>> {
+    let mut graph: Value = serde_json::from_str(text).ok()?;
+    let handle = graph.get_mut("handle").map(Value::take).unwrap_or_default();
+    let steps = graph.get_mut("steps").map(Value::take).unwrap_or_default();
+    let Value::Array(mut steps) = steps else { return None };
+    let mut handle = vec![handle];
+    for step in steps.iter_mut().chain(&mut handle) {
+        let Some(edges) = step.get_mut("edges").and_then(Value::as_array_mut) else { continue };
+        let all = edges.len();
+        edges.retain(|edge| Edge::<String>::deserialize(edge).is_ok());
+        if edges.len() < all {
+            step["opaque"] = true.into();
+        }
+    }
+    graph["steps"] = steps.into();
+    graph["handle"] = handle.pop()?;
+    serde_json::from_value(graph).ok()
 }
 
 /// Writes each other character than those of ASCII as an escape, and a NUL as the character that
@@ -62,7 +83,10 @@ impl Formatter for Ascii {
 mod tests {
     use serde_json::json;
 
-    use super::super::{Edge, Graph, StepNode};
+    use super::{
+        super::{Edge, Graph, StepNode},
+        read,
+    };
     use crate::machine::limit::StepLimit;
 
     fn graph(steps: Vec<StepNode>) -> Graph {
@@ -122,6 +146,44 @@ mod tests {
             },
         });
         assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn a_graph_is_read_back() {
+        let edges = [
+            Edge::Next { step: "ship", delayed: true },
+            Edge::Replay,
+            Edge::Snooze,
+            Edge::Await { signal: "paid", timeout: true },
+            Edge::Done,
+            Edge::Stop,
+            Edge::Inserts { machine: Some("Parcel") },
+            Edge::Spawns { machine: None },
+            Edge::Sends { machine: Some("Parcel"), signal: None },
+        ];
+        let limit = StepLimit::new("stripe").weight(3).keyed();
+        let pay = StepNode::new("pay \u{fc}", edges).entry().transactional().limit(limit);
+        let mut graph = graph(vec![pay, StepNode::new("ship", []).opaque()]);
+        for handle in [None, Some(StepNode::new("handle", [Edge::Stop]))] {
+            graph.handle = handle;
+            let read = read(&graph.to_json()).expect("a graph");
+            assert_eq!(read.to_json(), graph.to_json());
+            assert_eq!(read.to_mermaid(), graph.to_mermaid());
+            assert_eq!(read.to_dot(), graph.to_dot());
+            assert!(read.step("ship").is_some_and(|step| step.opaque));
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_adds_is_left_out() {
+        let graph = graph(vec![StepNode::new("pay", [Edge::Stop, Edge::Done])]);
+        let text = graph.to_json().replace("\"stop\"", "\"split\",\"ways\":2");
+        let read = read(&text.replace("\"version\"", "\"colour\":1,\"version\"")).expect("a graph");
+        let pay = read.step("pay").expect("the step");
+        assert_eq!((pay.opaque, &pay.edges[..]), (true, &[Edge::Done][..]));
+        for text in ["", "{}", "null", "[]", "{\"steps\":[],\"machine\":1}"] {
+            assert_eq!(super::read(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -12,21 +12,21 @@ use super::{Edge, Graph, StepNode};
 use crate::machine::limit::StepLimit;
 
 /// An arrow of the diagram.
-struct Arrow {
-    from: &'static str,
-    to: Place,
+struct Arrow<'a> {
+    from: &'a str,
+    to: Place<'a>,
     label: String,
 }
 
 /// The place that an arrow points to.
-enum Place {
-    Step(&'static str),
+enum Place<'a> {
+    Step(&'a str),
     End,
     /// An instance of another machine, as its type is called.
-    Machine(Option<&'static str>),
+    Machine(Option<&'a str>),
 }
 
-fn arrows(step: &StepNode) -> impl Iterator<Item = Arrow> {
+fn arrows<'a>(step: &StepNode<&'a str>) -> impl Iterator<Item = Arrow<'a>> {
     let from = step.name;
     step.edges.iter().map(move |edge| {
         let (to, label) = match *edge {
@@ -56,7 +56,7 @@ fn arrows(step: &StepNode) -> impl Iterator<Item = Arrow> {
 const ON_ERROR: &str = "an error in any step";
 const ON_CANCEL: &str = "a cancel in any step";
 
-pub(super) fn mermaid(graph: &Graph) -> String {
+pub(super) fn mermaid(graph: &Graph<&str>) -> String {
     let mut aliases = BTreeSet::new();
     let mut lines = vec![format!("[*] --> {}", id(graph.initial, &mut aliases))];
     for step in graph.nodes() {
@@ -132,7 +132,7 @@ fn id(step: &str, aliases: &mut BTreeSet<String>) -> String {
 
 /// Returns the facts that a diagram for mermaid tells of a step beside its arrows. They are one
 /// note: mermaid does not always show two on one side.
-fn facts(step: &StepNode) -> Option<String> {
+fn facts(step: &StepNode<&str>) -> Option<String> {
     let transaction = step.transactional.then(|| "runs in a transaction".to_owned());
     let limit = step.limit.map(|limit| plain(&words(&limit)));
     match (transaction, limit) {
@@ -142,7 +142,7 @@ fn facts(step: &StepNode) -> Option<String> {
 }
 
 /// Returns a limit in words.
-fn words(limit: &StepLimit) -> String {
+fn words(limit: &StepLimit<&str>) -> String {
     let mut text = format!("limit {}", limit.name);
     if limit.keyed {
         text.push_str(" for each key");
@@ -166,7 +166,7 @@ fn plain(text: &str) -> String {
     plain
 }
 
-pub(super) fn dot(graph: &Graph) -> String {
+pub(super) fn dot(graph: &Graph<&str>) -> String {
     let mut text = format!("digraph {} {{\n", Quoted(graph.machine));
     let mut line = |line: fmt::Arguments<'_>| {
         let _ = writeln!(text, "    {line}");

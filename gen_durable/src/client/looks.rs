@@ -1,0 +1,56 @@
+//! Looks at what the fleet does: its queues, workers and machines, what operators did, and who
+//! reports to whom.
+//!
+//! Invariant: a look examines a bounded number of rows, however many instances there are, and reads
+//! no state.
+
+mod audit;
+mod machines;
+mod queues;
+mod tree;
+mod workers;
+
+use sqlx::PgConnection;
+
+pub use self::{
+    audit::{Audit, AuditEntry, AuditPage},
+    machines::{MachineEntry, StepCount},
+    queues::{Depth, QueueEntry, Waits},
+    tree::{Tree, TreeNode},
+    workers::WorkerEntry,
+};
+use super::Client;
+use crate::error::DatabaseError;
+
+/// The most queues, workers and versions of machines in a list.
+const LIST_MAX: i64 = 1_000;
+
+/// Runs statements that look, on a connection of the client's. `operation` is worded to follow
+/// "could not".
+async fn look<T>(
+    client: &Client,
+    operation: &'static str,
+    look: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+) -> Result<T, DatabaseError> {
+    let connections = client.connections();
+    let found = async {
+        let mut connection = connections.get().await?;
+        let result = connections.within(look(&mut connection)).await;
+        connection.done(result)
+    };
+    let found = found.await.map_err(DatabaseError::new(operation));
+    found.inspect_err(|error| connections.tell(error))
+}
+
+/// Returns a count that cannot be negative.
+fn count(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}
+
+/// Returns a number of a row that cannot be negative.
+fn number<N>(number: N) -> u32
+where
+    u32: TryFrom<N>,
+{
+    u32::try_from(number).unwrap_or(0)
+}
