@@ -19,6 +19,7 @@
 //! | [`producers`] | inserting and signalling without Rust: psql, an ORM, any driver |
 //! | [`history`] | what is recorded of runs, reading it, how long it is kept |
 //! | [`operating`] | looking at instances; cancel, kill, retry, run now, delete; the audit |
+//! | [`looking`] | queues, workers, machines, trees; what a look costs; the doctor |
 //! | [`tracing`] | the spans of steps, and traces across processes |
 //! | [`operation`] | processes, connections, roles, logs, alerts, deployments, backups |
 
@@ -64,6 +65,9 @@ pub mod history {}
 
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
+
+#[doc = include_str!("guide/looking.md")]
+pub mod looking {}
 
 #[doc = include_str!("guide/tracing.md")]
 pub mod tracing {}

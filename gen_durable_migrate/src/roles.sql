@@ -101,7 +101,7 @@ grant select, insert (fsm, keep_for), update (keep_for), delete on gen_durable.r
 grant insert (fsm, fsm_version, queue, initial, on_cancel, steps, signals, graph, history),
     select, update (queue, initial, on_cancel, steps, signals, graph, history, registered_at)
     on gen_durable.machines to gen_durable_worker;
-grant insert (name), select (name) on gen_durable.queues to gen_durable_worker;
+grant insert (name), select on gen_durable.queues to gen_durable_worker;
 grant insert (worker, kind, name, body, appeared_at), select (worker, kind, name, body, appeared_at)
     on gen_durable.declarations to gen_durable_worker;
 -- The worker: fires schedules.

@@ -60,7 +60,7 @@ async fn looks_can_be_spawned() {
     assert_eq!(client.audit().list(Page::first()).await.unwrap().entries, []);
 }
 
-/// What the rows of [`MIX`] wait for, by queue, step and version.
+/// The rows of [`MIX`] by the thing that they wait for, queue, step and version.
 const TRUTH: &str = "
     select queue, fsm, fsm_version, step, case
         when status = 'executing' then 'executing'
@@ -172,6 +172,7 @@ async fn queues_workers_and_machines_are_listed() {
         .queue("mail", 3)
         .queue("post", 2)
         .name("the first")
+        .maintenance(false)
         .start()
         .await
         .unwrap();
@@ -181,9 +182,12 @@ async fn queues_workers_and_machines_are_listed() {
         db.pool(),
         "insert into gen_durable.workers (id, name, lease_expires_at, queues, slots, fsms, fsm_versions)
          overriding system value
-         values (1000, 'lost', now() - interval '1 s', '{mail}', '{9}', '{order}', '{2}');
+         values (1000, 'lost', now() - interval '1 s', '{mail}', '{9}', '{order}', '{2}'),
+                (1001, 'gone', now() - interval '1 s', '{}', '{}', '{}', '{}');
          insert into gen_durable.instances (fsm, fsm_version, step, state, queue, status, locked_by)
-         select 'order', 2, 'pay', '{}', 'rest', 'executing', 1000 from generate_series(1, 1001);
+         select 'order', 2, 'pay', '{}', 'rest', 'executing', 1000 from generate_series(1, 9999);
+         insert into gen_durable.instances (fsm, fsm_version, step, state, queue, status, locked_by)
+         select 'order', 2, 'pay', '{}', 'rest', 'executing', 1001 from generate_series(1, 3);
          insert into gen_durable.machines (fsm, fsm_version, initial, steps) values ('order', 1, 'pay', '{pay}')",
     )
     .await;
@@ -202,7 +206,7 @@ async fn queues_workers_and_machines_are_listed() {
     assert_eq!(by, [None, None, Some("ada"), None]);
 
     let workers = client.workers().await.unwrap();
-    let [first, lost] = &workers[..] else { panic!("{workers:?}") };
+    let [first, lost, gone] = &workers[..] else { panic!("{workers:?}") };
     assert_eq!((&*first.name, first.is_alive, first.executing), ("the first", true, 0));
     assert_eq!(
         first.queues,
@@ -213,7 +217,11 @@ async fn queues_workers_and_machines_are_listed() {
     assert!(first.library.is_some() && first.started_at > before);
     assert!(first.lease_ends_at > SystemTime::now());
     assert_eq!((&*lost.name, lost.is_alive), ("lost", false));
-    assert_eq!((lost.executing, lost.executing_capped), (1_000, true));
+    assert_eq!(
+        (first.executing_capped, lost.executing, lost.executing_capped),
+        (false, 9_999, false)
+    );
+    assert_eq!((gone.executing, gone.executing_capped), (2, true));
 
     let machines = client.machines().await.unwrap();
     let [old, new] = &machines[..] else { panic!("{machines:?}") };
@@ -234,7 +242,8 @@ async fn queues_workers_and_machines_are_listed() {
 
     let step = client.step_counts("order").await.unwrap();
     let step: Vec<_> = step.iter().map(|c| (&*c.step, c.waits, c.count)).collect();
-    assert_eq!(step, [("pay", Waits::Executing, 1001), ("pay", Waits::Awaiting, 1)]);
+    // The parked instance is older than ten thousand others.
+    assert_eq!(step, [("pay", Waits::Executing, 5_001)]);
     assert!(matches!(client.step_counts("").await, Err(gen_durable::FindError::Encode(_))));
     engine.shutdown().await.unwrap();
 }

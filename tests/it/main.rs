@@ -29,6 +29,7 @@ mod clocks;
 mod counts;
 mod crashes;
 mod credentials;
+mod doctor;
 mod ends;
 mod errors;
 mod failover;

@@ -9,6 +9,7 @@
 
 mod cases;
 mod limits;
+mod looks;
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -212,10 +213,11 @@ async fn explain(connection: &mut PgConnection, case: &Case) -> Plan {
         #[serde(rename = "Plan")]
         plan: Plan,
     }
+    let parameters = case.parameters.join(", ");
+    let call = if parameters.is_empty() { parameters } else { format!("({parameters})") };
     let explain = format!(
-        "explain (analyze, buffers, timing off, format json) execute {}({})",
-        case.statement,
-        case.parameters.join(", ")
+        "explain (analyze, buffers, timing off, format json) execute {}{call}",
+        case.statement
     );
     run(connection, "begin".to_owned()).await;
     let row = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_one(&mut *connection).await;

@@ -7,7 +7,11 @@ fn sql_stands_in_its_files_alone() {
     let phrases = ["select ", "insert into ", "delete from ", "gen_durable.", "pg_", "lock table "];
     let mut problems = Vec::new();
     for krate in ["gen_durable/src", "gen_durable_macros/src"] {
-        for file in files(krate, "rs").iter().filter(|file| !file.path.contains("/snapshots/")) {
+        // The doctor tells people what to run, and runs none of it.
+        let exempt = ["/snapshots/", "/client/doctor/"];
+        let files = files(krate, "rs");
+        let own = files.iter().filter(|file| !exempt.iter().any(|dir| file.path.contains(dir)));
+        for file in own {
             for (number, line) in file.lines() {
                 let code = line.split("//").next().unwrap_or_default().to_lowercase();
                 for phrase in phrases.iter().filter(|phrase| code.contains(**phrase)) {

@@ -20,14 +20,14 @@ pub use self::{
     workers::WorkerEntry,
 };
 use super::Client;
-use crate::error::DatabaseError;
+use crate::{error::DatabaseError, storage};
 
 /// The most queues, workers and versions of machines in a list.
-const LIST_MAX: i64 = 1_000;
+pub(super) const LIST_MAX: i64 = 1_000;
 
-/// Runs statements that look, on a connection of the client's. `operation` is worded to follow
-/// "could not".
-async fn look<T>(
+/// Runs statements that look, in a transaction of their own that bounds their time. `operation` is
+/// worded to follow "could not".
+pub(super) async fn look<T>(
     client: &Client,
     operation: &'static str,
     look: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
@@ -35,7 +35,13 @@ async fn look<T>(
     let connections = client.connections();
     let found = async {
         let mut connection = connections.get().await?;
-        let result = connections.within(look(&mut connection)).await;
+        let result = connections.within(async {
+            let mut transaction = storage::begin_look(&mut connection).await?;
+            let found = look(&mut transaction).await?;
+            transaction.commit().await?;
+            Ok(found)
+        });
+        let result = result.await;
         connection.done(result)
     };
     let found = found.await.map_err(DatabaseError::new(operation));
@@ -48,7 +54,7 @@ fn count(count: i64) -> u64 {
 }
 
 /// Returns a number of a row that cannot be negative.
-fn number<N>(number: N) -> u32
+pub(super) fn number<N>(number: N) -> u32
 where
     u32: TryFrom<N>,
 {

@@ -275,7 +275,7 @@ pub struct SchedulePause {
 }
 
 impl ScheduleEntry {
-    fn of(row: ScheduleRow) -> Self {
+    pub(super) fn of(row: ScheduleRow) -> Self {
         let (reason, until) = (row.pause_reason, row.paused_until);
         Self {
             name: row.name,

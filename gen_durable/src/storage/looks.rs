@@ -40,8 +40,14 @@ pub(crate) async fn count_waiting(
     fsm: Option<&str>,
 ) -> Result<Vec<CountRow>, sqlx::Error> {
     let mut counts = Vec::new();
-    for statement in [COUNT_DUE, COUNT_HELD, COUNT_FAILED, COUNT_AWAITING] {
-        let rows = sqlx::query(statement).bind(fsm).fetch_all(&mut *connection).await?;
+    let count = [
+        sqlx::query(COUNT_DUE),
+        sqlx::query(COUNT_HELD),
+        sqlx::query(COUNT_FAILED),
+        sqlx::query(COUNT_AWAITING),
+    ];
+    for count in count {
+        let rows = count.bind(fsm).fetch_all(&mut *connection).await?;
         for row in &rows {
             counts.push(count_row(row)?);
         }
@@ -104,16 +110,16 @@ pub(crate) struct WorkerRow {
     /// The machines, and the version of each.
     pub(crate) kinds: Vec<(String, i32)>,
     pub(crate) claimed: i64,
+    /// True if it may have claimed more.
+    pub(crate) capped: bool,
 }
 
-/// Lists up to `limit` workers. It counts up to `claimed_max` rows that each has claimed.
+/// Lists up to `limit` workers.
 pub(crate) async fn list_workers(
     connection: &mut PgConnection,
     limit: i64,
-    claimed_max: i64,
 ) -> Result<Vec<WorkerRow>, sqlx::Error> {
-    let rows =
-        sqlx::query(LIST_WORKERS).bind(limit).bind(claimed_max).fetch_all(connection).await?;
+    let rows = sqlx::query(LIST_WORKERS).bind(limit).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
             let pairs = |names: &str, numbers: &str| -> Result<Vec<(String, i32)>, sqlx::Error> {
@@ -132,6 +138,7 @@ pub(crate) async fn list_workers(
                 queues: pairs("queues", "slots")?,
                 kinds: pairs("fsms", "fsm_versions")?,
                 claimed: row.try_get("claimed")?,
+                capped: row.try_get("capped")?,
             })
         })
         .collect()

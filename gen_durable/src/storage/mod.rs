@@ -8,6 +8,7 @@ mod claim_known;
 mod commit;
 mod declarations;
 mod deliver;
+mod doctor;
 mod history;
 mod inbox;
 mod insert;
@@ -27,6 +28,7 @@ mod schedule_acts;
 #[cfg(feature = "schedules")]
 mod schedules;
 mod send;
+mod server;
 mod step_transaction;
 mod unblock;
 mod workers;
@@ -36,6 +38,11 @@ pub(crate) use self::{
     commit::{Committed, Verdict, commit},
     declarations::{Declarations, register_declaring},
     deliver::{Sent, claim_woken, deliver},
+    doctor::{
+        Affected, Park, WaitingKind, begin_look, check_debts, check_failures, check_holders,
+        check_keys, check_kinds, check_limits, check_parks, check_pauses, live_children,
+        still_parked,
+    },
     history::{Forked, Kept, Record, Recorded, fork, history, keep_history},
     inbox::load_inbox,
     insert::{Birth, Born, Inserted, insert, unique_holders},
@@ -74,6 +81,9 @@ pub(crate) use self::{
     },
     schedule_acts::{ScheduleAct, ScheduleDeed, ScheduleRow, act_on_schedule, list_schedules},
     send::{NoReceiver, Settled, TAKEN, find_receivers, settle_owed, settle_reports},
+    server::{
+        ServerState, check_history, check_server, check_tables, check_timeouts, check_transactions,
+    },
     step_transaction::{
         Applied, backend, begin_step, commit_step, end_backend, fate_of_step, limit_step,
         new_signals, reset_step, session_settings, step_session,

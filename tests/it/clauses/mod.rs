@@ -23,6 +23,7 @@ mod lives;
 mod looks;
 mod maintenance;
 mod operate;
+mod parks;
 mod pauses;
 mod registered;
 mod reports;

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{ARRIVED, BATCH, limits};
+use super::{ARRIVED, BATCH, limits, looks};
 
 /// A hot statement, its parameters, and the limits for its plan.
 pub(super) struct Case {
@@ -70,7 +70,7 @@ pub(super) fn case(
     Case { statement, parameters, indexes, rows }
 }
 
-const BUSY: &[&str] = &[
+pub(super) const BUSY: &[&str] = &[
     "instances_blocked",
     "instances_claim",
     "instances_lease",
@@ -361,5 +361,6 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         case("wake_timed_out", &["200"], &["instances_wake", "instances_pkey"], batch(3)),
     ]);
     cases.extend(limits::cases(connection).await);
+    cases.extend(looks::cases(connection).await);
     cases
 }

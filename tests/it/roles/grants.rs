@@ -103,6 +103,16 @@ async fn every_statement_is_allowed_and_every_grant_is_needed() {
         "notify",
         "notify_owed",
         "details",
+        "count_awaiting",
+        "count_due",
+        "count_failed",
+        "count_held",
+        "list_audit",
+        "list_machines",
+        "list_queues",
+        "list_workers",
+        "ancestors",
+        "reporting",
     ];
     for role in [APP, WORKER, SUPERVISOR] {
         let own: Vec<&str> = statements

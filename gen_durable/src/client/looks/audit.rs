@@ -1,4 +1,4 @@
-//! What operators did: the audit.
+//! The audit: the actions of operators.
 
 use std::{fmt, time::SystemTime};
 

@@ -60,9 +60,9 @@ impl Client {
     /// Counts the instances that wait, by their queues and by what they wait for.
     ///
     /// The call costs some milliseconds beside any number of instances, as it examines a bounded
-    /// number of rows. A count that is [`capped`](Depth::capped) is one of a part. What waits only
-    /// behind such a part may be missing. No index has parked instances without a timeout: they are
-    /// counted among the 10,000 newest instances.
+    /// number of rows. A count that is [`capped`](Depth::capped) is one of a part. Instances that
+    /// wait only behind such a part may be missing. No index has parked instances without a
+    /// timeout: they are counted among the 10,000 newest instances.
     ///
     /// # Errors
     ///
@@ -120,7 +120,7 @@ pub struct QueueEntry {
     pub slots: u32,
     /// Its pause, if it is paused as a whole.
     pub paused: Option<PauseEntry>,
-    /// What waits in it. A kind of which there is nothing is left out.
+    /// The instances that wait in it. A kind of which there is none is left out.
     pub depths: Vec<Depth>,
 }
 

@@ -8,9 +8,6 @@ use crate::{
     storage::{self, WorkerRow},
 };
 
-/// The most rows of each worker that are counted.
-const CLAIMED_MAX: i64 = 1_000;
-
 impl Client {
     /// Lists the engines, the oldest first, up to 1,000. One whose lease has run out is lost, and
     /// stays in the list until the reaper of another engine has taken what it had claimed.
@@ -31,7 +28,7 @@ impl Client {
     /// [`DatabaseError`]: the database failed. It needs the rights of an operator or a worker.
     pub async fn workers(&self) -> Result<Vec<WorkerEntry>, DatabaseError> {
         let rows = look(self, "list workers", async |connection| {
-            storage::list_workers(connection, LIST_MAX, CLAIMED_MAX + 1).await
+            storage::list_workers(connection, LIST_MAX).await
         });
         Ok(rows.await?.into_iter().map(WorkerEntry::of).collect())
     }
@@ -61,9 +58,10 @@ pub struct WorkerEntry {
     pub queues: Vec<(String, u32)>,
     /// The machines that it runs, and the version of each, with those that another one upgrades.
     pub machines: Vec<(String, u32)>,
-    /// The number of instances that it has claimed, counted up to 1,000.
+    /// The number of instances that it has claimed. At most 10,000 of all workers together
+    /// are counted, those of the oldest workers first.
     pub executing: u64,
-    /// True if it has claimed more.
+    /// True if it may have claimed more.
     pub executing_capped: bool,
 }
 
@@ -83,8 +81,8 @@ impl WorkerEntry {
             is_alive: row.is_alive,
             queues: numbers(row.queues),
             machines: numbers(row.kinds),
-            executing: count(row.claimed.min(CLAIMED_MAX)),
-            executing_capped: row.claimed > CLAIMED_MAX,
+            executing: count(row.claimed),
+            executing_capped: row.capped,
         }
     }
 }

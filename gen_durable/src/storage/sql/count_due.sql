@@ -29,7 +29,7 @@ with recursive groups (queue, fsm, fsm_version, priority) as (
     ) as head
 ),
 known as materialized (
-    -- 2. As many groups as one look takes.
+    -- 2. The groups that one look takes.
     select g.queue, g.fsm, g.fsm_version, g.priority from groups g limit 1000
 ),
 chosen as materialized (
