@@ -386,8 +386,7 @@
 //!
 //! # Where to look
 //!
-//! - [`guide`]: machines, signals, children, transactions, errors and retries, versions, jobs,
-//!   schedules, limits, testing, history, operating, looking, operation, a page each.
+//! - [`guide`]: a page on each subject, from machines to the operation of a fleet.
 //! - [`Machine`] and [`Steps`]: the contract. The macros implement it, and it can be written by
 //!   hand.
 //! - [`Context`]: everything that a step is given. [`Outcome`]: the decision that it returns.

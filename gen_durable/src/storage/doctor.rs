@@ -186,7 +186,7 @@ pub(crate) async fn check_holders(
     rows.iter().map(|row| Ok((row.try_get("worker")?, Affected::of(row)?))).collect()
 }
 
-/// What rows owe, and no engine has done.
+/// The debts of rows that no engine has settled.
 #[derive(Debug)]
 pub(crate) struct Debts {
     pub(crate) reports: i64,

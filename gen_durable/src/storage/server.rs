@@ -1,7 +1,7 @@
 //! The doctor's looks at the server: its settings, its tables and its transactions.
 //!
-//! Invariant: they need no right that Postgres does not give to every role. What a role may not see
-//! is said to be hidden.
+//! Invariant: they need no right that Postgres does not give to every role. They say how much a
+//! role may not see.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +15,7 @@ const CHECK_TABLES: &str = include_str!("sql/check_tables.sql");
 const CHECK_TIMEOUTS: &str = include_str!("sql/check_timeouts.sql");
 const CHECK_TRANSACTIONS: &str = include_str!("sql/check_transactions.sql");
 
-/// What the doctor must know of the server.
+/// The facts of the server that the doctor judges.
 #[derive(Debug)]
 pub(crate) struct ServerState {
     pub(crate) clock: SystemTime,

@@ -1,4 +1,4 @@
-//! What the doctor finds.
+//! The doctor's findings: one for each illness of a thing.
 
 use std::{
     fmt,

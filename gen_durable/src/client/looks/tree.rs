@@ -3,10 +3,7 @@
 //! Invariant: the look is bounded. No index has the receivers of reports, so it examines the
 //! instances that were inserted after the parent, and says how far.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::{Duration, Instant},
-};
+use std::collections::{HashMap, HashSet};
 
 use super::{
     super::{AnyId, Client, Entry, InstanceHandle},
@@ -21,8 +18,9 @@ use crate::{
 const DESCENDANTS_MAX: usize = 1_000;
 /// The most generations of descendants.
 const GENERATIONS_MAX: u32 = 100;
-/// The time after which a call looks no further for descendants.
-const LOOK_MAX: Duration = Duration::from_millis(50);
+/// The most looks for descendants of a call. Each examines ten thousand instances, in ten
+/// milliseconds or so.
+const LOOKS_MAX: usize = 5;
 
 const LOOK: &str = "look at the tree of an instance";
 
@@ -30,9 +28,8 @@ impl<A: AnyId + Clone> InstanceHandle<A> {
     /// Returns the instances to which this one reports, and those that report to it, directly or
     /// through others.
     ///
-    /// Descendants are looked for among the instances that were inserted after this one. The call
-    /// examines those for some ten milliseconds. If there are more, [`Tree::looked_to`] says how
-    /// far it has come.
+    /// Descendants are looked for among the 50,000 instances that were inserted after this one. If
+    /// there are more, [`Tree::looked_to`] says how far the call has come.
     ///
     /// ```
     /// # use gen_durable::prelude::*;
@@ -105,10 +102,10 @@ impl Descendants {
     /// Looks for the descendants of an instance in the order of their ids: a child has a higher id
     /// than its parent, so one pass finds all generations.
     async fn find(client: &Client, root: i64) -> Result<Self, DatabaseError> {
-        let began = Instant::now();
         let mut depths = HashMap::from([(root, 0_u32)]);
-        let (mut nodes, mut after) = (Vec::new(), root);
-        loop {
+        let (mut nodes, mut looked_to) = (Vec::new(), None);
+        for _ in 0..LOOKS_MAX {
+            let after = looked_to.unwrap_or(root);
             let (rows, edge) =
                 look(client, LOOK, async |connection| storage::reporting(connection, after).await)
                     .await?;
@@ -122,11 +119,12 @@ impl Descendants {
                     nodes.push(Descendant { id, parent, depth });
                 }
             }
-            match edge {
-                Some(edge) if began.elapsed() < LOOK_MAX => after = edge,
-                edge => return Ok(Self { nodes, looked_to: edge }),
+            looked_to = edge;
+            if looked_to.is_none() {
+                break;
             }
         }
+        Ok(Self { nodes, looked_to })
     }
 }
 

@@ -33,7 +33,7 @@ known as materialized (
     select k.queue, k.fsm, k.fsm_version from kinds k limit 1000
 ),
 served as materialized (
-    -- 2. What living workers serve and run.
+    -- 2. The queues and machines of living workers.
     select w.queues, k.fsm, k.fsm_version
     from gen_durable.workers w
     left join lateral unnest(w.fsms, w.fsm_versions) as k (fsm, fsm_version) on true

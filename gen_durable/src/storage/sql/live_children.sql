@@ -7,7 +7,7 @@
 -- $1 bigint:   the instance after which to look
 -- $2 bigint[]: the receivers
 with near as materialized (
-    -- As in reporting.sql.
+    -- The primary key is read on from there, as in reporting.sql.
     select i.id, i.report_to, i.status, i.owes
     from gen_durable.instances i
     where i.id > $1::bigint
