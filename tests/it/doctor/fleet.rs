@@ -12,7 +12,8 @@ async fn p76_what_no_engine_runs_is_found() {
     sql(pool, WORKER).await;
     sql(
         pool,
-        "insert into gen_durable.workers (id, name, lease_expires_at, queues, slots, fsms, fsm_versions)
+        "update gen_durable.workers set fsms = '{order,other}', fsm_versions = '{2,1}';
+         insert into gen_durable.workers (id, name, lease_expires_at, queues, slots, fsms, fsm_versions)
          overriding system value
          values (2, 'w', now() + interval '1 hour', '{post}', '{1}', '{letter}', '{1}'),
                 (3, 'lost', now() - interval '1 second', '{attic,default}', '{1,1}', '{order,parcel}', '{1,1}');
@@ -137,16 +138,17 @@ async fn p76_what_nobody_settles_is_found() {
              (id, fsm, fsm_version, step, state, status, report_to, partition_key, owes, finished_at, updated_at)
          values (1, 'order', 2, 's', '{}', 'failed', 99, null, 1, now(), now() - interval '2 min'),
                 (2, 'order', 2, 's', '{}', 'failed', 99, 'key', 3, now(), now() - interval '2 min'),
-                (3, 'order', 2, 's', '{}', 'failed', 99, null, 1, now(), now())",
+                (3, 'order', 2, 's', '{}', 'failed', 99, null, 1, now(), now()),
+                (4, 'order', 2, 's', '{}', 'failed', null, 'other', 2, now(), now() - interval '2 min')",
     )
     .await;
     let engine = engine(&db).maintenance(false).start().await.unwrap();
     let found = only(pool, Illness::Unsettled, "what transactions left to engines").await;
     assert_eq!(
         (found.severity, affected(&found)),
-        (Severity::Error, (Some(Count::Exact(2)), &[1, 2][..]))
+        (Severity::Error, (Some(Count::Exact(3)), &[1, 2, 4][..]))
     );
-    let said = "2 ends are not reported, 1 partition keys are not freed";
+    let said = "2 ends are not reported, 2 partition keys are not freed";
     assert!(found.explanation.ends_with(said), "{}", found.explanation);
     engine.maintain().await.unwrap();
     is_healthy(pool).await;

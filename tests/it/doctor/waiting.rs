@@ -184,7 +184,7 @@ async fn p76_rows_behind_one_that_does_not_go_on_are_found() {
     let db = database().await;
     let pool = db.pool();
     sql(pool, WORKER).await;
-    // The rows 4 and 6 may be claimed, 8 runs, and 10 waits for a limit.
+    // The rows 4 and 6 may be claimed, 8 runs before a paused one, and 10 waits for a limit.
     sql(
         pool,
         "insert into gen_durable.instances
@@ -197,7 +197,7 @@ async fn p76_rows_behind_one_that_does_not_go_on_are_found() {
              (3, 'order', 'default', 'paused', 1, null), (4, 'order', 'default', 'free', 0, null),
              (5, 'order', 'default', 'free', 1, null), (6, 'order', 'default', 'busy', 0, null),
              (7, 'order', 'default', 'busy', 1, null), (8, 'order', 'default', 'runs', 0, 1),
-             (9, 'order', 'default', 'runs', 1, null), (10, 'order', 'default', 'limited', 16, null),
+             (9, 'order', 'default', 'runs', 9, null), (10, 'order', 'default', 'limited', 16, null),
              (11, 'order', 'default', 'limited', 1, null), (12, 'none', 'default', 'unknown', 0, null),
              (13, 'order', 'default', 'unknown', 1, null)
          ) as v (n, fsm, queue, key, blocked_by, locked_by)",
