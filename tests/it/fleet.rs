@@ -146,7 +146,7 @@ async fn p74_counts_say_that_there_are_more() {
          order by k.waits = 'awaiting'",
     )
     .await;
-    // Of one queue all scheduled rows are counted. Some of the newest rows time out before others.
+    // All scheduled rows of one queue are counted. Some of the newest rows time out before others.
     sql(
         db.pool(),
         "insert into gen_durable.instances (fsm, fsm_version, step, state, queue, eligible_at)
