@@ -15,7 +15,7 @@ use std::time::Duration;
 pub(crate) use self::{cause::Cause, step::Stale};
 pub use self::{
     database::DatabaseError,
-    operate::OperateError,
+    operate::{InsertByNameError, OperateError},
     step::{StepError, StepErrorKind, UpgradeError},
 };
 use crate::{id::InstanceId, status::Status};

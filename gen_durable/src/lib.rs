@@ -431,14 +431,14 @@ pub mod operate {
         client::{
             Action, Asked, Audit, AuditEntry, AuditPage, Bounds, Bucket, Bulk, Cancel, Cancelled,
             Count, Counts, Cursor, Delete, Depth, Details, Does, Entry, Finding, Fork,
-            HistoryEntry, Illness, InstanceHandle, Instances, Kill, LimitAction, LimitEntry,
-            LimitHandle, LimitOverride, LimitReset, Limited, List, MachineEntry, MachineHandle,
-            Page, Pause, PauseEntry, PauseScope, QueueEntry, QueueHandle, ResetLimit, Resume,
-            Resumed, Retried, Retry, RunNow, ScheduleAction, ScheduleEntry, ScheduleHandle,
-            SchedulePause, ScopeAction, SetLimit, Severity, StepCount, Tree, TreeNode, Waiting,
-            Waits, WorkerEntry,
+            HistoryEntry, Illness, InsertByName, InstanceHandle, Instances, Kill, LimitAction,
+            LimitEntry, LimitHandle, LimitOverride, LimitReset, Limited, List, MachineEntry,
+            MachineHandle, Page, Pause, PauseEntry, PauseScope, QueueEntry, QueueHandle,
+            ResetLimit, Resume, Resumed, Retried, Retry, RunNow, ScheduleAction, ScheduleEntry,
+            ScheduleHandle, SchedulePause, ScopeAction, SetLimit, Severity, StepCount, Tree,
+            TreeNode, Waiting, Waits, WorkerEntry,
         },
-        error::OperateError,
+        error::{InsertByNameError, OperateError},
     };
 }
 pub mod prelude;

@@ -7,6 +7,7 @@
 mod actions;
 mod audited;
 mod bulk;
+mod by_name;
 mod calls;
 mod details;
 mod direct;
@@ -44,6 +45,7 @@ pub use self::{
         RunNow,
     },
     bulk::{Bulk, Counts},
+    by_name::InsertByName,
     details::{Details, Limited},
     doctor::{Finding, Illness, Severity},
     fork::Fork,

@@ -88,6 +88,13 @@ impl DatabaseError {
     }
 
     /// Returns advice how to mend the failure, if the code tells.
+    /// Returns the message and the hint of the server.
+    pub(crate) fn said(&self) -> Option<(String, Option<String>)> {
+        let error = self.source.as_database_error()?;
+        let error = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
+        Some((error.message().to_owned(), error.hint().map(str::to_owned)))
+    }
+
     fn cure(&self) -> Option<&'static str> {
         match self.sqlstate()? {
             // The table or the schema does not exist.

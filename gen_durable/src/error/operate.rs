@@ -1,7 +1,11 @@
-//! The errors of actions on instances.
+//! The errors of actions on instances, and of inserts by a machine's name.
 
 use super::{DatabaseError, EncodeError};
 use crate::status::Status;
+
+/// The SQLSTATEs with which `gen_durable.insert` refuses a value: `undefined_object`,
+/// `invalid_parameter_value` and `no_data_found`.
+const REFUSED: [&str; 3] = ["42704", "22023", "P0002"];
 
 /// A look at an instance, or an action on it, was refused. Nothing was done.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -196,4 +200,55 @@ pub enum OperateError {
     /// The database failed.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+}
+
+/// An instance of a machine that was given by name could not be inserted.
+///
+/// Nothing was inserted, unless the database failed at the commit.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InsertByNameError {
+    /// Another instance holds the unique key.
+    #[error(
+        "{} holds the unique key already",
+        .id.as_ref().map_or_else(
+            || format!("another instance of machine `{machine}`"),
+            |id| format!("instance {id} of machine `{machine}`"),
+        )
+    )]
+    Duplicate {
+        /// The machine.
+        machine: String,
+        /// The instance that holds the key, unless it gave the key back at the same moment.
+        id: Option<i64>,
+    },
+    /// The database knows no such machine, version, step or receiver, or a value is not allowed.
+    #[error("{reason}{}", .hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}")))]
+    Refused {
+        /// The reason, as the database states it.
+        reason: String,
+        /// The text in which the database names what there is.
+        hint: Option<String>,
+    },
+    /// A value cannot be stored.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The database failed.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+impl InsertByNameError {
+    /// Tells what the function has refused from other errors of the database.
+    pub(crate) fn of(error: DatabaseError) -> Self {
+        let refused = error.sqlstate().is_some_and(|state| REFUSED.contains(&state));
+        let said = if refused { error.said() } else { None };
+        match said {
+            Some((reason, hint)) => {
+                let hint = hint.map(|hint| hint.trim_end_matches('.').to_owned());
+                Self::Refused { reason, hint }
+            }
+            None => Self::Database(error),
+        }
+    }
 }

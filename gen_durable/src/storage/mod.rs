@@ -22,6 +22,7 @@ mod maintenance;
 mod operate;
 mod parks;
 mod pauses;
+mod producers;
 mod registered;
 mod row;
 mod schedule_acts;
@@ -74,6 +75,7 @@ pub(crate) use self::{
         Freed, PAUSED, PauseRow, Paused, Scope, ScopeAct, block_paused, end_pauses, list_pauses,
         pause_scope, pauses, resume_scope, unblock_paused,
     },
+    producers::{NamedInstance, insert_by_name},
     registered::{NewMachine, is_inexpressible, register},
     row::{
         Addressee, Change, ClaimRequest, Claimed, Commit, Due, Eligible, First, Inbox, InboxRow,

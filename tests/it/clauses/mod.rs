@@ -4,6 +4,7 @@
 //! `tools/mutations` takes the clauses away one by one, and reports which test fails.
 
 mod buckets;
+mod by_name;
 mod claim;
 mod claim_known;
 mod claim_loads;

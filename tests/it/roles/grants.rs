@@ -62,6 +62,7 @@ async fn every_statement_is_allowed_and_every_grant_is_needed() {
         .collect();
     let app = [
         "insert",
+        "insert_by_name",
         "insert_or_signal",
         "unique_holders",
         "deliver",
