@@ -8,7 +8,7 @@ use std::{
 use super::{
     super::looks::number,
     Doctor, Finding, Illness, Severity,
-    finding::{Since, listed},
+    finding::{Argument, Since, listed},
     waiting::arguments,
 };
 use crate::{
@@ -54,6 +54,7 @@ impl Doctor<'_> {
         for ((illness, step, awaits), parks) in groups {
             let since = Since(parks.iter().filter_map(|park| park.since).min(), now);
             let ids: Vec<i64> = parks.iter().map(|park| park.id).collect();
+            let name = awaits.first().map(|name| Argument(name).to_string()).unwrap_or_default();
             let (awaits, first) = (listed(&awaits), arguments(&ids[..1]));
             let (severity, explanation, cure) = match illness {
                 Illness::NoChild => (
@@ -75,7 +76,7 @@ impl Doctor<'_> {
                 _ => (
                     Severity::Info,
                     format!("for {since} it waits for {awaits}, without a timeout"),
-                    format!("gen-durable signal{first} …, or: gen-durable cancel{first}"),
+                    format!("gen-durable signal {name}{first}, or: gen-durable cancel{first}"),
                 ),
             };
             let finding = Finding::new(severity, illness, step, explanation, cure);
