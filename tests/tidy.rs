@@ -21,8 +21,13 @@ use std::{
 const LINES_MAX: usize = 500;
 
 /// The folders of the crates that are published.
-const PUBLISHED: [&str; 4] =
-    ["gen_durable", "gen_durable_macros", "gen_durable_migrate", "tools/gen_durable_postgres"];
+const PUBLISHED: [&str; 5] = [
+    "gen_durable",
+    "gen_durable_macros",
+    "gen_durable_migrate",
+    "tools/gen_durable_cli",
+    "tools/gen_durable_postgres",
+];
 
 /// A file of the repository.
 struct File {

@@ -421,7 +421,7 @@ pub enum Error {
     /// The database has no schema of `gen_durable`'s, or an older one.
     #[error(
         "the database has gen_durable schema version {found}, and this engine needs {needed}; \
-         run `gen-durable-migrate up` or call `gen_durable_migrate::up(&pool)`"
+         run `gen-durable migrate up` or call `gen_durable_migrate::up(&pool)`"
     )]
     SchemaTooOld {
         /// The version found; 0 if there is none.
@@ -432,7 +432,7 @@ pub enum Error {
     /// The database has a newer schema, which does not serve this engine any more.
     #[error(
         "the database has gen_durable schema version {found}, which serves engines from version {serves} on, \
-         and this engine knows {needed}; use a newer gen_durable, or run `gen-durable-migrate down --to {needed}` \
+         and this engine knows {needed}; use a newer gen_durable, or run `gen-durable migrate down --to {needed}` \
          with the newer program"
     )]
     SchemaTooNew {

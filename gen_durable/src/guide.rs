@@ -21,6 +21,7 @@
 //! | [`operating`] | looking at instances; cancel, kill, retry, run now, delete; the audit |
 //! | [`looking`] | queues, workers, machines, trees; what a look costs; the doctor |
 //! | [`tracing`] | the spans of steps, and traces across processes |
+//! | [`cli`] | the program `gen-durable`: lists, actions, the doctor, scripts |
 //! | [`operation`] | processes, connections, roles, logs, alerts, deployments, backups |
 
 #[doc = include_str!("guide/machines.md")]
@@ -71,6 +72,9 @@ pub mod looking {}
 
 #[doc = include_str!("guide/tracing.md")]
 pub mod tracing {}
+
+#[doc = include_str!("guide/cli.md")]
+pub mod cli {}
 
 #[doc = include_str!("guide/operation.md")]
 pub mod operation {}

@@ -66,7 +66,7 @@ pub enum Error {
     },
     /// The database is not at the version that the roles are written for.
     #[error(
-        "the database has schema version {found}, and the roles are for {latest}; migrate it first (`gen-durable-migrate up`)"
+        "the database has schema version {found}, and the roles are for {latest}; migrate it first (`gen-durable migrate up`)"
     )]
     OtherVersion {
         /// The version found; 0 if there is none.

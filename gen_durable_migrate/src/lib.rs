@@ -8,15 +8,13 @@
 //! # }
 //! ```
 //!
-//! The program `gen-durable-migrate` does the same from the command line. Everything lives in the
-//! Postgres schema `gen_durable`, also the ledger of migrations (`gen_durable.migrations`). The
-//! application's own ledger is not touched.
+//! The program `gen-durable` (crate `gen_durable_cli`) does the same: `gen-durable migrate up`.
+//! Everything lives in the Postgres schema `gen_durable`, also the ledger of migrations
+//! (`gen_durable.migrations`). The application's own ledger is not touched.
 //!
 //! Invariant: a run is one transaction under an advisory lock, and happens as a whole or not at
 //! all. Any number of processes may therefore run it at once, also behind a transaction pooler.
 
-#[cfg(feature = "cli")]
-pub mod cli;
 mod error;
 mod ledger;
 

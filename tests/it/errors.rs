@@ -278,7 +278,7 @@ async fn p51_a_pool_that_is_in_use_is_named() {
 #[tokio::test]
 async fn p51_what_postgres_says_is_said_once_and_without_its_own_source() {
     let db = empty_database().await;
-    let cure = "run `gen-durable-migrate up` or call `gen_durable_migrate::up(&pool)`";
+    let cure = "run `gen-durable migrate up` or call `gen_durable_migrate::up(&pool)`";
     let error = Client::new(db.pool().clone()).find(1).await.unwrap_err();
     let missing = "relation \"gen_durable.instances\" does not exist (SQLSTATE 42P01)";
     says(error, &["could not look an instance up: ", missing, cure]);

@@ -386,7 +386,7 @@ async fn p54_a_wait_that_cannot_come_to_anything_is_an_error_at_once() {
         assert!(error.to_string().contains(part), "{error}");
     };
     let empty = empty_database().await;
-    fails(&Client::new(empty.pool().clone()), "run `gen-durable-migrate up`").await;
+    fails(&Client::new(empty.pool().clone()), "run `gen-durable migrate up`").await;
 
     let db = database().await;
     let role = format!("{}_stranger", db.name());
@@ -461,6 +461,6 @@ async fn p54_a_client_on_a_database_without_the_schema_is_logged() {
     }
     let log = log.text();
     let lines: Vec<&str> =
-        log.lines().filter(|line| line.contains("gen-durable-migrate up")).collect();
+        log.lines().filter(|line| line.contains("gen-durable migrate up")).collect();
     assert_eq!(lines.len(), 1, "{log}");
 }

@@ -38,7 +38,7 @@ async fn the_schema_must_fit() {
     let db = empty_database().await;
     let error = engine(&db).start().await.unwrap_err();
     assert!(matches!(error, Error::SchemaTooOld { found: 0, .. }), "{error}");
-    assert!(error.to_string().contains("gen-durable-migrate up"), "{error}");
+    assert!(error.to_string().contains("gen-durable migrate up"), "{error}");
 
     gen_durable_migrate::up(db.pool()).await.unwrap();
     sqlx::query(

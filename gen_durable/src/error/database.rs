@@ -100,17 +100,17 @@ impl DatabaseError {
             // The table or the schema does not exist.
             "42P01" | "3F000" => Some(
                 "the database has no gen_durable schema: \
-                 run `gen-durable-migrate up` or call `gen_durable_migrate::up(&pool)`",
+                 run `gen-durable migrate up` or call `gen_durable_migrate::up(&pool)`",
             ),
             // The column does not exist.
             "42703" => Some(
                 "the database's gen_durable schema is of another version: \
-                 run `gen-durable-migrate up` or call `gen_durable_migrate::up(&pool)`",
+                 run `gen-durable migrate up` or call `gen_durable_migrate::up(&pool)`",
             ),
             // A right is missing.
             "42501" => Some(
-                "run `gen-durable-migrate roles` and grant the login \
-                 gen_durable_app or gen_durable_worker",
+                "run `gen-durable migrate roles` and grant the login \
+                 gen_durable_app or gen_durable_worker, or gen_durable_operator for a tool",
             ),
             _ => None,
         }

@@ -1,0 +1,156 @@
+//! The program in a terminal: questions, colours, widths, interrupts; and readers that go away.
+
+use std::{
+    io::{Read, Write},
+    process::{ExitStatus, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use gen_durable::{Client, Status};
+use gen_durable_postgres::TestDb;
+use pty_process::{Size, blocking};
+
+use crate::support::{
+    Import, PROGRAM, WAIT_MAX, database, engine, eventually, program, run, until,
+};
+
+/// The program in a terminal.
+struct Terminal {
+    child: std::process::Child,
+    pty: std::sync::Arc<blocking::Pty>,
+    heard: mpsc::Receiver<Vec<u8>>,
+    said: String,
+}
+
+impl Terminal {
+    fn start(db: &TestDb, arguments: &[&str], width: u16, variables: &[(&str, &str)]) -> Self {
+        let (pty, pts) = blocking::open().expect("a terminal");
+        pty.resize(Size::new(24, width)).expect("a size");
+        let command = blocking::Command::new(PROGRAM).args(arguments).env_clear();
+        let command = command.env("DATABASE_URL", db.url()).env("TERM", "xterm");
+        let child = command.envs(variables.iter().copied()).spawn(pts).expect("the program");
+        let pty = std::sync::Arc::new(pty);
+        let (tell, heard) = mpsc::channel();
+        let reader = std::sync::Arc::clone(&pty);
+        // The thread ends with the program: nobody writes to its terminal then.
+        std::thread::spawn(move || {
+            let mut bytes = [0; 1024];
+            while let Ok(count) = (&*reader).read(&mut bytes) {
+                if count == 0 || tell.send(bytes[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child, pty, heard, said: String::new() }
+    }
+
+    /// Waits until the program has printed a text.
+    fn expect(&mut self, text: &str) {
+        while !self.said.contains(text) {
+            let bytes = self.heard.recv_timeout(WAIT_MAX);
+            let bytes = bytes.unwrap_or_else(|_| panic!("`{text}` did not come: {}", self.said));
+            self.said.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    fn write(&self, text: &str) {
+        (&*self.pty).write_all(text.as_bytes()).expect("the terminal");
+    }
+
+    /// Waits until the program has ended. Returns all that it printed.
+    fn end(mut self) -> (ExitStatus, String) {
+        let ended = self.child.wait().expect("its end");
+        while let Ok(bytes) = self.heard.recv_timeout(Duration::from_millis(500)) {
+            self.said.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        (ended, self.said)
+    }
+}
+
+/// Failed imports 1 to `count`.
+async fn failed(count: i64) -> (TestDb, Client) {
+    let db = database().await;
+    let engine = engine(&db).start().await.unwrap();
+    let client = Client::new(db.pool().clone());
+    for _ in 0..count {
+        let id = Import::insert(0).execute(&client).await.unwrap();
+        until(&client, id, Status::Failed).await;
+    }
+    engine.shutdown().await.unwrap();
+    (db, client)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_asks_before_it_acts() {
+    let (db, client) = failed(7).await;
+    let retry = ["retry", "--machine", "import"];
+    for (answer, code) in [("n\n", 130), ("\n", 130), ("\u{4}", 130), ("y\n", 0)] {
+        let mut terminal = Terminal::start(&db, &retry, 100, &[]);
+        terminal.expect("retry 7 instances? [y/N] ");
+        assert_eq!(client.find(1).await.unwrap().unwrap().status, Status::Failed);
+        terminal.write(answer);
+        let (ended, said) = terminal.end();
+        assert_eq!(ended.code(), Some(code), "{said}");
+        assert_eq!(said.matches("nothing to import").count(), 5, "a preview: {said}");
+        assert!(
+            said.contains(if code == 0 { "retry: 7 done" } else { "nothing was done" }),
+            "{said}"
+        );
+    }
+    assert_eq!(client.find(7).await.unwrap().unwrap().status, Status::Runnable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_has_colours_and_a_width() {
+    let (db, _) = failed(1).await;
+    let (_, said) = Terminal::start(&db, &["ls"], 100, &[]).end();
+    assert!(said.contains("\u{1b}[31mfailed\u{1b}[0m"), "{said}");
+    assert!(said.contains("nothing to import"), "{said}");
+    for width in [20, 50] {
+        let (_, said) = Terminal::start(&db, &["ls"], width, &[("NO_COLOR", "1")]).end();
+        assert!(!said.contains('\u{1b}'), "{said}");
+        assert!(said.lines().all(|line| line.chars().count() <= width.into()), "{said}");
+        assert!(said.contains('…'), "{said}");
+    }
+    let (_, said) = Terminal::start(&db, &["ls"], 100, &[("TERM", "dumb")]).end();
+    assert!(!said.contains('\u{1b}'), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_ends_a_wait() {
+    let (db, client) = failed(1).await;
+    run(&db, &["retry", "1"]).await.done();
+    let terminal = Terminal::start(&db, &["wait", "1"], 80, &[]);
+    // It waits once it has asked the database.
+    eventually("it waits", async || {
+        let asked: bool = sqlx::query_scalar(
+            "select exists (select from pg_stat_activity where datname = current_database()
+             and application_name = 'gen-durable' and query like '%have come to%')",
+        )
+        .fetch_one(db.pool())
+        .await
+        .unwrap();
+        asked.then_some(())
+    })
+    .await;
+    terminal.write("\u{3}");
+    let (ended, said) = terminal.end();
+    assert_eq!(ended.code(), Some(130), "{said}");
+    assert!(said.contains("interrupted; the instance goes on"), "{said}");
+    assert_eq!(client.find(1).await.unwrap().unwrap().status, Status::Runnable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_away_is_no_panic() {
+    let (db, _) = failed(1).await;
+    for arguments in [&["ls"][..], &["migrate", "script"], &["get", "1", "--json"]] {
+        let mut command = program(Some(db.url()));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let command = command.args(arguments).stdout(writer).stderr(Stdio::piped());
+        let said = command.spawn().unwrap().wait_with_output().await.unwrap();
+        assert_eq!(said.status.code(), Some(141), "{said:?}");
+        assert_eq!(said.stderr, b"", "{said:?}");
+    }
+}
