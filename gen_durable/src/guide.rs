@@ -21,6 +21,7 @@
 //! | [`operating`] | looking at instances; cancel, kill, retry, run now, delete; the audit |
 //! | [`looking`] | queues, workers, machines, trees; what a look costs; the doctor |
 //! | [`tracing`] | the spans of steps, and traces across processes |
+//! | [`metrics`] | what engines count and show; Prometheus, a dashboard, alerts |
 //! | [`cli`] | the program `gen-durable`: lists, actions, the doctor, scripts |
 //! | [`operation`] | processes, connections, roles, logs, alerts, deployments, backups |
 
@@ -72,6 +73,10 @@ pub mod looking {}
 
 #[doc = include_str!("guide/tracing.md")]
 pub mod tracing {}
+
+#[cfg_attr(feature = "metrics", doc = include_str!("guide/metrics.md"))]
+#[cfg_attr(not(feature = "metrics"), doc = "Metrics: this page needs the cargo feature `metrics`.")]
+pub mod metrics {}
 
 #[doc = include_str!("guide/cli.md")]
 pub mod cli {}

@@ -395,11 +395,9 @@
 //! - [`Steps::graph`]: the graph of a machine's steps, as data and as a diagram.
 //! - [`error`]: every error, and what to do about it.
 //!
-//! The engine emits `tracing` events, and a span for each step, under targets that begin with
-//! `gen_durable`. TLS is a feature of sqlx. The cargo features `anyhow` and `eyre` are both on by
-//! default. With them [`StepError::downcast_ref`] finds the error inside an error of these crates.
-//! The feature `schedules` is for [`guide::schedules`], and `testing` for your tests: with it,
-//! `#[gen_durable::test]` passes each test a migrated database of its own.
+//! The engine emits `tracing` events, and a span for each step, with targets in `gen_durable`. TLS
+//! is a feature of sqlx. `anyhow` and `eyre`, on by default, let [`StepError::downcast_ref`] find
+//! errors inside of theirs. The [`guide`] has pages for `schedules`, `metrics` and `testing`.
 
 #[doc(hidden)]
 pub mod __private;
@@ -423,6 +421,7 @@ mod id;
 mod isolation;
 mod keys;
 pub mod machine;
+mod meters;
 pub mod operate {
     //! Operating instances: what people and tools need to look at them and to act on them.
 

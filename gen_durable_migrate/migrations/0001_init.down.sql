@@ -13,6 +13,7 @@ drop table gen_durable.schedules;
 drop table gen_durable.declarations;
 drop function gen_durable.holds(bigint);
 drop table gen_durable.lost_workers;
+drop table gen_durable.observer;
 drop table gen_durable.workers;
 drop function gen_durable.keep_history(interval);
 drop table gen_durable.history;

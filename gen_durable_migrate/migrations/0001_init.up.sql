@@ -461,6 +461,17 @@ create table gen_durable.workers (
     library          text
 ) with (fillfactor = 50);
 
+-- The observer: the engine whose metrics show the database's view. There is one row, and its lease
+-- is renewed with each sample.
+create table gen_durable.observer (
+    id               integer primary key default 1 check (id = 1),
+    -- 0 is no worker.
+    worker           bigint not null default 0,
+    lease_expires_at timestamptz not null default '-infinity'
+);
+
+insert into gen_durable.observer default values;
+
 -- The workers that were removed as lost, for half of their lease. Their runs count in limits until
 -- then. The clock of the database may have jumped ahead: a worker that lives then finds
 -- itself removed, and drops its limited runs, within a third of its lease.

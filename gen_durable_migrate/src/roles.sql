@@ -104,6 +104,8 @@ grant insert (fsm, fsm_version, queue, initial, on_cancel, steps, signals, graph
 grant insert (name), select on gen_durable.queues to gen_durable_worker;
 grant insert (worker, kind, name, body, appeared_at), select (worker, kind, name, body, appeared_at)
     on gen_durable.declarations to gen_durable_worker;
+-- The worker: shows the database's view in its metrics.
+grant select, update (worker, lease_expires_at) on gen_durable.observer to gen_durable_worker;
 -- The worker: fires schedules.
 grant select, insert (name, body, fsm, next_at, passed_at, skipped, skipped_to, revision), update (
     body, fsm, next_at, passed_at, skipped, skipped_to, last_at, last_id, waiting_at, look_at, last_error, failed_at

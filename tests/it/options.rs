@@ -53,6 +53,7 @@ fn extremes() -> Vec<(&'static str, Set)> {
         all.push(("lease_ttl", Box::new(move |engine| engine.lease_ttl(duration))));
         all.push(("poll_interval", Box::new(move |engine| engine.poll_interval(duration))));
         all.push(("drain_timeout", Box::new(move |engine| engine.drain_timeout(duration))));
+        all.push(("sample_interval", Box::new(move |engine| engine.sample_interval(duration))));
         all.push(("retention", Box::new(move |engine| engine.retention(duration))));
         all.push(("run_ahead", Box::new(move |engine| engine.run_ahead(usize::MAX, duration))));
     }

@@ -79,6 +79,7 @@ use crate::{
     },
     keys::{check_dedup_key, check_key, check_signal_name},
     machine::{Machine, address::Address},
+    meters::SentMeters,
     status::{Delivery, Status},
     storage::{self, Addressee, Found, Locked, NewInstance, NewSignal, NoReceiver},
     trace, value,
@@ -118,6 +119,7 @@ struct Inner {
     notifier: Arc<Notifier>,
     waiters: Arc<Waiters>,
     value_max: usize,
+    meters: SentMeters,
     /// Bounds `insert_many`: it must not take all connections, as an engine's other work needs
     /// some.
     large: Semaphore,
@@ -152,6 +154,7 @@ impl Client {
                 notifier,
                 waiters,
                 value_max,
+                meters: SentMeters::of_calls(),
                 large: Semaphore::new(LARGE_MAX),
                 single: Semaphore::new(SINGLE_MAX),
                 held: Semaphore::new(1),
@@ -342,7 +345,9 @@ impl Client {
         &self,
         row: NewInstance,
     ) -> Result<Result<i64, Duplicate>, InsertError> {
-        Ok(self.inner.calls.here().insert(row).await?)
+        let answer = self.inner.calls.here().insert(row).await?;
+        self.inner.meters.inserts(usize::from(answer.is_ok()), usize::from(answer.is_err()));
+        Ok(answer)
     }
 
     pub(crate) async fn insert_many(
@@ -365,6 +370,8 @@ impl Client {
             tokio::time::sleep(tries.pause()).await;
         };
         let answers = answers.inspect_err(|error| connections.tell(error))?;
+        let inserted = answers.iter().filter(|answer| answer.is_ok()).count();
+        self.inner.meters.inserts(inserted, answers.len() - inserted);
         let notifier = &self.inner.notifier;
         notifier.announce(notifier.to_announce(&rows));
         Ok(answers)
@@ -397,6 +404,16 @@ impl Client {
             tokio::time::sleep(tries.pause()).await;
         };
         let found = found.inspect_err(|error| connections.tell(error))?;
+        let meters = &self.inner.meters;
+        match (found.started, found.status.is_terminal(), found.fresh) {
+            (true, ..) => {
+                meters.inserts(1, 0);
+                meters.signals(1, 0, 0);
+            }
+            (false, true, _) => meters.signals(0, 0, 1),
+            (false, false, true) => meters.signals(1, 0, 0),
+            (false, false, false) => meters.signals(0, 1, 0),
+        }
         let notifier = &self.inner.notifier;
         let new = notifier.to_announce(found.started.then_some(&row));
         notifier.announce(new.chain(found.woken(&signal)));
@@ -404,7 +421,14 @@ impl Client {
     }
 
     pub(crate) async fn signal(&self, signal: NewSignal) -> Result<Delivery, SignalError> {
-        self.inner.calls.here().signal(signal).await
+        let answer = self.inner.calls.here().signal(signal).await;
+        match &answer {
+            Ok(Delivery::Delivered) => self.inner.meters.signals(1, 0, 0),
+            Ok(Delivery::Duplicate) => self.inner.meters.signals(0, 1, 0),
+            Err(SignalError::Database(_)) => {}
+            Err(_) => self.inner.meters.signals(0, 0, 1),
+        }
+        answer
     }
 
     pub(super) fn connections(&self) -> &Connections {

@@ -312,6 +312,7 @@ impl Reserved {
                 self.shared.wake.suspect_lost_claims();
                 continue;
             };
+            queue.meters.born();
             let dropped = self.shared.tasks.begin(row.id);
             let name = Arc::clone(&queue.name);
             let work = Work::new(row, runner, name, None, dropped, &self.shared.lease);

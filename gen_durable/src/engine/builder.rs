@@ -10,7 +10,7 @@ use std::{
 use tokio::runtime;
 
 use super::{
-    Counters, Engine, Shared,
+    Counters, Engine, Meters, Shared,
     births::{Births, Local},
     cancels::Cancels,
     config::Config,
@@ -29,6 +29,8 @@ use super::{
     transactions::Transactions,
     wake::Wake,
 };
+#[cfg(feature = "metrics")]
+use crate::meters::view::View;
 use crate::{
     client::{Client, notifier::Notifier},
     connections::{Connections, SetUp},
@@ -68,6 +70,7 @@ use {
 /// | `.connections_max(count)` | the engine's own connections for statements | 10 |
 /// | `.max_transactions(count)` | the steps that run in a transaction at once | 10 |
 /// | `.maintenance(bool)` | runs the maintenance services | on |
+/// | `.sample_interval(duration)` | the time between two samples for the metrics | 15 s |
 /// | `.start()` | checks all options, registers the worker, begins | |
 ///
 /// ```no_run
@@ -340,6 +343,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Sets the time between two samples of the database for the metrics, in the one engine that
+    /// takes them: 100 ms to an hour. See [`guide::metrics`](crate::guide::metrics).
+    #[cfg(feature = "metrics")]
+    pub fn sample_interval(mut self, interval: Duration) -> Self {
+        self.config.sample_interval = interval;
+        self
+    }
+
     /// Checks everything, registers the worker and starts to run instances.
     ///
     /// # Errors
@@ -468,6 +479,9 @@ impl EngineBuilder {
             births: Births::default(),
             pauses: Pauses::default(),
             metrics: Counters::default(),
+            meters: Meters::new(),
+            #[cfg(feature = "metrics")]
+            view: View::new(),
             wake,
             life,
         });

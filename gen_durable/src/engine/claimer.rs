@@ -33,7 +33,10 @@ use super::{
     registry::Work,
     slots::Queue,
 };
-use crate::storage::{self, ClaimRequest, Claimed, Due, Kinds};
+use crate::{
+    meters::Timer,
+    storage::{self, ClaimRequest, Claimed, Due, Kinds},
+};
 
 /// The most queues in one statement. A claim takes an advisory lock for each, and a thousand would
 /// fill the lock table of a small server.
@@ -142,6 +145,7 @@ pub(super) async fn claim(
     request: &ClaimRequest,
 ) -> Result<storage::Claim, sqlx::Error> {
     let mut connection = shared.connections.get().await.map_err(no_connection)?;
+    let timer = Timer::start();
     let claim = async {
         if request.queues.len() <= QUEUES_MAX {
             return storage::claim(&mut connection, request).await;
@@ -167,6 +171,7 @@ pub(super) async fn claim(
     };
     let result = shared.connections.within(claim).await;
     let claim = connection.done(result)?;
+    shared.meters.claims.answered(timer);
     tracing::debug!(rows = claim.rows.len(), "claimed");
     Ok(claim)
 }
@@ -198,6 +203,7 @@ pub(super) fn begin<'s>(
     let queue = shared.queues.get(&row.queue)?;
     let runner = shared.registry.get(&row.kind).cloned()?;
     queue.claimed.fetch_add(1, Ordering::Relaxed);
+    queue.meters.claimed();
     let dropped = shared.tasks.begin(row.id);
     // Each row of a light claim carries the reason, in case its state is missing.
     let unloaded = request.light.clone().or_else(|| row.state.is_none().then(|| TOO_LARGE.into()));

@@ -22,6 +22,11 @@ const CONNECTIONS_MAX: u32 = 1_000;
 const VALUE_MAX_MIN: usize = 64;
 const VALUE_MAX_MAX: usize = 256 * 1024 * 1024;
 
+/// The shortest and the longest time between two samples. A dead observer is replaced after four.
+#[cfg(feature = "metrics")]
+const SAMPLE_INTERVALS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_hours(1);
+
 /// The options that an engine runs by.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -44,6 +49,9 @@ pub(crate) struct Config {
     /// The steps that run in a transaction at once.
     pub(crate) max_transactions: u32,
     pub(crate) maintenance: bool,
+    /// The time between two samples of the database for the metrics.
+    #[cfg(feature = "metrics")]
+    pub(crate) sample_interval: Duration,
 }
 
 impl Default for Config {
@@ -65,6 +73,8 @@ impl Default for Config {
             connections_max: 10,
             max_transactions: 10,
             maintenance: true,
+            #[cfg(feature = "metrics")]
+            sample_interval: Duration::from_secs(15),
         }
     }
 }
@@ -144,6 +154,13 @@ impl Config {
         }
         if self.crashes_max == 0 {
             return Err(invalid("crashes_max", "it must be at least 1"));
+        }
+        #[cfg(feature = "metrics")]
+        if !SAMPLE_INTERVALS.contains(&self.sample_interval) {
+            return Err(invalid(
+                "sample_interval",
+                "it must be 100 ms to an hour; Prometheus asks about every 15 s",
+            ));
         }
         if self.value_max < VALUE_MAX_MIN {
             return Err(invalid("value_max", "less than 64 bytes, which holds hardly any state"));

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     error::{Cause, StepError},
     fault::{self, Fault},
+    meters::{RunEnd, StepMeters},
     storage::{self, Change, Commit, Missing},
 };
 
@@ -129,6 +130,7 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
     let runner = Arc::clone(&work.runner);
     let runner = &*runner;
     let mut claim = Claim::begin();
+    let due_since = std::mem::replace(&mut work.began, claim.began);
     loop {
         if let Some(why) = &work.unloaded {
             let commit = work.broken(format!("the stored state cannot be loaded: {why}; store large data elsewhere and keep a reference"));
@@ -207,6 +209,9 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
         }
         let step_began = Instant::now();
         work.began = step_began;
+        if claim.steps == 0 {
+            slot.queue.meters.waited(step_began.saturating_duration_since(due_since));
+        }
         let ending = run_step(shared, runner, &mut work, wrong, claim).await;
         if matches!(ending, Ending::GivenUp) {
             slot.give();
@@ -219,7 +224,9 @@ async fn drive(shared: &Arc<Shared>, slot: &mut Slot<'_>, mut work: Work) {
             return;
         }
         slot.give();
-        let held = u64::try_from(step_began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let took = step_began.elapsed();
+        work.meters().took(took);
+        let held = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         slot.queue.held.fetch_add(held, Ordering::Relaxed);
         slot.queue.finished.fetch_add(1, Ordering::Relaxed);
         claim.steps += 1;
@@ -296,6 +303,8 @@ async fn run_step(
 ) -> Ending {
     let dropped = Arc::clone(&work.dropped);
     let (limited, worker) = (work.turn.is_some(), work.worker);
+    let step = Arc::clone(&work.instance);
+    let meters = runner.meters().step(&step.step);
     if shared.life.stopping.is_open() || dropped.is_open() {
         return Ending::GivenUp;
     }
@@ -308,11 +317,17 @@ async fn run_step(
     tokio::select! {
         biased;
         ending = run => ending,
-        () = shared.life.cut_off.wait() => Ending::GivenUp,
-        () = dropped.wait() => Ending::GivenUp,
+        () = shared.life.cut_off.wait() => given_up(meters, RunEnd::CutOff),
+        () = dropped.wait() => given_up(meters, RunEnd::Cancelled),
         // Others get the place of a limited run when the lease runs out.
-        () = shared.lease.ends(worker), if limited => Ending::GivenUp,
+        () = shared.lease.ends(worker), if limited => given_up(meters, RunEnd::Lost),
     }
+}
+
+/// Counts a run that was dropped.
+fn given_up(meters: &StepMeters, end: RunEnd) -> Ending {
+    meters.ended(end);
+    Ending::GivenUp
 }
 
 /// Lets other instances go first: the row goes back to its queue, and its next step needs a claim.
@@ -333,6 +348,14 @@ async fn flush(
     claim: Claim,
 ) -> bool {
     let mut refusals = 0;
+    let attempt = i32::try_from(work.instance.attempt).unwrap_or(i32::MAX);
+    let ended = |work: &Work, commit: &Commit| {
+        if let Some(end) = commit.run_end(attempt) {
+            // An upgrade has moved the instance to another step.
+            let step = commit.upgraded.map_or(&*work.instance.step, |upgraded| upgraded.step);
+            runner.meters().step(step).ended(end);
+        }
+    };
     loop {
         let (answer, next) = match ending {
             Ending::Ran(Ran { commit, next }) => (shared.flusher.commit(commit).await, next),
@@ -344,11 +367,13 @@ async fn flush(
         };
         match answer {
             Answer::Durable(commit, inbox) => {
+                ended(work, &commit);
                 let Change::Next { step } = commit.change else { return false };
                 work.advance(step, *commit, inbox, next);
                 return true;
             }
             Answer::DurableBefore(done) => {
+                ended(work, &done);
                 // An earlier try was applied, and its answer lost. If the outcome keeps the claim,
                 // the row stands at the next step and is still this worker's. The inbox for that
                 // step was lost with the answer. Therefore the row is given back, and comes with
@@ -363,10 +388,12 @@ async fn flush(
             }
             // The cancel is answered as soon as this task has ended.
             Answer::Cancelled => {
+                work.meters().ended(RunEnd::Cancelled);
                 cancels::note(shared, work.instance.id);
                 return false;
             }
             Answer::Lost => {
+                work.meters().ended(RunEnd::Lost);
                 shared.metrics.lost_commits.fetch_add(1, Ordering::Relaxed);
                 // There are two cases, and the log line names the first. Either the worker does not
                 // own the row any more, or the flusher gave the outcome up because the lease ran

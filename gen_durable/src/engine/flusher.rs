@@ -45,6 +45,7 @@ use crate::{
     error::Cause,
     fault::{self, Fault},
     group::{Group, Item, WEIGHT_MAX},
+    meters::CommitMeters,
     status::Status,
     storage::{self, Change, Commit, Ended, Inbox, LockedRows, Verdict},
     throttle::Throttle,
@@ -151,6 +152,7 @@ pub(crate) struct Flusher {
     dividing: Semaphore,
     /// The number of committed outcomes, by what they did.
     deeds: [AtomicU64; DEEDS],
+    meters: CommitMeters,
 }
 
 impl Flusher {
@@ -181,6 +183,7 @@ impl Flusher {
             slow: Arc::new(Semaphore::new(1)),
             dividing: Semaphore::new(2),
             deeds: Default::default(),
+            meters: CommitMeters::new(),
         })
     }
 
@@ -213,6 +216,7 @@ impl Flusher {
     /// Answers an outcome that was committed in its step's own transaction.
     pub(super) fn committed(&self, commit: Box<Commit>, mut done: storage::Committed) -> Answer {
         let commits = [commit];
+        self.meters.step();
         spread(self, &commits, &mut done);
         let [commit] = commits;
         follow(self, &commit);
@@ -224,6 +228,7 @@ impl Flusher {
 
     /// Answers such an outcome if only its row tells that it was committed.
     pub(super) fn committed_before(&self, commit: Box<Commit>, done: storage::Committed) -> Answer {
+        self.meters.step();
         self.may_be_committed(&commit, done);
         follow(self, &commit);
         Answer::DurableBefore(commit)
@@ -388,11 +393,17 @@ fn spread(flusher: &Flusher, commits: &[Box<Commit>], done: &mut storage::Commit
         .iter()
         .zip(&done.verdicts)
         .any(|(commit, verdict)| commit.sends() && durable(verdict));
+    let (mut inserts, mut signals) = (0, 0);
     for (commit, _) in commits.iter().zip(&done.verdicts).filter(|(_, verdict)| durable(verdict)) {
         faulty::count(&flusher.deeds, commit);
+        inserts += commit.inserts.len();
+        signals += commit.signals.len();
     }
     if sent_some {
         flusher.sent.send_replace(());
+        let (taken, refused) = (done.dropped_inserts.len(), done.dropped_signals.len());
+        flusher.meters.sent.inserts(inserts.saturating_sub(taken), taken);
+        flusher.meters.sent.signals(signals.saturating_sub(refused), 0, refused);
     }
     tracing::debug!(outcomes = commits.len(), "committed");
     for (target, name) in std::mem::take(&mut done.dropped_signals) {

@@ -79,11 +79,19 @@ pub(super) fn spawn(
     let run = move || {
         runtime.block_on(async move {
             let connections = connect();
+            // Hides what it shows of the database when its lease as the observer ends.
+            #[cfg(feature = "metrics")]
+            let watch = shared.view.watch();
+            #[cfg(not(feature = "metrics"))]
+            let watch = std::future::pending::<Infallible>();
             tokio::select! {
                 never = keep(&shared, &connections) => match never {},
+                never = watch => match never {},
                 () = shared.life.stopped.wait() => {}
                 () = shared.life.deserted.wait() => {}
             }
+            #[cfg(feature = "metrics")]
+            shared.view.end();
             // The engine's parts, if this is the last task that has them, are dropped inside of a
             // runtime.
             drop(shared);
@@ -121,14 +129,19 @@ async fn keep(shared: &Shared, connections: &Connections) -> Infallible {
         }
         let asked = Instant::now();
         let own = (&*shared.kinds, &shared.declared);
+        let before = shared.lease.worker();
         let pause = match lease::renew(&shared.lease, &shared.config, own, connections).await {
             Ok(worker) => {
                 outage.over();
+                shared.meters.lease.granted(worker != before, shared.lease.left());
                 shared.lease.granted(worker, asked);
                 shared.wake.claimer();
                 jittered(ttl / 3)
             }
-            Err(error) => outage.failed(&error).min(ttl / 6),
+            Err(error) => {
+                shared.meters.lease.failed(shared.lease.left());
+                outage.failed(&error).min(ttl / 6)
+            }
         };
         renew_at = Instant::now() + pause;
     }

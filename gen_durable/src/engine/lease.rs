@@ -75,6 +75,11 @@ impl Lease {
         }
     }
 
+    /// Returns what is left of the lease.
+    pub(super) fn left(&self) -> Duration {
+        self.deadline().saturating_duration_since(Instant::now())
+    }
+
     fn deadline(&self) -> Instant {
         self.deadline.get()
     }

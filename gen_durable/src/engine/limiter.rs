@@ -42,6 +42,7 @@ use crate::{
     group::Group,
     keys::check_name,
     machine::limit::Limit,
+    meters::LimitMeters,
     storage::{self, Declarations, DeclaredLimit},
 };
 
@@ -73,6 +74,7 @@ pub(crate) struct Limiter {
     declared: Vec<DeclaredLimit>,
     /// True if a step of this engine is limited.
     limits: bool,
+    meters: BTreeMap<&'static str, LimitMeters>,
     ahead: Duration,
     seen: Mutex<Seen>,
 }
@@ -177,6 +179,11 @@ impl Limiter {
             // One at a time: the statements of a worker are numbered.
             group: Group::new(ASKS_MAX, 1, run),
             declared: declared.limits.clone(),
+            meters: registry
+                .runners()
+                .flat_map(|runner| runner.limits())
+                .map(|(_, limit)| (limit.name, LimitMeters::new(limit.name)))
+                .collect(),
             limits: registry.runners().any(|runner| !runner.limits().is_empty()),
             ahead,
             seen: Mutex::default(),
@@ -202,6 +209,12 @@ impl Limiter {
         let (done, settled) = oneshot::channel();
         self.group.submit(Item::Settle(done));
         settled.await.unwrap_or(false)
+    }
+
+    fn count(&self, limit: &str, count: impl FnOnce(&LimitMeters)) {
+        if let Some(meters) = self.meters.get(limit) {
+            count(meters);
+        }
     }
 
     /// Notes the database's time. If it went back, the times of looks lie too far ahead, and all
@@ -255,6 +268,7 @@ pub(super) async fn enter(shared: &Shared, work: &mut Work) -> Entry {
     }));
     match answered.await {
         Ok(batch::Answer::Admitted(mut turn, delay)) => {
+            limiter.count(place.name, LimitMeters::admitted);
             turn.begins_in(delay);
             work.turn = Some(Box::new(turn));
             if !delay.is_zero() {
@@ -262,7 +276,10 @@ pub(super) async fn enter(shared: &Shared, work: &mut Work) -> Entry {
             }
             Entry::Admitted
         }
-        Ok(batch::Answer::HeldBack { gone }) => Entry::HeldBack { gone },
+        Ok(batch::Answer::HeldBack { gone }) => {
+            limiter.count(place.name, LimitMeters::held_back);
+            Entry::HeldBack { gone }
+        }
         // The statement failed, or the runtime ends.
         Ok(batch::Answer::Left) | Err(_) => Entry::Left,
     }

@@ -74,6 +74,8 @@ use self::{
     transactions::Transactions,
     wake::Wake,
 };
+#[cfg(feature = "metrics")]
+use crate::meters::view::View;
 use crate::{
     client::{
         AnyId, Client, InstanceHandle, Instances, MachineHandle, QueueHandle,
@@ -84,6 +86,7 @@ use crate::{
     error::{DatabaseError, Error, WaitError},
     id::InstanceId,
     machine::{Machine, address::Address},
+    meters::{ClaimMeters, LeaseMeters, MaintenanceMeters},
     storage::{Declarations, Kinds},
 };
 
@@ -150,8 +153,29 @@ pub(crate) struct Shared {
     births: Births,
     pauses: Pauses,
     pub(crate) metrics: Counters,
+    meters: Meters,
+    /// The database's view, if this engine is the observer.
+    #[cfg(feature = "metrics")]
+    view: View,
     pub(crate) wake: Arc<Wake>,
     pub(crate) life: Arc<Life>,
+}
+
+/// The meters of the parts of the engine that own none.
+struct Meters {
+    claims: ClaimMeters,
+    lease: LeaseMeters,
+    maintenance: MaintenanceMeters,
+}
+
+impl Meters {
+    fn new() -> Self {
+        Self {
+            claims: ClaimMeters::new(),
+            lease: LeaseMeters::new(),
+            maintenance: MaintenanceMeters::new(),
+        }
+    }
 }
 
 /// Counts of the engine as a whole. Each queue has its own counts besides.

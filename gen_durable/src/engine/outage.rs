@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::{
     backoff::{Backoff, jittered},
     error::Cause,
+    meters,
 };
 
 /// The first and the longest pause before the next try.
@@ -36,6 +37,7 @@ impl Outage {
         } else {
             tracing::debug!(%error, failures = self.failures, "still could not {}", self.activity);
         }
+        meters::retries(self.activity);
         self.failures = self.failures.saturating_add(1);
         jittered(self.backoff.pause())
     }

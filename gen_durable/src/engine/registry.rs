@@ -32,6 +32,7 @@ use crate::{
         Requirement, cancel_flag::Fate, context::Instance, limit::StepLimit, resources::Resources,
         upgrade::Older,
     },
+    meters::{MachineMeters, StepMeters},
     storage::{Change, Claimed, Commit, Inbox, NewMachine, Upgraded},
     trace::Trace,
 };
@@ -59,7 +60,8 @@ pub(crate) struct Work {
     pub(crate) instance: Arc<Instance>,
     pub(crate) worker: i64,
     pub(crate) revision: i64,
-    /// The time at which the run under way began.
+    /// The time at which the run under way began. Before the first one, the time since which the
+    /// row has been due.
     pub(crate) began: Instant,
     /// The instance to which this one reports its end.
     report_to: Option<i64>,
@@ -122,7 +124,7 @@ impl Work {
             }),
             worker: claimed.worker,
             revision: claimed.revision,
-            began: received,
+            began: received.checked_sub(claimed.waited).unwrap_or(received),
             report_to: claimed.report_to,
             unloaded: unloaded.filter(|_| claimed.state.is_none()),
             state: claimed.state.unwrap_or_default(),
@@ -165,6 +167,11 @@ impl Work {
             self.state = state.0;
         }
         self.decoded = decoded;
+    }
+
+    /// Returns what is counted of the step at which the instance stands.
+    pub(crate) fn meters(&self) -> &StepMeters {
+        self.runner.meters().step(&self.instance.step)
     }
 
     /// Builds a commit of this change that carries nothing else.
@@ -234,6 +241,8 @@ pub(crate) trait Runner: Send + Sync {
     fn name(&self) -> &'static str;
     fn version(&self) -> u32;
     fn queue(&self) -> &'static str;
+    /// Returns what is counted of the machine's steps.
+    fn meters(&self) -> &MachineMeters;
     fn listens(&self) -> bool;
     fn history(&self) -> History;
     fn check(&self) -> Result<(), Error>;

@@ -36,6 +36,7 @@ use crate::{
     fault::Fault,
     keys::check_name,
     machine::schedule::{Calendar, Declared, Tick},
+    meters::ScheduleMeters,
     storage::{
         self, Declarations, DueSchedule, NewInstance, Passed, SCHEDULE, SettledSchedule, Unsettled,
     },
@@ -65,6 +66,7 @@ struct Own {
     declared: Declared,
     calendar: Calendar,
     body: String,
+    meters: ScheduleMeters,
 }
 
 /// The schedules of an engine.
@@ -104,7 +106,8 @@ impl Schedules {
             }
             let body = declared.schedule.to_string();
             declarations.add(SCHEDULE, &declared.name, body.clone());
-            schedules.own.insert(declared.name.clone(), Own { declared, calendar, body });
+            let meters = ScheduleMeters::new(&declared.name);
+            schedules.own.insert(declared.name.clone(), Own { declared, calendar, body, meters });
         }
         schedules.names = schedules.own.keys().cloned().collect();
         schedules.bodies = schedules.own.values().map(|own| own.body.clone()).collect();
@@ -281,6 +284,7 @@ async fn fire(
     // Before anything is locked, as the closure is the user's code.
     let made: Vec<_> = plan.fires.iter().map(|tick| (*tick, make(shared, own, *tick))).collect();
     let mut connection = shared.connections.get().await?;
+    let (ticks, skipped) = (made.len(), plan.skipped);
     let commit = commit(&mut connection, own, seen, plan, made);
     // On the heap, as the statements of an insert are large.
     let committed = Box::pin(shared.connections.within(commit)).await;
@@ -289,6 +293,7 @@ async fn fire(
         Ok(committed) => committed,
         Err(why) => return Ok(why),
     };
+    own.meters.passed(rows.len(), ticks - rows.len(), skipped);
     announce(&shared.notifier, &rows);
     if let Some(error) = error {
         tracing::warn!(

@@ -70,7 +70,14 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), Error> {
     }
     shared.begin_stop();
     let began = Instant::now();
-    if timeout(shared.config.drain_timeout, drained(shared)).await.is_err() {
+    // Meanwhile another engine becomes the observer of the metrics.
+    #[cfg(feature = "metrics")]
+    let handed_over = super::maintenance::observer::end(shared);
+    #[cfg(not(feature = "metrics"))]
+    let handed_over = std::future::ready(());
+    let drained_in_time = timeout(shared.config.drain_timeout, drained(shared));
+    let (drained_in_time, ()) = tokio::join!(drained_in_time, handed_over);
+    if drained_in_time.is_err() {
         tracing::warn!("steps still under way after the drain timeout are cut off");
         shared.life.cut_off.open();
     }

@@ -17,6 +17,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::registry::Work;
+use crate::meters::QueueMeters;
 
 /// A queue in this process.
 pub(crate) struct Queue {
@@ -33,6 +34,7 @@ pub(crate) struct Queue {
     pub(crate) finished: AtomicU64,
     /// The time for which these steps have held their slots, in nanoseconds.
     pub(crate) held: AtomicU64,
+    pub(crate) meters: QueueMeters,
 }
 
 struct State {
@@ -59,6 +61,7 @@ impl Queue {
             ahead: Mutex::new((0, Instant::now())),
             finished: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            meters: QueueMeters::new(name, slots),
         }
     }
 
@@ -68,6 +71,7 @@ impl Queue {
         let mut state = self.lock();
         if state.free > 0 {
             state.free -= 1;
+            self.meters.slot_taken();
             return Some(work);
         }
         state.waiting.push_back(Waiting::Work(work));
@@ -80,6 +84,7 @@ impl Queue {
         let mut state = self.lock();
         if state.free > 0 {
             state.free -= 1;
+            self.meters.slot_taken();
             return None;
         }
         let (sender, slot_given) = oneshot::channel();
@@ -94,6 +99,7 @@ impl Queue {
             match state.waiting.pop_front() {
                 None => {
                     state.free += 1;
+                    self.meters.slot_freed();
                     return None;
                 }
                 Some(Waiting::Work(work)) => return Some(work),

@@ -8,10 +8,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{PgConnection, Row, postgres::PgRow, postgres::types::PgInterval};
 
 use super::{
-    begin, claim_known,
+    begin, claim_known, duration,
     inbox::parse_inbox,
     micros,
     row::{ClaimRequest, Claimed, Due, First, Kind, Kinds, Places},
@@ -247,6 +247,7 @@ struct Arrays {
     inboxes: Vec<Option<String>>,
     receivers: Vec<Option<i64>>,
     trace_contexts: Vec<Option<String>>,
+    waited: Vec<Option<PgInterval>>,
 }
 
 impl Arrays {
@@ -266,6 +267,7 @@ impl Arrays {
             failures: row.try_get("failures")?,
             receivers: row.try_get("receivers")?,
             trace_contexts: row.try_get("trace_contexts")?,
+            waited: row.try_get("waited")?,
         })
     }
 
@@ -283,11 +285,11 @@ impl Arrays {
         let rows = self.ids.into_iter().zip(self.kinds).zip(self.partition_keys);
         let steps = self.steps.into_iter().zip(self.states).zip(self.inboxes);
         let counts = self.attempts.into_iter().zip(self.failures);
-        let links = self.receivers.into_iter().zip(self.trace_contexts);
+        let links = self.receivers.into_iter().zip(self.trace_contexts).zip(self.waited);
         let counts = counts.zip(self.revisions).zip(self.timed_out).zip(links);
         for (
             (((id, kind), partition_key), ((step, state), inbox)),
-            ((((attempt, failures), revision), timed_out), (report_to, trace_context)),
+            ((((attempt, failures), revision), timed_out), ((report_to, trace_context), waited)),
         ) in rows.zip(steps).zip(counts)
         {
             let place = usize::try_from(kind - 1).unwrap_or(usize::MAX);
@@ -319,6 +321,7 @@ impl Arrays {
                 report_to,
                 trace_context,
                 now,
+                waited: duration(waited.as_ref()),
                 inbox: parse_inbox(inbox.as_deref())?,
             });
         }
@@ -430,6 +433,7 @@ fn read(row: &PgRow, worker: i64) -> Result<Claimed, sqlx::Error> {
         report_to: row.try_get("report_to")?,
         trace_context: row.try_get("trace_context")?,
         now: time(row.try_get("claimed_at")?),
+        waited: duration(row.try_get::<Option<PgInterval>, _>("waited")?.as_ref()),
         inbox: parse_inbox(row.try_get("inbox")?)?,
     })
 }

@@ -195,6 +195,7 @@ pub(crate) async fn claim_woken(
             report_to: row.try_get("report_to")?,
             trace_context: row.try_get("trace_context")?,
             now: time(row.try_get("claimed_at")?),
+            waited: std::time::Duration::ZERO,
             inbox: parse_inbox(row.try_get("inbox")?)?,
         })
     });

@@ -247,6 +247,7 @@ fn born(
             report_to: receiver(row),
             trace_context: row.trace_context.clone(),
             now,
+            waited: Duration::ZERO,
             inbox: Inbox::default(),
         })
     });

@@ -19,6 +19,8 @@ mod listing;
 mod locked;
 mod looks;
 mod maintenance;
+#[cfg(feature = "metrics")]
+mod observer;
 mod operate;
 mod parks;
 mod pauses;
@@ -97,6 +99,10 @@ pub(crate) use self::{
     },
 };
 
+#[cfg(feature = "metrics")]
+pub(crate) use self::observer::{
+    observe, sample_limits, sample_schedules, sample_workers, stop_observing,
+};
 #[cfg(feature = "schedules")]
 pub(crate) use self::schedules::{
     Course, DueSchedule, Passed, SCHEDULE, SettledSchedule, Unsettled, due_schedules,
@@ -125,6 +131,13 @@ pub(crate) async fn begin(
 fn micros(duration: Duration) -> i64 {
     const CENTURY: i64 = 100 * 366 * 24 * 3600 * 1_000_000;
     i64::try_from(duration.as_micros()).map_or(CENTURY, |micros| micros.min(CENTURY))
+}
+
+/// Converts a time that has passed in the database. A clock that went back makes it none.
+fn duration(passed: Option<&sqlx::postgres::types::PgInterval>) -> Duration {
+    let Some(passed) = passed else { return Duration::ZERO };
+    let micros = i64::from(passed.days) * 24 * 3_600_000_000 + passed.microseconds;
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
 /// Converts microseconds since 1970 into a time.

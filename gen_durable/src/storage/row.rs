@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::history::Record;
-use crate::value::Json;
+use crate::{meters::RunEnd, value::Json};
 
 /// A new row of `instances`.
 #[derive(Clone, Debug)]
@@ -233,6 +233,8 @@ pub(crate) struct Claimed {
     pub(crate) trace_context: Option<String>,
     /// The database's time at the claim.
     pub(crate) now: SystemTime,
+    /// The time for which the row had been due at the claim.
+    pub(crate) waited: Duration,
     pub(crate) inbox: Inbox,
 }
 
@@ -388,21 +390,25 @@ pub(crate) struct Upgraded {
 impl Commit {
     /// Returns the outcome's name. `attempt` is that of the run.
     pub(crate) fn outcome(&self, attempt: i32) -> &'static str {
-        match &self.change {
+        self.run_end(attempt).map_or("released", RunEnd::as_str)
+    }
+
+    /// The same as a value. None if no run led to the outcome.
+    pub(crate) fn run_end(&self, attempt: i32) -> Option<RunEnd> {
+        Some(match &self.change {
             // It awaits signals that are in the inbox, and wakes at once.
-            Change::Next { .. } if self.awaits_loaded.is_some() => "await",
-            Change::Next { .. } => "next",
+            Change::Next { .. } if self.awaits_loaded.is_some() => RunEnd::Await,
+            Change::Next { .. } => RunEnd::Next,
             // A step that lets others go first goes on without a delay.
-            Change::Later { delay, .. } if delay.is_zero() => "next",
-            Change::Later { .. } => "later",
-            Change::Repeat { .. } if self.attempt > attempt => "replay",
-            Change::Repeat { .. } => "snooze",
-            Change::Await { .. } => "await",
-            Change::Done { .. } => "done",
-            Change::Failed => "failed",
-            // No run led here.
-            Change::Release | Change::Defer { .. } => "released",
-        }
+            Change::Later { delay, .. } if delay.is_zero() => RunEnd::Next,
+            Change::Later { .. } => RunEnd::Later,
+            Change::Repeat { .. } if self.attempt > attempt => RunEnd::Replay,
+            Change::Repeat { .. } => RunEnd::Snooze,
+            Change::Await { .. } => RunEnd::Await,
+            Change::Done { .. } => RunEnd::Done,
+            Change::Failed => RunEnd::Failed,
+            Change::Release | Change::Defer { .. } => return None,
+        })
     }
 
     /// True if the outcome only has awaited signals loaded. Its run does not count.

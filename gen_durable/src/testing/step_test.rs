@@ -101,6 +101,7 @@ impl<M: Steps> StepTest<M> {
             report_to: None,
             trace_context: None,
             now: SystemTime::now(),
+            waited: std::time::Duration::ZERO,
             inbox: Inbox::default(),
         };
         Self {

@@ -23,6 +23,7 @@ mod limits;
 mod lives;
 mod looks;
 mod maintenance;
+mod observer;
 mod operate;
 mod parks;
 mod pauses;

@@ -127,10 +127,14 @@ pub(super) async fn handle(
     claim: Claim,
 ) -> Ending {
     registry::log(runner, work, &error);
+    work.meters().failed(error.kind() as usize);
     let mut handle = Call::handle(error);
     match call(shared, runner, work, &mut handle, claim).await {
         Ok(ending) => ending,
-        Err(second) => Ending::Ran(registry::failed_twice(work, &handle, second).into()),
+        Err(second) => {
+            work.meters().failed(second.kind() as usize);
+            Ending::Ran(registry::failed_twice(work, &handle, second).into())
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Answer, Failed, Flusher, PendingCommit, Reply, finish, no_connection
 use crate::{
     client::local::{LocalEngine, Reservation},
     fault::{self, Fault},
+    meters::Timer,
     storage::{self, Commit, Committed, Locked, NewInstance},
 };
 
@@ -117,12 +118,14 @@ async fn commit(
         connection.map_err(|error| Error { error: no_connection(error), unclear: false })?;
     let inserts: Vec<&NewInstance> = commits.iter().flat_map(|commit| &commit.inserts).collect();
     let local = local.filter(|_| !inserts.is_empty());
+    let timer = Timer::start();
     *reservation = local.and_then(|local| local.reserve_ahead(&inserts));
     let birth = reservation.as_deref().map(Reservation::birth);
     let mut committing = false;
     let commit =
         storage::commit(&mut connection, commits, uncertain, locked, birth, &mut committing);
     let result = within(answer_timeout, commit).await;
+    flusher.meters.batch(timer, commits.len(), result.is_ok());
     // The commit may have taken effect, if its last statement was sent (`committing` is set just
     // before that) and no answer says that Postgres rolled back.
     let unclear = committing && matches!(&result, Err(error) if fault::is_uncertain(error));

@@ -5,6 +5,8 @@
 pub(super) mod debts;
 mod history;
 mod limits;
+#[cfg(feature = "metrics")]
+pub(super) mod observer;
 mod partitions;
 mod pauses;
 mod reaper;
@@ -24,7 +26,7 @@ use std::{
 use super::{Shared, cancels, lease::Lease, life::Life, outage::Outage, wake::Wake};
 use crate::{
     backoff::jittered, client::notifier::Notifier, connections::Connections, error::DatabaseError,
-    storage::Kinds,
+    meters::MaintenanceMeters, storage::Kinds,
 };
 
 /// The most rows that a service touches in one statement.
@@ -69,6 +71,7 @@ pub(super) struct Database {
     /// The queues and the machines of this engine.
     queues: Vec<String>,
     kinds: Kinds,
+    meters: MaintenanceMeters,
 }
 
 impl Database {
@@ -84,6 +87,7 @@ impl Database {
             history_retention: shared.config.history_retention,
             queues: shared.config.queue_names(),
             kinds: shared.registry.kinds(),
+            meters: shared.meters.maintenance.clone(),
         }
     }
 
@@ -157,6 +161,8 @@ pub(super) fn spawn_debts(
 pub(super) fn spawn(database: Database, life: &Arc<Life>) {
     let database = Arc::new(database);
     let lease = database.lease_ttl;
+    #[cfg(feature = "metrics")]
+    let sample_interval = database.engine.upgrade().map(|shared| shared.config.sample_interval);
     let tick = |activity, interval, once| tick(&database, life, activity, interval, once);
     tick("reap", lease / 3, |database| Box::pin(reaper::run_once(database)));
     tick("time parks out", Duration::from_secs(30), |database| {
@@ -178,6 +184,10 @@ pub(super) fn spawn(database: Database, life: &Arc<Life>) {
     tick("look for unserved queues", Duration::from_mins(1), |database| {
         Box::pin(unserved::run_once(database))
     });
+    #[cfg(feature = "metrics")]
+    if let Some(interval) = sample_interval {
+        tick("become the observer", interval, |database| Box::pin(observer::run_once(database)));
+    }
     #[cfg(feature = "schedules")]
     tick("look for undeclared schedules", Duration::from_mins(1), |database| {
         Box::pin(undeclared::run_once(database))
@@ -208,6 +218,8 @@ pub(super) async fn run_once(database: &Database) -> Result<(), DatabaseError> {
         while history::run_once(database).await? == Progress::More {}
         while limits::run_once(database).await? == Progress::More {}
         unknown::run_once(database).await?;
+        #[cfg(feature = "metrics")]
+        observer::run_once(database).await?;
         #[cfg(feature = "schedules")]
         undeclared::run_once(database).await?;
         unserved::run_once(database).await

@@ -13,6 +13,7 @@ pub(super) async fn run_once(database: &Database) -> Result<Progress, sqlx::Erro
     let result = database.connections.within(reap).await;
     let reaped = connection.done(result)?;
     let rows = reaped.returned + reaped.failed;
+    database.meters.reaped(reaped.returned, reaped.failed);
     if rows > 0 {
         tracing::warn!(
             returned = reaped.returned,

@@ -12,6 +12,7 @@ pub(super) async fn run_once(database: &Database) -> Result<Progress, sqlx::Erro
     let prune = storage::prune(&mut connection, database.retention);
     let result = database.connections.within(prune).await;
     let pruned = connection.done(result)?;
+    database.meters.pruned(usize::try_from(pruned).unwrap_or(usize::MAX));
     if pruned > 0 {
         tracing::debug!(rows = pruned, "pruned ended instances");
     }

@@ -28,6 +28,7 @@ use crate::{
         resources::Resources,
         upgrade::Older,
     },
+    meters::MachineMeters,
     storage::{Change, Commit, NewMachine, Receiver},
     value,
 };
@@ -43,6 +44,7 @@ pub(crate) struct MachineRunner<M> {
     handle_transaction: Option<Isolation>,
     /// The steps that are limited, and their limits.
     limited: Vec<(&'static str, StepLimit)>,
+    meters: MachineMeters,
     machine: std::marker::PhantomData<fn() -> M>,
 }
 
@@ -57,6 +59,7 @@ impl<M: Steps> MachineRunner<M> {
                 .iter()
                 .filter_map(|name| Some((*name, M::from_name(name)?.limit()?)))
                 .collect(),
+            meters: MachineMeters::new(M::NAME, M::STEPS),
             machine: std::marker::PhantomData,
         }
     }
@@ -322,6 +325,10 @@ impl<M: Steps> Runner for MachineRunner<M> {
 
     fn queue(&self) -> &'static str {
         M::QUEUE
+    }
+
+    fn meters(&self) -> &MachineMeters {
+        &self.meters
     }
 
     fn listens(&self) -> bool {

@@ -32,6 +32,7 @@ use crate::{
         Requirement, Steps, context::Instance, limit::StepLimit, resources::Resources,
         upgrade::Older,
     },
+    meters::MachineMeters,
     storage::{Change, Commit, NewMachine, Upgraded},
     trace::Trace,
     value,
@@ -151,6 +152,10 @@ impl<M: Steps> Runner for Upgrader<M> {
 
     fn queue(&self) -> &'static str {
         self.runner.queue()
+    }
+
+    fn meters(&self) -> &MachineMeters {
+        self.runner.meters()
     }
 
     fn listens(&self) -> bool {

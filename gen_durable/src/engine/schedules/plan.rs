@@ -26,6 +26,8 @@ pub(super) struct Plan {
     pub(super) look_in: Option<Duration>,
     /// True if the schedule stays paused.
     pub(super) paused: bool,
+    /// The number of ticks that come to nothing, as an instance has not ended.
+    pub(super) skipped: usize,
 }
 
 impl Plan {
@@ -41,6 +43,7 @@ impl Plan {
         let is_rewound = rewound.is_some();
         let mut course = rewound.unwrap_or_else(|| seen.course.clone());
         let mut waiting = seen.waiting;
+        let mut skipped = 0;
         if !seen.paused {
             let (ticks, after) = course.pass(calendar, now, schedule.missed_ticks());
             course = after;
@@ -48,8 +51,9 @@ impl Plan {
             let mut active = seen.active || !fires.is_empty();
             for tick in waiting.take().into_iter().chain(ticks) {
                 match schedule.overlapping() {
-                    Overlap::Skip if active => {}
-                    Overlap::Queue if active => waiting = waiting.or(Some(tick)),
+                    Overlap::Skip if active => skipped += 1,
+                    Overlap::Queue if active && waiting.is_some() => skipped += 1,
+                    Overlap::Queue if active => waiting = Some(tick),
                     _ => {
                         fires.push(tick);
                         active = true;
@@ -69,6 +73,7 @@ impl Plan {
             waiting,
             look_in,
             paused: seen.paused,
+            skipped,
         })
     }
 }

@@ -320,6 +320,7 @@ loaded as materialized (
     --     states that take less than 16 KiB on disk. It loads no signals: if there are any, the
     --     inbox is `[[],true]`.
     select i.id, i.step, i.attempt, i.failures, i.revision, i.awaits, i.report_to, i.trace_context,
+           i.eligible_at,
            case
                when pg_catalog.pg_column_size(i.state) < 16384 then i.state
                when not $13::boolean and (
@@ -418,11 +419,16 @@ select pg_catalog.array_agg(row.id) as ids,
        pg_catalog.array_agg(row.report_to) as receivers,
        pg_catalog.array_agg(row.trace_context) as trace_contexts,
        (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
+       -- The time for which each row has been due, a year at most: the difference to an infinite
+       -- time would fail the whole claim.
+       pg_catalog.array_agg(
+           gen_durable.now() - greatest(row.eligible_at, gen_durable.now() - interval '1 year')
+       ) as waited,
        (select pg_catalog.count(*) from candidates) < (select pg_catalog.count(*) from found) as cut
 from (
     select c.id, c.kind, c.partition_key,
            l.step, l.state, l.attempt, l.failures, l.revision, l.awaits, l.report_to, l.trace_context,
-           l.inbox
+           l.inbox, l.eligible_at
     from candidates c
     left join loaded l on l.id = c.id
     order by c.place

@@ -155,11 +155,14 @@ select pg_catalog.array_agg(row.id) as ids,
        pg_catalog.array_agg(row.report_to) as receivers,
        pg_catalog.array_agg(row.trace_context) as trace_contexts,
        (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
+       pg_catalog.array_agg(
+           gen_durable.now() - greatest(row.eligible_at, gen_durable.now() - interval '1 year')
+       ) as waited,
        false as cut,
        (select u.any from unsure u) as unsure
 from (
     select f.kind, c.id, c.step, c.state, c.attempt, c.failures, c.revision, c.awaits, c.report_to,
-           c.trace_context
+           c.trace_context, f.eligible_at
     from found f
     join claimed c on c.id = f.id
     order by f.kind, f.eligible_at, f.id

@@ -179,8 +179,8 @@ claimed as (
 )
 -- 11. One row for each claimed head, in the order in which the heads should run. If none was
 --     claimed, one row in which only `blocked` and `claimed_at` are set. `blocked` is the number of
---     candidates that were blocked. States, inboxes, `timed_out` and `claimed_at` are as in
---     claim.sql.
+--     candidates that were blocked. States, inboxes, `timed_out`, `claimed_at` and `waited`
+--     are as in claim.sql.
 select i.id,
        i.partition_key,
        i.fsm,
@@ -228,7 +228,8 @@ select i.id,
        i.failures,
        i.report_to,
        i.trace_context,
-       (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at
+       (extract(epoch from gen_durable.now()) * 1000000)::bigint as claimed_at,
+       gen_durable.now() - greatest(i.eligible_at, gen_durable.now() - interval '1 year') as waited
 from (select) as answer
 left join claimed i on true
 order by i.priority, i.eligible_at, i.id

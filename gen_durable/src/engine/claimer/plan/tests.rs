@@ -64,6 +64,7 @@ fn row(queue: &str) -> Claimed {
         report_to: None,
         trace_context: None,
         now: SystemTime::UNIX_EPOCH,
+        waited: Duration::ZERO,
         inbox: crate::storage::Inbox::default(),
     }
 }
