@@ -41,6 +41,8 @@ mod latency;
 mod limits;
 mod listing;
 mod machines;
+#[cfg(feature = "metrics")]
+mod metered;
 mod proc;
 mod processes;
 mod report;
@@ -101,6 +103,8 @@ fn figures() -> Vec<Figure> {
         variants::figures(),
         latency::figures(),
         history::figures(),
+        #[cfg(feature = "metrics")]
+        metered::figures(),
         half_load::figures(),
         inserts::figures(),
         claims::figures(),
