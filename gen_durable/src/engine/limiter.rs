@@ -74,7 +74,7 @@ pub(crate) struct Limiter {
     declared: Vec<DeclaredLimit>,
     /// True if a step of this engine is limited.
     limits: bool,
-    meters: BTreeMap<&'static str, LimitMeters>,
+    meters: Vec<(&'static str, LimitMeters)>,
     ahead: Duration,
     seen: Mutex<Seen>,
 }
@@ -182,7 +182,10 @@ impl Limiter {
             meters: registry
                 .runners()
                 .flat_map(|runner| runner.limits())
-                .map(|(_, limit)| (limit.name, LimitMeters::new(limit.name)))
+                .map(|(_, limit)| limit.name)
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .map(|name| (name, LimitMeters::new(name)))
                 .collect(),
             limits: registry.runners().any(|runner| !runner.limits().is_empty()),
             ahead,
@@ -212,7 +215,7 @@ impl Limiter {
     }
 
     fn count(&self, limit: &str, count: impl FnOnce(&LimitMeters)) {
-        if let Some(meters) = self.meters.get(limit) {
+        if let Some((_, meters)) = self.meters.iter().find(|(name, _)| *name == limit) {
             count(meters);
         }
     }
