@@ -21,11 +21,12 @@ use std::{
 const LINES_MAX: usize = 500;
 
 /// The folders of the crates that are published.
-const PUBLISHED: [&str; 5] = [
+const PUBLISHED: [&str; 6] = [
     "gen_durable",
     "gen_durable_macros",
     "gen_durable_migrate",
     "tools/gen_durable_cli",
+    "tools/gen_durable_console",
     "tools/gen_durable_postgres",
 ];
 

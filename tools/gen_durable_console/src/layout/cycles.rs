@@ -1,0 +1,38 @@
+//! The edges that are turned round, so that no cycle is left.
+//!
+//! Invariant: the edges lead from earlier to later once these are turned. Those are the edges that
+//! a search from the first node finds to lead back to where it came from: loops of a machine look
+//! like loops.
+
+/// Returns for each edge whether it is to be turned round.
+pub(super) fn to_turn(nodes: usize, edges: &[(usize, usize)]) -> Vec<bool> {
+    let mut out = vec![Vec::new(); nodes];
+    for (edge, &(from, to)) in edges.iter().enumerate() {
+        out[from].push((edge, to));
+    }
+    let mut turned = vec![false; edges.len()];
+    let (mut seen, mut on_path) = (vec![false; nodes], vec![false; nodes]);
+    for root in 0..nodes {
+        if seen[root] {
+            continue;
+        }
+        (seen[root], on_path[root]) = (true, true);
+        // Each node of the path, with the number of its edges that were followed.
+        let mut path = vec![(root, 0)];
+        while let Some((node, next)) = path.last_mut() {
+            let Some(&(edge, to)) = out[*node].get(*next) else {
+                on_path[*node] = false;
+                path.pop();
+                continue;
+            };
+            *next += 1;
+            if on_path[to] {
+                turned[edge] = true;
+            } else if !seen[to] {
+                (seen[to], on_path[to]) = (true, true);
+                path.push((to, 0));
+            }
+        }
+    }
+    turned
+}

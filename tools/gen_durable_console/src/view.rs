@@ -1,0 +1,184 @@
+//! The views that pages show, and the URL of each.
+//!
+//! Invariant: a view names everything that its query needs. Viewers of equal views can share one.
+
+use crate::{
+    filter::Filter,
+    url::{BadParam, Params, Query},
+};
+
+/// A view, which a page shows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum View {
+    Overview,
+    Instances { filter: Filter, before: Option<i64> },
+    Instance { id: i64 },
+    Machines,
+    Machine { name: String, version: Option<u32> },
+    Queues,
+    Limits,
+    Limit { name: String, after: Option<String> },
+    Schedules { after: Option<String> },
+    Workers,
+    Doctor,
+    Audit { filter: AuditFilter, before: Option<i64> },
+    Run { id: u64 },
+}
+
+/// A choice of operators' actions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct AuditFilter {
+    pub(crate) instance: Option<i64>,
+    pub(crate) actor: Option<String>,
+    pub(crate) action: Option<String>,
+    pub(crate) machine: Option<String>,
+}
+
+/// The reason why a path and a query are no view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoView {
+    Unknown,
+    Bad(BadParam),
+}
+
+impl From<BadParam> for NoView {
+    fn from(bad: BadParam) -> Self {
+        Self::Bad(bad)
+    }
+}
+
+impl View {
+    /// Reads a path within the console, without slashes at its ends, and a query.
+    pub(crate) fn read(path: &str, params: &Params) -> Result<Self, NoView> {
+        let mut parts = path.splitn(2, '/');
+        let (page, rest) = (parts.next().unwrap_or_default(), parts.next());
+        Ok(match (page, rest) {
+            ("", None) => Self::Overview,
+            ("instances", None) => {
+                Self::Instances { filter: Filter::read(params)?, before: params.read("before")? }
+            }
+            ("instances", Some(id)) => {
+                Self::Instance { id: id.parse().map_err(|_| NoView::Unknown)? }
+            }
+            ("machines", None) => Self::Machines,
+            ("machine", None) => {
+                Self::Machine { name: params.need("name")?, version: params.read("version")? }
+            }
+            ("queues", None) => Self::Queues,
+            ("limits", None) => Self::Limits,
+            ("limit", None) => {
+                Self::Limit { name: params.need("name")?, after: params.owned("after") }
+            }
+            ("schedules", None) => Self::Schedules { after: params.owned("after") },
+            ("workers", None) => Self::Workers,
+            ("doctor", None) => Self::Doctor,
+            ("audit", None) => {
+                let filter = AuditFilter {
+                    instance: params.read("instance")?,
+                    actor: params.owned("actor"),
+                    action: params.owned("action"),
+                    machine: params.owned("machine"),
+                };
+                Self::Audit { filter, before: params.read("before")? }
+            }
+            ("runs", Some(id)) => Self::Run { id: id.parse().map_err(|_| NoView::Unknown)? },
+            _ => return Err(NoView::Unknown),
+        })
+    }
+
+    /// Returns the path and the query within the console.
+    pub(crate) fn path(&self) -> String {
+        match self {
+            Self::Overview => String::new(),
+            Self::Instances { filter, before } => {
+                filter.query().maybe("before", *before).on("/instances")
+            }
+            Self::Instance { id } => format!("/instances/{id}"),
+            Self::Machines => "/machines".to_owned(),
+            Self::Machine { name, version } => {
+                Query::new().with("name", name).maybe("version", *version).on("/machine")
+            }
+            Self::Queues => "/queues".to_owned(),
+            Self::Limits => "/limits".to_owned(),
+            Self::Limit { name, after } => {
+                Query::new().with("name", name).maybe("after", after.as_ref()).on("/limit")
+            }
+            Self::Schedules { after } => {
+                Query::new().maybe("after", after.as_ref()).on("/schedules")
+            }
+            Self::Workers => "/workers".to_owned(),
+            Self::Doctor => "/doctor".to_owned(),
+            Self::Audit { filter, before } => Query::new()
+                .maybe("instance", filter.instance)
+                .maybe("actor", filter.actor.as_ref())
+                .maybe("action", filter.action.as_ref())
+                .maybe("machine", filter.machine.as_ref())
+                .maybe("before", *before)
+                .on("/audit"),
+            Self::Run { id } => format!("/runs/{id}"),
+        }
+    }
+
+    /// Returns the page of the navigation to which it belongs.
+    pub(crate) fn section(&self) -> &'static str {
+        match self {
+            Self::Overview => "overview",
+            Self::Instances { .. } | Self::Instance { .. } | Self::Run { .. } => "instances",
+            Self::Machines | Self::Machine { .. } => "machines",
+            Self::Queues => "queues",
+            Self::Limits | Self::Limit { .. } => "limits",
+            Self::Schedules { .. } => "schedules",
+            Self::Workers => "workers",
+            Self::Doctor => "doctor",
+            Self::Audit { .. } => "audit",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> Result<View, NoView> {
+        let (path, query) = url.split_once('?').unwrap_or((url, ""));
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let decode = |text: &str| {
+            percent_encoding::percent_decode_str(text).decode_utf8().expect("UTF-8").into_owned()
+        };
+        let params = pairs.map(|(name, value)| (decode(name), decode(value))).collect();
+        View::read(path.trim_matches('/'), &Params(params))
+    }
+
+    #[test]
+    fn each_view_is_read_back_from_its_url() {
+        let hostile = "../a/b?c=\"<script>&#".to_owned();
+        let filter = Filter::of_step(&hostile, &hostile);
+        let audit = AuditFilter { actor: Some(hostile.clone()), ..AuditFilter::default() };
+        for view in [
+            View::Overview,
+            View::Instances { filter, before: Some(i64::MAX) },
+            View::Instance { id: 9_007_199_254_740_993 },
+            View::Machines,
+            View::Machine { name: hostile.clone(), version: Some(3) },
+            View::Queues,
+            View::Limits,
+            View::Limit { name: hostile.clone(), after: Some(hostile.clone()) },
+            View::Schedules { after: Some(hostile.clone()) },
+            View::Workers,
+            View::Doctor,
+            View::Audit { filter: audit, before: None },
+            View::Run { id: 7 },
+        ] {
+            assert_eq!(read(&view.path()), Ok(view.clone()), "{}", view.path());
+        }
+    }
+
+    #[test]
+    fn other_urls_are_no_view() {
+        for url in ["/x", "/instances/x", "/instances/1/2", "/runs", "/queues/", "//x"] {
+            assert_eq!(read(url).is_ok(), url == "/queues/", "{url}");
+        }
+        assert_eq!(read("/machine"), Err(NoView::Bad(BadParam("name"))));
+        assert_eq!(read("/audit?instance=x"), Err(NoView::Bad(BadParam("instance"))));
+    }
+}

@@ -1,0 +1,248 @@
+//! The console in a browser, as a person uses it.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+
+use crate::support::{Error, browser::Browser, engine, order, site::Site, until};
+
+/// The paths of all pages, with an instance and a machine.
+fn pages(id: i64) -> Vec<String> {
+    let mut all: Vec<String> = ["", "/instances", "/machines", "/machine?name=order", "/queues"]
+        .map(str::to_owned)
+        .to_vec();
+    all.extend(["/limits", "/schedules", "/workers", "/doctor", "/audit"].map(str::to_owned));
+    all.extend([format!("/instances/{id}"), format!("/act?deed=cancel&on=instance&id={id}")]);
+    all
+}
+
+#[gen_durable::test]
+async fn somebody_filters_pages_inspects_and_cancels(pool: PgPool) -> Result<(), Error> {
+    let engine = engine(&pool).await?;
+    for number in 0..55 {
+        order(1).unique_key(format!("order {number}")).execute(&engine).await?;
+    }
+    order(13).execute(&engine).await?;
+    until(&pool, 55, "parked").await?;
+    until(&pool, 1, "failed").await?;
+    let site = Site::of(&pool).await?;
+    let Some(browser) = Browser::start().await? else { return Ok(()) };
+    let tab = browser.tab(&site, "ada").await?;
+    tab.goto(&site.url("/instances")).await?;
+    tab.sees("56").await?;
+    tab.fill("[name=step]", "await_pay").await?;
+    tab.click(".filter button.primary").await?;
+    tab.wait("location.search.includes('step=await_pay')").await?;
+    tab.wait("document.querySelectorAll('#list tbody tr').length === 50").await?;
+    tab.click("a[rel=next]").await?;
+    tab.wait("document.querySelectorAll('#list tbody tr').length === 5").await?;
+    tab.sees("order 0").await?;
+    tab.click("#list tbody tr:last-child .id").await?;
+    tab.sees("Timeline").await?;
+    tab.sees("4111-1111-secret").await?;
+    tab.wait("document.querySelector('.graph .here text').textContent === 'await_pay'").await?;
+    tab.click("a[href*='deed=cancel']").await?;
+    tab.sees("for the audit").await?;
+    tab.fill("[name=reason]", "changed his mind").await?;
+    tab.click("button[type=submit]").await?;
+    tab.sees("Cancelled.").await?;
+    // The machine answers, and the open page shows it.
+    tab.wait("document.querySelector('h1 .chip').textContent === 'done'").await?;
+    tab.sees("changed his mind").await?;
+    tab.close().await?;
+    browser.end().await?;
+    engine.shutdown().await?;
+    Ok(())
+}
+
+#[gen_durable::test]
+async fn somebody_retries_many_after_a_preview(pool: PgPool) -> Result<(), Error> {
+    let engine = engine(&pool).await?;
+    for _ in 0..4 {
+        order(13).execute(&engine).await?;
+    }
+    until(&pool, 4, "failed").await?;
+    let site = Site::of(&pool).await?;
+    let Some(browser) = Browser::start().await? else { return Ok(()) };
+    let tab = browser.tab(&site, "ada").await?;
+    tab.goto(&site.url("/instances?machine=order&status=failed")).await?;
+    tab.click("#list a[href*='deed=retry']").await?;
+    tab.sees("4 fit the filter now").await?;
+    tab.wait("document.querySelectorAll('tbody tr').length === 4").await?;
+    tab.click("button[type=submit]").await?;
+    tab.wait("location.pathname === '/runs/1'").await?;
+    tab.wait("document.querySelector('.tile.done .value').textContent === '4'").await?;
+    tab.sees("finished").await?;
+    tab.close().await?;
+    let retries = "select count(*) from gen_durable.audit where action = 'retry' and actor = 'ada'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(retries).fetch_one(&pool).await?, 4);
+    browser.end().await?;
+    engine.shutdown().await?;
+    Ok(())
+}
+
+#[gen_durable::test]
+async fn somebody_pauses_a_step_and_watches_the_counts_move(pool: PgPool) -> Result<(), Error> {
+    let engine = engine(&pool).await?;
+    let site = Site::of(&pool).await?;
+    let Some(browser) = Browser::start().await? else { return Ok(()) };
+    let tab = browser.tab(&site, "ada").await?;
+    tab.goto(&site.url("/machine?name=order")).await?;
+    tab.click("#steps a[href*='step=charge'][href*='deed=pause']").await?;
+    tab.fill("[name=reason]", "the bank is down").await?;
+    tab.click("button[type=submit]").await?;
+    tab.sees("the bank is down").await?;
+    let node = |step: &str, words: &str| {
+        format!(
+            "document.querySelector(\".graph a[aria-label^='step {step}']\")
+            .getAttribute('aria-label').includes('{words}')"
+        )
+    };
+    tab.wait("!!document.querySelector('.graph .node.paused')").await?;
+    // The page stays open, and is never loaded again.
+    tab.eval::<bool>("window.same = true").await?;
+    for _ in 0..3 {
+        // The engine hears of the pause within a second.
+        order(1).schedule_in(Duration::from_secs(2)).execute(&engine).await?;
+    }
+    tab.wait(&node("charge", "3 paused")).await?;
+    engine
+        .client()
+        .machine::<crate::support::Order>()
+        .resume_step(crate::support::Order::Charge)
+        .execute(&engine)
+        .await?;
+    tab.wait(&node("await_pay", "3 awaiting")).await?;
+    tab.wait("!document.querySelector('.graph .node.paused')").await?;
+    assert!(tab.eval::<bool>("window.same === true").await?);
+    tab.close().await?;
+    browser.end().await?;
+    engine.shutdown().await?;
+    Ok(())
+}
+
+#[gen_durable::test]
+async fn the_keyboard_is_enough(pool: PgPool) -> Result<(), Error> {
+    let engine = engine(&pool).await?;
+    let id = order(1).execute(&engine).await?;
+    until(&pool, 1, "parked").await?;
+    let site = Site::of(&pool).await?;
+    let Some(browser) = Browser::start().await? else { return Ok(()) };
+    let tab = browser.tab(&site, "ada").await?;
+    tab.goto(&site.url(&format!("/instances/{id}"))).await?;
+    let mut reached = Vec::new();
+    loop {
+        tab.press("Tab").await?;
+        let (name, outline): (String, String) = tab
+            .eval(
+                "(() => { const e = document.activeElement; const s = getComputedStyle(e);
+                  return [e.textContent.trim(), s.outlineStyle + s.outlineWidth]; })()",
+            )
+            .await?;
+        assert!(outline != "none0px" && !outline.starts_with("none"), "{name}: no focus is seen");
+        if name == "Cancel" {
+            break;
+        }
+        reached.push(name);
+        assert!(reached.len() < 60, "{reached:?}");
+    }
+    assert_eq!(reached[0], "Skip to the content");
+    tab.press("Enter").await?;
+    tab.wait("document.activeElement?.name === 'reason'").await?;
+    tab.page.find_element("[name=reason]").await?.type_str("by keys").await?;
+    tab.press("Enter").await?;
+    tab.sees("Cancelled.").await?;
+    tab.close().await?;
+    browser.end().await?;
+    engine.shutdown().await?;
+    Ok(())
+}
+
+#[gen_durable::test]
+async fn pages_keep_their_policy_fit_a_narrow_window_and_are_dark(
+    pool: PgPool,
+) -> Result<(), Error> {
+    let engine = engine(&pool).await?;
+    let id = order(1).unique_key("k".repeat(120)).execute(&engine).await?.get();
+    order(13).execute(&engine).await?;
+    until(&pool, 1, "failed").await?;
+    let site = Site::of(&pool).await?;
+    let Some(browser) = Browser::start().await? else { return Ok(()) };
+    let tab = browser.tab(&site, "ada").await?;
+    let light = "(() => { const [r, g, b] = getComputedStyle(document.body).backgroundColor
+        .match(/\\d+/g).map(Number); return r + g + b > 380; })()";
+    for path in pages(id) {
+        let mut titles = Vec::new();
+        for scheme in ["light", "dark"] {
+            tab.scheme(scheme).await?;
+            tab.width(1440, 900).await?;
+            tab.goto(&site.url(&path)).await?;
+            assert_eq!(tab.eval::<bool>(light).await?, scheme == "light", "{path}");
+            tab.width(400, 800).await?;
+            let wide: i64 = tab.eval("document.documentElement.scrollWidth").await?;
+            assert!(wide <= 400, "{path} is {wide} pixels wide");
+            titles.push(tab.eval::<String>("document.title").await?);
+        }
+        assert!(titles[0].ends_with("gen_durable") && titles[0].len() > 13, "{titles:?}");
+        // One heading of the first rank, a language, names for all that can be filled in.
+        let named: bool = tab
+            .eval(
+                "document.querySelectorAll('h1').length === 1 && !!document.documentElement.lang &&
+                 [...document.querySelectorAll('input:not([type=hidden]), select')]
+                     .every(field => field.labels.length > 0) &&
+                 [...document.querySelectorAll('a, button')]
+                     .every(e => (e.getAttribute('aria-label') || e.textContent).trim() !== '')",
+            )
+            .await?;
+        assert!(named, "{path}");
+    }
+    tab.close().await?;
+    browser.end().await?;
+    engine.shutdown().await?;
+    Ok(())
+}
+
+/// The other tests rely on it that a violation is heard.
+#[gen_durable::test]
+async fn a_page_that_breaks_its_policy_is_heard(pool: PgPool) -> Result<(), Error> {
+    let site = Site::of(&pool).await?;
+    let Some(browser) = Browser::start().await? else { return Ok(()) };
+    for script in [
+        "{ const s = document.createElement('style'); s.textContent = 'b{}'; document.head.append(s); 1 }",
+        "{ const i = new Image(); i.src = 'http://127.0.0.2:9/x.png'; 1 }",
+        "try { document.body.innerHTML = '<b>x</b>' } catch { 1 }",
+    ] {
+        let tab = browser.tab(&site, "ada").await?;
+        tab.goto(&site.url("")).await?;
+        assert!(tab.complaints().is_empty());
+        tab.eval::<serde_json::Value>(script).await.ok();
+        let began = std::time::Instant::now();
+        while tab.complaints().is_empty() {
+            assert!(began.elapsed() < crate::support::SOON, "nobody heard of {script}");
+            tokio::task::yield_now().await;
+        }
+    }
+    browser.end().await
+}
+
+#[gen_durable::test]
+async fn a_hidden_tab_closes_its_stream_and_opens_it_again(pool: PgPool) -> Result<(), Error> {
+    let site = Site::of(&pool).await?;
+    let Some(browser) = Browser::start().await? else { return Ok(()) };
+    let tab = browser.tab(&site, "eve").await?;
+    tab.goto(&site.url("/queues")).await?;
+    let state = "document.getElementById('live').className";
+    tab.wait(&format!("{state} === 'fresh'")).await?;
+    let hide = |hidden: bool| {
+        format!(
+            "Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }});
+             document.dispatchEvent(new Event('visibilitychange'))"
+        )
+    };
+    tab.eval::<bool>(&hide(true)).await?;
+    tab.wait("document.getElementById('live').textContent === 'Paused'").await?;
+    tab.eval::<bool>(&hide(false)).await?;
+    tab.wait(&format!("{state} === 'fresh'")).await?;
+    tab.close().await?;
+    browser.end().await
+}

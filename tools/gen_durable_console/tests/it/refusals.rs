@@ -1,0 +1,212 @@
+//! The refusals of the server, whatever a page shows.
+
+use sqlx::PgPool;
+
+use crate::support::{Error, SECRET, engine, order, site::Site, until};
+
+const CANCEL: &str = "deed=cancel&on=instance&id=";
+
+async fn audit(pool: &PgPool) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar("select count(*) from gen_durable.audit").fetch_one(pool).await?)
+}
+
+#[gen_durable::test]
+async fn every_action_of_a_read_only_user_is_refused(pool: PgPool) -> Result<(), Error> {
+    let site = Site::of(&pool).await?;
+    let form = site.get("ada", "/act?deed=pause&on=queue&name=default").await?;
+    let token = form.field("token").ok_or("a token")?;
+    let acts = [
+        "deed=cancel&on=instance&id=1",
+        "deed=kill&on=instance&id=1&sure=yes",
+        "deed=retry&on=instance&id=1",
+        "deed=run-now&on=instance&id=1",
+        "deed=pause&on=instance&id=1",
+        "deed=resume&on=instance&id=1",
+        "deed=delete&on=instance&id=1&sure=yes",
+        "deed=fork&on=entry&id=1&entry=1",
+        "deed=retry&on=instances&status=failed",
+        "deed=pause&on=queue&name=default",
+        "deed=pause&on=machine&name=order",
+        "deed=pause&on=step&name=order&step=charge",
+        "deed=run-now&on=schedule&name=nightly",
+        "deed=set&on=limit&name=bank&at_once=1",
+        "deed=stop&on=run&id=1",
+    ];
+    for act in acts {
+        // With the form of somebody who may act, and without.
+        for (who, expected) in [("eve", "you may look"), ("nobody", "you may not see")] {
+            let cookie = format!("who={who}; {}", form.cookies());
+            let headers = [("Cookie", &*cookie), ("Sec-Fetch-Site", "same-origin")];
+            let answer = site.post(&headers, &format!("token={token}&{act}")).await?;
+            let text = answer.body.to_lowercase();
+            assert!(answer.status == 403 && text.contains(expected), "{act}: {answer:?}");
+            assert_eq!(site.get(who, &format!("/act?{act}")).await?.status, 403, "{act}");
+        }
+    }
+    assert_eq!(audit(&pool).await?, 0);
+    Ok(())
+}
+
+#[gen_durable::test]
+async fn a_form_needs_its_token_its_cookie_and_its_operator(pool: PgPool) -> Result<(), Error> {
+    let engine = engine(&pool).await?;
+    let id = order(1).execute(&engine).await?;
+    until(&pool, 1, "parked").await?;
+    let site = Site::of(&pool).await?;
+    let act = format!("{CANCEL}{id}");
+    let ada = site.get("ada", &format!("/act?{act}")).await?;
+    let bob = site.get("bob", &format!("/act?{act}")).await?;
+    let (of_ada, of_bob) = (ada.field("token").ok_or("one")?, bob.field("token").ok_or("one")?);
+    let wrong = [
+        ("ada", ada.cookies(), String::new()),
+        ("ada", ada.cookies(), "0".repeat(64)),
+        ("ada", ada.cookies(), of_bob.to_owned()),
+        ("ada", bob.cookies(), of_bob.to_owned()),
+        ("bob", ada.cookies(), of_ada.to_owned()),
+        ("ada", String::new(), of_ada.to_owned()),
+        ("ada", "gen_durable_console_form=".to_owned(), of_ada.to_owned()),
+    ];
+    for (who, cookies, token) in wrong {
+        let cookie = format!("who={who}; {cookies}");
+        let headers = [("Cookie", &*cookie), ("Sec-Fetch-Site", "same-origin")];
+        let answer = site.post(&headers, &format!("token={token}&{act}")).await?;
+        assert_eq!(answer.status, 403, "{who} {cookies} {token}");
+    }
+    assert_eq!(audit(&pool).await?, 0);
+    let answer = site.act("ada", &act, "reason=enough").await?;
+    assert_eq!(answer.status, 303, "{answer:?}");
+    assert_eq!(audit(&pool).await?, 1);
+    engine.shutdown().await?;
+    Ok(())
+}
+
+#[gen_durable::test]
+async fn requests_of_other_sites_are_refused(pool: PgPool) -> Result<(), Error> {
+    let site = Site::of(&pool).await?;
+    let act = "deed=pause&on=queue&name=default";
+    let form = site.get("ada", &format!("/act?{act}")).await?;
+    let body = format!("token={}&{act}", form.field("token").ok_or("a token")?);
+    let cookie = format!("who=ada; {}", form.cookies());
+    let own = format!("http://{}", site.address);
+    let refused: [&[(&str, &str)]; 8] = [
+        &[],
+        &[("Sec-Fetch-Site", "cross-site")],
+        &[("Sec-Fetch-Site", "same-site")],
+        &[("Sec-Fetch-Site", "none")],
+        &[("Origin", "http://evil.example")],
+        &[("Origin", "null")],
+        &[("Sec-Fetch-Site", "same-origin"), ("Origin", "http://evil.example")],
+        &[("Sec-Fetch-Site", "cross-site"), ("Origin", "null")],
+    ];
+    for headers in refused {
+        let all: Vec<_> =
+            [("Cookie", &*cookie)].into_iter().chain(headers.iter().copied()).collect();
+        let answer = site.post(&all, &body).await?;
+        assert!(answer.body.contains("another site"), "{headers:?}: {answer:?}");
+        assert_eq!(answer.status, 403, "{headers:?}");
+    }
+    // The queue is not registered: the request came as far as the library.
+    let answer = site.post(&[("Cookie", &cookie), ("Origin", &own)], &body).await?;
+    assert_eq!(answer.status, 409, "{answer:?}");
+    Ok(())
+}
+
+#[gen_durable::test]
+async fn what_cannot_be_undone_needs_a_tick_and_many_need_a_filter(
+    pool: PgPool,
+) -> Result<(), Error> {
+    let site = Site::of(&pool).await?;
+    for act in [
+        "deed=kill&on=instance&id=1",
+        "deed=delete&on=instance&id=1",
+        "deed=cancel&on=instances&machine=order",
+        "deed=kill&on=instances&machine=order",
+        "deed=delete&on=instances&machine=order",
+        "deed=retry&on=instances",
+    ] {
+        let form = site.get("ada", "/act?deed=pause&on=queue&name=x").await?;
+        let body = format!("token={}&{act}", form.field("token").ok_or("a token")?);
+        let cookie = format!("who=ada; {}", form.cookies());
+        let headers = [("Cookie", &*cookie), ("Sec-Fetch-Site", "same-origin")];
+        assert_eq!(site.post(&headers, &body).await?.status, 400, "{act}");
+    }
+    Ok(())
+}
+
+#[gen_durable::test]
+async fn wrong_addresses_are_errors_and_other_methods_are_refused(
+    pool: PgPool,
+) -> Result<(), Error> {
+    let site = Site::of(&pool).await?;
+    for (path, status) in [
+        ("/nothing", 404),
+        ("/instances/7", 404),
+        ("/instances/x", 404),
+        ("/instances?status=open", 400),
+        ("/instances?queue=%00", 400),
+        ("/machine?name=none", 404),
+        ("/machine", 400),
+        ("/runs/1", 404),
+        ("/limit?name=none", 404),
+        ("/act?deed=fly&on=queue&name=x", 400),
+        ("/session?token=x", 404),
+        ("/live/nothing", 404),
+        ("/assets/none.js", 404),
+    ] {
+        assert_eq!(site.get("ada", path).await?.status, status, "{path}");
+    }
+    let host = site.address.to_string();
+    for method in ["PUT", "DELETE", "OPTIONS", "TRACE"] {
+        let headers = [("Host", &*host), ("Cookie", "who=ada")];
+        let answer = crate::support::http::ask(site.address, method, "/", &headers, "").await?;
+        assert_eq!(answer.status, 405, "{method}");
+    }
+    Ok(())
+}
+
+#[gen_durable::test]
+async fn states_stay_hidden_unless_they_are_permitted(pool: PgPool) -> Result<(), Error> {
+    let engine = engine(&pool).await?;
+    let id = order(1).execute(&engine).await?;
+    until(&pool, 1, "parked").await?;
+    let site = Site::of(&pool).await?;
+    let path = format!("/instances/{id}");
+    for (who, seen) in [("ada", true), ("bob", false), ("eve", false)] {
+        let page = site.get(who, &path).await?;
+        assert_eq!(page.status, 200);
+        assert_eq!(page.body.contains(SECRET), seen, "{who}");
+        assert_eq!(page.body.contains("Hidden: your access"), !seen, "{who}");
+        let live = crate::live::first_events(&site, who, &path, "event: look").await?;
+        assert_eq!(live.contains(SECRET), seen, "{who}");
+    }
+    engine.shutdown().await?;
+    Ok(())
+}
+
+#[gen_durable::test]
+async fn every_answer_has_its_headers(pool: PgPool) -> Result<(), Error> {
+    let site = Site::of(&pool).await?;
+    let page = site.get("ada", "/").await?;
+    let script = page.body.split_once("<script src=\"").ok_or("a script")?.1;
+    let script = script.split_once('"').ok_or("a script")?.0;
+    for (who, path) in [("ada", "/"), ("ada", "/nothing"), ("nobody", "/"), ("nobody", script)] {
+        let answer = site.get(who, path).await?;
+        let policy = answer.header("content-security-policy").ok_or("a policy")?;
+        for part in ["default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'"] {
+            assert!(policy.contains(part), "{path}: {policy}");
+        }
+        assert!(!policy.contains("unsafe"), "{policy}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(answer.header("referrer-policy"), Some("same-origin"), "{path}");
+        let cache = answer.header("cache-control").ok_or("a rule")?;
+        assert_eq!(cache.contains("immutable"), path == script, "{path}: {cache}");
+        assert_eq!(cache.contains("no-store"), path != script, "{path}: {cache}");
+    }
+    let asset = site.get("nobody", script).await?;
+    let etag = asset.header("etag").ok_or("a tag")?;
+    let host = site.address.to_string();
+    let headers = [("Host", &*host), ("If-None-Match", etag)];
+    let again = crate::support::http::ask(site.address, "GET", script, &headers, "").await?;
+    assert_eq!((again.status, &*again.body), (304, ""));
+    Ok(())
+}
