@@ -106,10 +106,10 @@ pub fn set_hook(hook: impl Hook) -> Result<(), HookIsSet> {
 
 /// Returns the context of the current span, if the hook gives one.
 pub(crate) fn current() -> Option<String> {
-    ask(Hook::current).flatten().filter(is_valid)
+    ask(Hook::current).flatten().filter(|context| is_valid(context))
 }
 
-fn is_valid(context: &String) -> bool {
+fn is_valid(context: &str) -> bool {
     (1..=CONTEXT_MAX).contains(&context.len())
         && !context.starts_with('-')
         && !context.contains('\0')
@@ -172,7 +172,7 @@ impl Trace {
 
 /// Returns the context of a span, if the hook gives one.
 pub(crate) fn context(span: &Span) -> Option<String> {
-    ask(|hook| hook.context(span)).flatten().filter(is_valid)
+    ask(|hook| hook.context(span)).flatten().filter(|context| is_valid(context))
 }
 
 /// Links a span with the context of a signal.

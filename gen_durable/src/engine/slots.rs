@@ -43,6 +43,7 @@ struct State {
 }
 
 /// An instance that waits for a slot.
+#[expect(clippy::large_enum_variant, reason = "rows wait by the thousand, and tasks seldom")]
 enum Waiting {
     /// A row that was claimed and has not begun.
     Work(Work),

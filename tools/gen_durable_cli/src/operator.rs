@@ -17,7 +17,12 @@ pub(crate) struct Operator {
 impl Operator {
     /// Returns the operator's name.
     pub(crate) fn name(&self) -> String {
-        self.by.clone().unwrap_or_else(|| {
+        Self::named(self.by.clone())
+    }
+
+    /// Returns this name, or that of the user.
+    pub(crate) fn named(by: Option<String>) -> String {
+        by.unwrap_or_else(|| {
             let user = whoami::username().unwrap_or_else(|_| "somebody".to_owned());
             match whoami::hostname() {
                 Ok(host) => format!("{user}@{host}"),

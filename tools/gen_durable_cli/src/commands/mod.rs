@@ -5,6 +5,7 @@
 mod act;
 mod audit;
 mod completions;
+mod console;
 mod doctor;
 mod fork;
 mod get;
@@ -39,6 +40,7 @@ pub(crate) enum Command {
     Schedules(schedules::Schedules),
     #[command(subcommand)]
     Migrate(migrate::Migrate),
+    Console(console::Console),
     Completions(completions::Completions),
 }
 
@@ -77,6 +79,7 @@ pub(crate) async fn run(options: Options, out: &mut Out) -> Result<(), Failure> 
             }
         }
         Command::Act(act) => act.run(&database, out).await,
+        Command::Console(command) => command.run(&database, out).await,
         Command::Insert(command) => command.run(&database, out).await,
         Command::Signal(command) => command.run(&database, out).await,
         Command::Fork(command) => command.run(&database, out).await,

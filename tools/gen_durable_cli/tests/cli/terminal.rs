@@ -154,3 +154,36 @@ async fn a_reader_that_goes_away_is_no_panic() {
         assert_eq!(said.stderr, b"", "{said:?}");
     }
 }
+
+/// Asks a server on this machine for a page, and returns the answer.
+fn page(address: &str, path: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).expect("a server");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p78_the_console_is_served_until_it_is_interrupted() {
+    let db = database().await;
+    let arguments = ["console", "--port", "0", "--write", "--by", "ada"];
+    let mut terminal = Terminal::start(&db, &arguments, 100, &[]);
+    terminal.expect("session?token=");
+    let (_, said) = terminal.said.split_once("http://").expect("an address");
+    let (address, _) = said.split_once('/').expect("a path");
+    let address = address.to_owned();
+    let looked = address.clone();
+    let answer = tokio::task::spawn_blocking(move || page(&looked, "/")).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // The port is taken.
+    let (_, port) = address.split_once(':').expect("a port");
+    let second = run(&db, &["console", "--port", port]).await;
+    assert_eq!(second.code, Some(1), "{}", second.err);
+    assert!(second.err.contains("cannot listen on"), "{}", second.err);
+    // Ctrl-C.
+    terminal.write("\u{3}");
+    let (ended, said) = terminal.end();
+    assert!(ended.success(), "{ended:?}: {said}");
+}

@@ -1,11 +1,7 @@
 //! Property 79: the spans of a request, of an instance's steps in two processes, of a signal, a
 //! child and a retry form the traces that the guide describes.
 
-use std::{
-    net::SocketAddr,
-    sync::{LazyLock, OnceLock},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::LazyLock, time::Duration};
 
 use anyhow::{Context as _, Result};
 use gen_durable::Client;
@@ -30,18 +26,11 @@ use crate::{
     shop::shop,
 };
 
-static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-
 async fn database() -> Result<TestDb> {
-    let cluster = match CLUSTER.get() {
-        Some(cluster) => cluster,
-        None => {
-            let cluster = Cluster::from_env_or_throwaway(true)?;
-            CLUSTER.get_or_init(|| cluster)
-        }
-    };
+    static CLUSTER: LazyLock<Cluster> =
+        LazyLock::new(|| Cluster::from_env_or_throwaway(true).expect("a Postgres server"));
     let template =
-        Template::create(cluster, async |pool| gen_durable_migrate::up(&pool).await).await?;
+        Template::create(&CLUSTER, async |pool| gen_durable_migrate::up(&pool).await).await?;
     Ok(template.database().await?)
 }
 
@@ -69,7 +58,7 @@ async fn post(shop: SocketAddr, path: &str) -> Result<String> {
 
 /// Returns the value once there is one.
 async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
-    tokio::time::timeout(Duration::from_secs(60), async {
+    tokio::time::timeout(Duration::from_mins(1), async {
         loop {
             if let Some(seen) = look().await? {
                 return Ok(seen);
@@ -154,7 +143,7 @@ async fn p79_a_request_its_steps_a_signal_a_child_and_a_retry_form_traces() -> R
 
     // The retry waited, so it begins a trace that is linked to the spawning step.
     assert!(runs[1].is_root());
-    assert_eq!(runs[1].links, [ship.span.clone()]);
+    assert_eq!(runs[1].links, std::slice::from_ref(&ship.span));
     assert_eq!(runs[1].attribute("outcome"), "done");
 
     // The end of the child wakes the order.
