@@ -68,10 +68,10 @@ impl Order {
     #[step(limit("bank", key = state.customer))]
     async fn charge(cx: Context<Self>) -> StepResult<Self> {
         work(400).await;
-        if cx.state.number % 7 == 0 {
+        if cx.state.number.is_multiple_of(7) {
             return Err(format!("the bank refused {} cents: code 51", cx.state.cents).into());
         }
-        if cx.state.number % 3 == 0 && cx.attempt() == 0 {
+        if cx.state.number.is_multiple_of(3) && cx.attempt() == 0 {
             return Err("the bank did not answer within 400 ms".into());
         }
         Ok(cx.next(Order::Ship))

@@ -157,7 +157,7 @@ impl Act {
     }
 
     /// Returns what a URL or a form says of it.
-    pub(crate) fn query(&self) -> Query {
+    pub(crate) fn fields(&self) -> Query {
         let query = Query::new().with("deed", self.deed.as_str());
         match &self.subject {
             Subject::Instance(id) => query.with("on", "instance").with("id", id),
@@ -167,7 +167,7 @@ impl Act {
             Subject::Instances(filter) => {
                 let query = query.with("on", "instances");
                 filter
-                    .query()
+                    .fields()
                     .pairs()
                     .iter()
                     .fold(query, |query, (name, value)| query.with(name, value))
@@ -279,7 +279,7 @@ mod tests {
                 let act = Act::new(deed, subject.clone());
                 let allowed = subject.allows(deed);
                 let expected = if allowed { Ok(act.clone()) } else { Err(BadParam("deed")) };
-                assert_eq!(read(&act.query()), expected, "{act:?}");
+                assert_eq!(read(&act.fields()), expected, "{act:?}");
             }
         }
     }

@@ -56,7 +56,7 @@ impl Filter {
         })
     }
 
-    pub(crate) fn query(&self) -> Query {
+    pub(crate) fn fields(&self) -> Query {
         Query::new()
             .maybe("machine", self.machine.as_ref())
             .maybe("version", self.version)
@@ -161,7 +161,7 @@ mod tests {
             within: Some(Duration::from_hours(1)),
             idle: Some(Duration::from_secs(90)),
         };
-        let pairs = filter.query().pairs().to_vec();
+        let pairs = filter.fields().pairs().to_vec();
         let params = pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         assert_eq!(Filter::read(&Params(params)), Ok(filter));
         let wrong = Params(vec![("status".into(), "open".into())]);

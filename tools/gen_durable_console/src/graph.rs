@@ -38,9 +38,9 @@ struct Node {
     marks: Marks,
 }
 
-/// The marks of a step.
+/// The highlights of a step.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "any of the marks can be there")]
+#[expect(clippy::struct_excessive_bools, reason = "each may be there without the others")]
 struct Marks {
     /// The instance stands here.
     here: bool,

@@ -91,7 +91,7 @@ impl View {
         match self {
             Self::Overview => String::new(),
             Self::Instances { filter, before } => {
-                filter.query().maybe("before", *before).on("/instances")
+                filter.fields().maybe("before", *before).on("/instances")
             }
             Self::Instance { id } => format!("/instances/{id}"),
             Self::Machines => "/machines".to_owned(),

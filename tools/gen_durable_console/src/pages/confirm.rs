@@ -48,7 +48,7 @@ pub(crate) fn confirm(viewer: &Viewer, asked: &Asked) -> Html {
         @if let Some((list, count)) = &asked.preview { (preview(viewer, list, *count)) }
         form.confirm method="post" action=(viewer.url("/act")) {
             input type="hidden" name=(TOKEN) value=(viewer.token);
-            @for (name, value) in asked.act.query().pairs() {
+            @for (name, value) in asked.act.fields().pairs() {
                 input type="hidden" name=(name) value=(value);
             }
             (options(asked))

@@ -94,7 +94,7 @@ pub(super) fn button(viewer: &Viewer, deed: Deed, subject: &Subject) -> Markup {
     let class = if deed.is_final() { "button danger" } else { "button" };
     html! {
         @if viewer.may_act() {
-            a class=(class) href=(viewer.url(&act.query().on("/act")))
+            a class=(class) href=(viewer.url(&act.fields().on("/act")))
                 aria-label=(format!("{} {}", deed.label(), subject.words())) {
                 (deed.label())
             }
