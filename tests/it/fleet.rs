@@ -166,12 +166,12 @@ async fn p74_counts_say_that_there_are_more() {
     let expected = [
         ("awaiting", (10_000, true)),
         ("blocked", (5_001, true)),
-        ("due", (10_001, true)),
+        ("due", (1_251, true)),
         ("executing", (5_001, true)),
         ("failed", (2_501, true)),
         ("limited", (3_000, false)),
         ("paused", (5_001, true)),
-        ("scheduled", (10_001, true)),
+        ("scheduled", (1_251, true)),
         ("timed", (4_991, true)),
     ];
     assert_eq!(found, BTreeMap::from(expected));

@@ -39,7 +39,7 @@ chosen as materialized (
 ),
 share as materialized (
     -- 3. The most rows of each group, due and scheduled.
-    select greatest(50, least(10000, 50000 / greatest(1, pg_catalog.count(*)))) as rows from chosen c
+    select greatest(50, least(10000, 5000 / greatest(1, pg_catalog.count(*)))) as rows from chosen c
 ),
 found as materialized (
     -- 4. The rows. The inner numbers are not parameters, so that the planner knows them.
