@@ -1,4 +1,4 @@
-//! What the tests share: a machine, a served console, a client of HTTP, a browser.
+//! The support of the tests: a machine, a served console, a client of HTTP, a browser.
 
 pub(crate) mod browser;
 pub(crate) mod http;
