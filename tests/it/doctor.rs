@@ -75,7 +75,7 @@ impl Part {
     #[step(limit = "parts")]
     async fn run(cx: Context<Self>) -> Outcome<Self> {
         let n = cx.state;
-        if n % 30 == 0 { cx.stop("a part is missing") } else { cx.done(n) }
+        if n.is_multiple_of(30) { cx.stop("a part is missing") } else { cx.done(n) }
     }
 }
 
@@ -139,16 +139,14 @@ async fn p76_a_busy_database_is_healthy() {
     let wholes = (0..100).map(|n| Whole::insert(n).partition_key(format!("key {}", n % 7)));
     // The rows of a key run one at a time, and wait for a signal while others go on.
     let ids = Whole::insert_many(wholes).execute(&client).await.unwrap();
-    let mut looks = 0;
-    for id in ids {
+    for (n, id) in ids.into_iter().enumerate() {
         let id = id.unwrap();
         Whole::signal_go(id, Go).execute(&client).await.unwrap();
-        if looks % 5 == 0 {
+        if n.is_multiple_of(5) {
             let findings = client.diagnose().await.unwrap();
             assert!(findings.is_empty(), "{findings:#?}");
         }
         until(&pool, id, "done").await;
-        looks += 1;
     }
     let findings = client.diagnose().await.unwrap();
     // Each of the failed parts was meant to fail: they are few.

@@ -51,9 +51,9 @@ impl Target<'_> {
         let target = self.with_receivers(std::slice::from_mut(&mut row)).await?;
         match target {
             Self::Client(client) => client.insert(row).await,
-            Self::Pool(pool) => insert_on_pool(pool, vec![row]).await.map(only),
+            Self::Pool(pool) => Box::pin(insert_on_pool(pool, vec![row])).await.map(only),
             Self::Connection(connection) => {
-                insert_in_transaction(connection, vec![row]).await.map(only)
+                Box::pin(insert_in_transaction(connection, vec![row])).await.map(only)
             }
         }
     }
@@ -65,8 +65,8 @@ impl Target<'_> {
         let target = self.with_receivers(&mut rows).await?;
         match target {
             Self::Client(client) => client.insert_many(rows).await,
-            Self::Pool(pool) => insert_on_pool(pool, rows).await,
-            Self::Connection(connection) => insert_in_transaction(connection, rows).await,
+            Self::Pool(pool) => Box::pin(insert_on_pool(pool, rows)).await,
+            Self::Connection(connection) => Box::pin(insert_in_transaction(connection, rows)).await,
         }
     }
 
@@ -78,9 +78,9 @@ impl Target<'_> {
         let target = self.with_receivers(std::slice::from_mut(&mut row)).await?;
         Ok(match target {
             Self::Client(client) => client.insert_or_signal(row, signal).await?,
-            Self::Pool(pool) => insert_or_signal_on_pool(pool, row, signal).await?,
+            Self::Pool(pool) => Box::pin(insert_or_signal_on_pool(pool, row, signal)).await?,
             Self::Connection(connection) => {
-                insert_or_signal_in_transaction(connection, row, signal).await?
+                Box::pin(insert_or_signal_in_transaction(connection, row, signal)).await?
             }
         })
     }
@@ -116,8 +116,10 @@ impl Target<'_> {
     pub(super) async fn signal(self, signal: NewSignal) -> Result<Delivery, SignalError> {
         match self {
             Self::Client(client) => client.signal(signal).await,
-            Self::Pool(pool) => signal_on_pool(pool, signal).await,
-            Self::Connection(connection) => signal_in_transaction(connection, signal).await,
+            Self::Pool(pool) => Box::pin(signal_on_pool(pool, signal)).await,
+            Self::Connection(connection) => {
+                Box::pin(signal_in_transaction(connection, signal)).await
+            }
         }
     }
 }
