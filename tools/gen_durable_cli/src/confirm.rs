@@ -42,7 +42,9 @@ pub(crate) async fn confirm(
     let table = ls::table(&list.entries, out);
     // Nobody reads it if standard error is gone.
     let _ = io::stderr().write_all(table.render(Look::stderr()).as_bytes());
-    if Count::Exact(list.entries.len() as u64) != count {
+    if list.entries.is_empty() {
+        note("none of the newest instances fits; older ones may, and the action goes through all");
+    } else if Count::Exact(list.entries.len() as u64) != count {
         note("…");
     }
     if choice.dry_run {

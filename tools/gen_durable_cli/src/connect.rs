@@ -97,9 +97,12 @@ impl Database {
 fn has_password(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (before, parameters) = rest.split_once('?').unwrap_or((rest, ""));
-    let login = before.rsplit_once('@').map_or("", |(login, _)| login);
-    let mut names = parameters.split('&').map(|parameter| parameter.split('=').next());
-    login.contains(':') || names.any(|name| name == Some("password"))
+    let authority = before.split('/').next().unwrap_or_default();
+    let login = authority.rsplit_once('@').map_or("", |(login, _)| login);
+    // A name that is written with `%` may be any name.
+    let is_password = |name: &str| name == "password" || name.contains('%');
+    let mut names = parameters.split('&').filter_map(|parameter| parameter.split('=').next());
+    login.contains(':') || names.any(is_password)
 }
 
 /// Checks the variables whose wrong values sqlx takes for missing ones.
@@ -124,7 +127,7 @@ fn connect_timeout() -> Result<Duration, Failure> {
     match text.trim().parse() {
         // libpq takes 0 for no timeout. Nobody waits for a day.
         Ok(0) => Ok(Duration::from_hours(24)),
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Ok(seconds) => Ok(Duration::from_secs(seconds).min(Duration::from_hours(24))),
         Err(_) => {
             let text = format!("PGCONNECT_TIMEOUT is `{text}`; it must be a number of seconds");
             Err(Failure::usage(text))

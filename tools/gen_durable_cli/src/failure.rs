@@ -103,7 +103,10 @@ impl From<io::Error> for Failure {
 impl From<DatabaseError> for Failure {
     fn from(error: DatabaseError) -> Self {
         let io = error.driver_error().downcast_ref::<sqlx::Error>();
-        let unreachable = matches!(io, Some(sqlx::Error::Io(_) | sqlx::Error::Tls(_)));
+        let unreachable = matches!(
+            io,
+            Some(sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut)
+        );
         let refused = error.sqlstate().is_some_and(|state| state.starts_with("28"));
         let kind = if unreachable || refused { Kind::NoConnection } else { Kind::Failed };
         Self::new(kind, error.to_string())

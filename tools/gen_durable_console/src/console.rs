@@ -19,7 +19,7 @@ use gen_durable::Client;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::sync::{Semaphore, watch};
 
-use crate::{Access, guard::Secret, hub::Hub, routes, runs::Runs, session::Sessions};
+use crate::{Access, guard::Secret, hub::Hub, routes, runs::Runs, session::Sessions, used::Used};
 
 /// The most connections for looks. A page takes one at a time.
 const CONNECTIONS_MAX: u32 = 4;
@@ -202,6 +202,7 @@ impl Console {
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             closed: watch::Sender::new(false),
             sessions: self.sessions,
+            used: Used::default(),
             looked: AtomicU64::new(0),
         });
         if let Some(shutdown) = self.shutdown {
@@ -250,6 +251,8 @@ pub(crate) struct Inner {
     pub(crate) closed: watch::Sender<bool>,
     /// The sessions of a console that is served by itself.
     pub(crate) sessions: Option<Arc<Sessions>>,
+    /// The forms that were sent.
+    pub(crate) used: Used,
     /// The looks of live pages so far.
     looked: AtomicU64,
 }

@@ -29,6 +29,7 @@ mod serve;
 mod session;
 mod time;
 mod url;
+mod used;
 mod view;
 
 pub use self::{

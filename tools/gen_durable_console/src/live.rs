@@ -27,7 +27,7 @@ use axum::{
 };
 use futures_util::stream;
 use tokio::{
-    sync::{OwnedSemaphorePermit, watch},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
     time::Instant,
 };
 
@@ -40,6 +40,8 @@ use crate::{
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The life of a stream. The browser opens the next one, and its access is checked again.
 const LIFE: Duration = Duration::from_mins(10);
+/// The time for which a reader may take no event.
+const STALLED: Duration = Duration::from_secs(30);
 
 struct Stream {
     inner: Arc<Inner>,
@@ -74,14 +76,32 @@ pub(crate) fn stream(inner: &Arc<Inner>, viewer: Viewer, view: View) -> Result<R
         over: false,
         _place: place,
     };
-    let events = stream::unfold(stream, |mut stream| async move {
-        let event = stream.next().await?;
-        Some((Ok::<_, Infallible>(event), stream))
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(feed(stream, sender));
+    let events = stream::unfold(receiver, |mut receiver| async move {
+        let event = receiver.recv().await?;
+        Some((Ok::<_, Infallible>(event), receiver))
     });
     let events = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     // A proxy such as nginx would collect the events otherwise.
     let unbuffered = (HeaderName::from_static("x-accel-buffering"), "no");
     Ok(([unbuffered, (header::CACHE_CONTROL, "no-store, no-transform")], events).into_response())
+}
+
+/// Hands the events over, until the stream is over or its reader is gone. A reader that takes
+/// nothing for a while counts as gone: otherwise it would keep its place and its look for ever.
+async fn feed(mut stream: Stream, sender: mpsc::Sender<Event>) {
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = sender.closed() => return,
+            event = stream.next() => event,
+        };
+        let Some(event) = event else { return };
+        if !matches!(tokio::time::timeout(STALLED, sender.send(event)).await, Ok(Ok(()))) {
+            return;
+        }
+    }
 }
 
 /// The events that a stream waits for.

@@ -36,6 +36,8 @@ pub(crate) enum Failure {
     Database,
     #[error("tick the box that says that this cannot be undone")]
     NotConfirmed,
+    #[error("this form was sent before, and acts once: look whether it was done")]
+    Repeated,
     #[error("choose which instances: this console acts on no choice without a filter")]
     NoFilter,
     #[error(
@@ -52,7 +54,7 @@ impl Failure {
     pub(crate) const fn status(&self) -> StatusCode {
         match self {
             Self::Bad(_) | Self::NotConfirmed | Self::NoFilter => StatusCode::BAD_REQUEST,
-            Self::Refused(_) => StatusCode::CONFLICT,
+            Self::Refused(_) | Self::Repeated => StatusCode::CONFLICT,
             Self::Database => StatusCode::SERVICE_UNAVAILABLE,
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRun | Self::NoEntry => StatusCode::NOT_FOUND,

@@ -23,6 +23,7 @@ use crate::{
     pages::{self, Notice},
     perform::{self, Failure},
     url::{BadParam, Params},
+    used::ONCE,
     view::{NoView, View},
 };
 
@@ -187,7 +188,15 @@ async fn act(
     let act = async {
         let operator = viewer.operator(&inner, &headers, &form)?;
         let act = Act::read(&form)?;
-        perform::perform(&inner, &operator, &act, &form).await.map_err(Failed::Failure)
+        let once = form.get(ONCE).unwrap_or_default();
+        if !inner.used.take(once) {
+            return Err(Failed::Failure(Failure::Repeated));
+        }
+        let done = perform::perform(&inner, &operator, &act, &form).await;
+        if done.is_err() {
+            inner.used.give_back(once);
+        }
+        done.map_err(Failed::Failure)
     };
     match act.await {
         Ok((view, deed)) => {
@@ -207,8 +216,13 @@ async fn act(
 async fn session(
     State(inner): State<Arc<Inner>>,
     Extension(viewer): Extension<Viewer>,
+    method: Method,
     Query(pairs): Query<Pairs>,
 ) -> Response {
+    // A program that only looks where the link leads must not use it up.
+    if method == Method::HEAD {
+        return StatusCode::METHOD_NOT_ALLOWED.into_response();
+    }
     let params = Params(pairs);
     let Some(sessions) = &inner.sessions else {
         return Failed::NoView(NoView::Unknown).page(&viewer);

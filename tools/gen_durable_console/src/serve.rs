@@ -9,6 +9,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::Router;
@@ -19,6 +20,8 @@ use crate::{Access, Console, console::LOOPBACK, session::Sessions};
 
 /// The port that is listened on if none is given.
 const PORT: u16 = 7_311;
+/// The time for which open requests may go on after the shutdown.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// The options of a console that is served by itself.
 #[derive(Clone, Debug)]
@@ -105,13 +108,13 @@ impl Server {
         let bound = listener.local_addr();
         let address = bound.map_err(|source| ServeError::Listen { address, source })?;
         let (close, mut closed) = watch::channel(false);
-        let mut console = Console::new(pool).hosts(LOOPBACK).until(async move {
+        let mut console = Console::new(pool).hosts(names(address)).until(async move {
             // An error says that the server is gone.
             let _ = closed.wait_for(|closed| *closed).await;
         });
         let mut token = None;
         if let Some(operator) = operator {
-            let (sessions, link) = Sessions::new();
+            let (sessions, link) = Sessions::new(address.port());
             let sessions = Arc::new(sessions);
             token = Some(link);
             console = console.sessions(Arc::clone(&sessions)).access(move |request| {
@@ -149,13 +152,31 @@ impl Server {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServeError> {
         let Self { listener, address, router, close, .. } = self;
+        let mut closed = close.subscribe();
         let shutdown = async move {
             shutdown.await;
             close.send_replace(true);
         };
-        let served = axum::serve(listener, router).with_graceful_shutdown(shutdown).await;
-        served.map_err(|source| ServeError::Listen { address, source })
+        let served = axum::serve(listener, router).with_graceful_shutdown(shutdown);
+        // A connection in the middle of a request that never comes would hold the end up.
+        let given_up = async {
+            let _ = closed.wait_for(|closed| *closed).await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            served = served => served.map_err(|source| ServeError::Listen { address, source }),
+            () = given_up => Ok(()),
+        }
     }
+}
+
+/// Returns the names of a server at this address.
+fn names(address: SocketAddr) -> Vec<String> {
+    let own = match address {
+        SocketAddr::V4(address) => address.ip().to_string(),
+        SocketAddr::V6(address) => format!("[{}]", address.ip()),
+    };
+    LOOPBACK.into_iter().map(str::to_owned).chain([own]).collect()
 }
 
 /// Prints no token.

@@ -10,9 +10,10 @@ use std::{
 use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 
-/// The name of the cookie. Cookies know no ports, so another server on this machine may see it, and
-/// could set it; it could guess no session.
-const COOKIE: &str = "gen_durable_console_session";
+/// The beginning of the cookie's name; the port follows. Cookies know no ports, and two consoles of
+/// one machine must not take each other's. Another server on this machine that the browser visits
+/// sees the cookie, and could act with it.
+const COOKIE: &str = "gen_durable_console_session_";
 /// The time for which the link can be used.
 const LINK_TTL: Duration = Duration::from_mins(10);
 /// The time for which a session lasts.
@@ -20,6 +21,7 @@ const SESSION_TTL: Duration = Duration::from_hours(12);
 
 #[derive(Debug)]
 pub(crate) struct Sessions {
+    cookie: String,
     /// The digest of the link's token, and the end of its time.
     link: Mutex<Option<([u8; 32], Instant)>>,
     /// The digest of the session, and its end.
@@ -27,11 +29,11 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// Makes the sessions and the token of the link.
-    pub(crate) fn new() -> (Self, String) {
+    /// Makes the sessions of the console at this port, and the token of the link.
+    pub(crate) fn new(port: u16) -> (Self, String) {
         let token = random();
         let link = Mutex::new(Some((digest(&token), Instant::now() + LINK_TTL)));
-        (Self { link, session: Mutex::new(None) }, token)
+        (Self { cookie: format!("{COOKIE}{port}"), link, session: Mutex::new(None) }, token)
     }
 
     /// Exchanges the link's token for a cookie. None if it is wrong, was used or is too old.
@@ -45,14 +47,16 @@ impl Sessions {
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((digest(&session), end));
         let age = SESSION_TTL.as_secs();
-        Some(format!("{COOKIE}={session}; HttpOnly; SameSite=Strict; Path=/; Max-Age={age}"))
+        let cookie = &self.cookie;
+        Some(format!("{cookie}={session}; HttpOnly; SameSite=Strict; Path=/; Max-Age={age}"))
     }
 
     /// True if the request has the cookie of the session.
     pub(crate) fn knows(&self, headers: &HeaderMap) -> bool {
         let session = *self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((expected, end)) = session else { return false };
-        Instant::now() < end && cookies(headers, COOKIE).any(|session| digest(session) == expected)
+        Instant::now() < end
+            && cookies(headers, &self.cookie).any(|session| digest(session) == expected)
     }
 }
 
@@ -106,14 +110,14 @@ mod tests {
 
     #[test]
     fn a_link_opens_one_session() {
-        let (sessions, token) = Sessions::new();
+        let (sessions, token) = Sessions::new(1);
         assert!(sessions.exchange("wrong").is_none());
-        assert!(!sessions.knows(&with_cookie(&format!("{COOKIE}={token}"))));
+        assert!(!sessions.knows(&with_cookie(&format!("{COOKIE}1={token}"))));
         let cookie = sessions.exchange(&token).expect("a cookie");
         assert!(sessions.exchange(&token).is_none(), "it was used before");
         assert!(sessions.knows(&with_cookie(&cookie)));
         assert!(!sessions.knows(&HeaderMap::new()));
-        assert!(!sessions.knows(&with_cookie(&format!("{COOKIE}=x"))));
+        assert!(!sessions.knows(&with_cookie(&format!("{COOKIE}1=x"))));
         for part in ["HttpOnly", "SameSite=Strict"] {
             assert!(cookie.contains(part), "{cookie}");
         }
@@ -121,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_link_that_is_too_old_opens_none() {
-        let (sessions, token) = Sessions::new();
+        let (sessions, token) = Sessions::new(1);
         let mut link = sessions.link.lock().expect("no panic");
         *link = link.map(|(digest, _)| (digest, Instant::now()));
         drop(link);

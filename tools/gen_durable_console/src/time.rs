@@ -61,9 +61,12 @@ pub(crate) fn short(span: Duration) -> String {
     }
 }
 
-/// Returns a span as a URL has it: `90s`, `15m`, `2h`, `3d`.
+/// Returns a span as a URL has it: `500ms`, `90s`, `15m`, `2h`, `3d`.
 pub(crate) fn span(span: Duration) -> String {
     let seconds = span.as_secs();
+    if span.subsec_millis() > 0 {
+        return format!("{}ms", span.as_millis());
+    }
     for (unit, size) in [("d", 86_400), ("h", 3_600), ("m", 60)] {
         if seconds > 0 && seconds.is_multiple_of(size) {
             return format!("{}{unit}", seconds / size);
@@ -72,9 +75,16 @@ pub(crate) fn span(span: Duration) -> String {
     format!("{seconds}s")
 }
 
+/// The longest span, in seconds: a century. The database refuses times that are far away.
+const SECONDS_MAX: u64 = 36_525 * 86_400;
+
 /// Reads a span as a URL has it.
 pub(crate) fn parse_span(text: &str) -> Option<Duration> {
     let text = text.trim();
+    if let Some(digits) = text.strip_suffix("ms") {
+        let millis = digits.parse::<u64>().ok()?;
+        return (millis <= SECONDS_MAX * 1_000).then(|| Duration::from_millis(millis));
+    }
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let size = match unit {
         "s" => 1,
@@ -83,9 +93,8 @@ pub(crate) fn parse_span(text: &str) -> Option<Duration> {
         "d" => 86_400,
         _ => return None,
     };
-    // A century at most: the database refuses times that are far away.
     let seconds = digits.parse::<u64>().ok()?.checked_mul(size)?;
-    (seconds <= 36_525 * 86_400).then(|| Duration::from_secs(seconds))
+    (seconds <= SECONDS_MAX).then(|| Duration::from_secs(seconds))
 }
 
 #[cfg(test)]
@@ -111,10 +120,10 @@ mod tests {
 
     #[test]
     fn spans_of_a_url_are_read_back() {
-        for text in ["0s", "90s", "15m", "2h", "3d"] {
+        for text in ["0s", "500ms", "1500ms", "90s", "15m", "2h", "3d"] {
             assert_eq!(parse_span(text).map(span).as_deref(), Some(text));
         }
-        for text in ["", "s", "-1s", "5", "5y", "99999999999999d", "é"] {
+        for text in ["", "s", "ms", "-1ms", "-1s", "5", "5y", "99999999999999d", "é"] {
             assert_eq!(parse_span(text), None, "{text}");
         }
     }

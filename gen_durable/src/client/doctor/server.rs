@@ -45,9 +45,10 @@ impl Doctor<'_> {
         for timeout in timeouts.await?.into_iter().flatten() {
             let (name, value) = (&timeout.name, &timeout.value);
             let (whose, cure) = match &timeout.role {
-                Some(role) => {
-                    (format!(" of role {role}"), format!("alter role \"{role}\" reset {name}"))
-                }
+                Some(role) => (
+                    format!(" of role {role}"),
+                    format!("alter role \"{}\" reset {name}", role.replace('"', "\"\"")),
+                ),
                 None => {
                     (String::new(), format!("raise {name}, for the logins of engines at least"))
                 }

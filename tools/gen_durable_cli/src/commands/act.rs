@@ -137,6 +137,12 @@ impl Act {
             }
             Self::Retry(retry) => {
                 let Retry { at, forget_dedup_keys: forgets, .. } = retry;
+                let from_input = retry.with_state.as_deref() == Some("-");
+                if from_input && retry.choice.targets.iter().any(|target| target == "-") {
+                    return Err(Failure::usage(
+                        "standard input cannot have the state and the instances",
+                    ));
+                }
                 let state = retry.with_state.as_deref().map(value).transpose()?;
                 (Deed::Retry { at, state, forgets }, retry.choice, retry.operator)
             }

@@ -182,8 +182,11 @@ async fn p78_the_console_is_served_until_it_is_interrupted() {
     let second = run(&db, &["console", "--port", port]).await;
     assert_eq!(second.code, Some(1), "{}", second.err);
     assert!(second.err.contains("cannot listen on"), "{}", second.err);
-    // Ctrl-C.
+    // Ctrl-C ends it, also beside a request that never comes to its end.
+    let mut stalled = std::net::TcpStream::connect(&address).expect("a server");
+    stalled.write_all(b"GET / HT").expect("half a request");
     terminal.write("\u{3}");
     let (ended, said) = terminal.end();
     assert!(ended.success(), "{ended:?}: {said}");
+    drop(stalled);
 }

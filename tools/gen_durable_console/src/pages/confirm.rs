@@ -11,6 +11,8 @@ use crate::{
     deed::{Act, Deed, Subject},
     guard::{TOKEN, Viewer},
     looks::{Model, Seen},
+    session::random,
+    used::ONCE,
 };
 
 /// An action that was asked for, and what it would meet.
@@ -48,6 +50,7 @@ pub(crate) fn confirm(viewer: &Viewer, asked: &Asked) -> Html {
         @if let Some((list, count)) = &asked.preview { (preview(viewer, list, *count)) }
         form.confirm method="post" action=(viewer.url("/act")) {
             input type="hidden" name=(TOKEN) value=(viewer.token);
+            input type="hidden" name=(ONCE) value=(random());
             @for (name, value) in asked.act.fields().pairs() {
                 input type="hidden" name=(name) value=(value);
             }
@@ -125,7 +128,9 @@ fn preview(viewer: &Viewer, list: &List, count: Count) -> Markup {
             " fit the filter now. The action goes through all that fit when it comes to them, "
             "from the newest to the oldest, and leaves alone what it would not change."
         }
-        @if list.entries.is_empty() { (pieces::empty("No instance fits.")) }
+        @if list.entries.is_empty() && list.next.is_some() {
+            (pieces::empty("None of the newest instances fits. Older ones may: the look ended before them, and the action goes through all."))
+        } @else if list.entries.is_empty() { (pieces::empty("No instance fits.")) }
         @else {
             h2 { "The first of them" }
             (instances::table(viewer, &list.entries))
@@ -187,8 +192,8 @@ fn bounds(model: Option<&Model>) -> Markup {
             (field("Starts", "starts", in_force.per.map(|(starts, _)| starts)))
             label {
                 span { "In a period of" }
-                input type="text" name="period" pattern="[0-9]+[smhd]" value=(period.as_deref().unwrap_or("1s"))
-                    title="a number and a unit: 1s, 15m, 2h, 1d";
+                input type="text" name="period" pattern="[0-9]+(ms|[smhd])" value=(period.as_deref().unwrap_or("1s"))
+                    title="a number and a unit: 500ms, 1s, 15m, 2h, 1d";
             }
             (field("Burst", "burst", in_force.burst))
         }

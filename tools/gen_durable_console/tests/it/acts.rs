@@ -9,6 +9,26 @@ use crate::support::{Error, Order, Paid, SOON, engine, order, site::Site, until}
 
 type Row = (String, String, Option<String>);
 
+#[gen_durable::test]
+async fn p80_a_form_acts_once(pool: PgPool) -> Result<(), Error> {
+    let engine = engine(&pool).await?;
+    let site = Site::of(&pool).await?;
+    let id = order(1).execute(&engine).await?.get();
+    until(&pool, 1, "parked").await?;
+    let act = format!("deed=pause&on=instance&id={id}");
+    let form = format!("once={}", "a".repeat(64));
+    // What is refused may be sent again.
+    let refused = site.act("ada", &format!("deed=kill&on=instance&id={id}"), &form).await?;
+    assert_eq!(refused.status, 400, "{refused:?}");
+    done(&site, &act, &form).await?;
+    let again = site.act("ada", &act, &form).await?;
+    assert_eq!(again.status, 409, "{again:?}");
+    assert!(again.body.contains("was sent before"), "{}", again.body);
+    assert_eq!(audit(&pool).await?.len(), 1);
+    engine.shutdown().await?;
+    Ok(())
+}
+
 /// Returns the audit: action, operator, reason.
 async fn audit(pool: &PgPool) -> Result<Vec<Row>, Error> {
     let all = "select action, actor, reason from gen_durable.audit order by id";
