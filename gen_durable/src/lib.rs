@@ -430,12 +430,12 @@ pub mod operate {
         client::{
             Action, Asked, Audit, AuditEntry, AuditPage, Bounds, Bucket, Bulk, Cancel, Cancelled,
             Count, Counts, Cursor, Delete, Depth, Details, Does, Entry, Finding, Fork,
-            HistoryEntry, Illness, InsertByName, InstanceHandle, Instances, Kill, LimitAction,
-            LimitEntry, LimitHandle, LimitOverride, LimitReset, Limited, List, MachineEntry,
-            MachineHandle, Page, Pause, PauseEntry, PauseScope, QueueEntry, QueueHandle,
-            ResetLimit, Resume, Resumed, Retried, Retry, RunNow, ScheduleAction, ScheduleEntry,
-            ScheduleHandle, SchedulePause, ScopeAction, SetLimit, Severity, StepCount, Tree,
-            TreeNode, Waiting, Waits, WorkerEntry,
+            HistoryEntry, Illness, Inbox, InboxEntry, InsertByName, InstanceHandle, Instances,
+            Kill, LimitAction, LimitEntry, LimitHandle, LimitOverride, LimitReset, Limited, List,
+            MachineEntry, MachineHandle, Page, Pause, PauseEntry, PauseScope, QueueEntry,
+            QueueHandle, ResetLimit, Resume, Resumed, Retried, Retry, RunNow, ScheduleAction,
+            ScheduleEntry, ScheduleHandle, SchedulePause, ScopeAction, SetLimit, Severity,
+            StepCount, Tree, TreeNode, Waiting, Waits, WorkerEntry,
         },
         error::{InsertByNameError, OperateError},
     };

@@ -91,7 +91,7 @@ grant update (
     blocked_by, paused_by, locked_by, unique_released, wake_at, owes, updated_at, finished_at,
     report_to, cancelled_at, trace_context
 ) on gen_durable.instances to gen_durable_worker;
-grant select (ctid, id, target_id, name, payload, trace_context), delete on gen_durable.signals to gen_durable_worker;
+grant select (ctid, id, target_id, name, payload, dedup_key, trace_context, inserted_at), delete on gen_durable.signals to gen_durable_worker;
 grant insert (name, lease_expires_at, lease_ttl, queues, slots, fsms, fsm_versions, host, pid, library), update (lease_expires_at),
     select, delete
     on gen_durable.workers to gen_durable_worker;

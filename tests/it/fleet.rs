@@ -1,5 +1,5 @@
-//! Property 74 for looks at the fleet: queues, workers, machines, the audit, and trees of instances
-//! show what is there, and examine a bounded number of rows.
+//! Property 74 for looks at the fleet: queues, workers, machines, the audit, inboxes, and trees of
+//! instances show what is there, and examine a bounded number of rows.
 
 use std::{
     collections::BTreeMap,
@@ -376,5 +376,58 @@ async fn p74_a_tree_has_those_that_report_to_each_other() {
     assert!(matches!(nobody, OperateError::NoHolder { .. }), "{nobody}");
     sql(db.pool(), "update gen_durable.instances set fsm = 'parcel' where id = 3").await;
     let other = client.instance(InstanceId::<Order>::from_raw(3)).tree().await.unwrap_err();
+    assert!(matches!(other, OperateError::WrongMachine { .. }), "{other}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p74_an_inbox_shows_its_oldest_signals() {
+    let db = database().await;
+    let client = Client::new(db.pool().clone());
+    let before = SystemTime::now() - Duration::from_mins(1);
+    let id = Order::insert(()).unique_key("mine").execute(&client).await.unwrap();
+    let order = client.instance(id);
+    let inbox = order.inbox().await.unwrap();
+    assert_eq!((inbox.entries.len(), inbox.capped), (0, false));
+    Order::signal_paid(id, Paid).dedup_key("once").execute(&client).await.unwrap();
+    sql(
+        db.pool(),
+        "insert into gen_durable.signals (target_id, name, payload)
+         select i.id, 'long', to_json(repeat('x', n)) from gen_durable.instances i, unnest('{16382,16383}'::int[]) n;
+         insert into gen_durable.signals (target_id, name, payload)
+         select i.id, 'more', '\"secret\"' from gen_durable.instances i, generate_series(1, 97)",
+    )
+    .await;
+    let inbox = client.instance(Order::by_key("mine")).inbox().await.unwrap();
+    assert_eq!((inbox.entries.len(), inbox.capped), (100, false));
+    assert!(inbox.entries.is_sorted_by(|one, other| one.id < other.id));
+    let first = &inbox.entries[0];
+    assert_eq!((&*first.name, first.dedup_key.as_deref()), ("paid", Some("once")));
+    assert_eq!((first.payload_json(), first.size), (Some("null"), 4));
+    assert!(first.arrived_at > before);
+    let lengths = |at: usize| {
+        let entry = &inbox.entries[at];
+        (&*entry.name, entry.size, entry.payload_json().map(str::len))
+    };
+    assert_eq!(lengths(1), ("long", 16_384, Some(16_384)));
+    assert_eq!(lengths(2), ("long", 16_385, None));
+    assert_eq!(inbox.entries[3].payload_json(), Some("\"secret\""));
+    assert!(!format!("{inbox:?}").contains("secret"));
+
+    // There may be more.
+    sql(
+        db.pool(),
+        "insert into gen_durable.signals (target_id, name, payload)
+         select id, 'newest', '1' from gen_durable.instances",
+    )
+    .await;
+    let more = order.inbox().await.unwrap();
+    assert_eq!((more.entries, more.capped), (inbox.entries, true));
+
+    let unknown = client.instance_by_id(99_999).inbox().await.unwrap_err();
+    assert!(matches!(unknown, OperateError::Unknown { id: 99_999 }), "{unknown}");
+    let nobody = client.instance(Order::by_key("none")).inbox().await.unwrap_err();
+    assert!(matches!(nobody, OperateError::NoHolder { .. }), "{nobody}");
+    sql(db.pool(), "update gen_durable.instances set fsm = 'parcel'").await;
+    let other = order.inbox().await.unwrap_err();
     assert!(matches!(other, OperateError::WrongMachine { .. }), "{other}");
 }

@@ -319,7 +319,6 @@ async fn a_worker_changes_no_schema_and_not_what_an_instance_is() {
             "update gen_durable.instances set inserted_at = now()",
             "insert into gen_durable.instances (fsm, fsm_version, step, state, result) values ('m', 1, 's', '1', '1')",
             "update gen_durable.signals set payload = '1'",
-            "select dedup_key from gen_durable.signals",
             "update gen_durable.signal_keys set dedup_key = ''",
             "update gen_durable.audit set actor = ''",
             "delete from gen_durable.audit",

@@ -1,10 +1,11 @@
-//! Looks at what the fleet does: its queues, workers and machines, what operators did, and who
-//! reports to whom.
+//! Looks at what the fleet does: its queues, workers and machines, what operators did, what waits
+//! in an inbox, and who reports to whom.
 //!
 //! Invariant: a look examines a bounded number of rows, however many instances there are, and reads
-//! no state.
+//! no state. Only a look at an inbox reads payloads.
 
 mod audit;
+mod inbox;
 mod machines;
 mod queues;
 mod tree;
@@ -14,6 +15,7 @@ use sqlx::PgConnection;
 
 pub use self::{
     audit::{Audit, AuditEntry, AuditPage},
+    inbox::{Inbox, InboxEntry},
     machines::{MachineEntry, StepCount},
     queues::{Depth, QueueEntry, Waits},
     tree::{Tree, TreeNode},

@@ -1,4 +1,4 @@
-//! Looks at queues, workers, machines, the audit, and who reports to whom.
+//! Looks at queues, workers, machines, the audit, inboxes, and who reports to whom.
 //!
 //! Invariant: a look changes and locks nothing, and examines a bounded number of rows, however many
 //! instances there are.
@@ -15,6 +15,7 @@ const COUNT_DUE: &str = include_str!("sql/count_due.sql");
 const COUNT_FAILED: &str = include_str!("sql/count_failed.sql");
 const COUNT_HELD: &str = include_str!("sql/count_held.sql");
 const LIST_AUDIT: &str = include_str!("sql/list_audit.sql");
+const LIST_INBOX: &str = include_str!("sql/list_inbox.sql");
 const LIST_MACHINES: &str = include_str!("sql/list_machines.sql");
 const LIST_QUEUES: &str = include_str!("sql/list_queues.sql");
 const LIST_WORKERS: &str = include_str!("sql/list_workers.sql");
@@ -273,4 +274,44 @@ pub(crate) async fn reporting(
     let ids: Vec<i64> = row.try_get("ids")?;
     let receivers: Vec<i64> = row.try_get("receivers")?;
     Ok((ids.into_iter().zip(receivers).collect(), row.try_get("edge")?))
+}
+
+/// A signal of an inbox.
+#[derive(Debug)]
+pub(crate) struct SignalRow {
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    pub(crate) dedup_key: Option<String>,
+    pub(crate) arrived_at: SystemTime,
+    /// The bytes of the payload.
+    pub(crate) size: i32,
+    /// The payload, unless it is too long.
+    pub(crate) payload: Option<String>,
+}
+
+/// Lists at most `limit` signals of an instance's inbox, the oldest first, after its machine. It
+/// leaves out payloads of more than `bytes`. None if the instance does not exist.
+pub(crate) async fn list_inbox(
+    connection: &mut PgConnection,
+    id: i64,
+    limit: usize,
+    bytes: i32,
+) -> Result<Option<(String, Vec<SignalRow>)>, sqlx::Error> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let query = sqlx::query(LIST_INBOX).bind(id).bind(limit).bind(bytes);
+    let rows = query.fetch_all(connection).await?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    let mut signals = Vec::new();
+    for row in &rows {
+        let Some(id) = row.try_get("id")? else { continue };
+        signals.push(SignalRow {
+            id,
+            name: row.try_get("name")?,
+            dedup_key: row.try_get("dedup_key")?,
+            arrived_at: time(row.try_get("arrived_at")?),
+            size: row.try_get("size")?,
+            payload: row.try_get("payload")?,
+        });
+    }
+    Ok(Some((first.try_get("fsm")?, signals)))
 }

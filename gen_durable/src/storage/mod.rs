@@ -62,8 +62,8 @@ pub(crate) use self::{
     listing::{Filter, Ids, Item, find, list_instances},
     locked::{Locked, LockedRows},
     looks::{
-        AuditFilter, AuditRow, CountRow, MachineRow, Reporting, WorkerRow, ancestors,
-        count_waiting, list_audit, list_machines, list_queues, list_workers, reporting,
+        AuditFilter, AuditRow, CountRow, MachineRow, Reporting, SignalRow, WorkerRow, ancestors,
+        count_waiting, list_audit, list_inbox, list_machines, list_queues, list_workers, reporting,
     },
     maintenance::{
         Ended, PRUNE_MAX, Retention, announce, ended, notify, prune, reap, rescue_stranded, retain,

@@ -1,9 +1,10 @@
-//! The part of an inbox that claims and commits load, and the rest, which `load_inbox.sql` loads.
+//! The part of an inbox that claims and commits load, the rest, which `load_inbox.sql` loads, and
+//! the part that `list_inbox.sql` shows to people.
 
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool, Row};
 
-use super::{signals, without_indexes};
+use super::{rows, signals, without_indexes};
 use crate::support::database;
 
 /// Text of `$3` times 32 bytes that Postgres does not compress.
@@ -140,4 +141,66 @@ async fn p70_an_inbox_is_loaded_from_a_signal_on_and_what_lies_beyond_is_counted
     assert_eq!(loaded, json!([[5002, 5003], [], [], null]));
     let loaded = load(8, 0, 100, 65_536, None, 0).await;
     assert_eq!(loaded, json!([null, [], [], null]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_the_oldest_signals_of_an_inbox_are_listed_without_long_payloads() {
+    let db = database().await;
+    let pool = db.pool();
+    rows(pool, json!([{ "id": 1 }, { "id": 2, "fsm": "n" }, { "id": 3 }])).await;
+    // The newest signals come first on the table's pages.
+    signals(pool, &[(1, 14), (1, 13), (1, 12), (2, 21), (1, 11)]).await;
+    // 3,202 bytes of text, which are as many in the table; and a MiB, which is less there.
+    large(pool, 2, 22, DENSE, 100).await;
+    large(pool, 2, 23, THIN, 32_768).await;
+    crate::support::sql(
+        pool,
+        "update gen_durable.signals set name = 'a', dedup_key = 'once', inserted_at = 'epoch' where id = 12",
+    )
+    .await;
+    let mut connection = without_indexes(pool).await;
+    let mut list = async |id: i64, limit: i64, bytes: i32| {
+        let rows = sqlx::query(include_str!("../../../gen_durable/src/storage/sql/list_inbox.sql"))
+            .bind(id)
+            .bind(limit)
+            .bind(bytes)
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        let row = |row: &sqlx::postgres::PgRow| {
+            let payload: Option<String> = row.get("payload");
+            json!([
+                row.get::<String, _>("fsm"),
+                row.get::<Option<i64>, _>("id"),
+                row.get::<Option<i32>, _>("size"),
+                payload.map(|payload| payload.len()),
+            ])
+        };
+        let first = &rows[0];
+        let (name, key): (Option<String>, Option<String>) =
+            (first.get("name"), first.get("dedup_key"));
+        let at: Option<i64> = first.get("arrived_at");
+        (rows.iter().map(row).collect::<Vec<_>>(), name, key, at.map(|at| at > 0))
+    };
+    // The oldest are listed, up to a number.
+    let (found, name, key, arrived) = list(1, 3, 1000).await;
+    assert_eq!(found, [11, 12, 13].map(|id| json!(["m", id, 2, 2])));
+    assert_eq!((name.as_deref(), key, arrived), (Some("go"), None, Some(true)));
+    // An inbox may be empty.
+    assert_eq!(list(3, 3, 1000).await, (vec![json!(["m", null, null, null])], None, None, None));
+    // A payload is listed up to a number of bytes of its text, and its size is exact.
+    let short = json!(["n", 21, 2, 2]);
+    let (found, ..) = list(2, 3, 20_000).await;
+    let thin = 1_048_578;
+    assert_eq!(found, [short.clone(), json!(["n", 22, 3202, 3202]), json!(["n", 23, thin, null])]);
+    assert_eq!(list(2, 3, 3202).await.0[1], json!(["n", 22, 3202, 3202]));
+    // One that takes more in the table is not read.
+    let (found, ..) = list(2, 3, 3201).await;
+    assert_eq!(found[..2], [short, json!(["n", 22, 3202, null])]);
+    let size = found[2][2].as_i64().unwrap();
+    assert!((3202..thin).contains(&size) && found[2][3].is_null(), "{found:?}");
+    // Each column is its own.
+    crate::support::sql(pool, "delete from gen_durable.signals where id = 11").await;
+    let (_, name, key, arrived) = list(1, 1, 1000).await;
+    assert_eq!((name.as_deref(), key.as_deref(), arrived), (Some("a"), Some("once"), Some(false)));
 }

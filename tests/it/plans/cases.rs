@@ -372,6 +372,6 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         case("wake_timed_out", &["200"], &["instances_wake", "instances_pkey"], batch(3)),
     ]);
     cases.extend(limits::cases(connection).await);
-    cases.extend(looks::cases(connection).await);
+    cases.extend(looks::cases(connection, &target).await);
     cases
 }

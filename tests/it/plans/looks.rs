@@ -12,7 +12,7 @@ fn bounded(parts: u32) -> RangeInclusive<f64> {
     0.0..=f64::from(parts) * 10_010.0
 }
 
-pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
+pub(super) async fn cases(connection: &mut PgConnection, target: &str) -> Vec<Case> {
     let first = ids(connection, "fsm = 'r'").await;
     let revisions = super::cases::repeated("0");
     let by_id: &[&str] = &["instances_pkey"];
@@ -35,6 +35,7 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         case("list_workers", &["1000"], leased, bounded(1)),
         case("ancestors", &["1"], by_id, 0.0..=3.0),
         case("reporting", &["0"], by_id, bounded(1)),
+        case("list_inbox", &[target, "101", "16384"], by_id, 0.0..=102.0),
         case("check_kinds", &[], claimable, bounded(3)),
         case("check_pauses", &[], &["instances_paused"], bounded(1)),
         case("check_parks", &["604800"], by_id, bounded(3)),

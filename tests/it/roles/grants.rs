@@ -104,6 +104,7 @@ async fn every_statement_is_allowed_and_every_grant_is_needed() {
         "count_failed",
         "count_held",
         "list_audit",
+        "list_inbox",
         "list_machines",
         "list_queues",
         "list_workers",
