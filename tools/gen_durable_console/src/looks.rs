@@ -9,9 +9,9 @@ use gen_durable::{
     Client, Status,
     error::{DatabaseError, FindError},
     operate::{
-        AuditPage, Bucket, Count, Cursor, Depth, Details, Entry, Finding, HistoryEntry, LimitEntry,
-        List, MachineEntry, OperateError, Page, PauseEntry, QueueEntry, ScheduleEntry, StepCount,
-        Tree, Waiting, WorkerEntry,
+        AuditPage, Bucket, Count, Cursor, Depth, Details, Entry, Finding, HistoryEntry, Inbox,
+        LimitEntry, List, MachineEntry, OperateError, Page, PauseEntry, QueueEntry, ScheduleEntry,
+        StepCount, Tree, Waiting, WorkerEntry,
     },
 };
 
@@ -94,6 +94,7 @@ pub(crate) struct Instance {
     pub(crate) history: Vec<HistoryEntry>,
     pub(crate) pauses: Vec<PauseEntry>,
     pub(crate) machine: Option<MachineEntry>,
+    pub(crate) inbox: Option<Inbox>,
     pub(crate) tree: Option<Tree>,
     pub(crate) audit: AuditPage,
 }
@@ -233,19 +234,25 @@ async fn instance(client: &Client, id: i64) -> Result<Instance, Unseen> {
     if details.is_none() && history.is_empty() && audit.entries.is_empty() {
         return Err(OperateError::Unknown { id }.into());
     }
-    let (mut pauses, mut machine, mut tree) = (Vec::new(), None, None);
+    let (mut pauses, mut machine, mut inbox, mut tree) = (Vec::new(), None, None, None);
     if let Some(details) = &details {
         pauses = handle.pauses().await?;
         let mut machines = client.machines().await?;
         machines.retain(|machine| machine.name == details.machine);
         machine = machines.into_iter().find(|machine| machine.version == details.version);
-        tree = handle.tree().await.map(Some).or_else(|error| match error {
-            // It was deleted a moment ago.
-            OperateError::Unknown { .. } => Ok(None),
-            error => Err(error),
-        })?;
+        inbox = if_there(handle.inbox().await)?;
+        tree = if_there(handle.tree().await)?;
     }
-    Ok(Instance { id, details, history, pauses, machine, tree, audit })
+    Ok(Instance { id, details, history, pauses, machine, inbox, tree, audit })
+}
+
+/// Returns what was found of an instance. None if it was deleted a moment ago.
+fn if_there<T>(found: Result<T, OperateError>) -> Result<Option<T>, OperateError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(OperateError::Unknown { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 async fn limit(client: &Client, name: &str, after: Option<&str>) -> Result<Model, Unseen> {

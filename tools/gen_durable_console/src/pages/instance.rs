@@ -1,5 +1,6 @@
 //! An instance: where it stands, what it did, and what can be done to it.
 
+mod inbox;
 mod timeline;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ pub(super) fn parts(viewer: &Viewer, seen: &Instance) -> Vec<Part> {
         Part::live("graph", graph(viewer, seen)),
         Part::live("timeline", timeline::timeline(viewer, seen)),
         Part::live("state", state(viewer, seen)),
+        Part::live("inbox", inbox::inbox(viewer, seen)),
         Part::live("tree", tree(viewer, seen)),
         Part::live("audit", acts(viewer, seen)),
     ]

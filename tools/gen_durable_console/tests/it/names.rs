@@ -46,6 +46,14 @@ async fn hostile(pool: &PgPool) -> Result<String, Error> {
     .bind(name)
     .execute(pool)
     .await?;
+    sqlx::query(
+        "insert into gen_durable.signals (target_id, name, dedup_key, payload)
+         values ($1, $2, $2, to_json($2))",
+    )
+    .bind(ID)
+    .bind(name)
+    .execute(pool)
+    .await?;
     Ok(name.to_owned())
 }
 
@@ -81,6 +89,21 @@ async fn hostile_names_stay_text_and_links_lead_to_them(pool: PgPool) -> Result<
     assert!(!tab.eval::<bool>("'hit' in window").await?);
     tab.close().await?;
     browser.end().await
+}
+
+#[gen_durable::test]
+async fn hostile_signals_are_escaped(pool: PgPool) -> Result<(), Error> {
+    let name = hostile(&pool).await?;
+    let page = Site::of(&pool).await?.get("ada", &format!("/instances/{ID}")).await?;
+    let inbox = page.body.split_once(">Inbox<").ok_or("an inbox")?.1;
+    let table = inbox.split_once("</table>").ok_or("a table")?.0;
+    let escaped = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let escaped = escaped.replace('"', "&quot;");
+    // The name and the key; the payload is JSON, which has a backslash before the quote.
+    assert_eq!(table.matches(&escaped).count(), 2, "{table}");
+    assert_eq!(table.matches("&lt;script&gt;window.hit=1").count(), 3, "{table}");
+    assert!(!table.contains("<script") && !table.contains("<img"), "{table}");
+    Ok(())
 }
 
 #[gen_durable::test]

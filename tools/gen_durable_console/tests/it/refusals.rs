@@ -184,6 +184,47 @@ async fn states_stay_hidden_unless_they_are_permitted(pool: PgPool) -> Result<()
 }
 
 #[gen_durable::test]
+async fn payloads_stay_hidden_unless_states_are_permitted(pool: PgPool) -> Result<(), Error> {
+    let engine = engine(&pool).await?;
+    let id = order(1).execute(&engine).await?;
+    until(&pool, 1, "parked").await?;
+    engine.shutdown().await?;
+    let site = Site::of(&pool).await?;
+    let path = format!("/instances/{id}");
+    let page = site.get("eve", &path).await?;
+    assert!(page.body.contains("No signal waits for a step."), "{}", page.body);
+    sqlx::query(
+        "insert into gen_durable.signals (target_id, name, dedup_key, payload)
+         values ($1, 'paid', 'evt-7', '{\"card\": \"5105-secret\"}'),
+                ($1, 'long', null, to_json(repeat('5105-secret', 2000)))",
+    )
+    .bind(id.get())
+    .execute(&pool)
+    .await?;
+    for (who, seen) in [("ada", true), ("bob", false), ("eve", false)] {
+        let page = site.get(who, &path).await?;
+        let live = crate::live::first_events(&site, who, &path, "event: look").await?;
+        for text in [&page.body, &live] {
+            assert_eq!(text.matches("5105-secret").count(), usize::from(seen), "{who}: {text}");
+            assert_eq!(text.contains("too long for a page"), seen, "{who}: {text}");
+            for shown in ["evt-7", "paid", "long", "data-label=\"Bytes\">23<"] {
+                assert!(text.contains(shown), "{who}, {shown}: {text}");
+            }
+        }
+    }
+    sqlx::query(
+        "insert into gen_durable.signals (target_id, name, payload)
+         select $1, 'paid', '1' from generate_series(1, 99)",
+    )
+    .bind(id.get())
+    .execute(&pool)
+    .await?;
+    let page = site.get("eve", &path).await?;
+    assert!(page.body.contains("only the oldest are shown"), "{}", page.body);
+    Ok(())
+}
+
+#[gen_durable::test]
 async fn every_answer_has_its_headers(pool: PgPool) -> Result<(), Error> {
     let site = Site::of(&pool).await?;
     let page = site.get("ada", "/").await?;
