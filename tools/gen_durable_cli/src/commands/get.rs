@@ -1,12 +1,12 @@
 //! `get`: shows all of an instance.
 //!
-//! Invariant: the state and the result are shown only with `--state`.
+//! Invariant: the state, the result and payloads are shown only with `--state`.
 
 use std::time::SystemTime;
 
 use gen_durable::{
     Client, Status,
-    operate::{Details, PauseEntry},
+    operate::{Details, Inbox, InboxEntry, PauseEntry},
 };
 
 use super::ls;
@@ -17,7 +17,7 @@ use crate::{
     when,
 };
 
-/// Show all of an instance: where it stands, what it waits for, and what holds it back.
+/// Show all of an instance: where it stands, what it waits for, what holds it back, and its inbox.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -28,7 +28,8 @@ pub(crate) struct Get {
     /// from standard input, one a line.
     #[arg(value_name = "INSTANCE", required = true)]
     targets: Vec<String>,
-    /// Show the state and the result too, which belong to the application.
+    /// Show the state and the result too, which belong to the application, and in JSON the payloads
+    /// of the signals that wait.
     #[arg(long)]
     state: bool,
 }
@@ -41,10 +42,11 @@ impl Get {
             let handle = client.instance_by_id(id);
             let details = handle.get().await?;
             let pauses = handle.pauses().await?;
+            let inbox = handle.inbox().await?;
             if !std::mem::replace(&mut is_first, false) && out.format == Format::Table {
                 out.line("")?;
             }
-            self.print(&details, &pauses, out)
+            self.print(&details, &pauses, &inbox, out)
         })
         .await
     }
@@ -53,22 +55,23 @@ impl Get {
         &self,
         details: &Details,
         pauses: &[PauseEntry],
+        inbox: &Inbox,
         out: &mut Out,
     ) -> Result<(), Failure> {
         match out.format {
             Format::Ids => out.line(&details.id.to_string()),
             Format::Json => {
-                let line = self.json(details, pauses).line();
+                let line = self.json(details, pauses, inbox).line();
                 out.text(&line)
             }
             Format::Table => {
-                let table = self.table(details, pauses, out);
+                let table = self.table(details, pauses, inbox, out);
                 out.table(&table)
             }
         }
     }
 
-    fn table(&self, details: &Details, pauses: &[PauseEntry], out: &Out) -> Table {
+    fn table(&self, details: &Details, pauses: &[PauseEntry], inbox: &Inbox, out: &Out) -> Table {
         let mut table = Table::of_fields();
         let mut field = |name: &str, value: Option<Cell>| {
             if let Some(value) = value {
@@ -91,6 +94,7 @@ impl Get {
         let awaits = (!details.awaits.is_empty()).then(|| details.awaits.join(", "));
         field("awaits", text(&awaits));
         field("still awaits", details.awaits_more.map(Cell::number));
+        field("inbox", waiting(inbox).map(Cell::plain));
         field("wakes", at(details.wakes_at));
         if details.status == Status::Runnable {
             field("due", at(details.due_at));
@@ -130,7 +134,7 @@ impl Get {
         table
     }
 
-    fn json(&self, details: &Details, pauses: &[PauseEntry]) -> Object {
+    fn json(&self, details: &Details, pauses: &[PauseEntry], inbox: &Inbox) -> Object {
         let limited = details.limited.as_ref().map(|limited| {
             Object::new()
                 .with("limit", &*limited.limit)
@@ -155,6 +159,8 @@ impl Get {
             .time("due_at", details.due_at)
             .object("limited", limited)
             .objects("pauses", pauses.iter().map(pause_json))
+            .objects("inbox", inbox.entries.iter().map(|entry| self.signal_json(entry)))
+            .with("inbox_capped", inbox.capped)
             .with("queue", &*details.queue)
             .with("priority", details.priority)
             .with("partition_key", details.partition_key.as_deref())
@@ -174,6 +180,44 @@ impl Get {
             object
         }
     }
+
+    fn signal_json(&self, entry: &InboxEntry) -> Object {
+        let object = Object::new()
+            .with("id", entry.id)
+            .with("name", &*entry.name)
+            .with("dedup_key", entry.dedup_key.as_deref())
+            .time("arrived_at", entry.arrived_at)
+            .with("size", entry.size);
+        if self.state {
+            // One that is too long is left out.
+            object.raw("payload", entry.payload_json().unwrap_or("null"))
+        } else {
+            object
+        }
+    }
+}
+
+/// Says how many signals wait, and their names. None if there is none.
+fn waiting(inbox: &Inbox) -> Option<String> {
+    let mut names: Vec<(&str, usize)> = Vec::new();
+    for entry in &inbox.entries {
+        match names.iter_mut().find(|(name, _)| *name == entry.name) {
+            Some((_, count)) => *count += 1,
+            None => names.push((&entry.name, 1)),
+        }
+    }
+    let each = |(name, count): &(&str, usize)| match count {
+        1 => (*name).to_owned(),
+        count => format!("{count} {name}"),
+    };
+    let names: Vec<String> = names.iter().map(each).collect();
+    let all = match (inbox.entries.len(), inbox.capped) {
+        (0, _) => return None,
+        (1, false) => "1 signal".to_owned(),
+        (count, false) => format!("{count} signals"),
+        (count, true) => format!("more than {count} signals; the oldest"),
+    };
+    Some(format!("{all}: {}", names.join(", ")))
 }
 
 /// Says what is paused, by whom, and until when.

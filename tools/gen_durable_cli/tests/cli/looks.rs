@@ -143,6 +143,53 @@ changed | …
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn signals_that_wait_are_shown_without_their_payloads_unless_those_are_asked_for() {
+    let (db, engine, _) = busy().await;
+    engine.shutdown().await.unwrap();
+    // A terminal would obey this name.
+    let signals = "insert into gen_durable.signals (target_id, name, dedup_key, payload)
+                   select 1, name, key, payload::json from (values
+                       ('paid', 'evt-1', '{\"cents\": 4711}'), (E'\\x1b[2J', null, '1'),
+                       ('paid', null, to_json(repeat('x', 20000))::text)
+                   ) as s (name, key, payload)";
+    sqlx::raw_sql(signals).execute(db.pool()).await.unwrap();
+    let line = |said: &str| -> Option<String> {
+        steady(said).lines().find(|line| line.starts_with("inbox")).map(str::to_owned)
+    };
+    let said = run(&db, &["get", "1"]).await.done();
+    assert_eq!(line(&said).as_deref(), Some("inbox | 3 signals: 2 paid, \\u{1b}[2J"));
+    assert!(!said.contains("4711") && !said.contains('\u{1b}'), "{said}");
+
+    let said = run(&db, &["get", "1", "--json"]).await.done();
+    assert!(!said.contains("4711") && !said.contains("payload"), "{said}");
+    let inbox = &json(&said)[0]["inbox"];
+    let facts: Vec<_> =
+        inbox.as_array().unwrap().iter().map(|s| (&s["name"], &s["size"])).collect();
+    let [paid, evil] = ["paid", "\u{1b}[2J"].map(Value::from);
+    let sizes = [15, 1].map(Value::from);
+    assert_eq!(facts[..2], [(&paid, &sizes[0]), (&evil, &sizes[1])]);
+    assert!(facts[2].1.as_u64() > Some(0), "{facts:?}");
+    assert_eq!((&inbox[0]["dedup_key"], &inbox[1]["dedup_key"]), (&"evt-1".into(), &Value::Null));
+    let at = inbox[0]["arrived_at"].as_str().unwrap();
+    assert!(at.starts_with("20") && at.ends_with('Z'), "{at}");
+    let said = json(&run(&db, &["get", "1", "--json", "--state"]).await.done());
+    let payloads: Vec<_> = (0..3).map(|n| said[0]["inbox"][n]["payload"].clone()).collect();
+    assert_eq!(payloads, [serde_json::json!({ "cents": 4711 }), 1.into(), Value::Null]);
+
+    let done = json(&run(&db, &["get", "3", "--json"]).await.done());
+    assert_eq!(
+        (&done[0]["inbox"], &done[0]["inbox_capped"]),
+        (&serde_json::json!([]), &false.into())
+    );
+    let many = "insert into gen_durable.signals (target_id, name, payload)
+                select 1, 'paid', '1' from generate_series(1, 98)";
+    sqlx::raw_sql(many).execute(db.pool()).await.unwrap();
+    let said = run(&db, &["get", "1"]).await.done();
+    let expected = "inbox | more than 100 signals; the oldest: 99 paid, \\u{1b}[2J";
+    assert_eq!(line(&said).as_deref(), Some(expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_history_is_shown() {
     let (db, engine, _) = busy().await;
     let said = run(&db, &["history", "3"]).await.done();
