@@ -280,8 +280,9 @@ impl Outcomes {
         }
         // The message Parse has the statement's name, a zero byte, and the text.
         if let Some(end) = find(request, APPLIES) {
-            let name = request[..end].iter().rposition(|byte| !byte.is_ascii_graphic());
-            self.statement = Some(request[name.map_or(0, |before| before + 1)..=end].to_vec());
+            // Before the name comes the length of the message, whose bytes may look like letters.
+            let name = request[..end].windows(NAME.len()).rposition(|bytes| bytes == NAME);
+            self.statement = name.map(|name| request[name..=end].to_vec());
             self.applied = true;
         // The message Bind has the name and a zero byte.
         } else if self.statement.as_ref().is_some_and(|name| find(request, name).is_some()) {
@@ -293,6 +294,9 @@ impl Outcomes {
 
 /// The zero byte after the name of a statement, and how `commit.sql` and `commit_step.sql` begin.
 const APPLIES: &[u8] = b"\0-- Applies the outcome";
+
+/// How sqlx begins the names of its statements.
+const NAME: &[u8] = b"sqlx_s_";
 
 /// The beginning of `begin.sql`. An outcome before it was applied by a transaction of one
 /// statement.
