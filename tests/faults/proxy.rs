@@ -295,7 +295,7 @@ impl Outcomes {
 /// The zero byte after the name of a statement, and how `commit.sql` and `commit_step.sql` begin.
 const APPLIES: &[u8] = b"\0-- Applies the outcome";
 
-/// How sqlx begins the names of its statements.
+/// The beginning of the names that sqlx gives statements.
 const NAME: &[u8] = b"sqlx_s_";
 
 /// The beginning of `begin.sql`. An outcome before it was applied by a transaction of one

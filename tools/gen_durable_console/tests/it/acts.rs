@@ -17,7 +17,7 @@ async fn p80_a_form_acts_once(pool: PgPool) -> Result<(), Error> {
     until(&pool, 1, "parked").await?;
     let act = format!("deed=pause&on=instance&id={id}");
     let form = format!("once={}", "a".repeat(64));
-    // What is refused may be sent again.
+    // A form that was refused may be sent again.
     let refused = site.act("ada", &format!("deed=kill&on=instance&id={id}"), &form).await?;
     assert_eq!(refused.status, 400, "{refused:?}");
     done(&site, &act, &form).await?;
