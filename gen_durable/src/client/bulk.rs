@@ -180,8 +180,8 @@ impl<I: AnyId<Id = I>, D: Does> Bulk<I, D> {
         let mut before = i64::MAX;
         loop {
             let began = Instant::now();
-            let found = self.instances.find(before, BATCH_MAX).await.map_err(of_find)?;
-            locked.extend(batch.act_on(client, found.ids, &mut counts).await?);
+            let found = Box::pin(self.instances.find(before, BATCH_MAX)).await.map_err(of_find)?;
+            locked.extend(Box::pin(batch.act_on(client, found.ids, &mut counts)).await?);
             if let Some(progress) = &mut self.progress
                 && progress(&counts).is_break()
             {
@@ -201,7 +201,8 @@ impl<I: AnyId<Id = I>, D: Does> Bulk<I, D> {
             tokio::time::sleep(PAUSE).await;
             let again = std::mem::take(&mut locked);
             for ids in again.chunks(BATCH_MAX) {
-                locked.extend(batch.act_on(client, ids.to_vec(), &mut counts).await?);
+                let acted = Box::pin(batch.act_on(client, ids.to_vec(), &mut counts));
+                locked.extend(acted.await?);
             }
         }
         counts.locked = locked.len() as u64;

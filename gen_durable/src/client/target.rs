@@ -64,7 +64,7 @@ impl Target<'_> {
     ) -> Result<Vec<Result<i64, Duplicate>>, InsertError> {
         let target = self.with_receivers(&mut rows).await?;
         match target {
-            Self::Client(client) => client.insert_many(rows).await,
+            Self::Client(client) => Box::pin(client.insert_many(rows)).await,
             Self::Pool(pool) => Box::pin(insert_on_pool(pool, rows)).await,
             Self::Connection(connection) => Box::pin(insert_in_transaction(connection, rows)).await,
         }
@@ -77,7 +77,7 @@ impl Target<'_> {
     ) -> Result<Found, SignalError> {
         let target = self.with_receivers(std::slice::from_mut(&mut row)).await?;
         Ok(match target {
-            Self::Client(client) => client.insert_or_signal(row, signal).await?,
+            Self::Client(client) => Box::pin(client.insert_or_signal(row, signal)).await?,
             Self::Pool(pool) => Box::pin(insert_or_signal_on_pool(pool, row, signal)).await?,
             Self::Connection(connection) => {
                 Box::pin(insert_or_signal_in_transaction(connection, row, signal)).await?
