@@ -113,8 +113,8 @@ async fn p76_tables_that_are_not_vacuumed_are_found() {
         &pool,
         "alter table gen_durable.signals set (autovacuum_enabled = off);
          insert into gen_durable.queues (name) values ('q');
-         insert into gen_durable.history_default (id, day, instance_id, fsm, fsm_version, step, attempt, outcome, started_at, ended_at)
-         select 1, current_date + 100, 1, 'm', 1, 's', 0, 'done', now(), now()",
+         insert into gen_durable.history (day, instance_id, fsm, fsm_version, step, attempt, outcome, started_at, ended_at)
+         select current_date + 100, 1, 'm', 1, 's', 0, 'done', now(), now()",
     )
     .await;
     sql(
