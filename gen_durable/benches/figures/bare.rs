@@ -377,6 +377,7 @@ async fn insert_children(
         .bind("checkout")
         .bind(0_i16)
         .bind(parent)
+        .bind(None::<&str>)
         .fetch_one(connection)
         .await?;
     Ok(answer.try_get(0)?)
@@ -414,7 +415,11 @@ pub async fn fan_out(
             .await?;
         commit(&mut transaction, worker, child, &mut rows, Outcome::Done).await?;
         let ended: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        sqlx::query(REPORT).bind(ended).fetch_one(&mut *transaction).await?;
+        sqlx::query(REPORT)
+            .bind(ended)
+            .bind(None::<Vec<&str>>)
+            .fetch_one(&mut *transaction)
+            .await?;
         transaction.commit().await?;
     }
     let mut transaction = begin(connection).await?;
@@ -436,6 +441,7 @@ pub async fn deliver(connection: &mut PgConnection, targets: &[i64]) -> Result<(
         .bind(false)
         .bind(None::<&str>)
         .bind(vec![None::<&str>; count])
+        .bind(None::<Vec<&str>>)
         .fetch_all(connection)
         .await?;
     Ok(())
