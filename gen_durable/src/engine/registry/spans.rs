@@ -54,11 +54,12 @@ pub(super) fn begin(work: &mut Work, version: u32, by: By) -> Span {
 /// end to another instance passes the span's context on.
 pub(super) fn end(work: &mut Work, run: &mut Result<Run, StepError>) {
     let Some(span) = work.trace.end() else { return };
-    span.record("duration", work.began.elapsed().as_secs_f64());
+    let duration = work.began.elapsed().as_secs_f64();
     match run {
         Ok(Run::Ran(ran)) => {
             let attempt = i32::try_from(work.instance.attempt).unwrap_or(i32::MAX);
-            span.record("outcome", ran.commit.outcome(attempt));
+            // One call: a subscriber formats the values of each.
+            tracing::record_all!(span, outcome = ran.commit.outcome(attempt), duration = duration);
             for context in work.inbox.trace_contexts(&ran.commit.consumed) {
                 trace::link(&span, context);
             }
