@@ -6,6 +6,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::OnceLock,
+    time::{Duration, Instant},
 };
 
 use tracing::Span;
@@ -124,7 +125,8 @@ fn ask<T>(question: impl FnOnce(&dyn Hook) -> T) -> Option<T> {
 #[derive(Default)]
 pub(crate) struct Trace {
     origin: Option<Stored>,
-    span: Option<Span>,
+    /// The span of the run under way, and when it began.
+    span: Option<(Span, Instant)>,
 }
 
 struct Stored {
@@ -152,21 +154,21 @@ impl Trace {
             to(&origin.context)
         });
         ask(|hook| hook.begin(span, format_args!("{machine}.{step}"), origin));
-        self.span = Some(span.clone());
+        self.span = Some((span.clone(), Instant::now()));
     }
 
-    /// Returns the span of the run that has ended.
+    /// Returns the span of the run that has ended, and how long the run took.
     ///
     /// The next steps on this claim go on at once. If the run began a trace that is only linked to
     /// the origin, they are children of its span.
-    pub(crate) fn end(&mut self) -> Option<Span> {
-        let span = self.span.take()?;
+    pub(crate) fn end(&mut self) -> Option<(Span, Duration)> {
+        let (span, began) = self.span.take()?;
         if let Some(origin) = self.origin.as_mut().filter(|origin| origin.linked)
             && let Some(context) = context(&span)
         {
             *origin = Stored { context, linked: false };
         }
-        Some(span)
+        Some((span, began.elapsed()))
     }
 }
 

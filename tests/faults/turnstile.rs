@@ -74,7 +74,7 @@ async fn pass(passage: &Passage, weight: u32) -> std::io::Result<()> {
 ///
 /// # Errors
 ///
-/// What is wrong with the text.
+/// The reason why the text has no bounds.
 pub fn bounds(text: &str) -> Result<Limit, String> {
     let numbers: Vec<Option<u32>> = text
         .split(',')

@@ -97,7 +97,7 @@ pub enum OperateError {
     InvalidLimit {
         /// The name.
         limit: String,
-        /// What is wrong with them.
+        /// The reason why they are refused.
         why: &'static str,
     },
     /// Another instance holds the unique key now.

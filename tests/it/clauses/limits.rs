@@ -121,7 +121,7 @@ async fn p70_runs_come_in_beside_those_of_all_living_workers() {
         "bucket, limit_name, workers, held, said: 'b', 'a', '{9,5,4,6,2}', '{1,1,9,9,9}', '{1,1,1,1,1}'",
     ];
     insert(pool, "limit_buckets", &known).await;
-    // What a worker has counts until it was removed, and for a moment more.
+    // The runs of a worker count until it was removed, and for a moment more.
     assert_eq!(
         take(pool, (7, 1), &[("b", "a", 0, 1, "{1,2,3,4}")]).await,
         json!([[1, [1, 2, 3], 5]])

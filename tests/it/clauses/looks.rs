@@ -20,8 +20,8 @@ const SOON: &str = "1970-01-12T13:46:40.000001+00:00";
 /// The microseconds by which a run may be admitted before its time.
 const AHEAD: i64 = 50;
 
-/// What a look has found: the queues of the rows that came in, the number of buckets, the time, and
-/// that until another one is due.
+/// The findings of a look: the queues of the rows that came in, the number of buckets, the time,
+/// and that until another one is due.
 type Woken = (Vec<String>, i64, i64, Option<i64>);
 
 async fn wake(connection: &mut PgConnection, most: i64, early: &[&str], late: i64) -> Woken {

@@ -126,7 +126,7 @@ async fn p44_operators_set_and_reset_the_bounds_of_a_limit() {
     assert_eq!((bounds.per, bounds.burst), (Some((100, Duration::from_secs(10))), Some(20)));
     assert_eq!(bounds.to_string(), "10 at once, 100 per 10s, burst 20");
 
-    // What is set replaces all that is declared.
+    // The bounds that are set replace all that are declared.
     let before = SystemTime::now() - Duration::from_mins(1);
     let slow = Limit::new().per(3, Duration::from_millis(1500));
     stripe.set(slow).by("ada").reason("they are down").execute(&client).await.unwrap();
@@ -284,7 +284,7 @@ async fn p44_buckets_show_what_runs_and_who_waits_until_when() {
     let pool = db.pool();
     let (hour, used_until) = later();
     bucket(pool, "stripe", &[1, 2, 3, 4], &[2, 50, 3, 70], used_until).await;
-    // Of another limit, of which the name begins like this one's.
+    // This bucket is of another limit, whose name begins like this one's.
     bucket(pool, "stripe test", &[1], &[1], 0).await;
     let stripe = client.limit("stripe");
     let idle = stripe.buckets(None).await.unwrap();
@@ -306,7 +306,7 @@ async fn p44_buckets_show_what_runs_and_who_waits_until_when() {
     assert_eq!(full.until, Some(hour - Duration::from_millis(1900)));
     waits(pool, "stripe", 0, 24).await;
     assert_eq!(stripe.buckets(None).await.unwrap()[0].waiting, Count::AtLeast(1000));
-    // What is set is in force.
+    // The bounds that are set are in force.
     stripe.set(Limit::new().per(1, Duration::from_mins(1))).execute(&client).await.unwrap();
     assert_eq!(stripe.buckets(None).await.unwrap()[0].until, Some(hour));
     stripe.set(Limit::new().at_once(1)).execute(&client).await.unwrap();

@@ -70,10 +70,11 @@ impl Loaded {
         self.beyond.clone()
     }
 
-    /// Returns the contexts of the senders of these signals, each once.
+    /// Returns the contexts of the senders of these signals, each once. The signals are sorted by
+    /// their ids.
     pub(super) fn trace_contexts(&self, consumed: &[i64]) -> BTreeSet<&str> {
         let sent = self.signals.iter().filter(|signal| signal.trace_context.is_some());
-        let taken = sent.filter(|signal| consumed.contains(&signal.id));
+        let taken = sent.filter(|signal| consumed.binary_search(&signal.id).is_ok());
         taken.filter_map(|signal| signal.trace_context.as_deref()).collect()
     }
 

@@ -53,33 +53,35 @@ pub(super) fn begin(work: &mut Work, version: u32, by: By) -> Span {
 /// Ends the span of a run, if there is one. `duration` is in seconds. An outcome that reports an
 /// end to another instance passes the span's context on.
 pub(super) fn end(work: &mut Work, run: &mut Result<Run, StepError>) {
-    let Some(span) = work.trace.end() else { return };
-    let duration = work.began.elapsed().as_secs_f64();
-    match run {
+    let Some((span, took)) = work.trace.end() else { return };
+    let (outcome, is_error) = match run {
         Ok(Run::Ran(ran)) => {
             let attempt = i32::try_from(work.instance.attempt).unwrap_or(i32::MAX);
-            // One call: a subscriber formats the values of each.
-            tracing::record_all!(span, outcome = ran.commit.outcome(attempt), duration = duration);
             for context in work.inbox.trace_contexts(&ran.commit.consumed) {
                 trace::link(&span, context);
             }
             if ran.commit.reports_to().is_some() {
                 ran.commit.trace_context = trace::context(&span);
             }
+            (ran.commit.outcome(attempt), false)
         }
-        Ok(Run::TakesTransaction(_)) => {}
-        Err(error) => {
-            span.record("otel.status_code", "ERROR");
-            span.record(
-                "outcome",
-                match error.kind() {
-                    StepErrorKind::Failed => "error",
-                    StepErrorKind::Panicked => "panic",
-                    StepErrorKind::TimedOut => "timeout",
-                    StepErrorKind::Rejected => "rejected",
-                    StepErrorKind::Undecodable => "undecodable",
-                },
-            );
-        }
+        Ok(Run::TakesTransaction(_)) => return,
+        Err(error) => (failure(error.kind()), true),
+    };
+    // One call: a subscriber formats the values of each.
+    tracing::record_all!(span, outcome = outcome, duration = took.as_secs_f64());
+    if is_error {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// Returns the name of a run that failed.
+fn failure(kind: StepErrorKind) -> &'static str {
+    match kind {
+        StepErrorKind::Failed => "error",
+        StepErrorKind::Panicked => "panic",
+        StepErrorKind::TimedOut => "timeout",
+        StepErrorKind::Rejected => "rejected",
+        StepErrorKind::Undecodable => "undecodable",
     }
 }

@@ -72,8 +72,8 @@ changed as (
             else least(i.eligible_at, gen_durable.now())
         end,
         blocked_by = case
-            -- A pause of its own outlives the end, and a retry. What holds back a step (its pause,
-            -- its limit) does not.
+            -- A pause of its own outlives the end, and a retry. The pause and the limit of a step
+            -- do not.
             when d.deed = 'cancelled' then i.blocked_by & 8
             when d.deed = 'goes' then i.blocked_by & ~20
             when d.deed = 'asked' and i.status <> 'executing' then i.blocked_by | 2

@@ -1,7 +1,7 @@
 -- Makes a delayed instance due now, and writes that into the audit. Calls of operators run it.
 --
--- Invariant: nothing but the time from which the row may run is changed. What blocks the row still
--- does: its partition key, a pause, a limit.
+-- Invariant: nothing but the time from which the row may run is changed. Its partition
+-- key, a pause or a limit blocks the row as before.
 --
 -- $1 bigint[]: the instances
 -- $2 text:     the machine that they must be of; null for any

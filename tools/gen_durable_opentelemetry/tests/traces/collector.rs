@@ -29,6 +29,8 @@ pub(crate) struct Seen {
     pub(crate) parent: String,
     /// The spans that it is linked to.
     pub(crate) links: Vec<String>,
+    /// The time from its start to its end, in seconds.
+    pub(crate) took: f64,
     pub(crate) is_error: bool,
     pub(crate) attributes: Value,
 }
@@ -88,6 +90,7 @@ fn seen(span: &Value) -> Seen {
         span: text("span"),
         parent: text("parent"),
         links: links.filter_map(|link| link.as_str().map(str::to_owned)).collect(),
+        took: span["took"].as_f64().unwrap_or_default(),
         is_error: span["is_error"] == true,
         attributes: span["attributes"].clone(),
     }
@@ -131,6 +134,7 @@ impl SpanExporter for Lines {
                 "span": span.span_context.span_id().to_string(),
                 "parent": span.parent_span_id.to_string(),
                 "links": links,
+                "took": span.end_time.duration_since(span.start_time).unwrap_or_default().as_secs_f64(),
                 "is_error": matches!(span.status, Status::Error { .. }),
                 "attributes": attributes,
             });

@@ -57,6 +57,8 @@ pub(crate) enum Parcel {
 impl Parcel {
     async fn pack(cx: Context<Self>) -> StepResult<Self> {
         if cx.attempt() == 0 {
+            // It takes a time that the span of `handle` must not have.
+            tokio::time::sleep(Duration::from_millis(100)).await;
             return Err("the printer is out of paper".into());
         }
         let amount = cx.state;

@@ -141,6 +141,12 @@ async fn p79_a_request_its_steps_a_signal_a_child_and_a_retry_form_traces() -> R
     assert_eq!(runs[0].attribute("outcome"), "error");
     assert_eq!((&handle[0].trace, &handle[0].parent), (&ship.trace, &ship.span));
 
+    // Each run says how long it took, and an error says so too.
+    for run in [runs[0], handle[0], runs[1]] {
+        let duration: f64 = run.attribute("duration").parse()?;
+        assert!(duration > 0.0 && duration <= run.took + 0.001, "{run:?}");
+    }
+
     // The retry waited, so it begins a trace that is linked to the spawning step.
     assert!(runs[1].is_root());
     assert_eq!(runs[1].links, std::slice::from_ref(&ship.span));
