@@ -433,9 +433,9 @@ pub mod operate {
             HistoryEntry, Illness, Inbox, InboxEntry, InsertByName, InstanceHandle, Instances,
             Kill, LimitAction, LimitEntry, LimitHandle, LimitOverride, LimitReset, Limited, List,
             MachineEntry, MachineHandle, Page, Pause, PauseEntry, PauseScope, QueueEntry,
-            QueueHandle, ResetLimit, Resume, Resumed, Retried, Retry, RunNow, ScheduleAction,
-            ScheduleEntry, ScheduleHandle, SchedulePause, ScopeAction, SetLimit, Severity,
-            StepCount, Tree, TreeNode, Waiting, Waits, WorkerEntry,
+            QueueHandle, ResetLimit, Resume, Resumed, Retried, Retry, RunEntry, RunNow, RunPage,
+            ScheduleAction, ScheduleEntry, ScheduleHandle, SchedulePause, ScopeAction, SetLimit,
+            Severity, StepCount, Tree, TreeNode, Waiting, Waits, WorkerEntry,
         },
         error::{InsertByNameError, OperateError},
     };

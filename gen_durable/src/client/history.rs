@@ -20,6 +20,9 @@ impl<A: AnyId + Clone> InstanceHandle<A> {
     /// Returns what the instance has done, as far as the [`History`](crate::History) of its machine
     /// records it. The newest entry comes last. It returns the newest 1,000 entries at most.
     ///
+    /// It reads the states too, if they are recorded. [`runs`](Self::runs) reads none, and goes as
+    /// far back as the history does.
+    ///
     /// It is empty if nothing was recorded, if the instance was deleted, or if no instance holds
     /// the unique key. Retention deletes the instance and its history each in its own time, so the
     /// history of an instance may outlive it.
@@ -51,19 +54,66 @@ impl<A: AnyId + Clone> InstanceHandle<A> {
     /// a unique key; the database failed. The role of the connection must be allowed to read the
     /// history: the worker and the operator may.
     pub async fn history(&self) -> Result<Vec<HistoryEntry<A::Id>>, FindError> {
+        self.entries(i64::MAX, ENTRIES_MAX).await
+    }
+
+    /// Returns an entry of the [`history`](Self::history) by its number. None if the instance has
+    /// no such entry, or not any more.
+    ///
+    /// ```
+    /// # use gen_durable::prelude::*;
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let instance = client.instance_by_id(42);
+    /// if let Some(entry) = instance.history_entry(1234).await? {
+    ///     println!("{} left {:?}", entry.step, entry.state_json());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`history`](Self::history).
+    pub async fn history_entry(
+        &self,
+        entry: i64,
+    ) -> Result<Option<HistoryEntry<A::Id>>, FindError> {
+        let newest = self.entries(entry, 1).await?.pop();
+        Ok(newest.filter(|found| found.id == entry))
+    }
+
+    /// Returns the newest entries up to the entry `newest`, the newest last.
+    async fn entries(
+        &self,
+        newest: i64,
+        entries_max: i64,
+    ) -> Result<Vec<HistoryEntry<A::Id>>, FindError> {
         let client = &self.client;
         let connections = &client.inner.connections;
         let id = client.id_of::<A, FindError>(self.address.clone()).await?;
         let Ok(id) = id else { return Ok(Vec::new()) };
         let look = async {
             let mut connection = connections.get().await?;
-            let look = storage::history(&mut connection, id, ENTRIES_MAX);
+            let look = storage::history(&mut connection, id, newest, entries_max);
             let result = connections.within(look).await;
             connection.done(result)
         };
         let found = look.await.map_err(DatabaseError::new("read the history of an instance"));
         let found = found.inspect_err(|error| connections.tell(error))?;
-        found.into_iter().map(|recorded| HistoryEntry::of::<A>(id, recorded)).collect()
+        found
+            .into_iter()
+            .map(|(recorded, state)| HistoryEntry::of::<A>(id, recorded, state))
+            .collect()
+    }
+}
+
+/// Checks that a typed address has found an entry of its own machine.
+pub(super) fn check_machine<A: AnyId>(id: i64, recorded: &Recorded) -> Result<(), FindError> {
+    match A::machine() {
+        Some(expected) if recorded.fsm != expected => {
+            Err(FindError::WrongMachine { id, expected, found: recorded.fsm.clone() })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -108,12 +158,12 @@ pub struct HistoryEntry<I = i64> {
 }
 
 impl<I> HistoryEntry<I> {
-    fn of<A: AnyId<Id = I>>(id: i64, recorded: Recorded) -> Result<Self, FindError> {
-        if let Some(expected) = A::machine()
-            && recorded.fsm != expected
-        {
-            return Err(FindError::WrongMachine { id, expected, found: recorded.fsm });
-        }
+    fn of<A: AnyId<Id = I>>(
+        id: i64,
+        recorded: Recorded,
+        state: Option<String>,
+    ) -> Result<Self, FindError> {
+        check_machine::<A>(id, &recorded)?;
         Ok(Self {
             id: recorded.id,
             instance: A::id(id),
@@ -127,7 +177,7 @@ impl<I> HistoryEntry<I> {
             started_at: recorded.started_at,
             ended_at: recorded.ended_at,
             worker: recorded.worker,
-            state: recorded.state,
+            state,
             raw: id,
         })
     }

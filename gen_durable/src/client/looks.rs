@@ -1,5 +1,5 @@
-//! Looks at what the fleet does: its queues, workers and machines, what operators did, what waits
-//! in an inbox, and who reports to whom.
+//! Looks at what the fleet does: its queues, workers and machines, what operators did, what an
+//! instance did, what waits in its inbox, and who reports to whom.
 //!
 //! Invariant: a look examines a bounded number of rows, however many instances there are, and reads
 //! no state. Only a look at an inbox reads payloads.
@@ -8,6 +8,7 @@ mod audit;
 mod inbox;
 mod machines;
 mod queues;
+mod runs;
 mod tree;
 mod workers;
 
@@ -18,6 +19,7 @@ pub use self::{
     inbox::{Inbox, InboxEntry},
     machines::{MachineEntry, StepCount},
     queues::{Depth, QueueEntry, Waits},
+    runs::{RunEntry, RunPage},
     tree::{Tree, TreeNode},
     workers::WorkerEntry,
 };

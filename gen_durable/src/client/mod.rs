@@ -57,8 +57,8 @@ pub use self::{
     },
     listing::{Count, Cursor, Entry, Instances, List, Page},
     looks::{
-        Audit, AuditEntry, AuditPage, Depth, Inbox, InboxEntry, MachineEntry, QueueEntry,
-        StepCount, Tree, TreeNode, Waits, WorkerEntry,
+        Audit, AuditEntry, AuditPage, Depth, Inbox, InboxEntry, MachineEntry, QueueEntry, RunEntry,
+        RunPage, StepCount, Tree, TreeNode, Waits, WorkerEntry,
     },
     schedules::{Asked, ScheduleAction, ScheduleEntry, ScheduleHandle, SchedulePause},
     scopes::{MachineHandle, PauseEntry, PauseScope, QueueHandle, ScopeAction},

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::{
     begin, micros, notify,
@@ -20,6 +20,7 @@ const DELETE_HISTORY: &str = include_str!("sql/delete_history.sql");
 const FORK: &str = include_str!("sql/fork.sql");
 const HISTORY: &str = include_str!("sql/history.sql");
 const KEEP_HISTORY: &str = include_str!("sql/keep_history.sql");
+const LIST_RUNS: &str = include_str!("sql/list_runs.sql");
 const RECORD_HISTORY: &str = include_str!("sql/record_history.sql");
 const RECORD_LOST: &str = include_str!("sql/record_lost.sql");
 
@@ -39,7 +40,7 @@ pub(crate) struct Record {
     pub(crate) has_state: bool,
 }
 
-/// An entry of the history, as it is stored.
+/// An entry of the history, as it is stored, without its state.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorded {
     pub(crate) id: i64,
@@ -50,7 +51,6 @@ pub(crate) struct Recorded {
     pub(crate) outcome: String,
     pub(crate) next_step: Option<String>,
     pub(crate) error: Option<String>,
-    pub(crate) state: Option<String>,
     pub(crate) started_at: SystemTime,
     pub(crate) ended_at: SystemTime,
     pub(crate) worker: Option<i64>,
@@ -164,28 +164,65 @@ pub(super) async fn record_lost(
     Ok(())
 }
 
-/// Returns the newest entries of an instance's history, at most `entries_max`, the newest last.
+impl Recorded {
+    /// Reads the columns that all statements of the history have.
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            fsm: row.try_get("fsm")?,
+            fsm_version: row.try_get("fsm_version")?,
+            step: row.try_get("step")?,
+            attempt: row.try_get("attempt")?,
+            outcome: row.try_get("outcome")?,
+            next_step: row.try_get("next_step")?,
+            error: row.try_get("error")?,
+            started_at: time(row.try_get("started_at")?),
+            ended_at: time(row.try_get("ended_at")?),
+            worker: row.try_get("worker")?,
+        })
+    }
+}
+
+/// Returns the entries of an instance's history with their states: the newest ones up to the entry
+/// `newest`, at most `entries_max`. The newest comes last.
 pub(crate) async fn history(
     connection: &mut PgConnection,
     id: i64,
+    newest: i64,
     entries_max: i64,
-) -> Result<Vec<Recorded>, sqlx::Error> {
-    let rows = sqlx::query(HISTORY).bind(id).bind(entries_max).fetch_all(connection).await?;
+) -> Result<Vec<(Recorded, Option<String>)>, sqlx::Error> {
+    let found = sqlx::query(HISTORY).bind(id).bind(newest).bind(entries_max);
+    let rows = found.fetch_all(connection).await?;
+    rows.iter().map(|row| Ok((Recorded::read(row)?, row.try_get("state")?))).collect()
+}
+
+/// An entry of the history in a list.
+#[derive(Debug)]
+pub(crate) struct RunRow {
+    /// Its error may be cut.
+    pub(crate) recorded: Recorded,
+    pub(crate) error_cut: bool,
+    /// The bytes of the state in the table.
+    pub(crate) state_size: Option<i32>,
+}
+
+/// Lists the entries of an instance's history before the entry `before`, the newest first, at most
+/// `entries_max`. It cuts each error after `error_max` characters.
+pub(crate) async fn list_runs(
+    connection: &mut PgConnection,
+    id: i64,
+    before: i64,
+    entries_max: i64,
+    error_max: i32,
+) -> Result<Vec<RunRow>, sqlx::Error> {
+    let found = sqlx::query(LIST_RUNS).bind(id).bind(before).bind(entries_max).bind(error_max);
+    let rows = found.fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
-            Ok(Recorded {
-                id: row.try_get(0)?,
-                fsm: row.try_get(1)?,
-                fsm_version: row.try_get(2)?,
-                step: row.try_get(3)?,
-                attempt: row.try_get(4)?,
-                outcome: row.try_get(5)?,
-                next_step: row.try_get(6)?,
-                error: row.try_get(7)?,
-                state: row.try_get(8)?,
-                started_at: time(row.try_get(9)?),
-                ended_at: time(row.try_get(10)?),
-                worker: row.try_get(11)?,
+            Ok(RunRow {
+                recorded: Recorded::read(row)?,
+                error_cut: row.try_get("error_cut")?,
+                state_size: row.try_get("state_size")?,
             })
         })
         .collect()

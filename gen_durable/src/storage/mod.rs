@@ -46,7 +46,7 @@ pub(crate) use self::{
         check_keys, check_kinds, check_limits, check_parks, check_pauses, live_children,
         still_parked,
     },
-    history::{Forked, Kept, Record, Recorded, fork, history, keep_history},
+    history::{Forked, Kept, Record, Recorded, RunRow, fork, history, keep_history, list_runs},
     inbox::load_inbox,
     insert::{Birth, Born, Inserted, insert, unique_holders},
     insert_or_signal::{Found, insert_or_signal},

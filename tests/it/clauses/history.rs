@@ -209,10 +209,15 @@ async fn p70_the_newest_entries_of_an_instance_are_read_and_all_are_deleted() {
               as h (id, day)",
     )
     .await;
+    sql(pool, "update gen_durable.history set error = 'wh', state = null where id = 5").await;
+    sql(pool, "update gen_durable.history set error = null, state = null where id = 3").await;
     let mut connection = without_indexes(pool).await;
     let history = include_str!("../../../gen_durable/src/storage/sql/history.sql");
-    let found =
-        sqlx::query(history).bind(2_i64).bind(4_i64).fetch_all(&mut connection).await.unwrap();
+    let newest = sqlx::query(history).bind(2_i64).bind(7_i64).bind(2_i64);
+    let newest = newest.fetch_all(&mut connection).await.unwrap();
+    assert_eq!(newest.iter().map(|row| row.get(0)).collect::<Vec<i64>>(), [5, 7]);
+    let all = sqlx::query(history).bind(2_i64).bind(i64::MAX).bind(4_i64);
+    let found = all.fetch_all(&mut connection).await.unwrap();
     let ids: Vec<i64> = found.iter().map(|row| row.get(0)).collect();
     assert_eq!(ids, [3, 5, 7, 9]);
     let of = &found[3];
@@ -222,8 +227,34 @@ async fn p70_the_newest_entries_of_an_instance_are_read_and_all_are_deleted() {
         (of.get(8), of.get(9), of.get(10), of.get(11)),
         (r#"{"n":7}"#, 9_000_000_i64, 10_000_000_i64, 9_i64)
     );
+    runs_are_listed(&mut connection).await;
     let delete = include_str!("../../../gen_durable/src/storage/sql/delete_history.sql");
     sqlx::query(delete).bind([2_i64].as_slice()).execute(&mut connection).await.unwrap();
     let left = "select json_agg(id order by id) from gen_durable.history";
     assert_eq!(see(pool, left).await, json!([2, 4]));
+}
+
+async fn runs_are_listed(connection: &mut sqlx::PgConnection) {
+    let list = include_str!("../../../gen_durable/src/storage/sql/list_runs.sql");
+    let list = sqlx::query(list).bind(2_i64).bind(9_i64).bind(3_i64).bind(2_i32);
+    let found = list.fetch_all(connection).await.unwrap();
+    let ids: Vec<i64> = found.iter().map(|row| row.get("id")).collect();
+    assert_eq!(ids, [7, 5, 3]);
+    let of = &found[0];
+    assert_eq!((of.get("fsm"), of.get("fsm_version"), of.get("step")), ("m", 2, "s"));
+    assert_eq!((of.get("attempt"), of.get("outcome"), of.get("next_step")), (3, "next", "t"));
+    assert_eq!((of.get("error"), of.get("error_cut")), ("wh", true));
+    assert_eq!(
+        (of.get("started_at"), of.get("ended_at"), of.get("worker")),
+        (7_000_000_i64, 8_000_000_i64, 9_i64)
+    );
+    let size: i32 = of.get("state_size");
+    assert!((7..=11).contains(&size), "{size}");
+    for (id, error, cut, size) in
+        [(5_i64, Some("wh"), false, None::<i32>), (3, None::<&str>, false, None)]
+    {
+        let of = found.iter().find(|row| row.get::<i64, _>("id") == id).unwrap();
+        assert_eq!((of.get("error"), of.get("error_cut")), (error, cut), "{id}");
+        assert_eq!(of.get::<Option<i32>, _>("state_size"), size, "{id}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Reading the history: by id and by key, typed and not, and by which role.
 
-use gen_durable::{Engine, FindError, prelude::*};
+use gen_durable::{Engine, FindError, operate::Page, prelude::*};
 use gen_durable_migrate::roles;
 use sqlx::PgPool;
 
@@ -85,6 +85,77 @@ async fn p73_a_handle_reads_the_history_newest_last() {
     engine.shutdown().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn p73_pages_of_runs_have_no_states_and_reach_the_whole_history() {
+    use states::Course;
+    let db = database().await;
+    let pool = db.pool();
+    let engine = engine(&db).machine::<Course>().machine::<Ending>().start().await.unwrap();
+    let client = engine.client();
+    let key = Course::insert(0).unique_key("k").unique_while(Status::ALL.to_vec());
+    let id = key.execute(&engine).await.unwrap();
+    until(pool, id, "awaiting_signal").await;
+    Course::signal_go(id, Go).execute(&engine).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
+    let history = client.instance(id).history().await.unwrap();
+    for page in [
+        client.instance(id).runs(Page::first()).await.unwrap(),
+        client.instance(Course::by_key("k")).runs(Page::first()).await.unwrap(),
+    ] {
+        assert_eq!(page.next, None);
+        assert_eq!(page.entries.len(), history.len());
+        for (run, entry) in page.entries.iter().rev().zip(&history) {
+            assert_eq!((run.id, &run.machine, run.version), (entry.id, &entry.machine, 1));
+            assert_eq!((&run.step, run.attempt), (&entry.step, entry.attempt));
+            assert_eq!((&run.outcome, &run.next_step), (&entry.outcome, &entry.next_step));
+            assert_eq!((&run.error, run.error_cut), (&entry.error, false));
+            assert_eq!((run.started_at, run.ended_at), (entry.started_at, entry.ended_at));
+            assert_eq!(run.worker, entry.worker);
+            let shown = entry.state_json().unwrap().len();
+            assert!(run.state_size.is_some_and(|size| (1..=4).contains(&(size as usize - shown))));
+        }
+    }
+    // One entry is read with its state, by its own number alone.
+    let third = &history[2];
+    let found = client.instance(id).history_entry(third.id).await.unwrap().unwrap();
+    assert_eq!((found.id, found.state_json()), (third.id, third.state_json()));
+    rows(pool, id.get() + 1, 1).await;
+    let foreign = client.instance(id.get() + 1).history().await.unwrap()[0].id;
+    for none in [history[0].id - 1, foreign, i64::MAX, i64::MIN] {
+        assert!(client.instance(id).history_entry(none).await.unwrap().is_none(), "{none}");
+    }
+    let other = client.instance(InstanceId::<Ending>::from_raw(id.get()));
+    let refused = other.runs(Page::first()).await;
+    assert!(matches!(refused, Err(FindError::WrongMachine { .. })), "{refused:?}");
+    assert!(other.history_entry(third.id).await.is_err());
+    let nobody = client.instance(Course::by_key("nobody"));
+    assert_eq!(nobody.runs(Page::first()).await.unwrap().entries, []);
+
+    // A long history is reached page by page, and long errors are cut.
+    rows(pool, 77, 1200).await;
+    let error = "é".repeat(1_001);
+    sqlx::query("update gen_durable.history set error = $1 where instance_id = 77 and attempt = 7")
+        .bind(&error)
+        .execute(pool)
+        .await
+        .unwrap();
+    let (mut attempts, mut page) = (Vec::new(), Page::first());
+    loop {
+        let runs = client.instance(77_i64).runs(page.size(500)).await.unwrap();
+        for run in &runs.entries {
+            assert_eq!(run.error_cut, run.attempt == 7);
+            let shown = run.error.as_ref().map(|error| error.chars().count());
+            assert_eq!(shown, (run.attempt == 7).then_some(1_000));
+            attempts.push(run.attempt);
+        }
+        let Some(next) = runs.next else { break };
+        assert_eq!(runs.entries.len(), 500);
+        page = Page::after(next);
+    }
+    assert_eq!(attempts, (1..=1200).rev().collect::<Vec<_>>());
+    engine.shutdown().await.unwrap();
+}
+
 /// The worker records, keeps the partitions and reads; the operator reads; the application does
 /// none of these.
 #[tokio::test(flavor = "multi_thread")]
@@ -116,9 +187,13 @@ async fn p73_each_role_has_its_rights_on_the_history() {
             .unwrap();
     assert_eq!(days, 8);
     engine.shutdown().await.unwrap();
-    let read = Client::new(operator.pool.clone()).instance(id).history().await.unwrap();
-    assert_eq!(read.len(), 1);
-    assert!(Client::new(app.pool.clone()).instance(id).history().await.is_err());
+    let (by_app, by_operator) = (
+        Client::new(app.pool.clone()).instance(id),
+        Client::new(operator.pool.clone()).instance(id),
+    );
+    assert_eq!(by_operator.history().await.unwrap().len(), 1);
+    assert_eq!(by_operator.runs(Page::first()).await.unwrap().entries.len(), 1);
+    assert!(by_app.history().await.is_err() && by_app.runs(Page::first()).await.is_err());
     let keep = "select gen_durable.keep_history('1 day')";
     app.is_refused(&[keep, "select from gen_durable.history", "delete from gen_durable.history"])
         .await;

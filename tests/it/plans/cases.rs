@@ -313,7 +313,8 @@ pub(super) async fn cases(connection: &mut PgConnection) -> Vec<Case> {
         case("record_history", &record(&no), by_id, 0.0..=40.0),
         case("record_history", &record(&yes), by_id, 0.0..=240.0),
         case("record_lost", &[&executing, &seven, &zero], by_id, batch(2)),
-        case("history", &["1", "1000"], &[], 0.0..=20.0),
+        case("history", &["1", "9000", "1000"], &[], 0.0..=20.0),
+        case("list_runs", &["1", "9000", "1000", "100"], &[], 0.0..=20.0),
         case("delete_history", &["'{1}'"], &[], 0.0..=20.0),
         case(
             "cancel",

@@ -107,6 +107,7 @@ async fn every_statement_is_allowed_and_every_grant_is_needed() {
         "list_inbox",
         "list_machines",
         "list_queues",
+        "list_runs",
         "list_workers",
         "ancestors",
         "reporting",
