@@ -4,7 +4,7 @@
 
 use gen_durable::{
     Client,
-    operate::{HistoryEntry, Page},
+    operate::{HistoryEntry, InstanceHandle, Page, RunEntry},
 };
 
 use super::act::each;
@@ -56,9 +56,8 @@ impl Fork {
         each(&addresses, async |address: &Address| {
             let id = address.id(&client).await?;
             let handle = client.instance_by_id(id);
-            let history = handle.history().await?;
-            let entry = self.find(id, &history)?;
-            let fork = handle.fork_from(entry).by(self.operator.name());
+            let entry = self.find(id, &handle).await?;
+            let fork = handle.fork_from(&entry).by(self.operator.name());
             let new = fork.reason(&self.operator.reason).execute(&client).await?;
             let object = || Object::new().with("id", new).with("from", id).with("entry", entry.id);
             out.answer(&format!("instance {new} goes on from instance {id}"), object, Some(new))
@@ -66,12 +65,16 @@ impl Fork {
         .await
     }
 
-    fn find<'a>(&self, id: i64, history: &'a [HistoryEntry]) -> Result<&'a HistoryEntry, Failure> {
-        let goes_on = |entry: &&HistoryEntry| match self.entry {
-            Some(number) => entry.id == number,
-            None => entry.state_json().is_some() && entry.next_step.is_some(),
+    /// Finds the entry of the history to go on from.
+    async fn find(&self, id: i64, handle: &InstanceHandle<i64>) -> Result<HistoryEntry, Failure> {
+        let number = match self.entry {
+            Some(number) => Some(number),
+            None => newest_with_state(handle).await?,
         };
-        let found = history.iter().rev().find(goes_on);
+        let found = match number {
+            Some(number) => handle.history_entry(number).await?,
+            None => None,
+        };
         found.ok_or_else(|| match self.entry {
             Some(number) => Failure::not_found(format!(
                 "the history of instance {id} has no entry {number}; see `gen-durable history {id}`"
@@ -83,6 +86,20 @@ impl Fork {
                 ),
             ),
         })
+    }
+}
+
+/// Returns the newest entry that has a state and a next step.
+async fn newest_with_state(handle: &InstanceHandle<i64>) -> Result<Option<i64>, Failure> {
+    let mut page = Page::first();
+    loop {
+        let runs = handle.runs(page.size(PAGE_MAX)).await?;
+        let goes_on = |run: &&RunEntry| run.state_size.is_some() && run.next_step.is_some();
+        match (runs.entries.iter().find(goes_on), runs.next) {
+            (Some(run), _) => return Ok(Some(run.id)),
+            (None, Some(next)) => page = Page::after(next),
+            (None, None) => return Ok(None),
+        }
     }
 }
 
