@@ -3,6 +3,7 @@
 //! ```text
 //!   first viewer ──► task: look ──► send ──► rest 50 times as long ──► look …
 //!   last viewer leaves ──► the task ends
+//!   the look panics    ──► the task ends, and so do its viewers' streams: they open it again
 //! ```
 //!
 //! Invariant: at most one look of a view is under way for all of its viewers, and none is if nobody
@@ -58,7 +59,7 @@ impl Hub {
         }
         let (sender, receiver) = watch::channel(None);
         views.insert(view.clone(), sender.clone());
-        tokio::spawn(run(Arc::downgrade(inner), view.clone(), sender));
+        tokio::spawn(run(Task { console: Arc::downgrade(inner), view: view.clone(), sender }));
         Ok(receiver)
     }
 
@@ -73,18 +74,44 @@ impl Hub {
         nobody
     }
 
+    /// Forgets a view whose task ends otherwise.
+    fn give_up(&self, view: &View, sender: &watch::Sender<Newest>) {
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another task may watch it by now.
+        if views.get(view).is_some_and(|other| other.same_channel(sender)) {
+            views.remove(view);
+        }
+    }
+
     /// Returns the number of views under watch.
     pub(crate) fn watched(&self) -> usize {
         self.views.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 
-async fn run(console: Weak<Inner>, view: View, sender: watch::Sender<Newest>) {
+/// Forgets the view when its task ends, also by a panic. Otherwise its viewers would wait for a
+/// look that nobody makes.
+struct Task {
+    console: Weak<Inner>,
+    view: View,
+    sender: watch::Sender<Newest>,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(inner) = self.console.upgrade() {
+            inner.hub.give_up(&self.view, &self.sender);
+        }
+    }
+}
+
+async fn run(task: Task) {
+    let Task { console, view, sender } = &task;
     loop {
         // A console that is gone has no viewers: their streams hold it.
         let Some(inner) = console.upgrade() else { return };
         let began = Instant::now();
-        let seen = look(&inner.looks, &inner.runs, &view).await.ok().map(Arc::new);
+        let seen = look(&inner.looks, &inner.runs, view).await.ok().map(Arc::new);
         inner.count_look();
         let rest = rest_after(began.elapsed());
         sender.send_replace(seen);
@@ -95,7 +122,7 @@ async fn run(console: Weak<Inner>, view: View, sender: watch::Sender<Newest>) {
                 () = tokio::time::sleep_until(over.into()) => break,
                 () = sender.closed() => {
                     let Some(inner) = console.upgrade() else { return };
-                    if inner.hub.forget(&view, &sender) {
+                    if inner.hub.forget(view, sender) {
                         return;
                     }
                 }
@@ -136,6 +163,26 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(inner.looked() <= 4);
+        Ok(())
+    }
+
+    #[gen_durable::test]
+    async fn a_task_that_panics_ends_its_viewers_streams_and_the_next_one_begins_anew(
+        pool: gen_durable::testing::PgPool,
+    ) -> Result<(), Full> {
+        let inner = crate::Console::new(pool).inner();
+        let (view, (sender, mut viewer)) = (View::Workers, watch::channel(None));
+        inner.hub.views.lock().expect("no panic").insert(view.clone(), sender.clone());
+        let task = Task { console: Arc::downgrade(&inner), view: view.clone(), sender };
+        let ended = tokio::spawn(async move {
+            let _task = task;
+            panic!("the look panics");
+        });
+        assert!(ended.await.is_err());
+        assert_eq!(inner.hub.watched(), 0);
+        assert!(viewer.changed().await.is_err(), "its stream ends");
+        let mut next = inner.hub.watch(&inner, &view)?;
+        assert!(next.changed().await.is_ok() && next.borrow().is_some());
         Ok(())
     }
 
