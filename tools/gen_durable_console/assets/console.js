@@ -31,9 +31,11 @@
     }
   };
 
-  // Changes only what differs, so that the focus, a selection and what is folded open stay.
+  // Changes only what differs, so that the focus, a selection and what is folded open stay. A row
+  // has the key of what it shows: the link that has the focus never becomes that of another row.
+  const key = (node) => node.dataset?.key;
   const same = (a, b) =>
-    a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.id ?? "") === (b.id ?? "");
+    a.nodeType === b.nodeType && a.nodeName === b.nodeName && key(a) === key(b);
   const morph = (old, fresh) => {
     if (old.nodeType === Node.TEXT_NODE) {
       if (old.data !== fresh.data) old.data = fresh.data;
@@ -50,8 +52,17 @@
     children(old, fresh);
   };
   const children = (old, fresh) => {
+    const kept = new Set([...fresh.children].map(key));
+    for (const child of [...old.children]) {
+      if (key(child) !== undefined && !kept.has(key(child))) child.remove();
+    }
     let at = old.firstChild;
     for (const wanted of [...fresh.childNodes]) {
+      if (at && !same(at, wanted) && key(wanted) !== undefined) {
+        let found = at.nextSibling;
+        while (found && !same(found, wanted)) found = found.nextSibling;
+        if (found) at = old.insertBefore(found, at);
+      }
       if (at && same(at, wanted)) {
         morph(at, wanted);
         at = at.nextSibling;

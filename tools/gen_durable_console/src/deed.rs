@@ -212,7 +212,8 @@ impl Subject {
     /// Returns the page that shows it.
     pub(crate) fn view(&self) -> View {
         match self {
-            Self::Instance(id) | Self::Entry { instance: id, .. } => View::Instance { id: *id },
+            Self::Instance(id) => View::Instance { id: *id, before: None },
+            Self::Entry { instance, entry } => View::Entry { instance: *instance, entry: *entry },
             Self::Instances(filter) => View::Instances { filter: filter.clone(), before: None },
             Self::Queue(_) => View::Queues,
             Self::Machine(name) | Self::Step { machine: name, .. } => {

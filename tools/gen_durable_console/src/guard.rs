@@ -162,6 +162,7 @@ pub(crate) async fn guard(
     let prefix = prefix(&inner, parts.extensions.get::<OriginalUri>(), &parts.uri);
     let mut viewer = Viewer { access: Access::none(), prefix, token: String::new() };
     let mut cookie = None;
+    let is_secure = is_secure(&inner, &parts.headers);
     let checked = check(&inner, &parts.method, &parts.headers, &parts.uri);
     if checked.is_ok() {
         viewer.access = (inner.access)(&parts);
@@ -182,7 +183,16 @@ pub(crate) async fn guard(
         parts.extensions.insert(viewer.clone());
         next.run(Request::from_parts(parts, body)).await
     };
-    complete(response, &viewer, cookie)
+    complete(response, &viewer, cookie.map(|value| (value, is_secure)))
+}
+
+/// True if the browser speaks to the console by HTTPS, as far as the console can know: it speaks
+/// plain HTTP itself. A request that lies about that harms itself alone.
+fn is_secure(inner: &Inner, headers: &HeaderMap) -> bool {
+    let forwarded = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
+    let public = &inner.origins;
+    forwarded.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"))
+        || !public.is_empty() && public.iter().all(|origin| origin.starts_with("https://"))
 }
 
 /// True for what needs no access.
@@ -243,17 +253,22 @@ fn without_port(authority: &str) -> &str {
     }
 }
 
-fn complete(mut response: Response<Body>, viewer: &Viewer, cookie: Option<String>) -> Response {
+fn complete(
+    mut response: Response<Body>,
+    viewer: &Viewer,
+    cookie: Option<(String, bool)>,
+) -> Response {
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    if let Some(cookie) = cookie {
+    if let Some((cookie, is_secure)) = cookie {
         // A path with a semicolon would end the attribute.
         let path = Some(viewer.url("")).filter(|path| !path.contains(';'));
         let path = path.unwrap_or_else(|| "/".to_owned());
-        let set = format!("{COOKIE}={cookie}; HttpOnly; SameSite=Lax; Path={path}");
+        let secure = if is_secure { "; Secure" } else { "" };
+        let set = format!("{COOKIE}={cookie}; HttpOnly; SameSite=Lax; Path={path}{secure}");
         if let Ok(set) = HeaderValue::from_str(&set) {
             headers.append(header::SET_COOKIE, set);
         }

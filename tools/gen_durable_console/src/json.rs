@@ -4,14 +4,11 @@
 //! round numbers beyond 2^53 and forget the order of keys.
 
 /// The most bytes of a value that a page shows.
-const SHOWN_MAX: usize = 64 * 1024;
+pub(crate) const SHOWN_MAX: usize = 64 * 1024;
 
 /// Returns the text with a line for each element, and whether it was cut.
 pub(crate) fn lay_out(json: &str) -> (String, bool) {
-    let mut end = json.len().min(SHOWN_MAX);
-    while !json.is_char_boundary(end) {
-        end -= 1;
-    }
+    let end = json.floor_char_boundary(SHOWN_MAX);
     let mut out = String::with_capacity(end + end / 4);
     let mut depth = 0_usize;
     let mut letters = json[..end].chars().peekable();

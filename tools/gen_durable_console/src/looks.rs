@@ -10,8 +10,8 @@ use gen_durable::{
     error::{DatabaseError, FindError},
     operate::{
         AuditPage, Bucket, Count, Cursor, Depth, Details, Entry, Finding, HistoryEntry, Inbox,
-        LimitEntry, List, MachineEntry, OperateError, Page, PauseEntry, QueueEntry, ScheduleEntry,
-        StepCount, Tree, Waiting, WorkerEntry,
+        LimitEntry, List, MachineEntry, OperateError, Page, PauseEntry, QueueEntry, RunPage,
+        ScheduleEntry, StepCount, Tree, Waiting, WorkerEntry,
     },
 };
 
@@ -27,8 +27,8 @@ pub(crate) const PAGE: usize = 50;
 const RECENT: usize = 8;
 /// The instances that a preview lists.
 const PREVIEW: usize = 10;
-/// The runs of a history that are shown, from the newest back.
-pub(crate) const HISTORY: usize = 200;
+/// The runs of a page of an instance's timeline.
+const RUNS: usize = 100;
 
 /// The longest time that a look may take, with all of its statements.
 const LOOK_MAX: Duration = Duration::from_secs(5);
@@ -48,6 +48,7 @@ pub(crate) enum Model {
     Overview(Overview),
     Instances { list: List, count: Count },
     Instance(Box<Instance>),
+    Entry(Box<HistoryEntry>),
     Machines(Machines),
     Machine(Box<Machine>),
     Queues(Vec<QueueEntry>),
@@ -91,7 +92,8 @@ pub(crate) struct Machine {
 pub(crate) struct Instance {
     pub(crate) id: i64,
     pub(crate) details: Option<Details>,
-    pub(crate) history: Vec<HistoryEntry>,
+    /// A part of what it did.
+    pub(crate) runs: RunPage,
     pub(crate) pauses: Vec<PauseEntry>,
     pub(crate) machine: Option<MachineEntry>,
     pub(crate) inbox: Option<Inbox>,
@@ -170,12 +172,19 @@ async fn model(client: &Client, runs: &Runs, view: &View) -> Result<Model, Unsee
     Ok(match view {
         View::Overview => Model::Overview(overview(client).await?),
         View::Instances { filter, before } => {
-            let page = before.map_or(Page::first(), |id| Page::after(Cursor::from_raw(id)));
             let chosen = filter.on(client);
-            let list = chosen.list(page.size(PAGE)).await?;
+            let list = chosen.list(page(*before).size(PAGE)).await?;
             Model::Instances { list, count: chosen.count().await? }
         }
-        View::Instance { id } => Model::Instance(Box::new(instance(client, *id).await?)),
+        View::Instance { id, before } => {
+            Model::Instance(Box::new(instance(client, *id, page(*before)).await?))
+        }
+        View::Entry { instance, entry } => {
+            let found = client.instance_by_id(*instance).history_entry(*entry).await?;
+            Model::Entry(Box::new(found.ok_or_else(|| {
+                Unseen::Unknown(format!("the history of instance {instance} has no entry {entry}"))
+            })?))
+        }
         View::Machines => Model::Machines(Machines {
             machines: client.machines().await?,
             pauses: client.pauses().await?,
@@ -194,6 +203,11 @@ async fn model(client: &Client, runs: &Runs, view: &View) -> Result<Model, Unsee
             Unseen::Unknown(format!("this console knows of no action {id} on many instances"))
         })?),
     })
+}
+
+/// Returns the page before this entry, or the newest one.
+fn page(before: Option<i64>) -> Page {
+    before.map_or(Page::first(), |id| Page::after(Cursor::from_raw(id)))
 }
 
 async fn overview(client: &Client) -> Result<Overview, Unseen> {
@@ -222,16 +236,16 @@ async fn machine(client: &Client, name: &str, version: Option<u32>) -> Result<Ma
     Ok(Machine { entry: machine, versions, counts, pauses })
 }
 
-async fn instance(client: &Client, id: i64) -> Result<Instance, Unseen> {
+async fn instance(client: &Client, id: i64, runs: Page) -> Result<Instance, Unseen> {
     let handle = client.instance_by_id(id);
     let details = match handle.get().await {
         Ok(details) => Some(details),
         Err(OperateError::Unknown { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    let history = handle.history().await?;
+    let runs = handle.runs(runs.size(RUNS)).await?;
     let audit = client.audit().instance(id).list(Page::first().size(PAGE)).await?;
-    if details.is_none() && history.is_empty() && audit.entries.is_empty() {
+    if details.is_none() && runs.entries.is_empty() && audit.entries.is_empty() {
         return Err(OperateError::Unknown { id }.into());
     }
     let (mut pauses, mut machine, mut inbox, mut tree) = (Vec::new(), None, None, None);
@@ -243,7 +257,7 @@ async fn instance(client: &Client, id: i64) -> Result<Instance, Unseen> {
         inbox = if_there(handle.inbox().await)?;
         tree = if_there(handle.tree().await)?;
     }
-    Ok(Instance { id, details, history, pauses, machine, inbox, tree, audit })
+    Ok(Instance { id, details, runs, pauses, machine, inbox, tree, audit })
 }
 
 /// Returns what was found of an instance. None if it was deleted a moment ago.
@@ -286,8 +300,7 @@ async fn audit(
     if let Some(machine) = &filter.machine {
         audit = audit.machine(machine);
     }
-    let page = before.map_or(Page::first(), |id| Page::after(Cursor::from_raw(id)));
-    Ok(audit.list(page.size(PAGE)).await?)
+    Ok(audit.list(page(before).size(PAGE)).await?)
 }
 
 /// Looks at the instances that an action on many would meet first, and counts all.

@@ -6,6 +6,7 @@
 mod audit;
 mod confirm;
 mod doctor;
+mod entry;
 mod instance;
 mod instances;
 mod limits;
@@ -56,7 +57,10 @@ pub(crate) fn parts(viewer: &Viewer, view: &View, seen: &Seen) -> Vec<Part> {
         (Model::Instances { list, count }, View::Instances { filter, before }) => {
             instances::parts(viewer, filter, *before, list, *count)
         }
-        (Model::Instance(instance), _) => instance::parts(viewer, instance),
+        (Model::Instance(instance), View::Instance { before, .. }) => {
+            instance::parts(viewer, *before, instance)
+        }
+        (Model::Entry(entry), _) => entry::parts(viewer, entry),
         (Model::Machines(machines), _) => machines::parts(viewer, machines),
         (Model::Machine(machine), _) => machine::parts(viewer, machine),
         (Model::Queues(queues), _) => queues::parts(viewer, queues),
@@ -74,6 +78,9 @@ pub(crate) fn parts(viewer: &Viewer, view: &View, seen: &Seen) -> Vec<Part> {
         }
         (Model::Run(standing), _) => run::parts(viewer, standing),
         // A look answers with the model of its view.
-        (Model::Instances { .. } | Model::Schedules(_) | Model::Audit(_), _) => Vec::new(),
+        (
+            Model::Instances { .. } | Model::Instance(_) | Model::Schedules(_) | Model::Audit(_),
+            _,
+        ) => Vec::new(),
     }
 }

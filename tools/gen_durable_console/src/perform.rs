@@ -101,7 +101,8 @@ pub(crate) async fn perform(
     match &act.subject {
         Subject::Instance(id) => on_instance(client, *id, act.deed, &said).await?,
         Subject::Entry { instance, entry } => {
-            view = View::Instance { id: fork(inner, *instance, *entry, &said).await? };
+            let id = fork(inner, *instance, *entry, &said).await?;
+            view = View::Instance { id, before: None };
         }
         Subject::Instances(filter) => {
             let id = on_many(inner, filter, act.deed, &said)?;
@@ -176,13 +177,13 @@ async fn on_instance(client: &Client, id: i64, deed: Deed, said: &Said<'_>) -> R
 
 async fn fork(inner: &Inner, instance: i64, entry: i64, said: &Said<'_>) -> Result<i64, Failure> {
     let handle = inner.acts.instance_by_id(instance);
-    let found = inner.looks.instance_by_id(instance).history().await;
-    let history = found.map_err(|error| {
+    let found = inner.looks.instance_by_id(instance).history_entry(entry).await;
+    let found = found.map_err(|error| {
         tracing::warn!(target: "gen_durable::console", error = %Causes(&error), "a look failed");
         Failure::Database
     })?;
-    let found = history.iter().find(|found| found.id == entry).ok_or(Failure::NoEntry)?;
-    let fork = handle.fork_from(found).by(said.operator).reason(said.reason);
+    let found = found.ok_or(Failure::NoEntry)?;
+    let fork = handle.fork_from(&found).by(said.operator).reason(said.reason);
     Ok(fork.execute(&inner.acts).await?)
 }
 

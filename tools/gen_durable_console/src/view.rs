@@ -11,18 +11,43 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum View {
     Overview,
-    Instances { filter: Filter, before: Option<i64> },
-    Instance { id: i64 },
+    Instances {
+        filter: Filter,
+        before: Option<i64>,
+    },
+    /// An instance, with the runs before an entry of its history, or its newest ones.
+    Instance {
+        id: i64,
+        before: Option<i64>,
+    },
+    /// A run of an instance, by the number of its entry in the history.
+    Entry {
+        instance: i64,
+        entry: i64,
+    },
     Machines,
-    Machine { name: String, version: Option<u32> },
+    Machine {
+        name: String,
+        version: Option<u32>,
+    },
     Queues,
     Limits,
-    Limit { name: String, after: Option<String> },
-    Schedules { after: Option<String> },
+    Limit {
+        name: String,
+        after: Option<String>,
+    },
+    Schedules {
+        after: Option<String>,
+    },
     Workers,
     Doctor,
-    Audit { filter: AuditFilter, before: Option<i64> },
-    Run { id: u64 },
+    Audit {
+        filter: AuditFilter,
+        before: Option<i64>,
+    },
+    Run {
+        id: u64,
+    },
 }
 
 /// A choice of operators' actions.
@@ -57,8 +82,14 @@ impl View {
             ("instances", None) => {
                 Self::Instances { filter: Filter::read(params)?, before: params.read("before")? }
             }
-            ("instances", Some(id)) => {
-                Self::Instance { id: id.parse().map_err(|_| NoView::Unknown)? }
+            ("instances", Some(rest)) => {
+                let number = |text: &str| text.parse().map_err(|_| NoView::Unknown);
+                match rest.split_once('/') {
+                    None => Self::Instance { id: number(rest)?, before: params.read("before")? },
+                    Some((id, entry)) => {
+                        Self::Entry { instance: number(id)?, entry: number(entry)? }
+                    }
+                }
             }
             ("machines", None) => Self::Machines,
             ("machine", None) => {
@@ -93,7 +124,10 @@ impl View {
             Self::Instances { filter, before } => {
                 filter.fields().maybe("before", *before).on("/instances")
             }
-            Self::Instance { id } => format!("/instances/{id}"),
+            Self::Instance { id, before } => {
+                Query::new().maybe("before", *before).on(&format!("/instances/{id}"))
+            }
+            Self::Entry { instance, entry } => format!("/instances/{instance}/{entry}"),
             Self::Machines => "/machines".to_owned(),
             Self::Machine { name, version } => {
                 Query::new().with("name", name).maybe("version", *version).on("/machine")
@@ -123,7 +157,10 @@ impl View {
     pub(crate) fn section(&self) -> &'static str {
         match self {
             Self::Overview => "overview",
-            Self::Instances { .. } | Self::Instance { .. } | Self::Run { .. } => "instances",
+            Self::Instances { .. }
+            | Self::Instance { .. }
+            | Self::Entry { .. }
+            | Self::Run { .. } => "instances",
             Self::Machines | Self::Machine { .. } => "machines",
             Self::Queues => "queues",
             Self::Limits | Self::Limit { .. } => "limits",
@@ -157,7 +194,9 @@ mod tests {
         for view in [
             View::Overview,
             View::Instances { filter, before: Some(i64::MAX) },
-            View::Instance { id: 9_007_199_254_740_993 },
+            View::Instance { id: 9_007_199_254_740_993, before: None },
+            View::Instance { id: 1, before: Some(9_007_199_254_740_993) },
+            View::Entry { instance: 9_007_199_254_740_993, entry: i64::MAX },
             View::Machines,
             View::Machine { name: hostile.clone(), version: Some(3) },
             View::Queues,
@@ -175,7 +214,9 @@ mod tests {
 
     #[test]
     fn other_urls_are_no_view() {
-        for url in ["/x", "/instances/x", "/instances/1/2", "/runs", "/queues/", "//x"] {
+        for url in
+            ["/x", "/instances/x", "/instances/1/x", "/instances/1/2/3", "/runs", "/queues/", "//x"]
+        {
             assert_eq!(read(url).is_ok(), url == "/queues/", "{url}");
         }
         assert_eq!(read("/machine"), Err(NoView::Bad(BadParam("name"))));

@@ -80,7 +80,7 @@ pub(super) fn table(viewer: &Viewer, entries: &[AuditEntry]) -> Markup {
 
 fn row(viewer: &Viewer, entry: &AuditEntry) -> Markup {
     html! {
-        tr {
+        tr data-key=(entry.id) {
             th scope="row" { (pieces::moment(entry.at)) }
             td data-label="Operator" { (entry.actor) }
             td data-label="Action" { span.mono { (entry.action) } }

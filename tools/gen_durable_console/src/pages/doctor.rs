@@ -32,7 +32,7 @@ const fn tone(severity: Severity) -> &'static str {
 
 fn card(viewer: &Viewer, finding: &Finding) -> Markup {
     html! {
-        li.card {
+        li.card data-key=(format!("{:?} {}", finding.illness, finding.subject)) {
             h2 {
                 (pieces::chip(tone(finding.severity), &finding.severity.to_string())) " "
                 (finding.subject)

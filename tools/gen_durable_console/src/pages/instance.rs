@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use gen_durable::operate::{Details, TreeNode};
 use maud::{Markup, html};
 
+pub(super) use self::timeline::words;
 use super::{Part, audit, machine, pieces};
 use crate::{
     deed::{Deed, Subject},
@@ -17,12 +18,12 @@ use crate::{
     looks::Instance,
 };
 
-pub(super) fn parts(viewer: &Viewer, seen: &Instance) -> Vec<Part> {
+pub(super) fn parts(viewer: &Viewer, before: Option<i64>, seen: &Instance) -> Vec<Part> {
     vec![
         Part::live("head", head(viewer, seen)),
         Part::live("now", now(viewer, seen)),
         Part::live("graph", graph(viewer, seen)),
-        Part::live("timeline", timeline::timeline(viewer, seen)),
+        Part::live("timeline", timeline::timeline(viewer, before, seen)),
         Part::live("state", state(viewer, seen)),
         Part::live("inbox", inbox::inbox(viewer, seen)),
         Part::live("tree", tree(viewer, seen)),
@@ -87,7 +88,7 @@ fn now(viewer: &Viewer, seen: &Instance) -> Markup {
         @if let Some(error) = &details.last_error {
             div.error-block.past[!details.status.is_terminal()] {
                 h2 { @if details.status.is_terminal() { "Error" } @else { "Last error" } }
-                pre tabindex="0" { (error) }
+                (pieces::error(error))
             }
         }
         h2.unseen { "Facts" }
@@ -165,9 +166,10 @@ fn graph(viewer: &Viewer, seen: &Instance) -> Markup {
     let (Some(details), Some(machine)) = (&seen.details, &seen.machine) else { return html! {} };
     let Some(graph) = machine.graph() else { return html! {} };
     let visited: BTreeSet<&str> = seen
-        .history
+        .runs
+        .entries
         .iter()
-        .flat_map(|entry| [Some(entry.step.as_str()), entry.next_step.as_deref()])
+        .flat_map(|run| [Some(run.step.as_str()), run.next_step.as_deref()])
         .flatten()
         .collect();
     let picture = Picture::of(&graph).with_position(Some(&details.step), &visited);
@@ -203,7 +205,7 @@ fn tree(viewer: &Viewer, seen: &Instance) -> Markup {
         h2 { "Family" }
         ul.tree {
             @for node in tree.ancestors.iter().rev() { (relative(viewer, node, "parent")) }
-            li { span.id { (seen.id) } " " span.muted { "this instance" } }
+            li data-key=(seen.id) { span.id { (seen.id) } " " span.muted { "this instance" } }
             @for node in tree.descendants.iter().take(100) { (relative(viewer, node, "child")) }
         }
         @if tree.descendants.len() > 100 || tree.looked_to.is_some() {
@@ -215,7 +217,7 @@ fn tree(viewer: &Viewer, seen: &Instance) -> Markup {
 fn relative(viewer: &Viewer, node: &TreeNode, kind: &str) -> Markup {
     let entry = &node.entry;
     html! {
-        li class=(format!("{kind} depth-{}", node.depth.min(4))) {
+        li class=(format!("{kind} depth-{}", node.depth.min(4))) data-key=(entry.id) {
             (pieces::instance_link(viewer, entry.id)) " " (pieces::status(entry.status)) " "
             span.where {
                 (pieces::machine_link(viewer, &entry.machine, Some(entry.version)))

@@ -180,7 +180,7 @@ pub(super) fn table(viewer: &Viewer, entries: &[Entry]) -> Markup {
 fn row(viewer: &Viewer, entry: &Entry) -> Markup {
     let is_failed = entry.status.is_terminal() && entry.last_error.is_some();
     html! {
-        tr {
+        tr data-key=(entry.id) {
             th scope="row" {
                 (pieces::instance_link(viewer, entry.id))
                 @if let Some(key) = &entry.unique_key { span.key-of title="unique key" { (key) } }

@@ -40,7 +40,7 @@ fn table(viewer: &Viewer, limits: &[LimitEntry]) -> Markup {
                 }
                 tbody {
                     @for limit in limits {
-                        tr {
+                        tr data-key=(limit.name) {
                             th scope="row" { (pieces::link(viewer, &view(&limit.name, None), &limit.name)) }
                             td data-label="In force" { (limit.in_force) }
                             td data-label="Declared" { (limit.declared) }
@@ -120,7 +120,7 @@ fn bucket_table(viewer: &Viewer, limit: &LimitEntry, buckets: &[Bucket]) -> Mark
                     }
                     tbody {
                         @for bucket in buckets {
-                            tr {
+                            tr data-key=[&bucket.key] {
                                 th scope="row" {
                                     @match &bucket.key {
                                         Some(key) => span.mono { (key) }
@@ -158,7 +158,7 @@ fn waiting_table(viewer: &Viewer, waiting: &[Waiting]) -> Markup {
                     }
                     tbody {
                         @for row in waiting {
-                            tr {
+                            tr data-key=(row.id) {
                                 th scope="row" { (pieces::instance_link(viewer, row.id)) }
                                 td.where data-label="Machine and step" {
                                     (pieces::machine_link(viewer, &row.machine, None))

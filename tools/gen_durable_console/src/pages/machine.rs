@@ -110,7 +110,7 @@ fn steps(viewer: &Viewer, seen: &Machine) -> Markup {
                 tbody {
                     @for step in &machine.steps {
                         @let pause = machines::pause_of_step(&seen.pauses, &machine.name, step);
-                        tr {
+                        tr data-key=(step) {
                             th scope="row" {
                                 a.step href=(step_url(viewer, &machine.name, step)) { (step) }
                                 @if *step == machine.first_step { span.muted { " first" } }

@@ -68,7 +68,7 @@ pub(super) fn table(viewer: &Viewer, all: &[MachineEntry], pauses: &[PauseEntry]
 
 fn row(viewer: &Viewer, machine: &MachineEntry, pauses: &[PauseEntry]) -> Markup {
     html! {
-        tr {
+        tr data-key=(format!("{} v{}", machine.name, machine.version)) {
             th scope="row" {
                 (pieces::machine_link(viewer, &machine.name, Some(machine.version)))
                 @if pause_of(pauses, &machine.name).is_some() { " " (pieces::chip("paused", "paused")) }

@@ -84,7 +84,7 @@ fn pauses(viewer: &Viewer, overview: &Overview) -> Markup {
             h2 { "Paused" }
             ul.notes {
                 @for pause in &overview.pauses {
-                    li.paused {
+                    li.paused data-key=(pause.scope) {
                         span {
                             b { (pause.scope) } " " (pieces::pause(pause))
                         }
@@ -110,7 +110,7 @@ fn failures(viewer: &Viewer, failed: &[Entry]) -> Markup {
         } @else {
             ul.failures {
                 @for entry in failed {
-                    li {
+                    li data-key=(entry.id) {
                         (pieces::instance_link(viewer, entry.id))
                         span.where {
                             (pieces::machine_link(viewer, &entry.machine, Some(entry.version)))

@@ -76,7 +76,7 @@ pub(super) fn link(viewer: &Viewer, view: &View, text: &str) -> Markup {
 }
 
 pub(super) fn instance_link(viewer: &Viewer, id: i64) -> Markup {
-    html! { a.id href=(viewer.url(&View::Instance { id }.path())) { (id) } }
+    html! { a.id href=(viewer.url(&View::Instance { id, before: None }.path())) { (id) } }
 }
 
 pub(super) fn machine_link(viewer: &Viewer, name: &str, version: Option<u32>) -> Markup {
@@ -94,7 +94,7 @@ pub(super) fn button(viewer: &Viewer, deed: Deed, subject: &Subject) -> Markup {
     let class = if deed.is_final() { "button danger" } else { "button" };
     html! {
         @if viewer.may_act() {
-            a class=(class) href=(viewer.url(&act.fields().on("/act")))
+            a class=(class) data-key=(deed.as_str()) href=(viewer.url(&act.fields().on("/act")))
                 aria-label=(format!("{} {}", deed.label(), subject.words())) {
                 (deed.label())
             }
@@ -112,6 +112,15 @@ pub(super) fn pause(pause: &PauseEntry) -> Markup {
         "paused by " b { (pause.by) } " " (moment(pause.paused_at))
         @if let Some(until) = pause.until { ", until " (moment(until)) }
         @if let Some(reason) = &pause.reason { ": " q { (reason) } }
+    }
+}
+
+/// Shows an error.
+pub(super) fn error(text: &str) -> Markup {
+    let shown = text.floor_char_boundary(json::SHOWN_MAX);
+    html! {
+        pre.error tabindex="0" { (text[..shown]) }
+        @if shown < text.len() { p.note { "The rest is not shown: the error is too long for a page." } }
     }
 }
 

@@ -60,7 +60,7 @@ fn row(viewer: &Viewer, queue: &QueueEntry, acts: bool) -> Markup {
         Waits::ALL.into_iter().map(|waits| (waits, count(waits).0)).collect();
     let list = pieces::instances(Filter::of_queue(&queue.name));
     html! {
-        tr {
+        tr data-key=(queue.name) {
             th scope="row" {
                 a href=(viewer.url(&list.path())) { (queue.name) }
                 (pieces::bar(&parts))

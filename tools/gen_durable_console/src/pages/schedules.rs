@@ -28,7 +28,7 @@ pub(super) fn parts(viewer: &Viewer, all: &[ScheduleEntry], after: Option<&str>)
 fn card(viewer: &Viewer, schedule: &ScheduleEntry) -> Markup {
     let subject = Subject::Schedule(schedule.name.clone());
     html! {
-        li.card {
+        li.card data-key=(schedule.name) {
             div.row {
                 h2 {
                     (schedule.name)

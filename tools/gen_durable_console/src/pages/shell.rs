@@ -39,15 +39,20 @@ pub(crate) fn page(viewer: &Viewer, view: &View, seen: &Seen, notice: Option<&No
         @for Part { id, html, .. } in &parts { section id=(id) { (html) } }
         footer.took { "As of " time datetime=(time::rfc3339(seen.at)) { (time::plain(seen.at)) " UTC" } }
     };
-    Html(StatusCode::OK, shell(viewer, &title(view, seen), Some(view), &body))
+    let is_live = parts.iter().any(|part| part.is_live);
+    let frame = Frame { section: Some(view.section()), live: is_live.then(|| view.path()) };
+    Html(StatusCode::OK, shell(viewer, &title(view, seen), &frame, &body))
 }
 
 fn title(view: &View, seen: &Seen) -> String {
     match (view, &seen.model) {
-        (View::Instance { id }, Model::Instance(instance)) => match &instance.details {
+        (View::Instance { id, .. }, Model::Instance(instance)) => match &instance.details {
             Some(details) => format!("{id} {}@{}", details.machine, details.step),
             None => id.to_string(),
         },
+        (View::Entry { instance, .. }, Model::Entry(entry)) => {
+            format!("{instance} {}@{}", entry.machine, entry.step)
+        }
         (View::Machine { name, .. } | View::Limit { name, .. }, _) => name.clone(),
         (View::Run { id }, _) => format!("Action {id}"),
         (View::Overview, _) => "Overview".to_owned(),
@@ -73,9 +78,17 @@ fn pages() -> [(&'static str, View); 9] {
     ]
 }
 
-/// Puts a page together. A view has a stream of what changes in it.
-pub(super) fn shell(viewer: &Viewer, title: &str, view: Option<&View>, body: &Markup) -> Markup {
-    let live = view.map(|view| viewer.url(&format!("/live{}", view.path())));
+/// The things around a page that depend on its view.
+#[derive(Default)]
+struct Frame {
+    /// The page of the navigation to which it belongs.
+    section: Option<&'static str>,
+    /// The path of the view, if there is a stream of what changes in it.
+    live: Option<String>,
+}
+
+fn shell(viewer: &Viewer, title: &str, frame: &Frame, body: &Markup) -> Markup {
+    let live = frame.live.as_ref().map(|path| viewer.url(&format!("/live{path}")));
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -95,7 +108,7 @@ pub(super) fn shell(viewer: &Viewer, title: &str, view: Option<&View>, body: &Ma
                         img src=(viewer.url(&ICON.path())) alt="" width="22" height="22";
                         span { "gen_durable" }
                     }
-                    @if viewer.access.may_read() { (navigation(viewer, view)) }
+                    @if viewer.access.may_read() { (navigation(viewer, frame)) }
                 }
                 main id="main" tabindex="-1" { (body) }
             }
@@ -103,13 +116,12 @@ pub(super) fn shell(viewer: &Viewer, title: &str, view: Option<&View>, body: &Ma
     }
 }
 
-fn navigation(viewer: &Viewer, view: Option<&View>) -> Markup {
-    let section = view.map(View::section);
+fn navigation(viewer: &Viewer, frame: &Frame) -> Markup {
     html! {
         nav aria-label="Console" {
             ul {
                 @for (name, page) in pages() {
-                    @let here = section == Some(page.section());
+                    @let here = frame.section == Some(page.section());
                     li {
                         a href=(viewer.url(&page.path())) aria-current=[here.then_some("page")] {
                             (name)
@@ -124,7 +136,7 @@ fn navigation(viewer: &Viewer, view: Option<&View>) -> Markup {
                 None => p { "Read only" },
             }
             @if !viewer.access.shows_states() { p.muted { "States are hidden" } }
-            @if view.is_some() { p id="live" { "Reload to see changes" } }
+            @if frame.live.is_some() { p id="live" { "Reload to see changes" } }
         }
     }
 }
@@ -141,7 +153,7 @@ pub(crate) fn failed(viewer: &Viewer, status: StatusCode, text: &str) -> Html {
             }
         }
     };
-    Html(status, shell(viewer, reason, None, &body))
+    Html(status, shell(viewer, reason, &Frame::default(), &body))
 }
 
 /// Makes a message a sentence.
@@ -164,10 +176,10 @@ pub(crate) fn welcome(viewer: &Viewer) -> Html {
             p { a.button.primary href=(viewer.url("")) autofocus { "Open the console" } }
         }
     };
-    Html(StatusCode::OK, shell(viewer, "Welcome", None, &body))
+    Html(StatusCode::OK, shell(viewer, "Welcome", &Frame::default(), &body))
 }
 
 /// Makes a page without a stream.
 pub(super) fn still(viewer: &Viewer, title: &str, body: &Markup) -> Html {
-    Html(StatusCode::OK, shell(viewer, title, None, body))
+    Html(StatusCode::OK, shell(viewer, title, &Frame::default(), body))
 }

@@ -40,7 +40,7 @@ fn table(viewer: &Viewer, workers: &[WorkerEntry]) -> Markup {
 
 fn row(viewer: &Viewer, worker: &WorkerEntry) -> Markup {
     html! {
-        tr {
+        tr data-key=(worker.id) {
             th scope="row" { span.mono { (worker.id) } " " (worker.name) }
             td data-label="State" {
                 @if worker.is_alive { (pieces::chip("done", "alive")) }

@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
+use gen_durable::operate::Page;
 use sqlx::PgPool;
 
 use crate::support::{Error, browser::Browser, engine, order, site::Site, until};
 
-/// The paths of all pages, with an instance and a machine.
-fn pages(id: i64) -> Vec<String> {
+/// The paths of all pages, with an instance, a run and a machine.
+fn pages(id: i64, run: i64) -> Vec<String> {
     let mut all: Vec<String> = ["", "/instances", "/machines", "/machine?name=order", "/queues"]
         .map(str::to_owned)
         .to_vec();
     all.extend(["/limits", "/schedules", "/workers", "/doctor", "/audit"].map(str::to_owned));
-    all.extend([format!("/instances/{id}"), format!("/act?deed=cancel&on=instance&id={id}")]);
+    all.extend([format!("/instances/{id}"), format!("/instances/{id}/{run}")]);
+    all.extend([format!("/act?deed=cancel&on=instance&id={id}")]);
     all
 }
 
@@ -159,6 +161,41 @@ async fn the_keyboard_is_enough(pool: PgPool) -> Result<(), Error> {
 }
 
 #[gen_durable::test]
+async fn everything_but_freshness_works_without_scripts(pool: PgPool) -> Result<(), Error> {
+    let engine = engine(&pool).await?;
+    let id = order(1).execute(&engine).await?;
+    until(&pool, 1, "parked").await?;
+    let site = Site::of(&pool).await?;
+    let Some(browser) = Browser::start().await? else { return Ok(()) };
+    let tab = browser.tab(&site, "ada").await?;
+    let plain = tab.without_scripts().await?;
+    plain.goto(&site.url("/instances")).await?;
+    plain.sees("Reload to see changes").await?;
+    plain.focus("[name=step]").await?;
+    plain.types("await_pay").await?;
+    plain.press("Enter").await?;
+    plain.sees("value=\"await_pay\"").await?;
+    plain.focus("#list tbody .id").await?;
+    plain.press("Enter").await?;
+    plain.sees("Timeline").await?;
+    plain.focus("a[href*='deed=cancel']").await?;
+    plain.press("Enter").await?;
+    plain.sees("for the audit").await?;
+    plain.focus("[name=reason]").await?;
+    plain.types("without scripts").await?;
+    plain.press("Enter").await?;
+    plain.sees("Cancelled.").await?;
+    plain.sees("Reload to see changes").await?;
+    until(&pool, 1, "done").await?;
+    let audit = engine.client().audit().instance(id.get()).list(Page::first()).await?;
+    assert_eq!(audit.entries[0].reason.as_deref(), Some("without scripts"));
+    tab.close().await?;
+    browser.end().await?;
+    engine.shutdown().await?;
+    Ok(())
+}
+
+#[gen_durable::test]
 async fn pages_keep_their_policy_fit_a_narrow_window_and_are_dark(
     pool: PgPool,
 ) -> Result<(), Error> {
@@ -171,7 +208,8 @@ async fn pages_keep_their_policy_fit_a_narrow_window_and_are_dark(
     let tab = browser.tab(&site, "ada").await?;
     let light = "(() => { const [r, g, b] = getComputedStyle(document.body).backgroundColor
         .match(/\\d+/g).map(Number); return r + g + b > 380; })()";
-    for path in pages(id) {
+    let run = engine.client().instance_by_id(id).history().await?[0].id;
+    for path in pages(id, run) {
         let mut titles = Vec::new();
         for scheme in ["light", "dark"] {
             tab.scheme(scheme).await?;
@@ -196,6 +234,62 @@ async fn pages_keep_their_policy_fit_a_narrow_window_and_are_dark(
             .await?;
         assert!(named, "{path}");
     }
+    tab.close().await?;
+    browser.end().await?;
+    engine.shutdown().await?;
+    Ok(())
+}
+
+/// Somebody is about to press Enter on a link, or reads what is folded open, and rows come and go.
+#[gen_durable::test]
+async fn rows_that_come_and_go_move_neither_the_focus_nor_what_is_open(
+    pool: PgPool,
+) -> Result<(), Error> {
+    let engine = engine(&pool).await?;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(order(1).execute(&engine).await?.get());
+    }
+    until(&pool, 3, "parked").await?;
+    let site = Site::of(&pool).await?;
+    let Some(browser) = Browser::start().await? else { return Ok(()) };
+    let tab = browser.tab(&site, "ada").await?;
+    tab.goto(&site.url("/instances")).await?;
+    let focus = format!("#list a[href='/instances/{}']", ids[1]);
+    tab.eval::<bool>(&format!("document.querySelector(\"{focus}\").focus(); true")).await?;
+    let count =
+        |count: usize| format!("document.querySelectorAll('#list tbody tr').length === {count}");
+    let has_focus = format!("document.activeElement.textContent === '{}'", ids[1]);
+    for _ in 0..2 {
+        order(1).execute(&engine).await?;
+    }
+    tab.wait(&count(5)).await?;
+    assert!(tab.eval::<bool>(&has_focus).await?, "newer rows have come");
+    sqlx::query("delete from gen_durable.instances where id = any ($1)")
+        .bind([ids[0], ids[2]].as_slice())
+        .execute(&pool)
+        .await?;
+    tab.wait(&count(3)).await?;
+    assert!(tab.eval::<bool>(&has_focus).await?, "its neighbours are gone");
+
+    let signals: Vec<i64> = sqlx::query_scalar(
+        "insert into gen_durable.signals (target_id, name, payload)
+         select $1, 'other', to_json('payload ' || n) from generate_series(1, 3) as n
+         returning id",
+    )
+    .bind(ids[1])
+    .fetch_all(&pool)
+    .await?;
+    tab.goto(&site.url(&format!("/instances/{}", ids[1]))).await?;
+    tab.click("#inbox tbody tr:nth-child(2) summary").await?;
+    sqlx::query("delete from gen_durable.signals where id = $1")
+        .bind(signals[0])
+        .execute(&pool)
+        .await?;
+    tab.wait("document.querySelectorAll('#inbox tbody tr').length === 2").await?;
+    let open: Vec<bool> =
+        tab.eval("[...document.querySelectorAll('#inbox details')].map(d => d.open)").await?;
+    assert_eq!(open, [true, false]);
     tab.close().await?;
     browser.end().await?;
     engine.shutdown().await?;

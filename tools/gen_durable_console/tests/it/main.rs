@@ -14,3 +14,4 @@ mod pictures;
 mod refusals;
 mod standalone;
 mod support;
+mod timeline;

@@ -46,7 +46,7 @@ async fn all_links_begin_with_the_prefix_and_lead_somewhere(pool: PgPool) -> Res
     }
     let cookie = site.get("ada", "").await?;
     let cookie = cookie.header("set-cookie").ok_or("a cookie")?;
-    assert!(cookie.contains("; Path=/ops/console"), "{cookie}");
+    assert!(cookie.contains("; Path=/ops/console") && !cookie.contains("Secure"), "{cookie}");
     engine.shutdown().await?;
     Ok(())
 }
@@ -91,11 +91,28 @@ async fn an_origin_that_a_proxy_hides_can_be_allowed(pool: PgPool) -> Result<(),
     let act = "deed=pause&on=queue&name=default";
     let form = site.get("ada", &format!("/act?{act}")).await?;
     let body = format!("token={}&{act}", form.field("token").ok_or("a token")?);
+    let cookie = form.header("set-cookie").ok_or("a cookie")?;
+    assert!(cookie.ends_with("; Secure"), "{cookie}");
     let cookie = format!("who=ada; {}", form.cookies());
     for (origin, status) in [("https://ops.example.com", 303), ("https://x.example.com", 403)] {
         let answer = site.post(&[("Cookie", &cookie), ("Origin", origin)], &body).await?;
         assert_eq!(answer.status, status, "{origin}");
     }
     engine.shutdown().await?;
+    Ok(())
+}
+
+#[gen_durable::test]
+async fn behind_a_proxy_with_https_the_cookie_is_sent_by_https_alone(
+    pool: PgPool,
+) -> Result<(), Error> {
+    let site = Site::serve(console(&pool), "").await?;
+    let host = site.address.to_string();
+    for (scheme, is_secure) in [("https", true), ("HTTPS", true), ("http", false)] {
+        let headers = [("Host", &*host), ("Cookie", "who=ada"), ("X-Forwarded-Proto", scheme)];
+        let page = ask(site.address, "GET", "/", &headers, "").await?;
+        let cookie = page.header("set-cookie").ok_or("a cookie")?;
+        assert_eq!(cookie.ends_with("; Secure"), is_secure, "{scheme}: {cookie}");
+    }
     Ok(())
 }

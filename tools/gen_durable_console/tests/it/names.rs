@@ -54,6 +54,18 @@ async fn hostile(pool: &PgPool) -> Result<String, Error> {
     .bind(name)
     .execute(pool)
     .await?;
+    sqlx::query(
+        "insert into gen_durable.history
+             (id, day, instance_id, fsm, fsm_version, step, attempt, outcome, next_step, error, state,
+              started_at, ended_at)
+         overriding system value
+         values ($1, '-infinity', $1, $2, 1, $2, 0, 'next', $2, $2, '{\"n\": 9007199254740993}',
+                 now(), now())",
+    )
+    .bind(ID)
+    .bind(name)
+    .execute(pool)
+    .await?;
     Ok(name.to_owned())
 }
 
@@ -64,10 +76,13 @@ async fn hostile_names_stay_text_and_links_lead_to_them(pool: PgPool) -> Result<
     let Some(browser) = Browser::start().await? else { return Ok(()) };
     let tab = browser.tab(&site, "ada").await?;
     let quoted = serde_json::to_string(&name)?;
-    let pages = ["", "/instances", "/machines", "/queues", &format!("/instances/{ID}")];
+    let (instance, run) = (format!("/instances/{ID}"), format!("/instances/{ID}/{ID}"));
+    let pages = ["", "/instances", "/machines", "/queues", &instance, &run];
     for path in pages {
         tab.goto(&site.url(path)).await?;
-        tab.wait("document.getElementById('live').className === 'fresh'").await?;
+        if path != run {
+            tab.wait("document.getElementById('live').className === 'fresh'").await?;
+        }
         tab.wait(&format!("document.body.textContent.includes({quoted})")).await?;
         assert!(!tab.eval::<bool>("'hit' in window").await?, "{path}");
     }
@@ -113,6 +128,8 @@ async fn large_numbers_stay_exact(pool: PgPool) -> Result<(), Error> {
     let page = site.get("ada", &format!("/instances/{ID}")).await?;
     assert!(page.body.contains("&quot;n&quot;: 9007199254740993"), "{}", page.body);
     assert!(page.body.contains("&quot;e&quot;: 1.10"), "{}", page.body);
+    let run = site.get("ada", &format!("/instances/{ID}/{ID}")).await?;
+    assert!(run.body.contains("&quot;n&quot;: 9007199254740993"), "{}", run.body);
     for path in ["", "/instances"] {
         let page = site.get("ada", path).await?;
         assert!(page.body.contains(&format!("/instances/{ID}\"")), "{path}");

@@ -77,7 +77,13 @@ async fn the_pages_have_their_pictures(pool: PgPool) -> Result<(), Error> {
         )
         .fetch_one(&pool)
         .await?;
+        let run: i64 =
+            sqlx::query_scalar("select max(id) from gen_durable.history where instance_id = $1")
+                .bind(parked)
+                .fetch_one(&pool)
+                .await?;
         for (name, path) in [
+            ("run", format!("/instances/{parked}/{run}")),
             ("overview", "/".to_owned()),
             ("instances", "/instances?machine=order".to_owned()),
             ("failed", format!("/instances/{failed}")),
@@ -99,7 +105,7 @@ async fn the_pages_have_their_pictures(pool: PgPool) -> Result<(), Error> {
                 tab.scheme(scheme).await?;
                 tab.width(width, height).await?;
                 tab.goto(&site.url(&path)).await?;
-                if name != "confirm" && name != "failure" {
+                if !["confirm", "failure", "run"].contains(&name) {
                     tab.wait("document.getElementById('live').className === 'fresh'").await?;
                 }
                 let file = Path::new(&folder).join(format!("{name}-{look}.png"));

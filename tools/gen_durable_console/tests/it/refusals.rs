@@ -178,6 +178,18 @@ async fn states_stay_hidden_unless_they_are_permitted(pool: PgPool) -> Result<()
         assert_eq!(page.body.contains("Hidden: your access"), !seen, "{who}");
         let live = crate::live::first_events(&site, who, &path, "event: look").await?;
         assert_eq!(live.contains(SECRET), seen, "{who}");
+        let timeline = page.body.split_once("id=\"timeline\"").ok_or("a timeline")?.1;
+        let timeline = timeline.split_once("</section>").ok_or("its end")?.0;
+        assert!(!timeline.contains(SECRET), "it has no states: {timeline}");
+        let run = timeline.split_once(&format!("href=\"{path}/")).ok_or("a run")?.1;
+        let run = run.split_once('"').ok_or("its end")?.0;
+        let page = site.get(who, &format!("{path}/{run}")).await?;
+        assert_eq!(page.status, 200, "{}", page.body);
+        assert_eq!(page.body.contains(SECRET), seen, "{who}");
+        assert_eq!(page.body.contains("Hidden: your access"), !seen, "{who}");
+        let live =
+            crate::live::first_events(&site, who, &format!("{path}/{run}"), "event: look").await?;
+        assert!(!live.contains(SECRET), "{who}");
     }
     engine.shutdown().await?;
     Ok(())

@@ -42,7 +42,7 @@ fn table(viewer: &Viewer, inbox: &Inbox) -> Markup {
 
 fn row(viewer: &Viewer, entry: &InboxEntry) -> Markup {
     html! {
-        tr {
+        tr data-key=(entry.id) {
             th scope="row" { (pieces::moment(entry.arrived_at)) }
             td data-label="Signal" { span.mono { (entry.name) } }
             td data-label="Deduplication key" {

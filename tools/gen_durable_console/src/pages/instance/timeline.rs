@@ -1,50 +1,57 @@
-//! The timeline of an instance: from where it stands back to its insert.
+//! The timeline of an instance: from where it stands back to its insert, page by page.
+//!
+//! Invariant: the timeline shows no state. The page of a run does.
 
-use gen_durable::operate::HistoryEntry;
+use gen_durable::operate::RunEntry;
 use maud::{Markup, html};
 
 use super::pieces;
 use crate::{
     deed::{Deed, Subject},
     guard::Viewer,
-    looks::{HISTORY, Instance},
+    looks::Instance,
+    view::View,
 };
 
-pub(super) fn timeline(viewer: &Viewer, seen: &Instance) -> Markup {
-    let hidden = seen.history.len().saturating_sub(HISTORY);
+pub(super) fn timeline(viewer: &Viewer, before: Option<i64>, seen: &Instance) -> Markup {
+    let of = |before| View::Instance { id: seen.id, before };
+    let first = before.map(|_| of(None));
+    let next = seen.runs.next.map(|next| of(Some(next.get())));
+    let details = seen.details.as_ref();
     html! {
         h2 { "Timeline" }
         ol.timeline {
-            @if let Some(details) = seen.details.as_ref().filter(|details| !details.status.is_terminal()) {
-                li.now class=(details.status.as_str()) {
+            @if before.is_none() && let Some(details) = details.filter(|details| !details.status.is_terminal()) {
+                li.now class=(details.status.as_str()) data-key="now" {
                     div.what {
                         b.step { (details.step) } " " (pieces::status(details.status))
                     }
                     div.when { @if let Some(at) = details.updated_at { "since " (pieces::moment(at)) } }
                 }
             }
-            @for entry in seen.history.iter().rev().take(HISTORY) { (run(viewer, seen, entry)) }
-            @if hidden > 0 { li.gap { (hidden) " earlier runs are not shown" } }
-            @if let Some(at) = seen.details.as_ref().and_then(|details| details.inserted_at) {
-                li.inserted { div.what { "Inserted" } div.when { (pieces::moment(at)) } }
+            @for entry in &seen.runs.entries { (run(viewer, seen, entry)) }
+            @if next.is_none() && let Some(at) = details.and_then(|details| details.inserted_at) {
+                li.inserted data-key="inserted" { div.what { "Inserted" } div.when { (pieces::moment(at)) } }
             }
         }
-        @if seen.history.is_empty() {
+        @if seen.runs.entries.is_empty() && before.is_none() {
             p.note {
                 "No run is recorded. A machine records its failures by default, and "
                 code { "history = \"steps\"" } " records every run."
             }
         }
+        (pieces::pager(viewer, first.as_ref(), next.as_ref()))
     }
 }
 
-fn run(viewer: &Viewer, seen: &Instance, entry: &HistoryEntry) -> Markup {
+fn run(viewer: &Viewer, seen: &Instance, entry: &RunEntry) -> Markup {
     let subject = Subject::Entry { instance: seen.id, entry: entry.id };
-    let can_fork = entry.state_json().is_some() && entry.next_step.is_some();
+    let can_fork = entry.state_size.is_some() && entry.next_step.is_some();
+    let page = subject.view();
     html! {
-        li class=(kind(&entry.outcome)) {
+        li class=(kind(&entry.outcome)) data-key=(entry.id) {
             div.what {
-                b.step { (entry.step) } " "
+                b.step { (pieces::link(viewer, &page, &entry.step)) } " "
                 span.outcome { (words(&entry.outcome)) }
                 @if let Some(next) = entry.next_step.as_ref().filter(|next| **next != entry.step) {
                     " → " span.step { (next) }
@@ -56,13 +63,12 @@ fn run(viewer: &Viewer, seen: &Instance, entry: &HistoryEntry) -> Markup {
                 (pieces::moment(entry.ended_at))
                 span.muted { " · took " (pieces::span(entry.started_at, entry.ended_at)) }
                 @if let Some(worker) = entry.worker { span.muted { " · worker " (worker) } }
-            }
-            @if let Some(error) = &entry.error { pre.error tabindex="0" { (error) } }
-            @if let Some(state) = entry.state_json() {
-                details {
-                    summary { "State after it" }
-                    (pieces::value(viewer, state))
+                @if let Some(size) = entry.state_size {
+                    span.muted { " · state of " (pieces::number(size.into(), false)) " bytes" }
                 }
+            }
+            @if let Some(error) = &entry.error {
+                pre.error tabindex="0" { (error) @if entry.error_cut { "…" } }
             }
         }
     }
@@ -80,7 +86,8 @@ fn kind(outcome: &str) -> &'static str {
     }
 }
 
-fn words(outcome: &str) -> &str {
+/// Says what came of a run.
+pub(in super::super) fn words(outcome: &str) -> &str {
     match outcome {
         "next" => "went on",
         "later" => "goes on later",

@@ -14,10 +14,16 @@ use chromiumoxide::{
     Browser as Chromium, BrowserConfig, Page,
     cdp::{
         browser_protocol::{
-            emulation::{MediaFeature, SetDeviceMetricsOverrideParams},
-            input::{DispatchKeyEventParams, DispatchKeyEventType},
+            dom::{
+                FocusParams, GetDocumentParams, GetOuterHtmlParams, NodeId, QuerySelectorParams,
+            },
+            emulation::{
+                MediaFeature, SetDeviceMetricsOverrideParams, SetScriptExecutionDisabledParams,
+            },
+            input::{DispatchKeyEventParams, DispatchKeyEventType, InsertTextParams},
             log::{EventEntryAdded, LogEntryLevel},
             network::CookieParam,
+            page::NavigateParams,
         },
         js_protocol::runtime::EventExceptionThrown,
     },
@@ -217,6 +223,12 @@ impl Tab {
         Ok(self.page.screenshot(ScreenshotParams::builder().build()).await?)
     }
 
+    /// Turns scripts off. Nothing can be evaluated in the page any more.
+    pub(crate) async fn without_scripts(&self) -> Result<Plain<'_>, Error> {
+        self.page.execute(SetScriptExecutionDisabledParams::new(true)).await?;
+        Ok(Plain { tab: self })
+    }
+
     pub(crate) fn complaints(&self) -> Vec<String> {
         self.complaints.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -227,5 +239,60 @@ impl Tab {
         assert!(complaints.is_empty(), "{complaints:#?}");
         self.page.close().await?;
         Ok(())
+    }
+}
+
+/// A tab without scripts. The protocol itself looks at the document.
+pub(crate) struct Plain<'a> {
+    tab: &'a Tab,
+}
+
+impl Plain<'_> {
+    pub(crate) async fn goto(&self, url: &str) -> Result<(), Error> {
+        self.tab.page.execute(NavigateParams::new(url)).await?;
+        Ok(())
+    }
+
+    async fn root(&self) -> Result<NodeId, Error> {
+        Ok(self.tab.page.execute(GetDocumentParams::default()).await?.root.node_id)
+    }
+
+    async fn html(&self) -> Result<String, Error> {
+        let html = GetOuterHtmlParams::builder().node_id(self.root().await?).build();
+        Ok(self.tab.page.execute(html).await?.outer_html.clone())
+    }
+
+    /// Waits until the page's HTML has a text.
+    pub(crate) async fn sees(&self, text: &str) -> Result<(), Error> {
+        let began = Instant::now();
+        loop {
+            // Between two pages there is no document to look at.
+            match self.html().await {
+                Ok(html) if html.contains(text) => return Ok(()),
+                Ok(html) if began.elapsed() > SOON => {
+                    return Err(format!("never seen: {text}\n{html}").into());
+                }
+                Err(error) if began.elapsed() > SOON => return Err(error),
+                _ => {}
+            }
+            // The browser loads the page, and tells nobody.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    pub(crate) async fn focus(&self, selector: &str) -> Result<(), Error> {
+        let found = QuerySelectorParams::new(self.root().await?, selector);
+        let node = self.tab.page.execute(found).await?.node_id;
+        self.tab.page.execute(FocusParams::builder().node_id(node).build()).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn types(&self, text: &str) -> Result<(), Error> {
+        self.tab.page.execute(InsertTextParams::new(text)).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn press(&self, key: &str) -> Result<(), Error> {
+        self.tab.press(key).await
     }
 }
