@@ -1,13 +1,13 @@
 //! The looks that viewers share.
 //!
 //! ```text
-//!   first viewer ──► task: look ──► send ──► rest 50 times as long ──► look …
+//!   first viewer ──► task: look ──► send ──► rest 60 times as long ──► look …
 //!   last viewer leaves ──► the task ends
 //!   the look panics    ──► the task ends, and so do its viewers' streams: they open it again
 //! ```
 //!
 //! Invariant: at most one look of a view is under way for all of its viewers, and none is if nobody
-//! watches. A look's rest is at least fifty times as long as the look took, so an open page takes
+//! watches. A look's rest is at least sixty times as long as the look took, so an open page takes
 //! less than two hundredths of the database's time.
 
 use std::{
@@ -27,7 +27,7 @@ use crate::{
 /// The shortest rest after a look.
 const REST_MIN: Duration = Duration::from_secs(1);
 /// The rest after a look, in multiples of the time that it took.
-const REST: u32 = 50;
+const REST: u32 = 60;
 /// The most views that are watched at a time. Each costs the database its hundredths.
 const VIEWS_MAX: usize = 64;
 

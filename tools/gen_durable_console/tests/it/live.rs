@@ -8,14 +8,14 @@ use tokio::{io::AsyncReadExt, net::TcpStream};
 use crate::support::{Error, SOON, engine, http::open, order, site::Site, until};
 
 /// Opens the stream of a page.
-async fn stream(site: &Site, who: &str, path: &str) -> Result<TcpStream, Error> {
+pub(crate) async fn stream(site: &Site, who: &str, path: &str) -> Result<TcpStream, Error> {
     let (host, cookie) = (site.address.to_string(), format!("who={who}"));
     let headers = [("Host", &*host), ("Cookie", &*cookie)];
     open(site.address, "GET", &format!("{}/live{path}", site.prefix), &headers, "").await
 }
 
 /// Reads a stream until it has this text, and returns all of it.
-async fn read_until(stream: &mut TcpStream, text: &str) -> Result<String, Error> {
+pub(crate) async fn read_until(stream: &mut TcpStream, text: &str) -> Result<String, Error> {
     let mut all = String::new();
     let read = async {
         let mut bytes = [0; 8192];

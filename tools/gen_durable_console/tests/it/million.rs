@@ -1,14 +1,21 @@
-//! The pages beside a million instances: what they take is printed, and that no statement comes to
-//! its timeout is checked.
+//! The pages beside a million instances. The test prints what each takes, and what an open one takes
+//! of the database's time. It checks that no statement comes to its timeout.
 
 use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
+use tokio::net::TcpStream;
 
-use crate::support::{
-    Error, engine,
-    site::{Site, console},
+use crate::{
+    live::{read_until, stream},
+    support::{
+        Error, engine,
+        site::{Site, console},
+    },
 };
+
+/// The looks of an open page that are measured. They are a second apart, or more.
+const LOOKS: usize = 5;
 
 /// Instances of all statuses, in twenty queues.
 const MANY: &str = "
@@ -77,5 +84,33 @@ async fn pages_are_bounded_beside_a_million_instances(pool: PgPool) -> Result<()
             if path.is_empty() { "/" } else { path }
         );
     }
+    for path in ["", "/machine?name=order", "/instances?status=failed", &instance] {
+        let share = share(&site, path).await?;
+        println!(
+            "{share:>6.2} % of the time, while {} is open",
+            if path.is_empty() { "/" } else { path }
+        );
+    }
     Ok(())
+}
+
+/// Returns the hundredths of the time that the looks of an open page take. A look's time is that of
+/// its statements, one after the other, with the ways there and back.
+async fn share(site: &Site, path: &str) -> Result<f64, Error> {
+    let mut page = stream(site, "ada", path).await?;
+    look(&mut page).await?;
+    let (began, mut looked) = (Instant::now(), 0.0);
+    for _ in 0..LOOKS {
+        looked += look(&mut page).await?;
+    }
+    Ok(looked / began.elapsed().as_secs_f64() / 10.0)
+}
+
+/// Waits for a look, and returns the milliseconds that it took.
+async fn look(page: &mut TcpStream) -> Result<f64, Error> {
+    let seen = read_until(page, "event: look\ndata: ").await?;
+    let rest = seen.rsplit("event: look\ndata: ").next().unwrap_or_default().to_owned();
+    let rest = if rest.contains('\n') { rest } else { rest + &read_until(page, "\n").await? };
+    let line = rest.lines().next().unwrap_or_default();
+    Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
 }
