@@ -25,6 +25,9 @@ impl std::fmt::Debug for Json {
     }
 }
 
+/// The most digits after the point of a number of `jsonb`.
+const DECIMALS_MAX: i64 = 16_383;
+
 /// The largest encoded value, in bytes, if no other limit is configured.
 pub(crate) const VALUE_MAX: usize = 8 * 1024 * 1024;
 
@@ -45,6 +48,77 @@ pub(crate) fn encode_and_read<T: Serialize + DeserializeOwned>(
     max: usize,
     likely: usize,
 ) -> Result<(Json, T), EncodeError> {
+    let text = write(what, value, max, likely)?;
+    let read = read_back(what, &text)?;
+    Ok((Json(text), read))
+}
+
+/// Encodes a value of a machine whose types are unknown here, and checks that it can be stored. It
+/// may be JSON text (`serde_json::value::RawValue`), whose numbers keep all their digits.
+pub(crate) fn encode_untyped<T: Serialize + ?Sized>(
+    what: &'static str,
+    value: &T,
+    max: usize,
+) -> Result<Json, EncodeError> {
+    let text = write(what, value, max, 0)?;
+    // The reader refuses numbers beyond the range of an `f64`. `jsonb` takes larger ones, and
+    // refuses very small ones.
+    read_back::<serde_json::Value>(what, &text)?;
+    if decimals(&text) > DECIMALS_MAX {
+        let reason = format!("a number has more than {DECIMALS_MAX} digits after its point");
+        return Err(EncodeError::Unreadable { what, field: ".".to_owned(), reason });
+    }
+    Ok(Json(text))
+}
+
+/// Returns the most digits after the point that a number of a JSON text has, without an exponent.
+fn decimals(text: &str) -> i64 {
+    let (mut most, mut rest) = (0, text.as_bytes());
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = match byte {
+            b'"' => after_string(after),
+            b'-' | b'0'..=b'9' => {
+                let is_part = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+                let end = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
+                most = most.max(decimals_of(&rest[..end]));
+                &rest[end..]
+            }
+            _ => after,
+        };
+    }
+    most
+}
+
+/// Returns what follows a string of JSON. Its first quote is not in `rest`.
+fn after_string(mut rest: &[u8]) -> &[u8] {
+    loop {
+        rest = match rest {
+            [b'"', after @ ..] => return after,
+            [b'\\', _, after @ ..] | [_, after @ ..] => after,
+            [] => return rest,
+        }
+    }
+}
+
+fn decimals_of(number: &[u8]) -> i64 {
+    let exponent = number.iter().position(|byte| b"eE".contains(byte));
+    let (digits, exponent) = number.split_at(exponent.unwrap_or(number.len()));
+    let point = digits.iter().position(|&byte| byte == b'.').map_or(digits.len(), |at| at + 1);
+    let fraction = i64::try_from(digits.len() - point).unwrap_or(i64::MAX);
+    let exponent = match exponent {
+        [] => Some(0),
+        [_, exponent @ ..] => std::str::from_utf8(exponent).ok().and_then(|text| text.parse().ok()),
+    };
+    // An exponent that is no `i32` is too long for `jsonb` as well.
+    exponent.map_or(i64::MAX, |exponent: i32| fraction - i64::from(exponent))
+}
+
+fn write<T: Serialize + ?Sized>(
+    what: &'static str,
+    value: &T,
+    max: usize,
+    likely: usize,
+) -> Result<String, EncodeError> {
     let mut text = Vec::with_capacity(likely + likely / 8 + 128);
     let path = Path::default();
     let mut writer = serde_json::Serializer::new(&mut text);
@@ -63,12 +137,11 @@ pub(crate) fn encode_and_read<T: Serialize + DeserializeOwned>(
         return Err(EncodeError::TooLarge { what, bytes: text.len(), max });
     }
     check_storable(what, &text)?;
-    let read = read(&text).map_err(|Misfit { field, reason }| EncodeError::Unreadable {
-        what,
-        field,
-        reason,
-    })?;
-    Ok((Json(text), read))
+    Ok(text)
+}
+
+fn read_back<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, EncodeError> {
+    read(text).map_err(|Misfit { field, reason }| EncodeError::Unreadable { what, field, reason })
 }
 
 /// Refuses a text that a cast to `jsonb` or the reader would refuse later. It may hold a NUL
@@ -228,6 +301,30 @@ mod tests {
         }
         let error = encode("state", &"a".repeat(1_000), 1_000).expect_err("too large");
         assert!(matches!(error, EncodeError::TooLarge { bytes: 1_002, max: 1_000, .. }));
+    }
+
+    #[test]
+    fn json_text_keeps_its_numbers() {
+        let text = r#"{"n":18446744073709551617,"d":0.10000000000000000001,"e":1.50e-7}"#;
+        let raw = serde_json::value::RawValue::from_string(text.to_owned()).expect("JSON");
+        assert_eq!(encode_untyped("state", &raw, 100).expect("it can be stored").0, text);
+        let value: serde_json::Value = serde_json::from_str("[1, null]").expect("JSON");
+        assert_eq!(encode_untyped("state", &value, 100).expect("it can be stored").0, "[1,null]");
+        let longest = format!("[0.{}, \"1e-9999999\", 5e-16383]", "1".repeat(16_383));
+        let raw = serde_json::value::RawValue::from_string(longest.clone()).expect("JSON");
+        assert_eq!(encode_untyped("state", &raw, 20_000).expect("it can be stored").0, longest);
+        for (text, refused) in [
+            ("[1e400]", "number out of range"),
+            ("[1e-16384]", "16383 digits"),
+            ("{\"a\\\"\":1.5E-16383}", "16383 digits"),
+            ("[0e99999999999]", "16383 digits"),
+            (r#"["\u0000"]"#, "NUL"),
+            (r#"["\ud800"]"#, "surrogate"),
+        ] {
+            let raw = serde_json::value::RawValue::from_string(text.to_owned()).expect("JSON");
+            let error = encode_untyped("state", &raw, 100).expect_err(text).to_string();
+            assert!(error.contains(refused), "{error}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ pub(super) mod deeds;
 
 use std::{fmt, time::SystemTime};
 
+use serde::Serialize;
+
 use self::deeds::{ActedOn, DeedOf};
 pub use self::deeds::{
     Cancel, Cancelled, Delete, Does, Kill, Pause, Resume, Resumed, Retried, Retry, RunNow,
@@ -218,10 +220,11 @@ impl Action<i64, Retry> {
         self
     }
 
-    /// Gives the instance this state instead of its own. Nobody checks it before the next run
-    /// reads it.
-    pub fn with_json(mut self, state: &serde_json::Value) -> Self {
-        self.deed.state = Some(value::encode("state", state, usize::MAX));
+    /// Gives the instance this state instead of its own: a [`serde_json::Value`], say, or JSON text
+    /// as a [`RawValue`](serde_json::value::RawValue). Nobody checks it before the next run reads
+    /// it.
+    pub fn with_json(mut self, state: &(impl Serialize + ?Sized)) -> Self {
+        self.deed.state = Some(value::encode_untyped("state", state, usize::MAX));
         self
     }
 }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde::Serialize;
 use sqlx::PgConnection;
 
 use super::{
@@ -26,7 +27,9 @@ impl Client {
     /// Nothing is sent yet.
     ///
     /// The machine must be registered: an engine that has it must have started once. The state is
-    /// stored as it is, and nobody compares it with the machine's type.
+    /// stored as it is, and nobody compares it with the machine's type. It is a
+    /// [`serde_json::Value`], say, or JSON text as a [`RawValue`](serde_json::value::RawValue),
+    /// which keeps all digits of its numbers. A `String` becomes a string of JSON.
     ///
     /// ```
     /// use std::time::Duration;
@@ -49,11 +52,11 @@ impl Client {
     pub fn insert_by_name(
         &self,
         machine: impl Into<String>,
-        state: serde_json::Value,
+        state: impl Serialize,
     ) -> InsertByName {
         InsertByName {
             machine: machine.into(),
-            state,
+            state: value::encode_untyped("state", &state, usize::MAX),
             version: None,
             step: None,
             queue: None,
@@ -115,7 +118,7 @@ impl Client {
 #[derive(Clone)]
 pub struct InsertByName {
     machine: String,
-    state: serde_json::Value,
+    state: Result<value::Json, EncodeError>,
     version: Option<u32>,
     step: Option<String>,
     queue: Option<String>,
@@ -211,8 +214,12 @@ impl InsertByName {
         }
         check_key("partition_key", self.partition_key.as_deref())?;
         check_key("unique_key", self.unique_key.as_deref())?;
+        let (state, max) = (self.state?, target.value_max());
+        if state.0.len() > max {
+            return Err(EncodeError::TooLarge { what: "state", bytes: state.0.len(), max });
+        }
         Ok(NamedInstance {
-            state: value::encode("state", &self.state, target.value_max())?,
+            state,
             fsm: self.machine,
             // No version is higher, so none is found.
             fsm_version: self.version.map(|version| i32::try_from(version).unwrap_or(i32::MAX)),

@@ -35,6 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::Serialize;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
@@ -315,7 +316,10 @@ impl Client {
         Snapshot::of::<I>(id, found)
     }
 
-    /// Sends a signal by plain id and name, for tools that do not know the machine's types.
+    /// Sends a signal by plain id and name, for tools that do not know the machine's types. The
+    /// payload is a [`serde_json::Value`], say, or JSON text as a
+    /// [`RawValue`](serde_json::value::RawValue), which keeps all digits of its numbers. A `String`
+    /// becomes a string of JSON.
     ///
     /// # Errors
     ///
@@ -324,7 +328,7 @@ impl Client {
         &self,
         id: i64,
         name: &str,
-        payload: &serde_json::Value,
+        payload: &(impl Serialize + ?Sized),
         dedup_key: Option<&str>,
     ) -> Result<Delivery, SignalError> {
         check_signal_name(name)?;
@@ -333,7 +337,7 @@ impl Client {
             target: Addressee::Id(id),
             fsm: None,
             name: name.to_owned(),
-            payload: value::encode("signal payload", payload, self.inner.value_max)?,
+            payload: value::encode_untyped("signal payload", payload, self.inner.value_max)?,
             dedup_key: dedup_key.map(str::to_owned),
             silent: false,
             trace_context: trace::current(),

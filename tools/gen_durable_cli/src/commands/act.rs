@@ -6,7 +6,7 @@
 use std::{
     ops::ControlFlow,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::SystemTime,
@@ -16,6 +16,7 @@ use gen_durable::{
     Client,
     operate::{Cancelled, Counts, Instances, Resumed},
 };
+use serde_json::value::RawValue;
 
 use super::insert::value;
 use crate::{
@@ -119,7 +120,7 @@ enum Deed {
     Kill,
     Pause { until: Option<SystemTime> },
     Resume,
-    Retry { at: Option<String>, state: Option<serde_json::Value>, forgets: bool },
+    Retry { at: Option<String>, state: Option<Box<RawValue>>, forgets: bool },
     RunNow,
     Delete,
 }
@@ -284,7 +285,8 @@ impl Deed {
         })
     }
 
-    /// Acts on all that a filter chooses, until the user interrupts it.
+    /// Acts on all that a filter chooses, until the user interrupts it. The first interrupt lets
+    /// the batch under way finish. The second one gives it up: it may wait for locks.
     async fn all(
         &self,
         chosen: &Instances<i64>,
@@ -292,41 +294,62 @@ impl Deed {
         operator: &Operator,
     ) -> Result<Counts, Failure> {
         let (by, reason) = (operator.name(), &operator.reason);
+        let so_far = Arc::new(Mutex::new(Counts::default()));
         let is_interrupted = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&is_interrupted);
-        tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                told.store(true, Ordering::Relaxed);
-                note("stopping after this batch");
-            }
-        });
-        let progress = move |_: &Counts| {
-            if is_interrupted.load(Ordering::Relaxed) {
+        let (counted, told) = (Arc::clone(&so_far), Arc::clone(&is_interrupted));
+        let progress = move |counts: &Counts| {
+            *counted.lock().unwrap_or_else(PoisonError::into_inner) = *counts;
+            if told.load(Ordering::Relaxed) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
+        };
+        let interrupted_twice = async {
+            interrupted().await;
+            is_interrupted.store(true, Ordering::Relaxed);
+            note("stopping after this batch; interrupt again to give it up");
+            interrupted().await;
         };
         macro_rules! execute {
             ($bulk:expr) => {
                 $bulk.by(by).progress(progress).execute(client).await?
             };
         }
-        Ok(match self {
-            Self::Cancel => execute!(chosen.cancel(reason)),
-            Self::Kill => execute!(chosen.kill(reason)),
-            Self::Pause { until: Some(until) } => {
-                execute!(chosen.pause().until(*until).reason(reason))
+        let acting = async {
+            Ok(match self {
+                Self::Cancel => execute!(chosen.cancel(reason)),
+                Self::Kill => execute!(chosen.kill(reason)),
+                Self::Pause { until: Some(until) } => {
+                    execute!(chosen.pause().until(*until).reason(reason))
+                }
+                Self::Pause { until: None } => execute!(chosen.pause().reason(reason)),
+                Self::Resume => execute!(chosen.resume().reason(reason)),
+                Self::Retry { forgets: true, .. } => {
+                    execute!(chosen.retry().forget_dedup_keys().reason(reason))
+                }
+                Self::Retry { .. } => execute!(chosen.retry().reason(reason)),
+                Self::RunNow => execute!(chosen.run_now().reason(reason)),
+                Self::Delete => execute!(chosen.delete().reason(reason)),
+            })
+        };
+        tokio::select! {
+            biased;
+            counts = acting => counts,
+            () = interrupted_twice => {
+                note("given up; a batch takes effect as a whole, or not at all");
+                let mut counts = *so_far.lock().unwrap_or_else(PoisonError::into_inner);
+                counts.stopped = true;
+                Ok(counts)
             }
-            Self::Pause { until: None } => execute!(chosen.pause().reason(reason)),
-            Self::Resume => execute!(chosen.resume().reason(reason)),
-            Self::Retry { forgets: true, .. } => {
-                execute!(chosen.retry().forget_dedup_keys().reason(reason))
-            }
-            Self::Retry { .. } => execute!(chosen.retry().reason(reason)),
-            Self::RunNow => execute!(chosen.run_now().reason(reason)),
-            Self::Delete => execute!(chosen.delete().reason(reason)),
-        })
+        }
+    }
+}
+
+/// Waits until the user interrupts the program. Without a way to hear of that, it waits for ever.
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

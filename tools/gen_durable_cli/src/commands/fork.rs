@@ -29,7 +29,8 @@ Example:
   gen-durable history 42
   gen-durable fork 42 --entry 1234")]
 pub(crate) struct Fork {
-    /// The entry of the history; by default the newest one that has a state and a next step.
+    /// The entry of the history; by default the newest one that has a state and a next step,
+    /// among the newest 1,000.
     #[arg(long, value_name = "NUMBER")]
     entry: Option<i64>,
     #[command(flatten)]
@@ -82,25 +83,18 @@ impl Fork {
             None => Failure::new(
                 Kind::Refused,
                 format!(
-                    "the history of instance {id} has no entry to go on from; a machine with `history = \"states\"` records states"
+                    "the newest runs of instance {id} have no entry to go on from; a machine with `history = \"states\"` records states, and --entry names an older one"
                 ),
             ),
         })
     }
 }
 
-/// Returns the newest entry that has a state and a next step.
+/// Returns the newest entry that has a state and a next step, among the newest thousand.
 async fn newest_with_state(handle: &InstanceHandle<i64>) -> Result<Option<i64>, Failure> {
-    let mut page = Page::first();
-    loop {
-        let runs = handle.runs(page.size(PAGE_MAX)).await?;
-        let goes_on = |run: &&RunEntry| run.state_size.is_some() && run.next_step.is_some();
-        match (runs.entries.iter().find(goes_on), runs.next) {
-            (Some(run), _) => return Ok(Some(run.id)),
-            (None, Some(next)) => page = Page::after(next),
-            (None, None) => return Ok(None),
-        }
-    }
+    let runs = handle.runs(Page::first().size(PAGE_MAX)).await?;
+    let goes_on = |run: &&RunEntry| run.state_size.is_some() && run.next_step.is_some();
+    Ok(runs.entries.iter().find(goes_on).map(|run| run.id))
 }
 
 /// Returns the ids of all that a filter chooses.

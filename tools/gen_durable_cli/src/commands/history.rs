@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use gen_durable::{Client, operate::HistoryEntry};
+use gen_durable::{
+    Client,
+    operate::{Cursor, HistoryEntry, Page},
+};
 
 use crate::{
     choice::Address,
@@ -13,7 +16,8 @@ use crate::{
     when,
 };
 
-/// Show the runs of an instance, as far as its machine records them. The newest comes last.
+/// Show the newest 1,000 runs of an instance, as far as its machine records them. The newest comes
+/// last.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -32,10 +36,17 @@ impl History {
     pub(crate) async fn run(self, client: &Client, out: &mut Out) -> Result<(), Failure> {
         out.no_ids("history")?;
         let id = Address::read(&self.target)?.id(client).await?;
-        let entries = client.instance_by_id(id).history().await?;
+        let handle = client.instance_by_id(id);
+        let entries = handle.history().await?;
+        if let Some(oldest) = entries.first() {
+            let before = Page::after(Cursor::from_raw(oldest.id));
+            if !handle.runs(before.size(1)).await?.entries.is_empty() {
+                note(&format!("only the newest {} runs are shown", entries.len()));
+            }
+        }
         if entries.is_empty() {
             // The history may outlive its instance, and an instance may have none.
-            client.instance_by_id(id).get().await?;
+            handle.get().await?;
             note("nothing is recorded of this instance: see the option `history` of its machine");
         }
         let table = Table::new([

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde_json::value::RawValue;
+
 use crate::{
     choice::Address,
     connect::Database,
@@ -57,8 +59,8 @@ pub(crate) struct Insert {
     report_to: Option<String>,
 }
 
-/// Reads JSON from an argument, or from standard input.
-pub(super) fn value(text: &str) -> Result<serde_json::Value, Failure> {
+/// Reads JSON from an argument, or from standard input. Its numbers stay as they are written.
+pub(super) fn value(text: &str) -> Result<Box<RawValue>, Failure> {
     let mut read = String::new();
     let text = if text == "-" {
         std::io::stdin().read_to_string(&mut read)?;

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use gen_durable::{Client, Delivery};
+use serde_json::value::RawValue;
 
 use super::{act::each, fork::fitting, insert::value};
 use crate::{
@@ -65,7 +66,7 @@ impl Signal {
     async fn send(
         &self,
         id: i64,
-        payload: &serde_json::Value,
+        payload: &RawValue,
         client: &Client,
     ) -> Result<&'static str, Failure> {
         let key = self.dedup_key.as_deref();

@@ -206,6 +206,15 @@ async fn the_history_is_shown() {
     let said = run(&db, &["history", "4"]).await;
     assert_eq!(said.code, Some(0));
     assert!(said.err.contains("nothing is recorded"), "{said:?}");
+    let many = "insert into gen_durable.history
+                    (day, instance_id, fsm, fsm_version, step, attempt, outcome, started_at, ended_at)
+                select '-infinity', 4, 'order', 1, 'ship', n, 'replay', now(), now()
+                from generate_series(1, $1::int) as n";
+    sqlx::query(many).bind(1000).execute(db.pool()).await.unwrap();
+    assert_eq!(run(&db, &["history", "4"]).await.err, "");
+    sqlx::query(many).bind(1).execute(db.pool()).await.unwrap();
+    let said = run(&db, &["history", "4"]).await;
+    assert!(said.err.contains("only the newest 1000 runs are shown"), "{said:?}");
     engine.shutdown().await.unwrap();
 }
 

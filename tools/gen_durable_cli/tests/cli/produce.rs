@@ -45,6 +45,37 @@ async fn an_instance_is_inserted_signalled_and_forked() {
     engine.shutdown().await.unwrap();
 }
 
+/// A parser would round numbers of 2^64 and more, and decimals of more than 17 digits.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_of_values_stay_as_they_are_written() {
+    let db = database().await;
+    let engine = engine(&db).start().await.unwrap();
+    let client = Client::new(db.pool().clone());
+    let stored = async |statement: &'static str| {
+        sqlx::query_scalar::<_, String>(statement).fetch_one(db.pool()).await.unwrap()
+    };
+    let state = "{\"sku\": \"tea\", \"big\": 18446744073709551617, \"long\": 0.12345678901234567890, \"e\": 1.50e-7}";
+    run(&db, &["insert", "order", state, "--delay", "9h"]).await.done();
+    assert_eq!(stored("select state::text from gen_durable.instances").await, state);
+    run(&db, &["signal", "paid", "1", "--payload", state]).await.done();
+    assert_eq!(stored("select payload::text from gen_durable.signals").await, state);
+    run(&db, &["kill", "1"]).await.done();
+    let other = state.replace("tea", "milk");
+    run(&db, &["retry", "1", "--at", "ship", "--with-state", &other]).await.done();
+    // The machine reads what its type has of it.
+    until(&client, 1, Status::Done).await;
+    run(&db, &["insert", "order", &other, "--delay", "9h"]).await.done();
+    let shown = run(&db, &["get", "2", "--state"]).await.done();
+    for number in ["18446744073709551617", "0.12345678901234567890", "1.50e-7"] {
+        assert!(shown.contains(number), "{shown}");
+    }
+    let said = run(&db, &["insert", "order", "{\"n\": 1e400}"]).await.failed(4);
+    assert!(said.contains("number out of range"), "{said}");
+    let said = run(&db, &["insert", "order", "{\"n\": tea}"]).await.failed(2);
+    assert!(said.contains("this is no JSON"), "{said}");
+    engine.shutdown().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn options_of_an_insert_reach_the_row() {
     let db = database().await;
@@ -71,7 +102,7 @@ async fn options_of_an_insert_reach_the_row() {
     assert_eq!(said, "1\n");
     let row = client.instance_by_id(1).get().await.unwrap();
     assert_eq!((&*row.step, &*row.queue, row.priority), ("ship", "mail", -5));
-    assert_eq!(row.state_json, "{\"paid\":7,\"sku\":\"pot\"}");
+    assert_eq!(row.state_json, "{\"sku\": \"pot\", \"paid\": 7}");
     let due = row.due_at.unwrap().duration_since(row.inserted_at.unwrap()).unwrap();
     assert_eq!(due.as_secs(), 7200);
     let insert = ["insert", "import", "1", "--at", "2100-01-01T00:00:00Z"];

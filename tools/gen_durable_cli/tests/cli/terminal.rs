@@ -141,6 +141,41 @@ async fn an_interrupt_ends_a_wait() {
     assert_eq!(client.find(1).await.unwrap().unwrap().status, Status::Runnable);
 }
 
+/// Another transaction holds a lock for which the batch waits, so the first interrupt changes
+/// nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_interrupt_gives_a_batch_up() {
+    let (db, client) = failed(2).await;
+    let mut lock = db.pool().begin().await.unwrap();
+    sqlx::query("lock table gen_durable.audit in access exclusive mode")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let arguments = ["retry", "--status", "failed", "--yes"];
+    let mut terminal = Terminal::start(&db, &arguments, 80, &[]);
+    eventually("it waits for the lock", async || {
+        let waits: bool = sqlx::query_scalar(
+            "select exists (select from pg_stat_activity where datname = current_database()
+             and application_name = 'gen-durable' and wait_event_type = 'Lock')",
+        )
+        .fetch_one(db.pool())
+        .await
+        .unwrap();
+        waits.then_some(())
+    })
+    .await;
+    terminal.write("\u{3}");
+    terminal.expect("stopping after this batch");
+    terminal.write("\u{3}");
+    let (ended, said) = terminal.end();
+    assert_eq!(ended.code(), Some(130), "{said}");
+    for text in ["given up; a batch takes effect", "retry: 0 done", "goes on with the rest"] {
+        assert!(said.contains(text), "{text}: {said}");
+    }
+    lock.rollback().await.unwrap();
+    assert_eq!(client.find(1).await.unwrap().unwrap().status, Status::Failed);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_goes_away_is_no_panic() {
     let (db, _) = failed(1).await;
