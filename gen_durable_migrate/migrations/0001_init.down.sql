@@ -1,8 +1,8 @@
-drop function gen_durable.signal_by_key(text, text, text, json, text, boolean);
-drop function gen_durable.signal(bigint, text, json, text, boolean);
+drop function gen_durable.signal_by_key(text, text, text, json, text, boolean, text);
+drop function gen_durable.signal(bigint, text, json, text, boolean, text);
 drop function gen_durable.insert(
     text, json, integer, text, text, integer, timestamptz, interval, text, text, text[], text,
-    bigint, boolean
+    bigint, boolean, text
 );
 drop function gen_durable.check_value(text, json);
 drop function gen_durable.check_not_reserved(text, text);

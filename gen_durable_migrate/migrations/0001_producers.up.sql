@@ -89,6 +89,9 @@ $$;
 --                  `unique_violation`, with the holder's id in the detail; `holder` returns that
 --                  id; `null` returns null
 --   report_to:     the instance that hears of its end
+--   trace_context: the context of the caller's span, as the workers' hook reads it; for
+--                  OpenTelemetry the `traceparent`, and a `tracestate` on a line of its own. A text
+--                  that cannot be one counts as none.
 create function gen_durable.insert(
     machine       text,
     state         json,
@@ -103,7 +106,8 @@ create function gen_durable.insert(
     unique_while  text[] default null,
     if_taken      text default 'error',
     report_to     bigint default null,
-    silent        boolean default false
+    silent        boolean default false,
+    trace_context text default null
 ) returns bigint
     language plpgsql volatile
     set search_path = ''
@@ -115,6 +119,12 @@ declare
     -- look finds a row that is due later.
     next_look  constant interval := interval '6.25 seconds';
     statuses   constant text[] := '{runnable,executing,awaiting_signal,done,failed,cancelled}';
+    -- The rules of trace.rs.
+    context    constant text := case
+        when octet_length(convert_to(trace_context, 'UTF8')) between 1 and 640
+             and trace_context not like '-%'
+        then trace_context
+    end;
     scope      text[] := unique_while;
     registered record;
     receiver   text;
@@ -201,12 +211,12 @@ begin
     for try in 1..100 loop
         insert into gen_durable.instances as i (
             fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key,
-            unique_key, unique_scope, report_to
+            unique_key, unique_scope, report_to, trace_context
         )
         values (
             machine, registered.fsm_version, coalesce(step, registered.initial), state,
             coalesce(queue, registered.queue), priority, due, partition_key, unique_key, scope,
-            report_to
+            report_to, context
         )
         on conflict (fsm, unique_guard) where unique_guard is not null do nothing
         returning i.id into found_id;
@@ -240,16 +250,23 @@ $$;
 -- Sends a signal to an instance. Returns `delivered`, or `duplicate` if the instance has accepted a
 -- signal with this deduplication key before.
 create function gen_durable.signal(
-    id        bigint,
-    name      text,
-    payload   json,
-    dedup_key text default null,
-    silent    boolean default false
+    id            bigint,
+    name          text,
+    payload       json,
+    dedup_key     text default null,
+    silent        boolean default false,
+    trace_context text default null
 ) returns text
     language plpgsql volatile
     set search_path = ''
 as $$
 declare
+    -- The rules of trace.rs.
+    context     constant text := case
+        when octet_length(convert_to(trace_context, 'UTF8')) between 1 and 640
+             and trace_context not like '-%'
+        then trace_context
+    end;
     target      record;
     more        integer;
     woken_queue text;
@@ -296,8 +313,8 @@ begin
             return 'duplicate';
         end if;
     end if;
-    insert into gen_durable.signals (target_id, name, payload, dedup_key)
-    values (signal.id, signal.name, signal.payload, signal.dedup_key);
+    insert into gen_durable.signals (target_id, name, payload, dedup_key, trace_context)
+    values (signal.id, signal.name, signal.payload, signal.dedup_key, context);
 
     -- 4. The target, if it is parked for the signal: it wakes with the last one that it waits for.
     if target.status = 'awaiting_signal' and name = any (target.awaits) then
@@ -315,6 +332,7 @@ begin
                 wake_at = null,
                 eligible_at = gen_durable.now(),
                 unique_released = i.unique_released or 'runnable' <> all (i.unique_scope),
+                trace_context = coalesce(context, '-' || ltrim(i.trace_context, '-')),
                 updated_at = gen_durable.now()
             where i.id = signal.id
             returning i.queue into woken_queue;
@@ -329,12 +347,13 @@ $$;
 
 -- Sends a signal to the instance of a machine that holds a unique key, as `signal` does.
 create function gen_durable.signal_by_key(
-    machine    text,
-    unique_key text,
-    name       text,
-    payload    json,
-    dedup_key  text default null,
-    silent     boolean default false
+    machine       text,
+    unique_key    text,
+    name          text,
+    payload       json,
+    dedup_key     text default null,
+    silent        boolean default false,
+    trace_context text default null
 ) returns text
     language plpgsql volatile
     set search_path = ''
@@ -350,7 +369,7 @@ begin
         where i.fsm = machine and i.unique_guard = signal_by_key.unique_key
         for no key update;
         if found then
-            return gen_durable.signal(holder, name, payload, dedup_key, silent);
+            return gen_durable.signal(holder, name, payload, dedup_key, silent, trace_context);
         end if;
         if not exists (
             select from gen_durable.instances i
@@ -371,8 +390,8 @@ revoke all on function
     gen_durable.check_value(text, json),
     gen_durable.insert(
         text, json, integer, text, text, integer, timestamptz, interval, text, text, text[], text,
-        bigint, boolean
+        bigint, boolean, text
     ),
-    gen_durable.signal(bigint, text, json, text, boolean),
-    gen_durable.signal_by_key(text, text, text, json, text, boolean)
+    gen_durable.signal(bigint, text, json, text, boolean, text),
+    gen_durable.signal_by_key(text, text, text, json, text, boolean, text)
 from public;

@@ -54,10 +54,11 @@ grant execute on function
     gen_durable.check_not_reserved(text, text),
     gen_durable.check_value(text, json),
     gen_durable.insert(
-        text, json, integer, text, text, integer, timestamptz, interval, text, text, text[], text, bigint, boolean
+        text, json, integer, text, text, integer, timestamptz, interval, text, text, text[], text, bigint, boolean,
+        text
     ),
-    gen_durable.signal(bigint, text, json, text, boolean),
-    gen_durable.signal_by_key(text, text, text, json, text, boolean)
+    gen_durable.signal(bigint, text, json, text, boolean, text),
+    gen_durable.signal_by_key(text, text, text, json, text, boolean, text)
     to gen_durable_app, gen_durable_worker;
 grant select (fsm, fsm_version, queue, initial, steps, signals, on_cancel) on gen_durable.machines to gen_durable_app;
 

@@ -4,6 +4,7 @@
 mod drivers;
 mod equal;
 mod races;
+mod traced;
 
 use gen_durable::{Ended, Status, prelude::*};
 use sqlx::{PgConnection, PgPool, postgres::PgListener};

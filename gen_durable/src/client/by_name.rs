@@ -19,7 +19,7 @@ use crate::{
     keys::{check_key, check_name},
     status::Status,
     storage::{self, Eligible, Locked, NamedInstance},
-    value,
+    trace, value,
 };
 
 impl Client {
@@ -230,6 +230,7 @@ impl InsertByName {
             partition_key: self.partition_key,
             unique_key: self.unique_key,
             report_to: self.report_to,
+            trace_context: trace::current(),
         })
     }
 }

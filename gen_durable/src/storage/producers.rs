@@ -23,6 +23,7 @@ pub(crate) struct NamedInstance {
     pub(crate) partition_key: Option<String>,
     pub(crate) unique_key: Option<String>,
     pub(crate) report_to: Option<i64>,
+    pub(crate) trace_context: Option<String>,
 }
 
 /// Inserts an instance, in a transaction that the caller has begun. If its unique key is taken, it
@@ -48,6 +49,7 @@ pub(crate) async fn insert_by_name(
         .bind(new.partition_key.as_deref())
         .bind(new.unique_key.as_deref())
         .bind(new.report_to)
+        .bind(new.trace_context.as_deref())
         .fetch_one(&mut *transaction)
         .await?;
     if let Some(id) = row.try_get("id")? {

@@ -9,7 +9,7 @@ use super::{
     claim::{Request, answer, ten},
     each, rows, run, see, session, worker,
 };
-use crate::support::database;
+use crate::support::{database, sql};
 
 const NO_TEXT: Option<&str> = None;
 const NO_NUMBER: Option<i64> = None;
@@ -112,6 +112,37 @@ async fn p70_inserts_store_the_contexts_that_they_are_given() {
 }
 
 /// Starts or signals the instance that holds this key.
+#[tokio::test(flavor = "multi_thread")]
+async fn p70_an_insert_by_name_stores_the_context_that_it_is_given() {
+    let db = database().await;
+    let pool = db.pool();
+    sql(
+        pool,
+        "insert into gen_durable.machines (fsm, fsm_version, queue, initial, steps, signals)
+         values ('m', 1, 'q', 's', '{s}', '{}')",
+    )
+    .await;
+    for context in [Some("a"), None] {
+        sqlx::query(include_str!("../../../gen_durable/src/storage/sql/insert_by_name.sql"))
+            .bind("m")
+            .bind("0")
+            .bind(None::<i32>)
+            .bind(NO_TEXT)
+            .bind(NO_TEXT)
+            .bind(0)
+            .bind(NO_NUMBER)
+            .bind(NO_NUMBER)
+            .bind(NO_TEXT)
+            .bind(NO_TEXT)
+            .bind(NO_NUMBER)
+            .bind(context)
+            .execute(pool)
+            .await
+            .unwrap();
+    }
+    assert_eq!(stored(pool).await, json!(["a", null]));
+}
+
 async fn start_or_signal(pool: &PgPool, key: &str, context: Option<&str>) {
     let statement = include_str!("../../../gen_durable/src/storage/sql/insert_or_signal.sql");
     sqlx::query(statement)

@@ -111,6 +111,8 @@ async fn p41_a_signal_of_the_sql_function_does_what_the_rust_call_does() {
     let db = database().await;
     register(&db).await;
     sql(db.pool(), TARGETS).await;
+    // A signal without a context leaves a link to that of the insert.
+    sql(db.pool(), "update gen_durable.instances set trace_context = 'insert'").await;
     for (id, key) in
         [(1, Some("k1")), (2, None), (3, Some("k3")), (4, None), (5, Some("k5")), (6, Some("k6"))]
     {

@@ -14,6 +14,7 @@
 --  $9 text:     the partition key, or null
 -- $10 text:     the unique key, or null
 -- $11 bigint:   the instance that hears of its end, or null
+-- $12 text:     the trace context, or null
 select gen_durable.insert(
     machine       => $1::text,
     state         => $2::json,
@@ -26,5 +27,6 @@ select gen_durable.insert(
     partition_key => $9::text,
     unique_key    => $10::text,
     if_taken      => 'null',
-    report_to     => $11::bigint
+    report_to     => $11::bigint,
+    trace_context => $12::text
 ) as id
