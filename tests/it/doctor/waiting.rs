@@ -298,7 +298,7 @@ async fn p76_many_failures_are_found() {
     let found = only(pool, Illness::ManyFailures, "order@pay").await;
     assert_eq!(affected(&found), (Some(Count::Exact(10)), &[10, 9, 8, 7, 6][..]));
     assert!(found.explanation.ends_with("the last: error 10"), "{}", found.explanation);
-    assert!(found.cure.ends_with("gen-durable retry --machine order --step pay --status failed"));
+    assert!(found.cure.ends_with("gen-durable retry --machine=order --step=pay --status failed"));
     let failed = client.instances::<Order>().status(Status::Failed).step(Order::Pay);
     failed.retry().execute(&client).await.unwrap();
     for id in 1..=10 {

@@ -178,10 +178,22 @@ impl fmt::Display for Since {
     }
 }
 
-/// A name as an argument of a command in a shell. It is quoted if a shell would take it apart.
+/// A name as an argument of a command in a shell. The command's options come before it: a name that
+/// begins with a hyphen would be taken for one, so `--` ends them.
 pub(super) struct Argument<'a>(pub(super) &'a str);
 
 impl fmt::Display for Argument<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end_of_options = if self.0.starts_with('-') { "-- " } else { "" };
+        write!(f, "{end_of_options}{}", Quoted(self.0))
+    }
+}
+
+/// A name in a shell, as the value of an option: `--step=pay`. It is quoted if a shell would take
+/// it apart.
+pub(super) struct Quoted<'a>(pub(super) &'a str);
+
+impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plain = |letter: char| letter.is_alphanumeric() || "_-./:@".contains(letter);
         if !self.0.is_empty() && self.0.chars().all(plain) {
@@ -216,6 +228,8 @@ mod tests {
         let written = arguments.map(|argument| argument.to_string());
         let expected = ["mail", "order@pay", "'night mail'", r"'it'\''s'", "'$(rm)'", "''"];
         assert_eq!(written, expected);
+        assert_eq!(Argument("-x y").to_string(), "-- '-x y'");
+        assert_eq!(format!("--step={}", Quoted("-x")), "--step=-x");
     }
 
     #[test]

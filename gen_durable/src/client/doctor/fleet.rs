@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     super::looks::{LIST_MAX, number},
     Doctor, Finding, Illness, Severity,
-    finding::{Argument, Since, listed},
+    finding::{Quoted, Since, listed},
 };
 use crate::{
     error::DatabaseError,
@@ -110,8 +110,8 @@ impl Doctor<'_> {
                 format!("machine {}", kind.fsm),
                 format!("instances wait in queue {queue} {since}, and no living engine runs it"),
                 format!(
-                    "start a program that runs {machine}, or end them: gen-durable kill --machine {}",
-                    Argument(&kind.fsm)
+                    "start a program that runs {machine}, or end them: gen-durable kill --machine={}",
+                    Quoted(&kind.fsm)
                 ),
             )
         } else {

@@ -3,7 +3,7 @@
 
 use super::{
     Doctor, Finding, Illness, Severity,
-    finding::{Argument, Since},
+    finding::{Argument, Quoted, Since},
 };
 use crate::{
     error::DatabaseError,
@@ -31,9 +31,9 @@ impl Doctor<'_> {
                     Illness::PausedScope,
                     format!("{fsm}@{step}"),
                     format!(
-                        "gen-durable machines resume {} --step {}",
-                        Argument(&fsm),
-                        Argument(&step)
+                        "gen-durable machines resume --step={} {}",
+                        Quoted(&step),
+                        Argument(&fsm)
                     ),
                 ),
                 (None, Some(fsm), None) => (
@@ -108,9 +108,9 @@ impl Doctor<'_> {
                     "many instances have failed at this step within an hour, the last: {error}"
                 ),
                 format!(
-                    "mend what fails, then: gen-durable retry --machine {} --step {} --status failed",
-                    Argument(fsm),
-                    Argument(step)
+                    "mend what fails, then: gen-durable retry --machine={} --step={} --status failed",
+                    Quoted(fsm),
+                    Quoted(step)
                 ),
             );
             self.findings.add(finding.with(failing.affected));
@@ -138,7 +138,7 @@ impl Doctor<'_> {
                         bucket.weight
                     ),
                     format!(
-                        "gen-durable limits set {0} with greater bounds, or: gen-durable limits reset {0}",
+                        "set greater bounds (gen-durable limits set --help), or: gen-durable limits reset {}",
                         Argument(&limit)
                     ),
                 ),
