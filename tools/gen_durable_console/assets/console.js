@@ -98,7 +98,12 @@
       const end = data.indexOf("\n");
       const part = document.getElementById(data.slice(0, end));
       if (!part) return;
+      const focused = document.activeElement;
       children(part, parse(data.slice(end + 1)));
+      // A row that has moved has lost the focus.
+      if (focused.isConnected && focused !== document.activeElement) {
+        focused.focus({ preventScroll: true });
+      }
       tell(document);
     });
     source.addEventListener("look", ({ data }) => {

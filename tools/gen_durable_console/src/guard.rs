@@ -162,7 +162,7 @@ pub(crate) async fn guard(
     let prefix = prefix(&inner, parts.extensions.get::<OriginalUri>(), &parts.uri);
     let mut viewer = Viewer { access: Access::none(), prefix, token: String::new() };
     let mut cookie = None;
-    let is_secure = is_secure(&inner, &parts.headers);
+    let is_secure = is_secure(&parts.headers);
     let checked = check(&inner, &parts.method, &parts.headers, &parts.uri);
     if checked.is_ok() {
         viewer.access = (inner.access)(&parts);
@@ -186,13 +186,13 @@ pub(crate) async fn guard(
     complete(response, &viewer, cookie.map(|value| (value, is_secure)))
 }
 
-/// True if the browser speaks to the console by HTTPS, as far as the console can know: it speaks
-/// plain HTTP itself. A request that lies about that harms itself alone.
-fn is_secure(inner: &Inner, headers: &HeaderMap) -> bool {
+/// True if the browser speaks HTTPS to a proxy, which says so: the console itself speaks plain
+/// HTTP. A request that lies about that harms itself alone.
+fn is_secure(headers: &HeaderMap) -> bool {
     let forwarded = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
-    let public = &inner.origins;
-    forwarded.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"))
-        || !public.is_empty() && public.iter().all(|origin| origin.starts_with("https://"))
+    // Each proxy adds its own. The first one has met the browser.
+    let first = forwarded.and_then(|schemes| schemes.split(',').next());
+    first.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"))
 }
 
 /// True for what needs no access.

@@ -138,6 +138,7 @@ async fn live_page(
     Query(pairs): Query<Pairs>,
 ) -> Response {
     let stream = View::read(&path, &Params(pairs))
+        .and_then(|view| if view.is_live() { Ok(view) } else { Err(NoView::Unknown) })
         .map_err(Failed::NoView)
         .and_then(|view| live::stream(&inner, viewer.clone(), view));
     stream.unwrap_or_else(|failed| failed.page(&viewer))

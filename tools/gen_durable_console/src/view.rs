@@ -153,6 +153,11 @@ impl View {
         }
     }
 
+    /// True if it may change while somebody looks at it. A recorded run does not.
+    pub(crate) const fn is_live(&self) -> bool {
+        !matches!(self, Self::Entry { .. })
+    }
+
     /// Returns the page of the navigation to which it belongs.
     pub(crate) fn section(&self) -> &'static str {
         match self {

@@ -10,7 +10,6 @@ use crate::{
 };
 
 pub(super) fn parts(viewer: &Viewer, entry: &HistoryEntry) -> Vec<Part> {
-    // What was recorded does not change.
     vec![
         Part::fixed("head", head(viewer, entry)),
         Part::fixed("run", run(entry)),

@@ -22,7 +22,7 @@ pub(super) fn parts(viewer: &Viewer, before: Option<i64>, seen: &Instance) -> Ve
     vec![
         Part::live("head", head(viewer, seen)),
         Part::live("now", now(viewer, seen)),
-        Part::live("graph", graph(viewer, seen)),
+        Part::live("graph", graph(viewer, before.is_none(), seen)),
         Part::live("timeline", timeline::timeline(viewer, before, seen)),
         Part::live("state", state(viewer, seen)),
         Part::live("inbox", inbox::inbox(viewer, seen)),
@@ -162,13 +162,15 @@ fn marks(viewer: &Viewer, details: &Details) -> Markup {
     }
 }
 
-fn graph(viewer: &Viewer, seen: &Instance) -> Markup {
+/// Draws the graph with the position, and the steps of the newest runs.
+fn graph(viewer: &Viewer, is_newest: bool, seen: &Instance) -> Markup {
     let (Some(details), Some(machine)) = (&seen.details, &seen.machine) else { return html! {} };
     let Some(graph) = machine.graph() else { return html! {} };
     let visited: BTreeSet<&str> = seen
         .runs
         .entries
         .iter()
+        .filter(|_| is_newest)
         .flat_map(|run| [Some(run.step.as_str()), run.next_step.as_deref()])
         .flatten()
         .collect();

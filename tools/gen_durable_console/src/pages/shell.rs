@@ -39,8 +39,7 @@ pub(crate) fn page(viewer: &Viewer, view: &View, seen: &Seen, notice: Option<&No
         @for Part { id, html, .. } in &parts { section id=(id) { (html) } }
         footer.took { "As of " time datetime=(time::rfc3339(seen.at)) { (time::plain(seen.at)) " UTC" } }
     };
-    let is_live = parts.iter().any(|part| part.is_live);
-    let frame = Frame { section: Some(view.section()), live: is_live.then(|| view.path()) };
+    let frame = Frame { section: Some(view.section()), live: view.is_live().then(|| view.path()) };
     Html(StatusCode::OK, shell(viewer, &title(view, seen), &frame, &body))
 }
 

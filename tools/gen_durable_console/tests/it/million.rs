@@ -1,5 +1,5 @@
-//! The pages beside a million instances. The test prints what each takes, and what an open one takes
-//! of the database's time. It checks that no statement comes to its timeout.
+//! The pages beside a million instances. The test prints what each takes, and what an open one
+//! takes of the database's time. It checks that no statement comes to its timeout.
 
 use std::time::{Duration, Instant};
 

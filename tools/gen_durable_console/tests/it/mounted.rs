@@ -91,8 +91,6 @@ async fn an_origin_that_a_proxy_hides_can_be_allowed(pool: PgPool) -> Result<(),
     let act = "deed=pause&on=queue&name=default";
     let form = site.get("ada", &format!("/act?{act}")).await?;
     let body = format!("token={}&{act}", form.field("token").ok_or("a token")?);
-    let cookie = form.header("set-cookie").ok_or("a cookie")?;
-    assert!(cookie.ends_with("; Secure"), "{cookie}");
     let cookie = format!("who=ada; {}", form.cookies());
     for (origin, status) in [("https://ops.example.com", 303), ("https://x.example.com", 403)] {
         let answer = site.post(&[("Cookie", &cookie), ("Origin", origin)], &body).await?;
@@ -108,7 +106,9 @@ async fn behind_a_proxy_with_https_the_cookie_is_sent_by_https_alone(
 ) -> Result<(), Error> {
     let site = Site::serve(console(&pool), "").await?;
     let host = site.address.to_string();
-    for (scheme, is_secure) in [("https", true), ("HTTPS", true), ("http", false)] {
+    for (scheme, is_secure) in
+        [("https", true), ("HTTPS, http", true), ("http", false), ("http, https", false)]
+    {
         let headers = [("Host", &*host), ("Cookie", "who=ada"), ("X-Forwarded-Proto", scheme)];
         let page = ask(site.address, "GET", "/", &headers, "").await?;
         let cookie = page.header("set-cookie").ok_or("a cookie")?;

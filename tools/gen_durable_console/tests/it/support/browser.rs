@@ -281,6 +281,18 @@ impl Plain<'_> {
     }
 
     pub(crate) async fn focus(&self, selector: &str) -> Result<(), Error> {
+        let began = Instant::now();
+        loop {
+            match self.try_to_focus(selector).await {
+                Err(error) if began.elapsed() > SOON => return Err(error),
+                // The browser is still reading the page, and tells nobody.
+                Err(_) => tokio::time::sleep(Duration::from_millis(30)).await,
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    async fn try_to_focus(&self, selector: &str) -> Result<(), Error> {
         let found = QuerySelectorParams::new(self.root().await?, selector);
         let node = self.tab.page.execute(found).await?.node_id;
         self.tab.page.execute(FocusParams::builder().node_id(node).build()).await?;
