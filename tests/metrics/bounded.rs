@@ -41,7 +41,7 @@ impl Any {
 const HOSTILE: &str = "\"}evil{x=\"";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_key_no_id_and_no_text_becomes_a_label() {
+async fn p77_no_key_no_id_and_no_text_becomes_a_label() {
     let db = database().await;
     let program = Program::start(options(&db), |engine| {
         let engine =

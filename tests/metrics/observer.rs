@@ -55,7 +55,7 @@ fn is_hidden(scrape: &Scrape) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_shows_and_another_follows_after_its_shutdown() {
+async fn p77_one_shows_and_another_follows_after_its_shutdown() {
     let db = database().await;
     let first = program(&db).await;
     eventually("it shows", async || shows(&first.scrape().await).then_some(())).await;
@@ -77,7 +77,7 @@ async fn one_shows_and_another_follows_after_its_shutdown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_follows_after_a_crash() {
+async fn p77_another_follows_after_a_crash() {
     let db = database().await;
     let first = program(&db).await;
     eventually("it shows", async || shows(&first.scrape().await).then_some(())).await;
@@ -93,7 +93,7 @@ async fn another_follows_after_a_crash() {
 /// The first engine loses its connection to the database and hears nothing. Nobody tells it that
 /// another one has taken over. Its values are gone before the other's appear.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_never_show_together_while_one_cannot_reach_the_database() {
+async fn p77_two_never_show_together_while_one_cannot_reach_the_database() {
     let db = database().await;
     let proxy = Proxy::start(&server_dir().await).unwrap();
     let through = options(&db).socket(proxy.dir());
@@ -120,7 +120,7 @@ async fn two_never_show_together_while_one_cannot_reach_the_database() {
 
 /// A sample that fails is logged, and the engine goes on.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sample_that_fails_hides_the_view_and_hurts_nothing() {
+async fn p77_a_sample_that_fails_hides_the_view_and_hurts_nothing() {
     let db = database().await;
     let only = program(&db).await;
     eventually("it shows", async || shows(&only.scrape().await).then_some(())).await;

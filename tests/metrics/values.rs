@@ -102,7 +102,7 @@ async fn tour(client: &Client, key: i64) -> InstanceId<Tour> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_outcome_and_error_is_counted_once() {
+async fn p77_each_outcome_and_error_is_counted_once() {
     let db = database().await;
     let program = Program::start(options(&db), |engine| {
         engine.machine::<Tour>().machine::<Stops>().queue("default", 3)
