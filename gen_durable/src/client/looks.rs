@@ -1,5 +1,5 @@
-//! Looks at what the fleet does: its queues, workers and machines, what operators did, what an
-//! instance did, what waits in its inbox, and who reports to whom.
+//! Looks at what the fleet does: its queues, workers and machines, and what operators did. Looks at
+//! what an instance did, what waits in its inbox, and who reports to whom.
 //!
 //! Invariant: a look examines a bounded number of rows, however many instances there are, and reads
 //! no state. Only a look at an inbox reads payloads.

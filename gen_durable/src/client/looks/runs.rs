@@ -23,7 +23,8 @@ impl<A: AnyId + Clone> InstanceHandle<A> {
     /// [`History`](crate::History) of its machine records it. It reads no states:
     /// [`history_entry`](Self::history_entry) reads that of one entry.
     ///
-    /// The page is empty if nothing was recorded, or if no instance holds the unique key.
+    /// The page is empty if nothing was recorded, or if no instance holds the unique key. Go
+    /// through pages by an id: a unique key may change hands between two of them.
     ///
     /// ```
     /// use gen_durable::{operate::Page, prelude::*};

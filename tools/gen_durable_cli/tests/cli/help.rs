@@ -120,7 +120,7 @@ fn the_commands_in_the_documents_are_right() {
     for text in readmes {
         let lines = text.lines().map(|line| line.trim_start_matches("$ "));
         let lines: Vec<&str> = lines.filter(|line| line.starts_with("gen-durable ")).collect();
-        assert!(lines.len() > 3, "{lines:?}");
+        assert!(!lines.is_empty());
         check_examples(&format!("Example:\n  {}\n", lines.join("\n  ")));
     }
 }
