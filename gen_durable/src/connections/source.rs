@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::{PgPool, postgres::PgConnectOptions};
 
+use super::Connections;
+
 /// The origin of the options of an engine's own pool.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -36,5 +38,12 @@ impl Source {
             own.set_connect_options((*current).clone());
             *taken = current;
         }
+    }
+}
+
+impl Connections {
+    /// Returns the options with which sessions start: `-c statement_timeout=2s`.
+    pub(crate) fn options(&self) -> Option<String> {
+        Some(self.inner.pool().connect_options().get_options()?.to_owned())
     }
 }

@@ -59,9 +59,11 @@ pub(crate) struct Timeout {
 pub(crate) async fn check_timeouts(
     connection: &mut PgConnection,
     shortest: Duration,
+    options: Option<&str>,
 ) -> Result<Vec<Timeout>, sqlx::Error> {
     let shortest = i64::try_from(shortest.as_millis()).unwrap_or(i64::MAX);
-    let rows = sqlx::query(CHECK_TIMEOUTS).bind(shortest).fetch_all(connection).await?;
+    let rows =
+        sqlx::query(CHECK_TIMEOUTS).bind(shortest).bind(options).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
             Ok(Timeout {

@@ -156,11 +156,14 @@ async fn p76_tables_that_are_not_vacuumed_are_found() {
     sql(&pool, "alter table gen_durable.signals reset (autovacuum_enabled)").await;
     sql(&pool, "delete from gen_durable.history_default").await;
     sql(&pool, "select gen_durable.keep_history(null)").await;
-    for table in ["history_default", "instances"] {
-        let vacuum = format!("vacuum gen_durable.{table}");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(vacuum)).execute(&pool).await.unwrap();
-    }
-    eventually("all is well", async || diagnose(&pool).await.is_empty().then_some(())).await;
+    // A vacuum leaves a table as long as it is, if another session looks at it at that moment.
+    eventually("all is well", async || {
+        for vacuum in ["vacuum gen_durable.history_default", "vacuum gen_durable.instances"] {
+            sqlx::raw_sql(vacuum).execute(&pool).await.unwrap();
+        }
+        diagnose(&pool).await.is_empty().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -75,7 +75,12 @@ async fn p76_pauses_of_every_scope_are_found() {
                 (2, null, 'order', 'pay', null, now() + interval '1 h', now(), 'a'),
                 (3, 'idle', null, null, null, null, now(), 'a'), (4, null, null, null, 8, null, now() - interval '3 h', 'a'),
                 (5, null, null, null, 9, null, now(), 'a'), (6, null, 'over', null, null, now() - interval '1 s', now(), 'a'),
-                (7, null, null, null, 10, now() - interval '1 s', now(), 'a');
+                (7, null, null, null, 10, now() - interval '1 s', now(), 'a'), (8, null, null, null, 11, null, now(), 'a');
+         insert into gen_durable.instances (id, fsm, fsm_version, step, state, status, awaits, finished_at)
+         values (8, 'order', 2, 'pay', '{}', 'awaiting_signal', '{paid}', null), (11, 'order', 2, 'pay', '{}', 'done', null, now()),
+                (10, 'order', 2, 'pay', '{}', 'awaiting_signal', '{paid}', null);
+         insert into gen_durable.instances (id, fsm, fsm_version, step, state, status, locked_by)
+         values (9, 'order', 2, 'pay', '{}', 'executing', 1);
          insert into gen_durable.instances (id, fsm, fsm_version, step, state, status, blocked_by, paused_by)
          select n, 'order', 2, 'pay', '{}', 'runnable', 4, pause
          from (values (1, 1), (2, 1), (3, 2), (4, 6)) as v (n, pause)",

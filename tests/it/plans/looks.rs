@@ -37,7 +37,7 @@ pub(super) async fn cases(connection: &mut PgConnection, target: &str) -> Vec<Ca
         case("reporting", &["0"], by_id, bounded(1)),
         case("list_inbox", &[target, "101", "16384"], by_id, 0.0..=102.0),
         case("check_kinds", &[], claimable, bounded(3)),
-        case("check_pauses", &[], &["instances_paused"], bounded(1)),
+        case("check_pauses", &[], &["instances_paused", "instances_pkey"], bounded(1)),
         case("check_parks", &["604800"], by_id, bounded(3)),
         case("live_children", &["0", &first], by_id, bounded(1)),
         case("still_parked", &[&first, &revisions], by_id, bounded(1)),

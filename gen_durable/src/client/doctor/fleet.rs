@@ -93,7 +93,7 @@ impl Doctor<'_> {
                 format!(
                     "instances of {machine} wait in it {since}, and no living engine serves it"
                 ),
-                format!("start an engine with `.queue(\"{queue}\", slots)`"),
+                format!("start an engine with `.queue({queue:?}, slots)`"),
             )
         } else if kind.run {
             (
@@ -102,7 +102,7 @@ impl Doctor<'_> {
                 format!(
                     "instances wait {since}: the engines that serve the queue do not run the machine, and those that run it do not serve the queue"
                 ),
-                format!("add the machine to the engines with `.queue(\"{queue}\", slots)`"),
+                format!("add the machine to the engines with `.queue({queue:?}, slots)`"),
             )
         } else if kind.versions.is_empty() {
             (

@@ -39,8 +39,10 @@ impl Doctor<'_> {
             self.findings.settings(&server);
             self.findings.reserves(&server);
         }
+        // A tool may have set short ones for its own sessions.
+        let options = self.client.connections().options();
         let timeouts = self.look("the timeouts", async |connection| {
-            storage::check_timeouts(connection, TIMEOUT_MIN).await
+            storage::check_timeouts(connection, TIMEOUT_MIN, options.as_deref()).await
         });
         for timeout in timeouts.await?.into_iter().flatten() {
             let (name, value) = (&timeout.name, &timeout.value);

@@ -43,5 +43,8 @@ union all
         order by p.id
         limit 1001
     ) as n
+    -- An instance that has ended keeps its pause until it is deleted.
+    join gen_durable.instances i on i.id = n.instance_id
+    where i.status in ('runnable', 'executing', 'awaiting_signal')
     having pg_catalog.count(*) > 0
 )

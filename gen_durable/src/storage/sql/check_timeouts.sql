@@ -2,6 +2,7 @@
 -- statements may take. The doctor runs it.
 --
 -- $1 bigint: the shortest time that is long enough, in milliseconds
+-- $2 text:   the options with which this session was started, or null
 --
 -- role: the role that has the setting, or null
 with said as (
@@ -17,13 +18,15 @@ with said as (
        )
 ),
 server as (
-    -- 2. Those of the server, if neither this role nor the database has its own. A transaction of
-    --    this role has changed one for itself (begin_look.sql), and the reset value is what it was.
+    -- 2. Those of the server, if neither this role nor the database nor this session has its own. A
+    --    transaction of this role has changed one for itself (begin_look.sql), and the reset value
+    --    is what it was.
     select null::text as role, g.name, g.reset_val as value
     from pg_catalog.pg_settings g
     where not exists (
         select from said s where s.name = g.name and (s.role is null or s.role = current_user)
     )
+      and coalesce(pg_catalog.strpos($2::text, g.name || '='), 0) = 0
 )
 -- 3. Those that are short. A number without a unit is in milliseconds.
 select s.role, s.name, s.value
