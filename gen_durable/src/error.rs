@@ -7,6 +7,7 @@
 
 pub(crate) mod cause;
 mod database;
+mod decode;
 mod operate;
 mod step;
 
@@ -15,30 +16,11 @@ use std::time::Duration;
 pub(crate) use self::{cause::Cause, step::Stale};
 pub use self::{
     database::DatabaseError,
+    decode::DecodeError,
     operate::{InsertByNameError, OperateError},
     step::{StepError, StepErrorKind, UpgradeError},
 };
 use crate::{id::InstanceId, status::Status};
-
-/// A stored value does not fit the type that reads it.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-#[error(
-    "{what} does not decode at field `{field}` in machine `{machine}` version {version}: {reason}; \
-     make the field optional or raise the machine's version"
-)]
-pub struct DecodeError {
-    /// The value that was read: the state, a result, or the payload of a signal.
-    pub what: String,
-    /// The machine.
-    pub machine: &'static str,
-    /// The machine's version.
-    pub version: u32,
-    /// The path to the field.
-    pub field: String,
-    /// The reason why the field does not fit.
-    pub reason: String,
-}
 
 /// A value or a key cannot be stored.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -87,7 +87,6 @@ impl DatabaseError {
         &*self.source
     }
 
-    /// Returns advice how to mend the failure, if the code tells.
     /// Returns the message and the hint of the server.
     pub(crate) fn said(&self) -> Option<(String, Option<String>)> {
         let error = self.source.as_database_error()?;
@@ -95,6 +94,7 @@ impl DatabaseError {
         Some((error.message().to_owned(), error.hint().map(str::to_owned)))
     }
 
+    /// Returns advice how to mend the failure, if the code tells.
     fn cure(&self) -> Option<&'static str> {
         match self.sqlstate()? {
             // The table or the schema does not exist.
@@ -109,8 +109,9 @@ impl DatabaseError {
             ),
             // A right is missing.
             "42501" => Some(
-                "run `gen-durable migrate roles` and grant the login \
-                 gen_durable_app or gen_durable_worker, or gen_durable_operator for a tool",
+                "run `gen-durable migrate roles` and grant the login gen_durable_app to insert and \
+                 signal, gen_durable_worker for an engine, gen_durable_operator to look, or \
+                 gen_durable_supervisor to act",
             ),
             _ => None,
         }

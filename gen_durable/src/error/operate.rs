@@ -1,11 +1,9 @@
 //! The errors of actions on instances, and of inserts by a machine's name.
 
+use std::fmt;
+
 use super::{DatabaseError, EncodeError};
 use crate::status::Status;
-
-/// The SQLSTATEs with which `gen_durable.insert` refuses a value: `undefined_object`,
-/// `invalid_parameter_value` and `no_data_found`.
-const REFUSED: [&str; 3] = ["42704", "22023", "P0002"];
 
 /// A look at an instance, or an action on it, was refused. Nothing was done.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -222,12 +220,20 @@ pub enum InsertByNameError {
         /// The instance that holds the key, unless it gave the key back at the same moment.
         id: Option<i64>,
     },
-    /// The database knows no such machine, version, step or receiver, or a value is not allowed.
-    #[error("{reason}{}", .hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}")))]
-    Refused {
+    /// The database knows no such machine, version, step or receiver.
+    #[error("{reason}{}", Hint(.hint.as_ref()))]
+    Unknown {
         /// The reason, as the database states it.
         reason: String,
         /// The text in which the database names what there is.
+        hint: Option<String>,
+    },
+    /// A value is not allowed.
+    #[error("{reason}{}", Hint(.hint.as_ref()))]
+    Refused {
+        /// The reason, as the database states it.
+        reason: String,
+        /// The text in which the database says what is allowed.
         hint: Option<String>,
     },
     /// A value cannot be stored.
@@ -241,14 +247,29 @@ pub enum InsertByNameError {
 impl InsertByNameError {
     /// Tells what the function has refused from other errors of the database.
     pub(crate) fn of(error: DatabaseError) -> Self {
-        let refused = error.sqlstate().is_some_and(|state| REFUSED.contains(&state));
-        let said = if refused { error.said() } else { None };
-        match said {
-            Some((reason, hint)) => {
-                let hint = hint.map(|hint| hint.trim_end_matches('.').to_owned());
-                Self::Refused { reason, hint }
-            }
+        let is_unknown = match error.sqlstate() {
+            // `undefined_object` and `no_data_found`.
+            Some("42704" | "P0002") => true,
+            // `invalid_parameter_value`.
+            Some("22023") => false,
+            _ => return Self::Database(error),
+        };
+        match error.said() {
+            Some((reason, hint)) if is_unknown => Self::Unknown { reason, hint },
+            Some((reason, hint)) => Self::Refused { reason, hint },
             None => Self::Database(error),
         }
+    }
+}
+
+/// The database's hint, as a part of a message.
+struct Hint<'a>(Option<&'a String>);
+
+impl fmt::Display for Hint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(hint) = self.0 else { return Ok(()) };
+        let mut letters = hint.trim_end_matches('.').chars();
+        let first = letters.next().map(|first| first.to_ascii_lowercase());
+        write!(f, "; {}{}", first.map(String::from).unwrap_or_default(), letters.as_str())
     }
 }

@@ -80,13 +80,16 @@ async fn p41_an_insert_by_name_refuses_what_is_taken_or_unknown() {
     assert_eq!(client.holder_by_name("note", "note 1").await.unwrap(), Some(id));
     assert_eq!(client.holder_by_name("note", "note 2").await.unwrap(), None);
     for (insert, part) in [
-        (client.insert_by_name("memo", json!(1)), "Registered are: note version 1"),
+        (
+            client.insert_by_name("memo", json!(1)),
+            "; an engine registers its machines when it starts. Registered are: note version 1",
+        ),
         (insert().version(u32::MAX), "no engine has registered the machine `note` in version"),
-        (insert().step("burn"), "Its steps are: keep, refuse"),
+        (insert().step("burn"), "; its steps are: keep, refuse"),
         (insert().report_to(99), "there is no instance 99"),
     ] {
         let error = insert.execute(&client).await.unwrap_err();
-        assert!(matches!(error, InsertByNameError::Refused { .. }), "{error:?}");
+        assert!(matches!(error, InsertByNameError::Unknown { .. }), "{error:?}");
         assert!(error.to_string().contains(part), "{error}");
     }
     for insert in [

@@ -108,7 +108,13 @@ impl From<DatabaseError> for Failure {
             Some(sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut)
         );
         let refused = error.sqlstate().is_some_and(|state| state.starts_with("28"));
-        let kind = if unreachable || refused { Kind::NoConnection } else { Kind::Failed };
+        let kind = if unreachable || refused {
+            Kind::NoConnection
+        } else if error.sqlstate() == Some("42501") {
+            Kind::Refused
+        } else {
+            Kind::Failed
+        };
         Self::new(kind, error.to_string())
     }
 }
@@ -154,6 +160,7 @@ impl From<InsertByNameError> for Failure {
     fn from(error: InsertByNameError) -> Self {
         match error {
             InsertByNameError::Database(error) => error.into(),
+            error @ InsertByNameError::Unknown { .. } => Self::not_found(error.to_string()),
             error => Self::new(Kind::Refused, error.to_string()),
         }
     }

@@ -2,7 +2,10 @@
 //!
 //! Invariant: it listens on a loopback address alone.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    io::IsTerminal,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use gen_durable_console::{Options, Server};
 
@@ -51,6 +54,7 @@ impl Console {
         if self.states {
             options = options.with_states();
         }
+        log();
         let pool = database.pool(CONNECTIONS_MAX).await?;
         let server = Server::bind(pool, options).await.map_err(failed)?;
         out.line(&format!("the console is at {}", server.url()))?;
@@ -60,6 +64,17 @@ impl Console {
         out.flush()?;
         server.run(interrupted()).await.map_err(failed)
     }
+}
+
+/// Prints warnings on standard error: a page says no more of a failed look than that it failed.
+fn log() {
+    let stderr = std::io::stderr();
+    let lines = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_ansi(stderr.is_terminal())
+        .with_writer(std::io::stderr);
+    // A program that runs the command may have a log of its own.
+    let _ = lines.try_init();
 }
 
 /// Returns when the process is told to stop.

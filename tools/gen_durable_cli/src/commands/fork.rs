@@ -61,7 +61,12 @@ impl Fork {
             let fork = handle.fork_from(&entry).by(self.operator.name());
             let new = fork.reason(&self.operator.reason).execute(&client).await?;
             let object = || Object::new().with("id", new).with("from", id).with("entry", entry.id);
-            out.answer(&format!("instance {new} goes on from instance {id}"), object, Some(new))
+            let step = entry.next_step.as_deref().unwrap_or_default();
+            let said = format!(
+                "instance {new} goes on from entry {} of instance {id}, at {step}",
+                entry.id
+            );
+            out.answer(&said, object, Some(new))
         })
         .await
     }

@@ -136,13 +136,13 @@ async fn a_login_that_is_refused_or_has_too_few_rights_is_told() {
     assert!(said.contains("password authentication failed"), "{said}");
     assert!(said.contains("set PGUSER and PGPASSWORD, or write a line into ~/.pgpass"), "{said}");
     assert!(!said.contains("wrong"), "{said}");
-    let said = login("bare", "right").await.failed(1);
+    let said = login("bare", "right").await.failed(4);
     assert!(said.contains("permission denied"), "{said}");
     assert!(said.contains("run `gen-durable migrate roles`"), "{said}");
     login("viewer", "right").await.done();
     let mut command = program(Some(&server.url("postgres").replace("postgres@", "viewer@")));
     command.args(["retry", "1"]).env("PGPASSWORD", "right");
-    let said = Said::of(command.output().await.unwrap()).failed(1);
+    let said = Said::of(command.output().await.unwrap()).failed(4);
     assert!(said.contains("permission denied"), "{said}");
     admin.close().await;
 }
