@@ -77,6 +77,13 @@
     }
   };
 
+  // The notice of what was done is for this time alone: not for a reload or a bookmark.
+  const here = new URL(location);
+  if (here.searchParams.has("done")) {
+    here.searchParams.delete("done");
+    history.replaceState(null, "", here);
+  }
+
   const live = document.getElementById("live");
   const say = (state, text) => {
     if (!live) return;

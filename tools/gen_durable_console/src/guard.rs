@@ -128,7 +128,7 @@ fn unhex(text: &str) -> Vec<u8> {
 pub(crate) enum Refused {
     #[error("this console does not answer to that host name")]
     Host,
-    #[error("the request comes from a page of another site")]
+    #[error("the request comes from a page of another site, or does not say from where it comes")]
     Origin,
     #[error("you may not see this console")]
     Access,
@@ -140,6 +140,8 @@ pub(crate) enum Refused {
     Token,
     #[error("this method is not allowed here")]
     Method,
+    #[error("the address has a NUL character, which no name has")]
+    Nul,
 }
 
 impl Refused {
@@ -147,6 +149,7 @@ impl Refused {
         match self {
             Self::Host => StatusCode::MISDIRECTED_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Nul => StatusCode::BAD_REQUEST,
             Self::Origin | Self::Access | Self::ReadOnly | Self::Token => StatusCode::FORBIDDEN,
         }
     }
@@ -220,6 +223,10 @@ fn check(inner: &Inner, method: &Method, headers: &HeaderMap, uri: &Uri) -> Resu
         && !hosts.iter().any(|host| *host == without_port(&authority))
     {
         return Err(Refused::Host);
+    }
+    // Postgres takes it in no text.
+    if uri.to_string().contains("%00") {
+        return Err(Refused::Nul);
     }
     let site = text(HeaderName::from_static("sec-fetch-site"));
     let mode = text(HeaderName::from_static("sec-fetch-mode"));

@@ -110,6 +110,15 @@ pub(crate) enum Unseen {
     /// The text cannot be what it is given for.
     #[error("{0}")]
     Bad(String),
+    /// The schema is missing, or is of another version.
+    #[error("the database has no gen_durable schema of this version: run `gen-durable migrate up`")]
+    NoSchema,
+    /// The login may not look.
+    #[error(
+        "the console's login may not look: run `gen-durable migrate roles`, and grant it \
+         gen_durable_operator to look, or gen_durable_supervisor to act"
+    )]
+    NoRight,
     /// The database failed. The text may say too much for a page, so the log has it.
     #[error("the database gave no answer in time, or failed: the log of this program says how")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -117,7 +126,11 @@ pub(crate) enum Unseen {
 
 impl From<DatabaseError> for Unseen {
     fn from(error: DatabaseError) -> Self {
-        Self::Database(error.into())
+        match error.sqlstate() {
+            Some("42P01" | "3F000" | "42703") => Self::NoSchema,
+            Some("42501") => Self::NoRight,
+            _ => Self::Database(error.into()),
+        }
     }
 }
 
@@ -229,7 +242,8 @@ async fn machine(client: &Client, name: &str, version: Option<u32>) -> Result<Ma
     let wanted = version.or(versions.last().copied());
     let machine = machines.into_iter().find(|machine| Some(machine.version) == wanted);
     let machine = machine.ok_or_else(|| {
-        Unseen::Unknown(format!("no engine has registered machine {name} in this version"))
+        let version = version.map(|version| format!(" in version {version}")).unwrap_or_default();
+        Unseen::Unknown(format!("no engine has registered machine {name}{version}"))
     })?;
     let counts = counts.into_iter().filter(|count| count.version == machine.version).collect();
     let pauses = client.pauses().await?;

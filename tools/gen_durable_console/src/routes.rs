@@ -14,7 +14,7 @@ use axum::{
 };
 
 use crate::{
-    assets,
+    Access, assets,
     console::Inner,
     deed::{Act, Deed, Subject},
     guard::{Refused, Viewer, guard},
@@ -64,7 +64,9 @@ impl Failed {
                 let status = match &unseen {
                     Unseen::Unknown(_) => StatusCode::NOT_FOUND,
                     Unseen::Bad(_) => StatusCode::BAD_REQUEST,
-                    Unseen::Database(_) => StatusCode::SERVICE_UNAVAILABLE,
+                    Unseen::NoSchema | Unseen::NoRight | Unseen::Database(_) => {
+                        StatusCode::SERVICE_UNAVAILABLE
+                    }
                 };
                 (status, unseen.to_string())
             }
@@ -158,6 +160,9 @@ async fn confirm(
         let act = Act::read(&params)?;
         let mut asked = pages::Asked::new(act);
         match &asked.act.subject {
+            Subject::Instances(filter) if filter.is_empty() => {
+                return Err(Failed::Failure(Failure::NoFilter));
+            }
             Subject::Instances(filter) => {
                 asked.preview = Some(preview(&inner.looks, filter).await?);
             }
@@ -216,7 +221,7 @@ async fn act(
 /// of this site, and a redirect from a link elsewhere is none.
 async fn session(
     State(inner): State<Arc<Inner>>,
-    Extension(viewer): Extension<Viewer>,
+    Extension(mut viewer): Extension<Viewer>,
     method: Method,
     Query(pairs): Query<Pairs>,
 ) -> Response {
@@ -233,6 +238,8 @@ async fn session(
         let text = "this link was used before, or is too old: start the console again";
         return pages::failed(&viewer, StatusCode::FORBIDDEN, text).into_response();
     };
+    // This request has not shown the cookie yet, so its own access says nothing.
+    viewer.access = Access::none();
     ([(header::SET_COOKIE, cookie)], pages::welcome(&viewer)).into_response()
 }
 

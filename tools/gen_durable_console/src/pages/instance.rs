@@ -50,7 +50,8 @@ fn head(viewer: &Viewer, seen: &Instance) -> Markup {
             }
             None => p.banner { "This instance was deleted. What is left of it is shown." }
         }
-        @for pause in &seen.pauses {
+        @let ended = seen.details.as_ref().is_some_and(|details| details.status.is_terminal());
+        @for pause in seen.pauses.iter().filter(|_| !ended) {
             p.banner.paused { b { (pause.scope) } " is " (pieces::pause(pause)) "." }
         }
     }

@@ -44,7 +44,7 @@ pub(super) fn parts(viewer: &Viewer, standing: &Standing) -> Vec<Part> {
             "Begun by " b { (standing.by) } " " (pieces::moment(standing.began))
             @if let Some((at, _)) = &standing.ended { ", ended " (pieces::moment(*at)) }
             ". It goes on when this page is closed, and is remembered until this console ends. "
-            "Instances that had ended or changed meanwhile are left alone."
+            "Left alone are instances that had ended or changed meanwhile, and those whose unique key another one holds."
         }
     };
     vec![Part::live("run", html)]

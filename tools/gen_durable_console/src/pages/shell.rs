@@ -155,8 +155,12 @@ pub(crate) fn failed(viewer: &Viewer, status: StatusCode, text: &str) -> Html {
     Html(status, shell(viewer, reason, &Frame::default(), &body))
 }
 
-/// Makes a message a sentence.
+/// Makes a message a sentence. A name at its beginning stays as it is.
 pub(super) fn sentence(text: &str) -> String {
+    let is_name = text.split(' ').next().is_some_and(|word| word.contains(['_', '`']));
+    if is_name {
+        return format!("{text}.");
+    }
     let mut letters = text.chars();
     let first = letters.next().map(|first| first.to_uppercase().to_string());
     format!("{}{}.", first.unwrap_or_default(), letters.as_str())

@@ -236,6 +236,51 @@ async fn payloads_stay_hidden_unless_states_are_permitted(pool: PgPool) -> Resul
 }
 
 #[gen_durable::test]
+async fn what_no_text_can_be_and_what_has_no_filter_is_refused_at_once(
+    pool: PgPool,
+) -> Result<(), Error> {
+    let site = Site::of(&pool).await?;
+    for path in
+        ["/audit?actor=%00", "/schedules?after=a%00b", "/instances?queue=%00", "/live?x=%00"]
+    {
+        let page = site.get("ada", path).await?;
+        assert!(page.status == 400 && page.body.contains("NUL"), "{path}: {page:?}");
+    }
+    for act in ["deed=kill&on=instances", "deed=retry&on=instances&statux=failed"] {
+        let page = site.get("ada", &format!("/act?{act}")).await?;
+        assert!(page.status == 400 && page.body.contains("without a filter"), "{act}: {page:?}");
+    }
+    let page = site.get("ada", "/machine?name=nope").await?;
+    assert!(page.body.contains("No engine has registered machine nope."), "{}", page.body);
+    Ok(())
+}
+
+#[gen_durable::test]
+async fn the_timeout_of_the_console_itself_is_no_illness(pool: PgPool) -> Result<(), Error> {
+    let doctor = Site::of(&pool).await?.get("eve", "/doctor").await?;
+    assert_eq!(doctor.status, 200);
+    assert!(!doctor.body.contains("statement_timeout"), "{}", doctor.body);
+    Ok(())
+}
+
+#[gen_durable::test]
+async fn a_missing_schema_and_a_missing_right_are_named(pool: PgPool) -> Result<(), Error> {
+    let role = "create role console_without_rights; grant console_without_rights to current_user";
+    sqlx::raw_sql(role).execute(&pool).await?;
+    let options = (*pool.connect_options()).clone().options([("role", "console_without_rights")]);
+    let without = Site::of(&PgPool::connect_with(options).await?).await?;
+    let page = without.get("eve", "/queues").await?;
+    assert!(page.status == 503 && page.body.contains("gen_durable_operator to look"), "{page:?}");
+    without.close().await?;
+    sqlx::query("drop role console_without_rights").execute(&pool).await?;
+    let site = Site::of(&pool).await?;
+    sqlx::query("drop schema gen_durable cascade").execute(&pool).await?;
+    let page = site.get("eve", "/").await?;
+    assert!(page.status == 503 && page.body.contains("gen-durable migrate up"), "{page:?}");
+    Ok(())
+}
+
+#[gen_durable::test]
 async fn every_answer_has_its_headers(pool: PgPool) -> Result<(), Error> {
     let site = Site::of(&pool).await?;
     let page = site.get("ada", "/").await?;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the timeline shows no state. The page of a run does.
 
-use gen_durable::operate::RunEntry;
+use gen_durable::{History, operate::RunEntry};
 use maud::{Markup, html};
 
 use super::pieces;
@@ -35,9 +35,14 @@ pub(super) fn timeline(viewer: &Viewer, before: Option<i64>, seen: &Instance) ->
             }
         }
         @if seen.runs.entries.is_empty() && before.is_none() {
-            p.note {
-                "No run is recorded. A machine records its failures by default, and "
-                code { "history = \"steps\"" } " records every run."
+            @let history = seen.machine.as_ref().map(|machine| machine.history);
+            @if matches!(history, Some(History::Steps | History::States)) {
+                p.note { "It has not run yet." }
+            } @else {
+                p.note {
+                    "No run is recorded. A machine records its failures by default, and "
+                    code { "history = \"steps\"" } " records every run."
+                }
             }
         }
         (pieces::pager(viewer, first.as_ref(), next.as_ref()))
