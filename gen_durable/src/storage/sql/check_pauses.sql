@@ -3,9 +3,9 @@
 -- Invariant: it examines at most a thousand pauses of scopes, and a thousand rows of each; and the
 -- thousand oldest pauses of instances.
 --
--- A row is a queue, a machine or a step; or, with none of these, the instances that are paused by
--- themselves. `until` and `paused_at` are in microseconds since 1970; of several pauses `paused_at`
--- is the earliest.
+-- A row is about a queue, a machine or a step. A row with none of these is about all instances with
+-- a pause of their own. `until` and `paused_at` are in microseconds since 1970. Of several pauses
+-- `paused_at` is the earliest.
 (
     select p.queue, p.fsm, p.step, p.actor, p.reason,
            case when pg_catalog.isfinite(p.until)
@@ -43,8 +43,10 @@ union all
         order by p.id
         limit 1001
     ) as n
-    -- An instance that has ended keeps its pause until it is deleted.
-    join gen_durable.instances i on i.id = n.instance_id
-    where i.status in ('runnable', 'executing', 'awaiting_signal')
+    -- An instance that has ended keeps its pause until it is deleted. Each is looked up by itself:
+    -- a join that was planned when the table was empty would read all of it.
+    where (
+        select i.status from gen_durable.instances i where i.id = n.instance_id
+    ) in ('runnable', 'executing', 'awaiting_signal')
     having pg_catalog.count(*) > 0
 )
