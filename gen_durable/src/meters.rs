@@ -3,8 +3,8 @@
 //! Each part of an engine makes its meters when it starts. The recorder that is installed then gets
 //! all that they count. [The guide](crate::guide::metrics) lists the metrics.
 //!
-//! Invariant: nothing is looked up by its name while steps run, but for the failures of a database.
-//! Without the feature the meters are empty, and so is the code that uses them.
+//! Invariant: no meter is looked up in the recorder while steps run, except for failures of the
+//! database. Without the feature the meters are empty, and so is the code that uses them.
 
 mod instruments;
 #[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "nobody asks for the names"))]
@@ -17,7 +17,7 @@ use std::{fmt, sync::OnceLock, time::Duration};
 pub(crate) use self::instruments::Timer;
 use self::instruments::{Counter, Gauge, Histogram, describe};
 
-/// The ends of runs. The history has the words of those that an outcome leads to.
+/// The ends of runs. If an outcome ended the run, the history records it under the same word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunEnd {
     Next,
@@ -385,8 +385,8 @@ impl ScheduleMeters {
         Self(Results::new(&names::TICKS, &[schedule], ["fired", "failed", "skipped"]))
     }
 
-    /// Counts ticks that have inserted instances, that could not, and that an instance under way
-    /// kept from it.
+    /// Counts ticks: those that inserted an instance, those that failed to, and those that were
+    /// skipped because an earlier instance is under way.
     pub(crate) fn passed(&self, fired: usize, failed: usize, skipped: usize) {
         for (place, ticks) in [fired, failed, skipped].into_iter().enumerate() {
             self.0.add(place, ticks);

@@ -1,6 +1,7 @@
 //! The spans of steps, and the hook that connects them with the spans of other processes.
 //!
-//! Invariant: without a hook, no trace context is read, stored or compared.
+//! Invariant: without a hook this process makes no trace context and stores none. It passes on what
+//! other processes, and producers in SQL, have stored.
 
 use std::{
     fmt,
@@ -159,8 +160,8 @@ impl Trace {
 
     /// Returns the span of the run that has ended, and how long the run took.
     ///
-    /// The next steps on this claim go on at once. If the run began a trace that is only linked to
-    /// the origin, they are children of its span.
+    /// The next steps on this claim follow at once. If the origin is only a link, this run has
+    /// begun a trace of its own. The next steps are then children of this run's span.
     pub(crate) fn end(&mut self) -> Option<(Span, Duration)> {
         let (span, began) = self.span.take()?;
         if let Some(origin) = self.origin.as_mut().filter(|origin| origin.linked)

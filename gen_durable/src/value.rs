@@ -71,7 +71,8 @@ pub(crate) fn encode_untyped<T: Serialize + ?Sized>(
     Ok(Json(text))
 }
 
-/// Returns the most digits after the point that a number of a JSON text has, without an exponent.
+/// Returns the most digits that a number of a JSON text has after its point, once its exponent is
+/// written out: 1.5e-3 has four.
 fn decimals(text: &str) -> i64 {
     let (mut most, mut rest) = (0, text.as_bytes());
     while let Some((&byte, after)) = rest.split_first() {

@@ -35,8 +35,9 @@ begin
 end
 $$;
 
--- Refuses a value that the library would refuse, as `value.rs` does: one that is missing or too
--- large, is nested too deeply to be read, or cannot be cast to `jsonb`.
+-- Refuses a value that is missing, is larger than 8 MiB, is nested deeper than 127 levels, or
+-- cannot be cast to `jsonb`. `value.rs` refuses these too, and numbers beyond the range of an
+-- `f64`.
 create function gen_durable.check_value(what text, value json) returns void
     language plpgsql immutable
     set search_path = ''
@@ -89,6 +90,7 @@ $$;
 --                  `unique_violation`, with the holder's id in the detail; `holder` returns that
 --                  id; `null` returns null
 --   report_to:     the instance that hears of its end
+--   silent:        true sends no notification, so that the work waits for an engine's poll
 --   trace_context: the context of the caller's span, as the workers' hook reads it; for
 --                  OpenTelemetry the `traceparent`, and a `tracestate` on a line of its own. A text
 --                  that cannot be one counts as none.
@@ -115,8 +117,8 @@ as $$
 declare
     -- The longest delay that the library stores: a hundred years.
     century    constant interval := interval '36600 days';
-    -- The time within which every engine looks by itself: 1.25 times its default poll interval. The
-    -- look finds a row that is due later.
+    -- A row that is due within this time needs a notification. A later one does not: each engine
+    -- polls within this time by itself. It is 1.25 times the default poll interval.
     next_look  constant interval := interval '6.25 seconds';
     statuses   constant text[] := '{runnable,executing,awaiting_signal,done,failed,cancelled}';
     -- The rules of trace.rs.
@@ -206,8 +208,8 @@ begin
         else gen_durable.now() + coalesce(delay, interval '0')
     end;
 
-    -- 3. The row, as insert.sql writes it. The holder of a taken key may have given it back before
-    --    the look for it; the key is tried again then.
+    -- 3. The row, as insert.sql writes it. If the key is taken, the holder is looked up. The holder
+    --    may have given the key back by then, and the insert is tried again.
     for try in 1..100 loop
         insert into gen_durable.instances as i (
             fsm, fsm_version, step, state, queue, priority, eligible_at, partition_key,

@@ -4,8 +4,8 @@
 //!   find a batch ──► lock, look again, act ──► commit ──► tell, rest ──► the next batch
 //! ```
 //!
-//! Invariant: each batch commits by itself, and holds its locks only for that. It acts on no row
-//! that fits the choice no more.
+//! Invariant: a batch acts only on rows that still fit the choice when they are locked. Each batch
+//! commits by itself, and holds its locks only until then.
 
 use std::{
     fmt,
@@ -116,9 +116,9 @@ type Progress = Box<dyn FnMut(&Counts) -> ControlFlow<()> + Send>;
 /// An action on all instances of a choice. Nothing is done before [`execute`](Self::execute).
 ///
 /// It goes from the newest instance to the oldest, and leaves those alone that are inserted
-/// meanwhile. Each instance has a row in the audit. An action that was stopped, or whose process
-/// has ended, is begun again by the same call: instances that are done fit the choice no more, are
-/// left alone, or, if they are paused, are paused anew.
+/// meanwhile. Each instance has a row in the audit. The same call goes on with an action that was
+/// stopped, or whose process has ended. Instances that are done then no longer fit or are left
+/// alone, except that a pause is set anew.
 #[must_use = "an action is done by `.execute(…)`"]
 pub struct Bulk<I, D> {
     instances: Instances<I>,

@@ -1,6 +1,7 @@
 //! Calls of tools that do not know the machines' types: they insert, wait and look by name.
 //!
-//! Invariant: what no engine has registered is refused, and nothing is inserted.
+//! Invariant: an insert is refused, and inserts nothing, unless an engine has registered its
+//! machine, version and step.
 
 use std::{
     fmt,
@@ -221,7 +222,7 @@ impl InsertByName {
         Ok(NamedInstance {
             state,
             fsm: self.machine,
-            // No version is higher, so none is found.
+            // No version is registered above `i32::MAX`, so the insert finds none and is refused.
             fsm_version: self.version.map(|version| i32::try_from(version).unwrap_or(i32::MAX)),
             step: self.step,
             queue: self.queue,

@@ -127,8 +127,9 @@ fn schema(version: i32, serves: i32, known: i32) -> Option<Finding> {
 /// True if Postgres refused this look, and may allow others: a right is missing, it took too long,
 /// or a table is of another version.
 fn is_of_one_look(error: &DatabaseError) -> bool {
-    // The classes of errors that mean the session: no connection, no login, no resources, and the
-    // administrator's doing. A statement that took too long is of the last class.
+    // The classes of errors that end the session: no connection (08), no login (28), no such
+    // database (3D), no resources (53), and a shutdown by the administrator (57P). A statement that
+    // took too long has the code 57014, and is of one look.
     let lost = ["08", "28", "3D", "53", "57P"];
     error.sqlstate().is_some_and(|code| !lost.iter().any(|class| code.starts_with(class)))
 }

@@ -42,7 +42,7 @@ impl<A: AnyId + Clone> InstanceHandle<A> {
     /// let entries = invoice.history().await?;
     /// if let Some(entry) = entries.iter().rev().find(|entry| entry.next_step.is_some()) {
     ///     let again = invoice.fork_from(entry).by("ada").execute(&client).await?;
-    ///     println!("{again} goes on from {}", entry.ended_at.elapsed()?.as_secs());
+    ///     println!("{again} goes on from {} s ago", entry.ended_at.elapsed()?.as_secs());
     /// }
     /// # Ok(())
     /// # }

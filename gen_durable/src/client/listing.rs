@@ -263,7 +263,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Begins with the newest instance.
+    /// Begins with the newest entry of the list.
     pub const fn first() -> Self {
         Self { before: i64::MAX, size: PAGE_DEFAULT }
     }

@@ -52,12 +52,12 @@ pub(super) async fn look<T>(
     found.inspect_err(|error| connections.tell(error))
 }
 
-/// Returns a count that cannot be negative.
+/// Converts a count, which is never negative.
 fn count(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
 
-/// Returns a number of a row that cannot be negative.
+/// Converts a number of a row, which is never negative.
 pub(super) fn number<N>(number: N) -> u32
 where
     u32: TryFrom<N>,

@@ -319,7 +319,8 @@ impl Client {
     /// Sends a signal by plain id and name, for tools that do not know the machine's types. The
     /// payload is a [`serde_json::Value`], say, or JSON text as a
     /// [`RawValue`](serde_json::value::RawValue), which keeps all digits of its numbers. A `String`
-    /// becomes a string of JSON.
+    /// becomes a string of JSON. Nobody checks that the machine declares a signal of this name:
+    /// one that it does not declare stays in the inbox.
     ///
     /// # Errors
     ///

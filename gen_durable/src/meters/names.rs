@@ -99,7 +99,7 @@ pub(crate) const COMMITTED: Metric = metric(
     COUNTER,
     "gen_durable_committed_outcomes_total",
     &["by"],
-    "Outcomes in these commits, with instances that were given back.",
+    "Outcomes in commits of batches and of steps' own transactions, with instances that were given back.",
 );
 pub(crate) const COMMIT_SECONDS: Metric = metric(
     DURATIONS,
@@ -183,7 +183,7 @@ pub(crate) const OLDEST_SECONDS: Metric = metric(
     TIME,
     "gen_durable_oldest_age_seconds",
     &["queue", "waits"],
-    "The time for which the oldest of them has waited.",
+    "The age of the oldest instance of the queue that waits for this.",
 );
 pub(crate) const LIMIT_IN_USE: Metric = metric(
     GAUGE,
@@ -207,7 +207,7 @@ pub(crate) const LIMIT_RATE: Metric = metric(
     GAUGE,
     "gen_durable_limit_starts_per_second",
     &["limit"],
-    "The bound in force of the starts in a time, for each key. None if there is no such bound.",
+    "The bound in force of the starts per second, for each key. None if there is no such bound.",
 );
 pub(crate) const SCHEDULE_NEXT: Metric = metric(
     TIME,

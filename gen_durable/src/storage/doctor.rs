@@ -158,8 +158,9 @@ pub(crate) async fn check_parks(
         .collect()
 }
 
-/// Returns those of some receivers to which instances just after an instance have still to report.
-/// If there are others behind them, it says from where to look on.
+/// Looks at up to 10,000 instances after the id `after`. Returns those of `receivers` to which one
+/// of them has still to report. If more instances follow, it also returns the last id that it
+/// looked at.
 pub(crate) async fn live_children(
     connection: &mut PgConnection,
     after: i64,
@@ -169,7 +170,7 @@ pub(crate) async fn live_children(
     Ok((row.try_get("receivers")?, row.try_get("edge")?))
 }
 
-/// Returns the instances among these that are parked as they were.
+/// Returns those of the instances that are still parked in these revisions.
 pub(crate) async fn still_parked(
     connection: &mut PgConnection,
     ids: &[i64],

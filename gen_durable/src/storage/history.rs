@@ -36,7 +36,7 @@ pub(crate) struct Record {
     pub(crate) began: Instant,
     /// The run's error, if it failed. None takes the error of the outcome, if it has one.
     pub(crate) error: Option<String>,
-    /// The state after the outcome is recorded.
+    /// True if the entry records the state that the outcome leaves.
     pub(crate) has_state: bool,
 }
 
@@ -228,7 +228,7 @@ pub(crate) async fn list_runs(
         .collect()
 }
 
-/// Deletes the history of an instance, as a part of the caller's transaction.
+/// Deletes the histories of instances, as a part of the caller's transaction.
 pub(crate) async fn delete_history(
     connection: &mut PgConnection,
     ids: &[i64],

@@ -264,8 +264,9 @@ pub(crate) async fn ancestors(
     rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("report_to")?))).collect()
 }
 
-/// Returns the instances just after an instance that report to others, each with its receiver, in
-/// the order of their ids. If there are others behind them, it says from where to look on.
+/// Looks at up to 10,000 instances after the id `after`. Returns the ids of those that report to
+/// another instance, in order, each with its receiver. If more instances follow, it also returns
+/// the last id that it looked at.
 pub(crate) async fn reporting(
     connection: &mut PgConnection,
     after: i64,
@@ -289,7 +290,7 @@ pub(crate) struct SignalRow {
     pub(crate) payload: Option<String>,
 }
 
-/// Lists at most `limit` signals of an instance's inbox, the oldest first, after its machine. It
+/// Returns the machine of an instance, and the oldest signals of its inbox, at most `limit`. It
 /// leaves out payloads of more than `bytes`. None if the instance does not exist.
 pub(crate) async fn list_inbox(
     connection: &mut PgConnection,

@@ -25,7 +25,7 @@ pub(crate) async fn observe(
     Ok(row.await?.is_some())
 }
 
-/// Gives up that a worker is the observer.
+/// Gives the lease of the observer up, if this worker has it.
 pub(crate) async fn stop_observing(
     connection: &mut PgConnection,
     worker: i64,

@@ -1,6 +1,6 @@
 //! The doctor's looks at the server: its settings, its tables and its transactions.
 //!
-//! Invariant: they need no right that Postgres does not give to every role. They say how much a
+//! Invariant: every role may read the views that they read. A finding counts the sessions that the
 //! role may not see.
 
 use std::time::{Duration, SystemTime};
@@ -136,7 +136,7 @@ pub(crate) async fn check_tables(
 pub(crate) struct HistoryState {
     /// The days, of today and tomorrow, that have none.
     pub(crate) missing: Vec<String>,
-    /// True if the partition for what has none has had rows.
+    /// True if the default partition has or had rows. As a rule it has none.
     pub(crate) rest: bool,
 }
 

@@ -15,7 +15,7 @@ use crate::print::plain;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0    the command did what it was to do
-  1    it failed, or `doctor` found an illness
+  1    it failed, or `doctor` found a warning or an error
   2    the arguments are wrong
   3    there is no such instance, machine, queue, limit or schedule
   4    the instance or the database does not allow it, as things stand

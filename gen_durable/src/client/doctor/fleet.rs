@@ -61,7 +61,7 @@ impl Doctor<'_> {
         Ok(engines)
     }
 
-    /// One engine may cure all, so there is one finding.
+    /// Notes that no engine lives. There is one finding for all that waits: one engine may cure it.
     fn no_engine(&mut self, kinds: Vec<WaitingKind>) {
         let new = |severity, explanation: String| {
             let cure = "start a program that runs an engine";

@@ -54,7 +54,7 @@ illnesses! {
     Unsettled = "unsettled",
     /// A queue, a machine or a step is paused, and instances are held back.
     PausedScope = "paused_scope",
-    /// Instances are paused by themselves.
+    /// Single instances are paused, each by a pause of its own.
     PausedInstances = "paused_instances",
     /// An instance waits for the report of a child, and it has no child that is alive.
     NoChild = "no_child",
@@ -82,7 +82,8 @@ illnesses! {
     UnsafeSetting = "unsafe_setting",
     /// A setting of the server lets tables and indexes grow without bounds.
     NoAutovacuum = "no_autovacuum",
-    /// A timeout of this login is shorter than the statements of an engine may take.
+    /// The server, the database or a role has a timeout that is shorter than an engine's statements
+    /// may take.
     ShortTimeout = "short_timeout",
     /// The server is older than this library supports.
     OldServer = "old_server",
@@ -98,7 +99,7 @@ illnesses! {
     OldPreparedTransaction = "old_prepared_transaction",
     /// The transaction ids of the database run out.
     Wraparound = "wraparound",
-    /// The history lacks the partitions of the coming days, or has rows outside of them.
+    /// The history lacks the partition of today or tomorrow, or has rows in its default partition.
     HistoryPartitions = "history_partitions",
 }
 

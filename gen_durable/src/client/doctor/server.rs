@@ -39,7 +39,8 @@ impl Doctor<'_> {
             self.findings.settings(&server);
             self.findings.reserves(&server);
         }
-        // A tool may have set short ones for its own sessions.
+        // The options of this session may set short timeouts, as tools do. They say nothing of the
+        // engines' sessions, so they are left out.
         let options = self.client.connections().options();
         let timeouts = self.look("the timeouts", async |connection| {
             storage::check_timeouts(connection, TIMEOUT_MIN, options.as_deref()).await

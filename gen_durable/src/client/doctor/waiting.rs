@@ -51,7 +51,7 @@ impl Doctor<'_> {
             let severity = if pause.until.is_some() { Severity::Info } else { Severity::Warning };
             let end = if pause.until.is_some() { "it has an end" } else { "it has no end" };
             let explanation = if illness == Illness::PausedInstances {
-                format!("they are paused by themselves, the first for {since}")
+                format!("each has a pause of its own, the first for {since}")
             } else {
                 format!("paused for {since}{by}{why}; {end}")
             };

@@ -13,7 +13,7 @@ use crate::{
     storage::{self, SignalRow},
 };
 
-/// The most signals of an inbox that [`InstanceHandle::inbox`] returns. A page shows as many.
+/// The most signals of an inbox that [`InstanceHandle::inbox`] returns.
 const SIGNALS_MAX: usize = 100;
 /// The most bytes of a payload that it returns. All of them together then take less than 2 MiB.
 const PAYLOAD_MAX: i32 = 16 * 1024;

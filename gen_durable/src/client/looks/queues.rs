@@ -59,10 +59,10 @@ impl Client {
 
     /// Counts the instances that wait, by their queues and by what they wait for.
     ///
-    /// The call costs some milliseconds beside any number of instances, as it examines a bounded
-    /// number of rows. A count that is [`capped`](Depth::capped) is one of a part. Instances that
-    /// wait only behind such a part may be missing. No index has parked instances without a
-    /// timeout: they are counted among the 10,000 newest instances.
+    /// The call examines a bounded number of rows, and so takes some milliseconds, however many
+    /// instances there are. A count that is [`capped`](Depth::capped) is of a part of them. A queue
+    /// whose instances all lie outside of that part is missing. No index has parked instances
+    /// without a timeout: they are counted among the 10,000 newest instances.
     ///
     /// # Errors
     ///
@@ -142,7 +142,7 @@ pub struct Depth {
 }
 
 /// The thing that an instance waits for, as it is counted. An instance that waits for several is
-/// counted once: as blocked, as paused, or as limited, in this order.
+/// counted once. The first that applies counts: its key, its pause, its limit, its cancel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Waits {

@@ -18,8 +18,8 @@ use crate::{
 const DESCENDANTS_MAX: usize = 1_000;
 /// The most generations of descendants.
 const GENERATIONS_MAX: u32 = 100;
-/// The most looks for descendants of a call. Each examines ten thousand instances, in ten
-/// milliseconds or so.
+/// The most batches of instances in which a call looks for descendants. Each has ten thousand
+/// instances, and takes ten milliseconds or so.
 const LOOKS_MAX: usize = 5;
 
 const LOOK: &str = "look at the tree of an instance";
@@ -134,13 +134,13 @@ impl Descendants {
 pub struct Tree {
     /// The instance.
     pub root: TreeNode,
-    /// The instance to which it reports, the one to which that reports, and so on, up to 100. If
-    /// the last of them reports to another one, that one does not exist any more.
+    /// The instance to which it reports, the receiver of that one, and so on, up to 100. The chain
+    /// also ends at a receiver that was deleted, or that is in it already.
     pub ancestors: Vec<TreeNode>,
     /// The instances that report to it, directly or through others, in the order of their ids, up
-    /// to 1,000. One that was deleted is missing, with those that reported to it.
+    /// to 1,000 and up to 100 generations. A deleted one is missing, with those that report to it.
     pub descendants: Vec<TreeNode>,
-    /// The id up to which descendants were looked for. None if there are no others.
+    /// The id of the last instance that the call has examined. None if it has examined all.
     pub looked_to: Option<i64>,
 }
 

@@ -56,7 +56,8 @@ pub struct WorkerEntry {
     pub is_alive: bool,
     /// The queues that it serves, and the steps that it runs at once in each.
     pub queues: Vec<(String, u32)>,
-    /// The machines that it runs, and the version of each, with those that another one upgrades.
+    /// The machines that it runs, each with its version. An older version that it upgrades has an
+    /// entry too.
     pub machines: Vec<(String, u32)>,
     /// The number of instances that it has claimed. At most 10,000 of all workers together
     /// are counted, those of the oldest workers first.

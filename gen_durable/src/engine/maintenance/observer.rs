@@ -5,8 +5,9 @@
 //! several times, and each process would cost the database as much. [`View`] argues why two never
 //! show values together.
 //!
-//! Invariant: a sample that fails or takes long hurts nothing but the metrics. It runs on one
-//! connection, in a transaction that Postgres ends after its time.
+//! Invariant: a sample that fails or takes long hurts nothing but the metrics. It runs in one
+//! transaction on one connection. Postgres ends each statement after the sample's time, and the
+//! engine gives the whole sample up a second later.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,9 +26,9 @@ use crate::{
 
 /// The lease of the observer, in intervals between two samples: two of them may fail.
 const LEASE_INTERVALS: u32 = 3;
-/// The most time for the statements of a sample, on the server and until their answers came.
+/// The most time for a statement of a sample, on the server. A short interval makes it less.
 const SAMPLE_MAX: Duration = Duration::from_secs(5);
-/// The time for the answers beyond that on the server.
+/// The time beyond that after which the engine gives the whole sample up, with its connection.
 const ANSWER: Duration = Duration::from_secs(1);
 /// The time to give the lease up when the engine stops. It is a part of the drain, as a rule.
 const GIVE_UP: Duration = Duration::from_millis(500);

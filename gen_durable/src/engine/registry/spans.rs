@@ -18,8 +18,8 @@ pub(super) enum By {
     Handle,
 }
 
-/// Makes the span of a run of this version's code. It has no parent but the one that the hook for
-/// trace contexts gives it: whatever the engine's own task runs in did not lead to the run.
+/// Makes the span of a run of this version's code. The hook for trace contexts gives it its parent.
+/// The engine's own span is never its parent, because that span did not cause the run.
 ///
 /// The field `otel.status_code` is how OpenTelemetry's layer knows a span of an error.
 pub(super) fn begin(work: &mut Work, version: u32, by: By) -> Span {

@@ -1,5 +1,6 @@
--- Finds days, from today on, that have no partition of the history, and rows in the partition for
--- what has none. The doctor runs it. The keeper of the history has the partitions of a week ahead.
+-- Finds out whether today or tomorrow has no partition of the history, and whether the default
+-- partition has rows. The doctor runs it. Rows of a day without a partition lie in `history_rest`,
+-- and are no illness. Each new partition makes Postgres read the default one under a lock.
 --
 -- missing: the days of today and tomorrow that have none
 -- rest:    true if the default partition has had rows

@@ -4,6 +4,7 @@
 -- Invariant: one descent of the lease index for each of a thousand workers, and at most a thousand
 -- rows of each that it finds.
 with recursive holders (locked_by) as (
+    -- 1. The workers in whose names rows are claimed: one descent for each.
     (
         select i.locked_by from gen_durable.instances i
         where i.locked_by is not null order by i.locked_by limit 1
@@ -17,8 +18,11 @@ with recursive holders (locked_by) as (
     ) as beyond
 ),
 known as materialized (
+    -- 2. The first thousand of them.
     select h.locked_by from holders h limit 1000
 )
+-- 3. Their rows, if the worker does not exist. `between` keeps the planner from an estimate by
+--    statistics, as in lost_claims.sql.
 select k.locked_by as worker, held.count, held.ids
 from known k
 cross join lateral (

@@ -37,6 +37,9 @@ first as materialized (
         where h.partition_key = k.partition_key and h.status = 'executing'
     )
 )
+-- 3. The keys whose first row does not go on. Either it is paused (bits 4 and 8 of `blocked_by`).
+--    Or it does not wait for its key (bit 1), and no living worker runs its machine in its queue.
+--    The count is of the rows that wait behind it.
 select f.partition_key, f.id, f.blocked_by & 12 <> 0 as paused, held.count
 from first f
 cross join lateral (

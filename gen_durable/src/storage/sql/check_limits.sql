@@ -1,8 +1,8 @@
--- Finds limits for which rows wait, and which no living worker declares or which are too small for
--- the rows. The doctor runs it.
+-- Finds limits that hold rows back for ever. No living worker declares the limit, or a run that
+-- waits weighs more than its bounds admit. The doctor runs it.
 --
--- Invariant: it examines the thousand buckets that are to be looked at first, and a thousand rows
--- of each that it finds: one bucket of each of fifteen limits.
+-- Invariant: it examines the thousand buckets whose `wakes_at` is the earliest. It finds one bucket
+-- for each of at most fifteen limits, and counts at most a thousand rows for each.
 --
 -- declared: true if a living worker declares the limit
 -- weight:   the largest weight of a run that waits

@@ -1,8 +1,8 @@
 -- Finds rows that are parked without a timeout, and what they wait for. The doctor runs it.
 --
 -- Invariant: it examines the ten thousand oldest rows of the table, and the ten thousand newest: no
--- index has such rows. Retention deletes what has ended, so those that wait for ever are among the
--- oldest in time.
+-- index has such rows. Retention deletes what has ended, so a row that waits for ever becomes one
+-- of the oldest.
 --
 -- $1 bigint: the seconds after which a park is long
 --

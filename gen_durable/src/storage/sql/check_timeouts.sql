@@ -18,9 +18,8 @@ with said as (
        )
 ),
 server as (
-    -- 2. Those of the server, if neither this role nor the database nor this session has its own. A
-    --    transaction of this role has changed one for itself (begin_look.sql), and the reset value
-    --    is what it was.
+    -- 2. The settings of the server, unless the database, this role or this session has its own.
+    --    begin_look.sql has changed one for this transaction, so the reset value is read.
     select null::text as role, g.name, g.reset_val as value
     from pg_catalog.pg_settings g
     where not exists (
@@ -36,7 +35,8 @@ from (
     select o.role, o.name, o.value from server o
 ) as s
 where s.name in ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
-  -- Nothing else is converted, whatever others have written.
+  -- A role's setting may hold any text. Only a number with a known unit is cast, so the cast cannot
+  -- fail. A value of 0 means no timeout.
   and case when s.value ~ '^[0-9.]+ *(us|ms|s|min|h|d)?$' and s.value ~ '[1-9]' then
           (case when s.value ~ '^[0-9.]+$' then s.value || 'ms' else s.value end)::interval
               < $1::bigint * interval '1 ms'

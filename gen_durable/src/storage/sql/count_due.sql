@@ -1,12 +1,14 @@
 -- Counts the runnable rows that a claim may take, by queue, machine, version and step: those that
 -- are due, and those that are scheduled. Looks at queues and at machines run it.
 --
--- Invariant: it examines at most a thousand groups and some ten thousand rows, however many there
--- are. A group is a queue, machine, version and priority.
+-- Invariant: it examines at most a thousand groups. A group is a queue, machine, version and
+-- priority. Of each group it takes `share` due rows at most, and as many scheduled ones: 5,000
+-- divided by the number of groups, and at least 50.
 --
 -- $1 text: their machine; null for any
 --
--- `capped` says that there are more. `oldest` is the earliest due time, in microseconds since 1970.
+-- `capped` says that there may be more. `oldest` is the earliest due time, in microseconds since
+-- 1970.
 with recursive groups (queue, fsm, fsm_version, priority) as (
     -- 1. The groups: one descent of the claim's index for each.
     (

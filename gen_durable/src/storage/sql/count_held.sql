@@ -36,7 +36,7 @@ with held as materialized (
     )
     union all
     (
-        -- Those that are paused as well are counted there.
+        -- A row that is paused too counts as paused, in the branch above.
         select 'limited', i.status, i.queue, i.fsm, i.fsm_version, i.step, i.eligible_at
         from gen_durable.instances i
         where i.blocked_by & 16 = 16 and i.blocked_by between 16 and 18 and i.blocked_by & 1 = 0
@@ -45,7 +45,8 @@ with held as materialized (
     )
     union all
     (
-        -- Rows that wait for the answer to their cancel.
+        -- Rows that wait for the answer to their cancel. One that is also paused, limited or behind
+        -- its key has been counted above.
         select 'blocked', i.status, i.queue, i.fsm, i.fsm_version, i.step, i.eligible_at
         from gen_durable.instances i
         where i.owes is not null and i.blocked_by & 31 = 2

@@ -1,7 +1,7 @@
 -- Reads what a list shows of instances. Lists run it.
 --
--- Invariant: one row for each instance that exists, and no state, result or payload. The text of an
--- error is cut off after some lines.
+-- Invariant: one row for each instance that exists, and no state, result or payload. An error is
+-- cut off after 300 characters.
 --
 -- $1 bigint[]: the instances
 select i.id,

@@ -1,5 +1,5 @@
--- Finds the instances, among some, to which others that were inserted just after an instance have
--- still to report. The doctor runs it: no index has the receivers of reports.
+-- Finds the receivers to which a live child has still to report, among the instances that were
+-- inserted just after one. The doctor runs it. No index has the receivers of reports.
 --
 -- Invariant: it examines at most ten thousand rows. It says how far it has looked if there are
 -- more.

@@ -1,5 +1,5 @@
--- Finds the instances, among some, that are parked as they were. The doctor runs it: others may
--- have come and gone while it looked.
+-- Finds those of some instances that are still parked, in the revision that the caller has read.
+-- The doctor runs it. A child may have ended during its looks, and its report has woken the parent.
 --
 -- $1 bigint[]: the instances
 -- $2 bigint[]: their revisions
