@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  // The policy of the page wants HTML to pass through a named gate. The server has escaped it.
+  // The page's policy demands Trusted Types. This one passes HTML unchanged: the server escapes it.
   const gate = window.trustedTypes?.createPolicy("console", { createHTML: (html) => html });
   const parse = (html) =>
     new DOMParser().parseFromString(gate ? gate.createHTML(html) : html, "text/html").body;
@@ -31,8 +31,8 @@
     }
   };
 
-  // Changes only what differs, so that the focus, a selection and what is folded open stay. A row
-  // has the key of what it shows: the link that has the focus never becomes that of another row.
+  // Changes only what differs, so focus, selection and open details stay. Rows are matched by their
+  // keys, so a focused link never becomes the link of another row.
   const key = (node) => node.dataset?.key;
   const same = (a, b) =>
     a.nodeType === b.nodeType && a.nodeName === b.nodeName && key(a) === key(b);

@@ -1,6 +1,6 @@
 //! The rights of a request.
 //!
-//! Invariant: who acts has a name, so each action has its operator in the audit.
+//! Invariant: a request that may act names its operator, so each action has one in the audit.
 
 /// The rights of a request, as the host of the console decides it: see
 /// [`Console::access`](crate::Console::access).

@@ -21,19 +21,19 @@ const UNDER_WAY_MAX: usize = 4;
 const KEPT_MAX: usize = 100;
 
 #[derive(Debug, Default)]
-pub(crate) struct Runs {
+pub(crate) struct BulkActions {
     inner: Mutex<Kept>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
     last: u64,
-    runs: BTreeMap<u64, Arc<Run>>,
+    actions: BTreeMap<u64, Arc<BulkAction>>,
 }
 
 /// An action on many instances.
 #[derive(Debug)]
-pub(crate) struct Run {
+pub(crate) struct BulkAction {
     deed: Deed,
     words: String,
     back: String,
@@ -65,7 +65,7 @@ pub(crate) struct Standing {
     pub(crate) ended: Option<(SystemTime, Option<String>)>,
 }
 
-impl Runs {
+impl BulkActions {
     /// Notes an action that begins. None if too many are under way.
     pub(crate) fn begin(
         &self,
@@ -73,17 +73,18 @@ impl Runs {
         words: String,
         back: String,
         by: String,
-    ) -> Option<(u64, Arc<Run>)> {
+    ) -> Option<(u64, Arc<BulkAction>)> {
         let mut kept = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.runs.values().filter(|run| !run.has_ended()).count() >= UNDER_WAY_MAX {
+        if kept.actions.values().filter(|action| !action.has_ended()).count() >= UNDER_WAY_MAX {
             return None;
         }
-        while kept.runs.len() >= KEPT_MAX {
-            let oldest = kept.runs.iter().find(|(_, run)| run.has_ended()).map(|(id, _)| *id);
-            kept.runs.remove(&oldest?);
+        while kept.actions.len() >= KEPT_MAX {
+            let oldest =
+                kept.actions.iter().find(|(_, action)| action.has_ended()).map(|(id, _)| *id);
+            kept.actions.remove(&oldest?);
         }
         kept.last += 1;
-        let run = Arc::new(Run {
+        let action = Arc::new(BulkAction {
             deed,
             words,
             back,
@@ -93,24 +94,24 @@ impl Runs {
             stopped: watch::Sender::new(false),
         });
         let id = kept.last;
-        kept.runs.insert(id, Arc::clone(&run));
-        Some((id, run))
+        kept.actions.insert(id, Arc::clone(&action));
+        Some((id, action))
     }
 
-    fn get(&self, id: u64) -> Option<Arc<Run>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).runs.get(&id).map(Arc::clone)
+    fn get(&self, id: u64) -> Option<Arc<BulkAction>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).actions.get(&id).map(Arc::clone)
     }
 
     pub(crate) fn standing(&self, id: u64) -> Option<Standing> {
-        let run = self.get(id)?;
-        let state = run.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let action = self.get(id)?;
+        let state = action.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Some(Standing {
             id,
-            deed: run.deed,
-            words: run.words.clone(),
-            back: run.back.clone(),
-            by: run.by.clone(),
-            began: run.began,
+            deed: action.deed,
+            words: action.words.clone(),
+            back: action.back.clone(),
+            by: action.by.clone(),
+            began: action.began,
             counts: state.counts,
             ended: state.ended,
         })
@@ -118,19 +119,19 @@ impl Runs {
 
     /// Stops an action after its present batch. Returns whether it is known.
     pub(crate) fn stop(&self, id: u64) -> bool {
-        self.get(id).map(|run| run.stopped.send_replace(true)).is_some()
+        self.get(id).map(|action| action.stopped.send_replace(true)).is_some()
     }
 
     /// Stops all of them.
     pub(crate) fn stop_all(&self) {
         let kept = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        for run in kept.runs.values() {
-            run.stopped.send_replace(true);
+        for action in kept.actions.values() {
+            action.stopped.send_replace(true);
         }
     }
 }
 
-impl Run {
+impl BulkAction {
     /// Notes the progress, and says whether to go on.
     pub(crate) fn progress(&self, counts: &Counts) -> ControlFlow<()> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).counts = *counts;
@@ -158,34 +159,34 @@ impl Run {
 mod tests {
     use super::*;
 
-    fn begin(runs: &Runs) -> Option<(u64, Arc<Run>)> {
-        runs.begin(Deed::Retry, "all".to_owned(), "/instances".to_owned(), "ada".to_owned())
+    fn begin(bulk: &BulkActions) -> Option<(u64, Arc<BulkAction>)> {
+        bulk.begin(Deed::Retry, "all".to_owned(), "/instances".to_owned(), "ada".to_owned())
     }
 
     #[test]
     fn few_are_under_way_and_few_are_remembered() {
-        let runs = Runs::default();
-        let mut under_way: Vec<_> = (0..UNDER_WAY_MAX).filter_map(|_| begin(&runs)).collect();
-        assert!(begin(&runs).is_none());
+        let bulk = BulkActions::default();
+        let mut under_way: Vec<_> = (0..UNDER_WAY_MAX).filter_map(|_| begin(&bulk)).collect();
+        assert!(begin(&bulk).is_none());
         for _ in 0..2 * KEPT_MAX {
-            let (_, run) = under_way.remove(0);
-            run.end(Ok(Counts::default()));
-            under_way.extend(begin(&runs));
+            let (_, action) = under_way.remove(0);
+            action.end(Ok(Counts::default()));
+            under_way.extend(begin(&bulk));
             assert_eq!(under_way.len(), UNDER_WAY_MAX);
         }
-        assert!(runs.standing(1).is_none());
-        assert_eq!(runs.inner.lock().expect("no panic").runs.len(), KEPT_MAX);
+        assert!(bulk.standing(1).is_none());
+        assert_eq!(bulk.inner.lock().expect("no panic").actions.len(), KEPT_MAX);
     }
 
     #[test]
     fn one_that_is_stopped_breaks_off() {
-        let runs = Runs::default();
-        let (id, run) = begin(&runs).expect("room");
-        assert_eq!(run.progress(&Counts::default()), ControlFlow::Continue(()));
-        assert!(runs.stop(id) && !runs.stop(id + 1));
-        assert_eq!(run.progress(&Counts::default()), ControlFlow::Break(()));
-        run.end(Err("no".to_owned()));
-        let ended = runs.standing(id).and_then(|standing| standing.ended);
+        let bulk = BulkActions::default();
+        let (id, action) = begin(&bulk).expect("room");
+        assert_eq!(action.progress(&Counts::default()), ControlFlow::Continue(()));
+        assert!(bulk.stop(id) && !bulk.stop(id + 1));
+        assert_eq!(action.progress(&Counts::default()), ControlFlow::Break(()));
+        action.end(Err("no".to_owned()));
+        let ended = bulk.standing(id).and_then(|standing| standing.ended);
         assert_eq!(ended.and_then(|(_, error)| error).as_deref(), Some("no"));
     }
 }

@@ -19,7 +19,9 @@ use gen_durable::Client;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::sync::{Semaphore, watch};
 
-use crate::{Access, guard::Secret, hub::Hub, routes, runs::Runs, session::Sessions, used::Used};
+use crate::{
+    Access, bulk::BulkActions, guard::Secret, hub::Hub, routes, session::Sessions, used::Used,
+};
 
 /// The most connections for looks. A page takes one at a time.
 const CONNECTIONS_MAX: u32 = 4;
@@ -83,9 +85,9 @@ impl Console {
     /// four of their own, with the same options: they are opened when somebody looks, and closed
     /// after a minute without use.
     ///
-    /// Connections for looks state a statement timeout and read-only transactions as they are
-    /// opened, so a pooler such as `PgBouncer` must not stand between. The role needs the rights
-    /// of an operator (`gen_durable_migrate`'s roles).
+    /// A connection for looks sends its settings as startup parameters. A transaction pooler such
+    /// as `PgBouncer` must not stand in between. The login needs `gen_durable_operator` to look,
+    /// and `gen_durable_supervisor` to act.
     pub fn new(pool: PgPool) -> Self {
         Self {
             pool,
@@ -100,24 +102,23 @@ impl Console {
         }
     }
 
-    /// Decides what a request may do: called for each, with what the host's middleware has put into
-    /// its extensions. It must return at once.
+    /// Sets the function that decides what a request may do. The console calls it for each request,
+    /// with the extensions that the server's middleware has set. It must not block.
     pub fn access(mut self, map: impl Fn(&Parts) -> Access + Send + Sync + 'static) -> Self {
         self.access = Some(Arc::new(map));
         self
     }
 
-    /// States a prefix of all paths that the requests do not show: a proxy has taken it away, say.
-    /// A prefix of axum's [`nest`](Router::nest) needs no mention.
+    /// Sets a prefix that a proxy removes from the path of each request. Links begin with it. The
+    /// console finds a prefix of axum's [`nest`](Router::nest) by itself.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         prefix.into().trim_end_matches('/').clone_into(&mut self.prefix);
         self
     }
 
-    /// Refuses requests whose `Host` is none of these: names or addresses, without a port. That
-    /// keeps foreign pages out that have given their own name the address of this server (DNS
-    /// rebinding). By default the names of the own machine are allowed, and with
-    /// [`access`](Self::access) all.
+    /// Refuses requests with any other `Host`. The hosts are names or addresses, without a port.
+    /// This stops DNS rebinding: a foreign site points its own name at this server. By default the
+    /// console allows the names of this machine. With [`access`](Self::access) it allows all names.
     pub fn hosts(mut self, hosts: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.hosts = Some(hosts.into_iter().map(|host| host.into().to_lowercase()).collect());
         self
@@ -130,9 +131,8 @@ impl Console {
         self
     }
 
-    /// Sets the key of the tokens in forms. Without it each process has a key of its own: behind a
-    /// balancer, a form of one process would be refused by the others. 32 random bytes, and a
-    /// secret.
+    /// Sets the key of the tokens in forms: 32 secret random bytes. By default each process makes
+    /// its own. Behind a balancer, one process would then refuse the forms of another.
     pub fn secret(mut self, secret: [u8; 32]) -> Self {
         self.secret = Some(secret);
         self
@@ -168,8 +168,8 @@ impl Console {
     }
 
     pub(crate) fn inner(self) -> Arc<Inner> {
-        // The plans that an engine's own connections get too: by index, and never compiled, which
-        // takes a hundred times as long as a look.
+        // These are the settings of an engine's own connections: plans use indexes, and JIT is off.
+        // JIT would take a hundred times as long as the look itself.
         let options = (*self.pool.connect_options()).clone().options([
             ("jit", "off".to_owned()),
             ("enable_seqscan", "off".to_owned()),
@@ -198,7 +198,7 @@ impl Console {
             origins: self.origins,
             secret: Secret::new(self.secret),
             hub: Hub::default(),
-            runs: Runs::default(),
+            bulk: BulkActions::default(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             closed: watch::Sender::new(false),
             sessions: self.sessions,
@@ -211,7 +211,7 @@ impl Console {
                 shutdown.await;
                 if let Some(inner) = told.upgrade() {
                     inner.closed.send_replace(true);
-                    inner.runs.stop_all();
+                    inner.bulk.stop_all();
                 }
             });
         }
@@ -240,12 +240,12 @@ pub(crate) struct Inner {
     pub(crate) acts: Client,
     pub(crate) access: Map,
     pub(crate) prefix: String,
-    /// The hosts that are allowed. None if the host of the console decides about that.
+    /// The names that `Host` may have. None allows all.
     pub(crate) hosts: Option<Vec<String>>,
     pub(crate) origins: Vec<String>,
     pub(crate) secret: Secret,
     pub(crate) hub: Hub,
-    pub(crate) runs: Runs,
+    pub(crate) bulk: BulkActions,
     pub(crate) streams: Arc<Semaphore>,
     /// True once live pages are to end.
     pub(crate) closed: watch::Sender<bool>,

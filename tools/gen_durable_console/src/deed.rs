@@ -1,7 +1,7 @@
 //! The actions of operators, and their subjects.
 //!
-//! Invariant: only the pairs that the library knows are read. Everything else is refused before
-//! anything is looked up.
+//! Invariant: `Act::read` accepts only the pairs of action and subject in `Subject::deeds`. It
+//! refuses all others before any statement is sent.
 
 use crate::{
     filter::Filter,
@@ -91,7 +91,8 @@ impl Deed {
         }
     }
 
-    /// True if nobody can undo it.
+    /// True if it ends or deletes instances. A retry can revive a cancelled instance, but not a
+    /// deleted one.
     pub(crate) const fn is_final(self) -> bool {
         matches!(self, Self::Cancel | Self::Kill | Self::Delete)
     }
@@ -120,7 +121,7 @@ pub(crate) enum Subject {
     Schedule(String),
     Limit(String),
     /// An action on many instances.
-    Run(u64),
+    Bulk(u64),
 }
 
 /// An action that was asked for.
@@ -150,7 +151,7 @@ impl Act {
             }
             Some("schedule") => Subject::Schedule(params.need("name")?),
             Some("limit") => Subject::Limit(params.need("name")?),
-            Some("run") => Subject::Run(params.read("id")?.ok_or(BadParam("id"))?),
+            Some("bulk") => Subject::Bulk(params.read("id")?.ok_or(BadParam("id"))?),
             _ => return Err(BadParam("on")),
         };
         if subject.allows(deed) { Ok(Self { deed, subject }) } else { Err(BadParam("deed")) }
@@ -179,7 +180,7 @@ impl Act {
             }
             Subject::Schedule(name) => query.with("on", "schedule").with("name", name),
             Subject::Limit(name) => query.with("on", "limit").with("name", name),
-            Subject::Run(id) => query.with("on", "run").with("id", id),
+            Subject::Bulk(id) => query.with("on", "bulk").with("id", id),
         }
     }
 }
@@ -201,7 +202,7 @@ impl Subject {
             Self::Queue(_) | Self::Machine(_) | Self::Step { .. } => &[Deed::Pause, Deed::Resume],
             Self::Schedule(_) => &[Deed::RunNow, Deed::Pause, Deed::Resume],
             Self::Limit(_) => &[Deed::Set, Deed::Reset],
-            Self::Run(_) => &[Deed::Stop],
+            Self::Bulk(_) => &[Deed::Stop],
         }
     }
 
@@ -221,11 +222,11 @@ impl Subject {
             }
             Self::Schedule(_) => View::Schedules { after: None },
             Self::Limit(name) => View::Limit { name: name.clone(), after: None },
-            Self::Run(id) => View::Run { id: *id },
+            Self::Bulk(id) => View::Bulk { id: *id },
         }
     }
 
-    /// Returns the page that shows it once it is gone.
+    /// Returns the page to show after an action: for a deleted instance, its audit.
     pub(crate) fn view_after(&self, deed: Deed) -> View {
         match self {
             Self::Instance(id) if deed == Deed::Delete => {
@@ -247,7 +248,7 @@ impl Subject {
             Self::Step { machine, step } => format!("step {machine}@{step}"),
             Self::Schedule(name) => format!("schedule {name}"),
             Self::Limit(name) => format!("limit {name}"),
-            Self::Run(id) => format!("action {id} on many instances"),
+            Self::Bulk(id) => format!("action {id} on many instances"),
         }
     }
 }
@@ -273,7 +274,7 @@ mod tests {
             Subject::Step { machine: name.clone(), step: name.clone() },
             Subject::Schedule(name.clone()),
             Subject::Limit(name.clone()),
-            Subject::Run(3),
+            Subject::Bulk(3),
         ];
         for subject in subjects {
             for deed in Deed::ALL {

@@ -11,7 +11,7 @@ use crate::{
     url::{BadParam, Params, Query},
 };
 
-/// A choice of instances. Ages are in seconds.
+/// A choice of instances.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Filter {
     pub(crate) machine: Option<String>,
@@ -21,9 +21,9 @@ pub(crate) struct Filter {
     pub(crate) queue: Option<String>,
     pub(crate) partition_key: Option<String>,
     pub(crate) unique_key: Option<String>,
-    /// Changed within this time.
+    /// At most this long since the last change.
     pub(crate) within: Option<Duration>,
-    /// Not changed for this time.
+    /// At least this long since the last change.
     pub(crate) idle: Option<Duration>,
 }
 

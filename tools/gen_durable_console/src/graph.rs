@@ -1,6 +1,7 @@
 //! The graph of a machine as a picture: SVG with classes, for the page's style to colour.
 //!
-//! Invariant: the picture shows all that the graph tells. Each step is a link to its instances.
+//! Invariant: the picture has each step, and each way from a step to another one or to the end.
+//! Each step is a link to its instances. `handle` is drawn if it leads to a step or to the end.
 
 mod draw;
 #[cfg(test)]
@@ -118,7 +119,7 @@ impl Picture {
         self.nodes.len() - 1
     }
 
-    /// Adds an arrow, unless it is there. One at once stands for one with a delay as well.
+    /// Adds an arrow. Edges between the same nodes share one, delayed only if all of them are.
     fn arrow(&mut self, from: usize, to: usize, delayed: bool) {
         let same = self.edges.iter_mut().find(|arrow| arrow.from == from && arrow.to == to);
         match same {

@@ -1,7 +1,7 @@
 //! The checks that every request passes, and the headers of every response.
 //!
 //! ```text
-//!   host ──► kind of request ──► access ──► page, or for an action: origin ──► level ──► token
+//!   host, NUL, method, origin ──► access ──► page, or for an action: level ──► token
 //! ```
 //!
 //! Invariant: an action needs an [`Operator`], and only [`Viewer::operator`] makes one.
@@ -56,8 +56,8 @@ impl Secret {
         Self(given.unwrap_or_else(random_bytes))
     }
 
-    /// The token is bound to the browser's cookie and to the operator: neither a token of another
-    /// operator nor a cookie that a neighbouring site has set makes a form valid.
+    /// Returns the MAC of a cookie and an operator: the token of a form. A token of another
+    /// operator does not fit. A neighbouring site can set the cookie, but cannot compute its token.
     fn mac(&self, cookie: &str, operator: &str) -> Hmac<Sha256> {
         // HMAC fills a key up to a block with zeros.
         let mut block = [0; 64];
@@ -80,7 +80,8 @@ pub(crate) struct Viewer {
     pub(crate) token: String,
 }
 
-/// The one who acts. Whoever has this value has passed all checks.
+/// The one who acts. Whoever has this value has passed all checks. It is not the database role
+/// `gen_durable_operator`, which may only look.
 #[derive(Debug)]
 pub(crate) struct Operator<'a> {
     pub(crate) name: &'a str,
@@ -116,7 +117,7 @@ impl Viewer {
     }
 }
 
-/// Reads hexadecimal digits. Whatever is none makes an empty value, which no token is.
+/// Reads hexadecimal digits. Any other text gives an empty value, which is no valid token.
 fn unhex(text: &str) -> Vec<u8> {
     let pairs = text.as_bytes().chunks(2);
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
@@ -203,8 +204,7 @@ fn is_open(path: &str) -> bool {
     path.starts_with("/assets/") || path == "/session"
 }
 
-/// Returns the beginning of all paths: what a router that this one is nested in has cut off, after
-/// what a proxy has cut off before.
+/// Returns the prefix of all links: the part that a proxy has cut off, and then that of `nest`.
 fn prefix(inner: &Inner, original: Option<&OriginalUri>, uri: &Uri) -> String {
     let nested = original.and_then(|original| {
         let (original, inner) = (original.0.path(), uri.path());
@@ -214,7 +214,7 @@ fn prefix(inner: &Inner, original: Option<&OriginalUri>, uri: &Uri) -> String {
     format!("{}{}", inner.prefix, nested.unwrap_or_default().trim_end_matches('/'))
 }
 
-/// Checks where the request comes from and goes to.
+/// Checks what needs no access: the host name, the address, the method and the origin.
 fn check(inner: &Inner, method: &Method, headers: &HeaderMap, uri: &Uri) -> Result<(), Refused> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let authority = text(header::HOST).or_else(|| uri.authority().map(Authority::as_str));
@@ -224,7 +224,7 @@ fn check(inner: &Inner, method: &Method, headers: &HeaderMap, uri: &Uri) -> Resu
     {
         return Err(Refused::Host);
     }
-    // Postgres takes it in no text.
+    // Postgres stores a NUL character in no text.
     if uri.to_string().contains("%00") {
         return Err(Refused::Nul);
     }

@@ -5,9 +5,9 @@
 //!   last viewer leaves ──► the task ends
 //! ```
 //!
-//! Invariant: at most one look of a view is under way for all of its viewers, and none is if nobody
-//! watches. A look's rest is at least sixty times as long as the look took, so an open page takes
-//! less than two hundredths of the database's time.
+//! Invariant: a view has at most one shared look under way. Its task ends soon after its last
+//! viewer has left. The rest after a look is at least sixty times as long as the look, so an open
+//! page takes less than 2 % of one connection's time.
 
 use std::{
     collections::HashMap,
@@ -28,8 +28,8 @@ use crate::{
 /// The shortest rest after a look.
 const REST_MIN: Duration = Duration::from_secs(1);
 /// The rest after a look, in multiples of the time that it took.
-const REST: u32 = 60;
-/// The most views that are watched at a time. Each costs the database its hundredths.
+const REST_FACTOR: u32 = 60;
+/// The most views that are watched at a time. All of them take about one connection's time.
 const VIEWS_MAX: usize = 64;
 
 /// The newest look at a view. None while there is none, or if the last one failed.
@@ -60,12 +60,12 @@ impl Hub {
         }
         let (sender, receiver) = watch::channel(None);
         views.insert(view.clone(), sender.clone());
-        tokio::spawn(run(Arc::downgrade(inner), view.clone(), sender));
+        tokio::spawn(keep_looking(Arc::downgrade(inner), view.clone(), sender));
         Ok(receiver)
     }
 
-    /// Forgets a view, if nobody watches it. The lock decides between the last viewer, who leaves,
-    /// and a new one, who comes.
+    /// Removes a view that nobody watches. Returns whether it did. A new viewer subscribes under
+    /// the same lock, so it cannot join a view just before its task ends.
     fn forget(&self, view: &View, sender: &watch::Sender<Newest>) -> bool {
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         let nobody = sender.receiver_count() == 0;
@@ -82,16 +82,16 @@ impl Hub {
 }
 
 /// Returns what a look has seen. A look that panics has failed: its viewers see the next one.
-async fn outcome(look: impl Future<Output = Result<Seen, Unseen>>) -> Newest {
+async fn seen_unless_failed(look: impl Future<Output = Result<Seen, Unseen>>) -> Newest {
     AssertUnwindSafe(look).catch_unwind().await.ok()?.ok().map(Arc::new)
 }
 
-async fn run(console: Weak<Inner>, view: View, sender: watch::Sender<Newest>) {
+async fn keep_looking(console: Weak<Inner>, view: View, sender: watch::Sender<Newest>) {
     loop {
         // A console that is gone has no viewers: their streams hold it.
         let Some(inner) = console.upgrade() else { return };
         let began = Instant::now();
-        let seen = outcome(look(&inner.looks, &inner.runs, &view)).await;
+        let seen = seen_unless_failed(look(&inner.looks, &inner.bulk, &view)).await;
         inner.count_look();
         let rest = rest_after(began.elapsed());
         sender.send_replace(seen);
@@ -113,7 +113,7 @@ async fn run(console: Weak<Inner>, view: View, sender: watch::Sender<Newest>) {
 
 /// Returns the rest after a look that took this long.
 fn rest_after(took: Duration) -> Duration {
-    (took * REST).max(REST_MIN)
+    (took * REST_FACTOR).max(REST_MIN)
 }
 
 #[cfg(test)]
@@ -153,9 +153,9 @@ mod tests {
     async fn a_look_that_panics_has_failed() {
         let seen =
             || Ok(Seen { model: Model::Workers(Vec::new()), took: REST_MIN, at: UNIX_EPOCH });
-        assert!(outcome(async { seen() }).await.is_some());
-        assert!(outcome(async { Err(Unseen::Bad(String::new())) }).await.is_none());
-        assert!(outcome(async { panic!("a look may") }).await.is_none());
+        assert!(seen_unless_failed(async { seen() }).await.is_some());
+        assert!(seen_unless_failed(async { Err(Unseen::Bad(String::new())) }).await.is_none());
+        assert!(seen_unless_failed(async { panic!("a look may") }).await.is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! can.
 //!
 //! ```text
-//!   turn back edges round ──► layers ──► order in each layer ──► places ──► lines
+//!   reverse back edges ──► layers ──► order in each layer ──► places ──► lines
 //! ```
 //!
 //! Invariant: no two nodes overlap, and no line runs through a node that it does not belong to. The
@@ -39,7 +39,7 @@ pub(crate) struct Size {
     pub(crate) right: f64,
     /// Its height.
     pub(crate) height: f64,
-    /// The part of its top and its bottom where lines may end, to each side of the middle.
+    /// Lines may end at its top and its bottom, up to this far from its middle on either side.
     pub(crate) port: f64,
 }
 

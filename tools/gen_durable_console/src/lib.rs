@@ -1,5 +1,6 @@
-//! A page to watch and to operate the instances of `gen_durable`: what waits, what failed and why,
-//! where each instance stands in the graph of its machine, and what can be done about it.
+//! The console shows the instances of `gen_durable` in a browser, and lets operators act on them.
+//! It shows what waits, what has failed and why, and where each instance stands in its machine's
+//! graph.
 //!
 //! [`Console`] is mounted in an axum server, which decides what each request may do. [`Server`]
 //! serves a console by itself, on a loopback address: `gen-durable console`.
@@ -11,6 +12,7 @@
 
 mod access;
 mod assets;
+mod bulk;
 mod console;
 mod deed;
 mod filter;
@@ -24,7 +26,6 @@ mod looks;
 mod pages;
 mod perform;
 mod routes;
-mod runs;
 mod serve;
 mod session;
 mod time;

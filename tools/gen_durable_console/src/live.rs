@@ -40,7 +40,7 @@ use crate::{
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The life of a stream. The browser opens the next one, and its access is checked again.
 const LIFE: Duration = Duration::from_mins(10);
-/// The time for which a reader may take no event.
+/// The longest time that a reader may let an event wait. After it, the stream ends.
 const STALLED: Duration = Duration::from_secs(30);
 
 struct Stream {

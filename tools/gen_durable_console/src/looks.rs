@@ -16,12 +16,12 @@ use gen_durable::{
 };
 
 use crate::{
+    bulk::{BulkActions, Standing},
     filter::Filter,
-    runs::{Runs, Standing},
     view::{AuditFilter, View},
 };
 
-/// The instances of a page.
+/// The most instances, audit entries, buckets or waiting instances that a page shows.
 pub(crate) const PAGE: usize = 50;
 /// The failed instances that the overview lists.
 const RECENT: usize = 8;
@@ -58,7 +58,7 @@ pub(crate) enum Model {
     Workers(Vec<WorkerEntry>),
     Doctor(Vec<Finding>),
     Audit(AuditPage),
-    Run(Standing),
+    Bulk(Standing),
 }
 
 /// The fleet at a glance.
@@ -107,7 +107,7 @@ pub(crate) enum Unseen {
     /// There is no such thing.
     #[error("{0}")]
     Unknown(String),
-    /// The text cannot be what it is given for.
+    /// The library refuses a value of the view, for example as too long.
     #[error("{0}")]
     Bad(String),
     /// The schema is missing, or is of another version.
@@ -154,10 +154,10 @@ impl From<OperateError> for Unseen {
 }
 
 /// Looks at a view.
-pub(crate) async fn look(client: &Client, runs: &Runs, view: &View) -> Result<Seen, Unseen> {
+pub(crate) async fn look(client: &Client, bulk: &BulkActions, view: &View) -> Result<Seen, Unseen> {
     let began = Instant::now();
     let late = |_| Unseen::Database("the look took too long, and was given up".into());
-    let model = tokio::time::timeout(LOOK_MAX, Box::pin(model(client, runs, view))).await;
+    let model = tokio::time::timeout(LOOK_MAX, Box::pin(model(client, bulk, view))).await;
     let model = model.map_err(late).flatten();
     let took = began.elapsed();
     if let Err(Unseen::Database(error)) = &model {
@@ -181,7 +181,7 @@ impl std::fmt::Display for Causes<'_> {
     }
 }
 
-async fn model(client: &Client, runs: &Runs, view: &View) -> Result<Model, Unseen> {
+async fn model(client: &Client, bulk: &BulkActions, view: &View) -> Result<Model, Unseen> {
     Ok(match view {
         View::Overview => Model::Overview(overview(client).await?),
         View::Instances { filter, before } => {
@@ -212,7 +212,7 @@ async fn model(client: &Client, runs: &Runs, view: &View) -> Result<Model, Unsee
         View::Workers => Model::Workers(client.workers().await?),
         View::Doctor => Model::Doctor(client.diagnose().await?),
         View::Audit { filter, before } => Model::Audit(audit(client, filter, *before).await?),
-        View::Run { id } => Model::Run(runs.standing(*id).ok_or_else(|| {
+        View::Bulk { id } => Model::Bulk(bulk.standing(*id).ok_or_else(|| {
             Unseen::Unknown(format!("this console knows of no action {id} on many instances"))
         })?),
     })

@@ -4,6 +4,7 @@
 //! script of its own, which the policy of the response forbids anyway.
 
 mod audit;
+mod bulk;
 mod confirm;
 mod doctor;
 mod entry;
@@ -15,7 +16,6 @@ mod machines;
 mod overview;
 mod pieces;
 mod queues;
-mod run;
 mod schedules;
 mod shell;
 mod workers;
@@ -32,7 +32,7 @@ use crate::{
     view::View,
 };
 
-/// A part of a page, which is replaced by itself while the page is open.
+/// A section of a page. The script patches a live one while the page is open.
 pub(crate) struct Part {
     pub(crate) id: &'static str,
     /// True if it is replaced when it changes. A form is not: somebody may be filling it in.
@@ -76,7 +76,7 @@ pub(crate) fn parts(viewer: &Viewer, view: &View, seen: &Seen) -> Vec<Part> {
         (Model::Audit(page), View::Audit { filter, before }) => {
             audit::parts(viewer, filter, *before, page)
         }
-        (Model::Run(standing), _) => run::parts(viewer, standing),
+        (Model::Bulk(standing), _) => bulk::parts(viewer, standing),
         // A look answers with the model of its view.
         (
             Model::Instances { .. } | Model::Instance(_) | Model::Schedules(_) | Model::Audit(_),

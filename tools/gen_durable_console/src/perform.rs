@@ -1,7 +1,7 @@
-//! Doing what an operator has confirmed.
+//! Performs the actions that operators have confirmed.
 //!
-//! Invariant: each action is the library's, in the operator's name. It passes through here alone,
-//! and takes an [`Operator`] as the proof of its checks.
+//! Invariant: each action is a call of the library, in the operator's name. No other module makes
+//! such a call. `perform` takes an [`Operator`] as the proof of the checks.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -12,12 +12,12 @@ use gen_durable::{
 };
 
 use crate::{
+    bulk::BulkAction,
     console::Inner,
     deed::{Act, Deed, Subject},
     filter::Filter,
     guard::Operator,
     looks::Causes,
-    runs::Run,
     time,
     url::{BadParam, Params},
     view::View,
@@ -34,7 +34,7 @@ pub(crate) enum Failure {
         "the database gave no answer, or failed: the log of this program says how; look whether it was done"
     )]
     Database,
-    #[error("tick the box that says that this cannot be undone")]
+    #[error("tick the box to confirm that instances end or are deleted")]
     NotConfirmed,
     #[error("this form was sent before, and acts once: look whether it was done")]
     Repeated,
@@ -45,7 +45,7 @@ pub(crate) enum Failure {
     )]
     Busy,
     #[error("this console knows of no such action: it may be of another process, or from long ago")]
-    NoRun,
+    NoBulk,
     #[error("the history does not have this run any more")]
     NoEntry,
 }
@@ -57,7 +57,7 @@ impl Failure {
             Self::Refused(_) | Self::Repeated => StatusCode::CONFLICT,
             Self::Database => StatusCode::SERVICE_UNAVAILABLE,
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoRun | Self::NoEntry => StatusCode::NOT_FOUND,
+            Self::NoBulk | Self::NoEntry => StatusCode::NOT_FOUND,
         }
     }
 }
@@ -82,7 +82,7 @@ struct Said<'a> {
     form: &'a Params,
 }
 
-/// Does it. Returns the page to show then, and what it says was done.
+/// Performs an action. Returns the page to show next, and the kind of action for its notice.
 pub(crate) async fn perform(
     inner: &Arc<Inner>,
     operator: &Operator<'_>,
@@ -106,7 +106,7 @@ pub(crate) async fn perform(
         }
         Subject::Instances(filter) => {
             let id = on_many(inner, filter, act.deed, &said)?;
-            view = View::Run { id };
+            view = View::Bulk { id };
         }
         Subject::Queue(name) => {
             let queue = client.queue(name);
@@ -123,9 +123,9 @@ pub(crate) async fn perform(
         }
         Subject::Schedule(name) => on_schedule(client, name, act.deed, &said).await?,
         Subject::Limit(name) => on_limit(client, name, act.deed, &said).await?,
-        Subject::Run(id) => {
-            if !inner.runs.stop(*id) {
-                return Err(Failure::NoRun);
+        Subject::Bulk(id) => {
+            if !inner.bulk.stop(*id) {
+                return Err(Failure::NoBulk);
             }
         }
     }
@@ -283,31 +283,31 @@ fn on_many(
     }
     let chosen = filter.on(&inner.acts);
     let back = View::Instances { filter: filter.clone(), before: None }.path();
-    let begun = inner.runs.begin(deed, filter.words(), back, said.operator.to_owned());
-    let (id, run) = begun.ok_or(Failure::Busy)?;
+    let begun = inner.bulk.begin(deed, filter.words(), back, said.operator.to_owned());
+    let (id, action) = begun.ok_or(Failure::Busy)?;
     let client = inner.acts.clone();
     match deed {
-        Deed::Cancel => go(chosen.cancel(said.reason), run, client, said),
-        Deed::Kill => go(chosen.kill(said.reason), run, client, said),
-        Deed::RunNow => go(chosen.run_now(), run, client, said),
-        Deed::Delete => go(chosen.delete(), run, client, said),
-        Deed::Resume => go(chosen.resume(), run, client, said),
+        Deed::Cancel => go(chosen.cancel(said.reason), action, client, said),
+        Deed::Kill => go(chosen.kill(said.reason), action, client, said),
+        Deed::RunNow => go(chosen.run_now(), action, client, said),
+        Deed::Delete => go(chosen.delete(), action, client, said),
+        Deed::Resume => go(chosen.resume(), action, client, said),
         Deed::Pause => {
             let pause = chosen.pause();
             let pause = match said.until {
                 Some(until) => pause.until(until),
                 None => pause,
             };
-            go(pause, run, client, said);
+            go(pause, action, client, said);
         }
         Deed::Retry => {
             let retry = chosen.retry();
             let forget = said.form.get("forget").is_some();
             let retry = if forget { retry.forget_dedup_keys() } else { retry };
-            go(retry, run, client, said);
+            go(retry, action, client, said);
         }
         Deed::Fork | Deed::Set | Deed::Reset | Deed::Stop => {
-            run.end(Err("nothing was done".to_owned()));
+            action.end(Err("nothing was done".to_owned()));
             return Err(WRONG);
         }
     }
@@ -316,28 +316,28 @@ fn on_many(
 
 /// Notes that an action has ended, also if it panicked.
 struct Ends {
-    run: Arc<Run>,
+    action: Arc<BulkAction>,
     result: Result<Counts, String>,
 }
 
 impl Drop for Ends {
     fn drop(&mut self) {
-        self.run.end(std::mem::replace(&mut self.result, Err(String::new())));
+        self.action.end(std::mem::replace(&mut self.result, Err(String::new())));
     }
 }
 
 fn go<D: Does + Send + 'static>(
     bulk: Bulk<i64, D>,
-    run: Arc<Run>,
+    action: Arc<BulkAction>,
     client: Client,
     said: &Said<'_>,
 ) {
-    let told = Arc::clone(&run);
+    let told = Arc::clone(&action);
     let bulk = bulk.by(said.operator).reason(said.reason);
     let bulk = bulk.progress(move |counts| told.progress(counts));
     tokio::spawn(async move {
         let result = Err("it broke off: the log of this program says why".to_owned());
-        let mut ends = Ends { run, result };
+        let mut ends = Ends { action, result };
         ends.result = bulk.execute(&client).await.map_err(|error| Failure::from(error).to_string());
     });
 }

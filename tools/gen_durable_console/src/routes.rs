@@ -117,7 +117,7 @@ async fn page(
         Ok(view) => view,
         Err(no_view) => return Failed::NoView(no_view).page(&viewer),
     };
-    match look(&inner.looks, &inner.runs, &view).await {
+    match look(&inner.looks, &inner.bulk, &view).await {
         Ok(seen) => {
             let notice = params.get("done").and_then(Deed::read).map(Notice);
             pages::page(&viewer, &view, &seen, notice.as_ref()).into_response()
@@ -146,7 +146,7 @@ async fn live_page(
     stream.unwrap_or_else(|failed| failed.page(&viewer))
 }
 
-/// Asks whether an action is meant, and what it would do.
+/// Shows what an action would do, and asks for its confirmation.
 async fn confirm(
     State(inner): State<Arc<Inner>>,
     Extension(viewer): Extension<Viewer>,
@@ -168,7 +168,7 @@ async fn confirm(
             }
             Subject::Instance(_) | Subject::Entry { .. } | Subject::Limit(_) => {
                 let view = asked.act.subject.view();
-                asked.seen = Some(look(&inner.looks, &inner.runs, &view).await?);
+                asked.seen = Some(look(&inner.looks, &inner.bulk, &view).await?);
             }
             _ => {}
         }
@@ -199,7 +199,8 @@ async fn act(
             return Err(Failed::Failure(Failure::Repeated));
         }
         let done = perform::perform(&inner, &operator, &act, &form).await;
-        if done.is_err() {
+        // Without an answer of the database it may have been done all the same.
+        if done.as_ref().is_err_and(|failure| !matches!(failure, Failure::Database)) {
             inner.used.give_back(once);
         }
         done.map_err(Failed::Failure)

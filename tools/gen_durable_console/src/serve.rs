@@ -158,7 +158,7 @@ impl Server {
             close.send_replace(true);
         };
         let served = axum::serve(listener, router).with_graceful_shutdown(shutdown);
-        // A connection in the middle of a request that never comes would hold the end up.
+        // A client that never completes its request would delay the end for ever.
         let given_up = async {
             let _ = closed.wait_for(|closed| *closed).await;
             tokio::time::sleep(GRACE).await;

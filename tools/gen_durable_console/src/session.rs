@@ -10,9 +10,9 @@ use std::{
 use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 
-/// The beginning of the cookie's name; the port follows. Cookies know no ports, and two consoles of
-/// one machine must not take each other's. Another server on this machine that the browser visits
-/// sees the cookie, and could act with it.
+/// The beginning of the cookie's name; the port follows. A browser sends a cookie to every port of
+/// a host, and two consoles of one machine must not take each other's. Another server on this
+/// machine that the browser visits receives the cookie, and could act with it.
 const COOKIE: &str = "gen_durable_console_session_";
 /// The time for which the link can be used.
 const LINK_TTL: Duration = Duration::from_mins(10);

@@ -52,8 +52,7 @@ impl Query {
 pub(crate) struct Params(pub(crate) Vec<(String, String)>);
 
 impl Params {
-    /// Returns a value. An empty one counts as not given: so does a form send a field that nobody
-    /// has filled in.
+    /// Returns a value. An empty one counts as absent: a form sends one for each blank field.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(given, _)| given == name);
         found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())

@@ -1,6 +1,6 @@
-//! The forms that were sent: each acts once, however often its button is pressed.
+//! The forms that were sent to this process: a form that has acted does not act again.
 //!
-//! Invariant: the number of them that is kept is bounded.
+//! Invariant: it keeps a bounded number of them.
 
 use std::{
     collections::VecDeque,
@@ -19,8 +19,8 @@ const BYTES: usize = 64;
 pub(crate) struct Used(Mutex<VecDeque<String>>);
 
 impl Used {
-    /// Notes a form. False if it was sent before. A form without the field is none of a page, and
-    /// acts whenever it is sent.
+    /// Notes a form. False if it was sent before. A value of another length is not from a page of
+    /// this console. It is not noted, so such a form acts each time.
     pub(crate) fn take(&self, once: &str) -> bool {
         if once.len() != BYTES {
             return true;
@@ -36,7 +36,7 @@ impl Used {
         true
     }
 
-    /// Lets a form be sent again: it has done nothing.
+    /// Lets a form be sent again that has done nothing.
     pub(crate) fn give_back(&self, once: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| known != once);
     }

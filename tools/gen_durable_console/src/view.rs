@@ -1,6 +1,6 @@
 //! The views that pages show, and the URL of each.
 //!
-//! Invariant: a view names everything that its query needs. Viewers of equal views can share one.
+//! Invariant: a view holds all that its look needs. Viewers of equal views can share one look.
 
 use crate::{
     filter::Filter,
@@ -45,7 +45,8 @@ pub(crate) enum View {
         filter: AuditFilter,
         before: Option<i64>,
     },
-    Run {
+    /// An action on many instances.
+    Bulk {
         id: u64,
     },
 }
@@ -112,7 +113,7 @@ impl View {
                 };
                 Self::Audit { filter, before: params.read("before")? }
             }
-            ("runs", Some(id)) => Self::Run { id: id.parse().map_err(|_| NoView::Unknown)? },
+            ("bulk", Some(id)) => Self::Bulk { id: id.parse().map_err(|_| NoView::Unknown)? },
             _ => return Err(NoView::Unknown),
         })
     }
@@ -149,7 +150,7 @@ impl View {
                 .maybe("machine", filter.machine.as_ref())
                 .maybe("before", *before)
                 .on("/audit"),
-            Self::Run { id } => format!("/runs/{id}"),
+            Self::Bulk { id } => format!("/bulk/{id}"),
         }
     }
 
@@ -165,7 +166,7 @@ impl View {
             Self::Instances { .. }
             | Self::Instance { .. }
             | Self::Entry { .. }
-            | Self::Run { .. } => "instances",
+            | Self::Bulk { .. } => "instances",
             Self::Machines | Self::Machine { .. } => "machines",
             Self::Queues => "queues",
             Self::Limits | Self::Limit { .. } => "limits",
@@ -211,7 +212,7 @@ mod tests {
             View::Workers,
             View::Doctor,
             View::Audit { filter: audit, before: None },
-            View::Run { id: 7 },
+            View::Bulk { id: 7 },
         ] {
             assert_eq!(read(&view.path()), Ok(view.clone()), "{}", view.path());
         }
@@ -220,7 +221,7 @@ mod tests {
     #[test]
     fn other_urls_are_no_view() {
         for url in
-            ["/x", "/instances/x", "/instances/1/x", "/instances/1/2/3", "/runs", "/queues/", "//x"]
+            ["/x", "/instances/x", "/instances/1/x", "/instances/1/2/3", "/bulk", "/queues/", "//x"]
         {
             assert_eq!(read(url).is_ok(), url == "/queues/", "{url}");
         }

@@ -35,7 +35,7 @@ struct Box {
     beside: f64,
 }
 
-/// Draws a picture. `link` returns where a step leads. None if the graph is too large.
+/// Draws a picture. `link` returns the URL of a step. None if the graph is too large.
 pub(crate) fn svg(picture: &Picture, link: impl Fn(&str) -> String) -> Option<Markup> {
     let boxes: Vec<Box> = picture.nodes.iter().map(measure).collect();
     let sizes: Vec<Size> = boxes

@@ -1,8 +1,7 @@
-//! The edges that are turned round, so that no cycle is left.
+//! The edges to reverse before the layout: the back edges of a depth-first search.
 //!
-//! Invariant: the edges lead from earlier to later once these are turned. Those are the edges that
-//! a search from the first node finds to lead back to where it came from: loops of a machine look
-//! like loops.
+//! Invariant: once they are reversed, no cycle is left. The search begins at the first node, so the
+//! loops of a machine are drawn as loops.
 
 /// Returns for each edge whether it is to be turned round.
 pub(super) fn to_turn(nodes: usize, edges: &[(usize, usize)]) -> Vec<bool> {

@@ -9,8 +9,9 @@ const BEND: Size = Size { left: 0.0, right: 0.0, height: 0.0, port: 0.0 };
 
 /// Returns the layer of each node. The edges have no cycle.
 ///
-/// A node lies below all that lead to it: the longest way counts. Then each node that leads to more
-/// nodes than lead to it moves down to them, so that lines get shorter.
+/// First, each node lies one layer below its lowest predecessor (longest path). Then each node with
+/// more outgoing than incoming edges moves down, to just above its nearest successor. That shortens
+/// lines. The first node stays at the top.
 pub(super) fn assign(nodes: usize, edges: &[(usize, usize)]) -> Vec<usize> {
     let order = topological(nodes, edges);
     let mut out = vec![Vec::new(); nodes];

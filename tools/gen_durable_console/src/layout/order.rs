@@ -1,7 +1,9 @@
-//! The order in each layer: with few crossings.
+//! The order of the vertices in each layer, by the barycenter heuristic, with few crossings.
 //!
-//! Invariant: each round keeps the best order so far. The layers are sorted by the middle of their
-//! neighbours, down and up by turns, and neighbours change places where that helps.
+//! Each round sorts the layers by the mean position of the vertices joined to them, down and up by
+//! turns. Then it exchanges adjacent vertices where that removes crossings.
+//!
+//! Invariant: the result is the best order of all rounds.
 
 use super::Layers;
 

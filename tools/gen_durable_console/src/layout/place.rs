@@ -1,12 +1,12 @@
 //! The place of each vertex in its layer, after Brandes and Köpf, "Fast and Simple Horizontal
 //! Coordinate Assignment" (2001).
 //!
-//! Vertices are aligned with the middle ones of their neighbours into blocks, in four ways: with
-//! those above or below, the leftmost or the rightmost first. Each way gives a place to each block.
-//! The middle of the four is taken.
+//! Each vertex is aligned with a median one of those that it is joined to. Aligned vertices form a
+//! block. This is done in four ways: with those above or below, from the left or from the right.
+//! Each way places all blocks. The result is the mean of the two middle ones of the four places.
 //!
-//! Invariant: neighbours keep their distance in each of the four, and therefore in the middle. A
-//! line between bends is vertical, unless two such lines cross.
+//! Invariant: adjacent vertices keep their distance in each way, and therefore in the result. A
+//! line between two bends is vertical, unless two such lines cross.
 
 use std::collections::BTreeSet;
 

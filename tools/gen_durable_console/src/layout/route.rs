@@ -33,7 +33,7 @@ pub(super) fn draw(layers: &Layers, xs: &[f64], turned: &[bool]) -> Layout {
         let chain = &layers.chains[edge];
         let (first, last) = (chain[0], chain[chain.len() - 1]);
         let mut points = vec![Point { x: from[edge], y: top(first) + layers.sizes[first].height }];
-        // A neighbour that is lower than its row leaves a straight piece.
+        // A node that is less tall than its row leaves a straight piece down to the row's end.
         let (y, height) = tops[row_of[first]];
         points.push(Point { x: from[edge], y: y + height });
         for &bend in &chain[1..chain.len() - 1] {

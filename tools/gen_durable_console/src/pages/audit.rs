@@ -23,7 +23,7 @@ pub(super) fn parts(
                 (pieces::empty("None among those that were examined. Older ones may fit: go on."))
             } @else { (pieces::empty("No operator has done such a thing.")) }
         } @else { (table(viewer, &page.entries)) }
-        (pieces::pager(viewer, first.as_ref(), next.as_ref()))
+        (pieces::pager(viewer, pieces::BY_AGE, first.as_ref(), next.as_ref()))
     };
     vec![
         Part::fixed("head", html! { h1 { "Audit" } }),

@@ -4,9 +4,9 @@ use maud::html;
 
 use super::{Part, pieces, shell::sentence};
 use crate::{
+    bulk::Standing,
     deed::{Deed, Subject},
     guard::Viewer,
-    runs::Standing,
 };
 
 pub(super) fn parts(viewer: &Viewer, standing: &Standing) -> Vec<Part> {
@@ -24,7 +24,7 @@ pub(super) fn parts(viewer: &Viewer, standing: &Standing) -> Vec<Part> {
             }
             div.actions {
                 @if standing.ended.is_none() {
-                    (pieces::button(viewer, Deed::Stop, &Subject::Run(standing.id)))
+                    (pieces::button(viewer, Deed::Stop, &Subject::Bulk(standing.id)))
                 }
                 a.button href=(viewer.url(&standing.back)) { "The instances" }
             }
@@ -43,9 +43,10 @@ pub(super) fn parts(viewer: &Viewer, standing: &Standing) -> Vec<Part> {
         p.note {
             "Begun by " b { (standing.by) } " " (pieces::moment(standing.began))
             @if let Some((at, _)) = &standing.ended { ", ended " (pieces::moment(*at)) }
-            ". It goes on when this page is closed, and is remembered until this console ends. "
-            "Left alone are instances that had ended or changed meanwhile, and those whose unique key another one holds."
+            ". It goes on when this page is closed. The console remembers the last 100 actions until "
+            "it ends. The action leaves an instance alone that has ended or changed meanwhile, or "
+            "whose unique key another one holds."
         }
     };
-    vec![Part::live("run", html)]
+    vec![Part::live("bulk", html)]
 }

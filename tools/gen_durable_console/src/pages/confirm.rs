@@ -20,7 +20,7 @@ pub(crate) struct Asked {
     pub(crate) act: Act,
     /// The first instances, and the number of all, of an action on many.
     pub(crate) preview: Option<(List, Count)>,
-    /// The subject of any other.
+    /// The look at an instance, a recorded run or a limit. None for all other subjects.
     pub(crate) seen: Option<Seen>,
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn confirm(viewer: &Viewer, asked: &Asked) -> Html {
             @if needs_tick(*deed, subject) {
                 label.tick {
                     input type="checkbox" name="sure" value="yes" required;
-                    span { "I know that this cannot be undone" }
+                    span { "I know that this ends or deletes instances" }
                 }
             }
             div.actions {
@@ -79,7 +79,7 @@ pub(crate) fn confirm(viewer: &Viewer, asked: &Asked) -> Html {
     still(viewer, &title, &body)
 }
 
-/// True if the server asks for the tick, too.
+/// True if the form shows a tick. `perform` demands the same ticks, so the two must agree.
 fn needs_tick(deed: Deed, subject: &Subject) -> bool {
     match subject {
         Subject::Instances(_) => deed.is_final(),

@@ -3,7 +3,7 @@
 use gen_durable::operate::HistoryEntry;
 use maud::{Markup, html};
 
-use super::{Part, instance::words, pieces};
+use super::{Part, instance::outcome_words, pieces};
 use crate::{
     deed::{Deed, Subject},
     guard::Viewer,
@@ -22,7 +22,7 @@ fn head(viewer: &Viewer, entry: &HistoryEntry) -> Markup {
     let can_fork = entry.state_json().is_some() && entry.next_step.is_some();
     html! {
         div.row {
-            h1 { (entry.step) " " span.muted { (words(&entry.outcome)) } }
+            h1 { (entry.step) " " span.muted { (outcome_words(&entry.outcome)) } }
             div.actions {
                 @if can_fork { (pieces::button(viewer, Deed::Fork, &subject)) }
             }

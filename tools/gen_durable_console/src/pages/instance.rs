@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use gen_durable::operate::{Details, TreeNode};
 use maud::{Markup, html};
 
-pub(super) use self::timeline::words;
+pub(super) use self::timeline::outcome_words;
 use super::{Part, audit, machine, pieces};
 use crate::{
     deed::{Deed, Subject},
@@ -82,7 +82,7 @@ fn actions(viewer: &Viewer, seen: &Instance, details: &Details) -> Markup {
     }
 }
 
-/// Says what the instance waits for, and all that is known of it.
+/// Shows the last error and the facts: what the instance waits for, its attempt, queue and keys.
 fn now(viewer: &Viewer, seen: &Instance) -> Markup {
     let Some(details) = &seen.details else { return html! {} };
     html! {

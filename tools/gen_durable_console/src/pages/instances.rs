@@ -129,7 +129,7 @@ fn found(
         } @else {
             (table(viewer, &list.entries))
         }
-        (pieces::pager(viewer, first.as_ref(), next.as_ref()))
+        (pieces::pager(viewer, pieces::BY_AGE, first.as_ref(), next.as_ref()))
     }
 }
 

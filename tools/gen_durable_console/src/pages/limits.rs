@@ -137,7 +137,7 @@ fn bucket_table(viewer: &Viewer, limit: &LimitEntry, buckets: &[Bucket]) -> Mark
                     }
                 }
             }
-            (pieces::pager(viewer, None, next.as_ref()))
+            (pieces::pager(viewer, pieces::BY_NAME, None, next.as_ref()))
         }
     }
 }

@@ -145,7 +145,7 @@ pub(super) fn hidden() -> Markup {
     html! { p.hidden { "Hidden: your access does not show states, results and payloads." } }
 }
 
-/// The class of a thing that is waited for.
+/// Returns the label of a kind of waiting.
 pub(super) const fn waits_words(waits: Waits) -> &'static str {
     match waits {
         Waits::Due => "Due",
@@ -181,16 +181,27 @@ fn share(count: u64, all: u64) -> f64 {
     100.0 * count as f64 / all.max(1) as f64
 }
 
+/// The labels of the links between the pages of a list that begins with the newest.
+pub(super) const BY_AGE: [&str; 2] = ["Newest", "Older"];
+/// The labels of those of a list that is sorted by names or keys.
+pub(super) const BY_NAME: [&str; 2] = ["First", "Next"];
+
 /// Returns the links to the first page and to the next one.
-pub(super) fn pager(viewer: &Viewer, first: Option<&View>, next: Option<&View>) -> Markup {
+pub(super) fn pager(
+    viewer: &Viewer,
+    labels: [&str; 2],
+    first: Option<&View>,
+    next: Option<&View>,
+) -> Markup {
+    let [to_first, to_next] = labels;
     html! {
         @if first.is_some() || next.is_some() {
             nav.pager aria-label="pages" {
                 @if let Some(first) = first {
-                    a.button href=(viewer.url(&first.path())) { "Newest" }
+                    a.button href=(viewer.url(&first.path())) { (to_first) }
                 }
                 @if let Some(next) = next {
-                    a.button rel="next" href=(viewer.url(&next.path())) { "Older" }
+                    a.button rel="next" href=(viewer.url(&next.path())) { (to_next) }
                 }
             }
         }

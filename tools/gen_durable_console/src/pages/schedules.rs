@@ -20,7 +20,7 @@ pub(super) fn parts(viewer: &Viewer, all: &[ScheduleEntry], after: Option<&str>)
     let list = html! {
         @if all.is_empty() { (pieces::empty("No program declares a schedule.")) }
         @else { ul.schedules { @for schedule in all { (card(viewer, schedule)) } } }
-        (pieces::pager(viewer, first.as_ref(), next.as_ref()))
+        (pieces::pager(viewer, pieces::BY_NAME, first.as_ref(), next.as_ref()))
     };
     vec![Part::fixed("head", html! { h1 { "Schedules" } }), Part::live("schedules", list)]
 }

@@ -53,7 +53,7 @@ fn title(view: &View, seen: &Seen) -> String {
             format!("{instance} {}@{}", entry.machine, entry.step)
         }
         (View::Machine { name, .. } | View::Limit { name, .. }, _) => name.clone(),
-        (View::Run { id }, _) => format!("Action {id}"),
+        (View::Bulk { id }, _) => format!("Action {id}"),
         (View::Overview, _) => "Overview".to_owned(),
         (view, _) => {
             let section = view.section();
@@ -170,7 +170,7 @@ pub(crate) fn refused(viewer: &Viewer, refused: Refused) -> Html {
     failed(viewer, refused.status(), &refused.to_string())
 }
 
-/// Makes the page that a link is exchanged for.
+/// Makes the page that answers the link. The response sets the cookie of the session.
 pub(crate) fn welcome(viewer: &Viewer) -> Html {
     let body = html! {
         div.failure {

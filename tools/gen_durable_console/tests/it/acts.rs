@@ -189,10 +189,10 @@ async fn an_action_on_many_tells_its_progress_and_its_end(pool: PgPool) -> Resul
     assert!(form.body.contains("<b>3</b> fit the filter now"), "{}", form.body);
     assert!(!form.body.contains(&format!("/instances/{parked}\"")), "only those that fit");
     let place = done(&site, act, "reason=the+bank+is+back").await?;
-    assert_eq!(place, "/runs/1?done=retry");
+    assert_eq!(place, "/bulk/1?done=retry");
     let began = Instant::now();
     loop {
-        let page = site.get("eve", "/runs/1").await?;
+        let page = site.get("eve", "/bulk/1").await?;
         if page.body.contains("finished") {
             assert!(page.body.contains("<span class=\"value\">3</span>"), "{}", page.body);
             break;

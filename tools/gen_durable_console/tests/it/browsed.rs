@@ -72,7 +72,7 @@ async fn somebody_retries_many_after_a_preview(pool: PgPool) -> Result<(), Error
     tab.sees("4 fit the filter now").await?;
     tab.wait("document.querySelectorAll('tbody tr').length === 4").await?;
     tab.click("button[type=submit]").await?;
-    tab.wait("location.pathname === '/runs/1'").await?;
+    tab.wait("location.pathname === '/bulk/1'").await?;
     tab.wait("document.querySelector('.tile.done .value').textContent === '4'").await?;
     tab.sees("finished").await?;
     tab.close().await?;
@@ -296,7 +296,7 @@ async fn rows_that_come_and_go_move_neither_the_focus_nor_what_is_open(
     Ok(())
 }
 
-/// The other tests rely on it that a violation is heard.
+/// Checks what the other tests rely on: a violation of the policy reaches the test.
 #[gen_durable::test]
 async fn a_page_that_breaks_its_policy_is_heard(pool: PgPool) -> Result<(), Error> {
     let site = Site::of(&pool).await?;

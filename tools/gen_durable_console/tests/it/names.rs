@@ -7,8 +7,8 @@ use crate::support::{Error, browser::Browser, site::Site};
 /// An id that no number of a script can hold.
 const ID: i64 = 9_007_199_254_740_993;
 
-/// Makes a machine, a queue and an instance of these names, as an engine with such a program would.
-/// Quotes, tags, slashes, dots and percent signs are all in the name.
+/// Makes a machine, a queue, an instance and a run of it, all of one hostile name. Returns the
+/// name: it has quotes, tags, slashes, dots and percent signs.
 async fn hostile(pool: &PgPool) -> Result<String, Error> {
     let name = "../\"'><script>window.hit=1</script><img src=x onerror=window.hit=2>&a=b?#%2F";
     let graph = serde_json::json!({

@@ -30,10 +30,10 @@ async fn every_action_of_a_read_only_user_is_refused(pool: PgPool) -> Result<(),
         "deed=pause&on=step&name=order&step=charge",
         "deed=run-now&on=schedule&name=nightly",
         "deed=set&on=limit&name=bank&at_once=1",
-        "deed=stop&on=run&id=1",
+        "deed=stop&on=bulk&id=1",
     ];
     for act in acts {
-        // With the form of somebody who may act, and without.
+        // First a post with the token of somebody who may act, and then a request for the form.
         for (who, expected) in [("eve", "you may look"), ("nobody", "you may not see")] {
             let cookie = format!("who={who}; {}", form.cookies());
             let headers = [("Cookie", &*cookie), ("Sec-Fetch-Site", "same-origin")];
@@ -146,7 +146,7 @@ async fn wrong_addresses_are_errors_and_other_methods_are_refused(
         ("/instances?queue=%00", 400),
         ("/machine?name=none", 404),
         ("/machine", 400),
-        ("/runs/1", 404),
+        ("/bulk/1", 404),
         ("/limit?name=none", 404),
         ("/act?deed=fly&on=queue&name=x", 400),
         ("/session?token=x", 404),

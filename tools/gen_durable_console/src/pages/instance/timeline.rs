@@ -45,7 +45,7 @@ pub(super) fn timeline(viewer: &Viewer, before: Option<i64>, seen: &Instance) ->
                 }
             }
         }
-        (pieces::pager(viewer, first.as_ref(), next.as_ref()))
+        (pieces::pager(viewer, pieces::BY_AGE, first.as_ref(), next.as_ref()))
     }
 }
 
@@ -57,7 +57,7 @@ fn run(viewer: &Viewer, seen: &Instance, entry: &RunEntry) -> Markup {
         li class=(kind(&entry.outcome)) data-key=(entry.id) {
             div.what {
                 b.step { (pieces::link(viewer, &page, &entry.step)) } " "
-                span.outcome { (words(&entry.outcome)) }
+                span.outcome { (outcome_words(&entry.outcome)) }
                 @if let Some(next) = entry.next_step.as_ref().filter(|next| **next != entry.step) {
                     " → " span.step { (next) }
                 }
@@ -92,7 +92,7 @@ fn kind(outcome: &str) -> &'static str {
 }
 
 /// Says what came of a run.
-pub(in super::super) fn words(outcome: &str) -> &str {
+pub(in super::super) fn outcome_words(outcome: &str) -> &str {
     match outcome {
         "next" => "went on",
         "later" => "goes on later",

@@ -63,7 +63,7 @@ fn program() -> Option<PathBuf> {
 }
 
 impl Browser {
-    /// Starts it. None if there is none, which is printed.
+    /// Starts the browser. If none is installed, it prints that and returns None.
     pub(crate) async fn start() -> Result<Option<Self>, Error> {
         let Some(program) = program() else {
             eprintln!("skipped: no browser is installed (apt-get install chromium)");

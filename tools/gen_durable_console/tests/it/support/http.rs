@@ -36,7 +36,7 @@ impl Answer {
     }
 }
 
-/// Opens a connection, and sends a request without a `Host` but that of the headers.
+/// Opens a connection and sends a request. It has a `Host` only if `headers` has one.
 pub(crate) async fn open(
     to: SocketAddr,
     method: &str,

@@ -71,7 +71,7 @@ pub(crate) async fn engine(pool: &PgPool) -> Result<Engine, Error> {
     Ok(Engine::builder(pool.clone()).machine::<Order>().queue("default", 4).start().await?)
 }
 
-/// Waits until instances stand like this.
+/// Waits until exactly `count` instances meet the condition.
 pub(crate) async fn until(pool: &PgPool, count: i64, condition: &'static str) -> Result<(), Error> {
     let statement = match condition {
         "failed" => "select count(*) from gen_durable.instances where status = 'failed'",
