@@ -235,7 +235,8 @@ async fn p38_a_locked_key_holds_up_no_other_key() {
     until_a_session_waits(pool, 1).await;
     let other = start(1, "other").schedule_in(later).with_signal(Part(1)).execute(&client).await;
     assert!(matches!(other, Ok(Reached::Started(_))), "{other:?}");
-    assert!(waiting.try_join_next().is_none(), "nobody has got the held key");
+    let early = waiting.try_join_next();
+    assert!(early.is_none(), "nobody has got the held key: {early:?}");
     holding.rollback().await.unwrap();
     for reached in waiting.join_all().await {
         assert!(matches!(reached, Ok(Reached::Signalled(_))), "{reached:?}");
