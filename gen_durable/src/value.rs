@@ -18,6 +18,14 @@ const DEPTH_MAX: usize = 127;
 #[derive(Clone)]
 pub(crate) struct Json(pub(crate) String);
 
+impl Json {
+    /// Refuses a value of more than `max` bytes.
+    pub(crate) fn within(self, what: &'static str, max: usize) -> Result<Self, EncodeError> {
+        let bytes = self.0.len();
+        if bytes > max { Err(EncodeError::TooLarge { what, bytes, max }) } else { Ok(self) }
+    }
+}
+
 /// Prints the length and no content, which may be confidential.
 impl std::fmt::Debug for Json {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

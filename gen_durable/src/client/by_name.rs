@@ -215,12 +215,8 @@ impl InsertByName {
         }
         check_key("partition_key", self.partition_key.as_deref())?;
         check_key("unique_key", self.unique_key.as_deref())?;
-        let (state, max) = (self.state?, target.value_max());
-        if state.0.len() > max {
-            return Err(EncodeError::TooLarge { what: "state", bytes: state.0.len(), max });
-        }
         Ok(NamedInstance {
-            state,
+            state: self.state?.within("state", target.value_max())?,
             fsm: self.machine,
             // No version is registered above `i32::MAX`, so the insert finds none and is refused.
             fsm_version: self.version.map(|version| i32::try_from(version).unwrap_or(i32::MAX)),

@@ -159,14 +159,7 @@ impl<M: Machine> Signal<M> {
 
     pub(crate) fn into_row(self, max: usize) -> Result<NewSignal, EncodeError> {
         check_signal_name(self.name)?;
-        let payload = self.payload?;
-        if payload.0.len() > max {
-            return Err(EncodeError::TooLarge {
-                what: "signal payload",
-                bytes: payload.0.len(),
-                max,
-            });
-        }
+        let payload = self.payload?.within("signal payload", max)?;
         if let Addressee::Key(key) = &self.target {
             check_key("unique_key", Some(key))?;
         }

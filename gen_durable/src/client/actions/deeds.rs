@@ -186,13 +186,7 @@ impl Does for Retry {
         if let Some(step) = &self.step {
             check_name("the name of a step", step)?;
         }
-        let state = self.state.transpose()?;
-        if let Some(state) = &state
-            && state.0.len() > value_max
-        {
-            let (bytes, max) = (state.0.len(), value_max);
-            return Err(EncodeError::TooLarge { what: "state", bytes, max });
-        }
+        let state = self.state.map(|state| state?.within("state", value_max)).transpose()?;
         Ok(DeedOf(Deed::Retry {
             step: self.step,
             state,
