@@ -136,7 +136,7 @@ pub(crate) async fn check_tables(
 pub(crate) struct HistoryState {
     /// The days, of today and tomorrow, that have none.
     pub(crate) missing: Vec<String>,
-    /// True if the default partition has or had rows. As a rule it has none.
+    /// True if the default partition has or had rows. Engines keep it empty.
     pub(crate) rest: bool,
 }
 

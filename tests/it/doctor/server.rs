@@ -71,6 +71,12 @@ async fn p76_dangerous_settings_are_found() {
     }
     let left = diagnose(&pool).await;
     assert_eq!(left.len(), 6, "{left:#?}");
+    // A session may have a short timeout of its own, which is no setting of the server.
+    let options = (*pool.connect_options()).clone().options([("statement_timeout", "8s")]);
+    let own = diagnose(&PgPool::connect_with(options).await.unwrap()).await;
+    let timeout = (Illness::ShortTimeout, "setting statement_timeout".to_owned());
+    assert!(names(&left).contains(&timeout) && !names(&own).contains(&timeout), "{own:#?}");
+    assert_eq!(own.len(), 5, "{own:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

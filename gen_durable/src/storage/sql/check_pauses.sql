@@ -4,8 +4,8 @@
 -- thousand oldest pauses of instances.
 --
 -- A row is about a queue, a machine or a step. A row with none of these is about all instances with
--- a pause of their own. `until` and `paused_at` are in microseconds since 1970. Of several pauses
--- `paused_at` is the earliest.
+-- a pause of their own. `until` and `paused_at` are in microseconds since 1970. `paused_at` is the
+-- earliest one if there are several pauses.
 (
     select p.queue, p.fsm, p.step, p.actor, p.reason,
            case when pg_catalog.isfinite(p.until)

@@ -2,8 +2,8 @@
 -- are due, and those that are scheduled. Looks at queues and at machines run it.
 --
 -- Invariant: it examines at most a thousand groups. A group is a queue, machine, version and
--- priority. Of each group it takes `share` due rows at most, and as many scheduled ones: 5,000
--- divided by the number of groups, and at least 50.
+-- priority. It takes at most `share` due rows of each group, and as many scheduled ones. `share` is
+-- 5,000 divided by the number of groups, but not less than 50.
 --
 -- $1 text: their machine; null for any
 --
@@ -41,7 +41,7 @@ chosen as materialized (
 ),
 share as materialized (
     -- 3. The most rows of each group, due and scheduled.
-    select greatest(50, least(10000, 5000 / greatest(1, pg_catalog.count(*)))) as rows from chosen c
+    select greatest(50, 5000 / greatest(1, pg_catalog.count(*))) as rows from chosen c
 ),
 found as materialized (
     -- 4. The rows. The inner numbers are not parameters, so that the planner knows them.
