@@ -166,7 +166,7 @@ async fn confirm(
             Subject::Instances(filter) => {
                 asked.preview = Some(preview(&inner.looks, filter).await?);
             }
-            Subject::Instance(_) | Subject::Entry { .. } | Subject::Limit(_) => {
+            Subject::Instance(_) | Subject::Limit(_) => {
                 let view = asked.act.subject.view();
                 asked.seen = Some(look(&inner.looks, &inner.bulk, &view).await?);
             }

@@ -20,7 +20,7 @@ pub(crate) struct Asked {
     pub(crate) act: Act,
     /// The first instances, and the number of all, of an action on many.
     pub(crate) preview: Option<(List, Count)>,
-    /// The look at an instance, a recorded run or a limit. None for all other subjects.
+    /// The look at an instance or a limit. None for all other subjects.
     pub(crate) seen: Option<Seen>,
 }
 

@@ -25,6 +25,18 @@ async fn p80_a_form_acts_once(pool: PgPool) -> Result<(), Error> {
     assert_eq!(again.status, 409, "{again:?}");
     assert!(again.body.contains("was sent before"), "{}", again.body);
     assert_eq!(audit(&pool).await?.len(), 1);
+    // Without an answer of the database, the action may have been done all the same.
+    let (resume, form) = (format!("deed=resume&on=instance&id={id}"), "once=".to_owned());
+    let form = form + &"b".repeat(64);
+    sqlx::query(
+        "alter table gen_durable.audit add constraint broken check (action = '') not valid",
+    )
+    .execute(&pool)
+    .await?;
+    let failed = site.act("ada", &resume, &form).await?;
+    assert!(failed.status == 503 && failed.body.contains("look whether"), "{failed:?}");
+    sqlx::query("alter table gen_durable.audit drop constraint broken").execute(&pool).await?;
+    assert_eq!(site.act("ada", &resume, &form).await?.status, 409);
     engine.shutdown().await?;
     Ok(())
 }

@@ -290,6 +290,33 @@ async fn rows_that_come_and_go_move_neither_the_focus_nor_what_is_open(
     let open: Vec<bool> =
         tab.eval("[...document.querySelectorAll('#inbox details')].map(d => d.open)").await?;
     assert_eq!(open, [true, false]);
+
+    // The doctor lists warnings by name, and information after them. The second one moves up.
+    sqlx::raw_sql(
+        "insert into gen_durable.pauses (id, queue, actor) overriding system value
+         values (901, 'a', 'ada'), (902, 'b', 'ada');
+         insert into gen_durable.instances
+             (id, fsm, fsm_version, step, state, queue, status, blocked_by, paused_by)
+         values (9001, 'order', 1, 'charge', '{}', 'a', 'runnable', 4, 901),
+                (9002, 'order', 1, 'charge', '{}', 'b', 'runnable', 4, 902)",
+    )
+    .execute(&pool)
+    .await?;
+    tab.goto(&site.url("/doctor")).await?;
+    let order = |first: i64, second: i64| {
+        format!(
+            "[...document.querySelectorAll('#findings .id')].map(a => a.textContent)
+                 .filter(id => id.startsWith('900')).join() === '{first},{second}'"
+        )
+    };
+    tab.wait(&order(9001, 9002)).await?;
+    let focus = "document.querySelector(\"#findings a[href='/instances/9002']\").focus(); true";
+    tab.eval::<bool>(focus).await?;
+    sqlx::query("update gen_durable.pauses set until = now() + interval '1 h' where id = 901")
+        .execute(&pool)
+        .await?;
+    tab.wait(&order(9002, 9001)).await?;
+    assert!(tab.eval::<bool>("document.activeElement.textContent === '9002'").await?);
     tab.close().await?;
     browser.end().await?;
     engine.shutdown().await?;
