@@ -2,6 +2,7 @@
 
 use gen_durable::{Engine, FindError, operate::Page, prelude::*};
 use gen_durable_migrate::roles;
+use gen_durable_postgres::TestDb;
 use sqlx::PgPool;
 
 use super::{Ending, Go, Way, entries, states, whole, without_states};
@@ -26,18 +27,25 @@ async fn rows(pool: &PgPool, id: i64, count: i32) {
     .unwrap();
 }
 
+/// Starts an engine and runs a course, which keeps its unique key, to its end.
+async fn ended(db: &TestDb) -> (Engine, InstanceId<states::Course>) {
+    use states::Course;
+    let engine = engine(db).machine::<Course>().machine::<Ending>().start().await.unwrap();
+    let key = Course::insert(0).unique_key("k").unique_while(Status::ALL.to_vec());
+    let id = key.execute(&engine).await.unwrap();
+    until(db.pool(), id, "awaiting_signal").await;
+    Course::signal_go(id, Go).execute(&engine).await.unwrap();
+    engine.wait(id, WAIT_MAX).await.unwrap();
+    (engine, id)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn p73_a_handle_reads_the_history_newest_last() {
     use states::Course;
     let db = database().await;
     let pool = db.pool();
-    let engine = engine(&db).machine::<Course>().machine::<Ending>().start().await.unwrap();
+    let (engine, id) = ended(&db).await;
     let client = engine.client();
-    let key = Course::insert(0).unique_key("k").unique_while(Status::ALL.to_vec());
-    let id = key.execute(&engine).await.unwrap();
-    until(pool, id, "awaiting_signal").await;
-    Course::signal_go(id, Go).execute(&engine).await.unwrap();
-    engine.wait(id, WAIT_MAX).await.unwrap();
     let expected = whole();
     for history in [
         client.instance(id).history().await.unwrap(),
@@ -90,13 +98,8 @@ async fn p73_pages_of_runs_have_no_states_and_reach_the_whole_history() {
     use states::Course;
     let db = database().await;
     let pool = db.pool();
-    let engine = engine(&db).machine::<Course>().machine::<Ending>().start().await.unwrap();
+    let (engine, id) = ended(&db).await;
     let client = engine.client();
-    let key = Course::insert(0).unique_key("k").unique_while(Status::ALL.to_vec());
-    let id = key.execute(&engine).await.unwrap();
-    until(pool, id, "awaiting_signal").await;
-    Course::signal_go(id, Go).execute(&engine).await.unwrap();
-    engine.wait(id, WAIT_MAX).await.unwrap();
     let history = client.instance(id).history().await.unwrap();
     for page in [
         client.instance(id).runs(Page::first()).await.unwrap(),

@@ -116,11 +116,15 @@ const GUIDE: &str = include_str!("../../../../gen_durable/src/guide/cli.md");
 
 #[test]
 fn the_commands_in_the_documents_are_right() {
-    let readmes = [include_str!("../../../../README.md"), include_str!("../../README.md"), GUIDE];
-    for text in readmes {
+    let documents = [
+        (include_str!("../../../../README.md"), 2),
+        (include_str!("../../README.md"), 4),
+        (GUIDE, 4),
+    ];
+    for (text, least) in documents {
         let lines = text.lines().map(|line| line.trim_start_matches("$ "));
         let lines: Vec<&str> = lines.filter(|line| line.starts_with("gen-durable ")).collect();
-        assert!(!lines.is_empty());
+        assert!(lines.len() >= least, "{lines:?}");
         check_examples(&format!("Example:\n  {}\n", lines.join("\n  ")));
     }
 }

@@ -174,10 +174,18 @@ async fn p79_without_a_sampled_span_nothing_is_stored() -> Result<()> {
     collector();
     let db = database().await?;
     let client = Client::new(db.pool().clone());
+    sqlx::query(
+        "insert into gen_durable.machines (fsm, fsm_version, queue, initial, steps, signals)
+         values ('order', 1, 'default', 'reserve', '{reserve}', '{paid}')",
+    )
+    .execute(db.pool())
+    .await?;
     let calls = async || {
         let id = Order::insert(1).execute(&client).await?;
         Order::signal_paid(id, Paid { amount: 1 }).execute(&client).await?;
         Order::insert_many([1, 2]).execute(db.pool()).await?;
+        let id = client.insert_by_name("order", 1).execute(&client).await?;
+        client.signal_by_name(id, "paid", "payload", None).await?;
         anyhow::Ok(())
     };
     // Neither without a span, nor in one whose parent is not sampled.
@@ -195,6 +203,6 @@ async fn p79_without_a_sampled_span_nothing_is_stored() -> Result<()> {
     assert_eq!(traced(&db).await?, 0);
     // In a sampled one, each row and signal carries it.
     calls().instrument(tracing::info_span!("sampled")).await?;
-    assert_eq!(traced(&db).await?, 4);
+    assert_eq!(traced(&db).await?, 6);
     Ok(())
 }
